@@ -1,0 +1,1 @@
+"""Spectra, subspaces, intruder dimensions: pure functions on arrays."""

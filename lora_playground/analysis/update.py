@@ -1,0 +1,69 @@
+"""An update ΔW of one module, as factors or dense, and its file format. Plain NumPy; it knows no model and no torch.
+
+A run keeps all its updates in one `update.safetensors`, from which chat, spectra, cut and export work alike for every
+variant, with W pristine: `<module>.B` (out, k) and `<module>.A` (k, in) with ΔW = B·A (scaling folded in), or
+`<module>.dense`, whose shape is that of the parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+
+@dataclass(frozen=True)
+class Update:
+    """ΔW of one module against the pristine W.
+
+    Attributes:
+        name: the base model's own module name ('model.layers.0.self_attn.q_proj'); for parameters that are not a
+            Linear's weight (full fine-tuning: norms, embeddings, biases) the parameter's name.
+        B, A: (out, k) and (k, in), ΔW = B·A in nn.Linear's layout (out, in), also for Conv1D modules; or None.
+        dense: ΔW itself, where it has no factors; or None.
+    """
+
+    name: str
+    B: np.ndarray | None = None
+    A: np.ndarray | None = None
+    dense: np.ndarray | None = None
+
+    @property
+    def factored(self) -> bool:
+        """Whether the update is kept as factors."""
+        return self.B is not None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of ΔW: (out, in), or a vector's shape."""
+        if self.B is not None and self.A is not None:
+            return self.B.shape[0], self.A.shape[1]
+        assert self.dense is not None
+        return self.dense.shape
+
+    def matrix(self) -> np.ndarray:
+        """ΔW, dense, in float64."""
+        if self.B is not None and self.A is not None:
+            return self.B.astype(np.float64) @ self.A.astype(np.float64)
+        assert self.dense is not None
+        return self.dense.astype(np.float64)
+
+
+def save_updates(updates: Iterable[Update], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Writes updates to one safetensors file, float32."""
+    tensors: dict[str, np.ndarray] = {}
+    for update in updates:
+        for part, array in (("B", update.B), ("A", update.A), ("dense", update.dense)):
+            if array is not None:
+                tensors[f"{update.name}.{part}"] = np.ascontiguousarray(array, dtype=np.float32)
+    save_file(tensors, str(path), metadata=metadata)
+
+
+def load_updates(path: Path) -> list[Update]:
+    """Reads what `save_updates` wrote, in the file's order of modules."""
+    tensors = load_file(str(path))
+    names = dict.fromkeys(key.rsplit(".", 1)[0] for key in tensors)
+    return [Update(name, *(tensors.get(f"{name}.{part}") for part in ("B", "A", "dense"))) for name in names]

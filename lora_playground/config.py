@@ -1,0 +1,256 @@
+"""RunConfig: the one schema of a run, from which form, command line flags, validation and docs are derived.
+
+It knows the shape of a variant's options but no variant: each variant's file declares its own subclass of
+`VariantConfig`, and declaring it is what makes it known here.
+"""
+
+import json
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+import annotated_types
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError
+from pydantic.fields import FieldInfo
+
+from lora_playground.errors import ConfigError
+
+S = TypeVar("S", bound=BaseModel)
+
+_VARIANT_CONFIGS: dict[str, type["VariantConfig"]] = {}
+
+
+class Section(BaseModel):
+    """A group of options. Unknown fields, strings for numbers, booleans for integers, NaN and Inf are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class ModelConfig(Section):
+    """The frozen base model."""
+
+    source: str = Field(
+        "embedded",
+        min_length=1,
+        max_length=400,
+        description="Base model: 'embedded', a local folder, or a Hugging Face hub id.",
+    )
+    quantisation: Literal["none", "8bit", "4bit"] = Field(
+        "none", description="Store the frozen weights in 16/32 bit (none), 8 bit, or 4 bit NF4 (QLoRA)."
+    )
+
+
+class DataConfig(Section):
+    """What the adapter learns from."""
+
+    dataset: str = Field(
+        "pirate",
+        min_length=1,
+        max_length=400,
+        description="A dataset that ships with the app, or an upload's id.",
+    )
+    train_rows: int | None = Field(
+        None, ge=1, le=10_000_000, description="Use only the first so many training rows (after shuffling by the seed)."
+    )
+    rehearsal: float = Field(
+        0.2,
+        ge=0.0,
+        le=0.9,
+        description="Share of the base model's own chats mixed into training, so that it forgets less "
+        "(embedded base model only).",
+    )
+    max_length: int = Field(256, ge=16, le=131_072, description="Longest example in tokens; longer ones are cut.")
+
+
+class VariantConfig(Section):
+    """Options every variant has: its name. A subclass with a default name is a variant's own schema."""
+
+    name: str = Field(description="The variant's name.")
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        name = cls.model_fields["name"].default
+        if isinstance(name, str):
+            _VARIANT_CONFIGS[name] = cls
+
+
+class LowRankConfig(VariantConfig):
+    """Options of variants that have a rank."""
+
+    rank: int = Field(8, ge=1, le=4096, description="Rank r: how many directions each module's update may use.")
+    alpha: float = Field(16.0, gt=0, le=65_536, description="Alpha scales the update: s = alpha / r.")
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Dropout on the adapter's input while training.")
+    target_modules: Literal["all-linear"] | list[str] = Field(
+        "all-linear", description="Modules that get an update: 'all-linear', or names such as q_proj, v_proj."
+    )
+
+
+def _pick_variant(value: Any) -> Any:
+    """Turns {'name': 'lora', ...} into that variant's own config class."""
+    if isinstance(value, VariantConfig):
+        return value
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        raise ConfigError("variant.name", value, f"choose one of {', '.join(sorted(_VARIANT_CONFIGS))}")
+    config = _VARIANT_CONFIGS.get(value["name"])
+    if config is None:
+        raise ConfigError("variant.name", value["name"], f"choose one of {', '.join(sorted(_VARIANT_CONFIGS))}")
+    return checked(config, value, "variant")
+
+
+class TrainingConfig(Section):
+    """How long and how to train."""
+
+    steps: int = Field(200, ge=1, le=1_000_000, description="Optimiser steps.")
+    seconds: float | None = Field(
+        None,
+        ge=1,
+        le=604_800,
+        description="Time budget: after a few steps the number of steps is set so that training takes about so long.",
+    )
+    batch_tokens: int = Field(
+        2048, ge=32, le=4_194_304, description="Tokens an optimiser step sees; examples are packed to fill it."
+    )
+    learning_rate: float | None = Field(
+        None, gt=0, le=10.0, description="Peak learning rate; empty takes the variant's own default."
+    )
+    warmup: float = Field(0.05, ge=0.0, le=0.9, description="Share of the steps in which the learning rate rises.")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="How the learning rate falls after the warm-up."
+    )
+    weight_decay: float = Field(0.0, ge=0.0, le=1.0, description="AdamW's weight decay on the trained parameters.")
+    clip: float = Field(1.0, gt=0, le=1e6, description="Gradient norm above which gradients are scaled down.")
+    accumulation: int = Field(1, ge=1, le=4096, description="Micro-batches an optimiser step is split into.")
+    gradient_checkpointing: bool = Field(False, description="Recompute activations to save memory (slower).")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Arithmetic: 'auto' measures which is faster on this machine."
+    )
+    validate_every: int | None = Field(
+        None, ge=1, le=1_000_000, description="Steps between validations; empty means about ten in a run."
+    )
+    checkpoint_every: int | None = Field(
+        None, ge=1, le=1_000_000, description="Steps between checkpoints; empty means about one in ten seconds."
+    )
+    seed: int = Field(
+        0, ge=0, le=2**31 - 1, description="Seed of all that is random: data order, start values, dropout."
+    )
+
+
+class RunConfig(Section):
+    """One fine-tuning run: everything needed to do it again."""
+
+    title: str = Field("", max_length=80, description="A name for people; empty gives dataset, variant and rank.")
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    data: DataConfig = Field(default_factory=DataConfig)
+    variant: Annotated[SerializeAsAny[VariantConfig], BeforeValidator(_pick_variant)] = Field(
+        default_factory=lambda: _pick_variant({"name": "lora"})
+    )
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+
+    @classmethod
+    def parse(cls, data: Any) -> "RunConfig":
+        """Validates plain data (as from JSON); raises ConfigError naming field, value and what is allowed."""
+        return checked(cls, data)
+
+    @classmethod
+    def parse_json(cls, text: str) -> "RunConfig":
+        """As `parse`, from JSON text."""
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ConfigError("config", text[:60], f"this is not JSON ({error})") from error
+        return cls.parse(data)
+
+    @property
+    def label(self) -> str:
+        """The title, or what tells this run from others: 'pirate · lora r8'."""
+        if self.title:
+            return self.title
+        rank = getattr(self.variant, "rank", None)
+        return f"{self.data.dataset} · {self.variant.name}" + (f" r{rank}" if rank else "")
+
+
+def checked(section: type[S], data: Any, prefix: str = "") -> S:
+    """Validates `data` as `section`; the first thing wrong becomes a ConfigError with its dotted path."""
+    try:
+        return section.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in (prefix, *first["loc"]) if part != "")
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(section.model_fields)
+            raise ConfigError(path, first["input"], f"no such option; known here are {known}") from error
+        raise ConfigError(path or section.__name__, first["input"], _plain(first["msg"])) from error
+
+
+def _plain(message: str) -> str:
+    return message[:1].lower() + message[1:].rstrip(".")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One leaf field of a section, as a form or a command line needs it.
+
+    Attributes:
+        path: dotted, such as ``training.steps``.
+        kind: 'int', 'float', 'bool', 'str', 'choice' or 'list'.
+        optional: whether None (an empty input) is allowed.
+        low, high: bounds, None where there is none; low_open says that `low` itself is not allowed.
+        choices: for kind 'choice'.
+    """
+
+    path: str
+    kind: str
+    default: Any
+    description: str
+    optional: bool = False
+    low: float | None = None
+    high: float | None = None
+    low_open: bool = False
+    choices: tuple[str, ...] = ()
+
+
+def options(section: type[BaseModel], prefix: str = "") -> Iterator[Option]:
+    """Yields the leaf options of a section in their order; nested sections are walked, the variant is not."""
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, VariantConfig):
+            continue
+        if isinstance(kind, type) and issubclass(kind, Section):
+            yield from options(kind, f"{prefix}{name}.")
+        elif not (issubclass(section, VariantConfig) and name == "name"):
+            yield _option(prefix + name, field)
+
+
+def _option(path: str, field: FieldInfo) -> Option:
+    parts = _flatten(field.annotation)
+    optional = type(None) in parts
+    choices = tuple(value for part in parts if typing.get_origin(part) is Literal for value in typing.get_args(part))
+    names = {int: "int", float: "float", bool: "bool", str: "str"}
+    if any(typing.get_origin(part) is list for part in parts):
+        kind = "list"
+    elif choices:
+        kind = "choice"
+    else:
+        kind = next((names[part] for part in parts if part in names), "str")
+    low = high = None
+    low_open = False
+    for rule in field.metadata:
+        if isinstance(rule, annotated_types.Ge):
+            low = float(rule.ge)  # type: ignore[arg-type]
+        elif isinstance(rule, annotated_types.Gt):
+            low, low_open = float(rule.gt), True  # type: ignore[arg-type]
+        elif isinstance(rule, annotated_types.Le):
+            high = float(rule.le)  # type: ignore[arg-type]
+        elif isinstance(rule, annotated_types.Lt):
+            high = float(rule.lt)  # type: ignore[arg-type]
+    default = field.get_default(call_default_factory=True) if not field.is_required() else None
+    return Option(path, kind, default, field.description or "", optional, low, high, low_open, choices)
+
+
+def _flatten(annotation: Any) -> list[Any]:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [leaf for part in typing.get_args(annotation) for leaf in _flatten(part)]
+    return [annotation]

@@ -1,0 +1,1 @@
+"""Datasets: reading, validating, encoding and packing chats."""

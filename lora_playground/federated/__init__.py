@@ -1,0 +1,1 @@
+"""Federated low-rank adaptation: clients, partition, aggregation, simulation."""

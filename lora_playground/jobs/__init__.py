@@ -1,0 +1,1 @@
+"""Jobs: the queue, the worker process, and the pipeline of one run."""

@@ -1,0 +1,1 @@
+"""Base models: finding, loading, decoding, and what they cost."""

@@ -1,0 +1,1 @@
+"""The Gradio interface, the only importer of Gradio: one file a tab."""

@@ -1,0 +1,112 @@
+"""What every variant declares and does: its options, its card, and how it attaches, counts, extracts and saves.
+
+Torch and PEFT are imported inside functions only, so that forms and flags can be made without them. It knows no
+single variant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_playground.analysis.update import Update
+from lora_playground.config import VariantConfig
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a person reads about a variant.
+
+    Attributes:
+        sentence: what it does, in one sentence.
+        equation: LaTeX of the adapted layer.
+        parameters: LaTeX of the number of trained parameters of one (out, in) module.
+        frozen: what stays frozen, in words.
+        paper: 'Authors, title, year'; url: where to read it.
+        notes: traps and exceptions, such as an output that changes at step 0.
+    """
+
+    sentence: str
+    equation: str
+    parameters: str
+    frozen: str
+    paper: str
+    url: str
+    notes: str = ""
+
+
+@dataclass
+class Context:
+    """What a variant may need at attach time beside the model and its options.
+
+    Attributes:
+        steps: planned optimiser steps (AdaLoRA's schedule needs them).
+        seed: for start values.
+        batches: training micro-batches for data-driven starts (EVA, LoRA-GA, CorDA); dicts of tensors.
+        bits: 16, 8 or 4, how the base is stored.
+    """
+
+    steps: int = 0
+    seed: int = 0
+    batches: Sequence[dict[str, torch.Tensor]] = field(default_factory=list)
+    bits: int = 16
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Base class of all variants. The defaults suit an additive PEFT method; a variant overrides what differs.
+
+    Attributes:
+        name, label: 'rslora', 'rsLoRA'.
+        family: heading in the method list: 'LoRA', 'Initialisation', 'Decomposition', 'Orthogonal', 'Full', ...
+        config: the Pydantic class of its options.
+        card: what a person reads.
+        learning_rate: default peak learning rate on the embedded model.
+        bits: which base storages it can take, of 16, 8, 4.
+        identity_at_start: whether the adapted model equals the base before the first step.
+        low_rank: whether ΔW has a rank bound set by the options (False: dense).
+    """
+
+    name: str
+    label: str
+    family: str
+    config: type[VariantConfig]
+    card: Card
+    learning_rate: float = 1e-3
+    bits: tuple[int, ...] = (16, 8, 4)
+    identity_at_start: bool = True
+    low_rank: bool = True
+
+    def attach(self, model: torch.nn.Module, config: Any, context: Context) -> torch.nn.Module:
+        """Freezes the base and adds the trainable update; returns the model to train (PEFT's wrapper, or `model`)."""
+        raise NotImplementedError
+
+    def count(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
+        """Trained parameters for modules of these (out, in) shapes, without building anything."""
+        raise NotImplementedError
+
+    def parameter_groups(self, model: torch.nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        """AdamW groups; LoRA+ gives B a higher rate."""
+        trained = [p for p in model.parameters() if p.requires_grad]
+        return [{"params": trained, "lr": lr, "weight_decay": weight_decay}]
+
+    def after_backward(self, model: torch.nn.Module, step: int) -> None:
+        """Called once an optimiser step after clipping, before the optimiser steps (LoRA-FA's gradient rule)."""
+
+    def after_step(self, model: torch.nn.Module, step: int) -> None:
+        """Called once after every optimiser step, from 1 (AdaLoRA's budget, CE-LoRA's refresh)."""
+
+    def updates(self, model: torch.nn.Module) -> list[Update]:
+        """ΔW of every adapted module against the pristine W, as factors where it has them, else dense. Scaling and
+        weight normalisation are folded in. Names are the base model's own module names, such as
+        'model.layers.0.self_attn.q_proj'."""
+        raise NotImplementedError
+
+    def save(self, model: torch.nn.Module, folder: Path) -> None:
+        """Writes the adapter in PEFT's format, so that stock PEFT loads it on the pristine base."""
+        raise NotImplementedError
