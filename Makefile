@@ -1,0 +1,63 @@
+# Every target does its own set-up: `make run` and `make test` work on a fresh machine with Python 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+E2E ?= tests/e2e
+
+.PHONY: help run test check lint types layers unit e2e bench chromium clean
+
+help:
+	@echo "make run    set up and open the app (ARGS='--port 7860 --home DIR')"
+	@echo "make test   set up and run every check: style, types, layers, unit, contract and browser tests"
+	@echo "make check  the same without the set-up"
+	@echo "make bench  the benchmarks, one after the other, as JSON"
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(VENV)/bin/python requirements.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python requirements.txt requirements-dev.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@ $(VENV)/.run
+
+run: $(VENV)/.run
+	$(PY) app.py $(ARGS)
+
+# The browser tests drive Debian's Chromium; where it is missing and may be installed, it is.
+chromium:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { \
+	  echo "Installing Chromium for the browser tests"; \
+	  if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq chromium >/dev/null; \
+	  else sudo -n apt-get update -qq && sudo -n apt-get install -y -qq chromium >/dev/null; fi; } \
+	|| { echo "The browser tests need Chromium: install it (Debian: apt-get install chromium) and try again."; exit 1; }
+
+test: $(VENV)/.dev chromium
+	$(MAKE) --no-print-directory check
+
+check: lint types layers unit e2e
+
+lint:
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types:
+	$(PY) -m mypy
+
+layers:
+	$(VENV)/bin/lint-imports
+
+unit:
+	$(PY) -m pytest tests --ignore=tests/e2e -q -n 2 --dist loadfile
+
+e2e:
+	$(PY) -m pytest $(E2E) -q
+
+bench: $(VENV)/.dev
+	@for script in benchmarks/*.py; do echo "== $$script"; $(PY) $$script --json || exit 1; done
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
