@@ -1,4 +1,4 @@
-"""The command line: everything the interface does, without it. Results go to standard output, messages to standard error.
+"""The command line: all that the interface does, without it. Results go to standard output, messages to standard error.
 
 The flags of `train` are derived from the RunConfig schema and the variants' own options; it knows neither by heart.
 """
