@@ -37,6 +37,10 @@ class AssetError(PlaygroundError):
     """A file that ships with the app is missing or damaged; the text names the command that rebuilds it."""
 
 
+class AdapterError(PlaygroundError):
+    """An adapter or update cannot be read, has no spectrum, or does not fit what it is laid against."""
+
+
 class RunError(PlaygroundError):
     """A run does not exist, or is not in a state that allows what was asked."""
 
