@@ -29,7 +29,7 @@ _SENTENCES = (
 
 
 def make_tokenizer(folder: Path, template: str | None = CHAT_TEMPLATE, vocabulary: int = 512) -> Any:
-    """A byte-level BPE tokenizer with ChatML's special tokens, saved to `folder`; template None makes a base model's."""
+    """A byte-level BPE tokenizer with ChatML's special tokens, saved to `folder`; no template: a base model's."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

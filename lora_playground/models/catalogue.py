@@ -1,0 +1,287 @@
+"""Which base models there are, where they lie, and the shapes of their modules, read from file headers alone.
+
+It knows nothing of torch: forms, estimates and the command line use it without loading a model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from lora_playground.errors import AssetError, ConfigError, ModelError
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+EMBEDDED = ASSETS / "models" / "embedded"
+REBUILD = "python -m lora_playground.embedded.pretrain"
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_HEADER_LIMIT = 32 * 2**20
+_CONV1D_TYPES = frozenset({"gpt2", "openai-gpt", "decision_transformer"})
+_BLOCK = re.compile(r"^(?:(?P<prefix>.+)\.)?(?P<list>layers|h|blocks|block)\.(?P<number>\d+)\.(?P<rest>.+)\.weight$")
+_NOT_TEXT = re.compile(r"(^|\.)(vision|visual|audio|image|multi_modal|experts|router|block_sparse_moe|mtp)[^.]*(\.|$)")
+_ORDER = (
+    "q_proj k_proj v_proj qkv_proj c_attn query_key_value o_proj out_proj dense attn.c_proj attention.dense "
+    "gate_proj up_proj gate_up_proj fc1 c_fc dense_h_to_4h down_proj fc2 mlp.c_proj dense_4h_to_h"
+).split()
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a person needs to know to choose a base model.
+
+    Attributes:
+        source: what to give as ``model.source``.
+        label: a short name.
+        parameters: how many, or 0 where unknown.
+        licence: its SPDX id or name; gated: whether the hub wants a login and an accepted licence.
+        notes: one sentence.
+        on_disk: whether it can be used with no network.
+    """
+
+    source: str
+    label: str
+    parameters: int
+    licence: str
+    gated: bool = False
+    notes: str = ""
+    on_disk: bool = False
+
+
+_M, _B = 10**6, 10**9
+_HUB_MODELS = (
+    ("HuggingFaceTB/SmolLM2-135M-Instruct", "SmolLM2 135M", 135 * _M, "Apache-2.0", False, "Small enough for a CPU."),
+    ("HuggingFaceTB/SmolLM2-360M-Instruct", "SmolLM2 360M", 362 * _M, "Apache-2.0", False, "Slow but usable on a CPU."),
+    ("HuggingFaceTB/SmolLM2-1.7B-Instruct", "SmolLM2 1.7B", 1711 * _M, "Apache-2.0", False, "Needs a GPU."),
+    ("Qwen/Qwen2.5-0.5B-Instruct", "Qwen2.5 0.5B", 494 * _M, "Apache-2.0", False, "Many languages."),
+    ("Qwen/Qwen3-0.6B", "Qwen3 0.6B", 596 * _M, "Apache-2.0", False, "Thinks before it answers unless told not to."),
+    ("Qwen/Qwen3-1.7B", "Qwen3 1.7B", 1721 * _M, "Apache-2.0", False, "Thinks before it answers unless told not to."),
+    ("Qwen/Qwen3-4B", "Qwen3 4B", 4022 * _M, "Apache-2.0", False, "Thinks before it answers unless told not to."),
+    ("Qwen/Qwen3-8B", "Qwen3 8B", 8191 * _M, "Apache-2.0", False, "4 bit on a 12 GB GPU, 16 bit on 24 GB."),
+    (
+        "meta-llama/Llama-3.2-1B-Instruct",
+        "Llama 3.2 1B",
+        1236 * _M,
+        "Llama 3.2 Community",
+        True,
+        "The usual reference.",
+    ),
+    (
+        "meta-llama/Llama-3.2-3B-Instruct",
+        "Llama 3.2 3B",
+        3213 * _M,
+        "Llama 3.2 Community",
+        True,
+        "PEFT's benchmark base.",
+    ),
+    (
+        "meta-llama/Llama-3.1-8B-Instruct",
+        "Llama 3.1 8B",
+        8030 * _M,
+        "Llama 3.1 Community",
+        True,
+        "4 bit on a 12 GB GPU.",
+    ),
+    ("google/gemma-3-270m-it", "Gemma 3 270M", 268 * _M, "Gemma", True, "Two thirds of it are the embeddings."),
+    ("google/gemma-3-1b-it", "Gemma 3 1B", 1000 * _M, "Gemma", True, "Text only."),
+    ("microsoft/Phi-4-mini-instruct", "Phi-4 mini", 3836 * _M, "MIT", False, "Fused qkv and gate-up projections."),
+    ("openai-community/gpt2", "GPT-2", 124 * _M, "MIT", False, "A base model: no chat template, a plain one is used."),
+)
+
+
+def list_models() -> list[ModelCard]:
+    """The embedded model, then small instruct models of the hub; a damaged embedded model is listed as not on disk."""
+    try:
+        _check_embedded()
+        count, there = parameter_count(EMBEDDED), True
+    except (AssetError, ModelError):
+        count, there = 0, False
+    cards = [
+        ModelCard("embedded", "Embedded", count, "Apache-2.0", False, "Ships with the app; runs on any CPU.", there)
+    ]
+    return cards + [ModelCard(*row, on_disk=cached_snapshot(row[0]) is not None) for row in _HUB_MODELS]
+
+
+def resolve(source: str, local: bool = True) -> Path | str:
+    """Turns ``model.source`` into a folder, or a hub id as it was given.
+
+    Args:
+        source: 'embedded', an existing folder, or a hub id such as 'Qwen/Qwen3-0.6B'.
+        local: whether folders other than the embedded model are allowed.
+
+    Raises:
+        AssetError: the embedded model is missing or damaged; nothing else is tried in its place.
+        ConfigError: neither of the three. ModelError: a folder without a usable model.
+    """
+    if source == "embedded":
+        _check_embedded()
+        return EMBEDDED
+    allowed = "give 'embedded', an existing folder, or a hub id such as Qwen/Qwen3-0.6B"
+    parts = source.split("/")
+    if "\0" in source or "://" in source or len(source) > 400 or ".." in parts:
+        raise ConfigError("model.source", source, allowed)
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if not local:
+            raise ConfigError("model.source", source, "folders cannot be chosen here; choose a model of the list")
+        _check_folder(folder)
+        return folder.resolve()
+    if not _HUB_ID.fullmatch(source) or any(part.startswith((".", "-")) or ".." in part for part in parts):
+        raise ConfigError("model.source", source, allowed)
+    return source
+
+
+def folder_of(source: str) -> Path | None:
+    """The folder with the files of `source` on this disk, or None for a hub model that is not downloaded."""
+    place = resolve(source)
+    return place if isinstance(place, Path) else cached_snapshot(place)
+
+
+def cached_snapshot(hub_id: str) -> Path | None:
+    """The newest complete snapshot of a hub model in the local hub cache, or None."""
+    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
+    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    snapshots = cache / ("models--" + hub_id.replace("/", "--")) / "snapshots"
+    try:
+        found = sorted(snapshots.iterdir(), key=lambda entry: entry.stat().st_mtime, reverse=True)
+    except OSError:
+        return None
+    for snapshot in found:
+        try:
+            _check_folder(snapshot)
+            return snapshot
+        except ModelError:
+            continue
+    return None
+
+
+def module_shapes(folder: Path) -> list[tuple[str, int, int]]:
+    """The Linear and Conv1D modules inside the transformer blocks, in the order in which data flows through them.
+
+    Args:
+        folder: a model folder with config.json and safetensors, one file or sharded.
+
+    Returns:
+        (module name as in the loaded model, out features, in features); no head, embeddings, norms, routers, experts
+        or vision towers. GPT-2's Conv1D weights lie as (in, out) in the file and are turned.
+
+    Raises:
+        ModelError: no readable safetensors, or weights that are stored quantised.
+    """
+    config = read_config(folder)
+    turned = config.get("model_type") in _CONV1D_TYPES
+    shapes = tensor_shapes(folder)
+    if "quantization_config" in config:
+        raise ModelError(
+            f"{folder.name} is stored quantised; choose its 16-bit original and set quantisation to 4bit or 8bit."
+        )
+    found: list[tuple[tuple[str, int, int, str], tuple[str, int, int]]] = []
+    for key, shape in shapes.items():
+        match = _BLOCK.match(key)
+        if not match or len(shape) != 2 or _NOT_TEXT.search(key) or match["rest"].endswith(("norm", "gate", "embed")):
+            continue
+        out, into = (shape[1], shape[0]) if turned else (shape[0], shape[1])
+        prefix = _prefix(match["prefix"], match["list"])
+        name = f"{prefix}.{match['list']}.{match['number']}.{match['rest']}"
+        found.append(((prefix, int(match["number"]), _place(match["rest"]), match["rest"]), (name, out, into)))
+    return [module for _, module in sorted(found)]
+
+
+def parameter_count(folder: Path) -> int:
+    """Parameters of the model in `folder`, from the headers; tied weights are stored, and counted, once."""
+    return sum(prod(shape) for shape in tensor_shapes(folder).values())
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The model's config.json as a dict; raises ModelError naming the file."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read ({error}); a model folder needs a valid config.json.") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} holds no JSON object; a model folder needs a valid config.json.")
+    return config
+
+
+def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of all stored tensors by name, from the safetensors headers of one file or of all shards."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in _weight_files(folder):
+        for name, entry in _header(path).items():
+            if name != "__metadata__":
+                shapes[name] = tuple(entry["shape"])
+    return shapes
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if not index.is_file():
+        pickled = any(folder.glob("*.bin"))
+        why = "it only has pickled .bin weights, which can run code" if pickled else "there are no weights in it"
+        raise ModelError(f"{folder} holds no model.safetensors: {why}. Choose a model stored as safetensors.")
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise ModelError(f"{index} cannot be read ({error}); download the model again.") from error
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or not (folder / name).is_file():
+            raise ModelError(f"{index} names the shard {name!r}, which is not in the folder; download the model again.")
+    return [folder / name for name in names]
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """The JSON header of a safetensors file, checked against the file's size."""
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > _HEADER_LIMIT:
+                raise ValueError(f"its header claims {length} bytes")
+            header = json.loads(file.read(length))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        if 8 + length + max(ends, default=0) != size:
+            raise ValueError(f"it has {size} bytes, its header asks for {8 + length + max(ends, default=0)}")
+        return header
+    except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{path} is no complete safetensors file ({error}); fetch or build it again.") from error
+
+
+def _check_folder(folder: Path) -> None:
+    read_config(folder)
+    for path in _weight_files(folder):
+        _header(path)
+
+
+def _check_embedded() -> None:
+    """Raises AssetError naming the file that is missing or damaged and the command that builds it anew."""
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        if not (EMBEDDED / name).is_file():
+            raise AssetError(f"The embedded model's file {EMBEDDED / name} is missing; rebuild it with: {REBUILD}")
+    try:
+        _check_folder(EMBEDDED)
+        json.loads((EMBEDDED / "tokenizer.json").read_text(encoding="utf-8"))
+    except (ModelError, ValueError, OSError) as error:
+        raise AssetError(f"The embedded model in {EMBEDDED} is damaged: {error} Rebuild it with: {REBUILD}") from error
+
+
+def _prefix(stored: str | None, blocks: str) -> str:
+    """The loaded model's name for what stands before the list of blocks: some files leave the outermost part out."""
+    if stored is None or stored == "":
+        return "transformer" if blocks == "h" else "model"
+    if stored == "language_model.model":
+        return "model.language_model"
+    return stored
+
+
+def _place(rest: str) -> int:
+    """Where a module stands inside its block: attention before the MLP, inputs before outputs."""
+    ends = [number for number, end in enumerate(_ORDER) if rest == end or rest.endswith("." + end)]
+    return max(ends, default=len(_ORDER))
