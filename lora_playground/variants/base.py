@@ -6,13 +6,14 @@ single variant.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_playground.analysis.update import Update
 from lora_playground.config import VariantConfig
+from lora_playground.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -81,6 +82,17 @@ class Variant:
     bits: tuple[int, ...] = (16, 8, 4)
     identity_at_start: bool = True
     low_rank: bool = True
+
+    def check(self, config: Any, shapes: Mapping[str, tuple[int, int]], bits: int = 16) -> None:
+        """Raises ConfigError where the options do not fit a model with these linear modules (name → (out, in), the
+        output head left out) stored in so many bits. Needs no torch: forms call it before anything is loaded."""
+        if bits not in self.bits:
+            stored = " or ".join(f"{b} bit" for b in self.bits)
+            raise ConfigError(
+                "model.quantisation",
+                f"{bits}bit",
+                f"{self.label} needs a base stored in {stored}; choose another variant",
+            )
 
     def attach(self, model: torch.nn.Module, config: Any, context: Context) -> torch.nn.Module:
         """Freezes the base and adds the trainable update; returns the model to train (PEFT's wrapper, or `model`)."""

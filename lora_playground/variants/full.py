@@ -1,0 +1,127 @@
+"""Full fine-tuning: every parameter trains, the yardstick that low-rank variants are measured by.
+
+PEFT has no format for it, so it saves `delta.safetensors` (the change of every trained parameter, by the checkpoint's
+own parameter names) and `full_delta.json`, which says how to apply it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from lora_playground.analysis.update import Update
+from lora_playground.config import VariantConfig
+from lora_playground.variants.base import Card, Context, Variant
+
+if TYPE_CHECKING:
+    import torch
+
+PRISTINE = "_pristine_parameters"
+
+
+class Config(VariantConfig):
+    """Options of full fine-tuning."""
+
+    name: str = "full"
+    embeddings: bool = Field(
+        True, description="Also train the token embeddings and the output head, not only the layers between them."
+    )
+
+
+@dataclass(frozen=True)
+class FullFineTuning(Variant):
+    """Trains the base model's own parameters, in float32, and keeps a pristine copy of them in main memory."""
+
+    def attach(self, model: torch.nn.Module, config: Config, context: Context) -> torch.nn.Module:
+        """Unfreezes in place and returns `model`. Trained parameters become float32: AdamW's steps at usual rates
+        are smaller than a 16-bit weight's resolution."""
+        self.check(config, {}, context.bits)
+        kept = set() if config.embeddings else _embedding_parameters(model)
+        pristine = {}
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(id(parameter) not in kept)
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+                pristine[name] = parameter.detach().to("cpu", copy=True)
+        object.__setattr__(model, PRISTINE, pristine)
+        return model
+
+    def count(self, shapes: Iterable[tuple[int, ...]], config: Config) -> int:
+        """The number of entries of these parameters; shapes of any number of dimensions."""
+        return sum(prod(shape) for shape in shapes)
+
+    def updates(self, model: torch.nn.Module) -> list[Update]:
+        """Dense, p − p₀ of every trained parameter; a linear module's weight goes by the module's name, (out, in)."""
+        linear = _linear_weights(model)
+        return [
+            Update(
+                linear[name][0] if name in linear else name,
+                dense=(delta.T if name in linear and linear[name][1] else delta).contiguous().numpy(),
+            )
+            for name, delta in _deltas(model).items()
+        ]
+
+    def save(self, model: torch.nn.Module, folder: Path) -> None:
+        """Writes delta.safetensors and full_delta.json; W_adapted = W + delta, parameter by parameter."""
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        deltas = {name: delta.contiguous() for name, delta in _deltas(model).items()}
+        save_file(deltas, str(folder / "delta.safetensors"))
+        about = {
+            "format": "full fine-tuning delta",
+            "base_model": getattr(getattr(model, "config", None), "_name_or_path", ""),
+            "apply": "For every tensor in delta.safetensors, add it to the base model's parameter of the same name.",
+            "parameters": {name: list(delta.shape) for name, delta in deltas.items()},
+        }
+        (folder / "full_delta.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+
+def _deltas(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    pristine: Mapping[str, torch.Tensor] = getattr(model, PRISTINE)
+    parameters = dict(model.named_parameters())
+    return {name: parameters[name].detach().float().cpu() - start for name, start in pristine.items()}
+
+
+def _linear_weights(model: torch.nn.Module) -> dict[str, tuple[str, bool]]:
+    """Parameter name → (module name, stored as (in, out)) of linear modules."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    return {
+        f"{name}.weight": (name, isinstance(module, Conv1D))
+        for name, module in model.named_modules()
+        if isinstance(module, (torch.nn.Linear, Conv1D))
+    }
+
+
+def _embedding_parameters(model: Any) -> set[int]:
+    modules = (model.get_input_embeddings(), model.get_output_embeddings())
+    return {id(parameter) for module in modules if module is not None for parameter in module.parameters()}
+
+
+VARIANT = FullFineTuning(
+    name="full",
+    label="Full fine-tuning",
+    family="Full",
+    config=Config,
+    card=Card(
+        sentence="Trains every weight of the model: the most it can learn, and the most memory.",
+        equation=r"y = (W + \Delta W)\, x",
+        parameters=r"mn",
+        frozen="Nothing (embeddings and output head if that option is off).",
+        paper="Howard and Ruder, Universal Language Model Fine-tuning for Text Classification, 2018",
+        url="https://arxiv.org/abs/1801.06146",
+        notes="The update is dense; its spectrum shows how low its rank would have been. Not for 8 or 4 bit bases. "
+        "Its count covers every parameter of the model, not only linear modules.",
+    ),
+    learning_rate=2e-4,
+    bits=(16,),
+    low_rank=False,
+)

@@ -1,0 +1,190 @@
+"""The shared base of variants that PEFT carries out: checking, attaching, extraction of ΔW and saving.
+
+It knows PEFT's tuner layers and no single variant; a variant's file says which PEFT config to build, how many
+parameters it trains, and, where ΔW has factors, what they are.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_playground.analysis.update import Update
+from lora_playground.errors import ConfigError
+from lora_playground.variants.base import Context, Variant
+from lora_playground.variants.targets import check_rank, linear_shapes, select, short_names
+
+if TYPE_CHECKING:
+    import torch
+
+ADAPTER = "default"
+
+
+@dataclass(frozen=True)
+class PeftVariant(Variant):
+    """A method that `peft.get_peft_model` attaches.
+
+    Attributes:
+        conv1d: whether it can take GPT-2's Conv1D modules.
+    """
+
+    conv1d: bool = True
+
+    def peft_config(self, model: torch.nn.Module, config: Any, context: Context, targets: list[str]) -> Any:
+        """The PEFT config for these target modules."""
+        raise NotImplementedError
+
+    def check(self, config: Any, shapes: Mapping[str, tuple[int, int]], bits: int = 16) -> None:
+        """Raises ConfigError where the options do not fit a model with these linear modules: name → (out, in)."""
+        super().check(config, shapes, bits)
+        selected = select(shapes, config.target_modules)
+        rank = getattr(config, "rank", None)
+        if rank is not None and self.low_rank:
+            check_rank(rank, selected)
+
+    def attach(self, model: torch.nn.Module, config: Any, context: Context) -> torch.nn.Module:
+        """Freezes the base and wraps its target modules; start values depend on `context.seed` alone."""
+        import torch
+        from peft import get_peft_model
+
+        shapes = linear_shapes(model)
+        self.check(config, shapes, context.bits)
+        selected = select(shapes, config.target_modules)
+        if not self.conv1d and _has_conv1d(model):
+            raise ConfigError(
+                "variant.name", self.name, "it needs nn.Linear modules, and this model is built of Conv1D (GPT-2)"
+            )
+        targets = short_names(selected, shapes)
+        with torch.random.fork_rng(devices=_cuda_devices()), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")
+            torch.manual_seed(context.seed)
+            peft_config = self.peft_config(model, config, context, targets)
+            self.prepare(model, peft_config, config, context)
+            wrapped = get_peft_model(model, peft_config)
+            self.finish(wrapped, config, context)
+        return wrapped
+
+    def prepare(self, model: torch.nn.Module, peft_config: Any, config: Any, context: Context) -> None:
+        """Called before wrapping, for starts that look at the data (LoRA-GA, CorDA)."""
+
+    def finish(self, model: torch.nn.Module, config: Any, context: Context) -> None:
+        """Called after wrapping, for what PEFT's own initialisation does not do."""
+
+    def factors(self, layer: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """(B, A) with ΔW = B·A for one tuner layer, scaling folded in, in (out, in) layout; None where it has none."""
+        return None
+
+    def updates(self, model: torch.nn.Module) -> list[Update]:
+        """ΔW of every adapted module: factors where the variant has them, else dense by `effective_delta`."""
+        import torch
+
+        found = []
+        with torch.no_grad():
+            for name, layer in tuner_layers(model):
+                pair = self.factors(layer)
+                if pair is not None:
+                    found.append(Update(name, B=_numpy(pair[0]), A=_numpy(pair[1])))
+                else:
+                    found.append(Update(name, dense=_numpy(effective_delta(layer))))
+        return found
+
+    def save(self, model: torch.nn.Module, folder: Path) -> None:
+        """PEFT's own format: adapter_config.json and adapter_model.safetensors."""
+        # Without embeddings explicitly off, PEFT asks the hub whether the vocabulary was resized.
+        model.save_pretrained(str(folder), save_embedding_layers=False)  # type: ignore[operator]
+
+
+def tuner_layers(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:
+    """(base module name, tuner layer) of every adapted module, in the model's order."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    root = model.get_base_model() if hasattr(model, "get_base_model") else model
+    for name, module in root.named_modules():
+        if isinstance(module, BaseTunerLayer):
+            yield name, module
+
+
+def base_weight(layer: torch.nn.Module) -> torch.Tensor:
+    """The frozen weight of a tuner layer's base module as float32 (out, in); 4 and 8 bit weights are dequantised."""
+    from peft.utils.integrations import dequantize_module_weight
+    from transformers.pytorch_utils import Conv1D
+
+    module: Any = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
+    quantised = type(module.weight).__name__ in ("Params4bit", "Int8Params")
+    weight = dequantize_module_weight(module) if quantised else module.weight
+    weight = weight.detach().float()
+    return weight.T if isinstance(module, Conv1D) else weight
+
+
+def effective_delta(layer: Any, chunk: int = 1024) -> torch.Tensor:
+    """ΔW (out, in) of any tuner layer whose output is affine in its input: the identity matrix is pushed through it.
+
+    The base module is swapped for a float32 copy of its (dequantised) weight meanwhile, so that neither a 16-bit nor
+    a 4-bit base adds rounding, and the pass is in evaluation mode, so that dropout is off.
+    """
+    import torch
+
+    weight = base_weight(layer)
+    in_features = weight.shape[1]
+    stored, was_training = layer.base_layer, layer.training
+    columns = []
+    layer.eval()
+    layer.base_layer = _dense_copy(stored, weight)
+    try:
+        for start in range(0, in_features, chunk):
+            size = min(chunk, in_features - start)
+            eye = torch.zeros(size, in_features, device=weight.device)
+            eye[torch.arange(size), torch.arange(start, start + size)] = 1.0
+            columns.append(layer(eye).float() - eye @ weight.T)
+    finally:
+        layer.base_layer = stored
+        layer.train(was_training)
+    return torch.cat(columns).T.contiguous()
+
+
+def _dense_copy(module: Any, weight: torch.Tensor) -> torch.nn.Module:
+    """A bias-free float32 module of the same layout as `module`, holding `weight` (out, in)."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    if isinstance(module, Conv1D):
+        copy = Conv1D(weight.shape[0], weight.shape[1])
+        copy.weight = torch.nn.Parameter(weight.T, requires_grad=False)
+        copy.bias = torch.nn.Parameter(torch.zeros(weight.shape[0], device=weight.device), requires_grad=False)
+        return copy
+    linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    linear.weight = torch.nn.Parameter(weight, requires_grad=False)
+    return linear
+
+
+def lora_count(shapes: Iterable[tuple[int, int]], rank: int) -> int:
+    """Parameters of A (r, in) and B (out, r) over all modules."""
+    return sum(rank * (m + n) for m, n in shapes)
+
+
+def is_conv1d(model: torch.nn.Module, targets: Iterable[str]) -> bool:
+    """Whether every module that `targets` matches is a Conv1D, whose weight is stored as (in, out)."""
+    from transformers.pytorch_utils import Conv1D
+
+    ends = tuple(targets)
+    matched = [m for name, m in model.named_modules() if name in ends or name.endswith(tuple("." + e for e in ends))]
+    return bool(matched) and all(isinstance(module, Conv1D) for module in matched)
+
+
+def _has_conv1d(model: torch.nn.Module) -> bool:
+    from transformers.pytorch_utils import Conv1D
+
+    return any(isinstance(module, Conv1D) for module in model.modules())
+
+
+def _cuda_devices() -> list[int]:
+    import torch
+
+    return list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+
+
+def _numpy(tensor: torch.Tensor) -> Any:
+    return tensor.detach().float().cpu().contiguous().numpy()

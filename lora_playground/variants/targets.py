@@ -1,0 +1,80 @@
+"""Which modules of a model a variant adapts, and what a rank may be for them; works on names and shapes alone.
+
+It knows no variant. Torch is imported only inside `linear_shapes`, which lists a live model's linear modules.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Literal
+
+from lora_playground.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+Shapes = Mapping[str, tuple[int, int]]
+
+
+def linear_shapes(model: torch.nn.Module) -> dict[str, tuple[int, int]]:
+    """(out, in) of every linear module of a live model but the output head: nn.Linear (also 4 and 8 bit) and Conv1D.
+
+    Conv1D is GPT-2's linear layer, whose weight is stored as (in, out).
+    """
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    get_head = getattr(model, "get_output_embeddings", None)
+    head = get_head() if get_head is not None else None
+    shapes: dict[str, tuple[int, int]] = {}
+    for name, module in model.named_modules():
+        if module is head:
+            continue
+        if isinstance(module, Conv1D):
+            shapes[name] = (module.weight.shape[1], module.weight.shape[0])
+        elif isinstance(module, torch.nn.Linear):
+            shapes[name] = (module.out_features, module.in_features)
+    return shapes
+
+
+def select(shapes: Shapes, targets: Literal["all-linear"] | list[str]) -> dict[str, tuple[int, int]]:
+    """The modules that `targets` names, by full name or by its last parts as PEFT matches them ('q_proj').
+
+    Raises ConfigError where a name matches nothing, naming those there are.
+    """
+    if targets == "all-linear":
+        return dict(shapes)
+    field = "variant.target_modules"
+    known = sorted({name.rsplit(".", 1)[-1] for name in shapes})
+    if not targets:
+        raise ConfigError(field, targets, f"name at least one module; this model has {', '.join(known)}")
+    chosen: dict[str, tuple[int, int]] = {}
+    for target in targets:
+        found = {name: shape for name, shape in shapes.items() if name == target or name.endswith("." + target)}
+        if not target or not found:
+            near = difflib.get_close_matches(target, known, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ConfigError(field, target, f"this model has {', '.join(known)}{hint}")
+        chosen.update(found)
+    return {name: shape for name, shape in shapes.items() if name in chosen}
+
+
+def short_names(selected: Iterable[str], shapes: Shapes) -> list[str]:
+    """The shortest list of last names that matches exactly `selected`; full names where a last name is ambiguous."""
+    wanted = set(selected)
+    lasts = {name.rsplit(".", 1)[-1] for name in wanted}
+    if all(name in wanted for name in shapes if name.rsplit(".", 1)[-1] in lasts):
+        return sorted(lasts)
+    return sorted(wanted)
+
+
+def check_rank(rank: int, selected: Shapes, field: str = "variant.rank") -> None:
+    """Raises ConfigError if `rank` exceeds min(out, in) of a module: ΔW of that module cannot have such a rank."""
+    if not selected:
+        return
+    name, shape = min(selected.items(), key=lambda item: min(item[1]))
+    if rank > min(shape):
+        raise ConfigError(
+            field, rank, f"{name} is {shape[0]} × {shape[1]}, so the rank may be 1 to {min(shape)} on this model"
+        )
