@@ -1,0 +1,435 @@
+"""The run folder: create, append events, read, list, delete, and write whole files or none.
+
+It knows plain files and the RunConfig; nothing of jobs, training or torch. Whoever only reads needs no lock. A stored
+config is read by the variant's own schema, so import `lora_playground.variants` before asking for one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lora_playground.config import RunConfig
+from lora_playground.errors import RunError
+
+ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+LOG_LINES = 40
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL_WORDS = ("no space left on device", "disk quota exceeded", "file too large", "database or disk is full")
+
+
+class DiskFull(RunError):
+    """A file could not be written because the disk, a quota or a size limit is full."""
+
+
+def default_home() -> Path:
+    """Where runs, uploads and caches live: LORA_PLAYGROUND_HOME, or ~/.lora-playground."""
+    return Path(os.environ.get("LORA_PLAYGROUND_HOME") or Path.home() / ".lora-playground")
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or what caused it, says that there is no room; libraries in Rust or C++ say it in words."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, DiskFull) or (isinstance(seen, OSError) and seen.errno in _FULL):
+            return True
+        if any(words in str(seen).lower() for words in _FULL_WORDS):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def free_bytes(folder: Path) -> int:
+    """Free bytes for this user on the disk that holds `folder` (or its nearest parent that exists)."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns errors of writing at `path` into RunError or DiskFull, with the path and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            with contextlib.suppress(OSError):
+                free = free_bytes(path)
+                raise DiskFull(
+                    f"The disk is full ({free / 1e6:.0f} MB free): {path.name} could not be written. "
+                    f"Make room on the disk that holds {path.parent} and start again."
+                ) from error
+            raise DiskFull(f"The disk is full: {path} could not be written. Make room and start again.") from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT):
+            raise RunError(
+                f"{path} cannot be written ({error.strerror}). Choose another folder with --home DIR "
+                "or the environment variable LORA_PLAYGROUND_HOME."
+            ) from error
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file whole or not at all: temporary file, fsync, rename, fsync of the folder.
+
+    Raises DiskFull or RunError; an earlier file of that name is intact then, and no temporary file stays behind.
+    """
+    data = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1).encode() + b"\n"
+    staged = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    with writing(path):
+        try:
+            handle = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            try:
+                _write_all(handle, data)
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            os.replace(staged, path)
+        except BaseException:
+            staged.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(handle, data) :]
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames and new names in `folder` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def publish(staged: Path, final: Path) -> None:
+    """Puts a staged file or folder in its final place by one rename, contents synced first; replaces what was there."""
+    with writing(final):
+        files = [path for path in staged.rglob("*") if path.is_file()] if staged.is_dir() else [staged]
+        for path in files:
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        if final.is_dir():
+            old = final.with_name(f"{final.name}.{secrets.token_hex(4)}.tmp")
+            os.replace(final, old)
+            try:
+                os.replace(staged, final)
+            except BaseException:
+                os.rename(old, final)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(staged, final)
+        sync_folder(final.parent)
+
+
+def read_json(path: Path) -> Any | None:
+    """The value in a JSON file; None where the file is missing or damaged."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def history(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Events as one run, without what a resumed attempt did again.
+
+    A new attempt's `plan` says at which step it starts; loss points, validations, spectra, probes and checkpoints of
+    earlier attempts beyond that step are dropped.
+    """
+    kept: list[dict[str, Any]] = []
+    for event in events:
+        if event.get("type") == "plan" and event.get("attempt", 1) > 1:
+            start = int(event.get("start_step", 0))
+            kept = [cut for old in kept if (cut := _until(old, start)) is not None]
+        kept.append(event)
+    return kept
+
+
+def _until(event: dict[str, Any], last: int) -> dict[str, Any] | None:
+    if event.get("type") == "loss":
+        keep = sum(1 for step in event.get("steps", []) if step <= last)
+        if keep == len(event.get("steps", [])):
+            return event
+        cut = {key: event[key][:keep] for key in ("steps", "losses", "learning_rates") if key in event}
+        return event | cut if keep else None
+    return None if isinstance(event.get("step"), int) and event["step"] > last else event
+
+
+class Run:
+    """One run's folder. Reading is safe at any time; one process at a time writes (see `locked`)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.id = folder.name
+        self.attempt = 1
+        self._began = time.monotonic()
+        self._torn: bool | None = None
+
+    def __repr__(self) -> str:
+        return f"Run({self.id})"
+
+    @property
+    def config_path(self) -> Path:
+        return self.folder / "config.json"
+
+    @property
+    def events_path(self) -> Path:
+        return self.folder / "events.jsonl"
+
+    @property
+    def result_path(self) -> Path:
+        return self.folder / "result.json"
+
+    @property
+    def error_path(self) -> Path:
+        return self.folder / "error.json"
+
+    @property
+    def log_path(self) -> Path:
+        return self.folder / "log.txt"
+
+    @property
+    def adapter(self) -> Path:
+        return self.folder / "adapter"
+
+    @property
+    def update_path(self) -> Path:
+        return self.folder / "update.safetensors"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def config(self) -> RunConfig:
+        """The RunConfig; raises RunError where the file is gone, ConfigError where it does not validate."""
+        try:
+            text = self.config_path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RunError(f"Run {self.id} has no readable config.json ({error}). Delete the run.") from error
+        return RunConfig.parse_json(text)
+
+    def created(self) -> float:
+        """Unix time at which the run was made (from its config file)."""
+        try:
+            return self.config_path.stat().st_mtime
+        except OSError:
+            return 0.0
+
+    def result(self) -> dict[str, Any] | None:
+        """What `result.json` holds, None while there is none."""
+        return read_json(self.result_path)
+
+    def error(self) -> dict[str, Any] | None:
+        """What `error.json` holds: code, message, log; None where the run has not failed."""
+        return read_json(self.error_path)
+
+    def fail(self, code: str, message: str) -> dict[str, Any]:
+        """Writes `error.json` with the last 40 lines of the log, and returns it; on a full disk it is only returned."""
+        error = {"code": code, "message": message, "attempt": self.attempt, "log": self.log_tail()}
+        with contextlib.suppress(RunError):
+            write_json(self.error_path, error)
+        return error
+
+    def begin(self, attempt: int) -> None:
+        """Starts an attempt in this process: sets the clock of its events, removes an earlier attempt's error."""
+        self.attempt, self._began, self._torn = attempt, time.monotonic(), None
+        self.error_path.unlink(missing_ok=True)
+
+    def append(self, event: dict[str, Any]) -> None:
+        """Appends one event, with `t` and `attempt`, as one line in one write. Raises DiskFull."""
+        if self._torn is None:
+            self._torn = self._ends_torn()
+        stamped = event | {"t": round(time.monotonic() - self._began, 3), "attempt": self.attempt}
+        line = json.dumps(stamped, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        if self._torn:
+            line = b"\n" + line  # an earlier writer died within a line; that line stays unreadable, this one is whole
+        with writing(self.events_path):
+            handle = os.open(self.events_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            try:
+                written = os.write(handle, line)
+            finally:
+                os.close(handle)
+            self._torn = written < len(line)
+            if self._torn:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _ends_torn(self) -> bool:
+        try:
+            with open(self.events_path, "rb") as file:
+                file.seek(-1, os.SEEK_END)
+                return file.read(1) != b"\n"
+        except OSError:
+            return False  # missing or empty
+
+    def events(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+        """Events from byte `offset` on, and the offset to ask with next time; a torn last line waits."""
+        try:
+            with open(self.events_path, "rb") as file:
+                file.seek(offset)
+                data = file.read()
+        except OSError:
+            return [], offset
+        whole = data.rfind(b"\n") + 1
+        events = []
+        for line in data[:whole].splitlines():
+            try:
+                event = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(event, dict) and "type" in event:
+                events.append(event)
+        return events, offset + whole
+
+    def history(self) -> list[dict[str, Any]]:
+        """All events as one curve: what a resumed attempt did again counts once."""
+        return history(self.events()[0])
+
+    def log_tail(self, lines: int = LOG_LINES) -> list[str]:
+        """The last lines of `log.txt`, each at most 500 characters."""
+        try:
+            with open(self.log_path, "rb") as file:
+                file.seek(0, os.SEEK_END)
+                file.seek(max(0, file.tell() - 65_536))
+                text = file.read().decode("utf-8", "replace")
+        except OSError:
+            return []
+        return [line[:500] for line in text.splitlines()[-lines:]]
+
+    def phase(self) -> str | None:
+        """The last phase that the events name."""
+        phases = [event["phase"] for event in self.events()[0] if event["type"] == "phase"]
+        return phases[-1] if phases else None
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the run while it is executed; raises RunError where another process does. Ends with the process."""
+        with writing(self.folder):
+            handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(f"Run {self.id} is being executed already; wait for it or stop it first.") from None
+            yield
+        finally:
+            os.close(handle)
+
+    def alive(self) -> bool:
+        """Whether some process executes this run now."""
+        try:
+            handle = os.open(self.folder / ".lock", os.O_RDWR)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
+        return False
+
+    def state(self) -> str:
+        """The state that the folder alone shows: queued, a phase, done, failed, cancelled or interrupted.
+
+        For a run in a server's queue the server's table is the authority (`jobs.supervisor`); this is for runs made
+        without a server, and for reading after the fact.
+        """
+        if self.alive():
+            return self.phase() or "loading"
+        error = self.error()
+        if error is not None:
+            return "cancelled" if error.get("code") == "cancelled" else "failed"
+        if self.result() is not None:
+            return "done"
+        return "interrupted" if self.events_path.exists() else "queued"
+
+    def sweep(self) -> None:
+        """Removes what a killed process left half-written (`*.tmp`), here and among the checkpoints."""
+        for folder in (self.folder, self.checkpoints):
+            for path in folder.glob("*.tmp"):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
+
+Runs = list[Run]
+
+
+class RunStore:
+    """All runs under one home folder."""
+
+    def __init__(self, home: Path | str | None = None) -> None:
+        self.home = Path(home).expanduser() if home else default_home()
+        self.folder = self.home / "runs"
+
+    def create(self, config: RunConfig) -> Run:
+        """Makes a run's folder with its config. Raises RunError where home cannot be written, DiskFull."""
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        while True:
+            now = datetime.now(UTC)
+            name = f"{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}-{secrets.token_hex(2)}"
+            folder = self.folder / name
+            with writing(folder):
+                try:
+                    folder.mkdir()
+                    break
+                except FileExistsError:
+                    continue
+        run = Run(folder)
+        try:
+            write_json(run.config_path, config.model_dump(mode="json"))
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return run
+
+    def get(self, id: str) -> Run:
+        """The run of that id; raises RunError for an id that is malformed or unknown. No path leaves the home."""
+        if not isinstance(id, str) or not ID_PATTERN.fullmatch(id):
+            shown = repr(id)[:60]
+            raise RunError(f"{shown} is not a run's id; ids have letters, digits, - and _, at most 64.")
+        folder = self.folder / id
+        if folder.is_symlink() or not (folder / "config.json").is_file():
+            raise RunError(f"There is no run {id} under {self.folder}. List the runs to see what there is.")
+        return Run(folder)
+
+    def list(self) -> Runs:
+        """All runs, newest first."""
+        try:
+            names = sorted((entry.name for entry in os.scandir(self.folder)), reverse=True)
+        except OSError:
+            return []
+        runs = []
+        for name in names:
+            with contextlib.suppress(RunError):
+                runs.append(self.get(name))
+        return runs
+
+    def delete(self, id: str) -> None:
+        """Removes a run for good; raises RunError while it is being executed."""
+        run = self.get(id)
+        if run.alive():
+            raise RunError(f"Run {id} is being executed; stop it first.")
+        trash = self.folder / f".{id}.deleted"
+        with writing(run.folder):
+            os.replace(run.folder, trash)  # gone at once for every reader, even if removing takes long or is cut short
+        shutil.rmtree(trash, ignore_errors=True)
