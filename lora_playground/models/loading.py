@@ -1,0 +1,245 @@
+"""Loads a base model with its tokenizer, in 16/32, 8 or 4 bit, and takes its fingerprint before anything is attached.
+
+It knows nothing of variants, data or runs. Code that comes with a model is never run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lora_playground.config import ModelConfig
+from lora_playground.errors import ModelError
+from lora_playground.models.catalogue import cached_snapshot, read_config, resolve, tensor_shapes
+from lora_playground.models.precision import pick_device, torch_dtype
+
+if TYPE_CHECKING:
+    import torch
+
+FALLBACK_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}"
+    "{{ 'Assistant: ' }}{% generation %}{{ message['content'] + eos_token }}{% endgeneration %}{{ '\n' }}"
+    "{% elif message['role'] == 'system' %}{{ message['content'] + '\n\n' }}"
+    "{% else %}{{ 'User: ' + message['content'] + '\n' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}"
+)
+"""What a base model without a chat template is trained and asked with."""
+
+_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What tells a base model from every other, and from a changed copy of itself.
+
+    Attributes:
+        identity: SHA-256 of config and of names, shapes and samples of the stored weights; the same on every machine.
+        logits: (8, k) float32, the logits of a fixed prompt, of at most 512 evenly spaced vocabulary entries.
+    """
+
+    identity: str
+    logits: np.ndarray
+
+    def drift(self, model: torch.nn.Module) -> float:
+        """Largest change of those logits now, against the largest logit; 0 where the base is untouched."""
+        now = prompt_logits(model)
+        return float(np.abs(now - self.logits).max() / max(float(np.abs(self.logits).max()), 1e-12))
+
+
+@dataclass
+class Base:
+    """A loaded base model.
+
+    Attributes:
+        model: the causal language model, in evaluation mode, without gradients.
+        tokenizer: with a chat template and a padding token in any case.
+        folder: where its files lie.
+        device, dtype: where it lies, and in which dtype it computes.
+        fingerprint: taken before anything was attached.
+        own_template: whether the chat template is the model's own; else it is FALLBACK_TEMPLATE.
+        bits: 16 (whatever the dtype), 8 or 4.
+    """
+
+    model: Any
+    tokenizer: Any
+    folder: Path
+    device: torch.device
+    dtype: torch.dtype
+    fingerprint: Fingerprint
+    own_template: bool = True
+    bits: int = 16
+
+
+def load_base(config: ModelConfig, device: str = "auto", dtype: str | torch.dtype | None = None) -> Base:
+    """Loads the base model that `config` names.
+
+    Args:
+        config: source and quantisation.
+        device: 'auto', 'cpu', 'cuda' or 'cuda:1'.
+        dtype: a torch dtype, 'float32', 'bfloat16'; None or 'auto' leaves it to the probe.
+
+    Raises:
+        ConfigError, AssetError, ModelError: each says what was given and what to do.
+    """
+    import torch
+
+    place = resolve(config.source)
+    folder = place if isinstance(place, Path) else download(place)
+    target = torch.device(pick_device(device))
+    chosen = torch_dtype(dtype, target.type)
+    tokenizer, own_template = load_tokenizer(folder)
+    model = _load_model(folder, config, target, chosen)
+    model.eval().requires_grad_(False)
+    if hasattr(model.config, "use_cache"):
+        model.config.use_cache = False
+    logits = prompt_logits(model)
+    if not np.isfinite(logits).all():
+        raise ModelError(f"{config.source} computes NaN in {chosen}; set precision to float32, or fetch it again.")
+    bits = {"none": 16, "8bit": 8, "4bit": 4}[config.quantisation]
+    fingerprint = Fingerprint(identity(folder), logits)
+    return Base(model, tokenizer, folder, target, chosen, fingerprint, own_template, bits)
+
+
+def load_tokenizer(folder: Path) -> tuple[Any, bool]:
+    """The tokenizer of a model folder, with a padding token and a chat template; second: is the template its own."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    except BaseException as error:  # the tokenizers library panics with an exception that is no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        raise ModelError(
+            f"The tokenizer in {folder} cannot be loaded ({_first_line(error)}); fetch it again."
+        ) from None
+    if tokenizer.eos_token is None:
+        raise ModelError(f"The tokenizer in {folder} has no end-of-sequence token, so answers could not end.")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    own = bool(tokenizer.chat_template)
+    if not own:
+        tokenizer.chat_template = FALLBACK_TEMPLATE
+    return tokenizer, own
+
+
+def download(hub_id: str) -> Path:
+    """The folder of a hub model: from the local cache, else fetched (resuming where it broke off).
+
+    The token for gated models comes from the environment (HF_TOKEN) or the hub's own login, never from a form.
+    """
+    cached = cached_snapshot(hub_id)
+    if cached is not None:
+        return cached
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=_PATTERNS, ignore_patterns=["consolidated*", "*/*"]))
+    except GatedRepoError as error:
+        raise ModelError(
+            f"{hub_id} is gated: accept its licence on its hub page, then set HF_TOKEN to a token that may read it."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(f"There is no model {hub_id} on the hub, or it is private; check the spelling.") from error
+    except (LocalEntryNotFoundError, OSError) as error:
+        offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+        why = "HF_HUB_OFFLINE is set" if offline else f"the hub cannot be reached ({_first_line(error)})"
+        raise ModelError(
+            f"{hub_id} is not on this disk and {why}. Choose 'embedded', a local folder, or go online once to fetch it."
+        ) from error
+
+
+def identity(folder: Path) -> str:
+    """SHA-256 over the model's type, its tensors' names and shapes, and 64 kB of each weight file's middle."""
+    digest = hashlib.sha256(str(read_config(folder).get("model_type")).encode())
+    for name, shape in sorted(tensor_shapes(folder).items()):
+        digest.update(f"{name}{shape}".encode())
+    for path in sorted(folder.glob("*.safetensors")):
+        with open(path, "rb") as file:
+            file.seek(path.stat().st_size // 2)
+            digest.update(file.read(65_536))
+    return digest.hexdigest()
+
+
+def prompt_logits(model: Any) -> np.ndarray:
+    """Logits (8, k) of a fixed prompt of eight token ids, at most 512 evenly spaced vocabulary entries, float32."""
+    import torch
+
+    embeddings = model.get_input_embeddings()
+    vocabulary = embeddings.weight.shape[0]
+    ids = (torch.arange(8) * 7919 + 11) % vocabulary
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        logits = model(input_ids=ids[None].to(embeddings.weight.device), use_cache=False).logits[0]
+    model.train(training)
+    return logits[:, :: -(-logits.shape[-1] // 512)].float().cpu().numpy()
+
+
+def _load_model(folder: Path, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False, "use_safetensors": True}
+    if config.quantisation != "none":
+        options["quantization_config"] = _quantisation(config.quantisation, dtype)
+        options["device_map"] = {"": str(device)}
+    errors: list[BaseException] = []
+    for attention in ("sdpa", "eager"):
+        try:
+            model = AutoModelForCausalLM.from_pretrained(str(folder), attn_implementation=attention, **options)
+            break
+        except (ValueError, ImportError, OSError, KeyError, RuntimeError, AttributeError, TypeError) as error:
+            if _is_out_of_memory(error):
+                raise ModelError(
+                    f"{config.source} does not fit into the memory of {device}; choose a smaller model or 4bit."
+                ) from error
+            errors.append(error)
+            if "scaled_dot_product_attention" not in str(error):
+                raise ModelError(
+                    f"{config.source} cannot be loaded as a causal language model ({_first_line(error)}). "
+                    "Choose a text model that the installed transformers knows; code from the hub is never run."
+                ) from error
+    else:
+        raise ModelError(f"{config.source} cannot be loaded ({_first_line(errors[-1])}).")
+    if config.quantisation == "none":
+        try:
+            model = model.to(device)
+        except RuntimeError as error:
+            if _is_out_of_memory(error):
+                raise ModelError(
+                    f"{config.source} does not fit into the memory of {device}; choose a smaller model or 4bit."
+                ) from error
+            raise
+    return model
+
+
+def _quantisation(kind: str, dtype: torch.dtype) -> Any:
+    """bitsandbytes options: NF4 with double quantisation (QLoRA), or LLM.int8()."""
+    try:
+        import bitsandbytes  # noqa: F401
+    except Exception as error:
+        raise ModelError(f"{kind} needs bitsandbytes, which cannot be loaded here ({_first_line(error)}).") from error
+    from transformers import BitsAndBytesConfig
+
+    if kind == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return type(error).__name__ == "OutOfMemoryError" or "out of memory" in str(error).lower()
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,118 @@
+"""Which arithmetic is fast on this machine, found by timing a few small matrix products. It knows no model.
+
+bfloat16 is many times faster than float32 with AMX or CUDA, and many times slower on processors that only emulate it,
+so nothing is assumed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+_GAIN = 1.25
+"""bfloat16 has to be so many times faster to be worth its rounding."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What the probe chose.
+
+    Attributes:
+        device: 'cuda' or 'cpu'.
+        dtype: 'float32' or 'bfloat16', in which weights are held and products are made.
+        threads: how many threads one process may use; all usable cores up to the point where more do not help.
+        float32_ms, bfloat16_ms: the timed product, in milliseconds; 0 where it was not timed.
+    """
+
+    device: str
+    dtype: str
+    threads: int
+    float32_ms: float = 0.0
+    bfloat16_ms: float = 0.0
+
+
+def probe(device: str = "auto") -> Precision:
+    """Times small products once a process and device, and chooses; takes a few milliseconds.
+
+    Args:
+        device: 'auto' takes CUDA where there is one.
+    """
+    return _probe(pick_device(device))
+
+
+def pick_device(device: str = "auto") -> str:
+    """'cuda' or 'cpu' (or what was given, such as 'cuda:1'); 'auto' takes CUDA where there is one."""
+    import torch
+
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def torch_dtype(name: str | torch.dtype | None, device: str = "auto") -> torch.dtype:
+    """The dtype of a name ('float32', 'bfloat16'); None or 'auto' is what the probe chose for the device."""
+    import torch
+
+    if isinstance(name, torch.dtype):
+        return name
+    chosen = probe(device).dtype if name in (None, "auto") else name
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[str(chosen)]
+
+
+@lru_cache(maxsize=8)
+def _probe(device: str) -> Precision:
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    if device.startswith("cuda"):
+        dtype = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+        return Precision(device, dtype, min(cores, 8))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(cores)
+        # The first product is so small that even an emulated bfloat16 takes under a millisecond; the second is only
+        # tried where the first is not hopeless, since AMX needs some size to show its speed.
+        fast, slow = _product(64, torch.bfloat16), _product(64, torch.float32)
+        if fast < 4 * slow:
+            fast, slow = _product(512, torch.bfloat16), _product(512, torch.float32)
+        threads = _threads(cores)
+    finally:
+        torch.set_num_threads(before)
+    dtype = "bfloat16" if fast * _GAIN < slow else "float32"
+    return Precision(device, dtype, threads, round(slow * 1e3, 4), round(fast * 1e3, 4))
+
+
+def _threads(cores: int) -> int:
+    """All cores on small machines, so that a busy moment cannot change it (the count decides how sums are rounded);
+    on larger ones fewer, if that is clearly faster: two hyperthreads of one core gain nothing."""
+    import torch
+
+    if cores <= 4:
+        return cores
+    best, time_of_best = cores, float("inf")
+    for count in (cores, cores // 2, cores // 4):
+        torch.set_num_threads(count)
+        taken = _product(512, torch.float32)
+        if taken < 0.85 * time_of_best:
+            best, time_of_best = count, taken
+    return best
+
+
+def _product(rows: int, dtype: torch.dtype) -> float:
+    """Seconds of a (rows, 256)·(256, 256) product, the best of five."""
+    import torch
+
+    left, right = torch.ones(rows, 256, dtype=dtype), torch.ones(256, 256, dtype=dtype)
+    torch.nn.functional.linear(left, right)
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        torch.nn.functional.linear(left, right)
+        best = min(best, time.perf_counter() - start)
+    return best

@@ -1,0 +1,110 @@
+"""Base models load by one path, whatever their family; the fingerprint notices every change."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import KINDS, PLAIN_TEMPLATE, make_checkpoint
+
+from lora_playground.config import ModelConfig
+from lora_playground.errors import ModelError
+from lora_playground.models import loading, precision
+
+
+def _load(folder, **options):
+    return loading.load_base(ModelConfig(source=str(folder), **options), device="cpu", dtype="float32")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_loads_frozen_with_tokenizer(tmp_path, kind):
+    base = _load(make_checkpoint(tmp_path, kind))
+    assert not any(parameter.requires_grad for parameter in base.model.parameters())
+    assert not base.model.training and base.own_template and base.bits == 16
+    assert base.tokenizer.pad_token is not None and base.folder == tmp_path.resolve()
+    assert base.model.config._attn_implementation == "sdpa"
+    assert base.fingerprint.drift(base.model) == 0.0
+
+
+def test_fingerprint_notices_a_small_change(tmp_path):
+    base = _load(make_checkpoint(tmp_path / "one", "llama"))
+    other = _load(make_checkpoint(tmp_path / "two", "llama", seed=1))
+    assert base.fingerprint.identity != other.fingerprint.identity
+    assert base.fingerprint.identity == _load(tmp_path / "one").fingerprint.identity
+    with torch.no_grad():
+        base.model.model.layers[0].mlp.down_proj.weight[0, 0] += 0.1
+    assert base.fingerprint.drift(base.model) > 1e-6
+
+
+def test_base_model_without_template_gets_the_fallback(tmp_path):
+    base = _load(make_checkpoint(tmp_path, "gpt2", template=None))
+    assert not base.own_template
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Hello."}]
+    text = base.tokenizer.apply_chat_template(messages, tokenize=False)
+    assert text == "User: hi\nAssistant: Hello.<|endoftext|>\n"
+    prompt = base.tokenizer.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True)
+    assert text.startswith(prompt)
+
+
+def test_own_template_is_kept(tmp_path):
+    base = _load(make_checkpoint(tmp_path, "llama", template=PLAIN_TEMPLATE))
+    assert base.own_template and base.tokenizer.chat_template == PLAIN_TEMPLATE
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_nf4_by_the_real_bitsandbytes(tmp_path, kind):
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    make_checkpoint(tmp_path, kind, hidden=64)
+    plain, base = _load(tmp_path), _load(tmp_path, quantisation="4bit")
+    stored = base.model.model.layers[0].mlp.down_proj
+    assert isinstance(stored, bitsandbytes.nn.Linear4bit) and stored.weight.dtype == torch.uint8
+    assert stored.weight.quant_state.nested and stored.weight.quant_type == "nf4"
+    assert base.bits == 4 and base.fingerprint.identity == plain.fingerprint.identity
+    drift = np.abs(base.fingerprint.logits - plain.fingerprint.logits).max() / np.abs(plain.fingerprint.logits).max()
+    assert 0 < drift < 0.5
+
+
+def test_code_from_a_model_is_never_run(tmp_path):
+    make_checkpoint(tmp_path, "llama")
+    config = json.loads((tmp_path / "config.json").read_text())
+    config.update(model_type="own", auto_map={"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"})
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')")
+    with pytest.raises(ModelError, match=r"never run|tokenizer"):
+        _load(tmp_path)
+    assert not (tmp_path / "canary").exists()
+
+
+def test_broken_tokenizer_is_a_clear_error(tmp_path):
+    make_checkpoint(tmp_path, "llama")
+    (tmp_path / "tokenizer.json").write_text("{]")
+    with pytest.raises(ModelError, match="tokenizer"):
+        _load(tmp_path)
+
+
+def test_offline_hub_model_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelError, match="not on this disk"):
+        loading.load_base(ModelConfig(source="nobody/nothing"), device="cpu")
+
+
+def test_nan_weights_are_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    make_checkpoint(tmp_path, "llama")
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="NaN"):
+        _load(tmp_path)
+
+
+def test_probe_is_measured_once_and_leaves_the_threads_alone():
+    before = torch.get_num_threads()
+    chosen = precision.probe("cpu")
+    assert chosen is precision.probe("cpu") and torch.get_num_threads() == before
+    assert chosen.dtype in ("float32", "bfloat16") and chosen.threads >= 1 and chosen.float32_ms > 0
+    faster = chosen.bfloat16_ms * precision._GAIN < chosen.float32_ms
+    assert (chosen.dtype == "bfloat16") == faster
+    assert precision.torch_dtype("auto", "cpu") == getattr(torch, chosen.dtype)
+    assert precision.torch_dtype("bfloat16") == torch.bfloat16
