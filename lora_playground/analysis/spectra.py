@@ -7,13 +7,16 @@ stated, where large.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from lora_playground.analysis.update import Update
 from lora_playground.errors import AdapterError
+
+Values: TypeAlias = np.ndarray | Sequence[float]
 
 # The Gram path squares the singular values, so its absolute error is about sqrt(eps)·‖B‖‖A‖ = 1.5e-8·‖B‖‖A‖. Up to this
 # ratio ‖B‖‖A‖ / σ₁ that stays below 1e-6·σ₁ with a margin; beyond it (PiSSA's BA − B₀A₀) the QR path takes over.
@@ -286,7 +289,7 @@ def _pair(update: Update) -> tuple[int, int]:
 # ----------------------------------------------------------------------------------------- numbers of a spectrum
 
 
-def effective_rank(values: np.ndarray) -> float:
+def effective_rank(values: Values) -> float:
     """exp(−Σ p ln p), p = σ/Σσ (Roy & Vetterli 2007): how many directions an update uses. 0 for ΔW = 0."""
     values = np.asarray(values, dtype=np.float64)
     total = values.sum()
@@ -297,7 +300,7 @@ def effective_rank(values: np.ndarray) -> float:
     return float(np.exp(-np.sum(p * np.log(p))))
 
 
-def stable_rank(values: np.ndarray, frobenius: float | None = None) -> float:
+def stable_rank(values: Values, frobenius: float | None = None) -> float:
     """‖ΔW‖_F² / σ₁², at most the rank. 0 for ΔW = 0. `frobenius` is needed where not all values are known."""
     values = np.asarray(values, dtype=np.float64)
     if values.size == 0 or values[0] <= 0:
@@ -306,7 +309,7 @@ def stable_rank(values: np.ndarray, frobenius: float | None = None) -> float:
     return float(np.sum(scaled**2)) if frobenius is None else float((frobenius / values[0]) ** 2)
 
 
-def energy_captured(values: np.ndarray, frobenius: float | None = None) -> np.ndarray:
+def energy_captured(values: Values, frobenius: float | None = None) -> np.ndarray:
     """(k,): share of ‖ΔW‖_F² in the first 1, 2, ... directions. Zeros for ΔW = 0."""
     values = np.asarray(values, dtype=np.float64)
     if values.size == 0 or values[0] <= 0:
@@ -316,7 +319,7 @@ def energy_captured(values: np.ndarray, frobenius: float | None = None) -> np.nd
     return np.minimum(squares / total, 1.0)
 
 
-def energy_rank(values: np.ndarray, share: float = 0.9, frobenius: float | None = None) -> int:
+def energy_rank(values: Values, share: float = 0.9, frobenius: float | None = None) -> int:
     """Smallest k whose first k directions hold `share` of ‖ΔW‖_F²; 0 for ΔW = 0, len(values)+1 where a sketch's
     values do not reach it."""
     captured = energy_captured(values, frobenius)
@@ -326,7 +329,7 @@ def energy_rank(values: np.ndarray, share: float = 0.9, frobenius: float | None 
     return int(reached[0]) + 1 if reached.size else captured.size + 1
 
 
-def frobenius_norm(values: np.ndarray) -> float:
+def frobenius_norm(values: Values) -> float:
     """‖ΔW‖_F = √Σσ² of a whole spectrum."""
     return float(np.linalg.norm(np.asarray(values, dtype=np.float64)))
 

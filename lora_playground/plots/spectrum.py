@@ -1,0 +1,307 @@
+"""The scree of one module, the map of all, energy over the directions kept. It knows numbers and module names only."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lora_playground.analysis.spectra import effective_rank, energy_captured, energy_rank, stable_rank
+from lora_playground.plots.style import SCALE, axis, empty, figure, ink, percent, rounded, significant
+
+MEASURES: dict[str, tuple[str, str]] = {
+    "effective_rank": ("How many directions it uses (effective rank)", "directions"),
+    "stable_rank": ("How many directions carry its weight (stable rank)", "directions"),
+    "frobenius": ("How large the update is (‖ΔW‖_F)", "‖ΔW‖_F"),
+    "relative": ("How large it is beside the base (‖ΔW‖/‖W‖)", "‖ΔW‖/‖W‖"),
+    "sigma_1": ("Its strongest direction (σ₁)", "σ₁"),
+}
+"""{measure: (title of the map, name of the number)}."""
+
+_TEXT_CELLS = 70
+"""A map with at most so many cells has its numbers written in them."""
+
+
+# ---------------------------------------------------------------------------------------------------------- scree
+
+
+def scree_figure(
+    series: Sequence[tuple[str, str, Sequence[float]]],
+    rank: int | Sequence[int] | None = None,
+    log: bool = True,
+    dark: bool = False,
+    module: str = "",
+    points: int = 128,
+) -> dict[str, Any]:
+    """Singular values of one module's ΔW in descending order, one line a run.
+
+    Args:
+        series: (label, colour, σ descending) of each run.
+        rank: the rank budget r, marked; or one for each of the series.
+        log: logarithmic σ axis.
+        module: the module's name, for the title.
+        points: at most so many values a run are drawn.
+    """
+    title = "Singular values of ΔW" + (f" · {html.escape(short_name(module))}" if module else "")
+    if not any(len(values) and values[0] > 0 for _, _, values in series):
+        return empty("ΔW is still zero: nothing has been learned yet.", title, dark)
+    data: list[dict[str, Any]] = []
+    for label, colour, values in series:
+        data += _scree_traces(label, colour, [float(v) for v in values], points, log, energy=len(series) == 1)
+    length = max((len(trace["x"]) for trace in data), default=1)
+    ranks = [rank] if isinstance(rank, int) else list(rank or [])
+    lines, notes = _rank_marks(ranks, [colour for _, colour, _ in series], dark)
+    furthest = max([length, *[r for r in ranks if r <= 2 * length]])
+    x = axis("direction, strongest first", dark, range=[0.4, furthest + 0.6], tickformat="d")
+    if furthest <= 20:
+        x["dtick"] = 1 if furthest <= 10 else 2
+    y = axis("singular value σ" + (" (log)" if log else ""), dark, type="log" if log else "linear")
+    if log:
+        y["exponentformat"] = "power"
+        y["dtick"] = "D1" if _decades(series) < 1.2 else 1
+    else:
+        y["rangemode"] = "tozero"
+    more: dict[str, Any] = {}
+    if len(series) == 1:
+        more["yaxis2"] = axis(
+            "energy kept", dark, overlaying="y", side="right", range=[0, 1.05], tickformat=".0%", showgrid=False
+        )
+    return figure(
+        data, title, dark, xaxis=x, yaxis=y, shapes=lines, annotations=notes, showlegend=True, hovermode="x", **more
+    )
+
+
+def _scree_traces(
+    label: str, colour: str, values: list[float], points: int, log: bool, energy: bool
+) -> list[dict[str, Any]]:
+    floor = 1e-7 * max(values[0], 0.0) if values else 0.0
+    shown = values[:points]
+    captured = energy_captured(shown, None if len(shown) == len(values) else math.hypot(*values))
+    index = list(range(1, len(shown) + 1))
+    name = html.escape(label) or "σ"
+    kept = [percent(float(share)) for share in captured]
+    scree = {
+        "x": index,
+        "y": rounded(value if value > floor or not log else None for value in shown),
+        "customdata": kept,
+        "mode": "lines+markers",
+        "name": name,
+        "line": {"color": colour, "width": 2},
+        "marker": {"color": colour, "size": 7 if len(shown) <= 40 else 4},
+        "hovertemplate": "σ<sub>%{x}</sub> = %{y:.3g}; the first %{x} keep %{customdata}<extra>" + name + "</extra>",
+    }
+    if not energy:
+        return [scree]
+    curve = {
+        "x": index,
+        "y": rounded(float(share) for share in captured),
+        "yaxis": "y2",
+        "mode": "lines",
+        "name": "energy kept",
+        "line": {"color": colour, "width": 1.5, "dash": "dot"},
+        "opacity": 0.7,
+        "hoverinfo": "skip",
+    }
+    return [scree, curve]
+
+
+def _decades(series: Sequence[tuple[str, str, Sequence[float]]]) -> float:
+    tops = [float(values[0]) for _, _, values in series if len(values) and values[0] > 0]
+    lows = [float(v) for _, _, values in series for v in values if len(values) and v > 1e-7 * values[0] > 0]
+    return math.log10(max(tops) / min(lows)) if tops and lows else 1.0
+
+
+def _rank_marks(
+    ranks: Sequence[int], colours: Sequence[str], dark: bool
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Dotted lines just right of direction r, where the budget ends; equal budgets share one."""
+    lines, notes = [], []
+    for position, rank in enumerate(dict.fromkeys(ranks)):
+        several = len(set(ranks)) > 1 and len(ranks) == len(colours)
+        colour = colours[list(ranks).index(rank)] if several else ink(dark)["quiet"]
+        place = {"x0": rank + 0.5, "x1": rank + 0.5, "y0": 0, "y1": 1, "yref": "paper", "type": "line"}
+        lines.append({**place, "line": {"color": colour, "width": 1.5, "dash": "dash"}})
+        note = {"x": rank + 0.5, "y": 1 - 0.09 * position, "yref": "paper", "text": f"rank budget r = {rank}"}
+        notes.append({**note, "showarrow": False, "xanchor": "right", "font": {"size": 12, "color": colour}})
+    return lines, notes
+
+
+def describe_scree(
+    label: str, values: Sequence[float], rank: int | None = None, error: float = 0.0, frobenius: float | None = None
+) -> str:
+    """One sentence: how many directions hold 90% of the energy, of how many, and both ranks."""
+    sigma = [float(v) for v in values]
+    if not sigma or sigma[0] <= 0:
+        return f"{label + ': ' if label else ''}the update is still zero."
+    k = energy_rank(sigma, 0.9, frobenius)
+    used = sum(1 for v in sigma if v > 1e-7 * sigma[0])
+    total = rank if rank else used
+    where = f"the strongest {len(sigma)} directions do not reach 90% of the energy"
+    if k <= len(sigma):
+        noun = "direction" if total == 1 else "directions"
+        verb = "lies" if k <= 1 else "lie"
+        where = f"90% of the update's energy {verb} in {k} of {total} {noun}"
+    text = f"{label + ': ' if label else ''}{where} (effective rank {significant(effective_rank(sigma))}, "
+    text += f"stable rank {significant(stable_rank(sigma, frobenius))})"
+    if error > 0:
+        text += f"; values are estimates, off by at most {significant(error)}"
+    return text + "."
+
+
+# ------------------------------------------------------------------------------------------------------------ map
+
+
+def short_name(module: str) -> str:
+    """A module's name without what all modules share: 'model.layers.3.self_attn.q_proj' → 'layer 3 · q_proj'."""
+    layer, kind = cell_of(module)
+    return f"layer {layer} · {kind}" if layer is not None else kind
+
+
+def cell_of(module: str) -> tuple[int | None, str]:
+    """(layer, kind) of a module: ('model.layers.3.self_attn.q_proj') → (3, 'q_proj'); (None, name) outside layers."""
+    match = re.search(r"(?:^|\.)(\d+)\.(.+)$", module)
+    if match is None:
+        return None, module.removesuffix(".weight").rsplit(".", 1)[-1]
+    kind = match.group(2).removesuffix(".weight")
+    parts = kind.split(".")
+    # GPT-2 calls two modules of a block c_proj, so a generic last part keeps its parent.
+    generic = len(parts) > 1 and parts[-1] in {"c_proj", "dense", "weight", "proj", "out_proj", "fc", "linear"}
+    return int(match.group(1)), ".".join(parts[-2:]) if generic else parts[-1]
+
+
+def module_grid(modules: Sequence[str]) -> tuple[list[str], list[str], dict[tuple[str, str], str]]:
+    """Rows (layers from the input up, 'other' last), columns (kinds as they come), and the module of each cell."""
+    cells: dict[tuple[str, str], str] = {}
+    layers: dict[str, int] = {}
+    kinds: dict[str, None] = {}
+    for module in modules:
+        layer, kind = cell_of(module)
+        row = "other" if layer is None else str(layer)
+        layers[row] = 10**9 if layer is None else layer
+        kinds[kind] = None
+        cells.setdefault((row, kind), module)
+    return sorted(layers, key=lambda row: layers[row]), list(kinds), cells
+
+
+def map_figure(
+    values: Mapping[str, float],
+    measure: str = "effective_rank",
+    dark: bool = False,
+    selected: str = "",
+    top: float | None = None,
+) -> dict[str, Any]:
+    """Layers × modules as a heatmap; the cell's module name is its `customdata`.
+
+    Args:
+        values: {module: number}.
+        measure: a key of MEASURES.
+        selected: a module to frame.
+        top: upper end of the colour scale, so that a replay keeps its colours; by default the largest value.
+    """
+    title, unit = MEASURES[measure]
+    if not values:
+        return empty("The map fills when training begins.", title, dark, 360)
+    rows, kinds, cells = module_grid(list(values))
+    z = [rounded(_lookup(values, cells, row, kind) for kind in kinds) for row in rows]
+    names = [[cells.get((row, kind), "") for kind in kinds] for row in rows]
+    heat: dict[str, Any] = {
+        "type": "heatmap",
+        "x": [column_label(kind) for kind in kinds],
+        "y": rows,
+        "z": z,
+        "customdata": names,
+        "colorscale": SCALE,
+        "zmin": 0,
+        "xgap": 2,
+        "ygap": 2,
+        "hoverongaps": False,
+        "hovertemplate": "%{customdata}<br>" + unit + " = %{z:.3g}<extra></extra>",
+        "colorbar": {
+            "title": {"text": unit, "side": "right"},
+            "thickness": 12,
+            "outlinewidth": 0,
+            "tickformat": ".3~g",
+        },
+    }
+    largest = max((abs(v) for line in z for v in line if v is not None), default=0.0)
+    heat["zmax"] = float(f"{max(largest, top or 0.0) or 1.0:.4g}")
+    if len(rows) * len(kinds) <= _TEXT_CELLS:
+        heat["texttemplate"] = "%{z:.2~g}" if measure in ("relative", "frobenius", "sigma_1") else "%{z:.1f}"
+        heat["textfont"] = {"size": 12}
+    frame = _frame(selected, rows, kinds, cells)
+    x = axis("module", dark, side="bottom", showgrid=False, type="category", fixedrange=True)
+    step = max(1, math.ceil(len(rows) / 16))
+    y = axis("layer", dark, showgrid=False, type="category", fixedrange=True, tickvals=rows[::step])
+    height = max(280, min(560, 130 + 32 * len(rows)))
+    return figure([heat], title, dark, height, xaxis=x, yaxis=y, shapes=frame, showlegend=False)
+
+
+def _lookup(values: Mapping[str, float], cells: Mapping[tuple[str, str], str], row: str, kind: str) -> float | None:
+    module = cells.get((row, kind))
+    return None if module is None else float(values[module])
+
+
+def column_label(kind: str) -> str:
+    """'q_proj' → 'q': columns are narrow."""
+    return kind.removesuffix("_proj")
+
+
+def _frame(
+    selected: str, rows: Sequence[str], kinds: Sequence[str], cells: Mapping[tuple[str, str], str]
+) -> list[dict[str, Any]]:
+    for (row, kind), module in cells.items():
+        if module == selected:
+            x, y = kinds.index(kind), rows.index(row)
+            box = {"type": "rect", "x0": x - 0.5, "x1": x + 0.5, "y0": y - 0.5, "y1": y + 0.5}
+            return [{**box, "line": {"color": "#D55E00", "width": 3}}]
+    return []
+
+
+def describe_map(values: Mapping[str, float], measure: str = "effective_rank") -> str:
+    """One sentence: where the measure is largest and smallest, and its median."""
+    known = {name: float(v) for name, v in values.items() if math.isfinite(v)}
+    if not known:
+        return "Nothing has been learned yet."
+    unit = MEASURES[measure][0].split("(")[1].rstrip(")") if "(" in MEASURES[measure][0] else MEASURES[measure][1]
+    high, low = max(known, key=known.__getitem__), min(known, key=known.__getitem__)
+    middle = sorted(known.values())[len(known) // 2]
+    if known[high] <= 0:
+        return f"All {len(known)} modules' updates are still zero."
+    text = f"{unit[:1].upper() + unit[1:]} over {len(known)} modules: largest in {short_name(high)} "
+    text += f"({significant(known[high])}), smallest in {short_name(low)} ({significant(known[low])}), "
+    return text + f"typically {significant(middle)}."
+
+
+# --------------------------------------------------------------------------------------------------------- energy
+
+
+def energy_figure(
+    series: Sequence[tuple[str, str, Sequence[float]]],
+    kept: tuple[int, int] | None = None,
+    dark: bool = False,
+    title: str = "Energy kept by the first k directions",
+) -> dict[str, Any]:
+    """Share of ‖ΔW‖_F² in the first k directions, over k; the range that a cut keeps is shaded.
+
+    Args:
+        series: (label, colour, cumulative shares from k = 1) of each run.
+        kept: first and last direction kept (1-based, inclusive), or None.
+    """
+    data = []
+    for label, colour, shares in series:
+        name = html.escape(label)
+        line = {"x": list(range(len(shares) + 1)), "y": rounded([0.0, *map(float, shares)]), "mode": "lines+markers"}
+        look = {"line": {"color": colour, "width": 2, "shape": "hv"}, "marker": {"color": colour, "size": 5}}
+        hover = "first %{x} directions keep %{y:.1%}<extra>" + name + "</extra>"
+        data.append({**line, **look, "name": name, "hovertemplate": hover})
+    if not data:
+        return empty("Tick a run to see how its energy is spread.", title, dark)
+    shapes = []
+    if kept is not None and kept[1] >= kept[0]:
+        box = {"type": "rect", "x0": kept[0] - 1, "x1": kept[1], "y0": 0, "y1": 1, "yref": "paper", "layer": "below"}
+        shapes.append({**box, "fillcolor": "#56B4E9", "opacity": 0.18, "line": {"width": 0}})
+    x = axis("directions kept, k", dark, rangemode="tozero", tickformat="d")
+    y = axis("energy kept", dark, range=[0, 1.04], tickformat=".0%")
+    return figure(data, title, dark, xaxis=x, yaxis=y, shapes=shapes, showlegend=True)

@@ -1,0 +1,122 @@
+"""The look all figures share: colours, axes, layout, how numbers are written. It knows no single figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+RUN_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito's palette without black and yellow, in the order in which runs get them (a run's slot)."""
+
+SCALE = "Cividis"
+"""The one sequential scale for magnitudes: even in lightness, the same to colour-blind eyes, good on light and dark."""
+
+FONT = '"Inter", "Source Sans 3", system-ui, sans-serif'
+
+CSS = """
+.dark .js-plotly-plot .main-svg text:not(.hoverlayer text):not(.heatmap-label text) { fill: #e5e7eb !important; }
+.dark .js-plotly-plot .heatmaplayer text { fill: inherit !important; }
+.dark .js-plotly-plot .gridlayer path { stroke: #39414f !important; }
+.dark .js-plotly-plot .modebar-btn path { fill: #9ca3af !important; }
+.js-plotly-plot .modebar { opacity: 0; transition: opacity .15s; }
+.js-plotly-plot:hover .modebar, .js-plotly-plot:focus-within .modebar { opacity: 1; }
+"""
+"""Turns a figure's ink light in a dark page at once, so that changing the theme redraws nothing."""
+
+
+def run_colour(slot: int) -> str:
+    """The colour of the run in this slot (0, 1, ...), the same in every figure, table and pane."""
+    return RUN_COLOURS[slot % len(RUN_COLOURS)]
+
+
+def ink(dark: bool) -> dict[str, str]:
+    """Colours of text, quiet text, grid and lines on a light or a dark page."""
+    if dark:
+        return {"text": "#e5e7eb", "quiet": "#9ca3af", "grid": "#39414f", "hover": "#1f2937"}
+    return {"text": "#1f2937", "quiet": "#6b7280", "grid": "#e2e5ea", "hover": "#ffffff"}
+
+
+def axis(title: str, dark: bool, **more: Any) -> dict[str, Any]:
+    """An axis with a title (unit in it), quiet grid and no frame."""
+    colours = ink(dark)
+    return {
+        "title": {"text": title, "font": {"size": 13}, "standoff": 8},
+        "gridcolor": colours["grid"],
+        "zeroline": False,
+        "ticks": "",
+        "automargin": True,
+        **more,
+    }
+
+
+def figure(data: list[dict[str, Any]], title: str, dark: bool, height: int = 320, **layout: Any) -> dict[str, Any]:
+    """Traces in the shared layout: nothing moves between updates but the data, and zoom survives (uirevision).
+
+    Args:
+        data: Plotly traces.
+        title: says what one sees.
+        layout: further layout fields; they win.
+    """
+    colours = ink(dark)
+    base: dict[str, Any] = {
+        "title": {"text": title, "x": 0, "xref": "container", "xanchor": "left", "font": {"size": 15}, "pad": {"l": 8}},
+        "font": {"family": FONT, "size": 13, "color": colours["text"]},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "margin": {"l": 56, "r": 16, "t": 44, "b": 48},
+        "height": height,
+        "uirevision": "keep",
+        "hoverlabel": {"font": {"family": FONT, "size": 13}},
+        "legend": {"orientation": "h", "x": 0, "y": -0.24, "yanchor": "top", "font": {"size": 12}},
+        "dragmode": False,
+    }
+    config = {
+        "displaylogo": False,
+        "responsive": True,
+        "scrollZoom": False,
+        "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
+        "toImageButtonOptions": {"format": "png", "scale": 2, "filename": "lora-playground"},
+    }
+    return {"data": data, "layout": {**base, **layout}, "config": config}
+
+
+def empty(text: str, title: str, dark: bool, height: int = 320) -> dict[str, Any]:
+    """A figure that says what to do first."""
+    note = {"text": text, "showarrow": False, "x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper"}
+    note["font"] = {"size": 14, "color": ink(dark)["quiet"]}  # type: ignore[assignment]
+    hidden = {"visible": False}
+    return figure([], title, dark, height, annotations=[note], xaxis=hidden, yaxis=hidden)
+
+
+def rounded(values: Iterable[float | None], digits: int = 4) -> list[float | None]:
+    """Numbers to so many significant digits, so that an update stays small; what is not finite becomes a gap."""
+    kept: list[float | None] = []
+    for value in values:
+        if value is None or not math.isfinite(value):
+            kept.append(None)
+        else:
+            kept.append(float(f"{float(value):.{digits}g}"))
+    return kept
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """A number as a person writes it: 3 significant digits, 1.2M for millions, no exponent between 0.001 and 10⁹."""
+    if not math.isfinite(value):
+        return "not finite"
+    for bound, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= bound:
+            return f"{value / (1e3 if letter == 'k' else bound):.{digits}g}{letter}"
+    if value and abs(value) < 1e-3:
+        return f"{value:.{digits - 1}e}"
+    text = f"{value:.{digits}g}"
+    return f"{float(text):.0f}" if "e" in text else text
+
+
+def percent(share: float) -> str:
+    """A share of 1 in whole percent; '>99%' and '<1%' rather than a rounded 100% or 0%."""
+    if 0.99 < share < 0.99995:
+        return f"{100 * share:.2g}%" if share < 0.995 else ">99%"
+    if 0 < share < 0.01:
+        return "<1%"
+    return f"{100 * share:.0f}%"

@@ -1,0 +1,164 @@
+"""Figures: valid Plotly, small enough for a live page, one colour a run; and sentences that are true."""
+
+import itertools
+import json
+import math
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+
+from lora_playground import plots
+from lora_playground.plots import spectrum, style, training
+
+KINDS = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
+KINDS += ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
+BIG = [f"model.layers.{layer}.{kind}" for layer in range(30) for kind in KINDS]
+
+
+def size(figure: dict) -> int:
+    return len(json.dumps(figure, ensure_ascii=False).encode())
+
+
+def check(figure: dict) -> None:
+    """Plotly's own validation refuses unknown fields and wrong values; a live figure keeps zoom and stays small."""
+    go.Figure(data=figure["data"], layout=figure["layout"])
+    assert figure["layout"]["uirevision"] and figure["layout"]["title"]["text"]
+    json.loads(json.dumps(figure, allow_nan=False))
+    assert size(figure) <= 30_000
+
+
+def events(steps: int) -> list[dict]:
+    rng = np.random.default_rng(0)
+    losses = [3 * math.exp(-i / 200) + 0.2 * float(rng.random()) for i in range(steps)]
+    made: list[dict] = [{"type": "plan", "steps": steps, "start_step": 0}]
+    for start in range(0, steps, 10):
+        chunk = list(range(start + 1, min(start + 10, steps) + 1))
+        made.append({"type": "loss", "steps": chunk, "losses": [losses[i - 1] for i in chunk]})
+    made += [
+        {"type": "validation", "step": s, "loss": losses[max(0, s - 1)]} for s in range(0, steps, max(1, steps // 10))
+    ]
+    return made
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("steps", [1, 60, 20_000])
+def test_loss_of_one_and_of_four_runs(steps, dark):
+    check(plots.loss_figure(events(steps), "#0072B2", dark=dark))
+    four = [(f"run <b>{i}</b>", plots.run_colour(i), events(steps)) for i in range(4)]
+    figure = plots.losses_figure(four, dark=dark, log=True)
+    check(figure)
+    assert "<b>" not in json.dumps(figure["data"]), "a run's title is text, not markup"
+    last = max(step for trace in figure["data"] for step in trace["x"])
+    assert last == steps, "thinning keeps the newest step"
+
+
+def test_a_resumed_run_replaces_what_it_repeats():
+    first = [
+        {"type": "plan", "steps": 40, "start_step": 0},
+        {"type": "loss", "steps": [1, 2, 3], "losses": [3.0, 2.0, 9.0]},
+    ]
+    again = [{"type": "plan", "steps": 40, "start_step": 2}, {"type": "loss", "steps": [3, 4], "losses": [1.5, 1.0]}]
+    series = plots.loss_series(first + again)
+    assert series.steps == [1, 2, 3, 4] and series.losses == [3.0, 2.0, 1.5, 1.0] and series.planned == 40
+
+
+def test_a_loss_that_is_not_finite_is_a_gap():
+    series = plots.LossSeries([1, 2, 3], [2.0, math.nan, 1.0], [(2, math.inf)])
+    check(plots.loss_figure(series, "#000"))
+    assert "NaN" not in json.dumps(plots.loss_figure(series, "#000"))
+    assert plots.describe_loss(series).startswith("After 3 steps")
+
+
+def test_the_mean_starts_at_the_first_loss_and_follows():
+    assert training.smoothed([5.0, 5.0, 5.0], 4) == pytest.approx([5.0, 5.0, 5.0])
+    falling = training.smoothed([4.0, 2.0, 2.0, 2.0], 1)
+    assert falling[0] == 4.0 and all(a > b for a, b in itertools.pairwise(falling))
+
+
+def test_a_rising_validation_loss_is_said():
+    series = plots.LossSeries([1, 2, 3], [3, 2, 1], [(0, 3.0), (2, 2.0), (3, 2.5)])
+    assert "lowest (2) at step 2" in plots.describe_loss(series)
+
+
+@pytest.mark.parametrize("log", [True, False])
+@pytest.mark.parametrize("dark", [True, False])
+def test_scree(log, dark):
+    sigma = list(2.0 ** -np.arange(8.0))
+    one = plots.scree_figure([("facts", "#0072B2", sigma)], rank=8, log=log, dark=dark, module=BIG[9])
+    check(one)
+    assert one["layout"]["annotations"][0]["text"] == "rank budget r = 8"
+    assert "layer 1" in one["layout"]["title"]["text"]
+    several = [(str(i), plots.run_colour(i), list(np.linspace(3, 0.1, 64))) for i in range(4)]
+    check(plots.scree_figure(several, rank=[8, 8, 64, 64], log=log, dark=dark))
+    check(plots.scree_figure([("full", "#000", list(np.linspace(3, 0.1, 4096)))], log=log))
+    check(plots.scree_figure([("zero", "#000", [0.0] * 8)], rank=8, log=log))
+    check(plots.scree_figure([]))
+
+
+def test_scree_leaves_numerical_zeros_out_of_a_log_axis():
+    figure = plots.scree_figure([("a", "#000", [1.0, 0.5, 1e-12, 0.0])], rank=4)
+    assert figure["data"][0]["y"] == [1.0, 0.5, None, None]
+
+
+@pytest.mark.parametrize("measure", list(plots.MEASURES))
+@pytest.mark.parametrize("dark", [True, False])
+def test_map_of_a_large_model_fits_an_update(measure, dark):
+    values = {name: 1.0 + index / 7 for index, name in enumerate(BIG)}
+    figure = plots.map_figure(values, measure, dark=dark, selected=BIG[10])
+    check(figure)
+    heat = figure["data"][0]
+    assert (len(heat["z"]), len(heat["z"][0])) == (30, 7)
+    assert heat["customdata"][1][3] == "model.layers.1.self_attn.o_proj"
+    assert figure["layout"]["shapes"][0]["x0"] == 2.5 and figure["layout"]["shapes"][0]["y0"] == 0.5
+    assert "layer 29 · down_proj" in plots.describe_map(values, measure)
+
+
+def test_map_keeps_modules_outside_layers_and_gaps():
+    values = {"transformer.h.0.attn.c_proj": 1.0, "transformer.h.0.mlp.c_proj": 2.0, "lm_head": 3.0}
+    rows, kinds, _ = plots.module_grid(list(values))
+    assert rows == ["0", "other"] and kinds == ["attn.c_proj", "mlp.c_proj", "lm_head"]
+    figure = plots.map_figure({**values, "transformer.h.1.mlp.c_proj": math.nan})
+    check(figure)
+    assert figure["data"][0]["z"][0] == [1.0, 2.0, None]
+    check(plots.map_figure({}))
+
+
+def test_sentences_of_known_spectra():
+    assert spectrum.describe_scree("style", [10.0, 0.1, 0.1, 0.1], rank=4).startswith(
+        "style: 90% of the update's energy lies in 1 of 4 directions"
+    )
+    assert "in 8 of 8 directions" in spectrum.describe_scree("", [1.0] * 8, rank=8)
+    assert spectrum.describe_scree("x", [0.0, 0.0], rank=2) == "x: the update is still zero."
+    assert "off by at most 0.01" in spectrum.describe_scree("x", [1.0], error=0.01, frobenius=5.0)
+
+
+def test_energy_curve_shades_what_a_cut_keeps():
+    figure = plots.energy_figure([("a", "#000", [0.5, 0.8, 1.0])], kept=(1, 2))
+    check(figure)
+    assert figure["data"][0]["y"][0] == 0.0
+    assert (figure["layout"]["shapes"][0]["x0"], figure["layout"]["shapes"][0]["x1"]) == (0, 2)
+
+
+def test_sparkline_is_a_labelled_svg():
+    svg = plots.sparkline([3, 2, 1], '#000"><script>', label="loss of <b>")
+    assert svg.startswith("<svg") and "<script>" not in svg and "<b>" not in svg and "aria-label" in svg
+    assert plots.sparkline([1.0], "#000") == "" and plots.sparkline([1.0, math.nan], "#000") == ""
+    assert len(plots.sparkline(list(range(10_000)), "#000")) < 800
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [(1_234_567, "1.23M"), (12_345, "12.3k"), (0.12345, "0.123"), (1234, "1230"), (0, "0"), (2e-5, "2.00e-05")],
+)
+def test_numbers_are_written_for_people(value, text):
+    assert style.significant(value) == text
+
+
+@pytest.mark.parametrize("share, text", [(0.5, "50%"), (0.998, ">99%"), (1.0, "100%"), (0.004, "<1%"), (0.0, "0%")])
+def test_shares_are_never_rounded_to_all_or_nothing(share, text):
+    assert style.percent(share) == text
+
+
+def test_run_colours_differ():
+    assert len({plots.run_colour(i) for i in range(6)}) == 6
