@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from gradio.components.plot import PlotData
 
 from lora_playground.errors import PlaygroundError
+from lora_playground.plots import run_colour
 
 if TYPE_CHECKING:
     from lora_playground.jobs.supervisor import Supervisor
@@ -17,9 +20,6 @@ if TYPE_CHECKING:
 
 SLOTS = 4
 """How many runs can be ticked at once; a run keeps its slot, and so its colour, while it is ticked."""
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-"""One colour a slot, from Okabe and Ito's colour-blind-safe palette."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,28 @@ class Shell:
         for slot, identity in enumerate(ticked[:SLOTS]):
             if identity:
                 try:
-                    found.append(Shown(self.store.get(identity), COLOURS[slot], slot))
+                    found.append(Shown(self.store.get(identity), run_colour(slot), slot))
                 except PlaygroundError:
                     continue
         return found
+
+
+def draw(figure: Mapping[str, Any]) -> PlotData:
+    """A figure of `plots` as the value of a gr.Plot; make that one with elem_classes="lp-plot" and show_label=False."""
+    return PlotData(type="plotly", plot=json.dumps(figure, separators=(",", ":"), allow_nan=False))
+
+
+def points(plot_id: str) -> gr.HTML:
+    """An invisible part whose event `point` tells of clicks in the plot with that elem_id.
+
+    The listener takes `event: gr.EventData` with `x`, `y`, `z` and `custom` (the point's customdata).
+    """
+    return gr.HTML("", js_on_load=f"lp.points(trigger, '{plot_id}'); // 'point'", elem_classes="lp-hidden")
+
+
+def actions(value: str = "", **more: Any) -> gr.HTML:
+    """HTML of ours in which a click on an element with data-act fires the event `act`.
+
+    The listener takes `event: gr.EventData` with `act`, `id` and `value`, from data-act, data-id and data-value.
+    """
+    return gr.HTML(value, js_on_load="lp.acts(element, trigger); // 'act'", apply_default_css=False, **more)

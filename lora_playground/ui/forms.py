@@ -1,0 +1,170 @@
+"""Makes inputs from the schema's options and turns what they hold back into plain data for the schema to judge.
+
+It knows no option and no variant by name: whatever `config.options` yields becomes an input, bounds and default in its
+help text. It checks nothing itself, so that a form, a file and a command line refuse the same things in the same words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+
+from lora_playground.config import Option, options
+from lora_playground.ui.words import significant
+from lora_playground.variants import VARIANTS
+
+_Key = tuple[str, str, tuple[str, ...], float | None, float | None, bool]
+
+
+def title(option: Option) -> str:
+    """What an input is called: 'learning rate' for training.learning_rate."""
+    words = option.path.rsplit(".", 1)[-1].replace("_", " ")
+    return words[:1].upper() + words[1:]
+
+
+def limits(option: Option) -> str:
+    """The bounds in words: '1 to 4096', 'above 0', or nothing."""
+    low, high = (None if bound is None else _plain(bound) for bound in (option.low, option.high))
+    if low is not None and high is not None:
+        return f"{'above ' if option.low_open else ''}{low} to {high}"
+    if low is not None:
+        return f"above {low}" if option.low_open else f"at least {low}"
+    return f"at most {high}" if high is not None else ""
+
+
+def _plain(value: float) -> str:
+    return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e7 else significant(value)
+
+
+def help_text(option: Option) -> str:
+    """The option's description, with its bounds in brackets."""
+    bounds = limits(option) if option.kind in ("int", "float") else ""
+    return f"{option.description} [{bounds}]" if bounds else option.description
+
+
+def field(option: Option, **more: Any) -> gr.components.Component:
+    """The input for one option, holding its default."""
+    common: dict[str, Any] = {"label": title(option), "info": help_text(option), "elem_id": f"lp-{_slug(option.path)}"}
+    common |= more
+    if option.kind in ("int", "float"):
+        return gr.Number(option.default, **common)
+    if option.kind == "bool":
+        return gr.Checkbox(bool(option.default), **common)
+    if option.kind == "choice":
+        return gr.Dropdown(list(option.choices), value=option.default, filterable=False, **common)
+    return gr.Textbox(_text(option.default), max_lines=1, **common)
+
+
+def _slug(path: str) -> str:
+    return path.replace(".", "-").replace("_", "-")
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def plain(option: Option, value: Any) -> Any:
+    """What an input holds, as the schema's kind of value; what does not fit is passed on, for the schema to refuse."""
+    if value is None or (isinstance(value, str) and not value.strip() and option.kind != "str"):
+        return None
+    if option.kind == "int" and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if option.kind == "list" and isinstance(value, str):
+        text = value.strip()
+        return text if text in option.choices else [part.strip() for part in text.split(",") if part.strip()]
+    if option.kind == "str" and isinstance(value, str):
+        return value.strip() or (None if option.optional else "")
+    return value
+
+
+def nest(values: Mapping[str, Any]) -> dict[str, Any]:
+    """{'training.steps': 3} as {'training': {'steps': 3}}."""
+    tree: dict[str, Any] = {}
+    for path, value in values.items():
+        *parents, leaf = path.split(".")
+        section = tree
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[leaf] = value
+    return tree
+
+
+class Fields:
+    """Inputs for the options of a section, in the schema's order, but for those that have a place of their own.
+
+    Attributes:
+        inputs: option path → component.
+    """
+
+    def __init__(self, chosen: Iterable[Option]) -> None:
+        self._options = {option.path: option for option in chosen}
+        self.inputs = {path: field(option) for path, option in self._options.items()}
+
+    def read(self, given: Mapping[Any, Any]) -> dict[str, Any]:
+        """Option path → value, from what Gradio hands to a listener (component → value)."""
+        return {
+            path: plain(option, given[self.inputs[path]])
+            for path, option in self._options.items()
+            if self.inputs[path] in given
+        }
+
+
+class VariantFields:
+    """One input for every different option that any variant has; those of the chosen variant are visible.
+
+    Options that many variants share (alpha, dropout) are one input, which takes the chosen variant's default.
+    """
+
+    def __init__(self, placed: Sequence[str]) -> None:
+        self._placed = set(placed)
+        owners: dict[_Key, Option] = {}
+        for variant in VARIANTS.values():
+            for option in self._options(variant.name):
+                owners.setdefault(self._key(option), option)
+        self._keys = list(owners)
+        first = next(iter(VARIANTS), "")
+        shown = {self._key(option): option for option in self._options(first)} if first else {}
+        self.inputs = {
+            key: field(
+                shown.get(key, option),
+                visible=key in shown,
+                elem_id=f"lp-variant-{_slug(option.path)}-{number}",
+            )
+            for number, (key, option) in enumerate(owners.items())
+        }
+
+    def _options(self, name: str) -> list[Option]:
+        return [option for option in options(VARIANTS[name].config) if option.path not in self._placed]
+
+    @staticmethod
+    def _key(option: Option) -> _Key:
+        return option.path, option.kind, option.choices, option.low, option.high, option.optional
+
+    def components(self) -> list[gr.components.Component]:
+        """All inputs, in the order in which `show` yields their updates."""
+        return [self.inputs[key] for key in self._keys]
+
+    def show(self, name: str) -> list[Any]:
+        """Updates that leave the inputs of one variant visible, holding its defaults."""
+        mine = {self._key(option): option for option in self._options(name)}
+        updates = []
+        for key in self._keys:
+            option = mine.get(key)
+            if option is None:
+                updates.append(gr.update(visible=False))
+            else:
+                value = _text(option.default) if option.kind in ("str", "list") else option.default
+                updates.append(gr.update(visible=True, value=value, info=help_text(option)))
+        return updates
+
+    def read(self, name: str, given: Mapping[Any, Any]) -> dict[str, Any]:
+        """Option path → value for one variant."""
+        return {
+            option.path: plain(option, given[self.inputs[self._key(option)]])
+            for option in self._options(name)
+            if self.inputs[self._key(option)] in given
+        }

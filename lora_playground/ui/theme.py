@@ -1,0 +1,81 @@
+"""The look: Gradio's theme reduced to our colours, and the page's head with bundled fonts, style and script.
+
+Everything is inlined, so that the page asks no other host for anything. It knows no tab.
+"""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import gradio as gr
+
+from lora_playground.errors import AssetError
+
+FOLDER = Path(__file__).resolve().parents[2] / "assets" / "theme"
+_FONTS = (
+    ("Atkinson Hyperlegible Next", "atkinson-hyperlegible-next-latin-wght-normal.woff2"),
+    ("Atkinson Hyperlegible Mono", "atkinson-hyperlegible-mono-latin-wght-normal.woff2"),
+)
+
+
+def theme() -> gr.themes.Base:
+    """Gradio's plain theme with our fonts and colours; what is left of its look is in the style sheet."""
+    ours = gr.themes.Base(
+        font=["Atkinson Hyperlegible Next", "system-ui", "sans-serif"],
+        font_mono=["Atkinson Hyperlegible Mono", "ui-monospace", "monospace"],
+        radius_size=gr.themes.sizes.radius_md,
+    )
+    pairs = {
+        "block_background_fill": "transparent",
+        "body_text_color": "var(--lp-ink)",
+        "body_text_color_subdued": "var(--lp-soft)",
+        "border_color_primary": "var(--lp-line)",
+        "input_background_fill": "var(--lp-card)",
+        "background_fill_primary": "var(--lp-card)",
+        "background_fill_secondary": "var(--lp-tint)",
+        "color_accent_soft": "var(--lp-tint)",
+        "block_label_text_color": "var(--lp-ink)",
+        "block_title_text_color": "var(--lp-ink)",
+        "block_info_text_color": "var(--lp-soft)",
+        "checkbox_background_color": "var(--lp-card)",
+        "checkbox_background_color_selected": "var(--lp-accent)",
+        "checkbox_border_color": "var(--lp-soft)",
+        "checkbox_border_color_selected": "var(--lp-accent)",
+        "checkbox_label_background_fill": "var(--lp-card)",
+        "link_text_color": "var(--lp-accent)",
+        "slider_color": "var(--lp-accent)",
+        "table_even_background_fill": "var(--lp-card)",
+        "table_odd_background_fill": "var(--lp-paper)",
+        "code_background_fill": "var(--lp-tint)",
+    }
+    both = {name: value for name, value in pairs.items()} | {f"{name}_dark": value for name, value in pairs.items()}
+    # The body's fill is used before any style sheet of ours is read, so it is spelt out.
+    return ours.set(
+        body_background_fill="#f3f4ef",
+        body_background_fill_dark="#0f181c",
+        color_accent="var(--lp-accent)",
+        block_shadow="none",
+        **both,
+    )
+
+
+def head() -> str:
+    """What goes into the page's <head>: fonts as data, the style sheet, the script. Raises AssetError."""
+    faces = "".join(
+        f'@font-face{{font-family:"{family}";font-weight:200 800;font-display:swap;'
+        f"src:url(data:font/woff2;base64,{base64.b64encode(_read('fonts/' + name)).decode()}) format('woff2')}}"
+        for family, name in _FONTS
+    )
+    style, script = (_read(name).decode() for name in ("app.css", "app.js"))
+    return f"<style>{faces}\n{style}</style>\n<script>{script}</script>"
+
+
+def _read(name: str) -> bytes:
+    path = FOLDER / name
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise AssetError(
+            f"The theme's file {path} cannot be read ({error.strerror}); restore it with: git checkout -- assets/theme"
+        ) from error

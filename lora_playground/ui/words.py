@@ -1,0 +1,79 @@
+"""Numbers, durations and states as a person reads them. Pure functions on plain values; it knows no Gradio and no run."""
+
+from __future__ import annotations
+
+import html
+import math
+
+PHASES = {
+    "queued": "waiting for its turn",
+    "loading": "loading the model",
+    "training": "training",
+    "saving": "saving",
+    "evaluating": "asking both models the test questions",
+    "done": "done",
+    "failed": "failed",
+    "cancelled": "stopped",
+    "interrupted": "interrupted",
+}
+"""What each state of a job, and each phase of a run, is called on screen."""
+
+
+def escape(text: object) -> str:
+    """Text made safe for HTML, attributes included. Whatever a model, a file or a person wrote goes through here."""
+    return html.escape(str(text), quote=True).replace("\x00", "")
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """A number with so many significant digits, without an exponent where that stays short: 0.0123, 12.3, 1230."""
+    if not math.isfinite(value):
+        return "not finite"
+    if value == 0:
+        return "0"
+    size = math.floor(math.log10(abs(value)))
+    if size < -4:
+        return f"{value:.{digits - 1}e}"
+    return f"{value:.{max(0, digits - 1 - size)}f}"
+
+
+def count(value: float) -> str:
+    """A whole quantity: 930, 12.3k, 1.2M, 3.4B."""
+    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{significant(value / limit)}{unit}"
+    return f"{value:.0f}"
+
+
+def size(bytes_: float) -> str:
+    """Bytes with a decimal unit: 812 B, 1.2 MB."""
+    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if bytes_ >= limit:
+            return f"{significant(bytes_ / limit)} {unit}"
+    return f"{bytes_:.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """Seconds: 0.8 s, 45 s, 2 min 5 s, 1 h 12 min."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def share(part: float, whole: float) -> str:
+    """A part of a whole: 0.83%, 12%."""
+    if whole <= 0:
+        return "–"
+    value = 100 * part / whole
+    return f"{value:.0f}%" if value >= 10 else f"{significant(value, 2)}%"
+
+
+def percent(score: float) -> str:
+    """A score from 0 to 1 as a percentage: 92%."""
+    return f"{100 * score:.0f}%"
