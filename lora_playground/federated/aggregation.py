@@ -1,0 +1,143 @@
+"""One round on the server: open the clients' messages, leave out what is damaged, aggregate, and measure the error.
+
+Plain NumPy; it knows the strategies' interface but no single strategy, and neither model nor data.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+
+from lora_playground.federated.core import Pair, difference, norm, singular_values
+from lora_playground.federated.strategies import get_strategy
+from lora_playground.federated.strategies.base import Factors, Message, Server, Strategy, ideal
+
+
+@dataclass(frozen=True)
+class Party:
+    """A client as the server knows it: its name, rank, scaling and number of examples."""
+
+    name: str
+    rank: int
+    s: float
+    examples: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one round gave.
+
+    Attributes:
+        server: the server after the round.
+        weights: p_k of the clients that counted; empty where none did.
+        left_out: {client: reason}.
+        error: ‖ΔW_server − ΔW_ideal‖_F / ‖ΔW_ideal‖_F over all modules together; None where nothing arrived.
+        module_error: the same, module by module.
+        ideal: Σ p_k s_k B_k A_k of this round; clients: the factors as the server saw them.
+    """
+
+    server: Server
+    weights: dict[str, float]
+    left_out: dict[str, str]
+    error: float | None = None
+    module_error: dict[str, float] = field(default_factory=dict)
+    ideal: dict[str, Pair] = field(default_factory=dict)
+    clients: dict[str, Factors] = field(default_factory=dict)
+
+
+def play_round(
+    strategy: Strategy, server: Server, messages: Mapping[str, Message | None], parties: Mapping[str, Party]
+) -> Outcome:
+    """Aggregates one round.
+
+    Args:
+        messages: what each client sent; None for a client that dropped out.
+        parties: all clients; the weights are the shares of examples among those whose message is sound.
+    """
+    opened: dict[str, Factors] = {}
+    left_out: dict[str, str] = {}
+    for name, message in messages.items():
+        party = parties[name]
+        if message is None:
+            left_out[name] = "dropped out of this round"
+        elif party.examples <= 0:
+            left_out[name] = "has no examples"
+        else:
+            try:
+                opened[name] = strategy.open(server, message, party.rank, party.s)
+            except KeyError as missing:
+                left_out[name] = f"sent no {missing.args[0]}"
+            except ValueError as wrong:
+                left_out[name] = str(wrong)
+    if not opened:
+        return Outcome(strategy.idle(server), {}, left_out)
+    total = sum(parties[name].examples for name in opened)
+    weights = {name: parties[name].examples / total for name in opened}
+    after = strategy.aggregate(server, opened, weights)
+    wanted = ideal(opened, weights)
+    overall, each = relative_errors(added(server, after), wanted)
+    return Outcome(after, weights, left_out, overall, each, wanted, opened)
+
+
+def added(before: Server, after: Server) -> dict[str, Pair]:
+    """What a round put on top of the base that its clients trained on: base changes of the round and the factors."""
+    known = {round_ for round_, _ in before.merged}
+    fresh = replace(after, merged=tuple(change for change in after.merged if change[0] not in known))
+    return {module: fresh.update(module) for module in after.factors}
+
+
+def relative_errors(got: Mapping[str, Pair], wanted: Mapping[str, Pair]) -> tuple[float, dict[str, float]]:
+    """‖got − wanted‖_F/‖wanted‖_F over all modules, and module by module; 0 where both vanish."""
+    errors = {module: norm(difference(got[module], wanted[module])) for module in wanted}
+    norms = {module: norm(wanted[module]) for module in wanted}
+    whole = float(np.sqrt(sum(e**2 for e in errors.values())))
+    size = float(np.sqrt(sum(n**2 for n in norms.values())))
+    each = {module: _ratio(errors[module], norms[module]) for module in wanted}
+    return _ratio(whole, size), each
+
+
+def _ratio(error: float, size: float) -> float:
+    if size > 0:
+        return error / size
+    return 0.0 if error == 0 else float("inf")
+
+
+def prepared(name: str, **settings: float) -> Strategy:
+    """A strategy with those of the settings that it has, such as `energy` and `damping`."""
+    strategy = get_strategy(name)
+    own = {entry.name for entry in fields(strategy)}
+    mine: dict[str, Any] = {key: value for key, value in settings.items() if key in own}
+    return replace(strategy, **mine)
+
+
+def round_spectra(outcome: Outcome, before: Server, modules: list[str]) -> dict[str, dict[str, object]]:
+    """Singular values for the screen: per module the global update so far, this round's ideal, and every client's."""
+    base = {module: replace(before, factors=_silent(before)).update(module) for module in modules}
+    shown: dict[str, dict[str, object]] = {}
+    for module in modules:
+        shown[module] = {
+            "global": _digits(singular_values(outcome.server.update(module))),
+            "ideal": _digits(singular_values(_sum(base[module], outcome.ideal[module]))) if outcome.ideal else [],
+            "clients": {
+                name: _digits(singular_values(_sum(base[module], factors[module].pair)))
+                for name, factors in outcome.clients.items()
+            },
+        }
+    return shown
+
+
+def _silent(server: Server) -> Factors:
+    return {module: factor._replace(s=0.0) for module, factor in server.factors.items()}
+
+
+def _sum(one: Pair, other: Pair) -> Pair:
+    return np.concatenate([one[0], other[0]], axis=1), np.concatenate([one[1], other[1]], axis=0)
+
+
+def _digits(values: np.ndarray, most: int = 64) -> list[float]:
+    """Four significant digits, without the tail of zeros that a stack brings."""
+    if not values.size or values[0] <= 0:
+        return [0.0]
+    kept = values[values > 1e-6 * values[0]][:most]
+    return [float(f"{value:.4g}") for value in kept]

@@ -1,0 +1,156 @@
+"""Splitting a dataset's rows among clients: evenly, by a Dirichlet draw over labels, or by topic.
+
+It knows rows only as dicts with `meta`; neither model nor strategy. No torch.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lora_playground.errors import ConfigError, DataError
+
+KEYS = ("label", "topic", "person", "category", "kind")
+"""Fields of a row's meta that tell groups apart, tried in this order."""
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Who holds which rows.
+
+    Attributes:
+        rows: per client, ascending row indices.
+        groups: the groups' names; one ('all') where the rows carry none.
+        counts: per client, rows of each group, in the order of `groups`.
+        key: which field of meta gave the groups, or ''.
+    """
+
+    rows: list[list[int]]
+    groups: list[str]
+    counts: list[list[int]]
+    key: str
+
+    @property
+    def empty(self) -> list[int]:
+        """Clients without a single row."""
+        return [client for client, mine in enumerate(self.rows) if not mine]
+
+    def bars(self) -> dict[str, Any]:
+        """Plain data for a stacked bar a client."""
+        names = [client_name(k) for k in range(len(self.rows))]
+        return {"clients": names, "groups": self.groups, "counts": self.counts, "key": self.key}
+
+
+def client_name(index: int) -> str:
+    """'client 1' for index 0."""
+    return f"client {index + 1}"
+
+
+def split(
+    rows: Sequence[Mapping[str, Any]],
+    clients: int,
+    how: str = "iid",
+    concentration: float = 0.5,
+    seed: int = 0,
+    key: str = "",
+) -> Partition:
+    """Splits rows among clients; every row goes to exactly one.
+
+    Args:
+        how: 'iid' (even shuffle), 'dirichlet' (each group is shared out by a Dirichlet(α) draw), 'topic' (whole
+            groups, balanced by size).
+        concentration: Dirichlet's α; small means that a client sees few groups.
+        key: the field of meta that names a row's group; '' takes the first of `KEYS` that all rows have.
+
+    Raises:
+        ConfigError: no client, or a split that is not known. DataError: rows lack what the split needs.
+    """
+    if clients < 1:
+        raise ConfigError("federated.clients", clients, "there must be at least one client (two to compare anything)")
+    if how not in ("iid", "dirichlet", "topic"):
+        raise ConfigError("federated.partition", how, "choose iid, dirichlet or topic")
+    if not rows:
+        raise DataError("The dataset has no training rows to share out; choose another dataset or upload more rows.")
+    rng = np.random.default_rng(seed)
+    key, labels = _labels(rows, key, needed=how != "iid")
+    groups = sorted(set(labels))
+    members = {group: [i for i, label in enumerate(labels) if label == group] for group in groups}
+    if how == "iid":
+        mine = _iid(len(rows), clients, rng)
+    elif how == "dirichlet":
+        mine = _dirichlet(members, clients, concentration, rng)
+    else:
+        if len(groups) < clients:
+            raise DataError(
+                f"Splitting by {key} needs at least one group a client: there are {len(groups)} groups for {clients} "
+                f"clients. Use at most {len(groups)} clients, or split by Dirichlet or evenly."
+            )
+        mine = _by_group(members, clients, rng)
+    mine = [sorted(indices) for indices in mine]
+    order = {group: position for position, group in enumerate(groups)}
+    counts = [[0] * len(groups) for _ in range(clients)]
+    for client, indices in enumerate(mine):
+        for index in indices:
+            counts[client][order[labels[index]]] += 1
+    return Partition(mine, groups, counts, key)
+
+
+def remarks(partition: Partition) -> list[str]:
+    """What a person should know about this split, in sentences; empty where all is well."""
+    said = []
+    if len(partition.rows) == 1:
+        said.append(
+            "There is one client only: every strategy then gives that client's own update, and nothing differs."
+        )
+    if partition.empty:
+        names = ", ".join(client_name(k) for k in partition.empty)
+        said.append(
+            f"No rows fell to {names}: left out of every round. A larger Dirichlet α or fewer clients gives all some."
+        )
+    return said
+
+
+def _labels(rows: Sequence[Mapping[str, Any]], key: str, needed: bool) -> tuple[str, list[str]]:
+    metas = [row.get("meta") or {} for row in rows]
+    for candidate in (key,) if key else KEYS:
+        values = [meta.get(candidate) for meta in metas]
+        if all(isinstance(value, str | int) for value in values):
+            return candidate, [str(value) for value in values]
+    if needed or key:
+        wanted = f"'{key}'" if key else "one of " + ", ".join(KEYS)
+        raise DataError(
+            f"This split needs groups, but not every row's meta has {wanted}. Choose the even split (iid), "
+            f"or add such a field to the rows."
+        )
+    return "", ["all"] * len(rows)
+
+
+def _iid(count: int, clients: int, rng: np.random.Generator) -> list[list[int]]:
+    return [part.tolist() for part in np.array_split(rng.permutation(count), clients)]
+
+
+def _dirichlet(
+    members: Mapping[str, list[int]], clients: int, concentration: float, rng: np.random.Generator
+) -> list[list[int]]:
+    if not concentration > 0:
+        raise ConfigError("federated.concentration", concentration, "Dirichlet's α must be greater than 0")
+    mine: list[list[int]] = [[] for _ in range(clients)]
+    for indices in members.values():
+        shares = rng.dirichlet([concentration] * clients)
+        cuts = np.round(np.cumsum(shares)[:-1] * len(indices)).astype(int)
+        for client, part in enumerate(np.split(rng.permutation(indices), cuts)):
+            mine[client].extend(int(index) for index in part)
+    return mine
+
+
+def _by_group(members: Mapping[str, list[int]], clients: int, rng: np.random.Generator) -> list[list[int]]:
+    """Whole groups, the largest first, each to the client that has the fewest rows so far."""
+    mine: list[list[int]] = [[] for _ in range(clients)]
+    names = list(members)
+    tie = {name: float(rank) for name, rank in zip(names, rng.permutation(len(names)))}
+    for name in sorted(names, key=lambda group: (-len(members[group]), tie[group])):
+        # The number of rows first, then the number of groups, so that no client stays empty.
+        target = min(range(clients), key=lambda k: (len(mine[k]), k))
+        mine[target].extend(members[name])
+    return mine

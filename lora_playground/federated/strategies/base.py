@@ -1,0 +1,303 @@
+"""What every strategy of federated low-rank adaptation declares and does, as pure functions on NumPy factors.
+
+It knows no single strategy, no model and no network: a message is a dict of named arrays, and what carries it is
+somebody else's business. Convention: y = Wx, ΔW = s·B·A with A (r, n), B (m, r); Fed-SB adds a core: ΔW = s·B·R·A.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lora_playground.errors import ConfigError
+from lora_playground.federated.core import Pair, compress, stack
+
+Message = dict[str, np.ndarray]
+"""What travels: '<module>.B', '<module>.A', '<module>.R', and '<module>.base<round>.B' / '.A' for a change of W."""
+
+PARTS = ("B", "A", "R")
+
+
+class Factor(NamedTuple):
+    """One module's update as a client or the server holds it: ΔW = s·B·A, or s·B·R·A where R is not None."""
+
+    B: np.ndarray
+    A: np.ndarray
+    s: float
+    R: np.ndarray | None = None
+
+    @property
+    def rank(self) -> int:
+        """r, the rows of A."""
+        return int(self.A.shape[0])
+
+    @property
+    def pair(self) -> Pair:
+        """(s·B[·R], A) in float64."""
+        left = self.B.astype(np.float64)
+        if self.R is not None:
+            left = left @ self.R.astype(np.float64)
+        return self.s * left, self.A.astype(np.float64)
+
+
+Factors = dict[str, Factor]
+"""Module name → its factors."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a person reads about a strategy.
+
+    Attributes:
+        sentence: what it does, in one sentence.
+        equation: LaTeX of the server's step.
+        up, down: what travels a module and round, in words with its number of values.
+        exact: whether the server's result equals Σ p_k s_k B_k A_k, in words.
+        paper: 'Authors, title, year'; url: where to read it.
+        notes: traps, and where this code had to choose.
+    """
+
+    sentence: str
+    equation: str
+    up: str
+    down: str
+    exact: str
+    paper: str
+    url: str
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class Server:
+    """All that the server knows between rounds.
+
+    Attributes:
+        round: finished rounds; seed: of all start values.
+        factors: the global factors, at the greatest rank among the clients.
+        merged: changes of the base so far, (round, {module: (B, A)}) with scaling folded into B.
+        changed: in which round the server last changed a part ('B', 'A', 'R'); 0 is the start.
+    """
+
+    round: int
+    seed: int
+    factors: Factors
+    merged: tuple[tuple[int, dict[str, Pair]], ...] = ()
+    changed: dict[str, int] = field(default_factory=lambda: {"B": 0, "A": 0})
+
+    def update(self, module: str) -> Pair:
+        """The global ΔW of a module against the pristine W: all merged changes and the present factors, stacked."""
+        pairs = [change[module] for _, change in self.merged if module in change] + [self.factors[module].pair]
+        return stack(pairs, [1.0] * len(pairs))
+
+    def folded(self) -> Server:
+        """The same with all merged changes of a module put into one pair of the fewest columns, under the last
+        round's number; for keeping, never for sending to a client that has some of them already."""
+        if len(self.merged) < 2:
+            return self
+        total: dict[str, Pair] = {}
+        for module in self.factors:
+            pairs = [change[module] for _, change in self.merged if module in change]
+            total[module] = compress(stack(pairs, [1.0] * len(pairs)))
+        return replace(self, merged=((self.merged[-1][0], total),))
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """Base class of all strategies. The defaults are those of methods that average what clients train.
+
+    Attributes:
+        name, label: 'fedit', 'FedIT'.
+        card: what a person reads.
+        exact: whether the aggregate equals the weighted mean of the clients' products to rounding.
+        heterogeneous: whether clients may have unequal ranks and scalings.
+        why_equal: the reason, where they may not.
+        start_travels: whether the start values must be sent (False: every party makes them from the shared seed).
+        needs_gradient: whether `start` wants the gradient of W on a few examples.
+    """
+
+    name: str
+    label: str
+    card: Card
+    exact: bool = False
+    heterogeneous: bool = False
+    why_equal: str = ""
+    start_travels: bool = False
+    needs_gradient: bool = False
+
+    # What a party must know before the first round
+
+    def check(self, ranks: Sequence[int], scalings: Sequence[float] = ()) -> None:
+        """Raises ConfigError where this strategy cannot take these client ranks or scalings."""
+        if self.heterogeneous:
+            return
+        if len(set(ranks)) > 1:
+            raise ConfigError(
+                "federated.ranks",
+                list(ranks),
+                f"{self.label} needs one rank for all clients, because {self.why_equal}",
+            )
+        if scalings and max(scalings) - min(scalings) > 1e-9 * max(abs(s) for s in scalings):
+            raise ConfigError(
+                "federated.alpha",
+                list(scalings),
+                f"{self.label} needs one scaling for all clients, because {self.why_equal}",
+            )
+
+    def start(
+        self,
+        shapes: Mapping[str, tuple[int, int]],
+        rank: int,
+        s: float,
+        seed: int,
+        gradients: Mapping[str, np.ndarray] | None = None,
+    ) -> Server:
+        """The server before round 1, B=0 and A Kaiming uniform as LoRA starts.
+
+        Args:
+            shapes: (out, in) of every adapted module. rank: the greatest client rank. s: its scaling.
+            gradients: ∇W of a few examples, (out, in) each, for strategies with `needs_gradient`.
+        """
+        return Server(0, seed, initial(shapes, rank, s, seed, 0))
+
+    # The client's side
+
+    def trained(self, round_: int) -> tuple[str, ...]:
+        """Which parts a client trains in a round (from 1): of 'B', 'A', 'R'."""
+        return ("B", "A")
+
+    def receive(self, held: Factors, message: Message, round_: int, seed: int) -> Factors:
+        """The factors a client trains from in a round: those it held, with what the message brings put in.
+
+        Args:
+            held: from the start, or from when this client last heard from the server.
+        """
+        fresh: Factors = {}
+        for module, factor in held.items():
+            parts: dict[str, Any] = {p: message[f"{module}.{p}"] for p in PARTS if f"{module}.{p}" in message}
+            fresh[module] = factor._replace(**parts)
+        return fresh
+
+    def upload(self, trained: Factors, round_: int) -> Message:
+        """What a client sends after training: the parts it trained, float32."""
+        return {
+            f"{module}.{part}": np.ascontiguousarray(getattr(factor, part), dtype=np.float32)
+            for module, factor in trained.items()
+            for part in self.trained(round_)
+        }
+
+    # The server's side
+
+    def local(self, server: Server, rank: int, s: float) -> Factors:
+        """What a client of this rank and scaling starts the next round from. The default suits equal ranks."""
+        return server.factors
+
+    def download(self, server: Server, rank: int, s: float, since: int) -> Message:
+        """What the server sends a client before a round.
+
+        Args:
+            since: the round whose result the client last got; 0 has the start values, -1 has nothing. Parts and
+                base changes newer than that are sent, so that a client that missed rounds catches up.
+        """
+        message: Message = {}
+        mine = self.local(server, rank, s)
+        for part in PARTS:
+            if server.changed.get(part, since) > since:
+                for module, factor in mine.items():
+                    message[f"{module}.{part}"] = np.ascontiguousarray(getattr(factor, part), dtype=np.float32)
+        for round_, change in server.merged:
+            if round_ > since:
+                for module, (B, A) in change.items():
+                    message[f"{module}.base{round_}.B"] = np.ascontiguousarray(B, dtype=np.float32)
+                    message[f"{module}.base{round_}.A"] = np.ascontiguousarray(A, dtype=np.float32)
+        return message
+
+    def open(self, server: Server, message: Message, rank: int, s: float) -> Factors:
+        """The client's factors as the server sees them: what it sent, and what both sides know for the rest.
+
+        Raises KeyError for a missing module and ValueError for a wrong shape or a value that is not finite.
+        """
+        opened: Factors = {}
+        for module, known in self.local(server, rank, s).items():
+            parts = {}
+            for part in self.trained(server.round + 1):
+                array = message[f"{module}.{part}"]
+                expected = getattr(known, part).shape
+                if array.shape != expected:
+                    raise ValueError(f"{module}.{part} has shape {array.shape}, expected {expected}")
+                if not np.isfinite(array).all():
+                    raise ValueError(f"{module}.{part} has values that are not finite")
+                parts[part] = array.astype(np.float64)
+            opened[module] = known._replace(s=s, **parts)
+        return opened
+
+    def aggregate(self, server: Server, clients: Mapping[str, Factors], weights: Mapping[str, float]) -> Server:
+        """The server after a round.
+
+        Args:
+            clients: {client: {module: Factor}}, at least one, all valid. weights: p_k, which sum to 1.
+        """
+        raise NotImplementedError
+
+    def idle(self, server: Server) -> Server:
+        """The server after a round in which nobody delivered: nothing changes but the count."""
+        return replace(server, round=server.round + 1)
+
+    def averaged(
+        self, server: Server, clients: Mapping[str, Factors], weights: Mapping[str, float], parts: Iterable[str]
+    ) -> Server:
+        """The server with these parts replaced by their weighted means; the step that most strategies begin with."""
+        parts = tuple(parts)
+        factors = {
+            module: factor._replace(
+                **{
+                    part: sum(weights[name] * getattr(clients[name][module], part) for name in clients)
+                    for part in parts
+                }
+            )
+            for module, factor in server.factors.items()
+        }
+        return self.advanced(server, factors, parts)
+
+    def advanced(
+        self,
+        server: Server,
+        factors: Factors,
+        parts: Iterable[str],
+        change: dict[str, Pair] | None = None,
+    ) -> Server:
+        """The server one round on, with new factors of which `parts` changed, and a change of the base if any."""
+        round_ = server.round + 1
+        merged = (*server.merged, (round_, change)) if change else server.merged
+        changed = {**server.changed, **dict.fromkeys(parts, round_)}
+        return replace(server, round=round_, factors=factors, merged=merged, changed=changed)
+
+
+def initial(shapes: Mapping[str, tuple[int, int]], rank: int, s: float, seed: int, round_: int) -> Factors:
+    """LoRA's start: B=0, A ~ U(−1/√n, 1/√n), which is Kaiming uniform with a=√5. The first rows for a smaller rank are
+    those for a greater one, so parties of unequal rank agree without sending anything."""
+    factors: Factors = {}
+    for index, (module, (m, n)) in enumerate(shapes.items()):
+        rng = np.random.default_rng([seed, round_, index])
+        A = rng.uniform(-1.0, 1.0, (rank, n)) / np.sqrt(n)
+        factors[module] = Factor(np.zeros((m, rank)), A, s)
+    return factors
+
+
+def shapes_of(factors: Factors) -> dict[str, tuple[int, int]]:
+    """(out, in) of every module."""
+    return {module: (factor.B.shape[0], factor.A.shape[1]) for module, factor in factors.items()}
+
+
+def ideal(clients: Mapping[str, Factors], weights: Mapping[str, float]) -> dict[str, Pair]:
+    """Σ p_k s_k B_k A_k of every module, as a stack: what an exact server would add to the base."""
+    names = list(clients)
+    modules = clients[names[0]]
+    return {m: stack([clients[k][m].pair for k in names], [weights[k] for k in names]) for m in modules}
+
+
+def size(message: Message) -> int:
+    """Bytes of the arrays in a message."""
+    return sum(array.nbytes for array in message.values())

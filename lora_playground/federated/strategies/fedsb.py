@@ -1,0 +1,71 @@
+"""Fed-SB: A and B are frozen and shared, a small r×r core R between them is trained, sent and averaged."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from lora_playground.federated.core import sketch_svd
+from lora_playground.federated.strategies.base import Card, Factor, Factors, Server, Strategy
+
+
+@dataclass(frozen=True)
+class FedSB(Strategy):
+    """ΔW = s·B·R·A; communication does not grow with the layer's size."""
+
+    eta: float = 1e-4
+
+    def start(
+        self,
+        shapes: Mapping[str, tuple[int, int]],
+        rank: int,
+        s: float,
+        seed: int,
+        gradients: Mapping[str, np.ndarray] | None = None,
+    ) -> Server:
+        """B, A from the leading singular vectors of −η·sign(∇W), R its singular values; orthonormal random B, A and
+        R=0 where no gradient is given."""
+        factors: Factors = {}
+        for index, (module, (m, n)) in enumerate(shapes.items()):
+            if rank > min(m, n):
+                raise ValueError(f"{module} is {m}×{n}; it has no rank-{rank} core")
+            if gradients is not None:
+                G = -self.eta * np.sign(gradients[module])
+                B, sigma, A = sketch_svd(G, rank, seed + index)
+                R = np.diag(sigma) / s
+            else:
+                rng = np.random.default_rng([seed, 0, index])
+                B = np.linalg.qr(rng.standard_normal((m, rank)))[0]
+                A = np.linalg.qr(rng.standard_normal((n, rank)))[0].T
+                R = np.zeros((rank, rank))
+            factors[module] = Factor(B, A, s, R)
+        return Server(0, seed, factors, changed={"B": 0, "A": 0, "R": 0})
+
+    def trained(self, round_: int) -> tuple[str, ...]:
+        return ("R",)
+
+    def aggregate(self, server: Server, clients: Mapping[str, Factors], weights: Mapping[str, float]) -> Server:
+        return self.averaged(server, clients, weights, ("R",))
+
+
+STRATEGY = FedSB(
+    name="fedsb",
+    label="Fed-SB",
+    exact=True,
+    start_travels=True,
+    needs_gradient=True,
+    why_equal="all clients share A and B and the shape of the core",
+    card=Card(
+        sentence="Freezes good A and B, found from one gradient, and trains only an r×r core between them.",
+        equation=r"\Delta W = s\,B R A,\quad \bar R = \sum_k p_k R_k",
+        up="R: r²",
+        down="R: r² (A and B once, before the first round)",
+        exact="Yes: the product is linear in R.",
+        paper="Singhal et al., Fed-SB: A Silver Bullet for Extreme Communication Efficiency and Performance in "
+        "(Private) Federated LoRA Fine-Tuning, 2025",
+        url="https://arxiv.org/abs/2502.15436",
+        notes="The output changes at step 0, because R starts at the gradient's singular values. The gradient comes "
+        "from a few of the first client's examples; its singular vectors from a randomised sketch. The core is small, "
+        "so it wants a higher rank than other methods.",
+    ),
+)

@@ -1,0 +1,36 @@
+"""RoLoRA: rounds take turns, B in odd ones and A in even ones, so each round's mean is exact."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lora_playground.federated.strategies.base import Card, Factors, Server, Strategy
+
+
+@dataclass(frozen=True)
+class RoLoRA(Strategy):
+    """B first: with B=0 the gradient of A vanishes."""
+
+    def trained(self, round_: int) -> tuple[str, ...]:
+        return ("B",) if round_ % 2 else ("A",)
+
+    def aggregate(self, server: Server, clients: Mapping[str, Factors], weights: Mapping[str, float]) -> Server:
+        return self.averaged(server, clients, weights, self.trained(server.round + 1))
+
+
+STRATEGY = RoLoRA(
+    name="rolora",
+    label="RoLoRA",
+    exact=True,
+    why_equal="in each round all clients share the frozen factor",
+    card=Card(
+        sentence="Trains and averages B in odd rounds and A in even rounds, the other factor frozen.",
+        equation=r"t\ \text{odd}: \bar B = \sum_k p_k B_k,\ A\ \text{kept};\quad "
+        r"t\ \text{even}: \bar A = \sum_k p_k A_k,\ B\ \text{kept}",
+        up="B or A: rm or rn",
+        down="B or A: rm or rn",
+        exact="Yes: in every round one factor is the same for all clients.",
+        paper="Chen et al., Robust Federated Finetuning of LLMs via Alternating Optimization of LoRA, 2025",
+        url="https://arxiv.org/abs/2502.01755",
+        notes="A client that missed a round gets both factors when it comes back.",
+    ),
+)
