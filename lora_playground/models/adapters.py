@@ -1,0 +1,227 @@
+"""A run's update placed on a base model: every ΔW as tensors beside the module it acts on, whole or cut.
+
+W is only read. It knows nothing of batches, rows or tokens.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from lora_playground.analysis.update import Update
+from lora_playground.errors import ModelError
+
+Cut = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Factors:
+    """ΔW = B·A of a linear module, as At = Aᵀ (in, k) and Bt = Bᵀ (k, out), so that a row is x·At·Bt."""
+
+    At: torch.Tensor
+    Bt: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Dense:
+    """ΔWᵀ (in, out) of a linear module."""
+
+    Wt: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Bias:
+    """Δb (out,) of a linear module."""
+
+    b: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Table:
+    """ΔE of an embedding's weight, in the parameter's own shape."""
+
+    E: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """Δ of any other parameter (a norm's weight): the module is called again for these rows with W + strength · Δ."""
+
+    leaf: str
+    delta: torch.Tensor
+
+
+Delta = Factors | Dense | Bias | Table | Parameter
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether the module maps x to W x (+ b): nn.Linear, its quantised kin, GPT-2's Conv1D, PEFT's wrappers."""
+    return linear_shape(module) is not None
+
+
+def linear_shape(module: nn.Module) -> tuple[int, int] | None:
+    """(out, in) of a linear module, else None."""
+    if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
+        return int(module.nf), int(module.weight.shape[0])  # type: ignore[arg-type]
+    if hasattr(module, "in_features") and hasattr(module, "out_features"):
+        return int(module.out_features), int(module.in_features)  # type: ignore[arg-type]
+    return None
+
+
+def named_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Modules by the base model's own names, also where PEFT has wrapped it."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    return dict(base.named_modules(remove_duplicate=False))
+
+
+class Adapter:
+    """All updates of one run, placed on a model's device in its type, ready to be used by any row.
+
+    Args:
+        model: the base model; names of the updates are looked up in it.
+        updates: ΔW per module or parameter (`analysis.update.Update`).
+        name: for messages.
+
+    Raises:
+        ModelError: a name or a shape does not fit the model, or a number is not finite.
+    """
+
+    def __init__(self, model: nn.Module, updates: Sequence[Update], name: str = "adapter") -> None:
+        self.name = name
+        self._model = model
+        reference = next(p for p in model.parameters() if p.is_floating_point())
+        self.device, self.dtype = reference.device, reference.dtype
+        self._updates = list(updates)
+        self._slices: OrderedDict[Cut | None, dict[str, list[Delta]]] = OrderedDict()
+        self._svd: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        for update in self._updates:
+            for array in (update.B, update.A, update.dense):
+                if array is not None and not np.isfinite(array).all():
+                    raise ModelError(
+                        f"{name}: the update of {update.name} holds numbers that are not finite; "
+                        "it cannot be used. Train again with a lower learning rate."
+                    )
+        self.slice(None)
+
+    def nbytes(self) -> int:
+        """Bytes of the prepared tensors."""
+        deltas = [delta for by_module in self._slices.values() for group in by_module.values() for delta in group]
+        tensors = [value for delta in deltas for value in vars(delta).values() if isinstance(value, torch.Tensor)]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def slice(self, cut: Cut | None) -> dict[str, list[Delta]]:
+        """Deltas by module name; with a cut (lo, hi) only those singular directions of each ΔW are kept."""
+        if cut in self._slices:
+            self._slices.move_to_end(cut)
+            return self._slices[cut]
+        placed: dict[str, list[Delta]] = {}
+        modules = named_modules(self._model)
+        for update in self._updates:
+            for module_name, delta in self._place(update, cut, modules):
+                placed.setdefault(module_name, []).append(delta)
+        self._slices[cut] = placed
+        while len(self._slices) > 6:
+            oldest = next(key for key in self._slices if key is not None)
+            del self._slices[oldest]
+        return placed
+
+    def _place(self, update: Update, cut: Cut | None, modules: dict[str, nn.Module]) -> Iterator[tuple[str, Delta]]:
+        """Where an update acts: one module, or every module that shares the parameter."""
+        if update.name in modules:
+            module = modules[update.name]
+            if is_linear(module):
+                yield update.name, self._linear(update, module, cut, transposed=False)
+            elif isinstance(module, nn.Embedding):
+                yield update.name, self._table(update, module, cut)
+            else:
+                raise ModelError(
+                    f"{self.name}: {update.name} is a {type(module).__name__}; only linear modules, "
+                    "embeddings and single parameters can have an update."
+                )
+            return
+        owner, _, leaf = update.name.rpartition(".")
+        parameter: Any = getattr(modules.get(owner), leaf, None)
+        if not isinstance(parameter, torch.Tensor):
+            raise ModelError(
+                f"{self.name}: the base model has no module or parameter '{update.name}'; "
+                "this adapter was made for another base model."
+            )
+        for module_name, module in modules.items():
+            if getattr(module, leaf, None) is not parameter:
+                continue
+            if is_linear(module) and leaf == "weight":
+                yield module_name, self._linear(update, module, cut, transposed=type(module).__name__ == "Conv1D")
+            elif isinstance(module, nn.Embedding) and leaf == "weight":
+                yield module_name, self._table(update, module, cut)
+            else:
+                if update.shape != tuple(parameter.shape):
+                    raise self._misfit(update, tuple(parameter.shape))
+                vector = self._tensor(self._truncated(update, cut))
+                if is_linear(module) and leaf == "bias":
+                    yield module_name, Bias(vector)
+                else:
+                    yield module_name, Parameter(leaf, vector)
+
+    def _linear(self, update: Update, module: nn.Module, cut: Cut | None, transposed: bool) -> Delta:
+        """`transposed`: the update is dense in a Conv1D parameter's own (in, out) layout."""
+        out_in = linear_shape(module)
+        assert out_in is not None
+        shape = update.shape[::-1] if transposed and not update.factored else update.shape
+        if shape != out_in:
+            raise self._misfit(update, out_in)
+        if cut is not None:
+            U, s, Vt = self._directions(update)
+            lo, hi = max(0, cut[0]), min(len(s), cut[1])
+            root = np.sqrt(s[lo:hi])
+            B, A = U[:, lo:hi] * root, root[:, None] * Vt[lo:hi]
+            if transposed and not update.factored:
+                B, A = A.T, B.T
+            return Factors(self._tensor(A.T), self._tensor(B.T))
+        if update.B is not None and update.A is not None:
+            return Factors(self._tensor(update.A.T), self._tensor(update.B.T))
+        assert update.dense is not None
+        return Dense(self._tensor(update.dense if transposed else update.dense.T))
+
+    def _table(self, update: Update, module: nn.Embedding, cut: Cut | None) -> Delta:
+        matrix = self._truncated(update, cut)
+        shape = tuple(module.weight.shape)  # type: ignore[union-attr]
+        if matrix.shape != shape:
+            raise self._misfit(update, shape)
+        return Table(self._tensor(matrix))
+
+    def _truncated(self, update: Update, cut: Cut | None) -> np.ndarray:
+        """ΔW itself, cut down to directions lo..hi; a vector has one direction."""
+        if cut is None:
+            return update.matrix()
+        if len(update.shape) != 2:
+            return update.matrix() * float(cut[0] <= 0 < cut[1])
+        U, s, Vt = self._directions(update)
+        lo, hi = max(0, cut[0]), min(len(s), cut[1])
+        return (U[:, lo:hi] * s[lo:hi]) @ Vt[lo:hi]
+
+    def _directions(self, update: Update) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Thin SVD of ΔW in float64, kept for the next cut; from the factors where there are any."""
+        if update.name not in self._svd:
+            if update.B is not None and update.A is not None:
+                Qb, Rb = np.linalg.qr(update.B.astype(np.float64))
+                Qa, Ra = np.linalg.qr(update.A.T.astype(np.float64))
+                U, s, Vt = np.linalg.svd(Rb @ Ra.T, full_matrices=False)
+                self._svd[update.name] = Qb @ U, s, Vt @ Qa.T
+            else:
+                self._svd[update.name] = np.linalg.svd(update.matrix(), full_matrices=False)
+        return self._svd[update.name]
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.tensor(np.ascontiguousarray(array), dtype=self.dtype, device=self.device)
+
+    def _misfit(self, update: Update, shape: tuple[int, ...]) -> ModelError:
+        return ModelError(
+            f"{self.name}: the update of {update.name} has shape {update.shape}, the base model's is {shape}; "
+            "this adapter was made for another base model."
+        )

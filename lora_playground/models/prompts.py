@@ -1,0 +1,67 @@
+"""From a conversation to the token ids a model reads before its reply, and the ids that end a reply.
+
+It knows the tokenizer's chat template; nothing of decoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lora_playground.errors import ChatError
+
+ROLES = ("system", "user", "assistant")
+
+
+def prompt_text(tokenizer: Any, conversation: Sequence[dict[str, str]]) -> str:
+    """The conversation in the model's own template, up to where the assistant begins to speak."""
+    if not conversation:
+        raise ChatError("There is nothing to answer: the conversation is empty.")
+    messages = []
+    for message in conversation:
+        if message.get("role") not in ROLES:
+            raise ChatError(f"A message's role is {message.get('role')!r}; it must be one of {', '.join(ROLES)}.")
+        messages.append({"role": message["role"], "content": inert(tokenizer, str(message["content"]))})
+    if getattr(tokenizer, "chat_template", None):
+        try:
+            return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # the template is a program of the model's authors and may raise anything
+            raise ChatError(f"The model's chat template refuses this conversation: {str(error)[:200]}") from error
+    lines = [f"{message['role']}: {message['content']}\n" for message in messages]
+    return "".join(lines) + "assistant:"
+
+
+def prompt_ids(tokenizer: Any, conversation: Sequence[dict[str, str]]) -> list[int]:
+    """Token ids of `prompt_text`."""
+    text = prompt_text(tokenizer, conversation)
+    templated = bool(getattr(tokenizer, "chat_template", None))
+    return list(tokenizer(text, add_special_tokens=not templated)["input_ids"])
+
+
+def inert(tokenizer: Any, text: str) -> str:
+    """The text with the model's control tokens broken up, so that what a person types cannot play another role."""
+    added = getattr(tokenizer, "added_tokens_decoder", None) or {}
+    control = {str(token) for token in added.values()} | set(getattr(tokenizer, "all_special_tokens", None) or [])
+    for token in control:
+        if len(token) > 2 and token in text:
+            text = text.replace(token, token[0] + " " + token[1:])
+    return text
+
+
+def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Tokens that end a reply: the tokenizer's end token, and those of the model's generation configuration."""
+    found: set[int] = set()
+    for value in (
+        getattr(tokenizer, "eos_token_id", None),
+        getattr(getattr(model, "generation_config", None), "eos_token_id", None),
+        getattr(getattr(model, "config", None), "eos_token_id", None),
+    ):
+        if isinstance(value, int):
+            found.add(value)
+        elif isinstance(value, (list, tuple)):
+            found.update(int(item) for item in value)
+    for text in ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>"):
+        token = tokenizer.convert_tokens_to_ids(text) if hasattr(tokenizer, "convert_tokens_to_ids") else None
+        if isinstance(token, int) and token >= 0 and token != getattr(tokenizer, "unk_token_id", None):
+            found.add(token)
+    return frozenset(found)
