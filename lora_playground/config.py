@@ -138,6 +138,36 @@ class TrainingConfig(Section):
     )
 
 
+class FederatedConfig(Section):
+    """Several parties train by turns on data of their own; only factors travel (see `lora_playground.federated`)."""
+
+    strategy: str = Field(
+        "fedit", min_length=1, max_length=40, description="How the server puts the clients' factors together."
+    )
+    clients: int = Field(5, ge=1, le=1000, description="Parties, each with its own part of the training rows.")
+    rounds: int = Field(4, ge=1, le=1000, description="Rounds of local training and aggregation.")
+    local_steps: int = Field(20, ge=1, le=100_000, description="Optimiser steps a client trains in a round.")
+    local_epochs: float | None = Field(
+        None, gt=0, le=1000, description="Passes over its own rows a client trains in a round, instead of steps."
+    )
+    ranks: list[int] | None = Field(
+        None, min_length=1, max_length=1000, description="Rank of each client; empty gives all the variant's rank."
+    )
+    partition: Literal["iid", "dirichlet", "topic"] = Field(
+        "iid", description="How rows are shared out: evenly, by a Dirichlet draw over labels, or by whole topics."
+    )
+    concentration: float = Field(
+        0.3, gt=0, le=1e6, description="Dirichlet's α: the smaller, the fewer labels a client sees."
+    )
+    group: str = Field(
+        "", max_length=80, description="Field of a row's meta that tells its label or topic; empty finds one."
+    )
+    drop_out: float = Field(0.0, ge=0.0, le=1.0, description="Chance that a client is missing in a round.")
+    energy: float = Field(0.99, gt=0, le=1.0, description="FLoRIST: share of the squared singular values to keep.")
+    damping: float = Field(0.01, ge=0.0, le=1e6, description="LoRA-FAIR: λ, what holds its correction back.")
+    score_rows: int = Field(24, ge=0, le=10_000, description="Test rows the global model answers after each round.")
+
+
 class RunConfig(Section):
     """One fine-tuning run: everything needed to do it again."""
 
@@ -148,6 +178,7 @@ class RunConfig(Section):
         default_factory=lambda: _pick_variant({"name": "lora"})
     )
     training: TrainingConfig = Field(default_factory=TrainingConfig)
+    federated: FederatedConfig | None = Field(None, description="Train among several parties instead of at one place.")
 
     @classmethod
     def parse(cls, data: Any) -> "RunConfig":
@@ -168,6 +199,8 @@ class RunConfig(Section):
         """The title, or what tells this run from others: 'pirate · lora r8'."""
         if self.title:
             return self.title
+        if self.federated is not None:
+            return f"{self.data.dataset} · {self.federated.strategy} ×{self.federated.clients}"
         rank = getattr(self.variant, "rank", None)
         return f"{self.data.dataset} · {self.variant.name}" + (f" r{rank}" if rank else "")
 
@@ -213,13 +246,16 @@ class Option:
 
 
 def options(section: type[BaseModel], prefix: str = "") -> Iterator[Option]:
-    """Yields the leaf options of a section in their order; nested sections are walked, the variant is not."""
+    """Yields the leaf options of a section in their order; nested sections are walked, but neither the
+    variant nor a section that may be absent."""
     for name, field in section.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, VariantConfig):
             continue
         if isinstance(kind, type) and issubclass(kind, Section):
             yield from options(kind, f"{prefix}{name}.")
+        elif any(isinstance(part, type) and issubclass(part, Section) for part in _flatten(kind)):
+            continue
         elif not (issubclass(section, VariantConfig) and name == "name"):
             yield _option(prefix + name, field)
 

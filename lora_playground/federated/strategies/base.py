@@ -115,6 +115,7 @@ class Strategy:
         heterogeneous: whether clients may have unequal ranks and scalings.
         why_equal: the reason, where they may not.
         start_travels: whether the start values must be sent (False: every party makes them from the shared seed).
+        changes_base: whether the server's step changes W itself.
         needs_gradient: whether `start` wants the gradient of W on a few examples.
     """
 
@@ -125,6 +126,7 @@ class Strategy:
     heterogeneous: bool = False
     why_equal: str = ""
     start_travels: bool = False
+    changes_base: bool = False
     needs_gradient: bool = False
 
     # What a party must know before the first round

@@ -31,6 +31,7 @@ STRATEGY = FedEx(
     label="FedEx-LoRA",
     exact=True,
     why_equal="it averages factors, which need one shape and one scaling",
+    changes_base=True,
     card=Card(
         sentence="Averages A and B as FedIT does, and adds what that misses to the frozen base weight.",
         equation=r"\Delta W_{res} = s\Big(\sum_k p_k B_kA_k - \bar B\bar A\Big) = s\sum_k p_k (B_k-\bar B)(A_k-\bar A),"

@@ -46,6 +46,7 @@ STRATEGY = FLoRA(
     label="FLoRA (stacking)",
     exact=True,
     heterogeneous=True,
+    changes_base=True,
     card=Card(
         sentence="Stacks all clients' factors, merges the stack into the base weight and starts new factors.",
         equation=r"B=[p_1s_1B_1\,\cdots\,p_Ks_KB_K],\ A=[A_1;\dots;A_K],\quad W \leftarrow W + BA",

@@ -23,6 +23,7 @@ STRATEGY = FLoRIST(
     name="florist",
     label="FLoRIST",
     heterogeneous=True,
+    changes_base=True,
     card=Card(
         sentence="Stacks all clients' factors, finds the stack's singular values from its small core and sends only as "
         "many directions as hold the wanted share of energy.",

@@ -1,0 +1,80 @@
+"""What a federated run's options mean together: which ranks the clients have, and what a strategy cannot take.
+
+It knows the schema and the strategies' declarations; neither torch nor models.
+"""
+
+from collections.abc import Sequence
+
+from lora_playground.config import FederatedConfig, RunConfig
+from lora_playground.errors import ConfigError
+from lora_playground.federated.aggregation import prepared
+from lora_playground.federated.strategies.base import Strategy
+
+__all__ = ["VARIANTS", "FederatedConfig", "check", "client_ranks", "strategy_of"]
+
+VARIANTS = ("lora", "rslora", "loraplus", "lora_plus")
+"""Variants whose update is s·B·A with both factors trained from B=0 and W untouched, which all strategies need."""
+
+
+def client_ranks(config: RunConfig) -> list[int]:
+    """Rank of each client; raises ConfigError where the list does not fit the number of clients."""
+    federated = _section(config)
+    if federated.ranks is None:
+        return [int(getattr(config.variant, "rank", 8))] * federated.clients
+    ranks = list(federated.ranks)
+    if len(ranks) == 1:
+        ranks = ranks * federated.clients
+    if len(ranks) != federated.clients:
+        raise ConfigError(
+            "federated.ranks", ranks, f"give one rank for all, or exactly {federated.clients}, one for each client"
+        )
+    if min(ranks) < 1 or max(ranks) > 4096:
+        raise ConfigError("federated.ranks", ranks, "each rank must be 1 to 4096")
+    return ranks
+
+
+def strategy_of(config: RunConfig) -> Strategy:
+    """The strategy with its options."""
+    federated = _section(config)
+    return prepared(federated.strategy, energy=federated.energy, damping=federated.damping)
+
+
+def check(config: RunConfig, bits: int | None = None) -> Strategy:
+    """Raises ConfigError where strategy, ranks, variant and base do not go together; returns the strategy."""
+    strategy = strategy_of(config)
+    ranks = client_ranks(config)
+    strategy.check(ranks)
+    if config.variant.name not in VARIANTS:
+        raise ConfigError(
+            "variant.name",
+            config.variant.name,
+            f"federated runs take variants whose update is a product of two trained factors: {', '.join(VARIANTS[:2])}",
+        )
+    if getattr(config.variant, "dropout", 0.0) and strategy.name == "fedsb":
+        raise ConfigError("variant.dropout", config.variant.dropout, "Fed-SB trains without dropout; set it to 0")  # type: ignore[attr-defined]
+    stored = {"none": 16, "8bit": 8, "4bit": 4}[config.model.quantisation] if bits is None else bits
+    if stored < 16 and strategy.changes_base:
+        raise ConfigError(
+            "model.quantisation",
+            config.model.quantisation,
+            f"{strategy.label} changes the base weight, which cannot be done to a quantised one; choose 'none', or "
+            f"another strategy",
+        )
+    return strategy
+
+
+def table(config: RunConfig, strategies: Sequence[str]) -> list[RunConfig]:
+    """One config for each strategy, for comparing several; raises ConfigError for the first that cannot be run."""
+    if not strategies:
+        raise ConfigError("federated.strategy", [], "choose at least one strategy")
+    federated = _section(config)
+    made = [config.model_copy(update={"federated": federated.model_copy(update={"strategy": n})}) for n in strategies]
+    for one in made:
+        check(one)
+    return made
+
+
+def _section(config: RunConfig) -> FederatedConfig:
+    if config.federated is None:
+        raise ConfigError("federated", None, "this run is not a federated one; give it a federated section")
+    return config.federated
