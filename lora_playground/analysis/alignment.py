@@ -1,0 +1,215 @@
+"""An update beside the base weight it changes: amplification, aligned and intruding directions, the edge of noise.
+
+Pure functions on matrices; it knows no run, no file and no model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from lora_playground.analysis.spectra import dense_spectrum, update_svd
+from lora_playground.analysis.update import Update
+from lora_playground.errors import AdapterError
+
+
+def _fits(update: Update, W: np.ndarray) -> None:
+    if update.shape != W.shape:
+        raise AdapterError(
+            f"{update.name}: the update is {update.shape} but the base's weight is {tuple(W.shape)}; "
+            "this adapter belongs to another base model."
+        )
+
+
+# ------------------------------------------------------------------------------------------------- amplification
+
+
+@dataclass(frozen=True)
+class Amplification:
+    """The rows of Table 7 of the LoRA paper (2106.09685, section 7.3) for one module.
+
+    Attributes:
+        rank: how many leading directions are used.
+        update_norm, base_norm: ‖ΔW‖_F and ‖W‖_F.
+        by_update: ‖UᵀWV‖_F with U, V the leading singular vectors of ΔW: how much of W lies where ΔW acts.
+        by_base: the same with W's own leading singular vectors, √Σσᵢ²: the most there could be.
+        by_random: the same with random directions, mean over draws; about ‖W‖·r/√(mn).
+        factor: ‖ΔW‖_F / by_update: how strongly ΔW amplifies directions that W has but does not stress.
+        factor_random: ‖ΔW‖_F / by_random, the control.
+    """
+
+    rank: int
+    update_norm: float
+    base_norm: float
+    by_update: float
+    by_base: float
+    by_random: float
+    factor: float
+    factor_random: float
+
+
+def amplification(
+    update: Update, W: np.ndarray, rank: int | None = None, draws: int = 8, seed: int = 0
+) -> Amplification:
+    """Amplification factor of an update with its random control.
+
+    Args:
+        update: of W's shape (m, n).
+        W: the pristine base weight.
+        rank: leading directions used; by default the update's numerical rank, at most 64.
+        draws: random subspaces averaged over; seed: of those.
+    """
+    _fits(update, W)
+    W = np.asarray(W, dtype=np.float64)
+    U, values, Vt = update_svd(update)
+    used = int(np.sum(values > 1e-7 * values[0])) if values.size and values[0] > 0 else 0
+    r = min(rank or min(used, 64), used)
+    if r == 0:
+        raise AdapterError(f"the update of {update.name} is still zero, so it amplifies nothing.")
+    rng = np.random.default_rng(seed)
+    random = []
+    for _ in range(draws):
+        P = np.linalg.qr(rng.standard_normal((W.shape[0], r)))[0]
+        Q = np.linalg.qr(rng.standard_normal((W.shape[1], r)))[0]
+        random.append(float(np.linalg.norm(P.T @ W @ Q)))
+    norm = float(np.linalg.norm(values))
+    by_update = float(np.linalg.norm(U[:, :r].T @ W @ Vt[:r].T))
+    by_random = float(np.mean(random))
+    by_base = float(np.linalg.norm(dense_spectrum(W, values=r).values[:r]))
+    tiny = np.finfo(np.float64).tiny
+    factors = norm / max(by_update, tiny), norm / max(by_random, tiny)
+    return Amplification(r, norm, float(np.linalg.norm(W)), by_update, by_base, by_random, *factors)
+
+
+# ---------------------------------------------------------------------------------------------------- alignment
+
+
+def alignment(update: Update, W: np.ndarray, k: int = 16, side: str = "left") -> np.ndarray:
+    """|cos| between the leading k singular directions of ΔW (rows) and those of W (columns).
+
+    Args:
+        update: of W's shape; side: 'left' or 'right'.
+
+    Returns:
+        (≤k, ≤k) in [0, 1]; rows are left out where ΔW's σ is numerically zero.
+    """
+    _fits(update, W)
+    U, values, Vt = update_svd(update)
+    used = int(np.sum(values > 1e-7 * values[0])) if values.size and values[0] > 0 else 0
+    U0, _, V0t = _leading(np.asarray(W, dtype=np.float64), k)
+    if side == "left":
+        return np.abs(U[:, : min(k, used)].T @ U0)
+    return np.abs(Vt[: min(k, used)] @ V0t.T)
+
+
+def _leading(W: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    U, values, Vt = np.linalg.svd(W, full_matrices=False)
+    return U[:, :k], values[:k], Vt[:k]
+
+
+# ---------------------------------------------------------------------------------------------------- intruders
+
+
+@dataclass(frozen=True)
+class Intruders:
+    """Which leading singular vectors of W + ΔW resemble none of W's (2410.21228).
+
+    Attributes:
+        cosines: (k,) largest |cos| of each leading vector of W + ΔW with any singular vector of W.
+        values: (k,) its singular value in W + ΔW.
+        epsilon: below this a vector counts as an intruder.
+        floor: mean largest |cos| of a random vector; floor_high: its 99% quantile.
+    """
+
+    cosines: np.ndarray
+    values: np.ndarray
+    epsilon: float
+    floor: float
+    floor_high: float
+
+    @property
+    def count(self) -> int:
+        """How many of the leading k vectors are intruders."""
+        return int(np.sum(self.cosines < self.epsilon))
+
+
+def intruders(update: Update, W: np.ndarray, k: int = 10, epsilon: float = 0.5, side: str = "left") -> Intruders:
+    """Intruder dimensions of W + ΔW against W.
+
+    Equal singular values of W leave its vectors undetermined within their subspace, which gives false positives; the
+    authors' code has the same property.
+
+    Args:
+        update: of W's shape; W: pristine.
+        k: leading vectors looked at; epsilon: threshold (the authors' code: 10 and 0.5, left vectors).
+    """
+    _fits(update, W)
+    if not 0.0 <= epsilon <= 1.0:
+        raise AdapterError(f"epsilon: {epsilon!r} is not allowed; it is a cosine, between 0 and 1.")
+    W = np.asarray(W, dtype=np.float64)
+    merged = W + update.matrix()
+    if side == "right":
+        W, merged = W.T, merged.T
+    basis = np.linalg.svd(W, full_matrices=False)[0]
+    U1, values, _ = _leading(merged, max(1, k))
+    cosines = np.abs(basis.T @ U1).max(axis=0)
+    floor, high = random_floor(basis.shape[0], basis.shape[1])
+    return Intruders(np.minimum(cosines, 1.0), values, epsilon, floor, high)
+
+
+@lru_cache(maxsize=64)
+def random_floor(dimension: int, vectors: int, draws: int = 400, seed: int = 0) -> tuple[float, float]:
+    """Mean and 99% quantile of max|cos| between a random vector and `vectors` orthonormal ones in `dimension`.
+
+    By rotational symmetry the orthonormal vectors may be coordinate axes.
+    """
+    g = np.random.default_rng(seed).standard_normal((draws, dimension))
+    found = np.abs(g[:, :vectors]).max(axis=1) / np.linalg.norm(g, axis=1)
+    return float(found.mean()), float(np.quantile(found, 0.99))
+
+
+# ---------------------------------------------------------------------------------------------- edge of noise
+
+
+def noise_band(shape: tuple[int, int], sigma: float) -> tuple[float, float]:
+    """Marchenko–Pastur: singular values of an m × n matrix of iid entries of deviation σ lie in σ·[|√m−√n|, √m+√n].
+
+    Holds for W or a dense ΔW of full fine-tuning. A product of factors has rank r by construction, so for s·BA this is
+    no null hypothesis.
+    """
+    root_m, root_n = np.sqrt(shape[0]), np.sqrt(shape[1])
+    return float(sigma * abs(root_m - root_n)), float(sigma * (root_m + root_n))
+
+
+def noise_level(values: np.ndarray, shape: tuple[int, int]) -> float:
+    """Deviation of the entries that are noise, from the median singular value (Gavish & Donoho 2014).
+
+    The median hardly feels a few strong directions, which the plain deviation of the entries would.
+
+    Args:
+        values: (min(m, n),) the whole spectrum.
+    """
+    short, long = sorted(shape)
+    if len(values) != short:
+        raise AdapterError(f"a noise level needs the whole spectrum: {short} values, got {len(values)}.")
+    return float(np.median(values) / (np.sqrt(long) * np.sqrt(_median_square(short / long))))
+
+
+@lru_cache(maxsize=64)
+def _median_square(beta: float) -> float:
+    """Median of the Marchenko–Pastur law of ratio β ∈ (0, 1], by its cumulated density."""
+    low, high = (1 - np.sqrt(beta)) ** 2, (1 + np.sqrt(beta)) ** 2
+    # Substituting x = low + (high−low)·sin²θ takes both square-root edges out of the integrand.
+    theta = (np.arange(200_000) + 0.5) / 200_000 * (np.pi / 2)
+    x = low + (high - low) * np.sin(theta) ** 2
+    density = np.sin(theta) ** 2 * np.cos(theta) ** 2 / x
+    total = np.cumsum(density)
+    return float(x[np.searchsorted(total, total[-1] / 2)])
+
+
+def above_noise(values: np.ndarray, shape: tuple[int, int]) -> tuple[int, float]:
+    """How many directions of a dense update stand above the edge of noise, and the edge."""
+    edge = noise_band(shape, noise_level(values, shape))[1]
+    return int(np.sum(values > edge)), edge
