@@ -1,0 +1,50 @@
+"""Whose turn is next, and when: fair between owners, in the order of asking within one. Pure functions on rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from lora_playground.jobs.store import Row
+
+Plan = dict[str, tuple[int | None, float | None]]
+"""Job id → (position, seconds until it starts)."""
+
+_ASSUMED = 60.0
+"""Seconds a job is taken to need, for the order alone, while none has been done yet."""
+
+
+def plan_queue(
+    queued: Sequence[Row],
+    use: Mapping[str, float],
+    remaining: Sequence[float | None],
+    slots: int,
+    typical: float | None,
+) -> list[tuple[Row, float | None]]:
+    """Queued jobs in the order in which they will start, each with the seconds until then (None where unknown).
+
+    The next job is that of the owner who has used the device least; each start adds a typical job's time to its
+    owner's use, so that one who asks for fifty does not make others wait for more than the current one.
+
+    Args:
+        use: seconds of recent device time by owner, running jobs included.
+        remaining: seconds that each running job still needs, None where unknown.
+        slots: how many jobs run at once.
+        typical: seconds a job usually takes, None where unknown.
+    """
+    use, left = dict(use), list(queued)
+    free_at: list[float | None] = [seconds if seconds is not None else typical for seconds in remaining]
+    free_at += [0.0] * max(0, slots - len(free_at))
+    order: list[tuple[Row, float | None]] = []
+    while left:
+        row = min(left, key=lambda row: (use.get(row.owner, 0.0), row.queued, row.id))
+        left.remove(row)
+        use[row.owner] = use.get(row.owner, 0.0) + (typical or _ASSUMED)
+        slot = min(range(len(free_at)), key=lambda index: _known(free_at[index]))
+        start = free_at[slot]
+        order.append((row, start))
+        free_at[slot] = None if start is None or typical is None else start + typical
+    return order
+
+
+def _known(seconds: float | None) -> float:
+    return float("inf") if seconds is None else seconds

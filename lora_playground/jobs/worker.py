@@ -1,0 +1,214 @@
+"""The worker process: imports what training needs, waits for a run, executes it once, and exits to free its memory.
+
+`python -m lora_playground.jobs.worker --control FD` reads orders, one JSON object a line, from a pipe that the server
+holds: `{"run": FOLDER, "attempt": N}` and later `{"stop": true}`. When the pipe closes, the server is dead, and the
+whole process group ends. It knows nothing of queues; what a run is made of, `jobs.pipeline` knows.
+
+Only the standard library is imported here before the watcher is forked, so that the watcher stays small.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import queue
+import select
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+EXIT_FAILED = 1
+EXIT_OUT_OF_MEMORY = 75
+EXIT_CANCELLED = 130
+
+_WARM_NICENESS = 10
+
+Execute = Callable[..., dict[str, Any]]
+
+
+def main(
+    arguments: Sequence[str] | None = None, execute: Execute | None = None, warm_up: Callable[[], None] | None = None
+) -> int:
+    """Waits for one run and executes it; returns the exit status (0 only if `result.json` was written).
+
+    Args:
+        execute: what to run instead of `jobs.pipeline.execute` (tests).
+        warm_up: what to do while waiting instead of importing the pipeline (tests).
+    """
+    parser = argparse.ArgumentParser(prog="python -m lora_playground.jobs.worker", description=__doc__.split("\n")[0])
+    parser.add_argument("--control", type=int, required=True, metavar="FD", help="the pipe to read orders from")
+    control = parser.parse_args(arguments).control
+    _no_core_dumps()
+    _start_watcher(control)
+    orders = Orders(control)
+    warming = Warming(warm_up or prepare)
+    order = orders.first()
+    if order is None:
+        return 0
+    return _work(order, orders, warming, execute)
+
+
+def prepare() -> None:
+    """Imports what a run needs and opens the embedded base once, so that a run finds everything in place."""
+    from lora_playground.jobs import pipeline
+
+    pipeline.prepare()
+
+
+class Orders:
+    """Reads the control pipe in a thread, for as long as the process lives.
+
+    Attributes:
+        stop: set when the run should stop.
+    """
+
+    def __init__(self, control: int) -> None:
+        self.stop = threading.Event()
+        self._first: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._control = control
+        threading.Thread(target=self._read, name="orders", daemon=True).start()
+
+    def first(self) -> dict[str, Any] | None:
+        """The order to run something; waits for it. None where the pipe closed first."""
+        return self._first.get()
+
+    def _read(self) -> None:
+        with open(self._control, encoding="utf-8", closefd=False) as lines:
+            for line in lines:
+                order = json.loads(line)
+                if order.get("stop"):
+                    self.stop.set()
+                else:
+                    self._first.put(order)
+        self._first.put(None)
+        os.killpg(0, signal.SIGKILL)  # the server is gone, and with it whoever would collect what this run makes
+
+
+class Warming:
+    """Runs the preparation in a thread of low priority; raised to normal once a run waits for it."""
+
+    def __init__(self, task: Callable[[], None]) -> None:
+        self.error: BaseException | None = None
+        self._native = 0
+        self._thread = threading.Thread(target=self._run, args=(task,), name="warming", daemon=True)
+        self._thread.start()
+
+    def _run(self, task: Callable[[], None]) -> None:
+        self._native = threading.get_native_id()
+        self._set_niceness(_WARM_NICENESS)
+        try:
+            task()
+        except BaseException as error:
+            self.error = error
+
+    def finish(self) -> None:
+        """Waits until the preparation is done; its error, if any, will come up again in the run itself."""
+        self._set_niceness(0)  # refused to ordinary users: then the rest is done at low priority
+        while self._thread.is_alive():
+            self._thread.join(0.5)  # a wait without end would not let signals in on every platform
+
+    def _set_niceness(self, value: int) -> None:
+        # On Linux priority belongs to a thread, so the main thread, which trains, is never touched.
+        if sys.platform == "linux" and self._native:
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, self._native, value)
+
+
+def _work(order: dict[str, Any], orders: Orders, warming: Warming, execute: Execute | None) -> int:
+    from pathlib import Path
+
+    from lora_playground.runs import Run
+
+    run = Run(Path(order["run"]))
+    _log_to(run.log_path)
+    signal.signal(signal.SIGTERM, lambda *_: _terminated(orders))
+    try:
+        print(f"attempt {order['attempt']} in process {os.getpid()}", flush=True)
+        warming.finish()
+        if execute is None:
+            from lora_playground.jobs.pipeline import execute
+        assert execute is not None
+        execute(run, orders.stop.is_set, attempt=order["attempt"])
+        return 0
+    except BaseException as error:  # the tokenizers library panics with an exception that is no Exception
+        return _failed(run, error)
+
+
+def _failed(run: Any, error: BaseException) -> int:
+    """The exit status for an error; `execute` has recorded it, unless it never got so far."""
+    if isinstance(error, SystemExit | KeyboardInterrupt):
+        return EXIT_CANCELLED
+    recorded = run.error()
+    if recorded is None or recorded.get("attempt") != run.attempt:
+        traceback.print_exception(error)
+        try:
+            from lora_playground.jobs.failures import record
+
+            recorded = record(run, error)
+        except BaseException:
+            traceback.print_exc()
+            return EXIT_FAILED
+    return {"oom": EXIT_OUT_OF_MEMORY, "cancelled": EXIT_CANCELLED}.get(recorded["code"], EXIT_FAILED)
+
+
+def _terminated(orders: Orders) -> NoReturn:
+    """SIGTERM: unwinds the main thread, so that staged files are removed on the way out."""
+    orders.stop.set()
+    raise SystemExit(EXIT_CANCELLED)
+
+
+def _log_to(path: Any) -> None:
+    """Sends everything printed from now on, also by libraries in C, to the end of a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError:
+        return  # a full disk: the run will find out and say so; its log stays with the worker's own
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
+
+
+def _no_core_dumps() -> None:
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _start_watcher(control: int) -> None:
+    """Forks a small process that ends the group when the server dies, even while this one is deep in C code, and
+    when this one dies, so that nothing it started outlives it."""
+    if not hasattr(os, "pidfd_open") or os.getpgrp() != os.getpid():
+        return  # the thread that reads orders does the first half alone
+    worker = os.getpid()
+    if os.fork() != 0:
+        return
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        poller = select.poll()
+        poller.register(control, 0)  # asks for nothing, so it wakes only when the writing end is closed
+        with contextlib.suppress(OSError):
+            poller.register(os.pidfd_open(worker), select.POLLIN)
+            poller.poll()
+    finally:
+        os.killpg(0, signal.SIGKILL)
+
+
+def _exit(status: int) -> NoReturn:
+    """Leaves at once: tearing down torch takes long, and what matters has been written and synced."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    _exit(main())
