@@ -1,0 +1,126 @@
+"""Keeps an uploaded file as a dataset: splits its rows by a seed and stores them under a generated id.
+
+It knows no torch and no tokenizer. The file's own name is only ever shown, never used as a path.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import secrets
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from lora_playground.data.catalogue import SPLITS, DatasetCard, Row, answer_of, get_card, prompt_of
+from lora_playground.data.readers import Reading, read_file
+from lora_playground.errors import DataError
+
+MAX_HELD_OUT = 500
+
+
+def split_rows(rows: list[Row], seed: int = 0, share: float = 0.1) -> dict[str, list[Row]]:
+    """Splits rows into train, validation and test, the same way for the same rows and seed.
+
+    Rows that ask the same question stay together, so that no test question was trained on. Each held-out part gets
+    `share` of the rows, at most MAX_HELD_OUT, and at least one group where there are three or more.
+    """
+    groups: dict[str, list[int]] = {}
+    for number, row in enumerate(rows):
+        key = json.dumps(prompt_of(row)) if row.get("messages") else row["text"]
+        groups.setdefault(key, []).append(number)
+    order = sorted(groups.values())
+    random.Random(f"split {seed}").shuffle(order)
+    wanted = min(MAX_HELD_OUT, max(1, round(share * len(rows)))) if len(order) >= 3 and share > 0 else 0
+    parts: dict[str, list[int]] = {split: [] for split in SPLITS}
+    remaining = len(order)
+    for group in order:
+        target = next(
+            (split for split in ("test", "validation") if len(parts[split]) < wanted and (not parts[split] or _fits(
+                len(parts[split]) + len(group), wanted)) and remaining > 1),
+            "train",
+        )  # fmt: skip
+        parts[target] += group
+        remaining -= 1
+    return {split: [rows[number] for number in sorted(numbers)] for split, numbers in parts.items()}
+
+
+def _fits(size: int, wanted: int) -> bool:
+    return size <= 1.2 * wanted + 1
+
+
+def store(reading: Reading, home: Path, name: str, seed: int = 0, metric: str | None = None) -> DatasetCard:
+    """Writes HOME/uploads/<id>/ in one rename, and returns its card.
+
+    Args:
+        reading: what `readers.read_file` found.
+        name: the file's name, shown as the dataset's label.
+        seed: of the split.
+        metric: how answers are scored; None chooses by the look of the answers.
+
+    Raises:
+        DataError: the disk is full or cannot be written.
+    """
+    parts = split_rows(reading.rows, seed)
+    identifier = f"up-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+    label = "".join(char for char in name if char.isprintable()).strip()[:80] or "upload"
+    card = {
+        "name": identifier,
+        "label": label,
+        "description": f"Uploaded {reading.format} file with {reading.layout.kind} columns, {len(reading.rows)} rows.",
+        "metric": guess_metric(reading.rows) if metric is None else metric,
+        "licence": "",
+        "columns": reading.layout.roles,
+        "encoding": reading.encoding,
+        "split_seed": seed,
+        "skipped_rows": reading.bad,
+        "duplicates": reading.duplicates,
+        "notes": reading.notes,
+    }
+    root = home / "uploads"
+    staging = root / f".{identifier}.tmp"
+    try:
+        staging.mkdir(parents=True)
+        for split, rows in parts.items():
+            _write(staging / f"{split}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        _write(staging / "card.json", json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+        os.replace(staging, root / identifier)
+    except OSError as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise DataError(f"The upload cannot be stored ({error.strerror}); free some space on the disk.") from error
+    return get_card(identifier, home)
+
+
+def import_file(
+    path: Path, home: Path, name: str | None = None, mapping: Mapping[str, str] | None = None, seed: int = 0
+) -> DatasetCard:
+    """Reads a file and stores what is usable of it; the card's extra says how many rows were skipped."""
+    return store(read_file(path, name, mapping), home, name or path.name, seed)
+
+
+def guess_metric(rows: list[Row]) -> str:
+    """How to score answers to rows like these: by the final number after '####', by equality where all are short,
+    else by shared words."""
+    answers = [answer_of(row) for row in rows[:200] if row.get("messages")]
+    if not answers:
+        return ""
+    if all("####" in answer for answer in answers):
+        return "number"
+    return "exact" if max(len(answer) for answer in answers) <= 40 else "rouge"
+
+
+def delete(identifier: str, home: Path) -> None:
+    """Deletes an upload; raises ConfigError where there is none of that id, DataError for a shipped dataset."""
+    card = get_card(identifier, home)
+    if not card.uploaded:
+        raise DataError(f"{identifier} ships with the app and cannot be deleted; only uploads can.")
+    shutil.rmtree(card.folder)
+
+
+def _write(path: Path, text: str) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
