@@ -1,0 +1,59 @@
+"""Whether a valid RunConfig can run on this machine: dataset, base model and variant exist and fit each other.
+
+The form, the command line and the queue all ask here before anything is created or loaded; no torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lora_playground.config import RunConfig
+from lora_playground.data.catalogue import get_card
+from lora_playground.errors import ConfigError
+from lora_playground.models.catalogue import folder_of, module_shapes, read_config
+from lora_playground.runs import default_home
+from lora_playground.variants import get_variant
+
+BITS = {"none": 16, "8bit": 8, "4bit": 4}
+
+
+def check(config: RunConfig, home: Path | None = None) -> list[str]:
+    """Warnings for the person about a config that can run.
+
+    Args:
+        home: where uploads lie; the default home where not given.
+
+    Raises:
+        ConfigError: names the field, the value and what is allowed. ModelError, DataError, AssetError: a model or
+            dataset that is there but cannot be used. A hub model that is not on this disk yet is checked when loaded.
+    """
+    variant = get_variant(config.variant.name)
+    card = get_card(config.data.dataset, home or default_home())
+    if card.train < 1:
+        raise ConfigError("data.dataset", card.name, "it has no training rows; choose or upload one that has")
+    warnings = []
+    if card.train < 5:
+        warnings.append(f"{card.label} has only {card.train} training rows: the model will learn them by heart.")
+    if not card.validation:
+        warnings.append(f"{card.label} has no validation part, so there is no validation loss.")
+    folder = folder_of(config.model.source)
+    if folder is None:
+        return warnings
+    shapes = {name: (out, into) for name, out, into in module_shapes(folder)}
+    variant.check(config.variant, shapes, BITS[config.model.quantisation])
+    context = context_length(read_config(folder))
+    if context is not None and config.data.max_length > context:
+        raise ConfigError("data.max_length", config.data.max_length, f"this model reads at most {context} tokens")
+    return warnings
+
+
+def context_length(model_config: dict[str, Any]) -> int | None:
+    """Most tokens a model reads, from its config.json; None where it does not say."""
+    nested = model_config.get("text_config")
+    for source in (model_config, nested if isinstance(nested, dict) else {}):
+        for name in ("max_position_embeddings", "n_positions", "n_ctx"):
+            value = source.get(name)
+            if isinstance(value, int) and value > 0:
+                return value
+    return None
