@@ -72,13 +72,13 @@ def compress(pair: Pair, energy: float = 1.0, tolerance: float = 1e-7) -> Pair:
     return U[:, :keep] * sigma[:keep], Vt[:keep]
 
 
-def sketch_svd(matrix: np.ndarray, rank: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def sketch_svd(matrix: np.ndarray, rank: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Leading `rank` singular triples of a dense matrix by a randomised range finder with two power iterations
     (Halko, Martinsson, Tropp 2011): products with thin matrices and the SVD of a small core, no dense SVD."""
     m, n = matrix.shape
     matrix = matrix.astype(np.float64)
     width = min(rank + 8, m, n)
-    Q = np.linalg.qr(matrix @ np.random.default_rng(seed).standard_normal((n, width)))[0]
+    Q = np.linalg.qr(matrix @ rng.standard_normal((n, width)))[0]
     for _ in range(2):
         Q = np.linalg.qr(matrix @ np.linalg.qr(matrix.T @ Q)[0])[0]
     U, sigma, Vt = svd((Q, Q.T @ matrix))

@@ -52,7 +52,7 @@ def test_sketch_finds_the_leading_triples() -> None:
     U, _ = np.linalg.qr(RNG.standard_normal((60, 20)))
     V, _ = np.linalg.qr(RNG.standard_normal((50, 20)))
     sigma = 0.5 ** np.arange(20)
-    got = sketch_svd((U * sigma) @ V.T, 5, seed=1)
+    got = sketch_svd((U * sigma) @ V.T, 5, np.random.default_rng(1))
     assert np.allclose(got[1], sigma[:5], rtol=1e-6)
     best = (U[:, :5] * sigma[:5]) @ V[:, :5].T
     assert np.allclose((got[0] * got[1]) @ got[2], best, atol=1e-6)

@@ -398,13 +398,11 @@ def test_a_client_that_missed_rounds_catches_up() -> None:
         assert np.linalg.norm(total - wanted) <= 1e-5 * np.linalg.norm(wanted)
 
 
-def test_folding_the_merged_changes_keeps_the_update() -> None:
+def test_the_total_of_merged_changes_is_their_sum() -> None:
     *_, (_, _, _, outcome) = play(get_strategy("flora"), parties([4, 4, 4, 4]), 4)
-    folded = outcome.server.folded()
-    for module, (m, n) in SHAPES.items():
-        (B, A), (C, D) = outcome.server.update(module), folded.update(module)
-        assert np.linalg.norm(B @ A - C @ D) <= 1e-6 * np.linalg.norm(B @ A)
-        assert folded.merged[0][1][module][0].shape[1] <= min(m, n)
+    for module, (B, A) in outcome.server.merged_total().items():
+        assert np.allclose(B @ A, dense_merged(outcome.server, module))
+    assert get_strategy("fedit").start(SHAPES, 4, 1.0, 0).merged_total() == {}
 
 
 def test_a_rank_above_the_smaller_side_is_handled() -> None:

@@ -6,6 +6,7 @@ somebody else's business. Convention: y = Wx, ΔW = s·B·A with A (r, n), B (m,
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lora_playground.errors import ConfigError
-from lora_playground.federated.core import Pair, compress, stack
+from lora_playground.federated.core import Pair, stack
 
 Message = dict[str, np.ndarray]
 """What travels: '<module>.B', '<module>.A', '<module>.R', and '<module>.base<round>.B' / '.A' for a change of W."""
@@ -92,16 +93,15 @@ class Server:
         pairs = [change[module] for _, change in self.merged if module in change] + [self.factors[module].pair]
         return stack(pairs, [1.0] * len(pairs))
 
-    def folded(self) -> Server:
-        """The same with all merged changes of a module put into one pair of the fewest columns, under the last
-        round's number; for keeping, never for sending to a client that has some of them already."""
-        if len(self.merged) < 2:
-            return self
+    def merged_total(self) -> dict[str, Pair]:
+        """All changes of the base so far, one stacked pair a module; empty where there are none."""
+        modules = {module for _, change in self.merged for module in change}
         total: dict[str, Pair] = {}
         for module in self.factors:
-            pairs = [change[module] for _, change in self.merged if module in change]
-            total[module] = compress(stack(pairs, [1.0] * len(pairs)))
-        return replace(self, merged=((self.merged[-1][0], total),))
+            if module in modules:
+                pairs = [change[module] for _, change in self.merged if module in change]
+                total[module] = stack(pairs, [1.0] * len(pairs))
+        return total
 
 
 @dataclass(frozen=True)
@@ -281,11 +281,15 @@ def initial(shapes: Mapping[str, tuple[int, int]], rank: int, s: float, seed: in
     """LoRA's start: B=0, A ~ U(−1/√n, 1/√n), which is Kaiming uniform with a=√5. The first rows for a smaller rank are
     those for a greater one, so parties of unequal rank agree without sending anything."""
     factors: Factors = {}
-    for index, (module, (m, n)) in enumerate(shapes.items()):
-        rng = np.random.default_rng([seed, round_, index])
-        A = rng.uniform(-1.0, 1.0, (rank, n)) / np.sqrt(n)
+    for module, (m, n) in shapes.items():
+        A = generator(seed, round_, module).uniform(-1.0, 1.0, (rank, n)) / np.sqrt(n)
         factors[module] = Factor(np.zeros((m, rank)), A, s)
     return factors
+
+
+def generator(seed: int, round_: int, module: str) -> np.random.Generator:
+    """Random numbers for one module's start values, the same for every party and whatever the order of modules."""
+    return np.random.default_rng([seed, round_, zlib.crc32(module.encode())])
 
 
 def shapes_of(factors: Factors) -> dict[str, tuple[int, int]]:

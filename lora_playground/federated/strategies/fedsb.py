@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lora_playground.federated.core import sketch_svd
-from lora_playground.federated.strategies.base import Card, Factor, Factors, Server, Strategy
+from lora_playground.federated.strategies.base import Card, Factor, Factors, Server, Strategy, generator
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,15 @@ class FedSB(Strategy):
         """B, A from the leading singular vectors of −η·sign(∇W), R its singular values; orthonormal random B, A and
         R=0 where no gradient is given."""
         factors: Factors = {}
-        for index, (module, (m, n)) in enumerate(shapes.items()):
+        for module, (m, n) in shapes.items():
             if rank > min(m, n):
                 raise ValueError(f"{module} is {m}×{n}; it has no rank-{rank} core")
             if gradients is not None:
                 G = -self.eta * np.sign(gradients[module])
-                B, sigma, A = sketch_svd(G, rank, seed + index)
+                B, sigma, A = sketch_svd(G, rank, generator(seed, 0, module))
                 R = np.diag(sigma) / s
             else:
-                rng = np.random.default_rng([seed, 0, index])
+                rng = generator(seed, 0, module)
                 B = np.linalg.qr(rng.standard_normal((m, rank)))[0]
                 A = np.linalg.qr(rng.standard_normal((n, rank)))[0].T
                 R = np.zeros((rank, rank))

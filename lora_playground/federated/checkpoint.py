@@ -1,0 +1,104 @@
+"""A federated run's state as two files: arrays in float64, and the rest as JSON. NumPy only."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from lora_playground.federated.core import Pair
+from lora_playground.federated.simulation import State
+from lora_playground.federated.strategies.base import PARTS, Factor, Factors, Server
+from lora_playground.runs import publish, writing
+
+
+def save_state(state: State, folder: Path) -> Path:
+    """Writes `folder`/step-<n>/ whole or not at all, and removes older ones. Returns it."""
+    final = folder / f"step-{state.step}"
+    staged = folder / f"step-{state.step}.tmp"
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir()
+        arrays = _arrays("server", state.server.factors)
+        for round_, change in state.server.merged:
+            for module, (B, A) in change.items():
+                arrays[f"merged/{round_}/{module}/B"], arrays[f"merged/{round_}/{module}/A"] = B, A
+        for name, factors in state.last.items():
+            arrays |= _arrays(f"client/{name}", factors)
+        save_file(
+            {key: np.ascontiguousarray(value) for key, value in arrays.items()}, str(staged / "state.safetensors")
+        )
+        some = {name: next(iter(factors.values())).s for name, factors in state.last.items()}
+        rest = {
+            "round": state.server.round,
+            "seed": state.server.seed,
+            "s": next(iter(state.server.factors.values())).s,
+            "client_s": some,
+            "changed": state.server.changed,
+            "merged": [round_ for round_, _ in state.server.merged],
+            "since": state.since,
+            "up": state.up,
+            "down": state.down,
+            "step": state.step,
+            "tokens": state.tokens,
+            "history": state.history,
+        }
+        (staged / "state.json").write_text(json.dumps(rest), encoding="utf-8")
+    publish(staged, final)
+    for old in folder.glob("step-*"):
+        if old != final:
+            shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def load_state(folder: Path) -> State | None:
+    """The newest state in a run's checkpoint folder; None where there is none that can be read."""
+    found = [path for path in folder.glob("step-*") if path.suffix != ".tmp" and (path / "state.json").is_file()]
+    for path in sorted(found, key=lambda entry: int(entry.name.split("-")[1]), reverse=True):
+        try:
+            rest = json.loads((path / "state.json").read_text(encoding="utf-8"))
+            arrays = load_file(str(path / "state.safetensors"))
+            return _state(rest, arrays)
+        except (OSError, ValueError, KeyError):
+            continue
+    return None
+
+
+def _state(rest: dict, arrays: dict[str, np.ndarray]) -> State:
+    merged: dict[int, dict[str, Pair]] = {round_: {} for round_ in rest["merged"]}
+    for key in arrays:
+        if key.startswith("merged/") and key.endswith("/B"):
+            _, round_, module, _ = key.split("/")
+            merged[int(round_)][module] = arrays[key], arrays[key[:-1] + "A"]
+    server = Server(
+        rest["round"],
+        rest["seed"],
+        _factors("server", arrays, rest["s"]),
+        tuple(sorted(merged.items(), key=lambda item: item[0])),
+        rest["changed"],
+    )
+    last = {name: _factors(f"client/{name}", arrays, s) for name, s in rest["client_s"].items()}
+    return State(server, rest["since"], rest["up"], rest["down"], rest["step"], rest["tokens"], rest["history"], last)
+
+
+def _arrays(prefix: str, factors: Factors) -> dict[str, np.ndarray]:
+    return {
+        f"{prefix}/{module}/{part}": getattr(factor, part)
+        for module, factor in factors.items()
+        for part in PARTS
+        if getattr(factor, part) is not None
+    }
+
+
+def _factors(prefix: str, arrays: dict[str, np.ndarray], s: float) -> Factors:
+    modules = dict.fromkeys(key.split("/")[-2] for key in arrays if key.startswith(prefix + "/"))
+    return {
+        module: Factor(
+            arrays[f"{prefix}/{module}/B"], arrays[f"{prefix}/{module}/A"], s, arrays.get(f"{prefix}/{module}/R")
+        )
+        for module in modules
+    }
