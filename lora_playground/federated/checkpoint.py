@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from lora_playground.federated.core import Pair
@@ -63,7 +64,7 @@ def load_state(folder: Path) -> State | None:
             rest = json.loads((path / "state.json").read_text(encoding="utf-8"))
             arrays = load_file(str(path / "state.safetensors"))
             return _state(rest, arrays)
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, SafetensorError):
             continue
     return None
 
