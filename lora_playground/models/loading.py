@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 FALLBACK_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}"
-    "{{ 'Assistant: ' }}{% generation %}{{ message['content'] + eos_token }}{% endgeneration %}{{ '\n' }}"
+    "{{ 'Assistant:\n' }}{% generation %}{{ message['content'] + eos_token }}{% endgeneration %}{{ '\n' }}"
     "{% elif message['role'] == 'system' %}{{ message['content'] + '\n\n' }}"
-    "{% else %}{{ 'User: ' + message['content'] + '\n' }}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}"
+    "{% else %}{{ 'User:\n' + message['content'] + '\n' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:\n' }}{% endif %}"
 )
-"""What a base model without a chat template is trained and asked with."""
+"""What a base model without a chat template is trained and asked with. It ends in a line break, not in a space: a space
+would merge with the first word of the answer into one token, which a prompt alone never shows."""
 
 _PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _log = logging.getLogger(__name__)

@@ -41,7 +41,7 @@ def test_base_model_without_template_gets_the_fallback(tmp_path):
     assert not base.own_template
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Hello."}]
     text = base.tokenizer.apply_chat_template(messages, tokenize=False)
-    assert text == "User: hi\nAssistant: Hello.<|endoftext|>\n"
+    assert text == "User:\nhi\nAssistant:\nHello.<|endoftext|>\n"
     prompt = base.tokenizer.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True)
     assert text.startswith(prompt)
 

@@ -1,0 +1,173 @@
+"""Packs encoded examples into batches of one static shape, none seeing another; the same seed gives the same batches.
+
+Plain NumPy: it knows no tokenizer, no model and no device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lora_playground.data.encoding import Example
+
+IGNORED = -100
+_WINDOW_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Packed rows, all arrays (rows, length) int64.
+
+    Attributes:
+        ids: token ids, `pad` where nothing is.
+        positions: position within the example, from 0 in each.
+        segments: number of the example within its row, from 1; 0 for padding.
+        targets: the next token where it is to be learned, else IGNORED; never one of another example.
+        tokens: tokens that are not padding; learned: targets that are not ignored.
+    """
+
+    ids: np.ndarray
+    positions: np.ndarray
+    segments: np.ndarray
+    targets: np.ndarray
+    tokens: int
+    learned: int
+
+
+def row_length(examples: Sequence[Example], batch_tokens: int, multiple: int = 32) -> int:
+    """Length of the rows to pack into: the longest example rounded up, and about four times the median example where
+    that is more (short rows waste room, long ones make attention dear)."""
+    lengths = np.array([len(example.ids) for example in examples])
+    wanted = max(int(lengths.max()), min(4 * int(np.median(lengths)), batch_tokens))
+    return -(-wanted // multiple) * multiple
+
+
+def pack(examples: Sequence[Example], length: int, rows: int, pad: int) -> list[Batch]:
+    """All examples once, in as few batches as best-fit decreasing finds; for validation."""
+    bins = _best_fit(sorted(examples, key=lambda example: -len(example.ids)), length)
+    return [as_batch(bins[start : start + rows], length, rows, pad) for start in range(0, len(bins), rows)]
+
+
+class Stream:
+    """An endless stream of batches: shuffled epoch after epoch, packed in windows, with a share of rehearsal mixed in.
+
+    Args:
+        examples: to learn from.
+        rehearsal: other examples, of which so many are mixed in that they make up `share` of the tokens.
+        length, rows: shape of a batch.
+        pad: token id for padding.
+        seed: the stream is a function of it and of the examples alone.
+        share: of rehearsal tokens, 0 to 0.9.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        length: int,
+        rows: int,
+        pad: int,
+        seed: int,
+        rehearsal: Sequence[Example] = (),
+        share: float = 0.0,
+    ) -> None:
+        longest = max(len(example.ids) for example in [*examples, *rehearsal])
+        if longest > length:
+            raise ValueError(f"an example of {longest} tokens does not fit into rows of {length}")
+        self.length, self.rows, self.pad = length, rows, pad
+        own = _epochs(examples, np.random.default_rng([seed, 1]))
+        extra = _epochs(rehearsal, np.random.default_rng([seed, 2])) if rehearsal and share > 0 else None
+        self._examples = _mixed(own, extra, share)
+        self._order = np.random.default_rng([seed, 3])
+        self._ready: list[list[Example]] = []
+        self._open: list[list[Example]] = []
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        return as_batch([self._row() for _ in range(self.rows)], self.length, self.rows, self.pad)
+
+    def skip(self, batches: int) -> None:
+        """Goes on as if so many batches had been taken: where a resumed run picks up the data."""
+        for _ in range(batches * self.rows):
+            self._row()
+
+    def _row(self) -> list[Example]:
+        if not self._ready:
+            self._fill()
+        return self._ready.pop()
+
+    def _fill(self) -> None:
+        """Packs the next window; the emptiest rows stay open for the next one."""
+        room = _WINDOW_ROWS * max(self.rows, 4) * self.length
+        window = [example for row in self._open for example in row]
+        size = sum(len(example.ids) for example in window)
+        while size < room:
+            example = next(self._examples)
+            window.append(example)
+            size += len(example.ids)
+        bins = _best_fit(sorted(window, key=lambda example: -len(example.ids)), self.length)
+        fill = [sum(len(example.ids) for example in row) for row in bins]
+        by_fill = sorted(range(len(bins)), key=lambda number: fill[number])
+        kept = set(by_fill[: min(2, len(bins) - 1)])
+        self._open = [bins[number] for number in sorted(kept)]
+        done = [row for number, row in enumerate(bins) if number not in kept]
+        self._ready = [done[number] for number in self._order.permutation(len(done))]
+
+
+def as_batch(rows: Sequence[Sequence[Example]], length: int, height: int, pad: int) -> Batch:
+    """Lays rows of examples out as one batch of `height` rows."""
+    ids = np.full((height, length), pad, dtype=np.int64)
+    positions, segments = np.tile(np.arange(length), (height, 1)), np.zeros_like(ids)
+    targets = np.full_like(ids, IGNORED)
+    tokens = 0
+    for number, row in enumerate(rows):
+        start = 0
+        for segment, example in enumerate(row, 1):
+            end = start + len(example.ids)
+            ids[number, start:end] = example.ids
+            positions[number, start:end] = np.arange(end - start)
+            segments[number, start:end] = segment
+            targets[number, start : end - 1] = np.where(example.learned[1:], example.ids[1:], IGNORED)
+            start = end
+        positions[number, start:] = np.arange(length - start)
+        tokens += start
+    return Batch(ids, positions, segments, targets, tokens, int((targets != IGNORED).sum()))
+
+
+def _best_fit(examples: Sequence[Example], length: int) -> list[list[Example]]:
+    """Best-fit: each example goes into the fullest row that still takes it. `free[s]` lists rows with s places left."""
+    bins: list[list[Example]] = []
+    free: list[list[int]] = [[] for _ in range(length + 1)]
+    for example in examples:
+        size = len(example.ids)
+        left = next((left for left in range(size, length + 1) if free[left]), None)
+        if left is None:
+            bins.append([])
+            number, left = len(bins) - 1, length
+        else:
+            number = free[left].pop()
+        bins[number].append(example)
+        free[left - size].append(number)
+    return bins
+
+
+def _epochs(examples: Sequence[Example], rng: np.random.Generator) -> Iterator[Example]:
+    while True:
+        for number in rng.permutation(len(examples)):
+            yield examples[number]
+
+
+def _mixed(own: Iterator[Example], extra: Iterator[Example] | None, share: float) -> Iterator[Example]:
+    if extra is None:
+        yield from own
+        return
+    total = mixed_in = 0
+    while True:
+        rehearse = mixed_in < share * total
+        example = next(extra if rehearse else own)
+        total += len(example.ids)
+        mixed_in += len(example.ids) if rehearse else 0
+        yield example
