@@ -141,7 +141,7 @@ class LocalRunner:
         elif _same_process(handle):
             _signal_group(handle.pid, signal.SIGKILL)
         deadline = time.monotonic() + 5
-        while (left := _descendants(handle)) and time.monotonic() < deadline:
+        while (left := descendants(handle.token)) and time.monotonic() < deadline:
             for pid in left:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
@@ -227,7 +227,9 @@ class _Process:
 def clean_environment(environment: Any) -> dict[str, str]:
     """The server's environment without anything that looks like a secret, with what a worker needs."""
     kept = {name: value for name, value in environment.items() if not _SECRET.search(name)}
+    root = str(Path(__file__).resolve().parents[2])  # the package is found from whatever folder the server was started
     return kept | {
+        "PYTHONPATH": os.pathsep.join(filter(None, (root, kept.get("PYTHONPATH")))),
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -266,11 +268,11 @@ def _same_process(handle: Handle) -> bool:
     return fields[19] == handle.start_ticks and fields[0] != "Z"
 
 
-def _descendants(handle: Handle) -> list[int]:
-    """Living processes that carry the handle's token, wherever they have put themselves."""
-    if not handle.token or not os.path.isdir("/proc"):
+def descendants(token: str) -> list[int]:
+    """Living processes but this one that carry a worker's token, wherever they have put themselves."""
+    if not token or not os.path.isdir("/proc"):
         return []
-    mark = f"{TOKEN_VARIABLE}={handle.token}".encode()
+    mark = f"{TOKEN_VARIABLE}={token}".encode()
     found = []
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():

@@ -198,8 +198,18 @@ def _start_watcher(control: int) -> None:
         with contextlib.suppress(OSError):
             poller.register(os.pidfd_open(worker), select.POLLIN)
             poller.poll()
+        _end_strays()
     finally:
         os.killpg(0, signal.SIGKILL)
+
+
+def _end_strays() -> None:
+    """Kills descendants that have left the group for a session of their own."""
+    from lora_playground.jobs.runner import TOKEN_VARIABLE, descendants
+
+    for pid in descendants(os.environ.get(TOKEN_VARIABLE, "")):
+        if os.getpgid(pid) != os.getpgrp():
+            os.kill(pid, signal.SIGKILL)
 
 
 def _exit(status: int) -> NoReturn:

@@ -1,95 +1,13 @@
-"""What the tests of jobs share: a home, a stub worker, a fake runner, and a way to wait for a state."""
+"""Fixtures of the tests of jobs."""
 
-import os
-import signal
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lora_playground.config import RunConfig
-from lora_playground.jobs import runner as runner_module
-from lora_playground.jobs.runner import Handle, LocalRunner
-from lora_playground.jobs.supervisor import Job, Supervisor
-from lora_playground.runs import Run, write_json
-
-STUB = [sys.executable, str(Path(__file__).with_name("stub_worker.py"))]
-
-
-class FakeRunner:
-    """A runner without processes: a test says what each job does, by the run's title."""
-
-    def __init__(self) -> None:
-        self.started: list[str] = []
-        self.status: dict[int, int | None] = {}
-        self.runs: dict[int, Run] = {}
-        self.cancelled: list[tuple[int, str]] = []
-
-    def submit(self, folder: Path, attempt: int) -> Handle:
-        number = len(self.started) + 1
-        self.started.append(folder.name)
-        self.runs[number], self.status[number] = Run(folder), None
-        self.runs[number].begin(attempt)
-        if self.runs[number].config().title == "quick":
-            self.finish(number)
-        return Handle(number)
-
-    def finish(self, number: int, status: int = 0) -> None:
-        if status == 0:
-            write_json(self.runs[number].result_path, {"state": "done"})
-        self.status[number] = status
-
-    def poll(self, handle: Handle) -> int | None:
-        return self.status.get(handle.pid, -signal.SIGKILL)
-
-    def cancel(self, handle: Handle, how: str) -> None:
-        self.cancelled.append((handle.pid, how))
-        if self.status.get(handle.pid, 0) is None:
-            self.status[handle.pid] = 130
-
-    def reap(self, handle: Handle) -> None:
-        if self.status.get(handle.pid, 0) is None:
-            self.status[handle.pid] = -signal.SIGKILL
-
-    def cpu_seconds(self, handle: Handle) -> float | None:
-        return None
-
-    def prepare(self) -> None: ...
-
-    def close(self) -> None:
-        for number, status in self.status.items():
-            if status is None:
-                self.status[number] = -signal.SIGKILL
-
-
-def config(title: str = "") -> RunConfig:
-    return RunConfig.parse({"title": title})
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
-
-
-def wait_for(supervisor: Supervisor, id: str, *states: str, seconds: float = 20.0) -> Job:
-    wait_until(lambda: supervisor.job(id).state in states or supervisor.job(id).ended, seconds)
-    job = supervisor.job(id)
-    assert job.state in states, f"{job} {supervisor.runs.get(id).log_tail()}"
-    return job
-
-
-def marked(token: str) -> list[int]:
-    """Living processes that descend from the worker with that token."""
-    return runner_module._descendants(Handle(0, token=token))
-
-
-def alive(pid: int) -> bool:
-    fields = runner_module._stat(pid)
-    return fields is not None and fields[0] != "Z"
+from lora_playground.jobs.runner import LocalRunner
+from lora_playground.jobs.supervisor import Supervisor
+from tests.jobs.support import STUB, marked
 
 
 @pytest.fixture
@@ -99,11 +17,18 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def stubbed(home: Path) -> Iterator[Supervisor]:
-    """A started supervisor whose jobs are stubs in real processes."""
+    """A started supervisor whose jobs are stubs in real processes; afterwards none of them may be left."""
     home.mkdir()
     runner = LocalRunner(home, STUB, warm=False)
+    spawned: list[str] = []
+    spawn = runner._spawn
+
+    def noted():
+        process = spawn()
+        spawned.append(process.handle.token)
+        return process
+
+    runner._spawn = noted  # type: ignore[method-assign]
     with Supervisor(home, runner, admit=lambda *_: [], stall_seconds=60) as supervisor:
         yield supervisor
-        tokens = [process.handle.token for process in runner._running.values()]
-    assert all(not marked(token) for token in tokens)
-    assert os.listdir(home)
+    assert not [pid for token in spawned for pid in marked(token)]

@@ -1,0 +1,188 @@
+"""The contract of runners, on real processes and on the fake; then what only real processes can do wrong."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lora_playground.jobs.runner import TOKEN_VARIABLE, Handle, LocalRunner, Runner, clean_environment
+from lora_playground.runs import RunStore
+from tests.jobs.support import STUB, FakeRunner, config, marked, wait_until
+
+
+@pytest.fixture(params=["local", "fake"])
+def runner(request, home: Path):
+    home.mkdir()
+    made: Runner = LocalRunner(home, STUB, warm=False) if request.param == "local" else FakeRunner()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def local(home: Path):
+    home.mkdir()
+    made = LocalRunner(home, STUB)
+    yield made
+    made.close()
+
+
+def new_run(home: Path, title: str):
+    return RunStore(home).create(config(title))
+
+
+def test_a_run_ends_with_status_0_and_a_result(runner: Runner, home: Path) -> None:
+    run = new_run(home, "quick")
+    handle = runner.submit(run.folder, 1)
+    wait_until(lambda: runner.poll(handle) is not None)
+    assert runner.poll(handle) == 0 == runner.poll(handle)
+    assert run.result() is not None
+    runner.reap(handle)
+
+
+@pytest.mark.parametrize("how", ["flag", "terminate", "kill"])
+def test_cancel_ends_it_and_is_idempotent(runner: Runner, home: Path, how: str) -> None:
+    run = new_run(home, "sleep 30")
+    handle = runner.submit(run.folder, 1)
+    if isinstance(runner, LocalRunner):
+        wait_until(lambda: run.events()[0])
+    assert runner.poll(handle) is None
+    runner.cancel(handle, how)  # type: ignore[arg-type]
+    runner.cancel(handle, how)  # type: ignore[arg-type]
+    wait_until(lambda: runner.poll(handle) is not None)
+    assert runner.poll(handle) != 0 and run.result() is None
+    runner.cancel(handle, how)  # type: ignore[arg-type]
+    runner.reap(handle)
+
+
+def test_reap_is_idempotent_and_leaves_nothing(runner: Runner, home: Path) -> None:
+    run = new_run(home, "deaf; child; stray; block 30")
+    handle = runner.submit(run.folder, 1)
+    if isinstance(runner, LocalRunner):
+        wait_until(lambda: len(marked(handle.token)) >= 4)  # worker, watcher, child, stray
+    runner.reap(handle)
+    assert not marked(handle.token) or not handle.token
+    assert runner.poll(handle) not in (None, 0)
+    runner.reap(handle)
+
+
+def test_a_handle_survives_being_written_down(runner: Runner, home: Path) -> None:
+    handle = runner.submit(new_run(home, "sleep 30").folder, 1)
+    assert Handle.from_dict(handle.to_dict()) == handle
+    runner.reap(handle)
+
+
+def test_reaping_from_another_server_process(local: LocalRunner, home: Path) -> None:
+    run = new_run(home, "deaf; child; stray; block 30")
+    handle = local.submit(run.folder, 1)
+    wait_until(lambda: len(marked(handle.token)) >= 4)
+    stranger = LocalRunner(home, STUB)
+    stranger.reap(Handle.from_dict(handle.to_dict()))
+    assert not marked(handle.token)
+
+
+def test_a_recycled_process_number_is_not_killed(local: LocalRunner) -> None:
+    bystander = subprocess.Popen(["sleep", "30"], start_new_session=True)
+    try:
+        wrong = [
+            Handle(bystander.pid, "1", "another boot", "nobody"),
+            Handle(bystander.pid, "1", Path("/proc/sys/kernel/random/boot_id").read_text().strip(), "nobody"),
+            Handle(bystander.pid),
+        ]
+        for handle in wrong:
+            local.reap(handle)
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+def test_the_warm_worker_is_used_once_and_gets_the_run(local: LocalRunner, home: Path) -> None:
+    local.prepare()
+    local.prepare()
+    assert local._ready is not None
+    ready = local._ready.handle.pid
+    run = new_run(home, "quick")
+    handle = local.submit(run.folder, 1)
+    assert handle.pid == ready and local._ready is None
+    wait_until(lambda: local.poll(handle) is not None)
+    assert f"process {ready}" in run.log_path.read_text()
+    second = local.submit(new_run(home, "quick").folder, 1)
+    assert second.pid != ready
+    wait_until(lambda: local.poll(second) == 0)
+
+
+def test_a_dead_warm_worker_is_replaced(local: LocalRunner, home: Path) -> None:
+    local.prepare()
+    assert local._ready is not None
+    dead = local._ready
+    os.killpg(dead.handle.pid, signal.SIGKILL)
+    dead.popen.wait()
+    handle = local.submit(new_run(home, "quick").folder, 1)
+    assert handle.pid != dead.handle.pid
+    wait_until(lambda: local.poll(handle) == 0)
+
+
+def test_a_worker_that_cannot_start_is_a_plain_error(home: Path) -> None:
+    from lora_playground.errors import JobError
+
+    home.mkdir()
+    runner = LocalRunner(home, ["/no/such/program"])
+    with pytest.raises(JobError, match="No worker process can be started"):
+        runner.submit(new_run(home, "quick").folder, 1)
+
+
+def test_no_secrets_reach_a_worker() -> None:
+    given = {
+        "HF_TOKEN": "1", "OPENAI_API_KEY": "2", "AWS_SECRET_ACCESS_KEY": "3", "DB_PASSWORD": "4", "SSH_AUTH_SOCK": "5",
+        "PATH": "/bin", "HF_HOME": "/cache", "CUDA_VISIBLE_DEVICES": "0", "OMP_NUM_THREADS": "2",
+    }  # fmt: skip
+    kept = clean_environment(given)
+    assert {"PATH", "HF_HOME", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"} <= set(kept)
+    assert not {"HF_TOKEN", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "SSH_AUTH_SOCK"} & set(kept)
+
+
+def test_workers_die_with_the_server_even_with_strays(home: Path, tmp_path: Path) -> None:
+    home.mkdir()
+    run = new_run(home, "deaf; child; stray; block 60")
+    server = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys, time\n"
+            "from pathlib import Path\n"
+            "from lora_playground.jobs.runner import LocalRunner\n"
+            "runner = LocalRunner(Path(sys.argv[1]), sys.argv[3:])\n"
+            "print(runner.submit(Path(sys.argv[2]), 1).token, flush=True)\n"
+            "runner.prepare()\n"
+            "print(runner._ready.handle.token, flush=True)\n"
+            "time.sleep(60)\n",
+            str(home),
+            str(run.folder),
+            *STUB,
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert server.stdout is not None
+    tokens = [server.stdout.readline().strip() for _ in range(2)]
+    wait_until(lambda: len(marked(tokens[0])) >= 4 and len(marked(tokens[1])) >= 1)
+    server.kill()
+    server.wait()
+    server.stdout.close()
+    wait_until(lambda: not marked(tokens[0]) and not marked(tokens[1]))
+
+
+def test_an_idle_worker_does_not_use_the_processor(local: LocalRunner) -> None:
+    local.prepare()
+    assert local._ready is not None
+    handle = local._ready.handle
+    time.sleep(1.0)
+    before = local.cpu_seconds(handle)
+    time.sleep(1.0)
+    after = local.cpu_seconds(handle)
+    assert before is not None and after is not None and after - before <= 0.05
+    assert marked(handle.token) and TOKEN_VARIABLE
