@@ -1,0 +1,236 @@
+"""Figures of federated runs, made of their `partition` and `round` events: who holds what, how the rounds went, what
+travelled, and the global update's spectrum against the clients'. It knows events only."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lora_playground.plots.spectrum import short_name
+from lora_playground.plots.style import RUN_COLOURS, axis, empty, figure, ink, percent, significant
+
+Event = Mapping[str, Any]
+Series = Sequence[tuple[str, str, Sequence[Event]]]
+"""(label, colour, `round` events) of each run."""
+
+MEASURES: dict[str, tuple[str, str]] = {
+    "score": ("Score of the global model on test rows", "score"),
+    "loss": ("Loss of the global model on validation rows", "loss (nats a token)"),
+    "error": (
+        "Aggregation error: how far the server is from the mean of the updates",
+        "‖ΔW_server − ΔW_ideal‖ / ‖ΔW_ideal‖",
+    ),
+}
+"""{field of a `round` event: (title, axis)}."""
+
+_GROUPS = 11
+_FLOOR = 1e-8
+
+
+def partition_figure(event: Event | None, dark: bool = False) -> dict[str, Any]:
+    """A stacked bar a client: its rows by label or topic; beyond eleven groups the smallest are put together."""
+    title = "Which rows each client holds"
+    if not event or not event.get("clients"):
+        return empty("Choose a dataset and the number of clients to see who holds what.", title, dark)
+    clients, groups, counts = list(event["clients"]), list(event["groups"]), event["counts"]
+    order = sorted(range(len(groups)), key=lambda g: -sum(row[g] for row in counts))
+    shown, rest = order[:_GROUPS], order[_GROUPS:]
+    bars = [(groups[g], [row[g] for row in counts]) for g in shown]
+    if rest:
+        bars.append((f"{len(rest)} others", [sum(row[g] for g in rest) for row in counts]))
+    palette = [*RUN_COLOURS, "#999999", "#882255", "#44AA99", "#DDCC77", "#AA4499", "#BBBBBB"]
+    data = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": html.escape(str(name)),
+            "y": clients,
+            "x": values,
+            "marker": {"color": palette[i % len(palette)]},
+            "hovertemplate": "%{y}: %{x} rows<extra>%{fullData.name}</extra>",
+        }
+        for i, (name, values) in enumerate(bars)
+    ]
+    return figure(
+        data,
+        title,
+        dark,
+        height=min(640, 150 + 26 * len(clients)),
+        barmode="stack",
+        showlegend=len(bars) > 1,
+        xaxis=axis("training rows", dark, rangemode="tozero"),
+        yaxis=axis("", dark, autorange="reversed", showgrid=False),
+    )
+
+
+def describe_partition(event: Event | None) -> str:
+    """The split in a sentence: how uneven the sizes are, and how many groups a client sees."""
+    if not event or not event.get("clients"):
+        return "No split yet."
+    sizes = [sum(row) for row in event["counts"]]
+    seen = [sum(1 for value in row if value) for row in event["counts"]]
+    text = f"{len(sizes)} clients hold {min(sizes)} to {max(sizes)} of {sum(sizes)} rows"
+    if len(event["groups"]) > 1:
+        text += f"; a client sees {min(seen)} to {max(seen)} of {len(event['groups'])} groups"
+    without = sum(1 for size in sizes if not size)
+    return text + (f"; {without} of them hold none and are left out." if without else ".")
+
+
+def rounds_figure(series: Series, measure: str = "loss", dark: bool = False) -> dict[str, Any]:
+    """One of `MEASURES` over the rounds, a line a run; the error on a logarithmic axis with an exact floor."""
+    title, unit = MEASURES[measure]
+    data = []
+    for label, colour, events in series:
+        points = [(e["round"], e.get(measure)) for e in events if e.get(measure) is not None]
+        if not points:
+            continue
+        values = [max(float(v), _FLOOR) if measure == "error" else float(v) for _, v in points]
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": html.escape(label),
+                "x": [r for r, _ in points],
+                "y": [float(f"{v:.4g}") for v in values],
+                "line": {"color": colour, "width": 2.5},
+                "marker": {"size": 8},
+                "hovertemplate": "round %{x}: %{y:.3g}<extra>%{fullData.name}</extra>",
+            }
+        )
+    if not data:
+        return empty("The first round has not ended yet.", title, dark)
+    y = axis(unit, dark)
+    if measure == "error":
+        y |= {"type": "log", "exponentformat": "power", "range": [-8.3, 0.3]}
+    elif measure == "score":
+        y |= {"rangemode": "tozero"}
+    last = max(max(trace["x"]) for trace in data)
+    x = axis("round", dark, tickformat="d", dtick=max(1, last // 10), range=[0.8, last + 0.2])
+    return figure(data, title, dark, xaxis=x, yaxis=y, showlegend=True, hovermode="x")
+
+
+def describe_rounds(series: Series, measure: str = "loss") -> str:
+    """Who is ahead after the last round, in words; for the error, who is exact."""
+    last = [(label, events[-1].get(measure)) for label, _, events in series if events]
+    known = [(label, float(value)) for label, value in last if value is not None]
+    if not known:
+        return "No round has ended yet."
+    if measure == "error":
+        exact = [label for label, value in known if value < 1e-5]
+        wrong = sorted(((value, label) for label, value in known if value >= 1e-5))
+        parts = []
+        if exact:
+            parts.append(f"{_list(exact)}: exact, the server's update is the mean of the clients' updates.")
+        if wrong:
+            parts.append("Of the mean is lost " + ", ".join(f"{percent(v)} by {label}" for v, label in wrong) + ".")
+        return " ".join(parts)
+    ranked = sorted(known, key=lambda item: item[1], reverse=measure == "score")
+    word = "score" if measure == "score" else "loss"
+    best = f"The best {word} is {significant(ranked[0][1])} by {ranked[0][0]}"
+    return best + (f", the worst {significant(ranked[-1][1])} by {ranked[-1][0]}." if len(ranked) > 1 else ".")
+
+
+def bytes_figure(series: Series, dark: bool = False) -> dict[str, Any]:
+    """Megabytes that all clients have sent (up) and received (down), a pair of bars a run."""
+    title = "What has travelled"
+    runs = [(label, colour, events[-1]["bytes"]) for label, colour, events in series if events]
+    if not runs:
+        return empty("Nothing has travelled yet.", title, dark)
+    labels = [html.escape(label) for label, _, _ in runs]
+    colours = [colour for _, colour, _ in runs]
+    data = [
+        {
+            "type": "bar",
+            "name": name,
+            "x": labels,
+            "y": [round(sent[key] / 1e6, 3) for _, _, sent in runs],
+            "marker": {"color": colours, "opacity": opacity, "pattern": {"shape": shape}},
+            "hovertemplate": "%{x}: %{y:.3g} MB " + word + "<extra></extra>",
+        }
+        for name, key, opacity, shape, word in (
+            ("up (clients to server)", "up_total", 1.0, "", "up"),
+            ("down (server to clients)", "down_total", 0.55, "/", "down"),
+        )
+    ]
+    y = axis("megabytes, all clients and rounds", dark, rangemode="tozero")
+    return figure(data, title, dark, xaxis=axis("", dark, showgrid=False), yaxis=y, barmode="group", showlegend=True)
+
+
+def describe_bytes(series: Series) -> str:
+    """Least and most of what travelled, in words."""
+    totals = sorted(
+        ((events[-1]["bytes"]["up_total"] + events[-1]["bytes"]["down_total"]) / 1e6, label)
+        for label, _, events in series
+        if events
+    )
+    if not totals:
+        return "Nothing has travelled yet."
+    text = f"{totals[0][1]} sent least: {significant(totals[0][0])} MB"
+    return text + (f"; {totals[-1][1]} most: {significant(totals[-1][0])} MB." if len(totals) > 1 else ".")
+
+
+def round_spectrum_figure(
+    event: Event | None, module: str | None = None, colour: str = RUN_COLOURS[0], dark: bool = False
+) -> dict[str, Any]:
+    """Singular values of one module's update after a round: the server's, the ideal mean's, and each client's."""
+    title = "The global update against the clients'"
+    spectra = (event or {}).get("spectra") or {}
+    if not spectra:
+        return empty("The first round has not ended yet.", title, dark)
+    name = module if module in spectra else next(iter(spectra))
+    title += f" · {html.escape(short_name(name))} · round {event['round']}" if event else ""
+    quiet = ink(dark)["quiet"]
+    found = spectra[name]
+    data = [
+        _scree(html.escape(client), values, {"color": quiet, "width": 1.2}, 4, legend=i == 0, group="clients")
+        for i, (client, values) in enumerate(found["clients"].items())
+    ]
+    if data:
+        data[0]["name"] = "each client"
+    if found.get("ideal"):
+        data.append(
+            _scree("mean of the updates (ideal)", found["ideal"], {"color": ink(dark)["text"], "dash": "dot"}, 5)
+        )
+    data.append(_scree("server", found["global"], {"color": colour, "width": 3}, 8))
+    length = max(len(trace["x"]) for trace in data)
+    y = axis("singular value σ (log)", dark, type="log", exponentformat="power")
+    x = axis("direction, strongest first", dark, tickformat="d", range=[0.4, length + 0.6])
+    return figure(data, title, dark, xaxis=x, yaxis=y, showlegend=True, hovermode="closest")
+
+
+def describe_round_spectrum(event: Event | None) -> str:
+    """How many directions the server, the ideal and a client use, averaged over modules."""
+    if not event or "rank" not in event:
+        return "No round has ended yet."
+    rank = event["rank"]
+    clients = list(rank["clients"].values())
+    if not clients:
+        return f"After round {event['round']} nobody delivered; the global update stays as it was."
+    mean = sum(clients) / len(clients)
+    return (
+        f"In round {event['round']} a client's update has {significant(mean)} directions, the mean of all clients' "
+        f"{significant(rank['ideal'])}, and the server's update so far {significant(rank['global'])}."
+    )
+
+
+def _scree(
+    name: str, values: Sequence[float], line: dict[str, Any], size: int, legend: bool = True, group: str = ""
+) -> dict[str, Any]:
+    shown = [value for value in values if value > 0] or [_FLOOR]
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": name,
+        "x": list(range(1, len(shown) + 1)),
+        "y": shown,
+        "line": line,
+        "marker": {"size": size},
+        "showlegend": legend,
+        "legendgroup": group or name,
+        "hovertemplate": "direction %{x}: σ = %{y:.3g}<extra>" + name + "</extra>",
+    }
+
+
+def _list(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]

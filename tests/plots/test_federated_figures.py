@@ -1,0 +1,91 @@
+"""The figures of federated runs, from events such as the simulation writes."""
+
+import json
+
+from lora_playground.plots import federated as pictures
+
+PARTITION = {
+    "clients": ["client 1", "client 2", "client 3"],
+    "groups": ["sport", "world"],
+    "counts": [[30, 0], [5, 20], [0, 0]],
+}
+
+
+def event(number: int, error: float | None, loss: float, score: float | None) -> dict:
+    return {
+        "type": "round",
+        "round": number,
+        "error": error,
+        "loss": loss,
+        "score": score,
+        "bytes": {"up": 1, "down": 1, "up_total": 2_000_000 * number, "down_total": 3_000_000 * number},
+        "rank": {"global": 4, "ideal": 8, "clients": {"client 1": 4, "client 2": 4}},
+        "spectra": {
+            "model.layers.0.self_attn.q_proj": {
+                "global": [2.0, 1.0],
+                "ideal": [2.1, 1.1, 0.5],
+                "clients": {"client 1": [1.0, 0.5], "client 2": [0.0]},
+            }
+        },
+    }
+
+
+SERIES = [
+    ("FedIT", "#0072B2", [event(1, 0.3, 2.0, 0.1), event(2, 0.25, 1.5, 0.4)]),
+    ("FedEx", "#D55E00", [event(1, 1e-16, 2.0, None), event(2, 0.0, 1.4, 0.5)]),
+]
+
+
+def test_every_figure_is_plain_json() -> None:
+    figures = [
+        pictures.partition_figure(PARTITION),
+        pictures.partition_figure(None),
+        *(pictures.rounds_figure(SERIES, measure, dark) for measure in pictures.MEASURES for dark in (False, True)),
+        *(pictures.rounds_figure([], measure) for measure in pictures.MEASURES),
+        pictures.bytes_figure(SERIES),
+        pictures.bytes_figure([("FedIT", "#000000", [])]),
+        pictures.round_spectrum_figure(SERIES[0][2][-1]),
+        pictures.round_spectrum_figure(None),
+    ]
+    for figure in figures:
+        json.dumps(figure, allow_nan=False)
+        assert figure["layout"]["title"]["text"]
+
+
+def test_the_stacked_bar_holds_every_row_once() -> None:
+    figure = pictures.partition_figure(PARTITION)
+    assert sum(sum(trace["x"]) for trace in figure["data"]) == 55
+    many = {
+        "clients": ["a", "b"],
+        "groups": [f"person {i}" for i in range(40)],
+        "counts": [[i for i in range(40)], [1] * 40],
+    }
+    figure = pictures.partition_figure(many)
+    assert len(figure["data"]) == 12 and figure["data"][-1]["name"] == "29 others"
+    assert sum(sum(trace["x"]) for trace in figure["data"]) == sum(range(40)) + 40
+
+
+def test_lines_follow_the_rounds_and_an_exact_error_stays_on_the_page() -> None:
+    figure = pictures.rounds_figure(SERIES, "error")
+    assert [trace["x"] for trace in figure["data"]] == [[1, 2], [1, 2]]
+    assert figure["data"][0]["y"] == [0.3, 0.25]
+    assert all(value >= 1e-8 for value in figure["data"][1]["y"])
+    assert [trace["x"] for trace in pictures.rounds_figure(SERIES, "score")["data"]] == [[1, 2], [2]]
+
+
+def test_words_say_who_is_exact_and_who_leads() -> None:
+    said = pictures.describe_rounds(SERIES, "error")
+    assert "FedEx: exact" in said and "25% by FedIT" in said
+    assert pictures.describe_rounds(SERIES, "loss") == "The best loss is 1.4 by FedEx, the worst 1.5 by FedIT."
+    assert pictures.describe_rounds(SERIES, "score").startswith("The best score is 0.5 by FedEx")
+    assert "1 of them hold none" in pictures.describe_partition(PARTITION)
+    assert "8" in pictures.describe_round_spectrum(SERIES[0][2][0])
+    assert "10 MB" in pictures.describe_bytes(SERIES)
+    for text in (pictures.describe_rounds([], "loss"), pictures.describe_bytes([]), pictures.describe_partition(None)):
+        assert text
+
+
+def test_a_label_cannot_bring_markup_into_a_figure() -> None:
+    series = [("<img src=x>", "#000000", SERIES[0][2])]
+    for figure in (pictures.rounds_figure(series, "loss"), pictures.bytes_figure(series)):
+        assert "<img" not in json.dumps(figure)
