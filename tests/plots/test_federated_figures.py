@@ -58,7 +58,7 @@ def test_the_stacked_bar_holds_every_row_once() -> None:
     many = {
         "clients": ["a", "b"],
         "groups": [f"person {i}" for i in range(40)],
-        "counts": [[i for i in range(40)], [1] * 40],
+        "counts": [list(range(40)), [1] * 40],
     }
     figure = pictures.partition_figure(many)
     assert len(figure["data"]) == 12 and figure["data"][-1]["name"] == "29 others"
