@@ -87,8 +87,11 @@ class PeftVariant(Variant):
                 pair = self.factors(layer)
                 if pair is not None:
                     found.append(Update(name, B=_numpy(pair[0]), A=_numpy(pair[1])))
-                else:
-                    found.append(Update(name, dense=_numpy(effective_delta(layer))))
+                    continue
+                found.append(Update(name, dense=_numpy(effective_delta(layer))))
+                bias = effective_bias_delta(layer)
+                if bias is not None:
+                    found.append(Update(f"{name}.bias", dense=_numpy(bias)))
         return found
 
     def save(self, model: torch.nn.Module, folder: Path) -> None:
@@ -145,18 +148,40 @@ def effective_delta(layer: Any, chunk: int = 1024) -> torch.Tensor:
     return torch.cat(columns).T.contiguous()
 
 
-def _dense_copy(module: Any, weight: torch.Tensor) -> torch.nn.Module:
-    """A bias-free float32 module of the same layout as `module`, holding `weight` (out, in)."""
+def effective_bias_delta(layer: Any) -> torch.Tensor | None:
+    """What a tuner layer changes of its base module's bias (out,): rescaled outputs rescale it; None where nothing."""
+    import torch
+
+    bias = getattr(layer.get_base_layer(), "bias", None)
+    if bias is None:
+        return None
+    weight = base_weight(layer)
+    stored, was_training = layer.base_layer, layer.training
+    layer.eval()
+    layer.base_layer = _dense_copy(stored, weight, bias.detach().float())
+    try:
+        delta = layer(torch.zeros(1, weight.shape[1], device=weight.device)).float()[0] - bias.detach().float()
+    finally:
+        layer.base_layer = stored
+        layer.train(was_training)
+    return delta if bool(delta.abs().max() > 0) else None
+
+
+def _dense_copy(module: Any, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.nn.Module:
+    """A float32 module of the same layout as `module`, holding `weight` (out, in) and `bias` (none by default)."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
     if isinstance(module, Conv1D):
         copy = Conv1D(weight.shape[0], weight.shape[1])
         copy.weight = torch.nn.Parameter(weight.T, requires_grad=False)
-        copy.bias = torch.nn.Parameter(torch.zeros(weight.shape[0], device=weight.device), requires_grad=False)
+        start = torch.zeros(weight.shape[0], device=weight.device) if bias is None else bias
+        copy.bias = torch.nn.Parameter(start, requires_grad=False)
         return copy
-    linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     linear.weight = torch.nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        linear.bias = torch.nn.Parameter(bias, requires_grad=False)
     return linear
 
 

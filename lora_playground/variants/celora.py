@@ -1,0 +1,97 @@
+"""CE-LoRA: plain LoRA with a cheaper, approximated gradient through the frozen weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from lora_playground.config import LowRankConfig
+from lora_playground.variants.base import Card, Context
+from lora_playground.variants.peft_variant import ADAPTER, PeftVariant, lora_count, tuner_layers
+from lora_playground.variants.start_family import save_as_plain_lora
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Config(LowRankConfig):
+    """Options of CE-LoRA."""
+
+    name: str = "celora"
+    amm: bool = Field(True, description="Approximate the gradient through W (off: exact, as plain LoRA).")
+    double_lora: bool = Field(True, description="Keep the largest directions of W exact in that gradient.")
+    ratio_attention: float = Field(0.55, gt=0, le=1, description="Rows kept for value and output projections.")
+    ratio_mlp: float = Field(0.65, gt=0, le=1, description="Rows kept for up and down projections.")
+    ratio_other: float = Field(1.0, gt=0, le=1, description="Rows kept for all other modules (1 is exact).")
+    frozen_rank: int | None = Field(
+        None, ge=1, le=4096, description="Directions of W that stay exact; empty takes 7/8 of the rank."
+    )
+    refresh_every: int = Field(50, ge=1, le=1_000_000, description="Optimiser steps between choices of rows.")
+
+
+@dataclass(frozen=True)
+class ComputationEfficient(PeftVariant):
+    """The tuner `celora`, whose rows are chosen after the first step and every so many after it."""
+
+    def peft_config(self, model: torch.nn.Module, config: Any, context: Context, targets: list[str]) -> Any:
+        from lora_playground.variants.tuners.celora import CeLoraConfig
+
+        return CeLoraConfig(
+            task_type="CAUSAL_LM",
+            r=config.rank,
+            alpha=config.alpha,
+            dropout=config.dropout,
+            ratio_attention=config.ratio_attention,
+            ratio_mlp=config.ratio_mlp,
+            ratio_other=config.ratio_other,
+            frozen_rank=config.frozen_rank,
+            amm=config.amm,
+            double_lora=config.double_lora,
+            target_modules=targets,
+        )
+
+    def finish(self, model: torch.nn.Module, config: Any, context: Context) -> None:
+        object.__setattr__(model, "_refresh_every", config.refresh_every)
+
+    def count(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
+        return lora_count(shapes, config.rank)
+
+    def factors(self, layer: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
+        return layer.celora_B[ADAPTER].float() * layer.scaling[ADAPTER], layer.celora_A[ADAPTER].float()
+
+    def after_step(self, model: torch.nn.Module, step: int) -> None:
+        """Chooses rows where the last step collected norms; has the step before each refresh collect them."""
+        every: int = getattr(model, "_refresh_every", 50)
+        for _, layer in tuner_layers(model):
+            layer.refresh()
+            if not layer.approximation.exact and (step + 1) % every == 0:
+                layer.approximation.collect = True
+
+    def save(self, model: torch.nn.Module, folder: Path) -> None:
+        """A plain LoRA: the forward pass is LoRA's."""
+        save_as_plain_lora(model, self.updates(model), folder)
+
+
+VARIANT = ComputationEfficient(
+    name="celora",
+    label="CE-LoRA",
+    family="Efficiency",
+    config=Config,
+    card=Card(
+        sentence="Learns what LoRA learns with less arithmetic: the gradient that passes back through W keeps only "
+        "its most important rows.",
+        equation=r"\nabla_x \approx (\nabla_y B_0) A_0 + \nabla_{y,I}\,(W - B_0A_0)_{I,:} + s\, \nabla_y B A",
+        parameters=r"r(m + n)",
+        frozen="All of the base model and the split B₀A₀; A and B train.",
+        paper="Chen et al., CE-LoRA: Computation-Efficient LoRA Fine-Tuning for Language Models, 2025",
+        url="https://arxiv.org/abs/2502.01378",
+        notes="The output and LoRA's own gradients are exact; only what passes to the layers below is approximated. It "
+        "pays where modules are wide (about 1024 and more) and batches large, and costs memory: the kept rows are "
+        "stored apart. The first step is exact. The frozen split keeps the rank you choose for LoRA; the released "
+        "code takes the two from one budget.",
+    ),
+)

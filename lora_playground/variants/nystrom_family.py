@@ -1,0 +1,58 @@
+"""What SLoRA, NLoRA and IntTune share: one tuner, y = Wx + s·B·N·A·x, of which each is a setting.
+
+It knows `tuners.nystrom` and no single variant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_playground.variants.base import Context
+from lora_playground.variants.peft_variant import ADAPTER, PeftVariant, lora_count
+from lora_playground.variants.start_family import save_as_plain_lora
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class NystromFamily(PeftVariant):
+    """A setting of the tuner `nystrom`.
+
+    Attributes:
+        core_only: whether N alone trains.
+    """
+
+    core_only: bool = False
+
+    def start(self, config: Any) -> Any:
+        """The tuner's start: the mode that the options name, for variants that have one."""
+        return config.mode
+
+    def peft_config(self, model: torch.nn.Module, config: Any, context: Context, targets: list[str]) -> Any:
+        from lora_playground.variants.tuners.nystrom import NystromConfig
+
+        return NystromConfig(
+            task_type="CAUSAL_LM",
+            r=config.rank,
+            alpha=config.alpha,
+            dropout=config.dropout,
+            start=self.start(config),
+            core_only=self.core_only,
+            target_modules=targets,
+        )
+
+    def count(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
+        shapes = list(shapes)
+        core = len(shapes) * config.rank**2
+        return core if self.core_only else lora_count(shapes, config.rank) + core
+
+    def factors(self, layer: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
+        return layer.factors(ADAPTER)
+
+    def save(self, model: torch.nn.Module, folder: Path) -> None:
+        """A plain LoRA with N multiplied into A (and the start beside it), which stock PEFT loads without this app."""
+        save_as_plain_lora(model, self.updates(model), folder)

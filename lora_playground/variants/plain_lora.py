@@ -1,0 +1,123 @@
+"""Writes updates as a plain LoRA folder in PEFT's format, which stock PEFT loads on the pristine base.
+
+It works on NumPy alone and knows no variant: whatever ΔW is, its factors (or a truncated SVD of it) are a LoRA with
+s = 1. PEFT and torch are not imported, so that the web process can offer the download.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from lora_playground.analysis.update import Update
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a plain LoRA kept of the updates.
+
+    Attributes:
+        relative_error: ‖ΔW − BA‖_F / ‖ΔW‖_F over all modules together, those left out included; 0 is exact.
+        errors: the same for each module.
+        left_out: names of parameters that a LoRA cannot hold (norms, biases, embeddings, the output head).
+        rank: the highest rank written.
+    """
+
+    relative_error: float
+    errors: dict[str, float]
+    left_out: list[str]
+    rank: int
+
+
+def truncate(update: Update, rank: int | None) -> tuple[np.ndarray, np.ndarray, float, float]:
+    """(B, A, ‖ΔW − BA‖², ‖ΔW‖²) of a two-dimensional update.
+
+    Factors are kept as they are while they have at most `rank` columns. Otherwise the truncated SVD is taken, which
+    is the nearest matrix of that rank in the Frobenius norm (Eckart and Young), with √σ on either side. Of factors
+    it is computed from the SVD of the small core of two QR decompositions, in float64.
+    """
+    if update.B is not None and update.A is not None:
+        b, a = update.B, update.A
+        if rank is None or b.shape[1] <= rank:
+            return b, a, 0.0, float(np.sum((b.T @ b).astype(np.float64) * (a @ a.T)))
+        left, core_left = np.linalg.qr(b.astype(np.float64))
+        right, core_right = np.linalg.qr(a.astype(np.float64).T)
+        u, s, vt = np.linalg.svd(core_left @ core_right.T)
+        u, vt = left @ u, vt @ right.T
+    else:
+        u, s, vt = np.linalg.svd(update.matrix(), full_matrices=False)
+    keep = len(s) if rank is None else min(rank, len(s))
+    root = np.sqrt(s[:keep])
+    return u[:, :keep] * root, root[:, None] * vt[:keep], float(np.sum(s[keep:] ** 2)), float(np.sum(s**2))
+
+
+def write_plain_lora(
+    updates: Iterable[Update],
+    folder: Path,
+    *,
+    base: str = "",
+    fan_in_fan_out: bool = False,
+    rank: int | None = None,
+    skip: Sequence[str] = (),
+) -> Written:
+    """Writes adapter_config.json and adapter_model.safetensors with ΔW = B·A and α = r, so that s = 1.
+
+    Args:
+        base: what PEFT shall name as base model.
+        fan_in_fan_out: True where the modules are Conv1D (GPT-2).
+        rank: the highest rank a module may get; None keeps factors as they are and dense updates at full rank.
+        skip: names of updates that are no adaptable linear module.
+    """
+    tensors: dict[str, np.ndarray] = {}
+    ranks: dict[str, int] = {}
+    errors: dict[str, float] = {}
+    left_out: list[str] = []
+    lost = total = 0.0
+    for update in updates:
+        if len(update.shape) != 2 or update.name in skip:
+            left_out.append(update.name)
+            part = float(np.sum(update.matrix() ** 2))
+            lost, total = lost + part, total + part
+            continue
+        b, a, missing, whole = truncate(update, rank)
+        lost, total = lost + missing, total + whole
+        errors[update.name] = float(np.sqrt(missing / whole)) if whole > 0 else 0.0
+        ranks[update.name] = b.shape[1]
+        key = f"base_model.model.{update.name}"
+        tensors[f"{key}.lora_A.weight"] = np.ascontiguousarray(a, dtype=np.float32)
+        tensors[f"{key}.lora_B.weight"] = np.ascontiguousarray(b, dtype=np.float32)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
+    config = _adapter_config(ranks, base, fan_in_fan_out)
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    error = float(np.sqrt(lost / total)) if total > 0 else 0.0
+    return Written(error, errors, left_out, max(ranks.values(), default=0))
+
+
+def _adapter_config(ranks: dict[str, int], base: str, fan_in_fan_out: bool) -> dict[str, object]:
+    """A LoraConfig as JSON: the commonest rank is `r`, others are named in the patterns."""
+    usual = Counter(ranks.values()).most_common(1)[0][0] if ranks else 1
+    others = {name: rank for name, rank in ranks.items() if rank != usual}
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": usual,
+        "lora_alpha": usual,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": fan_in_fan_out,
+        "target_modules": sorted(ranks),
+        "rank_pattern": others,
+        "alpha_pattern": dict(others),
+        "init_lora_weights": True,
+        "use_rslora": False,
+        "use_dora": False,
+    }

@@ -1,0 +1,65 @@
+"""RandLoRA: a trained mix of random low-rank bases that together reach full rank."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+from lora_playground.variants.base import Card, Context
+from lora_playground.variants.options import RankConfig
+from lora_playground.variants.peft_variant import PeftVariant, is_conv1d
+from lora_playground.variants.targets import check_rank, select
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+
+class Config(RankConfig):
+    """Options of RandLoRA."""
+
+    name: str = "randlora"
+    rank: int = 32
+
+
+@dataclass(frozen=True)
+class RandomBases(PeftVariant):
+    """PEFT's RandLoRA."""
+
+    def check(self, config: Any, shapes: "Mapping[str, tuple[int, int]]", bits: int = 16) -> None:
+        super().check(config, shapes, bits)
+        check_rank(config.rank, select(shapes, config.target_modules))
+
+    def peft_config(self, model: "torch.nn.Module", config: Any, context: Context, targets: list[str]) -> Any:
+        from peft import RandLoraConfig
+
+        return RandLoraConfig(
+            task_type="CAUSAL_LM",
+            r=config.rank,
+            randlora_alpha=20 * config.rank,
+            target_modules=targets,
+            projection_prng_key=context.seed,
+            fan_in_fan_out=is_conv1d(model, targets),
+        )
+
+    def count(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
+        return sum(ceil(min(shape) / config.rank) * (config.rank + min(shape)) for shape in shapes)
+
+
+VARIANT = RandomBases(
+    name="randlora",
+    label="RandLoRA",
+    family="Random bases",
+    config=Config,
+    card=Card(
+        sentence="Mixes many frozen random low-rank matrices by trained scales, and so reaches full rank.",
+        equation=r"y = Wx + s \sum_{j=1}^{k} B_j \Lambda_j A\, \Gamma_j\, x,\quad k = \lceil \min(m, n) / r \rceil",
+        parameters=r"k\,(r + \min(m, n))",
+        frozen="All of the base model and the random bases; the diagonals Λ and Γ train.",
+        paper="Albert et al., RandLoRA: Full-rank parameter-efficient fine-tuning of large models, 2025",
+        url="https://arxiv.org/abs/2502.00987",
+        notes="A higher rank means fewer bases and fewer parameters. The update is dense, of full rank.",
+    ),
+    low_rank=False,
+)

@@ -1,0 +1,103 @@
+"""LoRA variants that start from factors B₀, A₀ taken from W or from the data, and yet leave the output unchanged.
+
+PEFT subtracts s·B₀A₀ from the stored W. Here W stays as it is: a frozen copy of the start, with scaling −s, runs beside
+the trained factors, so that y = Wx + s(BA − B₀A₀)x. The output is that of PEFT's residual, but W is pristine in
+memory too, also where it is stored in 4 bit, and the update against W is exactly [sB, −sB₀]·[A; A₀], of rank ≤ 2r.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_playground.variants.base import Context
+from lora_playground.variants.lora_family import LoraFamily
+from lora_playground.variants.peft_variant import ADAPTER, tuner_layers
+from lora_playground.variants.plain_lora import write_plain_lora
+
+if TYPE_CHECKING:
+    import torch
+
+START = "start"
+
+
+@dataclass(frozen=True)
+class StartFamily(LoraFamily):
+    """Lets PEFT compute B₀, A₀ with its own initialisation, then puts W back and keeps the start as a frozen part."""
+
+    def attach(self, model: torch.nn.Module, config: Any, context: Context) -> torch.nn.Module:
+        """As PEFT attaches it, with W bit-identical afterwards."""
+        import torch
+        from transformers.pytorch_utils import Conv1D
+
+        weights = {
+            name: module.weight
+            for name, module in model.named_modules()
+            if isinstance(module, (torch.nn.Linear, Conv1D))
+        }
+        # A quantised weight is replaced by PEFT, not written to, so its object is enough to put it back.
+        copies = {name: weight.detach().clone() if _is_plain(weight) else None for name, weight in weights.items()}
+        wrapped = super().attach(model, config, context)
+        for name, layer in tuner_layers(wrapped):
+            base = layer.get_base_layer()
+            kept = copies[name]
+            if kept is None:
+                base.weight = weights[name]
+            else:
+                base.weight.data = kept
+        _add_frozen_start(wrapped)
+        return wrapped
+
+    def factors(self, layer: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
+        import torch
+
+        b = [layer.lora_B[part].weight.float() * layer.scaling[part] for part in (ADAPTER, START)]
+        a = [layer.lora_A[part].weight.float() for part in (ADAPTER, START)]
+        return torch.cat(b, dim=1), torch.cat(a, dim=0)
+
+    def save(self, model: torch.nn.Module, folder: Path) -> None:
+        """A plain LoRA of rank 2r: PEFT's own format of these starts would need W to be rewritten on loading."""
+        save_as_plain_lora(model, self.updates(model), folder)
+
+
+def save_as_plain_lora(model: Any, updates: Any, folder: Path) -> None:
+    """Writes a wrapped model's updates as a plain LoRA that names its base model."""
+    base = getattr(getattr(model, "config", None), "_name_or_path", "") or ""
+    root = model.get_base_model() if hasattr(model, "get_base_model") else model
+    bases = [layer.get_base_layer() for _, layer in tuner_layers(root)]
+    write_plain_lora(updates, folder, base=base, fan_in_fan_out=all(type(m).__name__ == "Conv1D" for m in bases))
+
+
+def _is_plain(weight: torch.Tensor) -> bool:
+    return type(weight).__name__ not in ("Params4bit", "Int8Params")
+
+
+def _add_frozen_start(model: Any) -> None:
+    """Adds the adapter START to every layer: a frozen copy of the start values with scaling −s."""
+    import torch
+    from peft import LoraConfig
+
+    trained = model.peft_config[ADAPTER]
+    model.add_adapter(
+        START,
+        LoraConfig(
+            task_type="CAUSAL_LM",
+            r=trained.r,
+            lora_alpha=trained.lora_alpha,
+            rank_pattern=trained.rank_pattern,
+            alpha_pattern=trained.alpha_pattern,
+            target_modules=trained.target_modules,
+            fan_in_fan_out=trained.fan_in_fan_out,
+            use_rslora=trained.use_rslora,
+        ),
+    )
+    for _, layer in tuner_layers(model):
+        with torch.no_grad():
+            layer.lora_A[START].weight.copy_(layer.lora_A[ADAPTER].weight)
+            layer.lora_B[START].weight.copy_(layer.lora_B[ADAPTER].weight)
+        layer.scaling[START] = -layer.scaling[ADAPTER]
+    model.base_model.set_adapter([ADAPTER, START])
+    for _, layer in tuner_layers(model):
+        layer.lora_A[START].requires_grad_(False)
+        layer.lora_B[START].requires_grad_(False)

@@ -1,0 +1,236 @@
+"""CE-LoRA as a PEFT method: plain LoRA whose frozen layers pass back an approximated gradient, to save arithmetic.
+
+The forward pass and the gradients of A and B (given dY) are exact. The gradient of the input, dY·W, is replaced by
+(dY·B₀)·A₀ + dY[:, I]·(W − B₀A₀)[I, :] with few rows I. After `Woooooow-Pro/CE-LoRA-Submit`, with its traps mended:
+the importance uses the norms of dY's columns, and rows are chosen anew by optimiser steps, not by forward passes.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from peft import PeftConfig
+from torch import nn
+
+from lora_playground.variants.tuners.layer import WrappedLinear, WrappedModel
+from lora_playground.variants.tuners.registration import register
+
+MIDDLE = ("v_proj", "o_proj", "out_proj", "attn.c_proj", "dense")
+WIDE = ("up_proj", "down_proj", "fc1", "fc2", "c_fc", "mlp.c_proj", "gate_up_proj")
+
+
+@dataclass
+class CeLoraConfig(PeftConfig):
+    """Options of the method.
+
+    Attributes:
+        ratio_attention, ratio_mlp, ratio_other: share of W's rows kept in dX: for v and o projections; for up and
+            down projections; for all others (q, k, gate, and fused ones). 1 is exact.
+        frozen_rank: rank q of the frozen split B₀A₀ (Double-LoRA); None takes 7/8 of r.
+        amm: whether dX is approximated at all.
+        double_lora: whether the split is used; off means B₀A₀ = 0.
+    """
+
+    r: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    ratio_attention: float = 0.55
+    ratio_mlp: float = 0.65
+    ratio_other: float = 1.0
+    frozen_rank: int | None = None
+    amm: bool = True
+    double_lora: bool = True
+    target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    bias: str = field(default="none")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = CELORA
+        if isinstance(self.target_modules, list):
+            self.target_modules = set(self.target_modules)  # type: ignore[assignment]
+
+    def ratio(self, name: str) -> float:
+        """The kept share of rows for a module of this name."""
+        if not self.amm:
+            return 1.0
+        if name.endswith(WIDE):
+            return self.ratio_mlp
+        return self.ratio_attention if name.endswith(MIDDLE) else self.ratio_other
+
+
+class Approximation:
+    """How one layer's dX is computed: the split B₀A₀, the chosen rows I, and the norms that choose them.
+
+    Attributes:
+        rows: I, ascending (k,), or None while dX is exact.
+        collect: whether the next backward passes add up the squared norms of dY's columns.
+    """
+
+    def __init__(self, out_features: int, ratio: float) -> None:
+        self.keep = min(out_features, math.ceil(ratio * out_features))
+        self.exact = self.keep >= out_features
+        self.rows: torch.Tensor | None = None
+        self.collect = not self.exact
+        self.squares: torch.Tensor | None = None
+        self.B0: torch.Tensor | None = None
+        self.A0: torch.Tensor | None = None
+        self._right: torch.Tensor | None = None
+        self._buffer: torch.Tensor | None = None
+
+    def split(self, weight: torch.Tensor, rank: int) -> None:
+        """B₀A₀, the rank-q part of W (m, n) by SVD, with √σ on either side; randomised where W is large."""
+        if rank >= min(weight.shape) or min(weight.shape) <= 512:
+            u, s, vt = torch.linalg.svd(weight, full_matrices=False)
+        else:
+            u, s, v = torch.svd_lowrank(weight, q=min(rank + 8, min(weight.shape)), niter=4)
+            vt = v.T
+        root = s[:rank].sqrt()
+        self.B0, self.A0 = u[:, :rank] * root, root[:, None] * vt[:rank]
+
+    def observe(self, dy: torch.Tensor) -> None:
+        """Adds the squared column norms of dY (T, m)."""
+        squares = dy.float().square().sum(dim=0)
+        self.squares = squares if self.squares is None else self.squares + squares
+
+    def choose(self, weight: torch.Tensor) -> None:
+        """I = the k rows with the largest ‖dY[:, i]‖·‖Ws[i, :]‖, Ws = W − B₀A₀; the rows of Ws are kept."""
+        if self.exact or self.squares is None:
+            return
+        rest = weight if self.B0 is None or self.A0 is None else weight - self.B0 @ self.A0
+        scores = self.squares.sqrt() * rest.norm(dim=1)
+        self.rows = scores.topk(self.keep).indices.sort().values
+        parts = [rest[self.rows]] if self.A0 is None else [self.A0, rest[self.rows]]
+        self._right = torch.cat(parts)
+        self.squares, self.collect, self._buffer = None, False, None
+
+    def left(self, dy: torch.Tensor, extra: torch.Tensor) -> torch.Tensor:
+        """[dY·B₀, dY[:, I], extra] as one (T, q + k + r) matrix, so that one product gives dX."""
+        assert self.rows is not None
+        parts = [] if self.B0 is None else [dy @ self.B0.to(dy.dtype)]
+        return torch.cat([*parts, dy.index_select(1, self.rows), extra], dim=1)
+
+    def right(self, a: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
+        """[A₀; Ws[I]; A] (q + k + r, n) in dtype `kind`; only A is copied in anew each time."""
+        assert self._right is not None
+        size, held = self._right.shape[0], self._buffer
+        if held is None or held.dtype != kind or held.shape[0] != size + a.shape[0]:
+            held = self._buffer = torch.cat([self._right.to(kind), a.to(kind)])
+        else:
+            held[size:].copy_(a)
+        return held
+
+
+class _ApproximateLinear(torch.autograd.Function):
+    """y = base(x) + s·B·A·xd; see the module's docstring for dX. xd is x after dropout, or x itself."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, x: torch.Tensor, dropped: torch.Tensor, a: torch.Tensor, b: torch.Tensor, layer: Any, scale: float
+    ) -> torch.Tensor:
+        base = layer.base_layer(x)
+        kind = base.dtype
+        hidden = dropped.to(kind) @ a.T.to(kind)
+        ctx.save_for_backward(dropped, hidden, a, b)
+        ctx.layer, ctx.scale, ctx.same = layer, scale, dropped is x
+        return base.add_(hidden @ b.T.to(kind), alpha=scale)
+
+    @staticmethod
+    def backward(ctx: Any, dy: torch.Tensor) -> Any:  # type: ignore[override]
+        dropped, hidden, a, b = ctx.saved_tensors
+        kind = dy.dtype
+        flat = dy.reshape(-1, dy.shape[-1])
+        inputs = dropped.reshape(-1, dropped.shape[-1]).to(kind)
+        g = (flat @ b.to(kind)) * ctx.scale
+        grad_a = (g.T @ inputs).to(a.dtype) if ctx.needs_input_grad[2] else None
+        grad_b = None
+        if ctx.needs_input_grad[3]:
+            grad_b = (flat.T @ hidden.reshape(-1, hidden.shape[-1]) * ctx.scale).to(b.dtype)
+        dx = dropped_grad = None
+        state: Approximation = ctx.layer.approximation
+        if state.collect:
+            state.observe(flat)
+        if ctx.needs_input_grad[0] and state.rows is not None and ctx.same:
+            dx = state.left(flat, g) @ state.right(a, kind)
+        elif ctx.needs_input_grad[0]:
+            through = (g @ a.to(kind)) if ctx.same else None
+            if state.rows is None:
+                dx = flat @ ctx.layer.stored_weight(kind)
+            else:
+                none = flat.new_zeros(flat.shape[0], a.shape[0])
+                dx = state.left(flat, none) @ state.right(a, kind)
+            dx = dx if through is None else dx.add_(through)
+        if not ctx.same and ctx.needs_input_grad[1]:
+            dropped_grad = (g @ a.to(kind)).reshape(dropped.shape).to(dropped.dtype)
+        if dx is not None:
+            dx = dx.reshape(*dy.shape[:-1], -1).to(dropped.dtype)
+        return dx, dropped_grad, grad_a, grad_b, None, None
+
+
+class CeLoraLayer(WrappedLinear):
+    """One adapted linear layer."""
+
+    adapter_layer_names = ("celora_A", "celora_B")
+    other_param_names = ("celora_dropout", "scaling")
+
+    def __init__(self, base_layer: nn.Module) -> None:
+        super().__init__(base_layer)
+        self.celora_A = nn.ParameterDict()
+        self.celora_B = nn.ParameterDict()
+        self.celora_dropout = nn.ModuleDict()
+        self.approximation = Approximation(self.out_features, 1.0)
+
+    def add(self, adapter: str, config: CeLoraConfig, name: str) -> None:
+        """Makes A, B and the frozen split of one adapter; the approximation belongs to the layer."""
+        r = config.r
+        if not 1 <= r <= min(self.in_features, self.out_features):
+            raise ValueError(f"r = {r} does not fit {name}: {self.out_features} × {self.in_features}")
+        self.scaling[adapter] = config.alpha / r
+        self.celora_dropout[adapter] = nn.Dropout(config.dropout) if config.dropout > 0 else nn.Identity()
+        a = torch.empty(r, self.in_features)
+        nn.init.kaiming_uniform_(a, a=math.sqrt(5))
+        self.celora_A[adapter] = nn.Parameter(a)
+        self.celora_B[adapter] = nn.Parameter(torch.zeros(self.out_features, r))
+        self.approximation = Approximation(self.out_features, config.ratio(name))
+        on_meta = self.get_base_layer().weight.device.type == "meta"
+        if config.double_lora and not self.approximation.exact and not on_meta:
+            rank = config.frozen_rank if config.frozen_rank is not None else max(1, 7 * r // 8)
+            self.approximation.split(self.full_weight(), min(rank, self.in_features, self.out_features))
+        self._move_adapter_to_device_of_base_layer(adapter)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def stored_weight(self, kind: torch.dtype) -> torch.Tensor:
+        """W (m, n) in dtype `kind`, for an exact dX."""
+        weight = self.get_base_weight()
+        return (weight.T if self.transposed else weight).to(kind)
+
+    def refresh(self) -> None:
+        """Chooses the rows anew if norms were collected."""
+        if self.approximation.collect and self.approximation.squares is not None:
+            self.approximation.choose(self.full_weight())
+
+    def get_delta_weight(self, adapter: str) -> torch.Tensor:
+        return self.scaling[adapter] * self.celora_B[adapter].float() @ self.celora_A[adapter].float()
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        active = [name for name in self.active_adapters if name in self.celora_A]
+        if self.disable_adapters or self.merged or not active:
+            return self.base_layer(x, *args, **kwargs)
+        if len(active) > 1:
+            raise ValueError("CE-LoRA runs one adapter at a time: its approximation belongs to the layer")
+        name = active[0]
+        dropped = self.celora_dropout[name](x)
+        return _ApproximateLinear.apply(x, dropped, self.celora_A[name], self.celora_B[name], self, self.scaling[name])
+
+
+class CeLoraModel(WrappedModel):
+    """PEFT's tuner of the method."""
+
+    prefix = "celora_"
+    tuner_layer_cls = CeLoraLayer
+
+
+CELORA = register("celora", CeLoraConfig, CeLoraModel)
