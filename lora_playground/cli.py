@@ -110,11 +110,29 @@ def _add_chat_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", required=True)
     parser.add_argument("--system", default="")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--temperature", type=float, default=0.0)
-    parser.add_argument("--top-p", type=float, default=1.0)
-    parser.add_argument("--max-new-tokens", type=int, default=128)
-    parser.add_argument("--strength", type=float, default=1.0, help="the update's strength, 0 to 2")
-    parser.add_argument("--keep", type=int, help="keep only the k strongest directions of each module")
+    parser.add_argument("--temperature", type=_within(0.0, 10.0), default=0.0)
+    parser.add_argument("--top-p", type=_within(0.001, 1.0), default=1.0)
+    parser.add_argument("--max-new-tokens", type=_within(1, 4096, int), default=128)
+    parser.add_argument("--strength", type=_within(0.0, 2.0), default=1.0, help="the update's strength, 0 to 2")
+    parser.add_argument(
+        "--keep", type=_within(0, 4096, int), help="keep only the k strongest directions of each module"
+    )
+
+
+def _within(low: float, high: float, kind: Callable[[str], float] = float) -> Callable[[str], float]:
+    """A converter for argparse that refuses numbers outside [low, high]."""
+
+    def convert(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            word = "whole number" if kind is int else "number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not allowed; give a {word} from {low} to {high}")
+        return value
+
+    return convert
 
 
 # --- commands -----------------------------------------------------------------------------------------------------
@@ -302,28 +320,30 @@ def _updates(run: Any) -> list[Any]:
 
 
 def _chat(given: argparse.Namespace) -> dict[str, Any]:
-    from lora_playground.analysis.cut import truncate
-    from lora_playground.models.decoding import Decoder
+    from lora_playground.models.decoding import Decoder, Row, RowUpdate, Sampling
     from lora_playground.models.loading import load_base
 
     run = _store(given).get(given.run)
     updates = _updates(run)
-    if given.keep is not None:
-        updates = [truncate(update, given.keep) for update in updates]
     base = load_base(run.config().model)
+    decoder = Decoder(base.model, base.tokenizer)
     messages = [{"role": "user", "content": given.prompt}]
     if given.system:
         messages.insert(0, {"role": "system", "content": given.system})
-    answers = Decoder(base.model, base.tokenizer).generate(
-        [messages, messages],
-        updates=[None, updates],
-        strengths=[1.0, given.strength],
-        max_new_tokens=given.max_new_tokens,
-        temperature=given.temperature,
-        top_p=given.top_p,
-        seed=given.seed,
-    )
-    return {"run": given.run, "prompt": given.prompt, "base": answers[0], "adapted": answers[1]}
+    prompt = decoder.encode(messages)
+    cut = None if given.keep is None else (0, given.keep)
+    sampling = Sampling(given.temperature, given.top_p, given.seed)  # one for both rows: the same noise
+    pair = [
+        Row(prompt, update, sampling, given.max_new_tokens, decoder.stop)
+        for update in (None, RowUpdate(decoder.adapter(updates), given.strength, cut))
+    ]
+    with decoder.evaluating():
+        batch = decoder.batch()
+        batch.add(pair)
+        while batch.rows:
+            batch.step()
+    base_text, adapted_text = (decoder.text(row.tokens) for row in pair)
+    return {"run": given.run, "prompt": given.prompt, "base": base_text, "adapted": adapted_text}
 
 
 def _export(given: argparse.Namespace) -> dict[str, Any]:
