@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -387,9 +388,11 @@ def _datasets(given: argparse.Namespace) -> list[dict[str, Any]]:
     return [
         {
             "name": card.name,
-            "title": card.title,
+            "label": card.label,
             "metric": card.metric,
-            **{part: card.rows[part] for part in ("train", "validation", "test")},
+            "train": card.train,
+            "validation": card.validation,
+            "test": card.test,
         }
         for card in list_datasets(_store(given).home)
     ]
@@ -398,7 +401,7 @@ def _datasets(given: argparse.Namespace) -> list[dict[str, Any]]:
 def _models(given: argparse.Namespace) -> list[dict[str, Any]]:
     from lora_playground.models.catalogue import list_models
 
-    return [dict(model) if isinstance(model, dict) else vars(model) for model in list_models()]
+    return [asdict(model) for model in list_models()]
 
 
 # --- for people ---------------------------------------------------------------------------------------------------
