@@ -23,8 +23,8 @@ def directions(update: Update, side: Side = "right", of: Literal["update", "fact
     Args:
         update: of shape (m, n).
         side: 'right' (what the update reads, in Rⁿ) or 'left' (what it writes, in Rᵐ).
-        of: 'update' takes singular vectors of ΔW = B·A; 'factor' those of A (right) or B (left) alone, as section 7.2 of
-            the LoRA paper (2106.09685) does. A starts at random, so the order of its directions also shows its start.
+        of: 'update' takes singular vectors of ΔW = B·A; 'factor' those of A (right) or B (left) alone, as section
+            7.2 of the LoRA paper (2106.09685) does. A starts at random, so its order also shows its start.
 
     Returns:
         (n or m, k), float64; directions whose σ is numerically zero are left out.

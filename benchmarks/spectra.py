@@ -1,0 +1,153 @@
+"""Spectra from factors against dense SVD, and a large imported adapter: times, accuracy and memory.
+
+    python benchmarks/spectra.py [--json] [--quick]
+
+First all 168 modules of a 0.5B-sized model at r = 16: factored spectra against dense singular values of the same ΔW,
+float32 `numpy.linalg.svd` on one copy of each distinct shape (dense time is then the sum over modules; with all 168 it
+would run for minutes). Then a rank-256 adapter of 224 modules 4096 wide, read from a safetensors file module by module.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from lora_playground.analysis.importing import open_adapter
+from lora_playground.analysis.spectra import analyse, qr_singular_values, spectra
+from lora_playground.analysis.update import Update
+
+LAYERS, RANK = 24, 16
+SHAPES = {
+    "self_attn.q_proj": (896, 896),
+    "self_attn.k_proj": (128, 896),
+    "self_attn.v_proj": (128, 896),
+    "self_attn.o_proj": (896, 896),
+    "mlp.gate_proj": (4864, 896),
+    "mlp.up_proj": (4864, 896),
+    "mlp.down_proj": (896, 4864),
+}
+
+
+def small_model(seed: int = 0) -> list[Update]:
+    """Updates with decaying directions, as training makes them, in float32."""
+    rng = np.random.default_rng(seed)
+    decay = (0.7 ** np.arange(RANK)).astype(np.float32)
+    updates = []
+    for layer in range(LAYERS):
+        for kind, (m, n) in SHAPES.items():
+            B = rng.standard_normal((m, RANK), dtype=np.float32) * decay
+            A = rng.standard_normal((RANK, n), dtype=np.float32)
+            updates.append(Update(f"model.layers.{layer}.{kind}", B, A))
+    return updates
+
+
+def compare_with_dense(repeats: int) -> dict[str, float]:
+    """Interleaves factored and dense timings; medians."""
+    updates = small_model()
+    factored: list[float] = []
+    dense: dict[str, list[float]] = {kind: [] for kind in SHAPES}
+    error = 0.0
+    spectra(updates[:7])
+    for repeat in range(repeats):
+        start = time.perf_counter()
+        found = spectra(updates)
+        factored.append(time.perf_counter() - start)
+        for position, kind in enumerate(SHAPES):
+            update = updates[repeat % LAYERS * len(SHAPES) + position]
+            assert update.B is not None and update.A is not None
+            matrix = update.B @ update.A
+            start = time.perf_counter()
+            np.linalg.svd(matrix, compute_uv=False)
+            dense[kind].append(time.perf_counter() - start)
+            if repeat == 0:
+                truth = np.linalg.svd(update.matrix(), compute_uv=False)[:RANK]
+                error = max(error, float(np.abs(found[update.name] - truth).max() / truth[0]))
+    exact = [qr_singular_values(u.B, u.A) for u in updates if u.B is not None and u.A is not None]
+    apart = max(
+        float(np.abs(ours - theirs).max() / theirs[0]) for ours, theirs in zip(spectra(updates).values(), exact)
+    )
+    dense_total = LAYERS * sum(statistics.median(times) for times in dense.values())
+    seconds = statistics.median(factored)
+    return {
+        "modules": len(updates),
+        "factored_seconds": seconds,
+        "dense_seconds_from_one_of_each_shape": dense_total,
+        "ratio": dense_total / seconds,
+        "largest_error_relative_to_sigma_1": error,
+        "largest_distance_to_qr_relative_to_sigma_1": apart,
+    }
+
+
+def write_large_adapter(folder: Path, modules: int, width: int, rank: int) -> float:
+    """A bfloat16-sized PEFT adapter, written module by module so that making it needs no memory; returns its GiB."""
+    rng = np.random.default_rng(1)
+    kinds = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    names = [f"base_model.model.model.layers.{i // 7}.self_attn.{kinds[i % 7]}" for i in range(modules)]
+    header: dict[str, dict] = {}
+    offset = 0
+    for name in names:
+        for part, shape in (("lora_A", [rank, width]), ("lora_B", [width, rank])):
+            size = 2 * width * rank
+            header[f"{name}.{part}.weight"] = {"dtype": "F16", "shape": shape, "data_offsets": [offset, offset + size]}
+            offset += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(folder / "adapter_model.safetensors", "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _ in names:
+            for _ in range(2):
+                file.write((0.02 * rng.standard_normal(width * rank, dtype=np.float32)).astype(np.float16).tobytes())
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": kinds}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return offset / 2**30
+
+
+def large_import(modules: int, width: int, rank: int) -> dict[str, float]:
+    """Opens and analyses a large adapter; peak memory is this process's own."""
+    with tempfile.TemporaryDirectory() as place:
+        size = write_large_adapter(Path(place), modules, width, rank)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        start = time.perf_counter()
+        found = analyse(open_adapter(Path(place)).updates())
+        seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "modules": len(found),
+        "width": width,
+        "rank": rank,
+        "file_gib": size,
+        "seconds": seconds,
+        "peak_memory_gib": peak / 2**20,
+        "peak_before_gib": before / 2**20,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--json", action="store_true", help="one JSON value on standard output")
+    parser.add_argument("--quick", action="store_true", help="one repeat, and an eighth of the large adapter")
+    options = parser.parse_args()
+    modules = 28 if options.quick else 224
+    large = large_import(modules, 4096, 256)
+    small = compare_with_dense(1 if options.quick else 5)
+    if options.json:
+        json.dump({"small": small, "large": large, "ratio": small["ratio"]}, sys.stdout)
+        print()
+        return
+    print(f"{small['modules']:.0f} modules, r = {RANK}: factored {small['factored_seconds']:.3f} s, dense")
+    print(f"{small['dense_seconds_from_one_of_each_shape']:.1f} s (from one of each shape): {small['ratio']:.0f} times")
+    print(f"largest error {small['largest_error_relative_to_sigma_1']:.1e} of the strongest direction")
+    print(
+        f"{large['modules']:.0f} modules of width 4096, r = 256 ({large['file_gib']:.2f} GiB): {large['seconds']:.1f} s"
+    )
+    print(f"peak memory {large['peak_memory_gib']:.2f} GiB")
+
+
+if __name__ == "__main__":
+    main()
