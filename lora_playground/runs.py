@@ -312,6 +312,10 @@ class Run:
             return []
         return [line[:500] for line in text.splitlines()[-lines:]]
 
+    def last_attempt(self) -> int:
+        """The highest attempt that has written an event; 0 before the first."""
+        return max((event.get("attempt", 1) for event in self.events()[0]), default=0)
+
     def phase(self) -> str | None:
         """The last phase that the events name."""
         phases = [event["phase"] for event in self.events()[0] if event["type"] == "phase"]

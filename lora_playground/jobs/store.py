@@ -145,14 +145,16 @@ class JobStore:
         label: str = "",
         state: str = "queued",
         created: float | None = None,
+        attempt: int = 1,
     ) -> bool:
         """Adds a job; False where this owner has used this nonce (or this id is known) already."""
         now = time.time() if created is None else created
         with self._lock:
             try:
                 self._db.execute(
-                    "INSERT INTO jobs (id, owner, nonce, label, state, created, queued) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (id, owner, nonce, label, state, now, now),
+                    "INSERT INTO jobs (id, owner, nonce, label, state, created, queued, attempt)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    (id, owner, nonce, label, state, now, now, attempt),
                 )
             except sqlite3.IntegrityError:
                 return False

@@ -334,6 +334,7 @@ class Supervisor:
         if not self.store.move(row.id, row.attempt, "loading", started=row.started or time.time()):
             return
         run.attempt = row.attempt
+        run.sweep()
         offset = run.events_path.stat().st_size if run.events_path.exists() else 0
         try:
             handle = self.runner.submit(run.folder, row.attempt)
@@ -477,7 +478,13 @@ class Supervisor:
         if run.alive():
             raise JobError(f"Run {run.id} is being executed outside this server; wait for it or stop it there.")
         self.store.add(
-            run.id, owner, None, run.config().label, state if state in TERMINAL else "interrupted", run.created()
+            run.id,
+            owner,
+            None,
+            run.config().label,
+            state if state in TERMINAL else "interrupted",
+            run.created(),
+            max(1, run.last_attempt()),
         )
 
     # --- inside ---------------------------------------------------------------------------------------------------
