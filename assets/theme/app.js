@@ -105,6 +105,8 @@ window.lp = (() => {
     bubble.style.top = `${box.bottom + own.height + 10 < window.innerHeight ? box.bottom + 6 : Math.max(6, box.top - own.height - 6)}px`;
   }
 
+  function press(id) { const button = byId(id) || document.querySelector(`#${id} a, a#${id}`); if (button) button.click(); }
+
   recall();
-  return { url, acts, points, reveal, onceNonce, tip, recall };
+  return { press, url, acts, points, reveal, onceNonce, tip, recall };
 })();

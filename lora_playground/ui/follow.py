@@ -1,4 +1,4 @@
-"""Follows run folders: reads what was appended since the last look and keeps one digest a run for all browsers together.
+"""Follows run folders: reads what was appended since the last look; one digest a run for all browsers together.
 
 It knows no Gradio and changes nothing; a run that is gone simply has no digest any more.
 """
@@ -51,6 +51,14 @@ class Digest:
     def step(self) -> int:
         """The last optimiser step that was reported."""
         return self.steps[-1] if self.steps else int(self.plan.get("start_step", 0))
+
+    def spark(self, buckets: int = 20) -> tuple[float, ...]:
+        """Mean losses of equal parts of the planned steps; only whole parts, so that it changes at most `buckets` times."""
+        planned = int(self.plan.get("steps", 0))
+        width = max(1, planned // buckets)
+        whole = len(self.losses) // width
+        parts = (self.losses[number * width : (number + 1) * width] for number in range(min(whole, buckets)))
+        return tuple(round(sum(part) / width, 3) for part in parts)
 
     def take(self, event: dict[str, Any]) -> None:
         """Adds one event; unknown types are left alone, so that an older page can follow a newer worker."""

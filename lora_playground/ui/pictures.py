@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from lora_playground.ui.words import count, escape
+from lora_playground.ui.words import escape
 
 ROLES = {"system": "Instruction", "user": "Person", "assistant": "Model"}
 
@@ -60,13 +60,11 @@ def spark(values: Sequence[float], width: int = 56, height: int = 18) -> str:
     finite = [value for value in values if value == value and abs(value) < 1e30]
     if len(finite) < 2:
         return f'<svg class="lp-spark" width="{width}" height="{height}" aria-hidden="true"></svg>'
-    stride = max(1, len(finite) // 40)
-    points = [sum(chunk) / len(chunk) for chunk in (finite[i : i + stride] for i in range(0, len(finite), stride))]
-    low, high = min(points), max(points)
+    low, high = min(finite), max(finite)
     span = (high - low) or 1.0
-    step = (width - 2) / max(1, len(points) - 1)
+    step = (width - 2) / (len(finite) - 1)
     path = " ".join(
-        f"{1 + i * step:.1f},{1 + (height - 2) * (1 - (value - low) / span):.1f}" for i, value in enumerate(points)
+        f"{1 + i * step:.0f},{1 + (height - 2) * (1 - (value - low) / span):.0f}" for i, value in enumerate(finite)
     )
     return (
         f'<svg class="lp-spark" width="{width}" height="{height}" viewBox="0 0 {width} {height}" aria-hidden="true">'
@@ -79,7 +77,8 @@ def bubbles(rows: Iterable[Mapping], limit: int = 3, characters: int = 220) -> s
     chats = []
     for row in list(rows)[:limit]:
         lines = []
-        for message in row.get("messages", []):
+        messages = row.get("messages") or [{"role": "assistant", "content": row.get("text", "")}]
+        for message in messages:
             role = str(message.get("role", ""))
             text = str(message.get("content", ""))
             cut = text if len(text) <= characters else text[: characters - 1].rstrip() + "…"
@@ -95,8 +94,3 @@ def bar(part: float, whole: float, label: str) -> str:
     """A thin bar of a share, from 0 to 1, with its words for a screen reader."""
     value = 0.0 if whole <= 0 else min(1.0, max(0.0, part / whole))
     return f'<div class="lp-bar" role="img" aria-label="{escape(label)}"><i style="width:{max(0.4, 100 * value):.2f}%"></i></div>'
-
-
-def parameters_line(trained: int, total: int) -> str:
-    """'65.5k of 7.9M' for the step Rank."""
-    return f"{count(trained)} of {count(total)}"

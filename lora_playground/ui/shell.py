@@ -35,7 +35,7 @@ class Shown:
 class Shell:
     """The app around the tabs.
 
-    A tab is a module with `build(shell, tab)`, called inside `with tab:`; it listens to `ticked.change` and `tab.select`.
+    A tab is a module with `build(shell, tab)`, called inside `with tab:`; it listens to `ticked.change`, `tab.select`.
 
     Attributes:
         home: folder of runs and uploads.

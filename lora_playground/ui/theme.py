@@ -49,7 +49,7 @@ def theme() -> gr.themes.Base:
         "table_odd_background_fill": "var(--lp-paper)",
         "code_background_fill": "var(--lp-tint)",
     }
-    both = {name: value for name, value in pairs.items()} | {f"{name}_dark": value for name, value in pairs.items()}
+    both = pairs | {f"{name}_dark": value for name, value in pairs.items()}
     # The body's fill is used before any style sheet of ours is read, so it is spelt out.
     return ours.set(
         body_background_fill="#f3f4ef",

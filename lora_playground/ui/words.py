@@ -1,4 +1,4 @@
-"""Numbers, durations and states as a person reads them. Pure functions on plain values; it knows no Gradio and no run."""
+"""Numbers, durations and states as a person reads them. Pure functions on plain values; no Gradio, no run."""
 
 from __future__ import annotations
 

@@ -1,0 +1,190 @@
+"""What is said about a run, as HTML: the idle card, progress, probes, the result card, an error with its log.
+
+Pure functions from plain values to text; everything that a person, a file or a model wrote is escaped. No Gradio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lora_playground.ui.follow import Digest
+from lora_playground.ui.words import PHASES, count, duration, escape, percent, share, significant, size
+
+ORDER = ("loading", "training", "saving", "evaluating")
+METRICS = {"exact": "answers exactly right", "accuracy": "answers right", "contains": "answers that hold the word"}
+
+
+def error(text: str) -> str:
+    """One sentence about what went wrong, announced to screen readers."""
+    return f'<p class="lp-error" role="alert">{escape(text)}</p>' if text else ""
+
+
+def warning(text: str) -> str:
+    """One sentence to know about; nothing failed."""
+    return f'<p class="lp-warning">{escape(text)}</p>' if text else ""
+
+
+def idle(last: str = "") -> str:
+    """Before anything was started: what will happen, in three lines, and the last result."""
+    return (
+        '<section class="lp-card lp-idle"><h2>Press Train, and this happens</h2><ol>'
+        "<li>The base model reads your examples. Its own weights W stay as they are (frozen).</li>"
+        "<li>A small update ΔW beside them learns to answer in their way. You watch its loss, its answers, and how "
+        "many directions it uses (its singular values).</li>"
+        f"<li>Then both models, with and without ΔW, answer you side by side.</li></ol>{last}</section>"
+    )
+
+
+def last_result(label: str, result: Mapping[str, Any], identity: str) -> str:
+    """The newest finished run in one line, which opens it."""
+    score = result.get("score")
+    words = f"{percent(score['base'])} → {percent(score['adapted'])}" if score else "finished"
+    return (
+        f'<p class="lp-note" style="margin-top:14px">Last result: <b>{escape(label)}</b>, {words}. '
+        f'<button class="lp-link" data-act="open" data-id="{escape(identity)}">Show it</button></p>'
+    )
+
+
+def waiting(label: str, colour: str, position: int | None, detail: str = "") -> str:
+    """A job in the queue: how many are before it."""
+    before = "It is next." if not position or position <= 1 else f"{position - 1} before it."
+    return (
+        f'<section class="lp-card lp-progress" style="--run:{colour}"><div class="row"><span class="what"><i></i>'
+        f'{escape(label)}</span><span>waiting for its turn</span></div><p class="lp-note">{escape(before)} '
+        f"{escape(detail)} You may close this page; the run goes on.</p></section>"
+    )
+
+
+def progress(label: str, colour: str, state: str, digest: Digest) -> str:
+    """A run at work: phase, bar, step, time left, speed."""
+    plan = digest.plan
+    steps = int(plan.get("steps", 0))
+    reached = ORDER.index(state) if state in ORDER else 0
+    items = "".join(
+        f'<li class="{"past" if place < reached else "now" if place == reached else "next"}">{PHASES[name]}</li>'
+        for place, name in enumerate(ORDER)
+    )
+    filled = digest.step / steps if steps and state == "training" else float(reached > 1)
+    head = PHASES.get(state, state)
+    if state == "training" and steps:
+        head = f"step {digest.step} of {steps}"
+    stats = []
+    if state == "training" and digest.eta is not None:
+        stats.append(f"<span><b>{duration(digest.eta)}</b> left</span>")
+    if digest.tokens_per_second:
+        stats.append(f"<span><b>{count(digest.tokens_per_second)}</b> tokens/s</span>")
+    if digest.losses:
+        stats.append(f"<span>loss <b>{significant(digest.losses[-1])}</b></span>")
+    if plan:
+        trained, total = plan.get("trainable_parameters", 0), plan.get("total_parameters", 0)
+        stats.append(f"<span><b>{count(trained)}</b> trained numbers ({share(trained, total)})</span>")
+        stats.append(f"<span><b>{escape(plan.get('device', ''))}</b> {escape(plan.get('precision', ''))}</span>")
+    else:
+        stats.append("<span>a few seconds</span>")
+    return (
+        f'<section class="lp-card lp-progress" style="--run:{colour}"><div class="row"><span class="what"><i></i>'
+        f'{escape(label)}</span><span class="lp-num">{escape(head)}</span></div>'
+        f'<div class="lp-meter" role="progressbar" aria-label="Training progress" aria-valuemin="0" aria-valuemax="100" '
+        f'aria-valuenow="{100 * filled:.0f}"><i style="width:{100 * filled:.1f}%"></i></div>'
+        f'<ul class="lp-phases">{items}</ul><div class="lp-stats">{"".join(stats)}</div></section>'
+    )
+
+
+def probes(digest: Digest, colour: str) -> str:
+    """ "Watch it learn": each probe prompt with the base's answer and the newest one."""
+    if not digest.probes:
+        return ""
+    first, newest = digest.probes[0], digest.probes[-1]
+    parts = []
+    for number, answer in enumerate(newest[1]):
+        before = first[1][number]["answer"] if number < len(first[1]) else ""
+        later = ""
+        if newest[0] != first[0]:
+            later = f'<div class="a new"><span class="w">after {newest[0]} steps</span>{escape(answer["answer"])}</div>'
+        parts.append(
+            f'<article class="lp-probe"><div class="q">{escape(answer["prompt"])}</div>'
+            f'<div class="a"><span class="w">base model</span>{escape(before)}</div>{later}</article>'
+        )
+    return f'<div class="lp-probes" style="--run:{colour}" aria-label="Watch it learn">{"".join(parts)}</div>'
+
+
+def done(label: str, colour: str, result: Mapping[str, Any]) -> str:
+    """The result card: score, forgetting, and what it cost."""
+    head = f'<section class="lp-card lp-done" style="--run:{colour}"><h2><span class="lp-swatch"></span>{escape(label)}</h2>'
+    score, forgetting = result.get("score"), result.get("forgetting")
+    if score:
+        better = "new" if score["adapted"] >= score["base"] else "worse"
+        named = METRICS.get(score["metric"], score["metric"])
+        head += (
+            f'<div class="lp-score"><span class="v base">{percent(score["base"])}</span><span class="arrow" '
+            f'aria-label="became">→</span><span class="v {better}">{percent(score["adapted"])}</span>'
+            f'<span class="m">{escape(named)}, on {score["n"]} test rows it never saw; base model first</span></div>'
+        )
+    validation = result.get("validation_loss") or {}
+    seconds = result.get("seconds") or {}
+    trained, total = result.get("trainable_parameters", 0), result.get("total_parameters", 0)
+    facts = []
+    if validation.get("base") is not None and validation.get("adapted") is not None:
+        facts.append(("validation loss", f"{significant(validation['base'])} → {significant(validation['adapted'])}"))
+    if forgetting:
+        facts.append(
+            ("base skills kept (forgetting)", f"{percent(forgetting['base'])} → {percent(forgetting['adapted'])}")
+        )
+    facts += [
+        ("training time", duration(float(seconds.get("training", 0.0)))),
+        ("trained numbers", f"{count(trained)} · {share(trained, total)}"),
+        ("adapter on disk", size(result.get("adapter_bytes") or 0)),
+        ("peak memory", size(result.get("peak_memory_bytes") or 0)),
+    ]
+    table = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
+    return f'{head}<dl class="lp-table">{table}</dl>{_samples(result.get("samples") or [])}</section>'
+
+
+def _samples(samples: Sequence[Mapping[str, Any]]) -> str:
+    if not samples:
+        return ""
+    rows = "".join(
+        f"<tr><td>{escape(_cut(sample.get('prompt', '')))}</td><td>{escape(_cut(sample.get('expected', '')))}</td>"
+        f"<td>{escape(_cut(sample.get('base', '')))}</td><td>{escape(_cut(sample.get('adapted', '')))}</td></tr>"
+        for sample in samples[:6]
+    )
+    return (
+        '<details class="lp-samples"><summary>Some test questions with both answers</summary><div class="lp-scroll">'
+        "<table><thead><tr><th>question</th><th>expected</th><th>base</th><th>adapted</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table></div></details>"
+    )
+
+
+def _cut(text: Any, characters: int = 160) -> str:
+    words = str(text)
+    return words if len(words) <= characters else words[: characters - 1] + "…"
+
+
+def stopped(label: str, colour: str, state: str, digest: Digest, failure: Mapping[str, Any] | None) -> str:
+    """A run that ended otherwise: in one sentence why, and its last log lines to open."""
+    text = {
+        "cancelled": f"Stopped by you after {digest.step} steps.",
+        "interrupted": "The server was stopped while it ran.",
+    }
+    said = (failure or {}).get("message") or text.get(state, "It failed without saying why.")
+    if state == "cancelled":
+        said = text[state]
+    if state == "interrupted" and digest.checkpoint:
+        said = f"{said} Resume goes on from step {digest.checkpoint}."
+    log = (failure or {}).get("log") or []
+    lines = "\n".join(map(str, log)) if isinstance(log, Sequence) and not isinstance(log, str) else str(log)
+    folded = ""
+    if lines and state == "failed":
+        folded = f"<details><summary>Last lines of its log</summary><pre class='lp-log'>{escape(lines)}</pre></details>"
+    tone = error(said) if state == "failed" else warning(said)
+    return (
+        f'<section class="lp-card lp-progress" style="--run:{colour}"><div class="row"><span class="what"><i></i>'
+        f"{escape(label)}</span><span>{PHASES.get(state, state)}</span></div>{tone}{folded}</section>"
+    )
+
+
+def messages(digest: Digest) -> str:
+    """What the worker wants the person to know, newest last."""
+    kept = [text for level, text in digest.messages if level == "warning"][-3:]
+    return "".join(warning(text) for text in kept)

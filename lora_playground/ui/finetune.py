@@ -1,0 +1,299 @@
+"""The left side of Fine-tune: data, method, rank, budget, Train. It turns what is chosen into RunConfigs, no more.
+
+Which datasets, variants and options there are comes from the catalogue, the registry and the schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from lora_playground.config import Option, RunConfig, options
+from lora_playground.data.catalogue import DatasetCard, get_dataset, list_datasets
+from lora_playground.errors import PlaygroundError
+from lora_playground.models.catalogue import folder_of, list_models
+from lora_playground.ui import cards, pictures, upload
+from lora_playground.ui.estimate import Estimate, estimate, module_list
+from lora_playground.ui.forms import Fields, VariantFields, help_text, nest
+from lora_playground.ui.shell import Shell
+from lora_playground.ui.words import count, duration, escape, share
+from lora_playground.variants import VARIANTS
+
+RANKS = (1, 2, 4, 8, 16, 32, 64)
+"""What the slider offers; Advanced and the command line take any rank."""
+
+PLACED = ("data.dataset", "model.source", "training.steps", "training.seconds", "variant.rank")
+"""Options with a place of their own in the steps; all others are listed under Advanced."""
+
+_DEFAULTS: dict[str, Option] = {option.path: option for option in options(RunConfig)}
+
+
+@dataclass
+class Steps:
+    """The inputs of the form.
+
+    Attributes:
+        advanced, variant_fields: inputs derived from the schema.
+        nonce: filled by the page at a click on Train; two clicks within two seconds carry the same one.
+    """
+
+    dataset: gr.Dropdown
+    examples: gr.HTML
+    family: gr.Radio
+    variant: gr.Radio
+    card: gr.HTML
+    equation: gr.Markdown
+    rank_step: gr.Column
+    rank: gr.Slider
+    picture: gr.HTML
+    unit: gr.Radio
+    steps: gr.Number
+    seconds: gr.Number
+    forecast: gr.HTML
+    source: gr.Dropdown
+    advanced: Fields
+    variant_fields: VariantFields
+    sweep_ranks: gr.CheckboxGroup
+    sweep_variants: gr.CheckboxGroup
+    problem: gr.HTML
+    train: gr.Button
+    nonce: gr.Textbox
+
+    def inputs(self) -> set[Any]:
+        """Everything that Train needs; the listener gets one dict."""
+        own = {self.dataset, self.variant, self.rank, self.unit, self.steps, self.seconds, self.source, self.nonce}
+        own |= {self.sweep_ranks, self.sweep_variants}
+        return own | set(self.advanced.inputs.values()) | set(self.variant_fields.components())
+
+    def configs(self, given: Mapping[Any, Any]) -> list[RunConfig]:
+        """The runs that the form asks for: one, or one a ticked rank and variant. Raises ConfigError."""
+        names = given[self.sweep_variants] or [given[self.variant]]
+        ranks = [int(rank) for rank in given[self.sweep_ranks]] or [RANKS[int(given[self.rank])]]
+        found: dict[str, RunConfig] = {}
+        for name in names:
+            for rank in ranks if has_rank(name) else [None]:
+                config = self._config(given, name, rank)
+                found.setdefault(config.model_dump_json(), config)
+        return list(found.values())
+
+    def _config(self, given: Mapping[Any, Any], name: str, rank: int | None) -> RunConfig:
+        values = self.advanced.read(given)
+        values |= {"data.dataset": given[self.dataset] or "", "model.source": given[self.source] or ""}
+        timed = given[self.unit] == "seconds"
+        values["training.seconds"] = given[self.seconds] if timed else None
+        values["training.steps"] = _whole(given[self.steps]) if not timed else _DEFAULTS["training.steps"].default
+        # The options shown belong to the chosen variant; in a sweep the others keep their own defaults.
+        chosen = self.variant_fields.read(name, given) if name == given[self.variant] else {}
+        data = nest(values) | {"variant": {"name": name, **chosen}}
+        if rank is not None:
+            data["variant"]["rank"] = rank
+        return RunConfig.parse(data)
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def has_rank(name: str) -> bool:
+    """Whether a variant has the option rank."""
+    return name in VARIANTS and any(option.path == "rank" for option in options(VARIANTS[name].config))
+
+
+def build(shell: Shell, page: gr.Blocks) -> Steps:
+    """Makes the steps where it is called, and what they do among themselves, and when the page is loaded."""
+    datasets = list_datasets(shell.home)
+    first = _first([card.name for card in datasets], _DEFAULTS["data.dataset"].default)
+    name = _first(list(VARIANTS), RunConfig.model_fields["variant"].get_default(call_default_factory=True).name)
+    with gr.Column(elem_classes="lp-step"):
+        _heading(1, "Data", "what it learns from")
+        dataset = gr.Dropdown(
+            _choices(datasets), value=first, label="Dataset", show_label=False, filterable=False, elem_id="lp-dataset"
+        )
+        examples = gr.HTML(show_examples(shell, first), apply_default_css=False, elem_id="lp-examples")
+        uploaded = upload.build(shell.home)
+    with gr.Column(elem_classes="lp-step"):
+        _heading(2, "Method", "how the update is written")
+        mine = VARIANTS[name].family if name else None
+        families = sorted({variant.family for variant in VARIANTS.values()}, key=lambda one: (one != mine, one))
+        family = gr.Radio(families, value=mine, label="Family", show_label=False, elem_classes="lp-chips lp-families",
+                          elem_id="lp-family")  # fmt: skip
+        variant = gr.Radio(_variants(mine), value=name, label="Variant", show_label=False, elem_classes="lp-chips",
+                           elem_id="lp-variant")  # fmt: skip
+        equation = gr.Markdown(_equation(name), elem_id="lp-equation", latex_delimiters=_DELIMITERS)
+        card = gr.HTML(_card(name), apply_default_css=False, elem_id="lp-card")
+    with gr.Column(elem_classes="lp-step", visible=has_rank(name)) as rank_step:
+        _heading(3, "Rank", "how many directions it may use")
+        start = _DEFAULT_RANK
+        rank = gr.Slider(0, len(RANKS) - 1, value=start, step=1, label="Rank r", show_label=False,
+                         elem_id="lp-rank-slider", buttons=[])  # fmt: skip
+        gr.HTML(f'<div class="lp-ticks" aria-hidden="true">{"".join(f"<span>{r}</span>" for r in RANKS)}</div>',
+                apply_default_css=False)  # fmt: skip
+        picture = gr.HTML(elem_id="lp-picture", apply_default_css=False)
+    with gr.Column(elem_classes="lp-step"):
+        _heading(4, "Budget", "how long it may train")
+        unit = gr.Radio(["steps", "seconds"], value="steps", show_label=False, label="Unit", elem_classes="lp-chips",
+                        elem_id="lp-unit")  # fmt: skip
+        steps_option, seconds_option = _DEFAULTS["training.steps"], _DEFAULTS["training.seconds"]
+        steps = gr.Number(steps_option.default, label="Steps", show_label=False, info=help_text(steps_option),
+                          elem_id="lp-steps-number")  # fmt: skip
+        seconds = gr.Number(30, label="Seconds", show_label=False, info=help_text(seconds_option), visible=False,
+                            elem_id="lp-seconds")  # fmt: skip
+        forecast = gr.HTML(elem_id="lp-forecast", apply_default_css=False)
+        with gr.Accordion("Sweep: several runs with one click", open=False, elem_classes="lp-fold"):
+            sweep_ranks = gr.CheckboxGroup([(str(r), r) for r in RANKS], label="Ranks", elem_id="lp-sweep-ranks")
+            sweep_variants = gr.CheckboxGroup(
+                [(variant.label, variant.name) for variant in VARIANTS.values()], label="Variants",
+                elem_id="lp-sweep-variants",
+            )  # fmt: skip
+        with gr.Accordion("Advanced", open=False, elem_classes="lp-fold", elem_id="lp-advanced"):
+            source = _model_input()
+            variant_fields = VariantFields(placed=("rank",))
+            advanced = Fields(option for option in _DEFAULTS.values() if option.path not in PLACED)
+    with gr.Column(elem_id="lp-train-bar"):
+        problem = gr.HTML("", apply_default_css=False, elem_id="lp-problem")
+        train = gr.Button("▶  Train", variant="primary", elem_id="lp-train", size="lg")
+    nonce = gr.Textbox("", visible="hidden", elem_classes="lp-hidden", label="nonce", elem_id="lp-nonce")
+    made = Steps(
+        dataset, examples, family, variant, card, equation, rank_step, rank, picture, unit, steps, seconds, forecast,
+        source, advanced, variant_fields, sweep_ranks, sweep_variants, problem, train, nonce,
+    )  # fmt: skip
+    _connect(shell, page, made, uploaded)
+    return made
+
+
+_DELIMITERS: list[dict[str, str | bool]] = [{"left": "$$", "right": "$$", "display": True}]
+_DEFAULT_RANK = RANKS.index(8)
+
+
+def _first(names: list[str], wanted: str) -> str | None:
+    return wanted if wanted in names else names[0] if names else None
+
+
+def _heading(number: int, title: str, small: str) -> None:
+    gr.HTML(
+        f'<h2 class="lp-step-head"><span class="no" aria-hidden="true">{number}</span>{title} <small>{small}</small></h2>',
+        apply_default_css=False,
+    )
+
+
+def _model_input() -> gr.Dropdown:
+    option = _DEFAULTS["model.source"]
+    listed = [(f"{card.label}{'' if card.on_disk else ' (needs the network)'}", card.source) for card in list_models()]
+    return gr.Dropdown(
+        listed, value=option.default, label="Base model", info=option.description, allow_custom_value=True,
+        elem_id="lp-model-source",
+    )  # fmt: skip
+
+
+def _choices(datasets: list[DatasetCard]) -> list[tuple[str, str]]:
+    return [(f"{card.label} · {count(card.train)} rows", card.name) for card in datasets]
+
+
+def _variants(family: str | None) -> list[tuple[str, str]]:
+    return [(variant.label, variant.name) for variant in VARIANTS.values() if variant.family == family]
+
+
+def show_examples(shell: Shell, name: str | None) -> str:
+    """The first rows of a dataset as chat bubbles, or why there are none."""
+    if not name:
+        return cards.error("No dataset is installed; upload a file.")
+    try:
+        dataset = get_dataset(name, shell.home)
+    except PlaygroundError as failure:
+        return cards.error(str(failure))
+    about = f'<p class="lp-note">{escape(dataset.card.description)}</p>' if dataset.card.description else ""
+    return about + pictures.bubbles(dataset.train)
+
+
+def _equation(name: str | None) -> str:
+    return f"$$\n{VARIANTS[name].card.equation}\n$$" if name in VARIANTS else ""
+
+
+def _card(name: str | None) -> str:
+    if name not in VARIANTS:
+        return cards.error("No variant is installed.")
+    card = VARIANTS[name].card
+    notes = f"<dt>Note</dt><dd>{escape(card.notes)}</dd>" if card.notes else ""
+    return (
+        f'<div class="lp-method"><p>{escape(card.sentence)}</p><dl><dt>Frozen</dt><dd>{escape(card.frozen)}</dd>'
+        f'<dt>Paper</dt><dd><a href="{escape(card.url)}" target="_blank" rel="noopener noreferrer">{escape(card.paper)}</a>'
+        f"</dd>{notes}</dl></div>"
+    )
+
+
+def _picture(made: Steps, given: Mapping[Any, Any]) -> str:
+    """W, B and A to scale for the chosen rank, and how many numbers are trained."""
+    name, rank = given[made.variant], RANKS[int(given[made.rank])]
+    try:
+        folder = folder_of(given[made.source] or "")
+        modules = module_list(folder) if folder else None
+        config = VARIANTS[name].config(name=name, **({"rank": rank} if has_rank(name) else {}))
+        if not modules:
+            return '<p class="lp-note">The model is not on this disk yet; its sizes are known after it was fetched.</p>'
+        trained = VARIANTS[name].count([(out, into) for _, out, into in modules.shapes], config)
+    except PlaygroundError as failure:
+        return cards.error(str(failure))
+    out, into = modules.typical
+    matrix = pictures.matrices(out, into, rank if has_rank(name) else None)
+    line = f"{count(trained)} of {count(modules.total)} numbers are trained ({share(trained, modules.total)})"
+    head = f"Rank r = {rank}" if has_rank(name) else "No rank: the update is a full matrix"
+    return (
+        f'<div class="lp-rank"><div class="big" aria-live="polite">{head}</div>{matrix}'
+        f"{pictures.bar(trained, modules.total, line)}<p class='lp-note'>{line}</p></div>"
+    )
+
+
+def _forecast(shell: Shell, made: Steps, given: Mapping[Any, Any]) -> str:
+    """How long this will take, from what runs on this machine took."""
+    batch = given[made.advanced.inputs["training.batch_tokens"]] or 0
+    known: Estimate | None = estimate(shell.store, str(given[made.source] or ""))
+    if given[made.unit] == "seconds":
+        if known is None or not batch:
+            return '<p class="lp-note">Training stops when the time is up.</p>'
+        steps = max(1, round((given[made.seconds] or 0) * known.tokens_per_second / batch))
+        return f'<p class="lp-note">About {count(steps)} steps at {count(known.tokens_per_second)} tokens/s.</p>'
+    if known is None:
+        return '<p class="lp-note">How long that takes is known after the first run on this machine.</p>'
+    seconds = (given[made.steps] or 0) * batch / known.tokens_per_second
+    memory = f", {cards.size(known.peak_memory_bytes)} of memory" if known.peak_memory_bytes else ""
+    return f'<p class="lp-note">About {duration(seconds)} of training{memory}, as the last run here.</p>'
+
+
+def _connect(shell: Shell, page: gr.Blocks, made: Steps, uploaded: upload.Upload) -> None:
+    """What the steps do among themselves. Nothing here starts a run."""
+    quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    sized = {made.variant, made.rank, made.source}
+    timed = {made.unit, made.steps, made.seconds, made.source, made.advanced.inputs["training.batch_tokens"]}
+
+    def draw_rank(given: dict[Any, Any]) -> str:
+        return _picture(made, given)
+
+    def draw_time(given: dict[Any, Any]) -> str:
+        return _forecast(shell, made, given)
+
+    def choose_family(family: str) -> Any:
+        choices = _variants(family)
+        return gr.update(choices=choices, value=choices[0][1] if choices else None)
+
+    def choose_variant(name: str) -> list[Any]:
+        return [_card(name), _equation(name), gr.update(visible=has_rank(name)), *made.variant_fields.show(name)]
+
+    def choose_unit(unit: str) -> tuple[Any, Any]:
+        return gr.update(visible=unit == "steps"), gr.update(visible=unit == "seconds")
+
+    def add_dataset(name: str) -> Any:
+        return gr.update(choices=_choices(list_datasets(shell.home)), value=name) if name else gr.skip()
+
+    made.dataset.change(lambda name: show_examples(shell, name), made.dataset, made.examples, **quiet)
+    uploaded.stored.change(add_dataset, uploaded.stored, made.dataset, **quiet)
+    made.family.input(choose_family, made.family, made.variant, **quiet)
+    fields = [made.card, made.equation, made.rank_step, *made.variant_fields.components()]
+    made.variant.change(choose_variant, made.variant, fields, **quiet)
+    gr.on([page.load, made.rank.input, made.variant.change, made.source.change], draw_rank, sized, made.picture,
+          trigger_mode="always_last", **quiet)  # fmt: skip
+    made.unit.input(choose_unit, made.unit, [made.steps, made.seconds], **quiet)
+    changes = [page.load, *(component.change for component in timed)]
+    gr.on(changes, draw_time, timed, made.forecast, trigger_mode="always_last", **quiet)

@@ -1,0 +1,320 @@
+"""The page around the tabs: header, list of runs, tabs, the clock that follows runs, and what the address bar keeps.
+
+A run depends on nothing here: the clock only reads, and a page that is closed or loaded anew changes no run.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from lora_playground.errors import PlaygroundError
+from lora_playground.jobs.supervisor import Job
+from lora_playground.models.catalogue import list_models
+from lora_playground.ui import cards, finetune, learn, live, sidebar
+from lora_playground.ui.device import device
+from lora_playground.ui.follow import Follower
+from lora_playground.ui.identity import Identity
+from lora_playground.ui.live import Changes
+from lora_playground.ui.shell import SLOTS, Shell, actions
+from lora_playground.ui.words import count
+
+FAST, SLOW = 1.0, 3.0
+"""Seconds between two looks while something runs, and while nothing does."""
+
+TABS = (("fine", "Fine-tune"), ("spectrum", "Spectrum"), ("chat", "Chat"), ("compare", "Compare"), ("learn", "Learn"))
+
+QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+
+
+@dataclass
+class Page:
+    """The frame's own parts and states."""
+
+    header: gr.HTML
+    runs: gr.HTML
+    tabs: gr.Tabs
+    tab: gr.State
+    viewed: gr.State
+    ticked: gr.State
+    seen: gr.State
+    clock: gr.Timer
+
+
+class Frame:
+    """Builds the page and answers its events.
+
+    Args:
+        shell: the run store and the queue.
+        identity: tells visitors apart.
+    """
+
+    def __init__(self, shell_parts: Mapping[str, Any], identity: Identity) -> None:
+        self._parts, self._identity = shell_parts, identity
+        self._follower = Follower()
+
+    def build(self) -> gr.Blocks:
+        """The whole page as a gr.Blocks that is not launched yet."""
+        with gr.Blocks(title="LoRA Playground", analytics_enabled=False, fill_width=True) as page:
+            viewed, seen, tab = gr.State(""), gr.State({}), gr.State("fine")
+            ticked = gr.State([""] * SLOTS)
+            self._shell = shell = Shell(ticked=ticked, **self._parts)
+            clock = gr.Timer(FAST)
+            header = actions("", elem_id="lp-header")
+            with gr.Row(elem_id="lp-frame", equal_height=False):
+                with gr.Column(elem_id="lp-side", min_width=0):
+                    runs = actions("", elem_id="lp-runs")
+                with gr.Column(elem_id="lp-main", min_width=0):
+                    with gr.Tabs(selected="fine", elem_id="lp-tabs") as tabs:
+                        self._tabs(shell, page)
+            self._page = Page(header, runs, tabs, tab, viewed, ticked, seen, clock)
+            self._connect(page)
+        return page
+
+    def _tabs(self, shell: Shell, page: gr.Blocks) -> None:
+        for name, title in TABS:
+            with gr.Tab(title, id=name, elem_id=f"lp-tab-{name}") as tab:
+                if name == "fine":
+                    with gr.Row(elem_id="lp-fine", equal_height=False):
+                        with gr.Column(elem_id="lp-steps", min_width=0):
+                            self._steps = finetune.build(shell, page)
+                        with gr.Column(elem_id="lp-view", min_width=0):
+                            self._live = live.build()
+                elif name == "learn":
+                    learn.build()
+                elif importlib.util.find_spec(f"lora_playground.ui.{name}"):
+                    importlib.import_module(f"lora_playground.ui.{name}").build(shell, tab)
+            tab.select(None, None, None, js=f"() => lp.url({{tab: '{name if name != 'fine' else ''}'}})")
+
+    # --- what is connected to what -----------------------------------------------------------------------------------
+
+    def _connect(self, page: gr.Blocks) -> None:
+        own, view, steps = self._page, self._live, self._steps
+        state = [own.viewed, own.ticked, own.seen, view.module]
+        shown = [own.header, own.runs, own.clock, own.seen, *view.outputs()]
+        bar = "(viewed, ticked) => lp.url({run: viewed, runs: ticked.join(',')})"
+
+        page.load(None, None, None, js="() => lp.recall()")
+        page.load(self.restore, None, [own.viewed, own.ticked, own.seen, own.tabs], **QUIET).then(
+            self.refresh, state, shown, **QUIET
+        )
+        own.clock.tick(self.refresh, state, shown, **QUIET)
+        for changed in (own.viewed, own.ticked):
+            changed.change(self.refresh, state, shown, **QUIET)
+            changed.change(None, [own.viewed, own.ticked], None, js=bar)
+        view.module.input(self.refresh, state, shown, **QUIET)
+        view.clicks.point(self.pick_module, [own.viewed], view.module, **QUIET).then(
+            self.refresh, state, shown, **QUIET
+        )
+        for part in (own.runs, view.status):
+            part.act(self.act, [own.viewed, own.ticked], [own.viewed, own.ticked, own.tabs], **QUIET)
+        steps.train.click(None, None, steps.nonce, js="() => lp.onceNonce()").then(
+            self.submit, steps.inputs() | {own.viewed, own.ticked}, [own.viewed, own.ticked, steps.problem], **QUIET
+        ).success(None, None, None, js="() => lp.reveal('lp-view')")
+        gr.on([steps.dataset.change, steps.variant.change], lambda: "", None, steps.problem, **QUIET)
+        view.stop.click(self.stop, own.viewed, view.problem, **QUIET).then(self.refresh, state, shown, **QUIET)
+        view.resume.click(self.resume, own.viewed, view.problem, **QUIET).then(self.refresh, state, shown, **QUIET)
+        for name, button in (("chat", view.chat), ("spectrum", view.spectrum), ("compare", view.compare)):
+            button.click(self.go(name), [own.viewed, own.ticked], [own.ticked, own.tabs], **QUIET)
+        view.export.click(self.pack, own.viewed, [view.download, view.problem], **QUIET).success(
+            None, None, None, js="() => setTimeout(() => lp.press('lp-download'), 300)"
+        )
+
+    # --- events ------------------------------------------------------------------------------------------------------
+
+    def restore(self, request: gr.Request) -> tuple[Any, ...]:
+        """What the address bar says: the run looked at, the ticked ones, the tab. Unknown ids are dropped."""
+        query = dict(request.query_params)
+        ticked = [self._known(identity) for identity in query.get("runs", "").split(",")][:SLOTS]
+        tab = query.get("tab", "fine")
+        return (
+            self._known(query.get("run", "")),
+            ticked + [""] * (SLOTS - len(ticked)),
+            {},
+            gr.Tabs(selected=tab if tab in dict(TABS) else "fine"),
+        )
+
+    def _known(self, identity: str) -> str:
+        try:
+            return self._shell.store.get(identity).id if identity else ""
+        except PlaygroundError:
+            return ""
+
+    def refresh(
+        self, viewed: str, ticked: list[str], seen: dict[str, Any], module: str | None, request: gr.Request
+    ) -> Any:
+        """Everything that is new since this browser's last look."""
+        own, changes = self._page, Changes(seen)
+        jobs = self._shell.supervisor.jobs()
+        self._header(changes, jobs, self._identity.of(request))
+        entries, more = self._entries(jobs, ticked, viewed)
+        listing = (tuple(entries), tuple(ticked), viewed, more)
+        changes.put("runs", own.runs, listing, lambda: sidebar.runs(entries, ticked, viewed, more))
+        looked = live.look(self._shell, self._follower, viewed, ticked) if viewed else None
+        if looked is None:
+            last = self._last()
+            live.clear(self._live, changes, cards.idle(last[1] if last else ""), last)
+        else:
+            live.render(self._live, changes, looked, module)
+        pace = FAST if any(not job.ended for job in jobs) else SLOW
+        changes.put("pace", own.clock, pace, lambda: gr.Timer(pace))
+        if not changes.updates:
+            return gr.skip()
+        return {**changes.updates, own.seen: changes.seen}
+
+    def _header(self, changes: Changes, jobs: list[Job], owner: str) -> None:
+        waiting = [job for job in jobs if job.state == "queued"]
+        running = sum(1 for job in jobs if job.running)
+        mine = min(
+            (job for job in waiting if owner and job.owner == owner), key=lambda job: job.position or 0, default=None
+        )
+        words = sidebar.queue_words(running, len(waiting), mine.position if mine else None, mine.eta if mine else None)
+        machine = device()
+        # Memory is told to whole percents, so that the header is not sent anew at every look.
+        signature = (words, machine.name, round(100 * machine.used / (machine.total or 1)))
+        changes.put(
+            "header", self._page.header, signature, lambda: sidebar.header(self._base_label(), None, machine, words)
+        )
+
+    def _base_label(self) -> str:
+        card = list_models()[0]
+        return f"{card.label.lower()} {count(card.parameters)}" if card.parameters else card.label.lower()
+
+    def _entries(self, jobs: list[Job], ticked: list[str], viewed: str) -> tuple[list[sidebar.Entry], int]:
+        states = {job.id: job for job in jobs}
+        every = self._shell.store.list()
+        listed = [run for number, run in enumerate(every) if number < sidebar.LISTED or run.id in ticked]
+        entries = []
+        for run in listed:
+            job = states.get(run.id)
+            try:
+                label, state = (job.label, job.state) if job else (run.config().label, run.state())
+            except PlaygroundError:
+                continue
+            digest = self._follower.look(run)
+            losses, part, score = digest.spark(), None, None
+            if state == "done":
+                result = run.result() or {}
+                score = (result.get("score") or {}).get("adapted")
+            elif state == "training" and digest.plan.get("steps"):
+                part = round(digest.step / digest.plan["steps"], 2)
+            entries.append(sidebar.Entry(run.id, label, state, score, part, losses))
+        return entries, len(every) - len(listed)
+
+    def _last(self) -> tuple[str, str] | None:
+        for run in self._shell.store.list()[:10]:
+            result = run.result()
+            if result and result.get("state") == "done":
+                return run.id, cards.last_result(run.config().label, result, run.id)
+        return None
+
+    def act(self, viewed: str, ticked: list[str], event: gr.EventData) -> tuple[Any, ...]:
+        """A click in the list of runs or in a card: look at a run, tick it, begin a new one."""
+        what, identity = str(event.act), self._known(str(event.id))
+        if what == "new":
+            return "", ticked, gr.Tabs(selected="fine")
+        if what == "open" and identity:
+            return identity, ticked, gr.Tabs(selected="fine")
+        if what == "tick" and identity:
+            return viewed, toggled(ticked, identity), gr.skip()
+        return gr.skip(), gr.skip(), gr.skip()
+
+    def pick_module(self, viewed: str, event: gr.EventData) -> Any:
+        """A click on a square of the map chooses its module."""
+        names = [entry[0] for entry in self._digest_modules(viewed)]
+        return event.custom if event.custom in names else gr.skip()
+
+    def _digest_modules(self, viewed: str) -> list[list[Any]]:
+        try:
+            return self._follower.look(self._shell.store.get(viewed)).plan.get("modules", [])
+        except PlaygroundError:
+            return []
+
+    def submit(self, given: dict[Any, Any], request: gr.Request) -> tuple[Any, Any, Any]:
+        """Starts what the form asks for; an error stands above the button and nothing is queued."""
+        own, steps = self._page, self._steps
+        owner, nonce = self._identity.of(request), str(given[steps.nonce] or "")
+        ticked = list(given[own.ticked])
+        started: list[Job] = []
+        try:
+            for number, config in enumerate(steps.configs(given)):
+                started.append(self._shell.supervisor.submit(config, owner, f"{nonce}-{number}" if nonce else None))
+        except PlaygroundError as failure:
+            prefix = f"{len(started)} runs were queued; the next was refused. " if started else ""
+            if not started:
+                return gr.skip(), gr.skip(), cards.error(f"{prefix}{failure}")
+            return started[0].id, with_ticked(ticked, [job.id for job in started]), cards.error(f"{prefix}{failure}")
+        return started[0].id, with_ticked(ticked, [job.id for job in started]), ""
+
+    def stop(self, viewed: str, request: gr.Request) -> str:
+        """Stops the run looked at; only who started it may."""
+        return self._ask(lambda: self._shell.supervisor.cancel(viewed, self._owner(viewed, request)))
+
+    def resume(self, viewed: str, request: gr.Request) -> str:
+        """Goes on with the run looked at from its last checkpoint."""
+        return self._ask(lambda: self._shell.supervisor.resume(viewed, self._owner(viewed, request)))
+
+    def _owner(self, viewed: str, request: gr.Request) -> str | None:
+        # A run that nobody in this queue owns (made by the command line) is anybody's.
+        return self._identity.of(request) if self._shell.supervisor.job(viewed).owner else None
+
+    def _ask(self, do: Any) -> str:
+        try:
+            do()
+        except PlaygroundError as failure:
+            return cards.error(str(failure))
+        return ""
+
+    def go(self, name: str) -> Any:
+        """A listener that ticks the run looked at and opens a tab."""
+
+        def listener(viewed: str, ticked: list[str]) -> tuple[Any, Any]:
+            return with_ticked(ticked, [viewed]) if viewed else ticked, gr.Tabs(selected=name)
+
+        return listener
+
+    def pack(self, viewed: str) -> tuple[Any, str]:
+        """The adapter folder as one zip to download."""
+        try:
+            run = self._shell.store.get(viewed)
+            return gr.update(value=str(zipped(run.adapter, run.id, self._shell.home))), ""
+        except (PlaygroundError, OSError) as failure:
+            return gr.skip(), cards.error(f"The adapter cannot be packed: {failure}")
+
+
+def toggled(ticked: list[str], identity: str) -> list[str]:
+    """Ticks or unticks a run; a new one takes the first free slot, or the last where none is free."""
+    if identity in ticked:
+        return ["" if one == identity else one for one in ticked]
+    return with_ticked(ticked, [identity])
+
+
+def with_ticked(ticked: list[str], identities: list[str]) -> list[str]:
+    """Ticks runs; those ticked already keep their slot, and so their colour."""
+    slots = list(ticked)
+    fresh = [identity for identity in identities if identity not in slots][:SLOTS]
+    for number, identity in enumerate(fresh):
+        slots[slots.index("") if "" in slots else SLOTS - 1 - number] = identity
+    return slots
+
+
+def zipped(folder: Path, name: str, home: Path) -> Path:
+    """Packs a run's adapter under HOME/downloads and returns the file; raises OSError."""
+    if not folder.is_dir():
+        raise FileNotFoundError("this run has saved no adapter")
+    target = home / "downloads" / f"{name}.zip"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staged = target.with_suffix(f".{os.getpid()}.tmp")
+    with zipfile.ZipFile(staged, "w", zipfile.ZIP_STORED) as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                archive.write(path, f"{name}/{path.relative_to(folder)}")
+    os.replace(staged, target)
+    return target

@@ -1,0 +1,101 @@
+"""Who asks: a signed cookie that the server sets at the first visit. It knows no login and no run.
+
+The signature keeps a visitor from choosing somebody else's identity; Gradio's session hash, which the browser chooses
+itself, is never used as one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from http.cookies import CookieError, SimpleCookie
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from lora_playground.runs import writing
+
+COOKIE = "lora_playground_visitor"
+_YEAR = 365 * 24 * 3600
+_FORM = re.compile(r"([0-9a-f]{16})\.([0-9a-f]{32})")
+
+
+class Identity:
+    """Makes and checks visitors' cookies with a secret kept in the home folder."""
+
+    def __init__(self, home: Path) -> None:
+        self._secret = _secret(home / "visitors.secret")
+
+    def new(self) -> str:
+        """A fresh cookie value: a random name and its signature."""
+        name = secrets.token_hex(8)
+        return f"{name}.{self._sign(name)}"
+
+    def read(self, value: str | None) -> str:
+        """The visitor's name in a cookie value, '' where it is missing or not signed by us."""
+        match = _FORM.fullmatch(value or "")
+        return match[1] if match and hmac.compare_digest(match[2], self._sign(match[1])) else ""
+
+    def of(self, request: gr.Request | None) -> str:
+        """Who sent a request: the login's name where there is one, else the cookie's."""
+        if request is None:
+            return ""
+        if getattr(request, "username", None):
+            return f"user:{request.username}"
+        return self.read(dict(request.cookies or {}).get(COOKIE))
+
+    def _sign(self, name: str) -> str:
+        return hmac.new(self._secret, name.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def _secret(path: Path) -> bytes:
+    try:
+        kept = path.read_bytes()
+        if len(kept) >= 32:
+            return kept
+    except FileNotFoundError:
+        pass
+    fresh = secrets.token_bytes(32)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            os.write(handle, fresh)
+        finally:
+            os.close(handle)
+    return fresh
+
+
+class VisitorMiddleware:
+    """ASGI middleware: gives every visitor of the page without a valid cookie a new one."""
+
+    def __init__(self, app: Any, identity: Identity) -> None:
+        self._app, self._identity = app, identity
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope.get("path") != "/" or self._identity.read(_cookie(scope)):
+            await self._app(scope, receive, send)
+            return
+        value = f"{COOKIE}={self._identity.new()}; Path=/; Max-Age={_YEAR}; HttpOnly; SameSite=Lax"
+
+        async def with_cookie(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), (b"set-cookie", value.encode())]
+            await send(message)
+
+        await self._app(scope, receive, with_cookie)
+
+
+def _cookie(scope: dict[str, Any]) -> str | None:
+    for name, value in scope.get("headers", []):
+        if name == b"cookie":
+            try:
+                morsel = SimpleCookie(value.decode("latin-1")).get(COOKIE)
+            except CookieError:
+                return None
+            return morsel.value if morsel else None
+    return None

@@ -1,0 +1,77 @@
+"""Puts page, queue and server together: builds the app for one home folder, launches it, and closes what it opened."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+import gradio as gr
+from starlette.middleware import Middleware
+
+from lora_playground.jobs.supervisor import Supervisor
+from lora_playground.runs import RunStore, default_home
+from lora_playground.ui import theme
+from lora_playground.ui.frame import Frame
+from lora_playground.ui.identity import Identity, VisitorMiddleware
+
+MAX_UPLOAD = "20mb"
+
+
+class Server:
+    """One app on one home folder.
+
+    Args:
+        home: folder of runs and uploads; None takes LORA_PLAYGROUND_HOME or ~/.lora-playground.
+
+    Raises:
+        JobError: another server uses this home, or it cannot be written.
+    """
+
+    def __init__(self, home: Path | str | None = None) -> None:
+        self.home = Path(home).expanduser() if home else default_home()
+        self.supervisor = Supervisor(self.home)
+        try:
+            self.identity = Identity(self.home)
+            parts = {"home": self.home, "store": RunStore(self.home), "supervisor": self.supervisor}
+            self.page: gr.Blocks = Frame(parts, self.identity).build()
+            self.page.queue(max_size=300, default_concurrency_limit=None)
+        except BaseException:
+            self.supervisor.close()
+            raise
+
+    def launch(self, host: str | None = None, port: int | None = None, **more: Any) -> Any:
+        """Starts the queue and the web server; returns at once. Arguments not given come from the environment."""
+        self.supervisor.start()
+        return self.page.launch(
+            server_name=host,
+            server_port=port,
+            theme=theme.theme(),
+            head=theme.head(),
+            max_threads=400,
+            max_file_size=MAX_UPLOAD,
+            strict_cors=True,
+            ssr_mode=False,
+            show_error=False,
+            run_history=False,
+            footer_links=[],
+            enable_monitoring=False,
+            prevent_thread_lock=True,
+            blocked_paths=[str(self.home / "visitors.secret"), str(self.home / "jobs.db")],
+            app_kwargs={"middleware": [Middleware(VisitorMiddleware, identity=self.identity)]},
+            **more,
+        )
+
+    def wait(self) -> None:
+        """Blocks until the server is interrupted, then closes it."""
+        try:
+            self.page.block_thread()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Closes server and queue; what ran stands as interrupted and can be resumed."""
+        self.page.close(verbose=False)
+        self.supervisor.close()

@@ -1,0 +1,109 @@
+"""The list of runs and the header, as HTML from jobs and digests. It starts nothing and reads no file itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lora_playground.plots import run_colour
+from lora_playground.ui import pictures
+from lora_playground.ui.device import Device
+from lora_playground.ui.words import PHASES, duration, escape, percent, size
+
+LISTED = 24
+"""How many of the newest runs are listed; ticked ones are listed beside them."""
+
+_LOGO = (
+    '<svg viewBox="0 0 34 26" aria-hidden="true"><rect x="0" y="2" width="22" height="22" rx="2" fill="#8fa6ab"/>'
+    '<rect x="25" y="2" width="3.4" height="22" rx="1" fill="#e69f00"/>'
+    '<rect x="30.4" y="2" width="3.4" height="22" rx="1" fill="#56b4e9" transform="rotate(0)"/></svg>'
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the list: what is said about a run.
+
+    Attributes:
+        score: adapted score from 0 to 1, None where there is none.
+        part: share of the steps done, None unless it trains.
+        losses: for the spark.
+    """
+
+    id: str
+    label: str
+    state: str
+    score: float | None = None
+    part: float | None = None
+    losses: tuple[float, ...] = ()
+
+
+def runs(entries: Sequence[Entry], ticked: Sequence[str], viewed: str, more: int = 0) -> str:
+    """The sidebar: a button for a new run, then the runs, each with a box to tick and a button to look at it."""
+    head = '<button class="lp-new" data-act="new">+ New run</button>'
+    if not entries:
+        return f'<nav class="lp-side" aria-label="Runs">{head}<p class="lp-empty">No runs yet. Press Train.</p></nav>'
+    lines = "".join(_line(entry, ticked, viewed) for entry in entries)
+    left = f'<p class="lp-runs-more">and {more} older runs</p>' if more else ""
+    return (
+        f'<nav class="lp-side" aria-label="Runs">{head}<h2>Runs <span class="lp-sr">(tick up to four to compare them)'
+        f'</span></h2><ul class="lp-runs">{lines}</ul>{left}</nav>'
+    )
+
+
+def _line(entry: Entry, ticked: Sequence[str], viewed: str) -> str:
+    on = entry.id in ticked
+    colour = run_colour(list(ticked).index(entry.id)) if on else "var(--lp-soft)"
+    identity, label = escape(entry.id), escape(entry.label)
+    if entry.state == "done":
+        said = f"<b>{percent(entry.score)}</b>" if entry.score is not None else "done"
+    elif entry.part is not None:
+        said = percent(entry.part)
+    else:
+        said = escape(PHASES.get(entry.state, entry.state))
+    tone = ' class="bad"' if entry.state == "failed" else ""
+    short = {"queued": "waiting", "evaluating": "testing", "loading": "loading"}.get(entry.state)
+    return (
+        f'<li class="lp-run{" viewed" if entry.id == viewed else ""}" style="--run:{colour}">'
+        f'<button class="lp-tick" role="checkbox" aria-checked="{"true" if on else "false"}" '
+        f'aria-label="Show {label} in Spectrum, Chat and Compare" data-act="tick" data-id="{identity}"><i></i></button>'
+        f'<button class="lp-open" data-act="open" data-id="{identity}"'
+        f'{" aria-current=true" if entry.id == viewed else ""}><span class="n">{label}</span>'
+        f'<span class="s"><span{tone}>{short or said}</span>{pictures.spark(entry.losses)}</span></button></li>'
+    )
+
+
+def header(base: str, verified: bool | None, device: Device, queue: str) -> str:
+    """The band on top: name, base model with its mark, device with its memory, queue, light or dark."""
+    mark = ""
+    if verified is not None:
+        mark = (
+            '<span class="lp-verified" title="The base model answers as before any adapter was attached">✓ verified</span>'
+            if verified
+            else '<span class="lp-failed">✗ not verified</span>'
+        )
+    part = 100 * device.used / device.total if device.total else 0
+    memory = (
+        f'<span class="lp-gauge" role="img" aria-label="memory {part:.0f}% used"><i style="width:{part:.0f}%"></i></span>'
+        f"{device.used / 1e9:.0f} of {size(device.total)}"
+        if device.total
+        else ""
+    )
+    return (
+        f'<header class="lp-header"><h1 class="lp-brand">{_LOGO}LoRA Playground</h1><div class="lp-facts">'
+        f'<span class="lp-fact"><span class="k">base</span> {escape(base)} {mark}</span>'
+        f'<span class="lp-fact"><span class="k">device</span> {escape(device.name)} {memory}</span>'
+        f'<span class="lp-fact"><span class="k">queue</span> {escape(queue)}</span>'
+        '<button class="lp-theme" data-act="theme" aria-label="Light or dark page" title="Light or dark">☾</button>'
+        "</div></header>"
+    )
+
+
+def queue_words(running: int, waiting: int, mine: int | None, eta: float | None) -> str:
+    """The queue in a few words: 'free', '1 running, 3 waiting', 'you are next'."""
+    if mine is not None:
+        when = f", in about {duration(eta)}" if eta else ""
+        return ("you are next" if mine <= 1 else f"you are number {mine}") + when
+    if not running and not waiting:
+        return "free"
+    return f"{running} running" + (f", {waiting} waiting" if waiting else "")
