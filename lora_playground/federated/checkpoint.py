@@ -47,6 +47,7 @@ def save_state(state: State, folder: Path) -> Path:
             "step": state.step,
             "tokens": state.tokens,
             "history": state.history,
+            "last_round": state.last_round,
         }
         (staged / "state.json").write_text(json.dumps(rest), encoding="utf-8")
     publish(staged, final)
@@ -83,7 +84,17 @@ def _state(rest: dict, arrays: dict[str, np.ndarray]) -> State:
         rest["changed"],
     )
     last = {name: _factors(f"client/{name}", arrays, s) for name, s in rest["client_s"].items()}
-    return State(server, rest["since"], rest["up"], rest["down"], rest["step"], rest["tokens"], rest["history"], last)
+    return State(
+        server,
+        rest["since"],
+        rest["up"],
+        rest["down"],
+        rest["step"],
+        rest["tokens"],
+        rest["history"],
+        last,
+        rest["last_round"],
+    )
 
 
 def _arrays(prefix: str, factors: Factors) -> dict[str, np.ndarray]:

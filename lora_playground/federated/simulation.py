@@ -66,6 +66,7 @@ class State:
 
     Attributes:
         since: the round whose result each client last got (0: the start; -1: nothing yet).
+        last: factors of the clients of the last round in which any delivered, `last_round`.
         up, down: bytes sent so far. step: local steps done by all clients together.
     """
 
@@ -77,6 +78,7 @@ class State:
     tokens: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     last: dict[str, Factors] = field(default_factory=dict)
+    last_round: int = 0
 
 
 def parties(ranks: list[int], examples: list[int], trainer: Trainer) -> dict[str, Party]:
@@ -129,7 +131,8 @@ def simulate(
         state.step += taken.steps
         state.tokens += taken.tokens
         state.since.update(dict.fromkeys(present, round_ - 1))
-        state.last = outcome.clients or state.last
+        if outcome.clients:
+            state.last, state.last_round = outcome.clients, round_
         event = describe_round(outcome, before, taken, state) | trainer.judge(outcome.server)
         event["seconds"] = round(time.monotonic() - began, 3)
         for sentence in round_messages(outcome, round_):

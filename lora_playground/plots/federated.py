@@ -82,10 +82,10 @@ def rounds_figure(series: Series, measure: str = "loss", dark: bool = False) -> 
     title, unit = MEASURES[measure]
     data = []
     for label, colour, events in series:
-        points = [(e["round"], e.get(measure)) for e in events if e.get(measure) is not None]
+        points = [(e["round"], float(e[measure])) for e in events if e.get(measure) is not None]
         if not points:
             continue
-        values = [max(float(v), _FLOOR) if measure == "error" else float(v) for _, v in points]
+        values = [max(v, _FLOOR) if measure == "error" else v for _, v in points]
         data.append(
             {
                 "type": "scatter",
@@ -178,7 +178,7 @@ def round_spectrum_figure(
     spectra = (event or {}).get("spectra") or {}
     if not spectra:
         return empty("The first round has not ended yet.", title, dark)
-    name = module if module in spectra else next(iter(spectra))
+    name: str = module if module is not None and module in spectra else next(iter(spectra))
     title += f" · {html.escape(short_name(name))} · round {event['round']}" if event else ""
     quiet = ink(dark)["quiet"]
     found = spectra[name]

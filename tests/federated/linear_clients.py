@@ -21,7 +21,7 @@ class LinearTrainer:
         clients: how many. steps: local steps. spoil: {client: {round}} where a client answers NaN.
     """
 
-    def __init__(self, clients: int, steps: int = 30, spoil: dict[int, set[int]] | None = None, seed: int = 0) -> None:
+    def __init__(self, clients: int, steps: int = 12, spoil: dict[int, set[int]] | None = None, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
         self.common = {
             m: 0.3 * rng.standard_normal((o, 3)) @ rng.standard_normal((3, i)) for m, (o, i) in SHAPES.items()
@@ -56,7 +56,8 @@ class LinearTrainer:
             for _ in range(self.steps):
                 middle = np.eye(A.shape[0], dtype=np.float32) if R is None else R
                 missing = gap - factor.s * B @ middle @ A
-                rate = np.float32(0.4 / (factor.s * max(1e-3, np.linalg.norm(A, 2) ** 2, np.linalg.norm(B, 2) ** 2)))
+                size = max(1e-2, float(np.sum(A * A)), float(np.sum(B * B)))
+                rate = np.float32(0.8 / (factor.s * size))
                 noise = np.float32(1 + 0.01 * rng.standard_normal())
                 step_B, step_A = rate * noise * missing @ (middle @ A).T, rate * noise * (B @ middle).T @ missing
                 if "R" in parts:

@@ -60,8 +60,8 @@ def test_rank_of_the_ideal_grows_beyond_a_clients_own() -> None:
 def test_loss_events_count_all_local_steps_once() -> None:
     state, events, _ = run("fedit", 2)
     steps = [step for event in events if event["type"] == "loss" for step in event["steps"]]
-    assert steps == list(range(1, 2 * 4 * 30 + 1))
-    assert state.step == 240 and state.tokens == 24_000
+    assert steps == list(range(1, 2 * 4 * 12 + 1))
+    assert state.step == 96 and state.tokens == 9_600
 
 
 def test_same_seed_same_factors_and_another_seed_others() -> None:

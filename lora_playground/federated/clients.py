@@ -1,0 +1,91 @@
+"""One client of a federated run as a run of its own, so that chat, spectrum and export show it beside the global one.
+
+It knows run folders and updates; no torch, no training.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from lora_playground.analysis.update import Update, load_updates, save_updates
+from lora_playground.errors import RunError
+from lora_playground.federated.core import Pair, compress, stack
+from lora_playground.federated.simulation import State
+from lora_playground.federated.strategies.base import Factors
+from lora_playground.runs import Run, RunStore, publish, write_json
+from lora_playground.variants.plain_lora import write_plain_lora
+
+FOLDER = "clients"
+
+
+def global_updates(state: State) -> list[Update]:
+    """The global ΔW of every module against the pristine W, as factors of the fewest columns."""
+    return [_update(module, state.server.update(module)) for module in state.server.factors]
+
+
+def client_updates(state: State, factors: Factors) -> list[Update]:
+    """A client's ΔW after its last local training: what it trained, on the base as it was before that round's merge."""
+    base = {round_: change for round_, change in state.server.merged if round_ < state.last_round}
+    updates = []
+    for module, factor in factors.items():
+        pairs = [change[module] for change in base.values() if module in change] + [factor.pair]
+        updates.append(_update(module, stack(pairs, [1.0] * len(pairs))))
+    return updates
+
+
+def save_clients(run: Run, state: State) -> list[str]:
+    """Writes `clients/<number>.safetensors` for every client of the last round that delivered; returns their names."""
+    folder, staged = run.folder / FOLDER, run.folder / f"{FOLDER}.tmp"
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir()
+    for name, factors in state.last.items():
+        save_updates(client_updates(state, factors), staged / f"{number_of(name)}.safetensors")
+    publish(staged, folder)
+    return list(state.last)
+
+
+def number_of(name: str) -> int:
+    """3 for 'client 3'."""
+    return int(name.rsplit(" ", 1)[-1])
+
+
+def kept_clients(run: Run) -> list[str]:
+    """Names of the clients whose own update is kept in a run."""
+    numbers = sorted(int(path.stem) for path in (run.folder / FOLDER).glob("*.safetensors") if path.stem.isdigit())
+    return [f"client {number}" for number in numbers]
+
+
+def as_run(store: RunStore, run: Run, name: str) -> Run:
+    """A run that holds one client's own adapter; the same when asked twice. Raises RunError."""
+    source = run.folder / FOLDER / f"{number_of(name)}.safetensors"
+    if not source.is_file():
+        known = ", ".join(kept_clients(run)) or "none"
+        raise RunError(f"{name} of run {run.id} has no adapter of its own; kept are: {known}.")
+    mark = run.folder / FOLDER / f"{number_of(name)}.run"
+    if mark.is_file():
+        try:
+            return store.get(mark.read_text(encoding="utf-8").strip())
+        except RunError:
+            pass  # it was deleted since
+    config = run.config()
+    made = store.create(config.model_copy(update={"title": f"{config.label}, {name} alone"[:80], "federated": None}))
+    updates = load_updates(source)
+    save_updates(updates, made.update_path)
+    write_plain_lora(updates, made.adapter, base=config.model.source)
+    whole = run.result() or {}
+    result = {key: whole[key] for key in ("fingerprint", "device", "precision") if key in whole}
+    write_json(made.result_path, result | {"state": "done", "federated_client": {"run": run.id, "client": name}})
+    mark.write_text(made.id, encoding="utf-8")
+    return made
+
+
+def _update(module: str, pair: Pair) -> Update:
+    B, A = compress(pair)
+    return Update(module, B=B, A=A)
+
+
+def adapter_folder(updates: list[Update], folder: Path, base: str, fan_in_fan_out: bool) -> int:
+    """Writes the global update as a plain LoRA in PEFT's format; returns its bytes."""
+    write_plain_lora(updates, folder, base=base, fan_in_fan_out=fan_in_fan_out)
+    return sum(path.stat().st_size for path in folder.iterdir())
