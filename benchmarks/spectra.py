@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from lora_playground.analysis.importing import open_adapter
 from lora_playground.analysis.spectra import analyse, qr_singular_values, spectra
 from lora_playground.analysis.update import Update

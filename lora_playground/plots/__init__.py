@@ -3,6 +3,25 @@
 Every builder returns {"data", "layout", "config"}; every picture has a `describe_*` that says in words what it shows.
 """
 
+from lora_playground.plots.compare import (
+    Point,
+    cut_figure,
+    describe_cut,
+    describe_scatter,
+    pareto,
+    scatter_figure,
+)
+from lora_playground.plots.relations import (
+    alignment_figure,
+    amplification_figure,
+    describe_alignment,
+    describe_amplification,
+    describe_intruders,
+    describe_similarity,
+    intruder_figure,
+    overlap_figure,
+    square_figure,
+)
 from lora_playground.plots.spectrum import (
     MEASURES,
     cell_of,
@@ -13,7 +32,7 @@ from lora_playground.plots.spectrum import (
     module_grid,
     scree_figure,
 )
-from lora_playground.plots.style import CSS, RUN_COLOURS, run_colour, significant
+from lora_playground.plots.style import RUN_COLOURS, run_colour, significant
 from lora_playground.plots.training import (
     LossSeries,
     describe_loss,
@@ -24,22 +43,36 @@ from lora_playground.plots.training import (
 )
 
 __all__ = [
-    "CSS",
     "MEASURES",
     "RUN_COLOURS",
     "LossSeries",
+    "Point",
+    "alignment_figure",
+    "amplification_figure",
     "cell_of",
+    "cut_figure",
+    "describe_alignment",
+    "describe_amplification",
+    "describe_cut",
+    "describe_intruders",
     "describe_loss",
     "describe_map",
+    "describe_scatter",
     "describe_scree",
+    "describe_similarity",
     "energy_figure",
+    "intruder_figure",
     "loss_figure",
     "loss_series",
     "losses_figure",
     "map_figure",
     "module_grid",
+    "overlap_figure",
+    "pareto",
     "run_colour",
+    "scatter_figure",
     "scree_figure",
     "significant",
     "sparkline",
+    "square_figure",
 ]

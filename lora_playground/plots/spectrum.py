@@ -34,6 +34,7 @@ def scree_figure(
     dark: bool = False,
     module: str = "",
     points: int = 128,
+    edge: float | None = None,
 ) -> dict[str, Any]:
     """Singular values of one module's ΔW in descending order, one line a run.
 
@@ -43,6 +44,7 @@ def scree_figure(
         log: logarithmic σ axis.
         module: the module's name, for the title.
         points: at most so many values a run are drawn.
+        edge: upper edge of what noise alone would give (Marchenko–Pastur), drawn for dense updates.
     """
     title = "Singular values of ΔW" + (f" · {html.escape(short_name(module))}" if module else "")
     if not any(len(values) and values[0] > 0 for _, _, values in series):
@@ -54,6 +56,11 @@ def scree_figure(
     ranks = [rank] if isinstance(rank, int) else list(rank or [])
     lines, notes = _rank_marks(ranks, [colour for _, colour, _ in series], dark)
     furthest = max([length, *[r for r in ranks if r <= 2 * length]])
+    if edge is not None:
+        line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": edge, "y1": edge}
+        lines.append({**line, "line": {"color": ink(dark)["quiet"], "width": 1.5, "dash": "dot"}})
+        note = {"xref": "paper", "x": 1, "y": math.log10(edge) if log else edge, "text": "edge of noise"}
+        notes.append({**note, "showarrow": False, "xanchor": "right", "yanchor": "bottom", "font": {"size": 12}})
     x = axis("direction, strongest first", dark, range=[0.4, furthest + 0.6], tickformat="d")
     if furthest <= 20:
         x["dtick"] = 1 if furthest <= 10 else 2

@@ -12,17 +12,7 @@ RUN_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 SCALE = "Cividis"
 """The one sequential scale for magnitudes: even in lightness, the same to colour-blind eyes, good on light and dark."""
 
-FONT = '"Inter", "Source Sans 3", system-ui, sans-serif'
-
-CSS = """
-.dark .js-plotly-plot .main-svg text:not(.hoverlayer text):not(.heatmap-label text) { fill: #e5e7eb !important; }
-.dark .js-plotly-plot .heatmaplayer text { fill: inherit !important; }
-.dark .js-plotly-plot .gridlayer path { stroke: #39414f !important; }
-.dark .js-plotly-plot .modebar-btn path { fill: #9ca3af !important; }
-.js-plotly-plot .modebar { opacity: 0; transition: opacity .15s; }
-.js-plotly-plot:hover .modebar, .js-plotly-plot:focus-within .modebar { opacity: 1; }
-"""
-"""Turns a figure's ink light in a dark page at once, so that changing the theme redraws nothing."""
+FONT = '"Atkinson Hyperlegible Next", system-ui, sans-serif'
 
 
 def run_colour(slot: int) -> str:

@@ -17,7 +17,7 @@ BIG = [f"model.layers.{layer}.{kind}" for layer in range(30) for kind in KINDS]
 
 
 def size(figure: dict) -> int:
-    return len(json.dumps(figure, ensure_ascii=False).encode())
+    return len(json.dumps(figure, separators=(",", ":")).encode())
 
 
 def check(figure: dict) -> None:
@@ -162,3 +162,64 @@ def test_shares_are_never_rounded_to_all_or_nothing(share, text):
 
 def test_run_colours_differ():
     assert len({plots.run_colour(i) for i in range(6)}) == 6
+
+
+# ------------------------------------------------------------------------------------- relations, compare, cuts
+
+
+@pytest.mark.parametrize("dark", [True, False])
+def test_two_adapters(dark):
+    rng = np.random.default_rng(0)
+    phi, chance = rng.random((64, 64)), np.full((64, 64), 0.2)
+    figure = plots.square_figure(phi, ("a <b>", "#0072B2"), ("b", "#D55E00"), dark, BIG[0])
+    check(figure)
+    assert "<b>" not in json.dumps(figure["layout"])
+    check(plots.overlap_figure(phi, chance, "#0072B2", dark=dark))
+    whole = np.ones((2, 8))
+    words = plots.describe_similarity(whole, np.full((2, 8), 0.05), [0.0], "r 2", "r 8")
+    assert "lies 100% within the 8 of r 8" in words and "by chance 5%" in words and "0°" in words
+
+
+@pytest.mark.parametrize("dark", [True, False])
+def test_update_beside_base(dark):
+    cosines = np.random.default_rng(0).random((16, 16))
+    check(plots.alignment_figure(cosines, dark, BIG[3]))
+    check(plots.amplification_figure([("ΔW", 0.3), ("W", 20.0), ("random", 0.0)], "#000", dark))
+    check(plots.intruder_figure([0.9, 0.2, 0.8], 0.5, (0.12, 0.17), "#D55E00", dark, BIG[3]))
+    words = plots.describe_intruders([0.9, 0.2, 0.8], 0.5, 0.12)
+    assert words.startswith("1 of the 3 strongest directions of W + ΔW is an intruder") and "direction 2" in words
+    assert plots.describe_intruders([0.9, 0.8], 0.5, 0.12).startswith("None of the 2")
+    assert "no more than chance" in plots.describe_alignment(np.array([[0.1, 0.05]]), 0.12)
+    assert "21.5 times" in plots.describe_amplification(21.5, 346.0, 4)
+
+
+def test_pareto_front_has_those_that_none_beats():
+    places = [("a", 1, 0.5), ("b", 2, 0.4), ("c", 3, 0.9), ("d", 1, 0.3)]
+    points = [plots.Point(name, plots.run_colour(i), x, y) for i, (name, x, y) in enumerate(places)]
+    assert [p.label for p in plots.pareto(points)] == ["a", "c"]
+    for log in (True, False):
+        check(plots.scatter_figure(points, "Score against parameters", "parameters", "score", log_x=log))
+    check(plots.scatter_figure(points[:1], "t", "x", "y", percent_x=True))
+    check(plots.scatter_figure([], "t", "x", "y"))
+    assert plots.describe_scatter(points, "score", "parameters").startswith(
+        "c has the highest score (90%); none beats a, c"
+    )
+
+
+def test_cut_curves():
+    figure = plots.cut_figure(
+        [0, 1, 2, 4, 8], [3, 2, 1.5, 1.2, 1.2], [0.1, 0.5, 0.9, 0.9, 0.9], "#000", [0, 0.8, 0.9, 1, 1], 2
+    )
+    check(figure)
+    check(plots.cut_figure([0, 8], [3, 1], [None, None], "#000"))
+    check(plots.cut_figure([], [], [], "#000"))
+    assert "2 directions are enough" in plots.describe_cut([0, 1, 2, 8], [3, 2, 1, 1], [0.1, 0.5, 0.9, 0.9])
+    assert "1 direction is enough" in plots.describe_cut([0, 1, 8], [3, 1, 1], [None] * 3)
+
+
+def test_edge_of_noise_is_drawn_where_the_axis_has_it():
+    for log in (True, False):
+        figure = plots.scree_figure([("full", "#000", [4.0, 1.0, 0.5])], log=log, edge=2.0)
+        check(figure)
+        assert figure["layout"]["shapes"][0]["y0"] == 2.0
+        assert figure["layout"]["annotations"][0]["y"] == (math.log10(2.0) if log else 2.0)

@@ -1,0 +1,164 @@
+"""Runs beside each other: what they gain against what they cost, and what is left of one when directions are cut."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lora_playground.plots.style import axis, empty, figure, ink, percent, rounded, significant
+
+
+@dataclass(frozen=True)
+class Point:
+    """A run in a scatter plot: its label, colour and place; `x` costs (less is better), `y` gains (more is better)."""
+
+    label: str
+    colour: str
+    x: float
+    y: float
+
+
+def pareto(points: Sequence[Point]) -> list[Point]:
+    """The runs that no other beats in both, by rising cost."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.x, -p.y)):
+        if not best or point.y > best[-1].y:
+            best.append(point)
+    return best
+
+
+def scatter_figure(
+    points: Sequence[Point],
+    title: str,
+    x_title: str,
+    y_title: str,
+    dark: bool = False,
+    log_x: bool = False,
+    percent_x: bool = False,
+) -> dict[str, Any]:
+    """Gain over cost, each run in its colour with its name; the Pareto front joins those that none beats in both."""
+    if not points:
+        return empty("Tick finished runs that have a score.", title, dark)
+    front = pareto(points)
+    line = {
+        "x": rounded(p.x for p in front),
+        "y": rounded(p.y for p in front),
+        "mode": "lines",
+        "name": "Pareto front",
+        "line": {"color": ink(dark)["quiet"], "width": 1.5, "dash": "dot", "shape": "hv"},
+        "hoverinfo": "skip",
+    }
+    marks = [
+        {
+            "x": rounded([p.x]),
+            "y": rounded([p.y]),
+            "mode": "markers+text",
+            "text": [html.escape(p.label)],
+            "textposition": "top center",
+            "name": html.escape(p.label),
+            "showlegend": False,
+            "marker": {"color": p.colour, "size": 14, "line": {"color": "#ffffff", "width": 1.5}},
+            "hovertemplate": f"{html.escape(p.label)}<br>{x_title} %{{x}}<br>{y_title} %{{y:.0%}}<extra></extra>",
+        }
+        for p in points
+    ]
+    x = axis(x_title + (" (log)" if log_x else ""), dark, type="log" if log_x else "linear")
+    if percent_x:
+        x["tickformat"] = ".0%"
+    if not log_x:
+        # Room for the names at both ends.
+        low, high = min(p.x for p in points), max(p.x for p in points)
+        pad = 0.15 * (high - low) or 0.05
+        x["range"] = [low - pad, high + pad]
+    else:
+        x["exponentformat"] = "SI"
+    low, high = min(p.y for p in points), max(p.y for p in points)
+    pad = 0.18 * (high - low) or 0.1
+    y = axis(y_title, dark, tickformat=".0%", range=[low - pad, high + 1.4 * pad])
+    return figure([line, *marks], title, dark, 360, xaxis=x, yaxis=y, showlegend=True)
+
+
+def describe_scatter(points: Sequence[Point], gain: str, cost: str) -> str:
+    """One sentence: the run that gains most, and those that none beats in both."""
+    if not points:
+        return "No finished run has a score yet."
+    best = max(points, key=lambda p: p.y)
+    front = pareto(points)
+    text = f"{best.label} has the highest {gain} ({percent(best.y)})"
+    if len(points) > 1:
+        names = ", ".join(p.label for p in front)
+        text += f"; none beats {names} in both {gain} and {cost}"
+    return text + "."
+
+
+def cut_figure(
+    k: Sequence[int],
+    loss: Sequence[float | None],
+    score: Sequence[float | None],
+    colour: str,
+    energy: Sequence[float] = (),
+    kept: int | None = None,
+    dark: bool = False,
+) -> dict[str, Any]:
+    """Validation loss, task score and energy of an adapter cut down to its first k directions.
+
+    Args:
+        k: how many directions are kept, rising; 0 is the base.
+        loss: validation loss at each k (nats per token); score: task score, 0 to 1; None where not measured.
+        energy: share of energy at each k.
+        kept: the k chosen at the slider, marked.
+    """
+    title = "What is left when only the first k directions are kept"
+    if not k:
+        return empty("Press “Measure” to see loss and score over k.", title, dark)
+    data: list[dict[str, Any]] = [
+        _curve(k, loss, "validation loss", colour, "y", "solid", "%{y:.3f}"),
+    ]
+    if any(value is not None for value in score):
+        data.append(_curve(k, score, "task score", colour, "y2", "dash", "%{y:.0%}"))
+    if len(energy):
+        data.append(_curve(k, energy, "energy kept", "#6b7280", "y2", "dot", "%{y:.0%}"))
+    shapes = []
+    if kept is not None:
+        line = {"type": "line", "x0": kept, "x1": kept, "y0": 0, "y1": 1, "yref": "paper"}
+        shapes.append({**line, "line": {"color": ink(dark)["quiet"], "width": 1.5, "dash": "dash"}})
+    x = axis("directions kept, k (0 is the base)", dark, tickformat="d", tickvals=list(k) if len(k) <= 14 else None)
+    y = axis("validation loss (nats per token)", dark)
+    right = axis("score, energy", dark, overlaying="y", side="right", range=[0, 1.05], tickformat=".0%", showgrid=False)
+    return figure(data, title, dark, 340, xaxis=x, yaxis=y, yaxis2=right, shapes=shapes, showlegend=True)
+
+
+def _curve(
+    x: Sequence[int], y: Sequence[float | None], name: str, colour: str, side: str, dash: str, hover: str
+) -> dict[str, Any]:
+    return {
+        "x": list(x),
+        "y": rounded(y),
+        "yaxis": side,
+        "mode": "lines+markers",
+        "name": name,
+        "line": {"color": colour, "width": 2, "dash": dash},
+        "marker": {"size": 6},
+        "hovertemplate": f"k = %{{x}}: {hover}<extra>{name}</extra>",
+    }
+
+
+def describe_cut(k: Sequence[int], loss: Sequence[float | None], score: Sequence[float | None]) -> str:
+    """One sentence: the fewest directions that keep 95% of the gain, in score where there is one, else in loss."""
+    known = [(i, s) for i, s in zip(k, score) if s is not None]
+    what = "score"
+    if len(known) < 2:
+        known = [(i, -value) for i, value in zip(k, loss) if value is not None]
+        what = "validation loss"
+    if len(known) < 2:
+        return "Not measured yet."
+    base, full = known[0][1], known[-1][1]
+    shown = (percent(base), percent(full)) if what == "score" else (significant(-base), significant(-full))
+    if abs(full - base) < 1e-9:
+        return f"Cut or whole, the {what} is the base's ({shown[0]})."
+    enough = next(i for i, value in known if (value - base) / (full - base) >= 0.95)
+    noun = "direction is" if enough == 1 else "directions are"
+    gain = f"From {shown[0]} (base) to {shown[1]} (whole adapter) in {what}"
+    return f"{gain}: {enough} {noun} enough for 95% of the difference."
