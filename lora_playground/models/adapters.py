@@ -160,8 +160,8 @@ class Adapter:
             elif isinstance(module, nn.Embedding) and leaf == "weight":
                 yield module_name, self._table(update, module, cut)
             else:
-                if update.shape != tuple(parameter.shape):
-                    raise self._misfit(update, tuple(parameter.shape))
+                if update.shape != tuple(parameter.shape):  # type: ignore[union-attr]
+                    raise self._misfit(update, tuple(parameter.shape))  # type: ignore[union-attr]
                 vector = self._tensor(self._truncated(update, cut))
                 if is_linear(module) and leaf == "bias":
                     yield module_name, Bias(vector)

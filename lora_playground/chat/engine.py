@@ -1,0 +1,328 @@
+"""The chat process's one decoding thread: bases, adapters of runs, and all requests in one batch per base.
+
+It knows runs and decoding; nothing of sockets.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict, deque
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import lora_playground.variants  # noqa: F401  (declares the options that a run's config is read with)
+from lora_playground.analysis.update import load_updates
+from lora_playground.chat.protocol import ChatRequest, Pane, Verified
+from lora_playground.chat.requests import Answer, Exchange
+from lora_playground.config import ModelConfig
+from lora_playground.errors import ChatError, PlaygroundError
+from lora_playground.models.adapters import Adapter
+from lora_playground.models.decoding import Batch, Decoder, Row, RowUpdate, Token
+from lora_playground.models.loading import Base, load_base
+from lora_playground.models.rows import Planner
+from lora_playground.runs import Run, RunStore
+
+log = logging.getLogger(__name__)
+
+DEADLINE = 180.0
+"""Seconds after which an answer is cut off."""
+MAX_ROWS = 96
+"""Rows decoded at once on one base; further requests wait."""
+MAX_WAITING = 400
+MAX_WAITING_PER_CLIENT = 8
+BASES, ADAPTERS = 2, 24
+"""How many of each stay in memory."""
+UNVERIFIED_FOR = 30.0
+"""Seconds for which a check of the base beside the same adapters counts."""
+
+
+class Hosted:
+    """One base in memory, its batch, its adapters, and who is being answered on it."""
+
+    def __init__(self, base: Base) -> None:
+        self.base = base
+        self.decoder = Decoder(base.model, base.tokenizer)
+        self.batch: Batch = self.decoder.batch()
+        self.adapters: OrderedDict[tuple[str, int], Adapter] = OrderedDict()
+        self.active: dict[int, tuple[Exchange, Answer]] = {}
+        self.exchanges: list[Exchange] = []
+        self.used = time.monotonic()
+        self._names: dict[int, str] = {}
+        self._checked: dict[tuple[int, ...], tuple[float, Verified]] = {}
+
+    def name(self, token: int) -> str:
+        """A token's own text, control tokens included."""
+        if token not in self._names:
+            self._names[token] = self.base.tokenizer.decode([token])
+        return self._names[token]
+
+    def verify(self, updates: list[RowUpdate | None]) -> Verified:
+        """Decodes the fingerprint's prompt as a base row beside these updates, and compares (see `Fingerprint`)."""
+        key = tuple(sorted({id(update.adapter) for update in updates if update is not None}))
+        now = time.monotonic()
+        if key in self._checked and now - self._checked[key][0] < UNVERIFIED_FOR:
+            return self._checked[key][1]
+        reference = self.base.fingerprint.logits
+        vocabulary = self.base.model.get_input_embeddings().weight.shape[0]
+        ids = (torch.arange(reference.shape[0]) * 7919 + 11) % vocabulary
+        rows = [None, *(update for update in updates if update is not None)]
+        plan = Planner(self.base.model).plan(rows)
+        with torch.no_grad(), plan.applied():
+            batch = ids[None].expand(len(rows), -1).to(self.base.device)
+            logits = self.base.model(input_ids=batch, use_cache=False).logits[0]
+        now_logits = logits[:, :: -(-logits.shape[-1] // 512)].float().cpu()
+        expected = torch.from_numpy(reference)
+        drift = float((now_logits - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+        # A batch of another size may round otherwise; a base that an adapter has touched differs by far more.
+        verified = Verified(ok=drift < (1e-4 if self.base.dtype == torch.float32 else 0.05), drift=drift)
+        if len(self._checked) > 200:
+            self._checked.clear()
+        self._checked[key] = now, verified
+        return verified
+
+
+class Engine:
+    """Answers exchanges on one thread until closed.
+
+    Args:
+        home: where runs lie.
+        device: 'auto', 'cpu', 'cuda'.
+    """
+
+    def __init__(self, home: Path | None = None, device: str = "auto") -> None:
+        self.store, self.device = RunStore(home), device
+        self._hosted: OrderedDict[tuple[str, str], Hosted] = OrderedDict()
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self._ready: deque[tuple[Exchange, Hosted, list[RowUpdate | None]]] = deque()
+        self._waiting: list[tuple[Exchange, Hosted, list[RowUpdate | None]]] = []
+        self._pending = 0
+        self._condition = threading.Condition()
+        self._closed = False
+        self.busy_since = self.idle_since = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="decode", daemon=True)
+        self._thread.start()
+
+    def submit(self, exchange: Exchange) -> None:
+        """Takes a request; returns at once. What happens to it is told through the exchange."""
+        with self._condition:
+            mine = sum(item[0].request.client == exchange.request.client for item in self._waiting)
+            full = len(self._waiting) >= MAX_WAITING or (exchange.request.client and mine >= MAX_WAITING_PER_CLIENT)
+        if full:
+            exchange.fail("Too many questions are waiting for an answer; wait for one to end, then ask again.")
+            return
+        self._pending += 1
+        self._loader.submit(self._load, exchange)
+
+    def warm(self, base: ModelConfig, exchange: Exchange | None = None) -> None:
+        """Loads a base ahead of the first question."""
+        self._loader.submit(self._quietly, base)
+
+    def cancel(self, exchange: Exchange) -> None:
+        """Ends an exchange before its next token."""
+        exchange.cancelled = True
+        with self._condition:
+            self._condition.notify()
+
+    def close(self) -> None:
+        """Stops the thread after the current token."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify()
+        self._thread.join(10)
+        self._loader.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def idle_for(self) -> float:
+        """Seconds since the last answer; 0 while there is work."""
+        working = self._pending or self._waiting or any(hosted.exchanges for hosted in self._hosted.values())
+        return 0.0 if working else time.monotonic() - self.idle_since
+
+    # On the loading thread
+
+    def _quietly(self, base: ModelConfig) -> None:
+        try:
+            self._base(base)
+        except Exception as error:
+            log.warning("The base could not be loaded ahead: %s", error)
+
+    def _load(self, exchange: Exchange) -> None:
+        """Gets base and adapters ready, then hands the exchange to the decoding thread."""
+        try:
+            if exchange.cancelled:
+                exchange.end("cancelled")
+                return
+            request = exchange.request
+            runs = [self.store.get(pane.run) if pane.run else None for pane in request.panes]
+            config = request.base or next((run.config().model for run in runs if run), _EMBEDDED)
+            hosted = self._base(config, exchange)
+            updates = [self._update(hosted, config, run, pane) for run, pane in zip(runs, request.panes)]
+            with self._condition:
+                self._ready.append((exchange, hosted, updates))
+                self._condition.notify()
+        except PlaygroundError as error:
+            exchange.fail(str(error))
+        except torch.OutOfMemoryError:
+            exchange.fail(_NO_ROOM)
+        except Exception as error:
+            log.exception("A request could not be prepared")
+            exchange.fail(f"The answer could not be prepared ({type(error).__name__}: {str(error)[:200]}).")
+        finally:
+            self._pending -= 1
+            self.idle_since = time.monotonic()
+
+    def _base(self, config: ModelConfig, exchange: Exchange | None = None) -> Hosted:
+        key = config.source, config.quantisation
+        hosted = self._hosted.get(key)
+        if hosted is None:
+            if exchange is not None:
+                exchange.status(f"Loading the base model {config.source} ...")
+            self._make_room()
+            hosted = Hosted(load_base(config, device=self.device))
+            self._hosted[key] = hosted
+        self._hosted.move_to_end(key)
+        hosted.used = time.monotonic()
+        return hosted
+
+    def _make_room(self) -> None:
+        """Forgets bases that nobody is talking to, oldest first."""
+        for key in list(self._hosted):
+            if len(self._hosted) < BASES:
+                return
+            if not self._hosted[key].exchanges and time.monotonic() - self._hosted[key].used > 5:
+                del self._hosted[key]
+
+    def _update(self, hosted: Hosted, config: ModelConfig, run: Run | None, pane: Pane) -> RowUpdate | None:
+        if run is None:
+            return None
+        if not run.update_path.is_file():
+            raise ChatError(f"Run {run.id} has nothing to chat with yet; wait until its training has ended.")
+        made_for = run.config().model
+        if made_for.source != config.source:
+            raise ChatError(
+                f"Run {run.id} was trained on {made_for.source}, this chat is on {config.source}; "
+                "put only runs of one base model side by side."
+            )
+        key = run.id, run.update_path.stat().st_mtime_ns
+        if key not in hosted.adapters:
+            hosted.adapters[key] = Adapter(hosted.base.model, load_updates(run.update_path), f"Run {run.id}")
+            while len(hosted.adapters) > ADAPTERS:
+                hosted.adapters.popitem(last=False)
+        hosted.adapters.move_to_end(key)
+        adapter = hosted.adapters[key]
+        adapter.slice(pane.cut)  # the decoding thread must not wait for a decomposition
+        return RowUpdate(adapter, pane.strength, pane.cut)
+
+    # On the decoding thread
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                while not (self._closed or self._ready or self._work()):
+                    self._condition.wait()
+                if self._closed:
+                    return
+                self._waiting.extend(self._ready)
+                self._ready.clear()
+            self._admit()
+            for hosted in list(self._hosted.values()):
+                if hosted.exchanges:
+                    self._advance(hosted)
+
+    def _work(self) -> bool:
+        return bool(self._waiting) or any(hosted.exchanges for hosted in self._hosted.values())
+
+    def _admit(self) -> None:
+        """Lets waiting requests join, those first whose clients are answered least now."""
+        self._waiting = [item for item in self._waiting if not self._gave_up(item[0])]
+        while self._waiting:
+            now = [exchange.request.client for hosted in self._hosted.values() for exchange in hosted.exchanges]
+            order = sorted(self._waiting, key=lambda item: (now.count(item[0].request.client), item[0].arrived))
+            chosen = next((item for item in order if _has_room(item[1], item[0].request)), None)
+            if chosen is None:
+                return
+            self._waiting.remove(chosen)
+            self._join(*chosen)
+
+    def _gave_up(self, exchange: Exchange) -> bool:
+        if exchange.cancelled:
+            exchange.end("cancelled")
+        elif time.monotonic() - exchange.arrived > DEADLINE:
+            exchange.fail("So many are asking that this question was not reached in time; ask again.")
+        return exchange.finished
+
+    def _join(self, exchange: Exchange, hosted: Hosted, updates: list[RowUpdate | None]) -> None:
+        try:
+            exchange.verified = hosted.verify(updates)
+            rows = exchange.prepare(hosted.decoder, updates)
+            hosted.batch.add(rows)
+        except PlaygroundError as error:
+            exchange.fail(str(error))
+            return
+        except Exception as error:
+            log.exception("A request could not join")
+            exchange.fail(_NO_ROOM if isinstance(error, torch.OutOfMemoryError) else _BROKEN.format(error))
+            return
+        hosted.exchanges.append(exchange)
+        for answer in exchange.answers:
+            hosted.active[id(answer.row)] = exchange, answer
+
+    def _advance(self, hosted: Hosted) -> None:
+        """One token for everybody on this base."""
+        self._drop_ended(hosted)
+        try:
+            tokens: list[Token] = hosted.batch.step()
+        except Exception as error:
+            log.exception("Decoding failed")
+            text = _NO_ROOM if isinstance(error, torch.OutOfMemoryError) else _BROKEN.format(error)
+            for exchange in hosted.exchanges:
+                exchange.fail(text)
+            hosted.exchanges, hosted.active, hosted.batch = [], {}, hosted.decoder.batch()
+            return
+        for token in tokens:
+            exchange, answer = hosted.active[id(token.row)]
+            exchange.receive(answer, token, hosted.name)
+            if answer.ended:
+                del hosted.active[id(token.row)]
+        self._drop_ended(hosted)
+        hosted.used = self.idle_since = time.monotonic()
+
+    def _drop_ended(self, hosted: Hosted) -> None:
+        """Takes out who is done, was cancelled, or took too long."""
+        now = time.monotonic()
+        for exchange in hosted.exchanges:
+            if not exchange.finished and exchange.cancelled:
+                exchange.end("cancelled")
+            elif not exchange.finished and now - exchange.arrived > DEADLINE:
+                exchange.end("deadline")
+        gone = [exchange for exchange in hosted.exchanges if exchange.finished]
+        if not gone:
+            return
+        rows: list[Row] = [row for exchange in gone for row in (*(a.row for a in exchange.answers), *exchange.hidden)]
+        hosted.batch.remove(rows)
+        for row in rows:
+            hosted.active.pop(id(row), None)
+        hosted.exchanges = [exchange for exchange in hosted.exchanges if not exchange.finished]
+
+    def state(self) -> dict[str, Any]:
+        """What tests and a status line may know."""
+        return {
+            "bases": [key[0] for key in self._hosted],
+            "rows": sum(len(hosted.batch.rows) for hosted in self._hosted.values()),
+            "exchanges": sum(len(hosted.exchanges) for hosted in self._hosted.values()),
+            "waiting": len(self._waiting) + self._pending,
+        }
+
+
+_EMBEDDED = ModelConfig.model_validate({})
+_NO_ROOM = "The memory is full, so this cannot be answered now; wait until a training run has ended, or close a pane."
+_BROKEN = "The answer broke off ({}). Ask again; if it happens again, look into the chat process's log."
+
+
+def _has_room(hosted: Hosted, request: ChatRequest) -> bool:
+    """Each pane may need a hidden row beside its own."""
+    return not hosted.batch.rows or len(hosted.batch.rows) + 2 * len(request.panes) <= MAX_ROWS

@@ -1,0 +1,186 @@
+"""What the web process and the chat process say to each other: one JSON object a line. Plain data, no torch.
+
+Text from a model is data: whoever shows it must escape it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from lora_playground.config import ModelConfig, Section, checked
+
+MAX_PANES = 4
+MAX_TURNS = 500
+MAX_LINE = 4_000_000
+"""Bytes of the longest line either side accepts."""
+
+
+class Message(Section):
+    """One turn of a conversation."""
+
+    role: Literal["user", "assistant"]
+    content: str = Field(max_length=20_000)
+
+
+class Pane(Section):
+    """One answering model: the base, or the base with a run's update."""
+
+    run: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9_-]{1,64}$", description="Id of the run whose adapter answers; empty is the base."
+    )
+    strength: float = Field(1.0, ge=0.0, le=2.0, description="Factor on the update: 0 is the base, 1 as trained.")
+    cut: tuple[int, int] | None = Field(
+        None,
+        strict=False,
+        description="Keep only the singular directions lo..hi-1 of every module's update.",
+    )
+
+    @field_validator("cut")
+    @classmethod
+    def _range(cls, cut: tuple[int, int] | None) -> tuple[int, int] | None:
+        if cut is not None and not 0 <= cut[0] <= cut[1]:
+            raise ValueError("give two numbers lo, hi with 0 <= lo <= hi")
+        return cut
+
+
+class ChatRequest(Section):
+    """One question to all panes.
+
+    Attributes:
+        messages: one list shared by all panes, or one for each; the last message is the user's.
+        client: who asks, for fairness between many; any string.
+    """
+
+    base: ModelConfig | None = Field(
+        None, description="Base model; empty takes the first run's, else the embedded one."
+    )
+    panes: list[Pane] = Field(min_length=1, max_length=MAX_PANES)
+    messages: list[list[Message]] = Field(min_length=1, max_length=MAX_PANES)
+    system: str = Field("", max_length=8_000, description="System prompt, put before the conversation.")
+    temperature: float = Field(0.0, ge=0.0, le=5.0, description="0 always takes the most probable token.")
+    top_p: float = Field(1.0, gt=0.0, le=1.0, description="Choose among the tokens that hold this much probability.")
+    max_new_tokens: int = Field(128, ge=1, le=4096, description="Longest answer, in tokens.")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of the noise that all panes share.")
+    teacher_forced: bool = Field(
+        False, description="All panes read the first pane's words; shown is what each would have said."
+    )
+    detail: bool = Field(True, description="Report probabilities and KL for every token.")
+    client: str = Field("", max_length=200)
+
+    @classmethod
+    def parse(cls, data: Any) -> ChatRequest:
+        """Validates plain data; raises ConfigError naming field, value and what is allowed."""
+        return checked(cls, data)
+
+    @model_validator(mode="after")
+    def _fits(self) -> ChatRequest:
+        if len(self.messages) not in (1, len(self.panes)):
+            raise ValueError(f"give one list of messages for all panes, or one for each of the {len(self.panes)} panes")
+        for messages in self.messages:
+            if not messages or messages[-1].role != "user" or not messages[-1].content.strip():
+                raise ValueError("write a message first: every conversation must end with a user's message")
+            if len(messages) > MAX_TURNS:
+                raise ValueError(f"a conversation has at most {MAX_TURNS} messages; start a new one")
+        return self
+
+    def conversation(self, pane: int) -> list[Message]:
+        """The messages that a pane answers; in teacher forcing all panes answer the first's."""
+        if self.teacher_forced or len(self.messages) == 1:
+            return self.messages[0]
+        return self.messages[pane]
+
+
+class ChatToken(Section):
+    """One token of a pane's answer.
+
+    Attributes:
+        text: what it adds to the shown text; may be empty within a character of several tokens.
+        logprob: log-probability in nats at temperature 1.
+        top: the five most probable next tokens here, as [text, log-probability].
+        kl: KL(this pane ‖ base) in nats, both having read the same words; None where there is no base to compare with.
+        base_logprob, base_top: the base's, having read the same words.
+        choice: in teacher forcing, what this pane would have said.
+    """
+
+    id: int
+    text: str
+    logprob: float | None = None
+    top: list[tuple[str, float]] | None = Field(None, strict=False)
+    kl: float | None = None
+    base_logprob: float | None = None
+    base_top: list[tuple[str, float]] | None = Field(None, strict=False)
+    choice: str | None = None
+
+
+class PaneStart(Section):
+    """What a pane is about to answer.
+
+    Attributes:
+        prompt: the text exactly as the model reads it, template included.
+        tokens: its length in tokens.
+        dropped: oldest messages left out because they do not fit the model's context.
+    """
+
+    prompt: str
+    tokens: int
+    dropped: int = 0
+
+
+class PaneEnd(Section):
+    """How a pane's answer ended.
+
+    Attributes:
+        reason: 'stop' (the model ended it), 'length', 'cancelled', 'deadline'.
+        text: the whole answer.
+        first_difference: index of the first token that differs from the first base pane's; None where none does.
+        mean_kl: mean of the tokens' KL in nats.
+    """
+
+    reason: Literal["stop", "length", "cancelled", "deadline"]
+    text: str
+    tokens: int
+    first_difference: int | None = None
+    mean_kl: float | None = None
+
+
+class Verified(Section):
+    """The base pane's logits on a fixed prompt, decoded beside these adapters, against those of the untouched base.
+
+    Attributes:
+        drift: largest change of a logit, against the largest logit.
+    """
+
+    ok: bool
+    drift: float
+
+
+class ChatEvent(Section):
+    """One thing that happened to a request.
+
+    Attributes:
+        type: 'status' (text says what is being done), 'start' (panes, verified), 'tokens' (pane, tokens),
+            'pane_end' (pane, end), 'end' (seconds, tokens_per_second), 'error' (text says what to do; nothing follows),
+            'restarted' (the chat process had ended and is asked again: forget what was streamed of this answer).
+        seconds: since the request arrived: at the first token in 'start', at the end in 'end'.
+    """
+
+    type: Literal["status", "start", "tokens", "pane_end", "end", "error", "restarted"]
+    text: str = ""
+    pane: int | None = None
+    panes: list[PaneStart] | None = None
+    verified: Verified | None = None
+    tokens: list[ChatToken] | None = None
+    end: PaneEnd | None = None
+    seconds: float | None = None
+    tokens_per_second: float | None = None
+
+
+def line(message: Section | dict[str, Any]) -> bytes:
+    """A message as one line of JSON."""
+    if isinstance(message, Section):
+        return message.model_dump_json(exclude_none=True).encode() + b"\n"
+    import json
+
+    return json.dumps(message).encode() + b"\n"
