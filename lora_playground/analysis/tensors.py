@@ -171,6 +171,17 @@ def _brief(text: str) -> str:
     return text if len(text) <= 100 else text[:97] + "..."
 
 
+_CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
+_CONV1D_WEIGHTS = ("c_attn.weight", "c_proj.weight", "c_fc.weight", "q_attn.weight")
+
+
+def _model_type(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / "config.json").read_bytes()).get("model_type"))
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return ""
+
+
 class Weights:
     """The tensors of a model folder, over all its safetensors files; read one at a time.
 
@@ -186,6 +197,7 @@ class Weights:
         if not self.files:
             raise AdapterError(f"{folder} holds no safetensors file, so the base's weights cannot be looked at.")
         self._where = {key: file for file in self.files for key in file.entries}
+        self._turned = _model_type(folder) in _CONV1D_MODELS
 
     def shape(self, module: str) -> tuple[int, ...] | None:
         """Shape of a module's weight as stored; None where there is none."""
@@ -197,7 +209,7 @@ class Weights:
 
         Args:
             module: 'model.layers.0.self_attn.q_proj', or a parameter's own name.
-            shape: the update's; a GPT-2 Conv1D weight, stored (in, out), is turned to fit.
+            shape: the update's, which W must have.
 
         Raises:
             AdapterError: the base has no such module, or of another shape.
@@ -206,7 +218,9 @@ class Weights:
         if key is None:
             raise AdapterError(f"the base model has no module {module}; this adapter belongs to another base model.")
         W = self._where[key].read(key)
-        if W.shape != shape and W.shape == shape[::-1]:
+        # GPT-2's Conv1D stores (in, out); a parameter asked for by its own name comes as it is stored.
+        own = module.endswith((".weight", ".bias"))
+        if not own and W.ndim == 2 and (self._turned and key.endswith(_CONV1D_WEIGHTS)):
             W = W.T
         if W.shape != shape:
             raise AdapterError(

@@ -419,11 +419,15 @@ def test_base_weights_are_found_whatever_their_prefix_and_layout(tmp_path):
     made = {
         "model.layers.0.self_attn.q_proj.weight": rng.standard_normal((6, 4)).astype(np.float32),
         "h.0.attn.c_attn.weight": rng.standard_normal((4, 12)).astype(np.float16),
+        "h.0.attn.c_proj.weight": rng.standard_normal((4, 4)).astype(np.float32),
         "model.embed_tokens.weight": rng.standard_normal((9, 4)).astype(np.float32),
     }
     save_file(made, str(tmp_path / "model.safetensors"))
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     weights = Weights(tmp_path)
-    q, c, e = made.values()
+    q, c, square, e = made.values()
+    assert np.array_equal(weights.weight("transformer.h.0.attn.c_proj", (4, 4)), square.T), "square ones turn too"
+    assert np.array_equal(weights.weight("transformer.h.0.attn.c_proj.weight", (4, 4)), square)
     assert np.array_equal(weights.weight("model.layers.0.self_attn.q_proj", (6, 4)), q)
     assert np.array_equal(weights.weight("transformer.h.0.attn.c_attn", (12, 4)), c.T.astype(np.float32))
     assert np.array_equal(weights.weight("lm_head", (9, 4)), e)
