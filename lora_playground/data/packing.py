@@ -44,9 +44,9 @@ def row_length(examples: Sequence[Example], batch_tokens: int, multiple: int = 3
     return -(-wanted // multiple) * multiple
 
 
-def pack(examples: Sequence[Example], length: int, rows: int, pad: int) -> list[Batch]:
-    """All examples once, in as few batches as best-fit decreasing finds; for validation."""
-    bins = _best_fit(sorted(examples, key=lambda example: -len(example.ids)), length)
+def pack(examples: Sequence[Example], length: int, rows: int, pad: int, solo: bool = False) -> list[Batch]:
+    """All examples once, in as few batches as best-fit decreasing finds; for validation. `solo`: one example a row."""
+    bins = _bins(examples, length, solo)
     return [as_batch(bins[start : start + rows], length, rows, pad) for start in range(0, len(bins), rows)]
 
 
@@ -60,6 +60,7 @@ class Stream:
         pad: token id for padding.
         seed: the stream is a function of it and of the examples alone.
         share: of rehearsal tokens, 0 to 0.9.
+        solo: one example a row, for models that cannot keep packed ones apart.
     """
 
     def __init__(
@@ -71,11 +72,12 @@ class Stream:
         seed: int,
         rehearsal: Sequence[Example] = (),
         share: float = 0.0,
+        solo: bool = False,
     ) -> None:
         longest = max(len(example.ids) for example in [*examples, *rehearsal])
         if longest > length:
             raise ValueError(f"an example of {longest} tokens does not fit into rows of {length}")
-        self.length, self.rows, self.pad = length, rows, pad
+        self.length, self.rows, self.pad, self.solo = length, rows, pad, solo
         own = _epochs(examples, np.random.default_rng([seed, 1]))
         extra = _epochs(rehearsal, np.random.default_rng([seed, 2])) if rehearsal and share > 0 else None
         self._examples = _mixed(own, extra, share)
@@ -108,7 +110,7 @@ class Stream:
             example = next(self._examples)
             window.append(example)
             size += len(example.ids)
-        bins = _best_fit(sorted(window, key=lambda example: -len(example.ids)), self.length)
+        bins = _bins(window, self.length, self.solo)
         fill = [sum(len(example.ids) for example in row) for row in bins]
         by_fill = sorted(range(len(bins)), key=lambda number: fill[number])
         kept = set(by_fill[: min(2, len(bins) - 1)])
@@ -135,6 +137,12 @@ def as_batch(rows: Sequence[Sequence[Example]], length: int, height: int, pad: i
         positions[number, start:] = np.arange(length - start)
         tokens += start
     return Batch(ids, positions, segments, targets, tokens, int((targets != IGNORED).sum()))
+
+
+def _bins(examples: Sequence[Example], length: int, solo: bool) -> list[list[Example]]:
+    if solo:
+        return [[example] for example in examples]
+    return _best_fit(sorted(examples, key=lambda example: -len(example.ids)), length)
 
 
 def _best_fit(examples: Sequence[Example], length: int) -> list[list[Example]]:

@@ -1,0 +1,76 @@
+"""From a dataset and a DataConfig to the encoded examples of a run. It knows no torch and no model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lora_playground.config import DataConfig
+from lora_playground.data.catalogue import Dataset, rehearsal_rows
+from lora_playground.data.encoding import Example, encode
+
+REHEARSAL_ROWS = 4000
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Encoded examples of a run.
+
+    Attributes:
+        train, validation, rehearsal: examples; rehearsal is empty where there is none.
+        share: of tokens that come from rehearsal.
+        truncated: examples cut to the longest length; unlearnable: rows left out because nothing to learn remained.
+        rows: numbers of rows, {'train', 'validation'}.
+    """
+
+    train: list[Example]
+    validation: list[Example]
+    rehearsal: list[Example]
+    share: float
+    truncated: int
+    unlearnable: int
+    rows: dict[str, int]
+
+
+def prepare(tokenizer: Any, dataset: Dataset, config: DataConfig, seed: int, embedded: bool) -> Prepared:
+    """Shuffles, shortens and encodes the rows.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer with a chat template.
+        dataset: see `catalogue.get_dataset`.
+        config: train_rows, max_length and rehearsal are used.
+        seed: of the shuffle.
+        embedded: whether the base is the embedded model, the only one whose own chats are known.
+
+    Raises:
+        DataError: there is nothing to learn in the training rows.
+    """
+    order = np.random.default_rng([seed, 7]).permutation(len(dataset.train))[: config.train_rows]
+    train = encode(tokenizer, [dataset.train[number] for number in order], config.max_length)
+    validation = _validation(tokenizer, dataset, config.max_length)
+    rehearsal: list[Example] = []
+    if embedded and config.rehearsal > 0:
+        chats = rehearsal_rows()
+        picked = np.random.default_rng([seed, 8]).permutation(len(chats))[:REHEARSAL_ROWS]
+        rehearsal = encode(tokenizer, [chats[number] for number in picked], config.max_length).examples
+    return Prepared(
+        train.examples,
+        validation,
+        rehearsal,
+        config.rehearsal if rehearsal else 0.0,
+        train.truncated,
+        train.unlearnable,
+        {"train": len(order), "validation": len(dataset.validation)},
+    )
+
+
+def _validation(tokenizer: Any, dataset: Dataset, max_length: int) -> list[Example]:
+    """Validation examples; none where none of the rows has a learnable token."""
+    from lora_playground.errors import DataError
+
+    try:
+        return encode(tokenizer, dataset.validation, max_length).examples
+    except DataError:
+        return []

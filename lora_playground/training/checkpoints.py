@@ -1,0 +1,132 @@
+"""Writes and reads checkpoints: trained parameters, optimiser, generators, position. Each is whole or not there.
+
+A checkpoint is written as `step-N.tmp`, synced and renamed; `state.json` lists the sizes of the other files, so that a
+damaged one is noticed and the one before it taken. It knows no model and no loop.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from lora_playground.errors import TrainingError
+
+KEPT = 2
+_NAME = re.compile(r"step-(\d+)")
+
+
+@dataclass
+class State:
+    """What a resumed run needs.
+
+    Attributes:
+        step: optimiser steps done; steps: planned; tokens: seen.
+        signature: what must agree for the checkpoint to fit (seed, shapes, names).
+        parameters: trained parameters by name; optimiser: its state_dict; generators: of torch, by device.
+        validation_start: the loss before the first step.
+    """
+
+    step: int
+    steps: int
+    tokens: int
+    signature: str
+    parameters: dict[str, torch.Tensor]
+    optimiser: dict[str, Any]
+    generators: dict[str, torch.Tensor]
+    validation_start: float | None = None
+
+
+def save(folder: Path, state: State) -> Path:
+    """Writes `folder/step-N/` and removes all but the newest KEPT; raises TrainingError where the disk refuses."""
+    target = folder / f"step-{state.step}"
+    staging = folder / f"step-{state.step}.tmp"
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.parameters.items()}
+        save_file(tensors, str(staging / "parameters.safetensors"))
+        torch.save(state.optimiser, staging / "optimiser.pt")
+        torch.save(state.generators, staging / "generators.pt")
+        sizes = {path.name: path.stat().st_size for path in staging.iterdir()}
+        about = {
+            "step": state.step,
+            "steps": state.steps,
+            "tokens": state.tokens,
+            "signature": state.signature,
+            "validation_start": state.validation_start,
+            "sizes": sizes,
+        }
+        (staging / "state.json").write_text(json.dumps(about), encoding="utf-8")
+        for path in staging.iterdir():
+            _sync(path)
+        _sync(staging)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(staging, target)
+        _sync(folder)
+        for step in _steps(folder)[KEPT:]:
+            shutil.rmtree(folder / f"step-{step}", ignore_errors=True)
+    except (OSError, RuntimeError) as error:
+        # safetensors and torch wrap a full disk in exceptions of their own.
+        shutil.rmtree(staging, ignore_errors=True)
+        raise TrainingError(
+            f"The checkpoint of step {state.step} cannot be written ({str(error).splitlines()[0][:160]}); the one "
+            "before it is kept. Free some space on the disk and resume."
+        ) from error
+    return target
+
+
+def load_newest(folder: Path, signature: str) -> State | None:
+    """The newest whole checkpoint with this signature, or None; what was being written when a run died is removed."""
+    if not folder.is_dir():
+        return None
+    for leftover in folder.glob("step-*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for step in _steps(folder):
+        state = _load(folder / f"step-{step}", signature)
+        if state is not None:
+            return state
+    return None
+
+
+def _load(folder: Path, signature: str) -> State | None:
+    try:
+        about = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        if about["signature"] != signature:
+            return None
+        if any((folder / name).stat().st_size != size for name, size in about["sizes"].items()):
+            return None
+        return State(
+            about["step"],
+            about["steps"],
+            about["tokens"],
+            signature,
+            load_file(str(folder / "parameters.safetensors")),
+            torch.load(folder / "optimiser.pt", map_location="cpu", weights_only=True),
+            torch.load(folder / "generators.pt", map_location="cpu", weights_only=True),
+            about["validation_start"],
+        )
+    except Exception:  # whatever is wrong with it, the checkpoint before it is the answer
+        return None
+
+
+def _steps(folder: Path) -> list[int]:
+    """Steps of the finished checkpoints, newest first."""
+    found = [int(match[1]) for entry in folder.iterdir() if (match := _NAME.fullmatch(entry.name))]
+    return sorted(found, reverse=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,413 @@
+"""The training loop: plain PyTorch, one optimiser step after another, no waiting for the device between them.
+
+It knows no user interface, no run folder (only a folder for checkpoints) and no single variant.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lora_playground.data.packing import Batch, Stream, pack, row_length
+from lora_playground.errors import TrainingError
+from lora_playground.models.precision import probe
+from lora_playground.training import checkpoints as saved
+from lora_playground.training.lean import lean
+from lora_playground.training.loss import PackedLoss, mean_loss
+from lora_playground.training.plan import Emit, TrainOutcome, TrainPlan
+from lora_playground.training.reports import LossReport, ProbeReport, SpectraReport
+from lora_playground.training.schedule import Budget, factor
+
+VALIDATION_BATCHES = 4
+CHECKPOINT_SECONDS = 10.0
+
+
+def train(
+    model: nn.Module,
+    plan: TrainPlan,
+    emit: Emit,
+    should_stop: Callable[[], bool],
+    checkpoints: Path | None = None,
+) -> TrainOutcome:
+    """Trains the parameters of `model` that require gradients.
+
+    Args:
+        model: what `Variant.attach` returned; on its device; trained in place.
+        plan: data, options and callbacks.
+        emit: takes events without `t` and `attempt`.
+        should_stop: asked before every step; a stopped run leaves a checkpoint behind.
+        checkpoints: folder for them, or None for none. A whole checkpoint of the same run in it is resumed from, and
+            the losses go on as if nothing had happened.
+
+    Raises:
+        TrainingError: the loss is not finite (naming the step), the memory is full (need, have, remedies), or there is
+            nothing to train.
+    """
+    loop = _Loop(model, plan, emit, should_stop, checkpoints)
+    try:
+        with loop.environment():
+            return loop.run()
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        problem = _memory_problem(error, plan)
+        if problem is None:
+            raise
+    # Raised outside of the handler, so that the traceback does not keep the tensors alive.
+    raise TrainingError(problem)
+
+
+class _Loop:
+    """The state of one attempt."""
+
+    def __init__(
+        self, model: nn.Module, plan: TrainPlan, emit: Emit, should_stop: Callable[[], bool], folder: Path | None
+    ) -> None:
+        self.model, self.plan, self.emit, self.should_stop, self.folder = model, plan, emit, should_stop, folder
+        self.config = plan.training
+        self.device = next(model.parameters()).device
+        self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if not self.trained:
+            raise TrainingError("Nothing trains: the variant has no trainable parameter. Choose other target modules.")
+        if not plan.train:
+            raise TrainingError(
+                "There is nothing to learn from: the training part has no usable row. Choose other data."
+            )
+        self.dtype = _dtype(model, self.config.precision)
+        self.validation_start: float | None = None
+        self.threads = plan.threads or (probe("cpu").threads if self.device.type == "cpu" else torch.get_num_threads())
+
+    @contextmanager
+    def environment(self) -> Iterator[None]:
+        """Threads, seeds and matmul precision for the time of the training."""
+        threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+        torch.set_num_threads(self.threads)
+        if self.device.type == "cuda":
+            torch.set_float32_matmul_precision("high")
+        torch.manual_seed(self.config.seed)
+        try:
+            with lean(self.model, enabled=self.plan.lean and not self.config.gradient_checkpointing):
+                self.model.train()
+                yield
+        finally:
+            self.model.eval()
+            torch.set_num_threads(threads)
+            torch.set_float32_matmul_precision(precision)
+
+    def run(self) -> TrainOutcome:
+        """Everything from the first look at the data to the last validation."""
+        self._prepare()
+        start = self._resume()
+        self.budget = Budget(self.total, self.config.seconds, start)
+        self.losses = LossReport(self.emit, lambda: self.budget.steps)
+        self.spectra = SpectraReport(self.plan, self.emit, lambda: self.plan.variant.updates(self.model))
+        self.probes = ProbeReport(self.plan, self.emit)
+        self._emit_plan(start)
+        begun = time.perf_counter()
+        if start == 0:
+            self.validation_start = self._validate(0)
+            self._quietly(self.probes.send, 0, 0.0)
+        done, stopped = self._steps(start)
+        validation_end = self._validate(done) if done > start else None
+        if done > start:
+            self._quietly(self.spectra.send, done, self._elapsed())
+            self._quietly(self.probes.send, done, self._elapsed())
+        if self.folder is not None and stopped:
+            self._save(done)
+        seconds = time.perf_counter() - begun
+        return self._outcome(done, stopped, validation_end, seconds)
+
+    # ------------------------------------------------------------------------------------------------ preparation
+
+    def _prepare(self) -> None:
+        config, plan = self.config, self.plan
+        if config.gradient_checkpointing and hasattr(self.model, "gradient_checkpointing_enable"):
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.loss = PackedLoss(self.model, self.dtype)
+        if self.loss.solo:
+            text = "This model cannot keep packed examples apart, so every example gets a row of its own (slower)."
+            self.emit({"type": "message", "level": "info", "text": text})
+        examples = [*plan.train, *plan.rehearsal]
+        length = row_length(examples, config.batch_tokens // config.accumulation)
+        rows = max(1, config.batch_tokens // config.accumulation // length)
+        self.stream = Stream(
+            plan.train, length, rows, plan.pad, config.seed, plan.rehearsal, plan.rehearsal_share, self.loss.solo
+        )
+        self.validation = self._validation_batches(length, rows)
+        groups = plan.variant.parameter_groups(self.model, plan.peak_rate, config.weight_decay)
+        self.optimiser = _adamw(groups)
+        self.peaks = [float(group["lr"]) for group in self.optimiser.param_groups]
+        self.total = config.steps
+        self.tokens = 0
+        self.tokens_per_step = length * rows * config.accumulation
+
+    def _validation_batches(self, length: int, rows: int) -> list[Batch]:
+        """The first examples that fit into a few batches: the same ones every time."""
+        chosen, room = [], VALIDATION_BATCHES * length * rows
+        for example in self.plan.validation:
+            if len(example.ids) <= length and len(example.ids) <= room:
+                chosen.append(example)
+                room -= len(example.ids)
+        return pack(chosen, length, rows, self.plan.pad, self.loss.solo)
+
+    def _resume(self) -> int:
+        """Loads the newest checkpoint that fits; returns the steps already done."""
+        self.signature = self._signature()
+        state = saved.load_newest(self.folder, self.signature) if self.folder is not None else None
+        if state is None:
+            return 0
+        with torch.no_grad():
+            for name, tensor in state.parameters.items():
+                self.trained[name].copy_(tensor)
+        self.optimiser.load_state_dict(state.optimiser)
+        _set_generators(state.generators)
+        self.stream.skip(state.step * self.config.accumulation)
+        self.total, self.tokens, self.validation_start = state.steps, state.tokens, state.validation_start
+        if self.config.seconds is None:
+            self.total = max(self.config.steps, state.step)
+        return state.step
+
+    def _signature(self) -> str:
+        """What has to agree for a checkpoint to be continued: seed, batch, data and trained parameters."""
+        config = self.config
+        digest = hashlib.sha256(repr((config.seed, config.batch_tokens, config.accumulation)).encode())
+        digest.update(repr([(name, tuple(p.shape)) for name, p in self.trained.items()]).encode())
+        for example in [*self.plan.train, *self.plan.rehearsal]:
+            digest.update(example.ids.tobytes())
+        return digest.hexdigest()
+
+    def _emit_plan(self, start: int) -> None:
+        plan = self.plan
+        self.emit(
+            {
+                "type": "plan",
+                "steps": self.budget.steps,
+                "start_step": start,
+                "trainable_parameters": self.trainable,
+                "total_parameters": _count(self.model.parameters()),
+                "tokens_per_step": self.tokens_per_step,
+                "precision": str(self.dtype).removeprefix("torch."),
+                "threads": self.threads,
+                "device": str(self.device),
+                "modules": _modules(self.model),
+                "rows": plan.rows or {"train": len(plan.train), "validation": len(plan.validation)},
+                "truncated": plan.truncated,
+            }
+        )
+
+    @property
+    def trainable(self) -> int:
+        """Number of trained parameters."""
+        return _count(self.trained.values())
+
+    # ------------------------------------------------------------------------------------------------------ steps
+
+    def _steps(self, start: int) -> tuple[int, bool]:
+        """Optimiser steps until the plan is done or someone stops; returns (steps done, stopped)."""
+        self.clock = time.perf_counter()
+        last_save, step = self.clock, start
+        every = self.config.validate_every
+        while step < self.budget.steps:
+            if self.should_stop():
+                self._flush()
+                return step, True
+            self._step(step)
+            step += 1
+            if self.losses.due:
+                self._flush()
+                if self.budget.update(step, self._elapsed()):
+                    self._emit_plan(start)
+                self._quietly(self.spectra.maybe, step, self._elapsed())
+                self._quietly(self.probes.maybe, step, self._elapsed())
+            if step < self.budget.steps and step % (every or max(1, self.budget.steps // 10)) == 0:
+                self._quietly(self._validate, step)
+            if self.folder is not None and self._save_due(step, last_save):
+                self._flush()
+                self._quietly(self._save, step)
+                last_save = time.perf_counter()
+        self._flush()
+        return step, False
+
+    def _step(self, step: int) -> None:
+        """One optimiser step; nothing in it waits for the device."""
+        batches = [next(self.stream) for _ in range(self.config.accumulation)]
+        learned = max(1, sum(batch.learned for batch in batches))
+        rate = factor(step, self.budget.steps, self.config)
+        for group, peak in zip(self.optimiser.param_groups, self.peaks):
+            group["lr"] = peak * rate
+        total = torch.zeros((), device=self.device)
+        for batch in batches:
+            loss = self.loss.loss_sum(self.loss.put(batch)) / learned
+            loss.backward()
+            total += loss.detach()
+        norm = nn.utils.clip_grad_norm_(self.trained.values(), self.config.clip, foreach=_foreach(self.device))
+        self.plan.variant.after_backward(self.model, step + 1)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.plan.variant.after_step(self.model, step + 1)
+        tokens = sum(batch.tokens for batch in batches)
+        self.tokens += tokens
+        self.losses.add(step + 1, total, norm, self.plan.peak_rate * rate, tokens)
+
+    def _flush(self) -> None:
+        bad = self.losses.flush()
+        if bad is not None:
+            kept = "The last good checkpoint is kept. " if self.folder is not None else ""
+            raise TrainingError(
+                f"The loss or its gradient is no longer a number at step {bad}, so training stopped. {kept}"
+                f"Lower the learning rate (now {self.plan.peak_rate:g}) "
+                f"or the clipping norm (now {self.config.clip:g})."
+            )
+
+    def _validate(self, step: int) -> float | None:
+        value = mean_loss(self.loss, self.validation)
+        if value is not None:
+            self.emit({"type": "validation", "step": step, "loss": round(value, 6)})
+        return value
+
+    def _quietly(self, action: Callable[..., Any], *arguments: Any) -> None:
+        """Does something beside the training: outside of its clock, and without touching its random numbers."""
+        start, state = time.perf_counter(), _generators()
+        training = self.model.training
+        action(*arguments)
+        self.model.train(training)
+        _set_generators(state)
+        taken = time.perf_counter() - start
+        self.losses.pause(taken)
+
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self.clock
+
+    def _save_due(self, step: int, last: float) -> bool:
+        if self.config.checkpoint_every is not None:
+            return step % self.config.checkpoint_every == 0
+        return time.perf_counter() - last >= CHECKPOINT_SECONDS
+
+    def _save(self, step: int) -> None:
+        assert self.folder is not None
+        state = saved.State(
+            step,
+            self.budget.steps,
+            self.tokens,
+            self.signature,
+            dict(self.trained),
+            self.optimiser.state_dict(),
+            _generators(),
+            self.validation_start,
+        )
+        saved.save(self.folder, state)
+        self.emit({"type": "checkpoint", "step": step})
+
+    def _outcome(self, done: int, stopped: bool, validation_end: float | None, seconds: float) -> TrainOutcome:
+        last = self.losses.history[-10:]
+        return TrainOutcome(
+            steps=done,
+            planned=self.budget.steps,
+            stopped=stopped,
+            tokens=self.losses.tokens,
+            tokens_per_second=self.losses.tokens / self.losses.seconds if self.losses.seconds else 0.0,
+            seconds=seconds,
+            final_loss=sum(last) / len(last) if last else float("nan"),
+            losses=self.losses.history,
+            validation_start=self.validation_start,
+            validation_end=validation_end,
+            trainable_parameters=self.trainable,
+            total_parameters=_count(self.model.parameters()),
+            peak_memory_bytes=peak_memory(self.device),
+            report_seconds=self.spectra.allowance.spent,
+            probe_seconds=self.probes.allowance.spent,
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------- helpers
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: on CUDA the most that torch allocated, else the largest resident set of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _dtype(model: nn.Module, precision: str) -> torch.dtype:
+    """What to compute in: as asked, else in the dtype in which the frozen weights lie (which the probe chose)."""
+    if precision != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+    kinds = [p.dtype for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
+    return torch.bfloat16 if torch.bfloat16 in kinds else torch.float32
+
+
+def _adamw(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """AdamW, fused where every parameter allows it."""
+    parameters = [p for group in groups for p in group["params"]]
+    fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+    try:
+        return torch.optim.AdamW(groups, fused=fused)
+    except RuntimeError:
+        return torch.optim.AdamW(groups)
+
+
+def _foreach(device: torch.device) -> bool:
+    return device.type in ("cpu", "cuda")
+
+
+def _count(parameters: Any) -> int:
+    """Number of parameters; 4-bit ones lie two to a byte."""
+    total = 0
+    for parameter in parameters:
+        packed = type(parameter).__name__ == "Params4bit" and parameter.dtype == torch.uint8
+        total += parameter.numel() * (2 if packed else 1)
+    return total
+
+
+def _modules(model: nn.Module) -> list[list[Any]]:
+    """[name, out, in] of the linear modules that get an update."""
+    from lora_playground.variants.peft_variant import tuner_layers
+    from lora_playground.variants.targets import linear_shapes
+
+    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if inner is not model:
+        return [[name, layer.out_features, layer.in_features] for name, layer in tuner_layers(model)]
+    trained = {name.rsplit(".", 1)[0] for name, p in model.named_parameters() if p.requires_grad}
+    return [[name, *shape] for name, shape in linear_shapes(model).items() if name in trained]
+
+
+def _generators() -> dict[str, torch.Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _set_generators(states: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+
+
+def _memory_problem(error: BaseException, plan: TrainPlan) -> str | None:
+    """Need, have and remedies if the memory was full, else None."""
+    text = str(error)
+    full = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    if not full and "DefaultCPUAllocator" not in text and "out of memory" not in text.lower():
+        return None
+    have = ""
+    if torch.cuda.is_available() and "cpu" not in text.lower():
+        torch.cuda.empty_cache()
+        free, total = torch.cuda.mem_get_info()
+        have = f" The device has {total / 2**30:.1f} GiB, of which {free / 2**30:.1f} are free now."
+    need = text.splitlines()[0][:160] if text else "an allocation failed"
+    batch = plan.training.batch_tokens
+    advice = [f"lower training.batch_tokens (now {batch}) or raise training.accumulation"]
+    if not plan.training.gradient_checkpointing:
+        advice.append("turn on training.gradient_checkpointing")
+    advice.append("store the base in 4 bit, or shorten data.max_length")
+    return f"The memory is full: {need}.{have} Try one of these: {'; '.join(advice)}."

@@ -1,0 +1,105 @@
+"""What a training run is told and what it gives back. It knows no loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lora_playground.analysis.update import Update
+from lora_playground.config import TrainingConfig
+from lora_playground.data.encoding import Example
+from lora_playground.data.preparation import Prepared
+from lora_playground.variants.base import Variant
+
+
+@dataclass
+class TrainPlan:
+    """Everything `train` needs beside the model.
+
+    Attributes:
+        training: steps, batch, schedule, seed, ... as the person chose them.
+        variant: whose hooks are called and whose updates are shown.
+        train, validation, rehearsal: encoded examples.
+        pad: token id for padding.
+        learning_rate: peak; None takes the training config's, else the variant's own.
+        rehearsal_share: share of tokens drawn from `rehearsal`.
+        threads: of the CPU; None leaves them to the probe.
+        truncated, rows: for the plan event only.
+        on_spectra: updates → {module: singular values}; None takes `analysis.spectra`, False shows none.
+        on_probe: step → answers of the model as it stands ("watch it learn"); each {'prompt', 'answer'}.
+        lean: use faster, equal forward passes where the model has parts they know.
+    """
+
+    training: TrainingConfig
+    variant: Variant
+    train: list[Example]
+    validation: list[Example] = field(default_factory=list)
+    rehearsal: list[Example] = field(default_factory=list)
+    pad: int = 0
+    learning_rate: float | None = None
+    rehearsal_share: float = 0.0
+    threads: int | None = None
+    truncated: int = 0
+    rows: dict[str, int] = field(default_factory=dict)
+    on_spectra: Callable[[list[Update]], dict[str, np.ndarray]] | bool | None = None
+    on_probe: Callable[[int], list[dict[str, Any]]] | None = None
+    lean: bool = True
+
+    @classmethod
+    def of(cls, prepared: Prepared, training: TrainingConfig, variant: Variant, pad: int, **others: Any) -> TrainPlan:
+        """The plan for prepared data."""
+        return cls(
+            training,
+            variant,
+            prepared.train,
+            prepared.validation,
+            prepared.rehearsal,
+            pad,
+            rehearsal_share=prepared.share,
+            truncated=prepared.truncated,
+            rows=prepared.rows,
+            **others,
+        )
+
+    @property
+    def peak_rate(self) -> float:
+        """The learning rate at the end of the warm-up."""
+        return self.learning_rate or self.training.learning_rate or self.variant.learning_rate
+
+
+@dataclass
+class TrainOutcome:
+    """What came of it.
+
+    Attributes:
+        steps: optimiser steps done, of `planned`; stopped: whether the person stopped it.
+        tokens: tokens (without padding) this attempt has seen; tokens_per_second: over its pure training time.
+        seconds: this attempt took, validation and reports included.
+        final_loss: mean of the last losses (at most 10); losses: of this attempt, one a step.
+        validation_start, validation_end: loss on the validation examples, None where there are none.
+        trainable_parameters, total_parameters: counts.
+        peak_memory_bytes: on CUDA what torch allocated, else the process's largest resident set.
+        report_seconds: spent on spectra; probe_seconds: on probes.
+    """
+
+    steps: int
+    planned: int
+    stopped: bool
+    tokens: int
+    tokens_per_second: float
+    seconds: float
+    final_loss: float
+    losses: list[float]
+    validation_start: float | None
+    validation_end: float | None
+    trainable_parameters: int
+    total_parameters: int
+    peak_memory_bytes: int
+    report_seconds: float = 0.0
+    probe_seconds: float = 0.0
+
+
+Emit = Callable[[dict[str, Any]], None]
