@@ -44,7 +44,8 @@ class AdaptiveBudget(LoraFamily):
     def peft_config(self, model: "torch.nn.Module", config: Any, context: Context, targets: list[str]) -> Any:
         from peft import AdaLoraConfig
 
-        steps = max(context.steps, 3)
+        # While Λ is zero every triplet's importance is zero too, and pruning by it would take all: wait 3 steps.
+        steps = max(context.steps, 6)
         return AdaLoraConfig(
             task_type="CAUSAL_LM",
             target_r=config.rank,
@@ -54,7 +55,7 @@ class AdaptiveBudget(LoraFamily):
             target_modules=targets,
             fan_in_fan_out=is_conv1d(model, targets),
             total_step=steps,
-            tinit=steps // 5,
+            tinit=max(steps // 5, 3),
             tfinal=steps // 4,
             deltaT=1,
             # The regulariser is added to the gradients below: PEFT would add it to a loss it computes itself.

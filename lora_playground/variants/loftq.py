@@ -1,5 +1,7 @@
 """LoftQ: LoRA that starts by mending what 4-bit storage lost."""
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +10,7 @@ from lora_playground.config import LowRankConfig
 from lora_playground.errors import ModelError
 from lora_playground.variants.base import Card, Context
 from lora_playground.variants.lora_family import LoraFamily
-from lora_playground.variants.peft_variant import ADAPTER, tuner_layers
+from lora_playground.variants.peft_variant import ADAPTER, base_weight, tuner_layers
 
 if TYPE_CHECKING:
     import torch
@@ -25,23 +27,46 @@ class QuantisationAware(LoraFamily):
     """LoRA whose start is the best rank-r approximation of the quantisation error."""
 
     def finish(self, model: "torch.nn.Module", config: Any, context: Context) -> None:
-        """Reads the unquantised weights from the base model's folder, one at a time."""
-        from peft import replace_lora_weights_loftq
+        """One LoftQ iteration with Q given: sB₀A₀ is the truncated SVD of W − Q. W is read one matrix at a time."""
+        import torch
 
-        source = str(getattr(model.config, "_name_or_path", ""))
-        folder = Path(source)
-        if folder.is_dir():
-            files = sorted(folder.glob("model*.safetensors*"))
-            index = [f for f in files if f.name.endswith(".index.json")]
-            single = [f for f in files if f.suffix == ".safetensors"]
-            if not files:
-                raise ModelError(f"LoftQ reads the unquantised weights from {source}, which has no model.safetensors.")
-            replace_lora_weights_loftq(model, model_path=str((index or single)[0]))
-        else:
-            replace_lora_weights_loftq(model)
-        for _, layer in tuner_layers(model):
-            # PEFT's start is made for s = 1; undo the scaling, or the correction would be s times too large.
-            layer.lora_B[ADAPTER].weight.data.div_(layer.scaling[ADAPTER])
+        read = _weights_of(str(getattr(model.config, "_name_or_path", "")))
+        for name, layer in tuner_layers(model):
+            stored = base_weight(layer)
+            error = read(f"{name}.weight").to(stored.device).float() - stored
+            u, s, vt = torch.linalg.svd(error, full_matrices=False)
+            r = layer.r[ADAPTER]
+            root = s[:r].sqrt()
+            layer.lora_A[ADAPTER].weight.data.copy_(root[:, None] * vt[:r])
+            # The scaling would make the correction s times too large.
+            layer.lora_B[ADAPTER].weight.data.copy_(u[:, :r] * root / layer.scaling[ADAPTER])
+
+
+def _weights_of(source: str) -> "Callable[[str], torch.Tensor]":
+    """Reads single tensors of a checkpoint by name: a folder, or a hub id that is in the cache."""
+    from safetensors import safe_open
+    from transformers.utils import cached_file
+
+    found: dict[str, str] = {}
+    index = cached_file(source, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False)
+    if index is not None:
+        names = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
+        found = {name: str(cached_file(source, file)) for name, file in names.items()}
+    else:
+        single = cached_file(source, "model.safetensors", _raise_exceptions_for_missing_entries=False)
+        if single is None:
+            raise ModelError(f"LoftQ reads the unquantised weights, and {source} has no model.safetensors.")
+        with safe_open(single, framework="pt") as file:
+            found = {name: str(single) for name in file.keys()}  # noqa: SIM118
+
+    def read(name: str) -> "torch.Tensor":
+        path = found.get(name)
+        if path is None:
+            raise ModelError(f"LoftQ needs the unquantised weight {name}, which {source} does not have.")
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor(name)
+
+    return read
 
 
 VARIANT = QuantisationAware(

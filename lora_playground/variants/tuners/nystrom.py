@@ -109,11 +109,6 @@ class NystromLayer(WrappedLinear):
         for adapter in self.core_only:
             self._freeze(adapter)
 
-    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
-        super().set_adapter(adapter_names, inference_mode=inference_mode)
-        for adapter in self.nystrom_N:
-            self._freeze(adapter)
-
     def factors(self, adapter: str) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, A) with ΔW = B·A in float32: of rank r, or 2r where a start is subtracted."""
         scale = self.scaling[adapter]
