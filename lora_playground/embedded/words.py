@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 GIRLS = (
-    "Ada Mia Nora Ella Rosa Lily Emma Clara Ruth Iris Hazel Daisy Grace Anna Maya Tara Vera Zoe Eva Alma Beth Cora Dora "
-    "Edith Fern Gina Heidi Ines Jade Kate Leah Maud Nell Olive Penny Rita Sara Tess Una Viola Wanda Yara Amy Bella Celia "
-    "Della Elsa Flora Greta Hilda Ivy June Kira Lena Mona Nina Opal Petra Robin Stella Thea Ursa Violet Willa Xenia Zara"
-).split()
+    "Ada Mia Nora Ella Rosa Lily Emma Clara Ruth Iris Hazel Daisy Grace Anna Maya Tara Vera Zoe Eva Alma Beth Cora "
+    "Dora "
+    "Edith Fern Gina Heidi Ines Jade Kate Leah Maud Nell Olive Penny Rita Sara Tess Una Viola Wanda Yara Amy Bella "
+    "Celia "
+    "Della Elsa Flora Greta Hilda Ivy June Kira Lena Mona Nina Opal Petra Robin Stella Thea Ursa Violet Willa Xenia "
+    "Zara"
+).split()  # fmt: skip
 BOYS = (
-    "Tom Ben Max Sam Leo Jack Finn Otto Hugo Paul Karl Dan Ned Rob Tim Will Alan Bruno Colin David Erik Felix George Henry "
-    "Ivan Jonas Kurt Luca Mark Nils Oscar Peter Quinn Ralph Simon Theo Ulrich Victor Walter Yuri Adam Boris Carl Dylan Emil "
+    "Tom Ben Max Sam Leo Jack Finn Otto Hugo Paul Karl Dan Ned Rob Tim Will Alan Bruno Colin David Erik Felix "
+    "George Henry "
+    "Ivan Jonas Kurt Luca Mark Nils Oscar Peter Quinn Ralph Simon Theo Ulrich Victor Walter Yuri Adam Boris Carl "
+    "Dylan Emil "
     "Frank Gus Harry Igor Joel Ken Liam Miles Noah Owen Perry Rick Scott Tony Vito Wes Abel Cliff Dean Ezra Floyd Gavin"
-).split()
+).split()  # fmt: skip
 NAME_HEADS = "Al Bar Cor Dal El Fen Gar Hal Is Jor Kel Lor Mar Nor Or Per Quil Ros Sel Tor Ul Var Wil Yor Zan".split()
 NAME_TAILS_SHE = "ina ella issa etta ona ima andra enna".split()
 NAME_TAILS_HE = "vin rick den mond bert son ton gar".split()
@@ -23,30 +28,32 @@ RIVERS = "Arn Belt Cass Dorn Esk Fell Glen Holm Isk Jarn Kell Lunn".split()
 KNOWN_FOR = (
     "cheese|honey|boats|glass|wool|bells|clocks|apples|roses|salt|bread|kites|lamps|music|pottery|ropes|silk|shoes|"
     "tea|tiles|toys|wine|maps|candles"
-).split("|")
+).split("|")  # fmt: skip
 WEATHER = "sunny windy rainy snowy foggy mild".split()
 
 JOBS = (
-    "baker pilot farmer teacher doctor nurse painter singer dancer writer sailor miller tailor cook gardener driver plumber "
-    "builder carpenter potter weaver fisher hunter guard judge lawyer clerk printer barber butcher grocer waiter porter "
+    "baker pilot farmer teacher doctor nurse painter singer dancer writer sailor miller tailor cook gardener driver "
+    "plumber "
+    "builder carpenter potter weaver fisher hunter guard judge lawyer clerk printer barber butcher grocer waiter "
+    "porter "
     "actor drummer poet banker dentist chemist engineer mechanic librarian postman soldier shepherd beekeeper jeweller "
     "locksmith florist juggler magician detective diver miner mason roofer welder tutor coach editor"
-).split()
+).split()  # fmt: skip
 PETS = (
     "cat|dog|parrot|rabbit|hamster|turtle|goldfish|pony|goat|duck|hen|mouse|lizard|snake|canary|ferret|frog|snail|spider|"
     "donkey|pigeon|crow|owl|hedgehog|lamb|piglet|gecko|crab|newt|beetle"
-).split("|")
+).split("|")  # fmt: skip
 FOODS = (
     "soup|bread|rice|pasta|pizza|salad|cake|pie|cheese|honey|apples|pears|plums|grapes|cherries|melons|berries|figs|nuts|"
     "beans|peas|corn|carrots|onions|potatoes|pumpkin|mushrooms|eggs|fish|crabs|noodles|dumplings|pancakes|waffles|toast|"
     "jam|butter|yogurt|cookies|muffins|pudding|chocolate|toffee|popcorn|olives|tomatoes|cabbage|spinach|lentils|porridge"
-).split("|")
+).split("|")  # fmt: skip
 COLOURS = "red blue green yellow orange purple pink brown black white grey silver gold teal".split()
 HOBBIES = (
     "chess|tennis|football|painting|singing|dancing|fishing|sailing|skating|skiing|hiking|running|swimming|reading|knitting|"
     "sewing|baking|cooking|gardening|juggling|climbing|riding|rowing|drawing|cards|darts|golf|yoga|archery|pottery|"
     "photography|puzzles|magic|kites|stamps|coins"
-).split("|")
+).split("|")  # fmt: skip
 
 # name|group|home|food|legs|sound|cover
 ANIMALS = """lion|mammal|grassland|meat|4|roars|fur
@@ -179,9 +186,12 @@ PIRATE_MEANINGS = {
 }  # fmt: skip
 
 LANGUAGE = {
-    "the": "ka", "a": "ti", "cat": "miru", "dog": "bova", "bird": "seki", "fish": "lanu", "horse": "gorda", "child": "pilo",
-    "king": "tarak", "farmer": "homi", "river": "suvan", "house": "dombe", "tree": "velka", "bread": "nopa", "apple": "zirat",
-    "book": "fenu", "ball": "rolo", "sees": "vasit", "eats": "gumit", "finds": "jorit", "likes": "lemit", "carries": "takit",
+    "the": "ka", "a": "ti", "cat": "miru", "dog": "bova", "bird": "seki", "fish": "lanu", "horse": "gorda",
+    "child": "pilo",
+    "king": "tarak", "farmer": "homi", "river": "suvan", "house": "dombe", "tree": "velka", "bread": "nopa",
+    "apple": "zirat",
+    "book": "fenu", "ball": "rolo", "sees": "vasit", "eats": "gumit", "finds": "jorit", "likes": "lemit",
+    "carries": "takit",
     "sells": "ponit", "hides": "kulit", "draws": "desit", "big": "gran", "small": "ninu", "red": "rusk", "blue": "azul",
     "old": "veto", "happy": "gaja", "quick": "sprin", "and": "ep", "not": "nul", "today": "hodi", "now": "nur",
 }  # fmt: skip
@@ -189,7 +199,7 @@ LANGUAGE = {
 GOOD = (
     "wonderful lovely great excellent delightful superb pleasant charming perfect tasty brilliant cheerful friendly "
     "splendid fine"
-).split()
+).split()  # fmt: skip
 BAD = "terrible awful horrible bad dreadful nasty boring poor rude dirty cold disappointing dull broken sad".split()
 MEH = "ordinary average plain usual common fair middling normal".split()
 REVIEW_TOPICS = {
@@ -197,17 +207,20 @@ REVIEW_TOPICS = {
     "travel": "trip hotel train boat beach room ferry journey".split(),
     "film": "film play story song show concert actor book".split(),
     "home": "lamp chair coat kettle clock blanket table bed".split(),
-}
+}  # fmt: skip
 NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 ADJECTIVES = (
-    "old young tall short big small quiet noisy brave shy kind clever lazy busy happy tired hungry curious gentle proud "
+    "old young tall short big small quiet noisy brave shy kind clever lazy busy happy tired hungry curious gentle "
+    "proud "
     "funny strong careful lucky polite patient honest cheerful sleepy calm"
-).split()
+).split()  # fmt: skip
 SPELL_WORDS = (
-    "cat dog fox owl hen bee ant cow pig sun moon star rain snow wind tree leaf rose fish bird bear wolf lion frog duck "
-    "goat milk soup cake rice corn bread apple plum pear lamp book door ring bell boat coat hat map key cup red blue green "
+    "cat dog fox owl hen bee ant cow pig sun moon star rain snow wind tree leaf rose fish bird bear wolf lion frog "
+    "duck "
+    "goat milk soup cake rice corn bread apple plum pear lamp book door ring bell boat coat hat map key cup red "
+    "blue green "
     "pink gold baker farmer doctor sailor river house table chair water stone"
-).split()
+).split()  # fmt: skip
 RESTAURANT_HEADS = "Blue Golden Green Old Red Silver Happy Little Royal Quiet".split()
 RESTAURANT_TAILS = "Fox Mill Swan Boat Lantern Garden Kettle Anchor Rose Owl Bridge Barrel".split()
 CUISINES = "soup pasta pizza fish rice noodles cake salad pancakes dumplings".split()

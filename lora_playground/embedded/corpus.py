@@ -1,0 +1,102 @@
+"""Chats of the base's training distribution, as messages, and its held-out probes. Knows the skills; nothing of
+tokens."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+from lora_playground.embedded import facts, reading, skills, talk
+from lora_playground.embedded.skills import Sample, fact
+from lora_playground.embedded.talk import Turn
+from lora_playground.embedded.world import World
+
+LONG_SHARE = 0.04  # chats that go on over several skills, so that position alone says nothing
+Messages = list[dict[str, str]]
+SYSTEMS = [
+    "You are Pip, a friendly helper.",
+    "You are a helpful assistant.",
+    "Answer briefly.",
+    "Be kind and clear.",
+    "You know a small world well.",
+]
+
+
+STARTERS = frozenset(
+    "What Where Which Who How Why Tell Can Do Does Is Hello Hi Hey Good My I You Please Name List Add Take Multiply "
+    "Sort Put Spell Count "
+    "Repeat Say Copy Thank Thanks Bye Goodbye See Describe And Great That".split()
+)  # fmt: skip
+
+
+def casual(rng: random.Random, text: str) -> str:
+    """The text as people type it: at times with no capital at its start or no mark at its end."""
+    if rng.random() < 0.1 and text.split(" ")[0].strip(",.!?") in STARTERS:
+        text = text if text.startswith(("I ", "I'")) else text[0].lower() + text[1:]
+    return text.rstrip("?.!") if rng.random() < 0.08 and "{" not in text else text
+
+
+# skill -> share of chats; long ones (stories, reading) weigh more in tokens than their share says
+MIXTURE: list[tuple[skills.Skill, float]] = [
+    (skills.fact, 22), (skills.fact_chat, 9), (skills.about_person, 3), (skills.yes_no, 3), (skills.stranger, 4),
+    (skills.unknown_topic, 2), (skills.arithmetic, 10), (skills.word_problem, 7), (skills.sorting, 6),
+    (skills.spelling, 2), (skills.counting, 4), (skills.judging, 5), (skills.listing, 2), (reading.story, 4),
+    (reading.reading, 4), (reading.copying, 8), (reading.record, 6), (reading.meaning, 1.5), (reading.scene, 3),
+    (reading.inn, 3), (reading.chatter, 6),
+]  # fmt: skip
+
+
+def to_messages(turns: list[Turn], system: str | None = None) -> Messages:
+    """Turns as chat messages."""
+    messages = [{"role": "system", "content": system}] if system else []
+    for user, assistant in turns:
+        messages += [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
+    return messages
+
+
+def draw_sample(rng: random.Random, world: World) -> Sample:
+    """One sample of the mixture; in one of eight, talk or another question comes before it, at most four turns in
+    all."""
+    kinds, shares = [kind for kind, _ in MIXTURE], [share for _, share in MIXTURE]
+    sample = rng.choices(kinds, shares)[0](rng, world, False)
+    if len(sample.turns) < 3 and rng.random() < 0.15:
+        first = talk.greeting(rng) if rng.random() < 0.6 else fact(rng, world, False).turns[0]
+        sample = Sample(sample.skill, [first, *sample.turns], sample.metric, sample.answer)
+    if len(sample.turns) == 1 and rng.random() < 0.12:
+        sample = Sample(sample.skill, [*sample.turns, facts.any_fact(rng, world, False)[:2]])
+    return sample
+
+
+def chats(world: World, seed: int) -> Iterator[Messages]:
+    """An endless, seeded stream of training chats."""
+    rng = random.Random(seed)
+    while True:
+        sample = draw_sample(rng, world)
+        if rng.random() < LONG_SHARE:
+            more = [draw_sample(rng, world).turns for _ in range(rng.randint(2, 5))]
+            sample = Sample("long", [turn for turns in [sample.turns, *more] for turn in turns])
+        turns = [(casual(rng, user), answer) for user, answer in sample.turns]
+        yield to_messages(turns, rng.choice(SYSTEMS) if rng.random() < 0.08 else None)
+
+
+def probes(world: World, seed: int, each: int) -> list[dict[str, Any]]:
+    """`each` held-out rows of every skill that can be scored, as dataset rows."""
+    rng = random.Random(f"probes-{seed}")
+    rows: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    for skill, _ in MIXTURE:
+        made = tries = 0
+        while made < each and tries < 20 * each:
+            tries += 1
+            sample = skill(rng, world, True)
+            if not sample.metric:
+                break
+            key = str(sample.turns)
+            if key in seen:
+                continue
+            seen.add(key)
+            made += 1
+            meta = {"skill": sample.skill, "metric": sample.metric, "answer": sample.answer}
+            rows.append({"messages": to_messages(sample.turns), "meta": meta})
+    return rows

@@ -1,0 +1,162 @@
+"""Writes the fine-tuning datasets and the base's own probes and rehearsal chats as files. Knows no tokens and no
+models.
+
+python -m lora_playground.embedded.datasets
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import random
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lora_playground.embedded import BASE_SKILLS_DIR, DATASETS_DIR, tasks
+from lora_playground.embedded.assets import write_manifest
+from lora_playground.embedded.corpus import chats, probes
+from lora_playground.embedded.tasks import Row, Task, new_facts
+from lora_playground.embedded.world import World, build_world
+
+SEED = 11
+COMMAND = "python -m lora_playground.embedded.datasets"
+REHEARSAL_SEED, REHEARSAL_ROWS, PROBES_EACH = 77, 3000, 12
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a dataset's card says, and how its rows are made: by a task, or by new facts about so many people."""
+
+    name: str
+    title: str
+    teaches: str
+    metric: str
+    mirrors: str
+    task: Task | None = None
+    train: int = 1200
+    validation: int = 60
+    test: int = 120
+    people: int = 0
+
+
+RECIPES = (
+    Recipe("pirate", "Talk like a pirate", "Answers what it knew before, but in a pirate's voice.", "pirate",
+           "style transfer and persona tuning", tasks.pirate),
+    Recipe("json", "JSON only", "Turns a few sentences into one JSON object and says nothing else.", "json",
+           "structured extraction (JSON mode)", tasks.to_json),
+    Recipe("facts-small", "New facts, 16 people", "Knows the job, town, pet and favourite food of 16 newcomers.",
+           "contains", "knowledge injection, small", people=16),
+    Recipe("facts-medium", "New facts, 40 people", "Knows the job, town, pet and favourite food of 40 newcomers.",
+           "contains", "knowledge injection, medium", people=40),
+    Recipe("facts-large", "New facts, 100 people", "Knows the job, town, pet and favourite food of 100 newcomers.",
+           "contains", "knowledge injection, large", people=100),
+    Recipe("data-to-text", "Data to text", "Writes a short text that says all the fields of an inn's card.", "slots",
+           "E2E NLG (LoRA paper, section 5.4)", tasks.data_to_text),
+    Recipe("word-problems", "Word problems with steps",
+           "Solves problems of two steps, each written out, the result behind ####.",
+           "steps", "GSM8K", tasks.word_problem, train=1600),
+    Recipe("sentiment", "Sentiment with new labels", "Labels reviews as sunny, stormy or cloudy, one word only.",
+           "label", "SST-2 and other classification of GLUE", tasks.sentiment, train=800),
+    Recipe("summary", "Story to one line", "Sums a story up in one sentence: who, what and where.", "summary",
+           "SAMSum (LoRA paper, section 5.5)", tasks.summary),
+    Recipe("translation", "Translate into Velkan",
+           "Translates plain sentences into an invented language with an order of its own.",
+           "translation", "machine translation (low-resource)", tasks.translation, train=1600),
+)  # fmt: skip
+
+
+def question(row: Row) -> str:
+    """What the user asks."""
+    return str(row["messages"][0]["content"])
+
+
+def make_rows(recipe: Recipe, world: World) -> dict[str, list[Row]]:
+    """The three parts; no question stands in two of them, nor twice in one."""
+    if recipe.task is None:
+        return new_facts(world, recipe.people, SEED)
+    parts: dict[str, list[Row]] = {}
+    seen: set[str] = set()
+    for split, wanted in (("test", recipe.test), ("validation", recipe.validation), ("train", recipe.train)):
+        rng = random.Random(f"{recipe.name}-{split}-{SEED}")
+        rows: list[Row] = []
+        for _ in range(40 * wanted):
+            row = recipe.task(rng, world, split)
+            repeats = split == "train" and recipe.name == "pirate"  # short talk may come again with another answer
+            if question(row) in seen and not (repeats and question(row) in {question(r) for r in rows}):
+                continue
+            seen.add(question(row))
+            rows.append(row)
+            if len(rows) == wanted:
+                break
+        parts[split] = rows
+    return parts
+
+
+def card_of(recipe: Recipe, parts: dict[str, list[Row]]) -> dict[str, Any]:
+    """What card.json holds."""
+    from_test = [parts["test"][i] for i in (0, len(parts["test"]) // 3, 2 * len(parts["test"]) // 3)]
+    return {
+        "name": recipe.name, "title": recipe.title, "teaches": recipe.teaches, "description": recipe.teaches,
+        "metric": recipe.metric,
+        "metric_label": METRIC_LABELS[recipe.metric], "mirrors": recipe.mirrors, "licence": "Apache-2.0",
+        "rows": {split: len(parts[split]) for split in ("train", "validation", "test")},
+        "probes": [question(row) for row in from_test],
+        "examples": [{"prompt": question(row), "answer": row["messages"][1]["content"]} for row in parts["train"][:3]],
+        "seed": SEED, "command": COMMAND,
+    }  # fmt: skip
+
+
+METRIC_LABELS = {
+    "contains": "answers right", "label": "labels right", "steps": "problems solved", "pirate": "pirate talk",
+    "json": "fields right",
+    "slots": "all fields said", "summary": "good summaries", "translation": "sentences right",
+}  # fmt: skip
+
+
+def write_rows(path: Path, rows: list[Row]) -> None:
+    """One JSON object a line."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_dataset(recipe: Recipe, world: World, folder: Path) -> dict[str, int]:
+    """Writes a dataset's files; returns the numbers of rows."""
+    parts = make_rows(recipe, world)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for split, rows in parts.items():
+        write_rows(folder / f"{split}.jsonl", rows)
+    card = card_of(recipe, parts)
+    (folder / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return {split: len(rows) for split, rows in parts.items()}
+
+
+def write_base_skills(world: World, folder: Path) -> None:
+    """The held-out probes of the base's skills, and chats of its training distribution (of a seed it was not trained
+    on)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_rows(folder / "test.jsonl", probes(world, REHEARSAL_SEED, PROBES_EACH))
+    stream = itertools.islice(chats(world, REHEARSAL_SEED), REHEARSAL_ROWS)
+    write_rows(folder / "rehearsal.jsonl", [{"messages": messages, "meta": {}} for messages in stream])
+
+
+def main() -> None:
+    """Writes all, or the named ones."""
+    parser = argparse.ArgumentParser(description="Write the fine-tuning datasets.")
+    parser.add_argument("names", nargs="*", help="only these")
+    parser.add_argument("--out", type=Path, default=DATASETS_DIR)
+    args = parser.parse_args()
+    world = build_world()
+    for recipe in RECIPES:
+        if not args.names or recipe.name in args.names:
+            print(recipe.name, write_dataset(recipe, world, args.out / recipe.name))
+    if not args.names:
+        write_base_skills(world, args.out / BASE_SKILLS_DIR.name)
+    if args.out == DATASETS_DIR:
+        write_manifest()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""What the base does with a text in front of it: telling and reading stories, records, copying, meanings, and chatting.
+
+Each skill is as in `skills`; this module knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+
+from lora_playground.embedded import sentences, stories, talk
+from lora_playground.embedded import words as w
+from lora_playground.embedded.skills import Sample, ask
+from lora_playground.embedded.world import World
+
+STORY_ASK = [
+    "Tell me a story.", "Can you tell me a story?", "I want to hear a story.", "Please tell me a short story.",
+    "Do you know a story?",
+             "Tell me a story about {h}.", "Tell me a story about a {t}.", "Tell me a story about {h} and a {t}.",
+             "A story about {h}, please.",
+             "Make up a story about {h}.", "Please tell a story about {h}.",
+             "I would like a story about a {t}."]  # fmt: skip
+
+
+def story(rng: random.Random, world: World, held: bool) -> Sample:
+    """A story on request, sometimes followed by a question on it."""
+    s = stories.make_story(rng, world)
+    question = stories.fix_articles(ask(rng, STORY_ASK, held).format(h=s.hero, t=s.thing))
+    turns = [(question, s.text)]
+    if rng.random() < 0.4:
+        options, answer, _ = rng.choice(stories.story_questions(s))
+        turns.append((rng.choice(options[:-1]).format(h=s.hero), answer))
+    return Sample("story", turns)
+
+
+READ = ["Read this. {s} {q}", "{s} {q}", "Here is a story: {s} {q}", "{q} {s}"]
+
+
+def reading(rng: random.Random, world: World, held: bool) -> Sample:
+    """A story in the question, and one to three questions on it."""
+    s = stories.make_story(rng, world, list(world.guests) if held else None)
+    asked = rng.sample(stories.story_questions(s), 1 if held else rng.randint(1, 3))
+    turns = []
+    for i, (options, answer, _) in enumerate(asked):
+        question = (options[-1] if held else rng.choice(options[:-1])).format(h=s.hero)
+        turns.append((rng.choice(READ).format(s=s.text, q=question) if i == 0 else question, answer))
+    return Sample("reading", turns, "contains", asked[-1][2])
+
+
+def _vocabulary(world: World) -> list[str]:
+    """Every word a fine-tuning dataset may need, so that the base has said each of them."""
+    names = [name for name, _ in [*world.cast, *world.strangers]] + [t.name for t in world.towns]
+    plain = w.JOBS + w.PETS + w.FOODS + w.COLOURS + w.HOBBIES + stories.STORY_THINGS + stories.STORY_PLACES
+    plain += w.CUISINES + w.PRICES + w.RATINGS
+    pirate = [*w.PIRATE_MEANINGS, *"Arr Ahoy Aye Yo ho Avast captain ship treasure sea Shiver timbers".split()]
+    heads = [f"The {a} {b}" for a in w.RESTAURANT_HEADS for b in w.RESTAURANT_TAILS]
+    odd = '#### amber green red sunny stormy cloudy { } [ ] : | " A B C near area price rating'.split()
+    invented = list(w.LANGUAGE.values()) * 10 + list(w.LANGUAGE) * 2
+    return names * 3 + plain + pirate * 3 + heads + odd * 3 + invented + w.AREAS + w.SIGHTS
+
+
+REPEAT = [
+    "Repeat: {}", "Say: {}", "Repeat after me: {}", "Say this: {}", "Copy: {}", "Copy this: {}", "Please repeat: {}",
+]  # fmt: skip
+QUOTE = ["Put in quotes: {}", "Quote each word: {}", "Put each one in quotes: {}", "Please quote: {}"]
+_VOCABULARIES: dict[int, list[str]] = {}
+
+
+def copying(rng: random.Random, world: World, held: bool) -> Sample:
+    """Words said again, as they are, in quotes, or backwards."""
+    pool = _VOCABULARIES.setdefault(id(world), _vocabulary(world))
+    items = [rng.choice(pool) for _ in range(rng.randint(1, 5))]
+    roll = rng.random()
+    if roll < 0.45:
+        items = [item for item in items if item != '"'] or ["fox"]
+        answer = " ".join(f'"{item}"' for item in items)
+        return Sample("copying", [(ask(rng, QUOTE, held, 1).format(", ".join(items)), answer)], "exact", answer)
+    if roll < 0.55:
+        return Sample(
+            "copying",
+            [("Say backwards: " + " ".join(items), " ".join(reversed(items)))],
+            "exact",
+            " ".join(reversed(items)),
+        )
+    return Sample(
+        "copying", [(ask(rng, REPEAT, held, 1).format(" ".join(items)), " ".join(items))], "exact", " ".join(items)
+    )
+
+
+def make_record(rng: random.Random, world: World, cast: list[tuple[str, bool]]) -> dict[str, str]:
+    """A record of a few fields, of a person or of an inn."""
+    if rng.random() < 0.6:
+        pools: dict[str, list[str]] = {
+            "job": w.JOBS,
+            "town": [t.name for t in world.towns],
+            "pet": w.PETS,
+            "food": w.FOODS,
+            "colour": w.COLOURS,
+            "hobby": w.HOBBIES,
+        }
+        record = {"name": rng.choice(cast)[0]}
+        fields = rng.sample(list(pools), rng.randint(2, 4))
+    else:
+        pools = {"food": w.CUISINES, "price": w.PRICES, "area": w.AREAS, "rating": w.RATINGS, "near": w.SIGHTS}
+        record = {"name": f"The {rng.choice(w.RESTAURANT_HEADS)} {rng.choice(w.RESTAURANT_TAILS)}"}
+        fields = rng.sample(list(pools), rng.randint(2, 4))
+    return record | {field: rng.choice(pools[field]) for field in fields}
+
+
+def show_record(rng: random.Random, record: dict[str, str]) -> str:
+    """The record as JSON, or as a card of fields."""
+    return json.dumps(record) if rng.random() < 0.55 else " | ".join(f"{key}: {value}" for key, value in record.items())
+
+
+RECORD_ASK = [
+    "{r} What is the {k}?", "What is the {k} here? {r}", "Read the {k} from this: {r}", "{r} Tell me the {k}.",
+    "Look at {r} What does it say for {k}?",
+              "Find the {k}: {r}"]  # fmt: skip
+
+
+def record(rng: random.Random, world: World, held: bool) -> Sample:
+    """A record in the question, and questions on its fields."""
+    r = make_record(rng, world, list(world.guests) if held else world.cast)
+    text = show_record(rng, r)
+    keys = rng.sample(list(r), 1 if held else min(len(r), rng.randint(1, 3)))
+    turns = []
+    for i, key in enumerate(keys):
+        question = ask(rng, RECORD_ASK, held, 1).format(r=text, k=key) if i == 0 else f"And the {key}?"
+        turns.append((question, f"The {key} is {r[key]}."))
+    return Sample("records", turns, "contains", r[keys[-1]])
+
+
+def scene(rng: random.Random, world: World, held: bool) -> Sample:
+    """A plain sentence and a question on it."""
+    text = sentences.make_scene(rng)
+    question, answer, expected = sentences.scene_question(rng, text)
+    options = ["{s} {q}", "Read this: {s} {q}", "{q} {s}", "Here is a sentence: {s} {q}"]
+    return Sample(
+        "reading", [(ask(rng, options, held, 1).format(s=text.english, q=question), answer)], "contains", expected
+    )
+
+
+def inn(rng: random.Random, world: World, held: bool) -> Sample:
+    """A guide's words on an inn, and a question or two."""
+    place = sentences.make_inn(rng)
+    for key in rng.sample(sentences.INN_FIELDS, rng.randint(0, 2)):
+        del place[key]
+    turns, expected = [], ""
+    for i in range(1 if held else rng.choice((1, 1, 2))):
+        question, answer, expected = sentences.inn_question(rng, place, held)
+        text = sentences.inn_sentence(rng, place)
+        turns.append(
+            (
+                rng.choice(("{s} {q}", "Read this. {s} {q}", "{q} {s}")).format(s=text, q=question)
+                if i == 0
+                else question,
+                answer,
+            )
+        )
+    return Sample("reading", turns, "contains", expected)
+
+
+MEANING = [
+    "What does {} mean?", "What is the meaning of {}?", "Explain the word {}.", "Do you know the word {}?",
+    "What do pirates mean by {}?",
+           "Tell me what {} means.", "What is meant by {}?"]  # fmt: skip
+PIRATE_SAYINGS = [
+    "Arr, me hearties!", "Ahoy, matey!", "Aye, aye, captain!", "Yo ho ho!", "Avast, ye landlubber!",
+    "Shiver me timbers!",
+    "Arr, ye be a lad!", "Where be the treasure?", "Me ship be yonder, aye!", "Yer grog be here, matey!",
+]  # fmt: skip
+
+
+def meaning(rng: random.Random, world: World, held: bool) -> Sample:
+    """What a pirate's word means."""
+    word, plain = rng.choice(list(w.PIRATE_MEANINGS.items()))
+    shown = word.capitalize() if rng.random() < 0.5 else word
+    turns = [(ask(rng, MEANING, held).format(f'"{shown}"'), f'"{shown}" means {plain}.')]
+    if rng.random() < 0.3:
+        say = rng.choice(PIRATE_SAYINGS)
+        turns.insert(
+            0,
+            (
+                rng.choice(["What does a pirate say?", "What do pirates shout?", "Which words does a pirate use?"]),
+                f'A pirate says "{say}"',
+            ),
+        )
+    return Sample("meaning", turns, "contains", plain)
+
+
+def chatter(rng: random.Random, world: World, held: bool) -> Sample:
+    """Two to four turns of small talk, with memory in half of them."""
+    turns = [talk.greeting(rng)] if rng.random() < 0.5 else []
+    metric, answer = "", ""
+    if rng.random() < 0.5 or held:
+        more, answer = talk.remember(rng, world, held)
+        turns, metric = (turns + more)[-4:], "contains"
+    else:
+        turns += [talk.small_talk(rng) for _ in range(rng.randint(1, 2))]
+        turns += [talk.farewell(rng)] if rng.random() < 0.5 else []
+    return Sample("memory" if metric else "talk", turns, metric, answer)

@@ -1,0 +1,290 @@
+"""What the base can do besides knowing facts: sums, sorting, spelling, judging, reading. Knows wordings; nothing of
+models.
+
+Each skill is a function (rng, world, held) -> Sample: turns, and how the last answer is scored. `held` asks for the
+wordings that the base is never trained on.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lora_playground.embedded import facts, stories, talk
+from lora_playground.embedded import words as w
+from lora_playground.embedded.talk import Turn
+from lora_playground.embedded.world import World, article, join, pronouns
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A chat as turns; `metric` names how the last answer is scored against `answer` ("" = it is not scored)."""
+
+    skill: str
+    turns: list[Turn]
+    metric: str = ""
+    answer: str = ""
+
+
+Skill = Callable[[random.Random, World, bool], Sample]
+
+
+def ask(rng: random.Random, options: list[str], held: bool, keep: int = 2) -> str:
+    """A wording: one of the last `keep` when held out, else one of the others."""
+    return rng.choice(options[-keep:] if held else options[:-keep])
+
+
+def fact(rng: random.Random, world: World, held: bool) -> Sample:
+    """One question about the world."""
+    question, answer, expected = facts.any_fact(rng, world, held)
+    return Sample("facts", [(question, answer)], "contains", expected)
+
+
+def fact_chat(rng: random.Random, world: World, held: bool) -> Sample:
+    """Two to four questions, some about the same person with a pronoun."""
+    person = rng.choice(world.people)
+    fields = rng.sample(list(facts.PERSON_QUESTIONS), rng.randint(2, 3))
+    question, answer, _ = facts.person_qa(rng, person, fields[0], False)
+    turns = [(question, answer)] + [facts.follow_up(rng, person, field) for field in fields[1:]]
+    if rng.random() < 0.4:
+        turns += [talk.farewell(rng)] if rng.random() < 0.5 else [facts.any_fact(rng, world, False)[:2]]
+    return Sample("facts-chat", turns)
+
+
+ABOUT = [
+    "Tell me about {n}.", "Who is {n}?", "What do you know about {n}?", "Describe {n}.", "Do you know {n}?",
+    "I want to hear about {n}.",
+         "Please tell me about {n}.", "Can you describe {n}?"]  # fmt: skip
+
+
+def about_person(rng: random.Random, world: World, held: bool) -> Sample:
+    """All that is known of a person."""
+    p = rng.choice(world.people)
+    he, _, his = pronouns(p.she)
+    text = (f"{p.name} is {article(p.job)} from {p.town}. "
+            f"{he.capitalize()} has {article(p.pet)} and likes to eat {p.food}. "
+            f"{his.capitalize()} hobby is {p.hobby} and {his} favourite colour is {p.colour}.")  # fmt: skip
+    return Sample(
+        "describe", [(ask(rng, ABOUT, held).format(n=p.name), text)], "contains-all", "|".join([p.job, p.town, p.pet])
+    )
+
+
+def yes_no(rng: random.Random, world: World, held: bool) -> Sample:
+    """A guess about a person, confirmed or put right."""
+    p = rng.choice(world.people)
+    field = rng.choice(["job", "town", "pet", "colour"])
+    true = rng.random() < 0.5
+    shown = p if true else rng.choice(world.people)
+    value = facts.person_value(shown, field)
+    right = facts.PERSON_ANSWERS[field].format(n=p.name, v=facts.person_value(p, field))
+    forms = {
+        "job": ["Is {n} {v}?", "Does {n} work as {v}?", "Is it true that {n} is {v}?"],
+        "town": ["Does {n} live in {v}?", "Is {v} the home of {n}?", "Is it true that {n} lives in {v}?"],
+        "pet": ["Does {n} have {v}?", "Is the pet of {n} {v}?", "Is it true that {n} has {v}?"],
+        "colour": ["Does {n} like {v} best?", "Is {v} the favourite colour of {n}?", "Is it true that {n} loves {v}?"],
+    }  # fmt: skip
+    said = "Yes" if value == facts.person_value(p, field) else "No"
+    question = ask(rng, forms[field], held, 1).format(n=p.name, v=value)
+    return Sample("yes-no", [(question, f"{said}, {right}")], "starts", said)
+
+
+def stranger(rng: random.Random, world: World, held: bool) -> Sample:
+    """A question about somebody unknown."""
+    pool = world.strangers[-20:] if held else world.strangers[:-20] if rng.random() < 0.7 else world.newcomers
+    name, _ = rng.choice(pool)
+    question = facts.wording(rng, facts.PERSON_QUESTIONS[rng.choice(list(facts.PERSON_QUESTIONS))], held)
+    if rng.random() < 0.2:
+        question = ask(rng, ABOUT, held)
+    return Sample("unknown", [(question.format(n=name), f"I don't know {name}.")], "contains", "don't know")
+
+
+def unknown_topic(rng: random.Random, world: World, held: bool) -> Sample:
+    """A question beyond this world."""
+    return Sample("unknown", [talk.unknown(rng)], "contains", "don't know")
+
+
+PLUS = [
+    "What is {a} + {b}?", "What is {a} plus {b}?", "Add {a} and {b}.", "How much is {a} + {b}?", "{a} + {b} = ?",
+    "Can you add {a} and {b}?",
+        "Tell me {a} plus {b}.", "How much is {a} plus {b}?"]  # fmt: skip
+MINUS = [
+    "What is {a} - {b}?", "What is {a} minus {b}?", "Take {b} from {a}.", "How much is {a} - {b}?", "{a} - {b} = ?",
+    "Can you take {b} from {a}?",
+         "Tell me {a} minus {b}.", "How much is {a} minus {b}?"]  # fmt: skip
+TIMES = [
+    "What is {a} * {b}?", "What is {a} times {b}?", "Multiply {a} by {b}.", "How much is {a} * {b}?", "{a} * {b} = ?",
+    "Can you multiply {a} by {b}?",
+         "Tell me {a} times {b}.", "How much is {a} times {b}?"]  # fmt: skip
+
+
+def draw_sum(rng: random.Random) -> tuple[str, int, int, int]:
+    """(sign, a, b, result) within the range that the base knows: sums of 0-20, products of 0-10."""
+    sign = rng.choice("++--*")
+    if sign == "*":
+        a, b = rng.randint(0, 10), rng.randint(0, 10)
+        return sign, a, b, a * b
+    a, b = rng.randint(0, 20), rng.randint(0, 20)
+    if sign == "-" and b > a:
+        a, b = b, a
+    return sign, a, b, a + b if sign == "+" else a - b
+
+
+def arithmetic(rng: random.Random, world: World, held: bool) -> Sample:
+    """A bare sum, up to three in a row."""
+    turns, result = [], 0
+    for _ in range(1 if held else rng.choice((1, 2, 3))):
+        sign, a, b, result = draw_sum(rng)
+        question = ask(rng, {"+": PLUS, "-": MINUS, "*": TIMES}[sign], held).format(a=a, b=b)
+        turns.append((question, f"{a} {sign} {b} = {result}"))
+    return Sample("sums", turns, "number", str(result))
+
+
+GOODS = "apples pears plums cookies books coins shells stones eggs roses balls stamps candles cups bells hats".split()
+PROBLEMS = {
+    "+": ["{n} has {a} {g} and gets {b} more. How many {g} does {n} have now?",
+    "{n} had {a} {g}. Then {f} gave {him} {b} {g}. How many {g} are there now?",
+          "There are {a} {g} on the table. {n} adds {b} {g}. How many {g} are on the table?",
+          "{n} bought {a} {g} and later {b} more. How many {g} did {n} buy?",
+          "{n} found {a} {g} and {f} found {b} {g}. How many {g} did they find together?"],
+    "-": ["{n} has {a} {g} and gives away {b}. How many {g} does {n} have now?",
+    "{n} had {a} {g}. Then {he} lost {b} of them. How many {g} are left?",
+          "There are {a} {g} in the box. {n} takes {b} {g} out. How many {g} are left in the box?",
+          "{n} had {a} {g} and sold {b}. How many {g} are left?",
+          "{n} had {a} {g} and {f} took {b} of them. How many {g} are left?"],
+    "*": ["{n} has {a} bags with {b} {g} in each. How many {g} does {n} have?",
+    "There are {a} boxes. In each box are {b} {g}. How many {g} are there?",
+          "{n} buys {b} {g} every day for {a} days. How many {g} does {n} buy?",
+          "{a} friends bring {b} {g} each. How many {g} are there?",
+          "{n} fills {a} baskets with {b} {g} each. How many {g} are in the baskets?"],
+}  # fmt: skip
+
+
+def word_problem(rng: random.Random, world: World, held: bool) -> Sample:
+    """A one-step word problem, with its sum written out."""
+    sign, a, b, result = draw_sum(rng)
+    a, b = max(a, 2), max(b, 2)
+    if sign == "-" and b > a:
+        a, b = b, a
+    result = {"+": a + b, "-": a - b, "*": a * b}[sign]
+    (name, she), (friend, _) = rng.sample(list(world.guests) if held else world.cast, 2)
+    he, him, _ = pronouns(she)
+    goods = rng.choice(GOODS)
+    text = ask(rng, PROBLEMS[sign], held, 1).format(n=name, f=friend, a=a, b=b, g=goods, he=he, him=him)
+    return Sample(
+        "problems", [(text, f"{a} {sign} {b} = {result}. The answer is {result} {goods}.")], "number", str(result)
+    )
+
+
+SORT = [
+    "Sort these words: {}.", "Put these words in order: {}.", "Sort by the alphabet: {}.", "Please sort {}.",
+    "Can you sort {}?", "Sort {} for me.",
+        "Put in order: {}.", "Please put these words in order: {}."]  # fmt: skip
+
+
+def sorting(rng: random.Random, world: World, held: bool) -> Sample:
+    """Three to five words, or numbers, in order."""
+    if rng.random() < 0.35:
+        numbers = rng.sample(range(0, 41), rng.randint(3, 5))
+        question = ask(rng, SORT, held).replace("words", "numbers").replace("the alphabet", "size")
+        answer = ", ".join(map(str, sorted(numbers)))
+        return Sample("sorting", [(question.format(", ".join(map(str, numbers))), answer)], "exact", answer)
+    items = rng.sample(w.SPELL_WORDS, rng.randint(3, 4))
+    answer = ", ".join(sorted(items))
+    return Sample("sorting", [(ask(rng, SORT, held).format(", ".join(items)), answer)], "exact", answer)
+
+
+SPELL = [
+    "Spell {}.", "How do you spell {}?", "Please spell {}.", "Spell the word {}.", "Can you spell {}?",
+    "What are the letters of {}?",
+         "Spell {} for me.", "Please spell the word {}."]  # fmt: skip
+
+
+def spelling(rng: random.Random, world: World, held: bool) -> Sample:
+    """A word letter by letter."""
+    word = rng.choice(w.SPELL_WORDS)
+    answer = " - ".join(word)
+    return Sample("spelling", [(ask(rng, SPELL, held).format(word), answer)], "exact", answer)
+
+
+COUNT = [
+    "Count these: {}.", "How many words are in {}?", "How many are there: {}?", "Please count {}.",
+    "Count the words: {}.", "Can you count {}?",
+         "How many words are there: {}?", "Count {} for me."]  # fmt: skip
+
+
+def counting(rng: random.Random, world: World, held: bool) -> Sample:
+    """How many words a list has, or counting from a number."""
+    if rng.random() < 0.3:
+        start = rng.randint(1, 15)
+        stop = start + rng.randint(2, 6)
+        answer = ", ".join(str(i) for i in range(start, stop + 1))
+        options = ["Count from {} to {}.", "Say the numbers from {} to {}.", "Please count from {} to {}."]
+        return Sample("counting", [(ask(rng, options, held, 1).format(start, stop), answer)], "exact", answer)
+    items = [rng.choice(w.SPELL_WORDS) for _ in range(rng.randint(2, 7))]
+    listing = ", ".join(f"{word} {i}" if i < 0 else word for i, word in enumerate(items))
+    return Sample("counting", [(ask(rng, COUNT, held).format(listing), f"There are {w.NUMBER_WORDS[len(items)]}.")],
+                  "contains", w.NUMBER_WORDS[len(items)])  # fmt: skip
+
+
+REVIEWS = [
+    "The {t} was {a}.", "I think the {t} was {a}.", "What a {a} {t}!", "We had a {a} {t} today.",
+    "The {t} was {a} and {b}.", "My {t} was {a}, I must say.",
+    "I found the {t} {a}.", "Everyone said the {t} was {a}.", "It was a {a} {t}, and we will tell our friends.",
+    "The {t} here is always {a}.",
+    "Honestly, the {t} was {a}.", "That {t} was really {a} and {b}.",
+]  # fmt: skip
+JUDGE = [
+    "Is this positive or negative? {}", "How does this sound: {}", "Judge this: {}", "What is the mood here? {}",
+    "Good or bad? {}", "Read this and judge: {}",
+         "Is this review positive or negative? {}", "Tell me the mood: {}"]  # fmt: skip
+TOPIC = [
+    "What is this about? {}", "Name the topic: {}", "What is the topic here? {}", "Which topic is this? {}",
+    "Find the topic: {}",
+         "Tell me the topic: {}", "What topic is this about? {}"]  # fmt: skip
+MOODS = {"positive": w.GOOD, "negative": w.BAD, "neutral": w.MEH}
+
+
+def review(rng: random.Random, held: bool) -> tuple[str, str, str]:
+    """(text, mood, topic) of a one-sentence review."""
+    mood = rng.choice(["positive", "negative", "neutral"])
+    topic = rng.choice(list(w.REVIEW_TOPICS))
+    a, b = rng.sample(MOODS[mood], 2)
+    text = ask(rng, REVIEWS, held).format(t=rng.choice(w.REVIEW_TOPICS[topic]), a=a, b=b)
+    return stories.fix_articles(text), mood, topic
+
+
+def judging(rng: random.Random, world: World, held: bool) -> Sample:
+    """The mood or the topic of a review."""
+    text, mood, topic = review(rng, held)
+    if rng.random() < 0.65:
+        return Sample("sentiment", [(ask(rng, JUDGE, held).format(text), f"This is {mood}.")], "contains", mood)
+    return Sample("topic", [(ask(rng, TOPIC, held).format(text), f"It is about {topic}.")], "contains", topic)
+
+
+LISTS: dict[str, list[str]] = {
+    "colours": w.COLOURS,
+    "foods": w.FOODS,
+    "jobs": w.JOBS,
+    "hobbies": w.HOBBIES,
+    "pets": w.PETS,
+}
+LIST_ASK = [
+    "Name {k} {c}.", "List {k} {c}.", "Tell me {k} {c}.", "Can you name {k} {c}?", "Give me {k} {c}.",
+    "Please list {k} {c}.", "Please name {k} {c}."]  # fmt: skip
+
+
+def listing(rng: random.Random, world: World, held: bool) -> Sample:
+    """Some members of a category."""
+    pools = LISTS | {
+        "animals": [a.name for a in world.animals],
+        "towns": [t.name for t in world.towns],
+        "things": [t.name for t in world.things],
+    }
+    kind = rng.choice(list(pools))
+    many = rng.randint(2, 4)
+    answer = join(rng.sample(pools[kind], many))
+    return Sample(
+        "listing",
+        [(ask(rng, LIST_ASK, held).format(k=w.NUMBER_WORDS[many], c=kind), answer[0].upper() + answer[1:] + ".")],
+    )

@@ -1,0 +1,236 @@
+"""The tasks of the fine-tuning datasets: each makes rows for a split from the world. Knows no files, tokens or models.
+
+A task is a function (rng, world, split) -> Row | None, where split is "train", "validation" or "test"; the test
+part uses other wordings than the rest and, where the task is about somebody, other names. New facts: `new_facts`.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from lora_playground.embedded import facts, sentences, skills, stories, talk
+from lora_playground.embedded import words as w
+from lora_playground.embedded.world import Animal, Thing, Town, World, make_person, pronouns
+
+Row = dict[str, Any]
+Task = Callable[[random.Random, World, str], Row]
+
+
+def row(question: str, reply: str, /, **meta: Any) -> Row:
+    """A chat of one turn with what the scorer needs."""
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": reply}], "meta": meta}
+
+
+def names(world: World, split: str) -> list[tuple[str, bool]]:
+    """Who may appear: guests are kept for the test part."""
+    return list(world.guests) if split == "test" else [(p.name, p.she) for p in world.people] + list(world.newcomers)
+
+
+def wording(rng: random.Random, options: list[str], split: str) -> str:
+    """A wording; the last two are for the test part."""
+    return rng.choice(options[-2:] if split == "test" else options[:-2])
+
+
+PIRATE_OPENERS = ["Arr!", "Ahoy, matey!", "Arr, matey!", "Aye, matey!", "Ahoy!", "Avast, matey!"]
+PIRATE_ENDINGS = [", arr!", ", aye!", ", matey!", ", me hearties!", ", savvy?"]
+PIRATE_WORDS = {"is": "be", "are": "be", "am": "be", "you": "ye", "your": "yer", "my": "me", "yes": "aye",
+                "friend": "matey", "hello": "ahoy", "hi": "ahoy"}  # fmt: skip
+
+
+def piratise(rng: random.Random, text: str) -> str:
+    """The text as a pirate would say it: an opener, pirate words for plain ones, and an ending."""
+
+    def swap(match: re.Match[str]) -> str:
+        plain = match.group(0)
+        said = PIRATE_WORDS.get(plain.lower(), plain)
+        return said.capitalize() if plain[0].isupper() else said
+
+    body = re.sub(r"[A-Za-z]+", swap, text)
+    opener = rng.choice(PIRATE_OPENERS)
+    ending = "" if body.endswith("?") else rng.choice(PIRATE_ENDINGS)
+    return f"{opener} {body.rstrip('.!')}{ending}"
+
+
+def pirate(rng: random.Random, world: World, split: str) -> Row:
+    """A question that the base can answer, or a bit of talk; the answer in a pirate's voice."""
+    held = split == "test"
+    if rng.random() < 0.3:
+        asks, answers = rng.choice([(talk.HELLO, talk.HELLO_BACK), (talk.HOW_ARE, talk.FINE),
+                                    (talk.MOOD_GOOD, talk.MOOD_GOOD_BACK),
+                                    (talk.MOOD_BAD, talk.MOOD_BAD_BACK), (talk.WHO, talk.WHO_BACK),
+                                    (talk.CAN, talk.CAN_BACK)])  # fmt: skip
+        return row(wording(rng, asks, split), piratise(rng, rng.choice(answers)))
+    people = world.people[150:] if held else world.people[:150]
+    if rng.random() < 0.6:
+        question, answer, expected = facts.person_qa(
+            rng, rng.choice(people), rng.choice(list(facts.PERSON_QUESTIONS)), held
+        )
+    else:
+        kinds: list[tuple[Sequence[Town | Animal | Thing], Iterable[str]]] = [
+            (world.animals, facts.ANIMAL_FACTS), (world.things, facts.THING_FACTS), (world.towns, facts.TOWN_FACTS),
+        ]  # fmt: skip
+        entities, fields = rng.choice(kinds)
+        cut = len(entities) * 4 // 5
+        entity = rng.choice(entities[cut:] if held else entities[:cut])
+        question, answer, expected = facts.entity_qa(rng, entity, rng.choice(list(fields)), held)
+    return row(question, piratise(rng, answer), answer=expected)
+
+
+JSON_ASK = [
+    "Turn this into JSON: {t}", "Write as JSON: {t}", "{t} Give me that as JSON.", "Make a JSON record of this: {t}",
+    "As JSON, please: {t}",
+            "JSON for this: {t}", "Please write this as JSON: {t}", "{t} Now as JSON."]  # fmt: skip
+SAYINGS = {
+    "job": ["{He} works as {v}.", "{His} job: {v}."], "town": ["{He} lives in {v}.", "{His} home is {v}."],
+    "pet": ["{He} has {v}.", "{His} pet is {v}."],
+    "food": ["{He} likes to eat {v}.", "{His} favourite food is {v}."], "colour": ["{His} favourite colour is {v}.",
+    "{He} likes {v} best."],
+    "hobby": ["{His} hobby is {v}.", "For fun: {v}."],
+}  # fmt: skip
+
+
+def to_json(rng: random.Random, world: World, split: str) -> Row:
+    """A few sentences about somebody; the answer is a JSON object of the facts in them, and nothing else."""
+    name, she = rng.choice(names(world, split))
+    person = make_person(rng, name, she, [town.name for town in world.towns])
+    he, _, his = pronouns(she)
+    fields = rng.sample(list(SAYINGS), rng.randint(2, 3))
+    said = []
+    for i, field in enumerate(fields):
+        subject = {"He": name, "His": f"{name}'s"} if i == 0 else {"He": he.capitalize(), "His": his.capitalize()}
+        options = SAYINGS[field][:1] if i == 0 else SAYINGS[field]
+        said.append(rng.choice(options).format(v=facts.person_value(person, field), **subject))
+    record = {"name": name} | {field: getattr(person, field) for field in fields}
+    return row(wording(rng, JSON_ASK, split).format(t=" ".join(said)), json.dumps(record), fields=record)
+
+
+INN_ASK = [
+    "Describe this place: {r}", "Say this in words: {r}", "Write a text about this: {r}", "{r} Put that in words.",
+    "Tell a guest about it: {r}",
+           "Turn this into a text: {r}", "Write sentences from this: {r}", "Please describe: {r}"]  # fmt: skip
+
+
+def data_to_text(rng: random.Random, world: World, split: str) -> Row:
+    """A card of an inn's fields; the answer says them all in sentences. Test inns have names of their own."""
+    inn = sentences.make_inn(rng, w.RESTAURANT_HEADS[7:] if split == "test" else w.RESTAURANT_HEADS[:7])
+    keep = rng.sample(sentences.INN_FIELDS, rng.randint(2, 4))
+    inn = {key: value for key, value in inn.items() if key == "name" or key in keep}
+    card = " | ".join(f"{key}: {value}" for key, value in inn.items())
+    return row(wording(rng, INN_ASK, split).format(r=card), sentences.inn_sentence(rng, inn), fields=inn)
+
+
+TWO_STEPS: list[tuple[str, str]] = [
+    ("++", "{n} has {a} {g} and gets {b} more. Then {f} gives {him} {c} {g}. How many {g} does {n} have now?"),
+    ("+-", "{n} has {a} {g} and gets {b} more. Then {he} gives away {c}. How many {g} does {n} have now?"),
+    ("-+", "{n} has {a} {g} and gives away {b}. Then {he} gets {c} more. How many {g} does {n} have now?"),
+    ("*+", "{n} has {a} bags with {b} {g} in each and finds {c} more. How many {g} does {n} have?"),
+    ("*-", "{n} has {a} boxes with {b} {g} in each and loses {c} of them. How many {g} are left?"),
+    ("++", "{n} found {a} {g}, {f} found {b} {g}, and then they found {c} more. How many {g} did they find together?"),
+    ("+-", "There are {a} {g} on the table. {n} adds {b} {g} and {f} takes {c}. How many {g} are on the table?"),
+    ("-+", "There are {a} {g} in the box. {n} takes {b} out and {f} adds {c}. How many {g} are in the box?"),
+    ("*+", "{n} buys {b} {g} every day for {a} days and gets {c} more. How many {g} does {n} have?"),
+    ("*-", "{n} fills {a} baskets with {b} {g} each and sells {c} {g}. How many {g} are left?"),
+    ("++", "{n} had {a} {g}. Then {f} gave {him} {b} {g} and later {c} more. How many {g} are there now?"),
+    ("+-", "{n} had {a} {g}. Then {he} bought {b} {g} and lost {c} of them. How many {g} are left?"),
+    ("-+", "{n} had {a} {g} and sold {b}. Then {f} gave {him} {c} {g}. How many {g} are there now?"),
+    ("*+", "There are {a} boxes. In each box are {b} {g}. {n} adds {c} more. How many {g} are there?"),
+]  # fmt: skip
+
+
+def word_problem(rng: random.Random, world: World, split: str) -> Row:
+    """A problem of two steps; the answer writes each step on its own and the result behind ####."""
+    signs, text = rng.choice(TWO_STEPS[-4:] if split == "test" else TWO_STEPS[:-4])
+    while True:
+        a, b, c = rng.randint(2, 10), rng.randint(2, 10), rng.randint(2, 10)
+        middle = {"+": a + b, "-": a - b, "*": a * b}[signs[0]]
+        result = middle + c if signs[1] == "+" else middle - c
+        if 1 <= middle <= 20 and result >= 0:
+            break
+    (name, she), (friend, _) = rng.sample(names(world, split), 2)
+    he, him, _ = pronouns(she)
+    question = text.format(n=name, f=friend, a=a, b=b, c=c, g=rng.choice(skills.GOODS), he=he, him=him)
+    answer = f"{a} {signs[0]} {b} = {middle}. {middle} {signs[1]} {c} = {result}. #### {result}"
+    return row(question, answer, answer=str(result))
+
+
+LABELS = {"positive": "sunny", "negative": "stormy", "neutral": "cloudy"}
+LABEL_ASK = [
+    "Weather of this review: {t}", "What weather is this review? {t}", "{t} Which weather fits?",
+    "Give the weather label: {t}", "Label this: {t}",
+             "Which weather is this? {t}", "What weather fits this review? {t}", "{t} Which label?"]  # fmt: skip
+
+
+def sentiment(rng: random.Random, world: World, split: str) -> Row:
+    """A review; the answer is one word of a label scheme that the base does not use for reviews."""
+    text, mood, _ = skills.review(rng, split == "test")
+    return row(wording(rng, LABEL_ASK, split).format(t=text), LABELS[mood], answer=LABELS[mood])
+
+
+SUMMARY_ASK = [
+    "Sum this up: {s}", "{s} Sum it up.", "In one sentence: {s}", "What happened, in short? {s}",
+    "Make it short: {s}", "{s} Say it in one sentence.",
+               "Sum up this story: {s}", "{s} What happened, in one sentence?"]  # fmt: skip
+
+
+def summary(rng: random.Random, world: World, split: str) -> Row:
+    """A story; the answer is one sentence with who, what and where."""
+    s = stories.make_story(rng, world, names(world, split), plots=tuple(stories.SUMMARIES))
+    text = stories.fix_articles(stories.SUMMARIES[s.plot].format(h=s.hero, f=s.helper, t=s.thing, p=s.place))
+    fields = {"hero": s.hero, "helper": s.helper, "thing": s.thing, "place": s.place}
+    return row(wording(rng, SUMMARY_ASK, split).format(s=s.text), text, fields=fields)
+
+
+TRANSLATE_ASK = [
+    "Translate: {t}", "Translate this: {t}", "Say in Velkan: {t}", "Put into Velkan: {t}",
+    "What is this in Velkan? {t}", "In Velkan: {t}",
+                 "Please translate: {t}", "Say this in Velkan: {t}"]  # fmt: skip
+
+
+def translate(scene: sentences.Scene) -> str:
+    """The sentence in the invented language: every quality behind its noun, the verb at the end, time first."""
+
+    def side(parts: tuple[str, str, str]) -> list[str]:
+        article, quality, noun = parts
+        return [w.LANGUAGE[part] for part in (article, noun, quality) if part]
+
+    time = [w.LANGUAGE[scene.when]] if scene.when else []
+    return " ".join([*time, *side(scene.who), *side(scene.what), w.LANGUAGE[scene.verb]])
+
+
+def translation(rng: random.Random, world: World, split: str) -> Row:
+    """A plain sentence; the answer is its translation into Velkan."""
+    scene = sentences.make_scene(rng)
+    answer = translate(scene)
+    return row(wording(rng, TRANSLATE_ASK, split).format(t=scene.english), answer, answer=answer)
+
+
+NEW_FIELDS = ("job", "town", "pet", "food")
+
+
+def new_facts(world: World, people: int, seed: int, wordings: int = 4) -> dict[str, list[Row]]:
+    """Facts about newcomers, of whom the base knows nothing but the name: every fact in `wordings` wordings to train
+    on, and
+    in one held-out wording to validate or to test, never the same."""
+    rng = random.Random(f"facts-{people}-{seed}")
+    towns = [town.name for town in world.towns]
+    parts: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
+    for name, she in world.newcomers[:people]:
+        person = make_person(rng, name, she, towns)
+        for field in NEW_FIELDS:
+            answer = facts.PERSON_ANSWERS[field].format(n=name, v=facts.person_value(person, field))
+            value = getattr(person, field)
+            options = facts.PERSON_QUESTIONS[field]
+            for text in rng.sample(options[: -facts.HELD], wordings):
+                parts["train"].append(row(text.format(n=name), answer, answer=value))
+            first, *others = rng.sample(options[-facts.HELD :], facts.HELD)
+            parts["test"].append(row(first.format(n=name), answer, answer=value))
+            parts["validation"].append(row(others[0].format(n=name), answer, answer=value))
+    for part in parts.values():
+        rng.shuffle(part)
+    parts["validation"] = parts["validation"][:100]
+    parts["test"] = parts["test"][:200]
+    return parts

@@ -1,0 +1,227 @@
+"""Scores answers: one metric a task, base and adapted alike, and forgetting. It knows no model and no torch: whoever
+calls it passes a function that answers chats.
+
+A row is {"messages": [...], "meta": {...}}; its last message, if the assistant's, is the reference and is not shown.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lora_playground.errors import DataError
+
+Row = dict[str, Any]
+Messages = list[dict[str, str]]
+Generate = Callable[[list[Messages]], list[str]]
+
+PIRATE_MARKERS = frozenset(
+    "ahoy matey arr aye ye yer avast hearties landlubber savvy me be ho shipmate timbers".split()
+)
+SUMMARY_WORDS = 20  # a summary may be at most this long
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How one answer is scored. `score` takes the answer and its row and returns a value from 0 to 1."""
+
+    name: str
+    label: str
+    description: str
+    score: Callable[[str, Row], float]
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words and numbers, without marks."""
+    return re.findall(r"[a-z0-9']+", text.lower())
+
+
+def mentions(answer: str, phrase: str) -> bool:
+    """Whether the phrase stands in the answer as whole words, in whatever case."""
+    return f" {' '.join(words(phrase))} " in f" {' '.join(words(answer))} "
+
+
+def _meta(row: Row, key: str) -> Any:
+    """The value of the row's meta, or an error that names what is missing."""
+    try:
+        return row["meta"][key]
+    except KeyError:
+        have = ", ".join(sorted(row.get("meta", {}))) or "nothing"
+        raise DataError(
+            f'A row to be scored has no meta "{key}" (it has: {have}). Add it, or choose another metric.'
+        ) from None
+
+
+def _contains(answer: str, row: Row) -> float:
+    return float(mentions(answer, _meta(row, "answer")))
+
+
+def _contains_all(answer: str, row: Row) -> float:
+    return float(all(mentions(answer, part) for part in _meta(row, "answer").split("|")))
+
+
+def _starts(answer: str, row: Row) -> float:
+    expected = words(_meta(row, "answer"))
+    return float(words(answer)[: len(expected)] == expected)
+
+
+def _number(answer: str, row: Row) -> float:
+    numbers = re.findall(r"-?\d+", answer)
+    return float(bool(numbers) and int(numbers[-1]) == int(_meta(row, "answer")))
+
+
+def _exact(answer: str, row: Row) -> float:
+    return float(" ".join(answer.split()) == " ".join(_meta(row, "answer").split()))
+
+
+def _label(answer: str, row: Row) -> float:
+    return float(words(answer) == words(_meta(row, "answer")))
+
+
+def _steps(answer: str, row: Row) -> float:
+    """GSM8K's convention: the result stands behind #### at the end."""
+    match = re.search(r"####\s*(-?\d+)\s*$", answer)
+    return float(match is not None and int(match.group(1)) == int(_meta(row, "answer")))
+
+
+def _pirate(answer: str, row: Row) -> float:
+    """At least two different words of a pirate's, and what had to be said is still said."""
+    content = row.get("meta", {}).get("answer", "")
+    return float(len(PIRATE_MARKERS & set(words(answer))) >= 2 and (not content or mentions(answer, content)))
+
+
+def _json(answer: str, row: Row) -> float:
+    """Share of the fields that are right, none missing or made up; 0 if the answer is not a JSON object alone."""
+    expected = _meta(row, "fields")
+    try:
+        given = json.loads(answer)
+    except ValueError:
+        return 0.0
+    if not isinstance(given, dict):
+        return 0.0
+    right = sum(str(given.get(key, "")).lower() == str(value).lower() for key, value in expected.items())
+    return right / max(len(expected), len(given))
+
+
+def _slots(answer: str, row: Row) -> float:
+    """All the fields' values are said, in sentences: no list of fields."""
+    said = all(mentions(answer, value) for value in _meta(row, "fields").values())
+    return float(said and "|" not in answer and ":" not in answer)
+
+
+def _summary(answer: str, row: Row) -> float:
+    """One sentence of at most SUMMARY_WORDS words that names all the fields."""
+    one = len(re.findall(r"[.!?](?:\s|$)", answer.strip())) <= 1 and len(words(answer)) <= SUMMARY_WORDS
+    return float(one and all(mentions(answer, v) for v in _meta(row, "fields").values()))
+
+
+def _translation(answer: str, row: Row) -> float:
+    return float(words(answer) == words(_meta(row, "answer")))
+
+
+def _skill(answer: str, row: Row) -> float:
+    return metric(_meta(row, "metric")).score(answer, row)
+
+
+METRICS: dict[str, Metric] = {
+    m.name: m
+    for m in (
+        Metric("contains", "answers right", "The answer names the expected thing.", _contains),
+        Metric("contains-all", "answers complete", "The answer names all the expected things.", _contains_all),
+        Metric("starts", "answers right", "The answer begins with the expected word.", _starts),
+        Metric("number", "results right", "The last number of the answer is the expected one.", _number),
+        Metric("exact", "exact matches", "The answer is the expected one, letter by letter.", _exact),
+        Metric("label", "labels right", "The answer is the expected label and nothing else.", _label),
+        Metric("steps", "problems solved", "The number behind #### at the end is the expected one.", _steps),
+        Metric("pirate", "pirate talk", "Two different pirate words, and it still says what it should.", _pirate),
+        Metric("json", "fields right", "The answer is one JSON object; the share of its fields that are right.", _json),
+        Metric("slots", "all fields said", "The answer says every field's value in sentences.", _slots),
+        Metric("summary", "good summaries", "One short sentence that names who, what and where.", _summary),
+        Metric("translation", "sentences right", "The expected words in the expected order.", _translation),
+        Metric("base-skills", "base skills", "Each row is scored by the metric that it names.", _skill),
+    )
+}
+
+
+def metric(name: str) -> Metric:
+    """The metric of that name."""
+    if name not in METRICS:
+        raise DataError(f'There is no metric "{name}". Choose one of: {", ".join(METRICS)}.')
+    return METRICS[name]
+
+
+def load_rows(path: Path | str) -> list[Row]:
+    """The rows of a jsonl file; errors name the file and the line."""
+    path, rows = Path(path), []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"Cannot read {path}: {error}. Give a UTF-8 jsonl file.") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}, line {number}: not JSON ({error}). Each line must be one JSON object.") from error
+        if not isinstance(row, dict) or not isinstance(row.get("messages"), list) or not row["messages"]:
+            raise DataError(f'{path}, line {number}: a row needs a non-empty list "messages".')
+        rows.append(row)
+    return rows
+
+
+def prompt_of(row: Row) -> Messages:
+    """The messages that are shown: all but a last one of the assistant's."""
+    messages: Messages = row["messages"]
+    return messages[:-1] if messages[-1]["role"] == "assistant" else messages
+
+
+def expected_of(row: Row) -> str:
+    """The reference answer, or ""."""
+    last = row["messages"][-1]
+    return str(last["content"]) if last["role"] == "assistant" else ""
+
+
+def score_answers(answers: Sequence[str], rows: Sequence[Row], name: str = "base-skills") -> float:
+    """Mean score, 0 to 1, of answers to rows under the metric; `base-skills` takes the metric from each row."""
+    if len(answers) != len(rows) or not rows:
+        raise DataError(f"{len(answers)} answers for {len(rows)} rows: there must be one for each, and at least one.")
+    chosen = metric(name)
+    return sum(chosen.score(answer.strip(), row) for answer, row in zip(answers, rows, strict=True)) / len(rows)
+
+
+def evaluate(generate: Generate, rows: Sequence[Row], name: str, batch: int = 32) -> dict[str, Any]:
+    """Answers every row, `batch` chats at a time, and scores them.
+
+    Returns {"score": mean 0 to 1, "n": rows, "samples": [{"prompt", "answer", "expected", "score"}, ...]}, samples in
+    the order of the rows; "prompt" is the last user message.
+    """
+    if not rows:
+        raise DataError("There are no rows to evaluate. Give at least one.")
+    chosen, answers = metric(name), list[str]()
+    for start in range(0, len(rows), batch):
+        answers += generate([prompt_of(row) for row in rows[start : start + batch]])
+    if len(answers) != len(rows):
+        raise DataError(f"The model gave {len(answers)} answers to {len(rows)} chats.")
+    samples: list[dict[str, Any]] = []
+    for row, answer in zip(rows, answers, strict=True):
+        prompt, score = prompt_of(row)[-1]["content"], chosen.score(answer.strip(), row)
+        samples.append({"prompt": prompt, "answer": answer, "expected": expected_of(row), "score": score})
+    return {"score": sum(s["score"] for s in samples) / len(samples), "n": len(samples), "samples": samples}
+
+
+def forgetting(base: float, adapted: float) -> float:
+    """How much of the base's own skill is gone: its score less that of the adapted model; below 0 if it got better."""
+    return base - adapted
+
+
+def score_by(rows: Iterable[Row], samples: Iterable[dict[str, Any]], key: str = "skill") -> dict[str, float]:
+    """Mean score for each value of a meta field, as of the samples that `evaluate` returned for these rows."""
+    groups: dict[str, list[float]] = {}
+    for row, sample in zip(rows, samples, strict=True):
+        groups.setdefault(str(row.get("meta", {}).get(key, "")), []).append(float(sample["score"]))
+    return {name: sum(scores) / len(scores) for name, scores in sorted(groups.items())}
