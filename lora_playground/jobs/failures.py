@@ -90,6 +90,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception, or its cause, says that memory on the device or the host is full."""
     seen: BaseException | None = error
     while seen is not None:
+        if isinstance(seen, PlaygroundError) and "memory is full" in str(seen):
+            return True
         if isinstance(seen, MemoryError) or type(seen).__name__ == "OutOfMemoryError":
             return True
         if isinstance(seen, OSError) and seen.errno == errno.ENOMEM:
@@ -108,4 +110,4 @@ def _memory_message(error: BaseException) -> str:
 
 
 def _not_finite(error: TrainingError) -> bool:
-    return re.search(r"\b(nan|inf|infinite|finite)\b", str(error), re.IGNORECASE) is not None
+    return re.search(r"\b(nan|inf|infinite|finite|no longer a number)\b", str(error), re.IGNORECASE) is not None
