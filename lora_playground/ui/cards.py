@@ -85,8 +85,8 @@ def progress(label: str, colour: str, state: str, digest: Digest) -> str:
     return (
         f'<section class="lp-card lp-progress" style="--run:{colour}"><div class="row"><span class="what"><i></i>'
         f'{escape(label)}</span><span class="lp-num">{escape(head)}</span></div>'
-        f'<div class="lp-meter" role="progressbar" aria-label="Training progress" aria-valuemin="0" aria-valuemax="100" '
-        f'aria-valuenow="{100 * filled:.0f}"><i style="width:{100 * filled:.1f}%"></i></div>'
+        f'<div class="lp-meter" role="progressbar" aria-label="Training progress" aria-valuemin="0" '
+        f'aria-valuemax="100" aria-valuenow="{100 * filled:.0f}"><i style="width:{100 * filled:.1f}%"></i></div>'
         f'<ul class="lp-phases">{items}</ul><div class="lp-stats">{"".join(stats)}</div></section>'
     )
 
@@ -111,7 +111,8 @@ def probes(digest: Digest, colour: str) -> str:
 
 def done(label: str, colour: str, result: Mapping[str, Any]) -> str:
     """The result card: score, forgetting, and what it cost."""
-    head = f'<section class="lp-card lp-done" style="--run:{colour}"><h2><span class="lp-swatch"></span>{escape(label)}</h2>'
+    head = f'<section class="lp-card lp-done" style="--run:{colour}"><h2><span class="lp-swatch"></span>'
+    head += f"{escape(label)}</h2>"
     score, forgetting = result.get("score"), result.get("forgetting")
     if score:
         better = "new" if score["adapted"] >= score["base"] else "worse"

@@ -1,4 +1,4 @@
-"""What a run will cost, from what is known without running it: sizes from file headers, speed from earlier runs here."""
+"""What a run will cost, known without running it: sizes from file headers, speed from earlier runs here."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Steps:
 
     dataset: gr.Dropdown
     examples: gr.HTML
-    family: gr.Radio
+    family: gr.Dropdown
     variant: gr.Radio
     card: gr.HTML
     equation: gr.Markdown
@@ -118,8 +118,9 @@ def build(shell: Shell, page: gr.Blocks) -> Steps:
         _heading(2, "Method", "how the update is written")
         mine = VARIANTS[name].family if name else None
         families = sorted({variant.family for variant in VARIANTS.values()}, key=lambda one: (one != mine, one))
-        family = gr.Radio(families, value=mine, label="Family", show_label=False, elem_classes="lp-chips lp-families",
-                          elem_id="lp-family")  # fmt: skip
+        family = gr.Dropdown(
+            families, value=mine, label="Family", show_label=False, filterable=False, elem_id="lp-family"
+        )
         variant = gr.Radio(_variants(mine), value=name, label="Variant", show_label=False, elem_classes="lp-chips",
                            elem_id="lp-variant")  # fmt: skip
         equation = gr.Markdown(_equation(name), elem_id="lp-equation", latex_delimiters=_DELIMITERS)
@@ -174,7 +175,8 @@ def _first(names: list[str], wanted: str) -> str | None:
 
 def _heading(number: int, title: str, small: str) -> None:
     gr.HTML(
-        f'<h2 class="lp-step-head"><span class="no" aria-hidden="true">{number}</span>{title} <small>{small}</small></h2>',
+        f'<h2 class="lp-step-head"><span class="no" aria-hidden="true">{number}</span>{title} '
+        f"<small>{small}</small></h2>",
         apply_default_css=False,
     )
 
@@ -219,8 +221,8 @@ def _card(name: str | None) -> str:
     notes = f"<dt>Note</dt><dd>{escape(card.notes)}</dd>" if card.notes else ""
     return (
         f'<div class="lp-method"><p>{escape(card.sentence)}</p><dl><dt>Frozen</dt><dd>{escape(card.frozen)}</dd>'
-        f'<dt>Paper</dt><dd><a href="{escape(card.url)}" target="_blank" rel="noopener noreferrer">{escape(card.paper)}</a>'
-        f"</dd>{notes}</dl></div>"
+        f'<dt>Paper</dt><dd><a href="{escape(card.url)}" target="_blank" rel="noopener noreferrer">'
+        f"{escape(card.paper)}</a></dd>{notes}</dl></div>"
     )
 
 

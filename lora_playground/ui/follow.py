@@ -53,7 +53,7 @@ class Digest:
         return self.steps[-1] if self.steps else int(self.plan.get("start_step", 0))
 
     def spark(self, buckets: int = 20) -> tuple[float, ...]:
-        """Mean losses of equal parts of the planned steps; only whole parts, so that it changes at most `buckets` times."""
+        """Mean losses of equal parts of the planned steps; only whole parts, so that it seldom changes."""
         planned = int(self.plan.get("steps", 0))
         width = max(1, planned // buckets)
         whole = len(self.losses) // width

@@ -15,11 +15,13 @@ from typing import Any
 
 import gradio as gr
 
+from lora_playground.chat.client import ChatClient
 from lora_playground.errors import PlaygroundError
 from lora_playground.jobs.supervisor import Job
 from lora_playground.models.catalogue import list_models
-from lora_playground.ui import cards, finetune, learn, live, sidebar
+from lora_playground.ui import cards, chat, finetune, learn, live, sidebar
 from lora_playground.ui.device import device
+from lora_playground.ui.federated import build_federated
 from lora_playground.ui.follow import Follower
 from lora_playground.ui.identity import Identity
 from lora_playground.ui.live import Changes
@@ -29,7 +31,8 @@ from lora_playground.ui.words import count
 FAST, SLOW = 1.0, 3.0
 """Seconds between two looks while something runs, and while nothing does."""
 
-TABS = (("fine", "Fine-tune"), ("spectrum", "Spectrum"), ("chat", "Chat"), ("compare", "Compare"), ("learn", "Learn"))
+TABS = (("fine", "Fine-tune"), ("spectrum", "Spectrum"), ("chat", "Chat"), ("compare", "Compare"),
+        ("federated", "Federated"), ("learn", "Learn"))  # fmt: skip
 
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
@@ -46,6 +49,7 @@ class Page:
     ticked: gr.State
     seen: gr.State
     clock: gr.Timer
+    address: gr.HTML
 
 
 class Frame:
@@ -53,11 +57,12 @@ class Frame:
 
     Args:
         shell: the run store and the queue.
+        client: the chat process's side in this process.
         identity: tells visitors apart.
     """
 
-    def __init__(self, shell_parts: Mapping[str, Any], identity: Identity) -> None:
-        self._parts, self._identity = shell_parts, identity
+    def __init__(self, shell_parts: Mapping[str, Any], client: ChatClient, identity: Identity) -> None:
+        self._parts, self._client, self._identity = shell_parts, client, identity
         self._follower = Follower()
 
     def build(self) -> gr.Blocks:
@@ -68,13 +73,14 @@ class Frame:
             self._shell = shell = Shell(ticked=ticked, **self._parts)
             clock = gr.Timer(FAST)
             header = actions("", elem_id="lp-header")
+            address = gr.HTML("", js_on_load="lp.address(props, watch)", html_template=" ", elem_classes="lp-hidden")
             with gr.Row(elem_id="lp-frame", equal_height=False):
                 with gr.Column(elem_id="lp-side", min_width=0):
                     runs = actions("", elem_id="lp-runs")
                 with gr.Column(elem_id="lp-main", min_width=0):
                     with gr.Tabs(selected="fine", elem_id="lp-tabs") as tabs:
                         self._tabs(shell, page)
-            self._page = Page(header, runs, tabs, tab, viewed, ticked, seen, clock)
+            self._page = Page(header, runs, tabs, tab, viewed, ticked, seen, clock, address)
             self._connect(page)
         return page
 
@@ -87,8 +93,12 @@ class Frame:
                             self._steps = finetune.build(shell, page)
                         with gr.Column(elem_id="lp-view", min_width=0):
                             self._live = live.build()
+                elif name == "chat":
+                    self._chat = chat.build(shell, tab, self._client, self._identity)
                 elif name == "learn":
                     learn.build()
+                elif name == "federated":
+                    build_federated(shell, tab)
                 elif importlib.util.find_spec(f"lora_playground.ui.{name}"):
                     importlib.import_module(f"lora_playground.ui.{name}").build(shell, tab)
             tab.select(None, None, None, js=f"() => lp.url({{tab: '{name if name != 'fine' else ''}'}})")
@@ -98,8 +108,7 @@ class Frame:
     def _connect(self, page: gr.Blocks) -> None:
         own, view, steps = self._page, self._live, self._steps
         state = [own.viewed, own.ticked, own.seen, view.module]
-        shown = [own.header, own.runs, own.clock, own.seen, *view.outputs()]
-        bar = "(viewed, ticked) => lp.url({run: viewed, runs: ticked.join(',')})"
+        shown = [own.header, own.runs, own.address, own.clock, own.seen, *view.outputs()]
 
         page.load(None, None, None, js="() => lp.recall()")
         page.load(self.restore, None, [own.viewed, own.ticked, own.seen, own.tabs], **QUIET).then(
@@ -108,7 +117,6 @@ class Frame:
         own.clock.tick(self.refresh, state, shown, **QUIET)
         for changed in (own.viewed, own.ticked):
             changed.change(self.refresh, state, shown, **QUIET)
-            changed.change(None, [own.viewed, own.ticked], None, js=bar)
         view.module.input(self.refresh, state, shown, **QUIET)
         view.clicks.point(self.pick_module, [own.viewed], view.module, **QUIET).then(
             self.refresh, state, shown, **QUIET
@@ -157,6 +165,8 @@ class Frame:
         entries, more = self._entries(jobs, ticked, viewed)
         listing = (tuple(entries), tuple(ticked), viewed, more)
         changes.put("runs", own.runs, listing, lambda: sidebar.runs(entries, ticked, viewed, more))
+        kept = {"run": viewed, "runs": ",".join(ticked)}
+        changes.put("address", own.address, tuple(kept.values()), lambda: kept)
         looked = live.look(self._shell, self._follower, viewed, ticked) if viewed else None
         if looked is None:
             last = self._last()
@@ -178,9 +188,10 @@ class Frame:
         words = sidebar.queue_words(running, len(waiting), mine.position if mine else None, mine.eta if mine else None)
         machine = device()
         # Memory is told to whole percents, so that the header is not sent anew at every look.
-        signature = (words, machine.name, round(100 * machine.used / (machine.total or 1)))
+        verified = self._chat.verified
+        signature = (words, verified, machine.name, round(100 * machine.used / (machine.total or 1)))
         changes.put(
-            "header", self._page.header, signature, lambda: sidebar.header(self._base_label(), None, machine, words)
+            "header", self._page.header, signature, lambda: sidebar.header(self._base_label(), verified, machine, words)
         )
 
     def _base_label(self) -> str:

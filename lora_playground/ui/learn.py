@@ -1,4 +1,4 @@
-"""The tab Learn: the ideas in plain words, with the term beside each. Static text; formulas are set by the page itself."""
+"""The tab Learn: the ideas in plain words, with the term beside each. Static text; the page sets the formulas."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ The **rank** $r$ says how many directions it may use.
 **1. How little is enough?** Train *pirate* with rank 1, then with rank 16. Compare the scores. Manners of speaking need
 few directions.
 
-**2. What needs more?** Train *facts* with rank 1 and with rank 16. Facts that have nothing to do with each other do not fit
-into one direction, so the score follows the rank.
+**2. What needs more?** Train *facts* with rank 1 and with rank 16. Facts that have nothing to do with each other do not
+fit into one direction, so the score follows the rank.
 
 **3. What is really used?** Open *Spectrum* for a rank-16 run. The bars are the **singular values** $\sigma_1 \ge
 \sigma_2 \ge \dots$ of $\Delta W$: how strongly each direction is used. If only a few are tall, the rest of the rank was

@@ -94,16 +94,16 @@ def build() -> Live:
                 loss = gr.Plot(show_label=False, elem_classes="lp-plot", elem_id="lp-loss")
                 loss_words = gr.HTML("", apply_default_css=False, elem_classes="lp-words")
             with gr.Column(min_width=300):
-                scree = gr.Plot(show_label=False, elem_classes="lp-plot", elem_id="lp-scree")
-                scree_words = gr.HTML("", apply_default_css=False, elem_classes="lp-words")
-        with gr.Row(elem_classes="lp-plots", equal_height=False):
-            with gr.Column(min_width=300):
                 map_ = gr.Plot(show_label=False, elem_classes="lp-plot", elem_id="lp-map")
                 map_words = gr.HTML("", apply_default_css=False, elem_classes="lp-words")
+        with gr.Row(elem_classes="lp-plots", equal_height=False):
+            with gr.Column(min_width=300):
+                scree = gr.Plot(show_label=False, elem_classes="lp-plot", elem_id="lp-scree")
             with gr.Column(min_width=200, elem_id="lp-module-column"):
+                scree_words = gr.HTML("", apply_default_css=False, elem_classes="lp-words")
                 module = gr.Dropdown(
                     [],
-                    label="Module in the scree plot",
+                    label="Module in this picture",
                     info="or click a square of the map",
                     elem_id="lp-module",
                     filterable=False,

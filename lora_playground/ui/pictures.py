@@ -93,4 +93,5 @@ def bubbles(rows: Iterable[Mapping], limit: int = 3, characters: int = 220) -> s
 def bar(part: float, whole: float, label: str) -> str:
     """A thin bar of a share, from 0 to 1, with its words for a screen reader."""
     value = 0.0 if whole <= 0 else min(1.0, max(0.0, part / whole))
-    return f'<div class="lp-bar" role="img" aria-label="{escape(label)}"><i style="width:{max(0.4, 100 * value):.2f}%"></i></div>'
+    width = max(0.4, 100 * value)
+    return f'<div class="lp-bar" role="img" aria-label="{escape(label)}"><i style="width:{width:.2f}%"></i></div>'

@@ -11,6 +11,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr
 from starlette.middleware import Middleware
 
+from lora_playground.chat.client import ChatClient
 from lora_playground.jobs.supervisor import Supervisor
 from lora_playground.runs import RunStore, default_home
 from lora_playground.ui import theme
@@ -33,12 +34,14 @@ class Server:
     def __init__(self, home: Path | str | None = None) -> None:
         self.home = Path(home).expanduser() if home else default_home()
         self.supervisor = Supervisor(self.home)
+        self.chat = ChatClient(self.home)
         try:
             self.identity = Identity(self.home)
             parts = {"home": self.home, "store": RunStore(self.home), "supervisor": self.supervisor}
-            self.page: gr.Blocks = Frame(parts, self.identity).build()
+            self.page: gr.Blocks = Frame(parts, self.chat, self.identity).build()
             self.page.queue(max_size=300, default_concurrency_limit=None)
         except BaseException:
+            self.chat.close()
             self.supervisor.close()
             raise
 
@@ -74,4 +77,5 @@ class Server:
     def close(self) -> None:
         """Closes server and queue; what ran stands as interrupted and can be resumed."""
         self.page.close(verbose=False)
+        self.chat.close()
         self.supervisor.close()

@@ -78,13 +78,14 @@ def header(base: str, verified: bool | None, device: Device, queue: str) -> str:
     mark = ""
     if verified is not None:
         mark = (
-            '<span class="lp-verified" title="The base model answers as before any adapter was attached">✓ verified</span>'
+            '<span class="lp-verified" title="It answers as before any adapter was attached">✓ verified</span>'
             if verified
             else '<span class="lp-failed">✗ not verified</span>'
         )
     part = 100 * device.used / device.total if device.total else 0
     memory = (
-        f'<span class="lp-gauge" role="img" aria-label="memory {part:.0f}% used"><i style="width:{part:.0f}%"></i></span>'
+        f'<span class="lp-gauge" role="img" aria-label="memory {part:.0f}% used">'
+        f'<i style="width:{part:.0f}%"></i></span>'
         f"{device.used / 1e9:.0f} of {size(device.total)}"
         if device.total
         else ""

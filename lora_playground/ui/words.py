@@ -37,7 +37,9 @@ def significant(value: float, digits: int = 3) -> str:
 
 
 def count(value: float) -> str:
-    """A whole quantity: 930, 12.3k, 1.2M, 3.4B."""
+    """A whole quantity: 930, 1200, 12.3k, 1.2M, 3.4B."""
+    if abs(value) < 1e4:
+        return f"{value:.0f}"
     for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= limit:
             return f"{significant(value / limit)}{unit}"

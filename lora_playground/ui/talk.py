@@ -1,0 +1,59 @@
+"""A conversation as plain data: its panes, its turns, the request that asks for the next one. No Gradio here."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lora_playground.ui.shell import Shown
+
+Talk = dict[str, Any]
+"""`key` (a name nobody guesses), `panes` (run, label, colour, strength, keep), `turns` (q; a: one answer a pane with
+tokens `t` as [text, KL], `first` difference, `end`), `busy`, `status`, `verified`."""
+
+
+def pane_list(adapted: Sequence[Shown], tuning: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The base, then the adapted runs with their strength and number of directions kept."""
+    panes: list[dict[str, Any]] = [{"run": "", "label": "Base model", "colour": "", "strength": 1.0, "keep": None}]
+    for shown in adapted:
+        tuned = tuning.get(shown.run.id, {})
+        panes.append(
+            {
+                "run": shown.run.id,
+                "label": shown.run.config().label,
+                "colour": shown.colour,
+                "strength": tuned.get("strength", 1.0),
+                "keep": tuned.get("keep"),
+            }
+        )
+    return panes
+
+
+def new_talk(panes: list[dict[str, Any]]) -> Talk:
+    """An empty conversation."""
+    return {
+        "key": secrets.token_hex(12), "panes": panes, "turns": [], "busy": False, "status": "", "verified": None,
+    }  # fmt: skip
+
+
+def asked(talk: Talk, text: str) -> dict[str, Any]:
+    """The part of a ChatRequest that says who is asked what: each pane goes on from its own answers."""
+    panes, messages = [], []
+    for number, pane in enumerate(talk["panes"]):
+        keep = pane["keep"]
+        panes.append(
+            {
+                "run": pane["run"] or None,
+                "strength": pane["strength"],
+                "cut": [0, int(keep)] if keep not in (None, "") else None,
+            }
+        )
+        history: list[dict[str, str]] = []
+        for turn in talk["turns"]:
+            answer = turn["a"][number] if number < len(turn["a"]) else {}
+            said = answer.get("text") or "".join(token[0] for token in answer.get("t", []))
+            if said:
+                history += [{"role": "user", "content": turn["q"]}, {"role": "assistant", "content": said}]
+        messages.append([*history, {"role": "user", "content": text}])
+    return {"panes": panes, "messages": messages}
