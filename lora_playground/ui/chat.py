@@ -86,7 +86,7 @@ class ChatTab:
             self.fresh = gr.Button("New conversation", size="sm", elem_id="lp-fresh")
             self.markdown = gr.Button("Save as Markdown", size="sm")
             self.json = gr.Button("Save as JSON", size="sm")
-        self.talk, self.tuning = gr.State(None), gr.State({})
+        self.talk, self.tuning = gr.State(None), self._shell.tuning
         self._connect(tab)
 
     def _connect(self, tab: gr.Tab) -> None:
@@ -120,7 +120,10 @@ class ChatTab:
         """The panes of the ticked runs; a conversation among other panes is put away."""
         panes = pane_list(self._adapted(ticked), tuning)
         if talk is not None and [pane["run"] for pane in talk["panes"]] == [pane["run"] for pane in panes]:
-            return gr.skip(), gr.skip(), gr.skip()
+            if talk["panes"] == panes or talk["busy"]:
+                return gr.skip(), gr.skip(), gr.skip()
+            talk = {**talk, "panes": panes}  # another strength or cut, chosen in the tab Spectrum
+            return talk, talk, gr.skip()
         fresh = new_talk(panes)
         return fresh, fresh, self._starters(ticked)
 

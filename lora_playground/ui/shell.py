@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,12 +41,14 @@ class Shell:
         home: folder of runs and uploads.
         store, supervisor: runs on disk, and the queue.
         ticked: gr.State holding `SLOTS` entries, each a run id or "".
+        tuning: gr.State of {run id: {'strength', 'keep', 'cut'}}, shared with Chat; `cut` is [lo, hi) or None.
     """
 
     home: Path
     store: RunStore
     supervisor: Supervisor
     ticked: gr.State
+    tuning: gr.State = field(default_factory=lambda: gr.State({}))
 
     def shown(self, ticked: Sequence[str]) -> list[Shown]:
         """The ticked runs that still exist, in the order of their slots."""

@@ -25,6 +25,7 @@ def pane_list(adapted: Sequence[Shown], tuning: Mapping[str, Mapping[str, Any]])
                 "colour": shown.colour,
                 "strength": tuned.get("strength", 1.0),
                 "keep": tuned.get("keep"),
+                "cut": tuned.get("cut"),
             }
         )
     return panes
@@ -46,7 +47,7 @@ def asked(talk: Talk, text: str) -> dict[str, Any]:
             {
                 "run": pane["run"] or None,
                 "strength": pane["strength"],
-                "cut": [0, int(keep)] if keep not in (None, "") else None,
+                "cut": pane.get("cut") or ([0, int(keep)] if keep not in (None, "") else None),
             }
         )
         history: list[dict[str, str]] = []
