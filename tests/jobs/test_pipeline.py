@@ -1,0 +1,274 @@
+"""A run from config to result on a tiny model: what it leaves, resuming, stopping, NaN, every write failing once."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lora_playground import runs as runs_module
+from lora_playground.analysis.update import load_updates
+from lora_playground.config import ModelConfig, RunConfig
+from lora_playground.errors import PlaygroundError, RunError
+from lora_playground.jobs.failures import Stopped
+from lora_playground.jobs.pipeline import evaluate_run, execute
+from lora_playground.runs import Run, RunStore
+from lora_playground.variants import get_variant
+from tests.checkpoints import make_checkpoint
+from tests.test_runs import FaultyOs
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny base model and a home that has an uploaded dataset."""
+    place = tmp_path_factory.mktemp("pipeline")
+    make_checkpoint(place / "base")
+    folder = place / "home" / "uploads" / "dogs"
+    folder.mkdir(parents=True)
+    (folder / "card.json").write_text(json.dumps({"label": "Dogs", "metric": "contains", "probes": ["Who is Otto?"]}))
+    for part, count in (("train", 12), ("validation", 3), ("test", 4)):
+        rows = [
+            {
+                "messages": [
+                    {"role": "user", "content": f"What is the name of dog {number}?"},
+                    {"role": "assistant", "content": f"My dog {number} is called Otto."},
+                ],
+                "meta": {"answer": "Otto"},
+            }
+            for number in range(count)
+        ]
+        (folder / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return place
+
+
+def new_run(place: Path, variant: str = "lora", **training: Any) -> Run:
+    options = {"name": variant} | ({"rank": 4} if variant != "full" else {})
+    data = {
+        "model": {"source": str(place / "base")},
+        "data": {"dataset": "dogs", "max_length": 64},
+        "variant": options,
+        "training": {"steps": STEPS, "batch_tokens": 128, "precision": "float32", "checkpoint_every": 2} | training,
+    }
+    return RunStore(place / "home").create(RunConfig.parse(data))
+
+
+def never() -> bool:
+    return False
+
+
+def losses_of(run: Run) -> list[float]:
+    return [loss for event in run.history() if event["type"] == "loss" for loss in event["losses"]]
+
+
+@pytest.fixture(scope="module")
+def finished(place: Path) -> Run:
+    run = new_run(place)
+    seen: list[dict[str, Any]] = []
+    result = execute(run, never, emit=seen.append)
+    assert result == run.result() and [event["type"] for event in seen] == [event["type"] for event in run.events()[0]]
+    return run
+
+
+def test_it_leaves_what_a_run_folder_holds(finished: Run) -> None:
+    result = finished.result()
+    assert result is not None and finished.state() == "done" and finished.error() is None
+    assert set(result) >= set(
+        "state seconds steps tokens tokens_per_second final_loss validation_loss trainable_parameters "
+        "total_parameters adapter_bytes peak_memory_bytes score forgetting samples".split()
+    )
+    assert set(result["seconds"]) == {"loading", "training", "saving", "evaluating"}
+    assert result["steps"] == STEPS and len(losses_of(finished)) == STEPS
+    assert result["score"]["metric"] == "contains" and result["score"]["n"] == 4 and result["forgetting"] is None
+    assert {"prompt", "expected", "base", "adapted", "base_score", "adapted_score"} == set(result["samples"][0])
+    assert result["validation_loss"]["adapted"] < result["validation_loss"]["base"]
+    assert result["peak_memory_bytes"] > 10_000_000
+    assert not list(finished.folder.glob("*.tmp")) and not finished.checkpoints.exists()
+
+
+def test_events_tell_the_story(finished: Run) -> None:
+    events, _ = finished.events()
+    phases = [event["phase"] for event in events if event["type"] == "phase"]
+    assert phases == ["loading", "training", "saving", "evaluating"]
+    kinds = {event["type"] for event in events}
+    assert {"plan", "loss", "validation", "spectra", "probe", "checkpoint"} <= kinds
+    probes = [event for event in events if event["type"] == "probe"]
+    assert probes[0]["step"] == 0 and probes[0]["answers"][0]["prompt"] == "Who is Otto?"
+    assert [event["t"] for event in events] == sorted(event["t"] for event in events)
+
+
+def test_stock_peft_loads_the_adapter_and_it_is_the_update(finished: Run, place: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(place / "base", dtype=torch.float32)
+    ids = torch.arange(10)[None]
+    with torch.no_grad():
+        pristine = {name: p.clone() for name, p in base.named_parameters()}
+        adapted = PeftModel.from_pretrained(base, str(finished.adapter)).eval()(ids).logits
+        plain = AutoModelForCausalLM.from_pretrained(place / "base", dtype=torch.float32)
+        before = plain(ids).logits
+        for update in load_updates(finished.update_path):
+            weight = plain.get_submodule(update.name).weight
+            assert torch.equal(weight, pristine[f"{update.name}.weight"])
+            weight += torch.from_numpy(update.matrix()).float()
+        merged = plain(ids).logits
+    assert not torch.allclose(before, merged, atol=1e-4)
+    torch.testing.assert_close(adapted, merged, atol=1e-5, rtol=1e-4)
+
+
+def test_adapter_bytes_and_parameters_are_counted(finished: Run) -> None:
+    result = finished.result()
+    assert result is not None
+    files = [path for path in finished.adapter.rglob("*") if path.is_file()]
+    assert result["adapter_bytes"] == sum(path.stat().st_size for path in files)
+    shapes = [update.shape for update in load_updates(finished.update_path)]
+    assert result["trainable_parameters"] == get_variant("lora").count(shapes, finished.config().variant)  # type: ignore[arg-type]
+
+
+def test_full_fine_tuning_takes_the_same_way(place: Path) -> None:
+    run = new_run(place, "full", steps=2)
+    assert execute(run, never)["steps"] == 2
+    assert any(update.dense is not None for update in load_updates(run.update_path))
+
+
+def test_stop_then_resume_is_as_if_it_had_never_stopped(place: Path, finished: Run) -> None:
+    run = new_run(place)
+
+    def stop_at_3() -> bool:
+        return len(losses_of(run)) >= 3 or any(
+            event["type"] == "checkpoint" and event["step"] >= 2 for event in run.events()[0]
+        )
+
+    with pytest.raises(Stopped, match="after step"):
+        execute(run, stop_at_3)
+    assert run.state() == "cancelled" and not run.adapter.exists()
+    result = execute(run, never)
+    assert result["attempt"] == 2 and run.state() == "done"
+    np.testing.assert_allclose(losses_of(run), losses_of(finished), rtol=1e-5)
+    for one, other in zip(load_updates(run.update_path), load_updates(finished.update_path), strict=True):
+        np.testing.assert_allclose(one.matrix(), other.matrix(), atol=1e-6)
+
+
+def test_nan_is_told_with_its_step_and_nothing_is_saved(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    variant = type(get_variant("lora"))
+
+    def poison(self: Any, model: Any, step: int) -> None:
+        if step == 3:
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.data.fill_(float("nan"))
+
+    monkeypatch.setattr(variant, "after_step", poison)
+    run = new_run(place)
+    with pytest.raises(PlaygroundError):
+        execute(run, never)
+    error = run.error()
+    assert error is not None and error["code"] == "nan" and "step 4" in error["message"]
+    assert not run.adapter.exists() and not run.update_path.exists() and run.state() == "failed"
+
+
+def test_an_unexpected_error_is_recorded_with_its_traceback(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("what is this")
+
+    monkeypatch.setattr(type(get_variant("lora")), "attach", broken)
+    run = new_run(place)
+    with pytest.raises(KeyError):
+        execute(run, never)
+    error = run.error()
+    assert error is not None and error["code"] == "error" and any("KeyError" in line for line in error["log"])
+
+
+def test_a_run_is_executed_by_one_process_at_a_time(place: Path) -> None:
+    run = new_run(place)
+    with Run(run.folder).locked(), pytest.raises(RunError, match="being executed already"):
+        execute(run, never)
+    assert run.error() is None
+
+
+def test_scores_can_be_made_again_and_the_base_answers_once(
+    finished: Run, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lora_playground.models.decoding import Decoder
+
+    asked: list[int] = []
+    generate = Decoder.generate
+    monkeypatch.setattr(
+        Decoder,
+        "generate",
+        lambda self, conversations, *a, **k: (
+            asked.append(len(conversations)),
+            generate(self, conversations, *a, **k),
+        )[1],
+    )
+    result = finished.result()
+    assert result is not None
+    assert evaluate_run(finished)["score"] == result["score"]
+    assert asked == [4], "the base's four answers come from the cache"
+    assert list((place / "home" / "cache").iterdir())
+    with pytest.raises(RunError, match="no saved update"):
+        evaluate_run(new_run(place))
+
+
+@pytest.fixture(scope="module")
+def trained(place: Path) -> tuple[Any, Any]:
+    """A pipeline that has trained, up to the moment of saving."""
+    from lora_playground.jobs.pipeline import _Execution
+
+    run = new_run(place, steps=1)
+    execution = _Execution(run, never, lambda event: None)
+    model, plan = execution.load()
+    execution.train(model, plan)
+    return execution, model
+
+
+@pytest.mark.parametrize("n", range(1, 40))
+def test_a_disk_that_fails_at_the_nth_call_of_saving(
+    trained: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, n: int
+) -> None:
+    execution, model = trained
+    run = execution.run
+    faulty = FaultyOs(n)
+    monkeypatch.setattr(runs_module, "os", faulty)
+    try:
+        execution.save(model)
+    except PlaygroundError as error:
+        assert faulty.fired and "disk is full" in str(error)
+    else:
+        assert not faulty.fired
+    monkeypatch.undo()
+    run.sweep()
+    assert {path.name for path in run.folder.iterdir()} <= {
+        "config.json", "events.jsonl", "checkpoints", "adapter", "update.safetensors", ".lock"
+    }  # fmt: skip
+    if run.update_path.exists():
+        assert load_updates(run.update_path)
+    if run.adapter.exists():
+        assert {"adapter_config.json", "adapter_model.safetensors"} <= {path.name for path in run.adapter.iterdir()}
+
+
+def test_a_worker_in_a_process_of_its_own_takes_the_same_way(place: Path) -> None:
+    from lora_playground.jobs.supervisor import Supervisor
+    from tests.jobs.support import wait_for, wait_until
+
+    with Supervisor(place / "home") as supervisor:
+        wait_until(lambda: supervisor.runner._ready is not None)  # type: ignore[attr-defined]
+        ready = supervisor.runner._ready.handle.pid  # type: ignore[attr-defined]
+        job = supervisor.submit(new_run(place, steps=2).config())
+        wait_for(supervisor, job.id, "done", seconds=200)
+        row = supervisor.store.get(job.id)
+        assert row is not None and row.handle is not None and row.handle["pid"] == ready
+        assert supervisor.job(job.id).error_code is None
+
+
+def test_the_embedded_model_is_kept_for_the_first_use_alone() -> None:
+    from lora_playground.jobs import pipeline
+
+    marker: Any = type("Base", (), {"dtype": __import__("torch").float32})()
+    pipeline._WARM["base"] = marker
+    assert pipeline.load_pristine(ModelConfig(), "float32") is marker
+    assert "base" not in pipeline._WARM
