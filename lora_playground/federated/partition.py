@@ -3,6 +3,7 @@
 It knows rows only as dicts with `meta`; neither model nor strategy. No torch.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,12 @@ from lora_playground.errors import ConfigError, DataError
 
 KEYS = ("label", "topic", "person", "category", "kind")
 """Fields of a row's meta that tell groups apart, tried in this order."""
+
+ENTITY = "name"
+"""The key of groups that are read from the text: whom or what question and answer are about."""
+
+MOST_LABELS = 32
+_NAME = re.compile(r"\b[A-Z][a-z]{2,}")
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,8 @@ def split(
         how: 'iid' (even shuffle), 'dirichlet' (each group is shared out by a Dirichlet(α) draw), 'topic' (whole
             groups, balanced by size).
         concentration: Dirichlet's α; small means that a client sees few groups.
-        key: the field of meta that names a row's group; '' takes the first of `KEYS` that all rows have.
+        key: the field of meta that names a row's group; '' takes the first of `KEYS` that all rows have, then the
+            name that question and answer share, then the answer where there are few different ones.
 
     Raises:
         ConfigError: no client, or a split that is not known. DataError: rows lack what the split needs.
@@ -112,11 +120,20 @@ def remarks(partition: Partition) -> list[str]:
 
 
 def _labels(rows: Sequence[Mapping[str, Any]], key: str, needed: bool) -> tuple[str, list[str]]:
+    """(key, group of each row): a field of meta, the name that question and answer share, or the answer as a label."""
     metas = [row.get("meta") or {} for row in rows]
-    for candidate in (key,) if key else KEYS:
+    for candidate in (key,) if key and key != ENTITY else KEYS:
         values = [meta.get(candidate) for meta in metas]
         if all(isinstance(value, str | int) for value in values):
             return candidate, [str(value) for value in values]
+    if key in ("", ENTITY):
+        names = [_entity(row) for row in rows]
+        if all(names):
+            return ENTITY, names
+    answers = [meta.get("answer") for meta in metas]
+    if not key and all(isinstance(answer, str) for answer in answers):
+        if len(set(answers)) <= min(MOST_LABELS, max(2, len(rows) // 8)):
+            return "answer", [str(answer) for answer in answers]
     if needed or key:
         wanted = f"'{key}'" if key else "one of " + ", ".join(KEYS)
         raise DataError(
@@ -124,6 +141,13 @@ def _labels(rows: Sequence[Mapping[str, Any]], key: str, needed: bool) -> tuple[
             f"or add such a field to the rows."
         )
     return "", ["all"] * len(rows)
+
+
+def _entity(row: Mapping[str, Any]) -> str:
+    """The first name in the question that the answer has too: whom or what the row is about; '' where there is none."""
+    texts = {message.get("role"): str(message.get("content", "")) for message in row.get("messages") or []}
+    known = set(_NAME.findall(texts.get("assistant", "")))
+    return next((name for name in _NAME.findall(texts.get("user", "")) if name in known), "")
 
 
 def _iid(count: int, clients: int, rng: np.random.Generator) -> list[list[int]]:

@@ -32,6 +32,10 @@ def check(config: RunConfig, home: Path | None = None) -> list[str]:
     card = get_card(config.data.dataset, home or default_home())
     if card.train < 1:
         raise ConfigError("data.dataset", card.name, "it has no training rows; choose or upload one that has")
+    if config.federated is not None:
+        from lora_playground.federated.config import check as check_federated
+
+        check_federated(config)
     warnings = []
     if card.train < 5:
         warnings.append(f"{card.label} has only {card.train} training rows: the model will learn them by heart.")

@@ -77,7 +77,7 @@ def execute(
         run.begin(attempt if attempt is not None else run.last_attempt() + 1)
         run.sweep()
         try:
-            return _Execution(run, should_stop, emit or (lambda event: None)).result()
+            return execution_of(run)(run, should_stop, emit or (lambda event: None)).result()
         except BaseException as error:  # the tokenizers library panics with an exception that is no Exception
             run.sweep()
             record(run, error)
@@ -93,6 +93,15 @@ def evaluate_run(run: Run, rows: int | None = None) -> dict[str, Any]:
     return score_update(
         base, load_updates(run.update_path), config.data.dataset, home_of(run), rows, None, is_embedded(config.model)
     )
+
+
+def execution_of(run: Run) -> type[_Execution]:
+    """The kind of job that a run's config asks for."""
+    if run.config().federated is None:
+        return _Execution
+    from lora_playground.jobs.federated import FederatedExecution
+
+    return FederatedExecution
 
 
 @dataclass
@@ -140,6 +149,7 @@ class _Execution:
         with self.phase("evaluating"):
             scored = self.evaluate(updates)
         result = {"state": "done", "attempt": self.run.attempt, "seconds": self.seconds, **_trained(outcome), **scored}
+        result |= self.extra()
         result["adapter_bytes"] = sum(path.stat().st_size for path in self.run.adapter.rglob("*") if path.is_file())
         result["peak_memory_bytes"] = max(outcome.peak_memory_bytes, peak_memory())
         self.check_stop()
@@ -200,9 +210,16 @@ class _Execution:
             raise Stopped(f"The run was stopped after step {outcome.steps} of {outcome.planned}.")
         return outcome
 
+    def extra(self) -> dict[str, Any]:
+        """What a kind of job adds to the result."""
+        return {}
+
     def save(self, model: Any) -> list[Update]:
         """Writes adapter and update, each staged and then renamed, and reads the update back; returns what it read."""
-        updates = self.variant.updates(model)
+        return self.keep(self.variant.updates(model), lambda folder: self.variant.save(model, folder))
+
+    def keep(self, updates: list[Update], write_adapter: Callable[[Path], Any]) -> list[Update]:
+        """What `save` does, for updates and a way to write the adapter's folder."""
         _require_finite(updates)
         need = sum(array.nbytes for update in updates for array in _parts(update).values())
         if (free := free_bytes(self.run.folder)) < 2 * need + 1_000_000:
@@ -215,7 +232,7 @@ class _Execution:
         _require_equal(updates, read)
         with writing(adapter):
             adapter.mkdir()
-            self.variant.save(model, adapter)
+            write_adapter(adapter)
         _require_adapter(adapter)
         publish(staged, self.run.update_path)
         publish(adapter, self.run.adapter)

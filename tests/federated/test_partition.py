@@ -68,3 +68,21 @@ def test_bad_input_gets_a_sentence() -> None:
     with pytest.raises(DataError, match="'colour'"):
         split(ROWS, 2, "topic", key="colour")
     assert split([{"messages": []}] * 4, 2, "iid").groups == ["all"]
+
+
+def test_groups_are_found_where_meta_names_none() -> None:
+    def row(question: str, answer: str, **meta: str) -> dict:
+        return {
+            "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}],
+            "meta": meta,
+        }
+
+    people = [row(f"Which pet lives with {n}?", f"{n} has a crow.", answer="crow") for n in ("Rosgar", "Ulima")] * 10
+    assert split(people, 2, "topic").groups == ["Rosgar", "Ulima"]
+    assert split(people, 2, "topic").key == "name"
+    labels = [row(f"Which weather is it? {i}", word, answer=word) for i, word in enumerate(["sunny", "stormy"] * 20)]
+    partition = split(labels, 2, "dirichlet", 0.3)
+    assert partition.key == "answer" and partition.groups == ["stormy", "sunny"]
+    free = [row("Tell me.", f"answer {i}", answer=f"answer {i}") for i in range(20)]
+    with pytest.raises(DataError, match="even split"):
+        split(free, 2, "topic")

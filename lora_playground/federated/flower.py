@@ -1,0 +1,339 @@
+"""The same strategies and clients as a Flower app: server and clients on different machines, or in Flower's own engine.
+
+The only module that imports `flwr`, which is an optional requirement. It carries messages and keeps what each side must
+remember; what is trained and how it is put together is the business of the trainer and the strategy.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lora_playground.errors import ConfigError, PlaygroundError, TrainingError
+from lora_playground.federated.aggregation import Outcome, Party, play_round, prepared
+from lora_playground.federated.core import Pair, stack
+from lora_playground.federated.simulation import State, Trainer, describe_round, draw_present, round_messages
+from lora_playground.federated.strategies.base import Factor, Factors, Message, Strategy, size
+
+try:
+    from flwr.app import Array, ArrayRecord, ConfigRecord, Context, MetricRecord, RecordDict
+    from flwr.app import Message as Letter
+    from flwr.clientapp import ClientApp
+    from flwr.serverapp import Grid, ServerApp
+except ImportError as missing:
+    raise PlaygroundError(
+        "Flower is not installed. Install the optional requirements: pip install -r requirements-federated.txt"
+    ) from missing
+
+GREETING_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the server decides, the same for all clients.
+
+    Attributes:
+        drop_out: chance that the server leaves a client out of a round; real ones drop out by themselves.
+        timeout: seconds to wait for the clients of a round; who is later counts as dropped out.
+    """
+
+    strategy: str
+    clients: int
+    rounds: int
+    seed: int = 0
+    drop_out: float = 0.0
+    energy: float = 0.99
+    damping: float = 0.01
+    timeout: float = 3600.0
+
+    def make(self) -> Strategy:
+        """The strategy with its options."""
+        return prepared(self.strategy, energy=self.energy, damping=self.damping)
+
+
+@dataclass(frozen=True)
+class Site:
+    """One client: who it is, what it trains with, and how much data it has."""
+
+    client: int
+    trainer: Trainer
+    rank: int
+    examples: int
+
+
+# --- client -----------------------------------------------------------------------------------------------------------
+
+
+def client_app(make_site: Callable[[Context], Site]) -> ClientApp:
+    """A ClientApp whose site is made once a process by `make_site` and kept."""
+    app = ClientApp()
+    sites: dict[int, Site] = {}
+
+    def site_of(context: Context) -> Site:
+        if context.node_id not in sites:
+            sites[context.node_id] = make_site(context)
+        return sites[context.node_id]
+
+    @app.query()
+    def query(letter: Letter, context: Context) -> Letter:
+        site = site_of(context)
+        asked = str(letter.content["config"]["ask"])
+        if asked == "gradients":
+            return Letter(RecordDict({"arrays": _pack(site.trainer.gradients(site.client))}), reply_to=letter)
+        return Letter(RecordDict({"config": ConfigRecord(_introduce(site))}), reply_to=letter)
+
+    @app.train()
+    def train(letter: Letter, context: Context) -> Letter:
+        return Letter(_train(site_of(context), letter.content, context), reply_to=letter)
+
+    return app
+
+
+def _introduce(site: Site) -> dict[str, Any]:
+    shapes = site.trainer.shapes()
+    return {
+        "client": site.client,
+        "rank": site.rank,
+        "s": float(site.trainer.scaling(site.rank)),
+        "examples": site.examples,
+        "modules": list(shapes),
+        "out": [int(shape[0]) for shape in shapes.values()],
+        "in": [int(shape[1]) for shape in shapes.values()],
+    }
+
+
+def _train(site: Site, content: RecordDict, context: Context) -> RecordDict:
+    """One round on a client: takes the message in, trains, answers; what it must remember goes into the context."""
+    order = content["config"]
+    round_, seed, since = int(order["round"]), int(order["seed"]), int(order["since"])
+    strategy = Plan(**json.loads(str(order["plan"]))).make()
+    s = site.trainer.scaling(site.rank)
+    held, base, known = _recall(context, s)
+    if since > 0 and known != since:
+        # This process forgot (a restart): the server will send everything again in the next round.
+        return RecordDict({"metrics": MetricRecord({"forgot": 1})})
+    if since <= 0 or held is None:
+        held = strategy.local(strategy.start(site.trainer.shapes(), site.rank, s, seed), site.rank, s)
+        base = {}
+    down = _unpack(content["arrays"])
+    base = _merged(base, down)
+    factors = strategy.receive(held, down, round_, seed)
+    done = site.trainer.train(site.client, factors, base, strategy.trained(round_), round_, lambda event: None)
+    _remember(context, factors, base, round_ - 1)
+    up = strategy.upload(done.factors, round_)
+    numbers = {"loss": float(done.loss), "steps": int(done.steps), "tokens": int(done.tokens), "forgot": 0}
+    return RecordDict({"arrays": _pack(up), "metrics": MetricRecord(numbers)})
+
+
+def _merged(base: Mapping[str, Pair], down: Message) -> dict[str, Pair]:
+    """The changes of the base so far, with those that a message brings."""
+    total = dict(base)
+    for key in down:
+        head, _, part = key.rpartition(".")
+        module, _, mark = head.rpartition(".")
+        if part == "B" and mark.startswith("base") and mark[4:].isdigit():
+            pair = down[key], down[f"{head}.A"]
+            total[module] = stack([total[module], pair], [1.0, 1.0]) if module in total else pair
+    return total
+
+
+def _remember(context: Context, factors: Factors, base: Mapping[str, Pair], since: int) -> None:
+    kept: dict[str, np.ndarray] = {}
+    for module, factor in factors.items():
+        for part in ("B", "A", "R"):
+            if getattr(factor, part) is not None:
+                kept[f"held/{module}/{part}"] = np.asarray(getattr(factor, part))
+    for module, (B, A) in base.items():
+        kept[f"base/{module}/B"], kept[f"base/{module}/A"] = B, A
+    context.state["arrays"] = _pack(kept)
+    context.state["since"] = ConfigRecord({"since": since, "modules": list(factors)})
+
+
+def _recall(context: Context, s: float) -> tuple[Factors | None, dict[str, Pair], int]:
+    """(factors held, base changes, the round they belong to); nothing where this client has just begun."""
+    if "since" not in context.state:
+        return None, {}, 0
+    kept = _unpack(context.state["arrays"])
+    modules = [str(name) for name in context.state["since"]["modules"]]  # type: ignore[union-attr]
+    held = {m: Factor(kept[f"held/{m}/B"], kept[f"held/{m}/A"], s, kept.get(f"held/{m}/R")) for m in modules}
+    base = {m: (kept[f"base/{m}/B"], kept[f"base/{m}/A"]) for m in modules if f"base/{m}/B" in kept}
+    return held, base, int(context.state["since"]["since"])  # type: ignore[arg-type]
+
+
+# --- server -----------------------------------------------------------------------------------------------------------
+
+
+def server_app(
+    make_plan: Callable[[Context], Plan],
+    finish: Callable[[State, Context], None],
+    emit: Callable[[dict[str, Any]], None] = lambda event: None,
+) -> ServerApp:
+    """A ServerApp that plays all rounds and hands the last state to `finish`. It needs neither torch nor a model."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        finish(serve(grid, make_plan(context), emit), context)
+
+    return app
+
+
+def serve(grid: Grid, plan: Plan, emit: Callable[[dict[str, Any]], None]) -> State:
+    """Greets the clients, plays the rounds, returns the state after the last.
+
+    Raises:
+        TrainingError: too few clients came, or none has data. ConfigError: they do not fit each other or the strategy.
+    """
+    strategy = plan.make()
+    who, nodes, shapes = _greet(grid, plan)
+    strategy.check([party.rank for party in who.values()], [party.s for party in who.values()])
+    top = max(who.values(), key=lambda party: party.rank)
+    gradients = _gradients(grid, nodes, who, plan) if strategy.needs_gradient else None
+    server = strategy.start(shapes, top.rank, top.s, plan.seed, gradients)
+    first = -1 if strategy.start_travels else 0
+    state = State(server, dict.fromkeys(who, first))
+    while state.server.round < plan.rounds:
+        round_ = state.server.round + 1
+        present = draw_present(who, plan.drop_out, plan.seed, round_)
+        letters, costs = _orders(strategy, plan, state, who, nodes, present, round_)
+        replies = list(grid.send_and_receive(letters, timeout=plan.timeout)) if letters else []
+        _finish_round(strategy, state, who, nodes, replies, costs, first, emit)
+    return state
+
+
+@dataclass
+class _Costs:
+    """What a round sent and how its clients fared; what `describe_round` asks for."""
+
+    messages: dict[str, Message | None]
+    losses: dict[str, float]
+    up: int
+    down: int
+
+
+def _orders(
+    strategy: Strategy,
+    plan: Plan,
+    state: State,
+    who: Mapping[str, Party],
+    nodes: Mapping[str, int],
+    present: Iterable[str],
+    round_: int,
+) -> tuple[list[Letter], _Costs]:
+    """A letter to each present client, and the bytes that they make."""
+    letters = []
+    costs = _Costs(dict.fromkeys(name for name, party in who.items() if party.examples > 0), {}, 0, 0)
+    for name in present:
+        party = who[name]
+        down = strategy.download(state.server, party.rank, party.s, state.since[name])
+        costs.down += size(down)
+        order = {"round": round_, "seed": plan.seed, "since": state.since[name], "plan": json.dumps(vars(plan))}
+        content = RecordDict({"arrays": _pack(down), "config": ConfigRecord(order)})
+        letters.append(Letter(content, dst_node_id=nodes[name], message_type="train", group_id=str(round_)))
+    return letters, costs
+
+
+def _finish_round(
+    strategy: Strategy,
+    state: State,
+    who: Mapping[str, Party],
+    nodes: Mapping[str, int],
+    replies: Iterable[Letter],
+    costs: _Costs,
+    first: int,
+    emit: Callable[[dict[str, Any]], None],
+) -> None:
+    """Aggregates what came back, and changes `state`; a client that failed is left out, one that forgot starts anew."""
+    names = {node: name for name, node in nodes.items()}
+    round_ = state.server.round + 1
+    failed: dict[str, str] = {}
+    for reply in replies:
+        name = names[reply.metadata.src_node_id]
+        if reply.has_error():
+            failed[name] = f"failed ({reply.error.reason})"
+            continue
+        numbers = reply.content["metrics"]
+        if numbers["forgot"]:
+            failed[name], state.since[name] = "had been restarted and gets everything again", first
+            continue
+        message = _unpack(reply.content["arrays"])
+        costs.messages[name] = message
+        costs.losses[name] = round(float(numbers["loss"]), 4)  # type: ignore[arg-type]
+        costs.up += size(message)
+        state.step += int(numbers["steps"])  # type: ignore[arg-type]
+        state.tokens += int(numbers["tokens"])  # type: ignore[arg-type]
+        state.since[name] = round_ - 1
+    before = state.server
+    outcome: Outcome = play_round(strategy, before, costs.messages, who)
+    outcome.left_out.update({name: why for name, why in failed.items() if name in outcome.left_out})
+    state.server = outcome.server
+    state.up += costs.up
+    state.down += costs.down
+    if outcome.clients:
+        state.last, state.last_round = outcome.clients, round_
+    for sentence in round_messages(outcome, round_):
+        emit({"type": "message", "level": "warning", "text": sentence})
+    event = describe_round(outcome, before, costs, state) | {"loss": None, "score": None}
+    state.history.append({key: value for key, value in event.items() if key != "spectra"})
+    emit(event)
+
+
+def _greet(grid: Grid, plan: Plan) -> tuple[dict[str, Party], dict[str, int], dict[str, tuple[int, int]]]:
+    """Waits for the clients and asks who they are: parties, their nodes, and the modules' shapes."""
+    deadline = time.monotonic() + GREETING_SECONDS
+    nodes = list(grid.get_node_ids())
+    while len(nodes) < plan.clients and time.monotonic() < deadline:
+        time.sleep(0.5)
+        nodes = list(grid.get_node_ids())
+    if len(nodes) < plan.clients:
+        raise TrainingError(
+            f"{len(nodes)} of {plan.clients} clients came within {GREETING_SECONDS:.0f} s; start the others and try "
+            "again."
+        )
+    letters = [_question("who", node) for node in nodes]
+    who: dict[int, Party] = {}
+    at: dict[int, int] = {}
+    shapes: dict[str, tuple[int, int]] = {}
+    for reply in grid.send_and_receive(letters, timeout=plan.timeout):
+        if reply.has_error():
+            raise TrainingError(f"A client could not start: {reply.error.reason}")
+        told: Mapping[str, Any] = reply.content["config"]
+        number = int(told["client"])
+        mine = {str(m): (int(o), int(i)) for m, o, i in zip(told["modules"], told["out"], told["in"], strict=True)}
+        if number in who:
+            raise ConfigError("partition-id", number, "two clients have this number; give each its own")
+        if shapes and mine != shapes:
+            raise ConfigError("model.source", number, "this client's base model has other modules than the others'")
+        shapes = mine
+        who[number] = Party(f"client {number + 1}", int(told["rank"]), float(told["s"]), int(told["examples"]))
+        at[number] = reply.metadata.src_node_id
+    order = sorted(who)
+    return {who[k].name: who[k] for k in order}, {who[k].name: at[k] for k in order}, shapes
+
+
+def _gradients(grid: Grid, nodes: Mapping[str, int], who: Mapping[str, Party], plan: Plan) -> dict[str, np.ndarray]:
+    """∇W of the first client that has data."""
+    name = next((name for name, party in who.items() if party.examples > 0), None)
+    if name is None:
+        raise TrainingError("No client has a single training row after the split; use more rows or fewer clients.")
+    for reply in grid.send_and_receive([_question("gradients", nodes[name])], timeout=plan.timeout):
+        if not reply.has_error():
+            return _unpack(reply.content["arrays"])
+    raise TrainingError(f"{name} did not answer when asked for the gradient that Fed-SB starts from.")
+
+
+def _question(ask: str, node: int) -> Letter:
+    return Letter(RecordDict({"config": ConfigRecord({"ask": ask})}), dst_node_id=node, message_type="query")
+
+
+def _pack(message: Mapping[str, np.ndarray]) -> ArrayRecord:
+    return ArrayRecord({key: Array(np.ascontiguousarray(value)) for key, value in message.items()})
+
+
+def _unpack(record: Any) -> Message:
+    return {str(key): array.numpy() for key, array in record.items()}

@@ -1,0 +1,322 @@
+"""Trains a client's factors on the one base that all clients share, and judges the global model: the torch side.
+
+It knows PEFT's LoRA layer, the training loop and the decoder; no strategy, no server, no run folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from lora_playground import evaluation
+from lora_playground.config import RunConfig
+from lora_playground.data.encoding import Example
+from lora_playground.data.packing import Batch, pack, row_length
+from lora_playground.errors import TrainingError
+from lora_playground.federated.core import Pair
+from lora_playground.federated.simulation import Emit, Trained, local_seed
+from lora_playground.federated.strategies.base import Factor, Factors, Server
+from lora_playground.models.decoding import Decoder
+from lora_playground.models.loading import Base
+from lora_playground.training import TrainPlan
+from lora_playground.training.loop import train
+from lora_playground.training.loss import PackedLoss, mean_loss
+from lora_playground.variants import get_variant
+from lora_playground.variants.base import Context
+from lora_playground.variants.peft_variant import ADAPTER, tuner_layers
+from lora_playground.variants.targets import linear_shapes, select
+
+VALIDATION_BATCHES = 4
+GRADIENT_EXAMPLES = 50
+LONGEST_ANSWER = 128
+
+
+class LocalTrainer:
+    """The simulation's Trainer for a causal language model.
+
+    Args:
+        base: pristine; its weights are those of the last merge while this object is in use, and pristine after `close`.
+        config: of the federated run.
+        clients: each client's examples. rehearsal: mixed in by every client, with this share of tokens.
+        validation: for the global loss. test, metric: rows that the global model answers after each round.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        config: RunConfig,
+        clients: Sequence[Sequence[Example]],
+        rehearsal: Sequence[Example] = (),
+        share: float = 0.0,
+        validation: Sequence[Example] = (),
+        test: Sequence[dict[str, Any]] = (),
+        metric: str = "",
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        assert config.federated is not None
+        self.base, self.config, self.federated = base, config, config.federated
+        self.clients = [list(examples) for examples in clients]
+        self.rehearsal, self.share = list(rehearsal), share
+        self.validation, self.test, self.metric = list(validation), list(test), metric
+        self.should_stop = should_stop
+        self.variant = get_variant(config.variant.name)
+        self.pad = int(base.tokenizer.pad_token_id)
+        self._shapes = select(linear_shapes(base.model), getattr(config.variant, "target_modules", "all-linear"))
+        self._model: Any = None
+        self._rank = 0
+        self._pristine: dict[str, torch.Tensor] = {}
+        self._merged: Mapping[str, Pair] = {}
+        self._batches: list[Batch] | None = None
+        self._scalings: dict[int, float] = {}
+
+    def shapes(self) -> Mapping[str, tuple[int, int]]:
+        return self._shapes
+
+    def scaling(self, rank: int) -> float:
+        """s as the variant's layers have it for this rank."""
+        if rank not in self._scalings:
+            self._attach(rank)
+            self._scalings[rank] = float(next(iter(self._layers().values())).scaling[ADAPTER])
+        return self._scalings[rank]
+
+    def steps(self, client: int) -> int:
+        """Local optimiser steps of a client: as told, or as many as its passes over its own rows take."""
+        if self.federated.local_epochs is None:
+            return self.federated.local_steps
+        tokens = sum(len(example.ids) for example in self.clients[client]) / (1.0 - self.share)
+        return max(1, round(self.federated.local_epochs * tokens / self.config.training.batch_tokens))
+
+    def train(
+        self, client: int, factors: Factors, merged: Mapping[str, Pair], parts: tuple[str, ...], round_: int, emit: Emit
+    ) -> Trained:
+        """Trains `parts`; a loss that is not finite gives NaN factors back, which the server leaves out and reports."""
+        some = next(iter(factors.values()))
+        model = self._attach(some.rank)
+        self._set_base(merged)
+        self._load(factors, parts)
+        seed = local_seed(self.config.training.seed, round_, client)
+        training = self.config.training.model_copy(
+            update={"steps": self.steps(client), "seconds": None, "seed": seed, "schedule": "constant"}
+        )
+        plan = TrainPlan(
+            training,
+            self.variant,
+            self.clients[client],
+            rehearsal=self.rehearsal,
+            pad=self.pad,
+            rehearsal_share=self.share,
+            on_spectra=False,
+            lean="R" not in parts,
+        )
+        try:
+            outcome = train(model, plan, emit, self.should_stop)
+        except TrainingError as error:
+            if "no longer a number" not in str(error):
+                raise
+            emit({"type": "message", "level": "warning", "text": f"client {client + 1}: {error}"})
+            return Trained(self._broken(factors, parts), float("nan"), self.steps(client))
+        finally:
+            trained = self._read(factors, parts)
+            self._unparametrise()
+        return Trained(trained, outcome.final_loss, outcome.steps, outcome.tokens, outcome.stopped)
+
+    def gradients(self, client: int) -> dict[str, np.ndarray]:
+        """Σ ∇W over up to 50 of a client's examples, on the pristine base, (out, in) each."""
+        self._detach()
+        self._set_base({})
+        modules = {name: self.base.model.get_submodule(name) for name in self._shapes}
+        loss = PackedLoss(self.base.model, torch.float32)
+        batches = self._packed(self.clients[client][:GRADIENT_EXAMPLES])
+        parameters = [module.weight for module in modules.values()]
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        try:
+            learned = max(1, sum(batch.learned for batch in batches))
+            for batch in batches:
+                (loss.loss_sum(loss.put(batch)) / learned).backward()
+            found = {}
+            for name, module in modules.items():
+                gradient = module.weight.grad.float().cpu().numpy()
+                found[name] = gradient if gradient.shape == self._shapes[name] else gradient.T
+            return found
+        finally:
+            for parameter in parameters:
+                parameter.requires_grad_(False)
+                parameter.grad = None
+
+    def judge(self, server: Server) -> dict[str, float | None]:
+        """`loss` on the validation examples, `score` on the first test rows; None where there are none."""
+        rank = next(iter(server.factors.values())).rank
+        model = self._attach(rank)
+        self._set_base(server.merged_total())
+        self._load({m: Factor(_left(f), f.A, f.s) for m, f in server.factors.items()}, ())
+        value = None
+        if self.validation:
+            if self._batches is None:
+                self._batches = self._packed(self.validation)[:VALIDATION_BATCHES]
+            value = mean_loss(PackedLoss(model, self.base.dtype), self._batches)
+        score = self._score(model)
+        return {
+            "loss": None if value is None or not np.isfinite(value) else round(value, 5),
+            "score": None if score is None else round(score, 4),
+        }
+
+    def close(self) -> None:
+        """Takes the adapter off and puts the pristine weights back."""
+        self._detach()
+        self._set_base({})
+
+    # --- the model ------------------------------------------------------------------------------------------------
+
+    def _attach(self, rank: int) -> Any:
+        """The base with LoRA layers of this rank; the same as before where the rank is the same."""
+        if self._model is None or self._rank != rank:
+            self._detach()
+            config = self.config.variant.model_copy(update={"rank": rank})
+            context = Context(self.federated.local_steps, self.config.training.seed, [], self.base.bits)
+            self._model, self._rank = self.variant.attach(self.base.model, config, context), rank
+        return self._model
+
+    def _detach(self) -> None:
+        if self._model is not None:
+            self.base.model = self._model.unload()
+            self.base.model.eval().requires_grad_(False)
+            self._model, self._rank = None, 0
+
+    def _layers(self) -> dict[str, Any]:
+        return dict(tuner_layers(self._model))
+
+    def _weights(self) -> dict[str, Any]:
+        """The frozen weight parameter of every adapted module, whether an adapter is on or not."""
+        if self._model is not None:
+            return {name: layer.base_layer.weight for name, layer in self._layers().items()}
+        return {name: self.base.model.get_submodule(name).weight for name in self._shapes}
+
+    def _set_base(self, merged: Mapping[str, Pair]) -> None:
+        """Makes the base W + B·A of these pairs, always from the pristine W, so that rounding does not add up."""
+        if not merged and not self._merged:
+            return
+        if _same(merged, self._merged):
+            return
+        with torch.no_grad():
+            for name, weight in self._weights().items():
+                if name not in self._pristine:
+                    self._pristine[name] = weight.detach().cpu().clone()
+                pristine = self._pristine[name].to(weight.device)
+                if name not in merged:
+                    weight.copy_(pristine)
+                    continue
+                left, right = (torch.from_numpy(np.asarray(p, np.float32)).to(weight.device) for p in merged[name])
+                delta = left @ right
+                weight.copy_(pristine.float() + (delta if delta.shape == weight.shape else delta.T))
+        self._merged = merged
+
+    def _load(self, factors: Factors, parts: tuple[str, ...]) -> None:
+        """Puts factors into the layers and lets only `parts` train; a trained core becomes lora_B's parametrisation."""
+        self._unparametrise()
+        with torch.no_grad():
+            for name, layer in self._layers().items():
+                A, B, factor = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER], factors[name]
+                A.weight.copy_(_tensor(factor.A, A.weight))
+                A.weight.requires_grad_("A" in parts)
+                B.weight.requires_grad_("B" in parts)
+                if factor.R is None:
+                    B.weight.copy_(_tensor(factor.B, B.weight))
+                    continue
+                core = _Core(_tensor(factor.B, B.weight))
+                parametrize.register_parametrization(B, "weight", core, unsafe=True)
+                original = B.parametrizations.weight.original
+                original.copy_(_tensor(factor.R, original))
+                original.requires_grad_("R" in parts)
+
+    def _unparametrise(self) -> None:
+        for layer in self._layers().values() if self._model is not None else ():
+            B = layer.lora_B[ADAPTER]
+            if parametrize.is_parametrized(B):
+                parametrize.remove_parametrizations(B, "weight", leave_parametrized=True)
+
+    def _read(self, factors: Factors, parts: tuple[str, ...]) -> Factors:
+        """The trained parts, the others as they were."""
+        trained: Factors = {}
+        for name, layer in self._layers().items():
+            fresh: dict[str, Any] = {}
+            if "A" in parts:
+                fresh["A"] = _array(layer.lora_A[ADAPTER].weight)
+            if "B" in parts:
+                fresh["B"] = _array(layer.lora_B[ADAPTER].weight)
+            if "R" in parts:
+                fresh["R"] = _array(layer.lora_B[ADAPTER].parametrizations.weight.original)
+            trained[name] = factors[name]._replace(**fresh)
+        return trained
+
+    def _broken(self, factors: Factors, parts: tuple[str, ...]) -> Factors:
+        broken: Factors = {}
+        for name, factor in factors.items():
+            fresh: dict[str, Any] = {part: np.full_like(getattr(factor, part), np.nan) for part in parts}
+            broken[name] = factor._replace(**fresh)
+        return broken
+
+    # --- judging --------------------------------------------------------------------------------------------------
+
+    def _packed(self, examples: Sequence[Example]) -> list[Batch]:
+        tokens = self.config.training.batch_tokens
+        length = row_length(examples, tokens)
+        return pack(examples, length, max(1, tokens // length), self.pad)
+
+    def _score(self, model: Any) -> float | None:
+        rows = [row for row in self.test if row.get("messages")][: self.federated.score_rows]
+        if not rows or self.metric not in evaluation.METRICS:
+            return None
+        decoder = Decoder(model, self.base.tokenizer)
+        references = [evaluation.expected_of(row) for row in rows]
+        longest = max(len(self.base.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in references)
+        limit = min(LONGEST_ANSWER, longest * 3 // 2 + 8)
+
+        def generate(conversations: list[Any]) -> list[str]:
+            return decoder.generate(conversations, max_new_tokens=limit, should_stop=self.should_stop)
+
+        result = evaluation.evaluate(generate, rows, self.metric, batch=len(rows))
+        return float(result["score"])
+
+
+class _Core(nn.Module):
+    """weight = B·R with B frozen and orthonormal."""
+
+    def __init__(self, B: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("B", B)
+        self.B: torch.Tensor
+
+    def forward(self, R: torch.Tensor) -> torch.Tensor:
+        return self.B @ R
+
+    def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
+        return self.B.T @ weight
+
+
+def _left(factor: Factor) -> np.ndarray:
+    return factor.B if factor.R is None else factor.B @ factor.R
+
+
+def _tensor(array: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(like.device, like.dtype)
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().float().cpu().numpy().copy()
+
+
+def _same(one: Mapping[str, Pair], other: Mapping[str, Pair]) -> bool:
+    """Whether two maps hold equal arrays; shapes tell most of the time."""
+    if one is other:
+        return True
+    if one.keys() != other.keys():
+        return False
+    return all(
+        a.shape == b.shape and np.array_equal(a, b) for name in one for a, b in zip(one[name], other[name], strict=True)
+    )
