@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,10 +35,11 @@ class Written:
     rank: int
 
 
-def truncate(update: Update, rank: int | None) -> tuple[np.ndarray, np.ndarray, float, float]:
+def truncate(update: Update, rank: int | None, tolerance: float = 0.0) -> tuple[np.ndarray, np.ndarray, float, float]:
     """(B, A, ‖ΔW − BA‖², ‖ΔW‖²) of a two-dimensional update.
 
-    Factors are kept as they are while they have at most `rank` columns. Otherwise the truncated SVD is taken, which
+    Factors are kept as they are while they have at most `rank` columns. Otherwise (or, of a dense update without a
+    rank, with as few directions as lose no more than `tolerance` of ‖ΔW‖) the truncated SVD is taken, which
     is the nearest matrix of that rank in the Frobenius norm (Eckart and Young), with √σ on either side. Of factors
     it is computed from the SVD of the small core of two QR decompositions, in float64.
     """
@@ -52,7 +53,9 @@ def truncate(update: Update, rank: int | None) -> tuple[np.ndarray, np.ndarray, 
         u, vt = left @ u, vt @ right.T
     else:
         u, s, vt = np.linalg.svd(update.matrix(), full_matrices=False)
-    keep = len(s) if rank is None else min(rank, len(s))
+    energy = np.concatenate([np.cumsum(s[::-1] ** 2)[::-1], [0.0]])  # what keeping the first k directions loses
+    keep = int(np.argmax(energy <= tolerance**2 * energy[0])) if rank is None else min(rank, len(s))
+    keep = max(keep, 1)
     root = np.sqrt(s[:keep])
     return u[:, :keep] * root, root[:, None] * vt[:keep], float(np.sum(s[keep:] ** 2)), float(np.sum(s**2))
 
@@ -64,15 +67,17 @@ def write_plain_lora(
     base: str = "",
     fan_in_fan_out: bool = False,
     rank: int | None = None,
-    skip: Sequence[str] = (),
+    tolerance: float = 0.0,
 ) -> Written:
     """Writes adapter_config.json and adapter_model.safetensors with ΔW = B·A and α = r, so that s = 1.
 
     Args:
         base: what PEFT shall name as base model.
         fan_in_fan_out: True where the modules are Conv1D (GPT-2).
-        rank: the highest rank a module may get; None keeps factors as they are and dense updates at full rank.
-        skip: names of updates that are no adaptable linear module.
+        rank: the highest rank a module may get; None keeps factors as they are.
+        tolerance: with rank None, the share of ‖ΔW‖ that a dense update may lose in a module.
+
+    Updates of parameters that are no linear module (norms, biases, embeddings) are left out and count as lost.
     """
     tensors: dict[str, np.ndarray] = {}
     ranks: dict[str, int] = {}
@@ -80,12 +85,12 @@ def write_plain_lora(
     left_out: list[str] = []
     lost = total = 0.0
     for update in updates:
-        if len(update.shape) != 2 or update.name in skip:
+        if len(update.shape) != 2 or update.name.endswith((".weight", ".bias")):
             left_out.append(update.name)
             part = float(np.sum(update.matrix() ** 2))
             lost, total = lost + part, total + part
             continue
-        b, a, missing, whole = truncate(update, rank)
+        b, a, missing, whole = truncate(update, rank, tolerance)
         lost, total = lost + missing, total + whole
         errors[update.name] = float(np.sqrt(missing / whole)) if whole > 0 else 0.0
         ranks[update.name] = b.shape[1]
