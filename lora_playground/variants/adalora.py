@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from lora_playground.config import LowRankConfig
+from lora_playground.errors import ConfigError
 from lora_playground.variants.base import Card, Context
 from lora_playground.variants.lora_family import LoraFamily
 from lora_playground.variants.peft_variant import ADAPTER, is_conv1d, tuner_layers
-from lora_playground.variants.targets import check_rank, select
+from lora_playground.variants.targets import select
 
 if TYPE_CHECKING:
     import torch
@@ -36,10 +37,14 @@ class AdaptiveBudget(LoraFamily):
     """ΔW = s·P·Λ·Q with the least important triplets pruned on the way."""
 
     def check(self, config: Any, shapes: Mapping[str, tuple[int, int]], bits: int = 16) -> None:
+        selected = select(shapes, config.target_modules)
+        name, shape = min(selected.items(), key=lambda item: min(item[1]))
+        if config.start_rank > min(shape):
+            most = max(r for r in range(1, min(shape) + 1) if r + max(1, r // 2) <= min(shape))
+            size = f"{name} is {shape[0]} × {shape[1]}"
+            told = f"it starts at {config.start_rank} and {size}, so the rank may be 1 to {most}"
+            raise ConfigError("variant.rank", config.rank, told)
         super().check(config, shapes, bits)
-        smallest = min((min(shape) for shape in select(shapes, config.target_modules).values()), default=0)
-        if config.start_rank > smallest:
-            check_rank(config.rank, {"the smallest module": (smallest * 2 // 3, smallest * 2 // 3)})
 
     def peft_config(self, model: "torch.nn.Module", config: Any, context: Context, targets: list[str]) -> Any:
         from peft import AdaLoraConfig

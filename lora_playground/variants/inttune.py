@@ -13,7 +13,7 @@ class Config(LowRankConfig):
     """Options of IntTune."""
 
     name: str = "inttune"
-    rank: int = 32
+    rank: int = Field(32, ge=1, le=4096, description="Rank r: N is r × r, and only N trains.")
     mode: Literal["residual", "released", "pinv_residual"] = Field(
         "residual",
         description="Start from blocks of W: 'residual' subtracts it so that the output is unchanged; 'released' does "

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from lora_playground.variants.base import Card, Context
 from lora_playground.variants.options import RankConfig
 from lora_playground.variants.peft_variant import PeftVariant, is_conv1d
@@ -20,7 +22,7 @@ class Config(RankConfig):
     """Options of RandLoRA."""
 
     name: str = "randlora"
-    rank: int = 32
+    rank: int = Field(32, ge=1, le=4096, description="Rank r of each random basis; higher means fewer parameters.")
 
 
 @dataclass(frozen=True)
