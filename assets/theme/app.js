@@ -246,6 +246,14 @@ window.lp = (() => {
         mark.className = `mark ${value.verified ? "good" : "bad"}`;
         mark.title = value.verified ? "It computes what it computed before any adapter was near it." : "Its logits differ from those before any adapter was attached: do not trust this comparison.";
       }
+      value.panes.forEach((pane, number) => {
+        const strength = root.querySelectorAll(".lp-pane")[number].querySelector('input[type="range"]');
+        if (!strength || strength === document.activeElement) return;
+        strength.value = pane.strength;
+        strength.parentElement.querySelector("output").textContent = `×${(+pane.strength).toFixed(1)}`;
+        const keep = strength.closest(".knobs").querySelector('input[type="number"]');
+        if (keep !== document.activeElement) { keep.value = pane.keep ?? ""; keep.placeholder = pane.cut ? pane.cut.join("–") : "all"; }
+      });
       const grid = root.querySelector(".lp-panes");
       const low = grid && grid.scrollHeight - grid.scrollTop - grid.clientHeight < 60;
       value.turns.forEach((turn, index) => {

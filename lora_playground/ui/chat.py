@@ -49,6 +49,10 @@ class ChatTab:
 
     def build(self, tab: gr.Tab) -> None:
         """Makes the parts inside `tab` and connects them."""
+
+        def detail(key: str, turn: int, pane: int, token: int) -> dict[str, Any]:
+            return self.detail(key, turn, pane, token)
+
         self.starters = actions("", elem_id="lp-starters")
         self.view = gr.HTML(
             {},
@@ -56,7 +60,7 @@ class ChatTab:
             js_on_load="lp.chat(element, props, watch, trigger, server); // 'act'",
             apply_default_css=False,
             elem_id="lp-chat",
-            server_functions=[self.detail],
+            server_functions=[detail],
         )
         self.problem = gr.HTML("", apply_default_css=False, elem_id="lp-chat-problem")
         with gr.Row(elem_id="lp-ask", equal_height=False):
@@ -102,12 +106,12 @@ class ChatTab:
         self.fresh.click(self.reset, [self._shell.ticked, self.tuning], [self.talk, self.view, self.problem], **QUIET)
         self.markdown.click(None, None, None, js="() => lp.save('md')")
         self.json.click(None, None, None, js="() => lp.save('json')")
-        self.starters.act(lambda event: event.value, None, self.input, **QUIET).then(self.send, asks, shows, **heavy)
+        self.starters.act(_chosen, None, self.input, **QUIET).then(self.send, asks, shows, **heavy)
         self.view.act(
             self.act, [self.talk, self.tuning], [self.talk, self.tuning, self.input, self.view, self.problem], **QUIET
         )
         panes = [self._shell.ticked, self.talk, self.tuning]
-        for trigger in (self._shell.ticked.change, tab.select):
+        for trigger in (self._shell.ticked.change, self.tuning.change, tab.select):
             trigger(self.show, panes, [self.view, self.talk, self.starters], **QUIET)
         tab.select(self.warm, self._shell.ticked, None, **QUIET)
 
@@ -310,6 +314,10 @@ def _tuned(value: Any) -> dict[str, Any]:
     """Strength and number of directions kept, from the page; what does not fit is left for the request to refuse."""
     given = value if isinstance(value, dict) else {}
     return {"strength": given.get("strength", 1.0), "keep": given.get("keep")}
+
+
+def _chosen(event: gr.EventData) -> str:
+    return str(event.value)
 
 
 def _short(text: str, characters: int = 72) -> str:

@@ -70,7 +70,7 @@ class Frame:
         with gr.Blocks(title="LoRA Playground", analytics_enabled=False, fill_width=True) as page:
             viewed, seen, tab = gr.State(""), gr.State({}), gr.State("fine")
             ticked = gr.State([""] * SLOTS)
-            self._shell = shell = Shell(ticked=ticked, **self._parts)
+            self._shell = shell = Shell(ticked=ticked, tuning=gr.State({}), **self._parts)
             clock = gr.Timer(FAST)
             header = actions("", elem_id="lp-header")
             address = gr.HTML("", js_on_load="lp.address(props, watch)", html_template=" ", elem_classes="lp-hidden")
