@@ -263,7 +263,8 @@ def _finish_round(
             continue
         message = _unpack(reply.content["arrays"])
         costs.messages[name] = message
-        costs.losses[name] = round(float(numbers["loss"]), 4)  # type: ignore[arg-type]
+        if np.isfinite(loss := float(numbers["loss"])):  # type: ignore[arg-type]
+            costs.losses[name] = round(loss, 4)
         costs.up += size(message)
         state.step += int(numbers["steps"])  # type: ignore[arg-type]
         state.tokens += int(numbers["tokens"])  # type: ignore[arg-type]

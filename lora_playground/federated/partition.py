@@ -122,7 +122,7 @@ def remarks(partition: Partition) -> list[str]:
 def _labels(rows: Sequence[Mapping[str, Any]], key: str, needed: bool) -> tuple[str, list[str]]:
     """(key, group of each row): a field of meta, the name that question and answer share, or the answer as a label."""
     metas = [row.get("meta") or {} for row in rows]
-    for candidate in (key,) if key and key != ENTITY else KEYS:
+    for candidate in (key,) if key else KEYS:
         values = [meta.get(candidate) for meta in metas]
         if all(isinstance(value, str | int) for value in values):
             return candidate, [str(value) for value in values]
@@ -131,9 +131,9 @@ def _labels(rows: Sequence[Mapping[str, Any]], key: str, needed: bool) -> tuple[
         if all(names):
             return ENTITY, names
     answers = [meta.get("answer") for meta in metas]
-    if not key and all(isinstance(answer, str) for answer in answers):
-        if len(set(answers)) <= min(MOST_LABELS, max(2, len(rows) // 8)):
-            return "answer", [str(answer) for answer in answers]
+    labelled = not key and all(isinstance(answer, str) for answer in answers)
+    if labelled and len(set(answers)) <= min(MOST_LABELS, max(2, len(rows) // 8)):
+        return "answer", [str(answer) for answer in answers]
     if needed or key:
         wanted = f"'{key}'" if key else "one of " + ", ".join(KEYS)
         raise DataError(

@@ -185,7 +185,8 @@ def _train_all(
             return None
         up = strategy.upload(done.factors, round_)
         taken.messages[name] = up
-        taken.losses[name] = round(done.loss, 4)
+        if np.isfinite(done.loss):
+            taken.losses[name] = round(done.loss, 4)
         taken.up += size(up)
         taken.down += size(down)
         taken.steps += done.steps

@@ -105,8 +105,8 @@ def rounds_figure(series: Series, measure: str = "loss", dark: bool = False) -> 
         y |= {"type": "log", "exponentformat": "power", "range": [-8.3, 0.3]}
     elif measure == "score":
         y |= {"rangemode": "tozero"}
-    last = max(max(trace["x"]) for trace in data)
-    x = axis("round", dark, tickformat="d", dtick=max(1, last // 10), range=[0.8, last + 0.2])
+    first, last = min(trace["x"][0] for trace in data), max(trace["x"][-1] for trace in data)
+    x = axis("round", dark, tickformat="d", dtick=max(1, last // 10), range=[first - 0.2, last + 0.2])
     return figure(data, title, dark, xaxis=x, yaxis=y, showlegend=True, hovermode="x")
 
 
@@ -134,7 +134,7 @@ def describe_rounds(series: Series, measure: str = "loss") -> str:
 def bytes_figure(series: Series, dark: bool = False) -> dict[str, Any]:
     """Megabytes that all clients have sent (up) and received (down), a pair of bars a run."""
     title = "What has travelled"
-    runs = [(label, colour, events[-1]["bytes"]) for label, colour, events in series if events]
+    runs = [(label, colour, events[-1]["bytes"]) for label, colour, events in series if _played(events)]
     if not runs:
         return empty("Nothing has travelled yet.", title, dark)
     labels = [html.escape(label) for label, _, _ in runs]
@@ -162,7 +162,7 @@ def describe_bytes(series: Series) -> str:
     totals = sorted(
         ((events[-1]["bytes"]["up_total"] + events[-1]["bytes"]["down_total"]) / 1e6, label)
         for label, _, events in series
-        if events
+        if _played(events)
     )
     if not totals:
         return "Nothing has travelled yet."
@@ -230,6 +230,11 @@ def _scree(
         "legendgroup": group or name,
         "hovertemplate": "direction %{x}: σ = %{y:.3g}<extra>" + name + "</extra>",
     }
+
+
+def _played(events: Sequence[Event]) -> bool:
+    """Whether a round has ended; event 0 only judges the start."""
+    return bool(events) and "bytes" in events[-1]
 
 
 def _list(names: Sequence[str]) -> str:

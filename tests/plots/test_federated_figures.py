@@ -36,6 +36,10 @@ SERIES = [
 ]
 
 
+START = {"type": "round", "round": 0, "step": 0, "loss": 3.0, "score": None}
+"""What is emitted before the first round: the start, judged."""
+
+
 def test_every_figure_is_plain_json() -> None:
     figures = [
         pictures.partition_figure(PARTITION),
@@ -44,6 +48,10 @@ def test_every_figure_is_plain_json() -> None:
         *(pictures.rounds_figure([], measure) for measure in pictures.MEASURES),
         pictures.bytes_figure(SERIES),
         pictures.bytes_figure([("FedIT", "#000000", [])]),
+        pictures.bytes_figure([("FedIT", "#000000", [START])]),
+        pictures.rounds_figure([("FedIT", "#000000", [START])], "loss"),
+        pictures.rounds_figure([("FedIT", "#000000", [START])], "error"),
+        pictures.round_spectrum_figure(START),
         pictures.round_spectrum_figure(SERIES[0][2][-1]),
         pictures.round_spectrum_figure(None),
     ]
