@@ -1,0 +1,237 @@
+"""CE-LoRA against plain LoRA: step time of one linear layer and of a small model, beside the arithmetic saved.
+
+    python benchmarks/celora_step.py [--widths 1024 2048 4096] [--tokens 2048] [--repeats 7] [--skip-model] [--json]
+
+A layer's step is forward and backward of a width × width module whose input wants a gradient. A model's step is
+forward, backward and AdamW of a two-layer Llama of that width, with CE-LoRA's default ratios. LoRA is PEFT's own.
+Both are timed in turns, and medians are compared; rows are chosen beforehand, and what choosing them costs is printed.
+On CUDA the same runs there in bfloat16.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from lora_playground.variants import VARIANTS
+from lora_playground.variants.base import Context
+from lora_playground.variants.peft_variant import ADAPTER, tuner_layers
+
+RANK, RATIOS = 16, (0.25, 0.55)
+warnings.filterwarnings("ignore")
+
+
+class Wrapper(nn.Module):
+    """A single linear layer as a model, so that PEFT attaches to it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.q_proj = nn.Linear(width, width, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.q_proj(x)
+
+
+def saved(m: int, n: int, tokens: int, ratio: float, r: int = RANK) -> float:
+    """LoRA's multiplications over CE-LoRA's, forward and backward of one m × n layer whose input wants a gradient.
+
+    Both: x·Wᵀ, the two thin products forward and four backward. LoRA adds dY·W and g·A; CE-LoRA adds dY·B₀ and one
+    product of (tokens, q + k + r) with (q + k + r, n).
+    """
+    q, k = max(1, 7 * r // 8), math.ceil(ratio * m)
+    both = m * n + r * (n + m) + r * (2 * m + n)
+    lora = both + m * n + r * n
+    ours = both + m * q + (q + k + r) * n
+    return tokens * lora / (tokens * ours)
+
+
+def layer_of(name: str, width: int, place: torch.device, kind: torch.dtype, ratio: float = 1.0) -> nn.Module:
+    """PEFT's LoRA or CE-LoRA with that ratio on one layer, on the same seed."""
+    from peft import LoraConfig, get_peft_model
+
+    from lora_playground.variants.tuners.celora import CeLoraConfig
+
+    torch.manual_seed(0)
+    model = Wrapper(width).to(place, kind)
+    config: Any = (
+        LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=["q_proj"])
+        if name == "lora"
+        else CeLoraConfig(r=RANK, alpha=2.0 * RANK, ratio_other=ratio, target_modules=["q_proj"])
+    )
+    return get_peft_model(model, config)
+
+
+def timed(step: Callable[[], None], place: torch.device) -> float:
+    """Seconds of one call."""
+    if place.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    step()
+    if place.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def in_turns(steps: dict[str, Callable[[], None]], repeats: int, place: torch.device) -> dict[str, float]:
+    """Median seconds of each step, run in turns after two rounds of warming up."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for repeat in range(repeats + 2):
+        for name, step in steps.items():
+            seconds = timed(step, place)
+            if repeat >= 2:
+                times[name].append(seconds)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def layer_rows(widths: list[int], tokens: int, repeats: int, place: torch.device, kind: torch.dtype) -> list[dict]:
+    """One row a width and ratio."""
+    rows = []
+    for width in widths:
+        x = torch.randn(tokens, width, device=place, dtype=kind, requires_grad=True)
+        dy = torch.randn(tokens, width, device=place, dtype=kind)
+
+        def step_of(model: nn.Module, x: torch.Tensor = x, dy: torch.Tensor = dy) -> Callable[[], None]:
+            def step() -> None:
+                x.grad = None
+                model.zero_grad(set_to_none=True)
+                model(x).backward(dy)
+
+            return step
+
+        steps = {"lora": step_of(layer_of("lora", width, place, kind))}
+        choosing = {}
+        for ratio in RATIOS:
+            model = layer_of("celora", width, place, kind, ratio)
+            steps[f"{ratio}"] = step_of(model)
+            steps[f"{ratio}"]()
+            _, layer = next(iter(tuner_layers(model)))
+            choosing[ratio] = timed(layer.refresh, place)
+        found = in_turns(steps, repeats, place)
+        for ratio in RATIOS:
+            ours = found[f"{ratio}"]
+            rows.append(
+                {
+                    "what": "layer",
+                    "width": width,
+                    "tokens": tokens,
+                    "ratio": ratio,
+                    "lora_ms": 1e3 * found["lora"],
+                    "celora_ms": 1e3 * ours,
+                    "speedup": found["lora"] / ours,
+                    "arithmetic": saved(width, width, tokens, ratio),
+                    "choosing_ms": 1e3 * choosing[ratio],
+                }
+            )
+    return rows
+
+
+def llama(width: int, place: torch.device, kind: torch.dtype) -> nn.Module:
+    """A random two-layer Llama of that width."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=width,
+        intermediate_size=width * 11 // 4,
+        num_hidden_layers=2,
+        num_attention_heads=width // 64,
+        num_key_value_heads=width // 64,
+        vocab_size=512,
+        tie_word_embeddings=True,
+        use_cache=False,
+    )
+    return LlamaForCausalLM(config).to(place, kind)
+
+
+def model_rows(widths: list[int], tokens: int, repeats: int, place: torch.device, kind: torch.dtype) -> list[dict]:
+    """One row a width, default ratios."""
+    rows = []
+    for width in widths:
+        ids = torch.randint(0, 512, (max(1, tokens // 256), 256), device=place)
+        steps, models = {}, {}
+        for name in ("lora", "celora"):
+            variant = VARIANTS[name]
+            model = variant.attach(llama(width, place, kind), variant.config(rank=RANK, alpha=2.0 * RANK), Context())
+            model.train()
+            optimiser = torch.optim.AdamW(variant.parameter_groups(model, 1e-4, 0.0))
+
+            def step(model: Any = model, optimiser: Any = optimiser, ids: torch.Tensor = ids) -> None:
+                model(input_ids=ids, labels=ids).loss.backward()
+                optimiser.step()
+                optimiser.zero_grad()
+
+            step()
+            variant.after_step(model, 1)
+            steps[name], models[name] = step, model
+        found = in_turns(steps, repeats, place)
+        layers = list(tuner_layers(models["celora"]))
+        lora = sum(saved_parts(layer, ids.numel(), 1.0) for _, layer in layers)
+        ours = sum(saved_parts(layer, ids.numel(), None) for _, layer in layers)
+        rows.append(
+            {
+                "what": "model",
+                "width": width,
+                "tokens": ids.numel(),
+                "ratio": "default",
+                "lora_ms": 1e3 * found["lora"],
+                "celora_ms": 1e3 * found["celora"],
+                "speedup": found["lora"] / found["celora"],
+                "arithmetic": lora / ours,
+            }
+        )
+    return rows
+
+
+def saved_parts(layer: Any, tokens: int, ratio: float | None) -> float:
+    """Multiplications of one layer's step: plain LoRA's for ratio 1, else the layer's own, linear modules alone."""
+    m, n, r = layer.out_features, layer.in_features, layer.celora_A[ADAPTER].shape[0]
+    both = m * n + r * (n + m) + r * (2 * m + n)
+    state = layer.approximation
+    if ratio == 1.0 or state.rows is None:
+        return tokens * (both + m * n + r * n)
+    q = 0 if state.B0 is None else state.B0.shape[1]
+    return tokens * (both + m * q + (q + state.keep + r) * n)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--widths", type=int, nargs="+", default=[1024, 2048, 4096])
+    parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--skip-model", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = torch.bfloat16 if place.type == "cuda" else torch.float32
+    rows = layer_rows(given.widths, given.tokens, given.repeats, place, kind)
+    if not given.skip_model:
+        rows += model_rows(given.widths, given.tokens, given.repeats, place, kind)
+    report = {"device": place.type, "dtype": str(kind).split(".")[1], "threads": torch.get_num_threads(), "rows": rows}
+    if given.json:
+        print(json.dumps(report, indent=1))
+        return
+    print(f"{report['device']}, {report['dtype']}, {report['threads']} threads, rank {RANK}")
+    print("what   width tokens  ratio    LoRA ms  CE-LoRA ms  speed-up  by arithmetic")
+    for row in rows:
+        print(
+            f"{row['what']:6}{row['width']:6}{row['tokens']:7}{row['ratio']!s:>8}{row['lora_ms']:11.1f}"
+            f"{row['celora_ms']:12.1f}{row['speedup']:10.2f}{row['arithmetic']:15.2f}"
+        )
+    wins = [row for row in rows if row["speedup"] > 1.1]
+    said = "; ".join(f"{row['what']} {row['width']} at ratio {row['ratio']}" for row in wins)
+    print(f"CE-LoRA is more than 1.1 times as fast for: {said or 'none of these'}.")
+
+
+if __name__ == "__main__":
+    main()
