@@ -1,0 +1,194 @@
+"""What is left of an adapter when only its first k directions are kept: validation loss and task score over k.
+
+`start` measures in a process of its own and `read` gives the points so far; they live in the run's folder. The web
+process imports no torch for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lora_playground.errors import JobError, PlaygroundError, RunError
+from lora_playground.runs import Run, read_json, write_json
+
+FILE, ERROR, LOG, LOCK = "cut.json", "cut-error.json", "cut.log", ".cut.lock"
+TASK_ROWS, VALIDATION_ROWS = 32, 32
+_DENSE_RANKS = 64
+
+_active: dict[str, subprocess.Popen[bytes]] = {}
+_lock = threading.Lock()
+
+
+def ladder(rank: int) -> list[int]:
+    """The k that are measured: each up to 4, then about half as much again, and the rank itself."""
+    found, k = [0, 1, 2, 3, 4], 4.0
+    while k < rank:
+        k *= 1.5
+        found.append(round(k))
+    return sorted({k for k in found if k < rank} | {rank})
+
+
+# --- the web process's side ------------------------------------------------------------------------------------------
+
+
+def read(run: Run) -> dict[str, Any] | None:
+    """The points so far: lists k, loss, score; planned, done, metric. None before the first."""
+    found = read_json(run.folder / FILE)
+    return found if isinstance(found, dict) and found.get("k") else None
+
+
+def start(run: Run) -> None:
+    """Begins to measure; raises RunError where there is nothing to measure, JobError while another curve is made."""
+    if not run.update_path.is_file():
+        raise RunError("Only a finished run with a saved update can be cut; wait for its end.")
+    with _lock:
+        for identity, popen in list(_active.items()):
+            if popen.poll() is not None:
+                del _active[identity]
+        if _active:
+            raise JobError("Another curve is being measured; wait for its end, about a minute.")
+        for name in (FILE, ERROR):
+            (run.folder / name).unlink(missing_ok=True)
+        with open(run.folder / LOG, "wb") as log:
+            _active[run.id] = subprocess.Popen(
+                [sys.executable, "-m", "lora_playground.jobs.cutcurve", str(run.folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd=Path(__file__).resolve().parents[2],
+            )
+
+
+def running(run: Run) -> bool:
+    """Whether this run's curve is being measured by this server."""
+    with _lock:
+        popen = _active.get(run.id)
+        return popen is not None and popen.poll() is None
+
+
+def failure(run: Run) -> str:
+    """Why the last measurement ended early, in a sentence."""
+    error = read_json(run.folder / ERROR)
+    if isinstance(error, dict) and error.get("message"):
+        return str(error["message"])
+    return f"The measurement ended early; its log is {run.folder / LOG}. Start it again."
+
+
+# --- the process that measures ---------------------------------------------------------------------------------------
+
+
+def measure(
+    run: Run,
+    ks: Sequence[int] | None = None,
+    task_rows: int = TASK_ROWS,
+    validation_rows: int = VALIDATION_ROWS,
+    report: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Loss and score at each k; `report` gets the points so far after each.
+
+    k = 0 is the base itself and the largest k the untouched update, so that both ends are exact.
+
+    Returns:
+        k, loss (nats per token, or None), score (0 to 1, or None), planned, done, metric, rows.
+    """
+    from lora_playground.analysis.cut import Cutter
+    from lora_playground.analysis.update import load_updates
+    from lora_playground.data.catalogue import get_dataset
+    from lora_playground.data.encoding import encode
+    from lora_playground.evaluation import METRICS
+    from lora_playground.models.decoding import Decoder, RowUpdate
+    from lora_playground.models.loading import load_base
+
+    config = run.config()
+    data = get_dataset(config.data.dataset, run.folder.parent.parent)
+    updates = load_updates(run.update_path)
+    rank = min(Cutter(updates).rank, _DENSE_RANKS) or 1
+    ks = sorted(set(ks)) if ks is not None else ladder(rank)
+    base = load_base(config.model, dtype=config.training.precision)
+    decoder = Decoder(base.model, base.tokenizer)
+    adapter = decoder.adapter(updates)
+    examples = []
+    with contextlib.suppress(PlaygroundError):
+        examples = encode(base.tokenizer, data.validation[:validation_rows], config.data.max_length).examples
+    metric = data.card.metric if data.card.metric in METRICS else ""
+    asked = [row for row in data.test if row.get("messages")][:task_rows] if metric else []
+    found: dict[str, Any] = {"k": [], "loss": [], "score": [], "planned": len(ks), "done": False, "metric": metric}
+    found["rows"] = {"validation": len(examples), "test": len(asked)}
+    whole = max(Cutter(updates).rank, 1)
+    for k in ks:
+        update = None if k == 0 else RowUpdate(adapter, cut=None if k >= whole else (0, k))
+        found["k"].append(k)
+        found["loss"].append(_loss(decoder, examples, update))
+        found["score"].append(_score(decoder, asked, metric, update))
+        found["done"] = len(found["k"]) == len(ks)
+        if report is not None:
+            report(found)
+    return found
+
+
+def _loss(decoder: Any, examples: Sequence[Any], update: Any) -> float | None:
+    """Mean loss over all learned tokens, nats per token."""
+    import torch
+
+    total, count = 0.0, 0
+    for example in examples:
+        logits = decoder.logits(example.ids.tolist(), update)
+        ids = torch.as_tensor(example.ids, dtype=torch.long, device=logits.device)
+        learned = torch.as_tensor(example.learned, device=logits.device)[1:]
+        losses = torch.nn.functional.cross_entropy(logits[:-1], ids[1:], reduction="none")
+        total += float(losses[learned].sum())
+        count += int(learned.sum())
+    return total / count if count else None
+
+
+def _score(decoder: Any, rows: Sequence[Any], metric: str, update: Any) -> float | None:
+    from lora_playground import evaluation
+
+    if not rows:
+        return None
+    references = decoder.tokenizer([evaluation.expected_of(row) for row in rows], add_special_tokens=False)["input_ids"]
+    longest = min(160, max(24, 3 * max(map(len, references)) // 2))
+
+    def generate(conversations: Any) -> list[str]:
+        return decoder.generate(conversations, updates=update, max_new_tokens=longest)
+
+    return float(evaluation.evaluate(generate, rows, metric)["score"])
+
+
+def main(folder: str) -> int:
+    """Measures one run; the points go to its folder. Ends when the server that started it is gone."""
+    run, parent = Run(Path(folder)), os.getppid()
+    os.nice(5)
+    handle = os.open(run.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return 1
+
+    def report(found: dict[str, Any]) -> None:
+        write_json(run.folder / FILE, found)
+        if os.getppid() != parent:
+            raise SystemExit(1)
+
+    try:
+        measure(run, report=report)
+    except PlaygroundError as error:
+        message = str(error)
+        if run.config().data.dataset == "imported":
+            message = "An imported adapter came without its dataset, so there is nothing to measure it on."
+        write_json(run.folder / ERROR, {"message": message})
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

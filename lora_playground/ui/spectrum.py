@@ -1,0 +1,315 @@
+"""The tab Spectrum: what the ticked runs learned, as a map, screes, shared directions, and beside their base.
+
+It connects controls to the views of `spectrum_views`; cuts and files are in `spectrum_tools`. It starts no run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from lora_playground import plots
+from lora_playground.ui import spectrum_views as views
+from lora_playground.ui.lens import Lens
+from lora_playground.ui.shell import Shell, draw, points
+from lora_playground.ui.spectrum_tools import Tools
+from lora_playground.ui.words import escape
+
+QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+FOLLOW, PLAY = 2.0, 0.6
+"""Seconds between two looks at a run that trains, and between two steps of a replay."""
+
+SIDES = [("what it reads (right)", "right"), ("what it writes (left)", "left")]
+
+
+def note(sentence: str) -> str:
+    """The sentence under a picture."""
+    return f'<p class="lp-note">{escape(sentence)}</p>' if sentence else ""
+
+
+def picture(name: str) -> tuple[gr.Plot, gr.HTML]:
+    """A plot with its sentence."""
+    plot = gr.Plot(show_label=False, elem_classes="lp-plot", elem_id=f"lp-spec-{name}")
+    return plot, gr.HTML("", apply_default_css=False, elem_classes="lp-words", elem_id=f"lp-spec-{name}-words")
+
+
+def heading(title: str, small: str) -> None:
+    """A section's title."""
+    gr.HTML(f'<h2 class="lp-section">{title} <small>{small}</small></h2>', apply_default_css=False)
+
+
+@dataclass
+class Controls:
+    """What a person chooses; `step` is −1 for the newest."""
+
+    focus: gr.Radio
+    module: gr.Dropdown
+    measure: gr.Dropdown
+    log: gr.Radio
+    step: gr.Slider
+    play: gr.Button
+
+    def inputs(self) -> list[Any]:
+        return [self.focus, self.module, self.measure, self.log, self.step]
+
+
+class SpectrumTab:
+    """The tab; `build` makes it where it is called."""
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
+        self.lens = Lens()
+
+    def build(self, tab: gr.Tab) -> None:
+        """Makes the parts inside `tab` and connects them."""
+        self.hint = gr.HTML(_hint([]), apply_default_css=False, elem_id="lp-spec-hint")
+        with gr.Column(elem_id="lp-spec-body") as self.body:
+            self._controls()
+            with gr.Row(elem_classes="lp-plots", equal_height=False):
+                with gr.Column(min_width=300):
+                    self.map, self.map_words = picture("map")
+                with gr.Column(min_width=300):
+                    self.scree, self.scree_words = picture("scree")
+            self._pair()
+            self._base()
+            self.tools = Tools(self._shell, self.lens)
+            self.tools.build()
+        self.clicks = points("lp-spec-map")
+        self.following = gr.Timer(FOLLOW, active=False)
+        self.playing = gr.Timer(PLAY, active=False)
+        self._connect(tab)
+
+    # --- parts -------------------------------------------------------------------------------------------------------
+
+    def _controls(self) -> None:
+        with gr.Row(elem_classes="lp-spec-controls", equal_height=False):
+            focus = gr.Radio([], label="Run in the map", elem_classes="lp-chips", elem_id="lp-spec-focus")
+            measure = gr.Dropdown(
+                [(title, name) for name, (title, _) in plots.MEASURES.items()], value="effective_rank",
+                label="The map shows", filterable=False, elem_id="lp-spec-measure",
+            )  # fmt: skip
+            module = gr.Dropdown(
+                [], label="Module in the other pictures", info="or click a square of the map", elem_id="lp-spec-module",
+                filterable=False,
+            )  # fmt: skip
+            log = gr.Radio(
+                [("log", True), ("linear", False)], value=True, label="σ axis", elem_classes="lp-chips",
+                elem_id="lp-spec-log",
+            )  # fmt: skip
+        with gr.Row(elem_classes="lp-spec-replay", equal_height=False):
+            play = gr.Button("▶ Replay training", size="sm", elem_id="lp-spec-play", min_width=150, scale=0)
+            step = gr.Slider(
+                0, 1, value=1, step=1, label="Step", info="Drag to see how the spectrum grew.", elem_id="lp-spec-step",
+                buttons=[],
+            )  # fmt: skip
+        self.controls = Controls(focus, module, measure, log, step, play)
+
+    def _pair(self) -> None:
+        heading("Two adapters", "do they use the same directions?")
+        with gr.Row(elem_classes="lp-spec-controls", equal_height=False):
+            self.first = gr.Dropdown([], label="First run", filterable=False, elem_id="lp-spec-first")
+            self.second = gr.Dropdown([], label="Second run", filterable=False, elem_id="lp-spec-second")
+            self.side = gr.Radio(SIDES, value="right", label="Directions", elem_classes="lp-chips")
+            self.factor = gr.Radio(
+                [("of ΔW", False), ("of A or B alone, as in the LoRA paper", True)], value=False, label="Taken",
+                elem_classes="lp-chips",
+            )  # fmt: skip
+        with gr.Row(elem_classes="lp-plots", equal_height=False):
+            with gr.Column(min_width=300):
+                self.square, self.square_words = picture("square")
+            with gr.Column(min_width=300):
+                self.overlap, self.overlap_words = picture("overlap")
+
+    def _base(self) -> None:
+        heading("The update and its base", "what it makes louder, and what is new")
+        with gr.Row(elem_classes="lp-spec-controls", equal_height=False):
+            self.base_side = gr.Radio(
+                [(label.replace("it", "ΔW", 1), side) for label, side in reversed(SIDES)], value="left",
+                label="Directions", elem_classes="lp-chips",
+            )  # fmt: skip
+            self.leading = gr.Slider(
+                1, 32, value=10, step=1, label="Directions of W + ΔW looked at", buttons=[], elem_id="lp-spec-leading"
+            )
+            self.epsilon = gr.Slider(
+                0, 1, value=0.5, step=0.05, label="Threshold ε of an intruder", buttons=[], elem_id="lp-spec-epsilon"
+            )
+        with gr.Row(elem_classes="lp-plots", equal_height=False):
+            with gr.Column(min_width=260):
+                self.amplified, self.amplified_words = picture("amplified")
+            with gr.Column(min_width=260):
+                self.aligned, self.aligned_words = picture("aligned")
+            with gr.Column(min_width=260):
+                self.intruders, self.intruders_words = picture("intruders")
+
+    # --- what is connected to what -----------------------------------------------------------------------------------
+
+    def _connect(self, tab: gr.Tab) -> None:
+        ticked, own = self._shell.ticked, self.controls
+        top_out = [self.map, self.map_words, self.scree, self.scree_words]
+        pair_in = [ticked, own.module, self.first, self.second, self.side, self.factor]
+        pair_out = [self.square, self.square_words, self.overlap, self.overlap_words]
+        base_in = [ticked, own.focus, own.module, self.leading, self.epsilon, self.base_side]
+        base_out = [
+            self.amplified, self.amplified_words, self.aligned, self.aligned_words, self.intruders,
+            self.intruders_words,
+        ]  # fmt: skip
+        choose_in = [ticked, own.focus, own.module, own.step, self.first, self.second]
+        choose_out = [
+            self.hint, self.body, own.focus, own.module, own.step, self.first, self.second, self.following,
+            *self.tools.outputs(),
+        ]  # fmt: skip
+
+        def draw_all(event: Any) -> Any:
+            """Chains what every picture needs after `event`."""
+            step = event.then(self.top, [ticked, *own.inputs()], top_out, **QUIET)
+            step = step.then(self.pair, pair_in, pair_out, **QUIET)
+            return step.then(self.base, base_in, base_out, **QUIET)
+
+        draw_all(gr.on([ticked.change, tab.select], self.choose, choose_in, choose_out, **QUIET))
+        draw_all(self.following.tick(self.choose, choose_in, choose_out, **QUIET))
+        draw_all(own.focus.input(self.choose, choose_in, choose_out, **QUIET))
+        draw_all(own.module.input(lambda: None, None, None, **QUIET))
+        draw_all(self.clicks.point(self.pick, [ticked], own.module, **QUIET))
+        gr.on([own.measure.input, own.log.input, own.step.input], self.top, [ticked, *own.inputs()], top_out, **QUIET)
+        gr.on(
+            [self.first.input, self.second.input, self.side.input, self.factor.input], self.pair, pair_in, pair_out,
+            **QUIET,
+        )  # fmt: skip
+        gr.on([self.base_side.input, self.leading.release, self.epsilon.input], self.base, base_in, base_out, **QUIET)
+        own.play.click(self.start, [ticked, own.focus, own.step], [own.step, self.playing, own.play], **QUIET)
+        self.playing.tick(
+            self.advance, [ticked, own.focus, own.step], [own.step, self.playing, own.play], **QUIET
+        ).then(self.top, [ticked, *own.inputs()], top_out, **QUIET)
+        self.tools.connect(self._subjects, own, [ticked, *own.inputs()], self._views)
+
+    # --- events ------------------------------------------------------------------------------------------------------
+
+    def _subjects(self, ticked: Sequence[str]) -> list[views.Subject]:
+        return views.subjects(self.lens, self._shell.shown(ticked))
+
+    def choose(
+        self, ticked: list[str], focus: str | None, module: str | None, step: float, first: str, second: str
+    ) -> Any:
+        """Brings every control in line with the ticked runs; what was chosen stays chosen where it still can."""
+        found = self._subjects(ticked)
+        runs = [(one.label, one.shown.run.id) for one in found]
+        ids = [identity for _, identity in runs]
+        focus = focus if focus in ids else (ids[0] if ids else None)
+        modules = views.module_choices(found)
+        names = [name for _, name in modules]
+        # A middle layer's value or down projection is where updates are commonly large; any module will do.
+        module = module if module in names else (names[len(names) // 2] if names else None)
+        subject = _focused(found, focus)
+        steps = subject.frames.steps if subject else []
+        last = steps[-1] if steps else 1
+        at_end = not step or step >= getattr(self, "_last_step", {}).get(focus, 0) or step > last
+        first = first if first in ids else (ids[0] if ids else "")
+        others = [identity for identity in ids if identity != first]
+        second = second if second in others else (others[0] if others else "")
+        busy = any(one.shown.run.alive() for one in found)
+        slider = gr.update(
+            minimum=steps[0] if steps else 0, maximum=max(last, 1), value=last if at_end else step,
+            interactive=len(steps) > 1,
+        )  # fmt: skip
+        return [
+            _hint(found), gr.update(visible=bool(found)),
+            gr.update(choices=runs, value=focus, visible=len(runs) > 1),
+            gr.update(choices=modules, value=module), slider,
+            gr.update(choices=runs, value=first or None), gr.update(choices=runs, value=second or None),
+            gr.Timer(active=busy), *self.tools.refreshed(subject),
+        ]  # fmt: skip
+
+    def top(
+        self, ticked: list[str], focus: str, module: str | None, measure: str, log: bool, step: float
+    ) -> tuple[Any, ...]:
+        """Map and scree."""
+        (map_, map_words), (scree, scree_words) = self._top(ticked, focus, module, measure, log, step)
+        return draw(map_), note(map_words), draw(scree), note(scree_words)
+
+    def _top(
+        self, ticked: list[str], focus: str, module: str | None, measure: str, log: bool, step: float
+    ) -> tuple[views.View, views.View]:
+        found = self._subjects(ticked)
+        subject = _focused(found, focus)
+        at = None if subject is None or not subject.frames.steps or step >= subject.frames.steps[-1] else int(step)
+        return (
+            views.map_view(self.lens, subject, module or "", measure, at),
+            views.scree_view(self.lens, found, module or "", log, at),
+        )
+
+    def pair(
+        self, ticked: list[str], module: str | None, first: str, second: str, side: Any, factor: bool
+    ) -> tuple[Any, ...]:
+        """The square of two adapters, and what they share."""
+        by_id = {one.shown.run.id: one for one in self._subjects(ticked)}
+        chosen = [by_id[identity] for identity in (first, second) if identity in by_id]
+        (square, words), (overlap, angles) = views.pair_views(self.lens, chosen, module or "", side, factor)
+        return draw(square), note(words), draw(overlap), note(angles)
+
+    def base(
+        self, ticked: list[str], focus: str, module: str | None, leading: float, epsilon: float, side: str
+    ) -> list[Any]:
+        """Amplification, alignment, intruders."""
+        subject = _focused(self._subjects(ticked), focus)
+        found = views.base_views(self.lens, subject, module or "", int(leading), float(epsilon), side)
+        return [part for figure, words in found for part in (draw(figure), note(words))]
+
+    def _views(
+        self, ticked: list[str], focus: str, module: str | None, measure: str, log: bool, step: float
+    ) -> list[views.View]:
+        """All pictures as they stand, for the page that is saved."""
+        found = self._subjects(ticked)
+        shown = [*self._top(ticked, focus, module, measure, log, step)]
+        if len(found) > 1:
+            shown += views.pair_views(self.lens, found[:2], module or "", "right", False)
+        return shown + views.base_views(self.lens, _focused(found, focus), module or "", 10, 0.5, "left")
+
+    def pick(self, ticked: list[str], event: gr.EventData) -> Any:
+        """A click on a square of the map chooses its module."""
+        names = [name for _, name in views.module_choices(self._subjects(ticked))]
+        return event.custom if event.custom in names else gr.skip()
+
+    def start(self, ticked: list[str], focus: str, step: float) -> tuple[Any, Any, Any]:
+        """Begins the replay at the first step, or stops it."""
+        subject = _focused(self._subjects(ticked), focus)
+        steps = subject.frames.steps if subject else []
+        if len(steps) < 2:
+            return gr.skip(), gr.Timer(active=False), gr.skip()
+        begin = steps[0] if step >= steps[-1] else step
+        return begin, gr.Timer(active=True), gr.update(value="▶ Replaying …", interactive=False)
+
+    def advance(self, ticked: list[str], focus: str, step: float) -> tuple[Any, Any, Any]:
+        """The next step of the replay."""
+        subject = _focused(self._subjects(ticked), focus)
+        later = [one for one in (subject.frames.steps if subject else []) if one > step]
+        if not later:
+            return gr.skip(), gr.Timer(active=False), gr.update(value="▶ Replay training", interactive=True)
+        # A long training is replayed in at most about thirty pictures.
+        return later[min(len(later) - 1, max(0, len(later) // 30))], gr.skip(), gr.skip()
+
+
+def _focused(found: Sequence[views.Subject], focus: str | None) -> views.Subject | None:
+    return next((one for one in found if one.shown.run.id == focus), found[0] if found else None)
+
+
+def _hint(found: Sequence[views.Subject]) -> str:
+    if not found:
+        return (
+            '<div class="lp-card lp-idle"><h2>What did it learn?</h2><p>Train a run, then tick up to four runs in the '
+            "list. Here you see how many directions each learned, where in the network, and how they "
+            "relate to one another and to the base.</p></div>"
+        )
+    keys = "".join(
+        f'<span class="lp-key"><i style="background:{one.colour}"></i>{escape(one.label)}</span>' for one in found
+    )
+    return f'<div class="lp-keys" aria-label="Runs shown">{keys}</div>'
+
+
+def build(shell: Shell, tab: gr.Tab) -> SpectrumTab:
+    """Makes the tab where it is called."""
+    made = SpectrumTab(shell)
+    made.build(tab)
+    return made

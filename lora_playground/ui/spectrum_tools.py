@@ -1,0 +1,294 @@
+"""The lower part of the tab Spectrum: cut an adapter and ask again, save what is left, numbers out, adapters in.
+
+It knows the views, run folders and imports; it draws through the views and trains nothing.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from lora_playground.analysis.cut import Cut
+from lora_playground.errors import PlaygroundError
+from lora_playground.imports import derive, import_files, import_from_hub
+from lora_playground.jobs import cutcurve
+from lora_playground.models.catalogue import list_models
+from lora_playground.plots import cut_figure, describe_cut
+from lora_playground.plots.style import empty
+from lora_playground.ui import cards
+from lora_playground.ui import spectrum_views as views
+from lora_playground.ui.lens import Lens
+from lora_playground.ui.shell import Shell, draw
+from lora_playground.ui.words import escape
+
+if TYPE_CHECKING:
+    from lora_playground.ui.spectrum import Controls
+
+QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+MODES = [
+    ("all", "all"), ("strongest k", "top"), ("weakest k", "bottom"), ("a range", "range"), ("one", "one"),
+]  # fmt: skip
+PICTURES = [("the map", "map"), ("the scree", "scree"), ("the square", "square"), ("the intruders", "intruders")]
+_SAVE = """(name) => { const kind = 'KIND'; const plot = document.querySelector(`#lp-spec-${name} .js-plotly-plot`);
+  if (plot && window.Plotly) window.Plotly.downloadImage(plot, {format: kind, scale: kind === 'png' ? 3 : 1,
+    width: 1100, height: 620, filename: `lora-playground-${name}`}); }"""
+_TO_CHAT = """() => { for (const tab of document.querySelectorAll('#lp-tabs button[role="tab"]'))
+  if (tab.textContent.trim() === 'Chat') tab.click(); }"""
+
+Subjects = Callable[[Sequence[str]], list[views.Subject]]
+
+
+class Tools:
+    """Cut, curve, export, import."""
+
+    def __init__(self, shell: Shell, lens: Lens) -> None:
+        self._shell, self._lens = shell, lens
+
+    def build(self) -> None:
+        """Makes the parts where it is called."""
+        from lora_playground.ui.spectrum import heading, picture
+
+        heading("Cut and ask again", "keep only some directions of every module")
+        with gr.Row(elem_classes="lp-spec-controls", equal_height=False):
+            self.mode = gr.Radio(MODES, value="all", label="Keep", elem_classes="lp-chips", elem_id="lp-spec-mode")
+            self.k = gr.Slider(0, 8, value=1, step=1, label="k", visible=False, buttons=[], elem_id="lp-spec-k")
+            self.first = gr.Slider(
+                1, 8, value=1, step=1, label="from direction", visible=False, buttons=[], elem_id="lp-spec-from"
+            )
+            self.last = gr.Slider(
+                1, 8, value=2, step=1, label="to direction", visible=False, buttons=[], elem_id="lp-spec-to"
+            )
+            self.strength = gr.Slider(
+                0, 2, value=1, step=0.05, label="Strength", info="0 is the base, 1 as trained", buttons=[],
+                elem_id="lp-spec-strength",
+            )  # fmt: skip
+        with gr.Row(elem_classes="lp-plots", equal_height=False):
+            with gr.Column(min_width=300):
+                self.energy, self.energy_words = picture("energy")
+                with gr.Row(elem_classes="lp-spec-ways"):
+                    self.ask = gr.Button("Ask it in Chat", variant="primary", elem_id="lp-spec-ask")
+                    self.save = gr.Button("Save as a plain LoRA", elem_id="lp-spec-save")
+                self.said = gr.HTML("", apply_default_css=False, elem_id="lp-spec-said")
+            with gr.Column(min_width=300):
+                self.curve, self.curve_words = picture("curve")
+                with gr.Row(elem_classes="lp-spec-ways"):
+                    self.measure = gr.Button("Measure loss and score over k", elem_id="lp-spec-measure-cut")
+                self.waiting = gr.Timer(1.5, active=False)
+        heading("Take along, bring in", "figures, numbers, adapters")
+        with gr.Row(elem_classes="lp-spec-controls", equal_height=False):
+            with gr.Column(min_width=280):
+                self.which = gr.Dropdown(PICTURES, value="scree", label="Picture", filterable=False)
+                with gr.Row(elem_classes="lp-spec-ways"):
+                    self.png = gr.Button("PNG", elem_id="lp-spec-png", min_width=70)
+                    self.svg = gr.Button("SVG", elem_id="lp-spec-svg", min_width=70)
+                    self.html = gr.DownloadButton("All as HTML", elem_id="lp-spec-html", min_width=120)
+                with gr.Row(elem_classes="lp-spec-ways"):
+                    self.csv = gr.DownloadButton("Numbers as CSV", elem_id="lp-spec-csv", min_width=120)
+                    self.json = gr.DownloadButton("Numbers as JSON", elem_id="lp-spec-json", min_width=120)
+            with gr.Column(min_width=320):
+                self.upload = gr.File(
+                    label="Import an adapter: a zip, or adapter_config.json and adapter_model.safetensors",
+                    file_count="multiple", elem_id="lp-spec-upload", height=120,
+                )  # fmt: skip
+                self.hub = gr.Textbox(
+                    "", label="or from the hub", placeholder="somebody/some-adapter", elem_id="lp-spec-hub",
+                    max_length=200,
+                )  # fmt: skip
+                self.base = gr.Dropdown(_bases(), value="", label="Its base model", filterable=False)
+                self.bring = gr.Button("Import", elem_id="lp-spec-import")
+                self.brought = gr.HTML("", apply_default_css=False, elem_id="lp-spec-brought")
+
+    def cut_inputs(self) -> list[Any]:
+        return [self.mode, self.k, self.first, self.last, self.strength]
+
+    def outputs(self) -> list[Any]:
+        """What `refreshed` updates."""
+        return [self.k, self.first, self.last, self.energy, self.energy_words, self.curve, self.curve_words]
+
+    def refreshed(self, subject: views.Subject | None) -> list[Any]:
+        """Bounds of the sliders and both pictures for the run in focus, nothing cut yet."""
+        longest = max(1, views.longest(subject)) if subject else 1
+        bounds = [gr.update(maximum=max(longest, 1)), gr.update(maximum=longest), gr.update(maximum=longest)]
+        return [*bounds, *self._energy(subject, Cut()), *self._curve(subject, None)]
+
+    # --- what is connected to what -----------------------------------------------------------------------------------
+
+    def connect(
+        self, subjects: Subjects, controls: Controls, inputs: list[Any], pictures: Callable[..., list[views.View]]
+    ) -> None:
+        """Connects the parts; `subjects` reads the ticked runs, `pictures` gives all views as they stand."""
+        self._subjects = subjects
+        chosen = [self._shell.ticked, controls.focus, *self.cut_inputs()]
+        shown = [self.energy, self.energy_words, self.curve, self.curve_words]
+        self.mode.input(self.fit, self.mode, [self.k, self.first, self.last], **QUIET)
+        changed = [self.mode.input, *(part.input for part in (self.k, self.first, self.last, self.strength))]
+        gr.on(changed, self.cut, chosen, shown, **QUIET)
+        self.ask.click(self.to_chat, [*chosen, self._shell.tuning], [self._shell.tuning, self.said], **QUIET).success(
+            None, None, None, js=_TO_CHAT
+        )
+        slow: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private", "concurrency_limit": 4}
+        self.save.click(self.keep, chosen, [self.said, self._shell.ticked], **slow)
+        self.measure.click(self.begin, chosen, [self.curve_words, self.waiting], **QUIET)
+        self.waiting.tick(self.look, chosen, [self.curve, self.curve_words, self.waiting], **QUIET)
+        for button, kind in ((self.png, "png"), (self.svg, "svg")):
+            button.click(None, self.which, None, js=_SAVE.replace("KIND", kind))
+        self.csv.click(lambda t: _file("spectra.csv", views.as_csv(views.numbers(subjects(t)))), inputs[0], self.csv,
+                       **slow)  # fmt: skip
+        self.json.click(lambda t: _file("spectra.json", views.as_json(views.numbers(subjects(t)))), inputs[0],
+                        self.json, **slow)  # fmt: skip
+        self.html.click(
+            lambda *given: _file("spectra.html", views.as_html(pictures(*given), "Spectra")), inputs, self.html, **slow
+        )
+        self.bring.click(
+            self.take_in, [self.upload, self.hub, self.base, self._shell.ticked],
+            [self.brought, self._shell.ticked, self.upload, self.hub], **slow,
+        )  # fmt: skip
+
+    # --- cut ---------------------------------------------------------------------------------------------------------
+
+    def _focused(self, ticked: Sequence[str], focus: str | None) -> views.Subject | None:
+        found = self._subjects(ticked)
+        return next((one for one in found if one.shown.run.id == focus), found[0] if found else None)
+
+    def fit(self, mode: str) -> tuple[Any, Any, Any]:
+        """Shows the sliders that a mode needs."""
+        return (
+            gr.update(visible=mode in ("top", "bottom")),
+            gr.update(visible=mode in ("range", "one"), label="direction" if mode == "one" else "from direction"),
+            gr.update(visible=mode == "range"),
+        )
+
+    def cut(self, ticked: list[str], focus: str, *given: Any) -> list[Any]:
+        """Energy and curve for the chosen cut."""
+        subject = self._focused(ticked, focus)
+        try:
+            chosen = views.make_cut(*given)
+        except PlaygroundError as failure:
+            return [gr.skip(), cards.error(str(failure)), gr.skip(), gr.skip()]
+        return [*self._energy(subject, chosen), *self._curve(subject, chosen)]
+
+    def _energy(self, subject: views.Subject | None, cut: Cut) -> list[Any]:
+        from lora_playground.ui.spectrum import note
+
+        figure, words = views.cut_view(subject, cut)
+        return [draw(figure), note(words)]
+
+    def _curve(self, subject: views.Subject | None, cut: Cut | None) -> list[Any]:
+        from lora_playground.ui.spectrum import note
+
+        if subject is None:
+            return [draw(empty("", "What is left of loss and score", False, 340)), ""]
+        found = cutcurve.read(subject.shown.run)
+        kept = cut.k if cut is not None and cut.mode == "top" else None
+        if found is None:
+            title = "What is left when only the first k directions are kept"
+            words = "Not measured yet: it answers the test questions once for every k."
+            return [draw(empty("Press “Measure loss and score over k”.", title, False, 340)), note(words)]
+        energy = [views.energy_kept(subject.frames.values[-1], Cut("top", k=k)) for k in found["k"]]
+        figure = cut_figure(found["k"], found["loss"], found["score"], subject.colour, energy, kept)
+        words = describe_cut(found["k"], found["loss"], found["score"])
+        if not found.get("done"):
+            words = f"Measuring, {len(found['k'])} of {found['planned']} done. {words}"
+        return [draw(figure), note(words)]
+
+    def to_chat(self, ticked: list[str], focus: str, *given: Any) -> tuple[Any, Any]:
+        """Hands cut and strength of the run in focus to the tab Chat."""
+        *choice, tuning = given
+        subject = self._focused(ticked, focus)
+        if subject is None:
+            raise gr.Error("Tick a run first.", print_exception=False)
+        chosen = views.make_cut(*choice)
+        kept = chosen.kept(views.longest(subject))
+        cut = None if chosen.mode == "all" else [kept.start, kept.stop]
+        tuned = {"strength": chosen.strength, "keep": kept.stop if cut and not kept.start else None, "cut": cut}
+        words = f'<p class="lp-note" role="status">Chat now uses {escape(chosen.describe())}.</p>'
+        return {**(tuning or {}), subject.shown.run.id: tuned}, words
+
+    def keep(self, ticked: list[str], focus: str, *given: Any) -> tuple[Any, Any]:
+        """Saves what is left as a plain LoRA, in a run of its own that is ticked."""
+        from lora_playground.ui.frame import with_ticked
+
+        subject = self._focused(ticked, focus)
+        if subject is None:
+            return cards.error("Tick a run first."), gr.skip()
+        try:
+            chosen = views.make_cut(*given)
+            updates = self._lens.cutter(subject.shown.run).cut(chosen)
+            title = f"{subject.label}: {chosen.describe()}"
+            made = derive(self._shell.store, subject.shown.run, updates, title, {"cut": vars(chosen)})
+        except PlaygroundError as failure:
+            return cards.error(str(failure)), gr.skip()
+        words = (
+            f'<p class="lp-note" role="status">Saved as the run “{escape(title)}”, a plain LoRA that PEFT loads.</p>'
+        )
+        return words, with_ticked(ticked, [made.id])
+
+    # --- curve -------------------------------------------------------------------------------------------------------
+
+    def begin(self, ticked: list[str], focus: str, *_: Any) -> tuple[Any, Any]:
+        """Starts measuring in a process of its own."""
+        subject = self._focused(ticked, focus)
+        if subject is None:
+            return cards.error("Tick a run first."), gr.skip()
+        try:
+            cutcurve.start(subject.shown.run)
+        except PlaygroundError as failure:
+            return cards.error(str(failure)), gr.skip()
+        words = '<p class="lp-note" role="status">Loading the model, then one point after another appears.</p>'
+        return words, gr.Timer(active=True)
+
+    def look(self, ticked: list[str], focus: str, *given: Any) -> list[Any]:
+        """Draws the points measured so far; ends with the last, or with what went wrong."""
+        subject = self._focused(ticked, focus)
+        if subject is None:
+            return [gr.skip(), gr.skip(), gr.Timer(active=False)]
+        run = subject.shown.run
+        going = cutcurve.running(run)
+        found = cutcurve.read(run)
+        if found is None:
+            if going:
+                return [gr.skip(), gr.skip(), gr.skip()]
+            return [gr.skip(), cards.error(cutcurve.failure(run)), gr.Timer(active=False)]
+        drawn = self._curve(subject, views.make_cut(*given))
+        if not going and not found.get("done"):
+            drawn[1] = cards.error(cutcurve.failure(run))
+        return [*drawn, gr.skip() if going else gr.Timer(active=False)]
+
+    # --- import ------------------------------------------------------------------------------------------------------
+
+    def take_in(
+        self, files: list[str] | None, hub: str, base: str, ticked: list[str], progress: gr.Progress | None = None
+    ) -> tuple[Any, ...]:
+        """Makes a run of an uploaded adapter, or of one on the hub, and ticks it."""
+        from lora_playground.ui.frame import with_ticked
+
+        try:
+            if files:
+                paths = [Path(file) for file in files]
+                stem = paths[0].stem if len(paths) == 1 else ""
+                done = import_files(self._shell.store, paths, stem, base or None)
+            elif hub.strip():
+                done = import_from_hub(self._shell.store, hub.strip(), base=base or None)
+            else:
+                return cards.error("Choose a zip, or the two files of an adapter, or give a hub id."), *[gr.skip()] * 3
+        except PlaygroundError as failure:
+            return cards.error(str(failure)), gr.skip(), None, gr.skip()
+        notes = "".join(f'<p class="lp-warning">{escape(words)}</p>' for words in done.notes)
+        label = escape(done.run.config().label)
+        words = f'<p class="lp-note" role="status">Imported as the run “{label}”, and ticked.</p>{notes}'
+        return words, with_ticked(ticked, [done.run.id]), None, ""
+
+
+def _bases() -> list[tuple[str, str]]:
+    return [("find it by the adapter's shapes", ""), *((card.label, card.source) for card in list_models())]
+
+
+def _file(name: str, text: str) -> str:
+    """A file in a folder of its own under the temporary folder, from where the browser fetches it."""
+    path = Path(tempfile.mkdtemp(prefix="lora-playground-")) / name
+    path.write_text(text, encoding="utf-8")
+    return str(path)

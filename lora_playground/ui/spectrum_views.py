@@ -1,0 +1,295 @@
+"""The pictures of the Spectrum tab with their sentences: from runs and choices to figures. It knows no component.
+
+Every view returns (figure, sentence); what cannot be shown comes as an empty figure that says why.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lora_playground import plots
+from lora_playground.analysis import alignment as base_alignment
+from lora_playground.analysis.cut import Cut, energy_kept
+from lora_playground.analysis.spectra import (
+    effective_rank,
+    energy_captured,
+    energy_rank,
+    stable_rank,
+)
+from lora_playground.analysis.subspaces import Side, compare
+from lora_playground.errors import PlaygroundError
+from lora_playground.plots.spectrum import short_name
+from lora_playground.plots.style import empty, percent, significant
+from lora_playground.ui.lens import LARGE_SIDE, Frames, Lens
+from lora_playground.ui.shell import Shown
+
+View = tuple[dict[str, Any], str]
+_FIRST = "Tick a run in the list on the left to see what it learned."
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A shown run with its spectra so far, its label and its rank budget."""
+
+    shown: Shown
+    frames: Frames
+    label: str
+    rank: int | None
+
+    @property
+    def colour(self) -> str:
+        return self.shown.colour
+
+
+def subjects(lens: Lens, shown: Sequence[Shown]) -> list[Subject]:
+    """The shown runs, read; a run that cannot be read is left out."""
+    found = []
+    for one in shown:
+        try:
+            config = one.run.config()
+            frames = lens.frames(one.run)
+        except PlaygroundError:
+            continue
+        found.append(Subject(one, frames, config.label, getattr(config.variant, "rank", None)))
+    return found
+
+
+def map_view(lens: Lens, subject: Subject | None, module: str, measure: str, step: int | None) -> View:
+    """Layers × modules of one run at one step; the colour scale is that of its end, so that a replay fills up."""
+    title = plots.MEASURES[measure][0]
+    if subject is None:
+        return empty(_FIRST, title, False, 360), _FIRST
+    index = subject.frames.at(step)
+    if index < 0:
+        words = "The map fills when training begins."
+        return empty(words, title, False, 360), words
+    try:
+        values = lens.measure(subject.shown.run, subject.frames, index, measure)
+        last = lens.measure(subject.shown.run, subject.frames, len(subject.frames.steps) - 1, measure)
+    except PlaygroundError as error:
+        return empty("The base's weights are not on this disk.", title, False, 360), f"Not shown: {error}"
+    figure = plots.map_figure(values, measure, selected=module, top=max(last.values(), default=0.0))
+    return figure, f"{subject.label}: {plots.describe_map(values, measure)}"
+
+
+def scree_view(lens: Lens, all_: Sequence[Subject], module: str, log: bool, step: int | None) -> View:
+    """Singular values of one module, all ticked runs overlaid."""
+    series, ranks, sentences = [], [], []
+    edge = None
+    for subject in all_:
+        index = subject.frames.at(step)
+        values = subject.frames.values[index].get(module) if index >= 0 else None
+        if values is None or not len(values):
+            if index >= 0:
+                sentences.append(f"{subject.label} does not change this module.")
+            continue
+        sigma = [float(value) for value in values]
+        series.append((subject.label, subject.colour, sigma))
+        # A dense variant has no budget: its bound would be the module's own size.
+        ranks.append(subject.rank if subject.rank and subject.rank >= _used(values) else None)
+        error = subject.frames.errors.get(module, 0.0) if index == len(subject.frames.steps) - 1 else 0.0
+        norm = subject.frames.frobenius[index].get(module)
+        sentences.append(plots.describe_scree(subject.label, sigma, ranks[-1], error, norm if error else None))
+        if len(all_) == 1:
+            edge, words = _noise(lens, subject, module, values)
+            sentences += [words] if words else []
+    known = [rank for rank in ranks if rank]
+    marks = known if len(known) == len(series) else list(dict.fromkeys(known))
+    figure = plots.scree_figure(series, rank=marks or None, log=log, module=module, edge=edge)
+    return figure, " ".join(sentences) or _FIRST
+
+
+def _used(values: np.ndarray) -> int:
+    return int(np.sum(values > 1e-6 * values[0])) if len(values) and values[0] > 0 else 0
+
+
+def _noise(lens: Lens, subject: Subject, module: str, values: np.ndarray) -> tuple[float | None, str]:
+    """The Marchenko–Pastur edge of a dense update with its whole spectrum; no null for factors."""
+    if not subject.frames.exact or subject.frames.errors.get(module):
+        return None, ""
+    try:
+        update = lens.update(subject.shown.run, module)
+    except PlaygroundError:
+        return None, ""
+    if update.factored or len(values) != min(update.shape) or values[0] <= 0:
+        return None, ""
+    count, edge = base_alignment.above_noise(values, (update.shape[0], update.shape[1]))
+    words = (
+        f"{count} of its {len(values)} directions stand above the edge of noise (Marchenko–Pastur, "
+        f"{significant(edge)}), and hold {percent(float(energy_captured(values)[count - 1]) if count else 0.0)} of its "
+        "energy."
+    )
+    return (edge, words) if edge > 0 else (None, "")
+
+
+def pair_views(lens: Lens, pair: Sequence[Subject], module: str, side: Side, factor: bool) -> tuple[View, View]:
+    """Two adapters: the square φ(i, j), and φ(k, k) against chance."""
+    titles = "Shared directions φ(i, j)", "How much they have in common"
+    if len(pair) < 2:
+        words = "Tick two runs to lay their directions side by side."
+        return (empty(words, titles[0], False, 360), words), (empty("", titles[1], False, 360), "")
+    one, two = pair[0], pair[1]
+    try:
+        updates = [lens.update(subject.shown.run, module) for subject in (one, two)]
+        found = compare(updates[0], updates[1], side, "factor" if factor else "update")
+    except PlaygroundError as error:
+        words = f"Not shown: {error}"
+        return (empty("Cannot be compared.", titles[0], False, 360), words), (empty("", titles[1], False, 360), "")
+    square = plots.square_figure(found.similarity, (one.label, one.colour), (two.label, two.colour), module=module)
+    overlap = plots.overlap_figure(found.similarity, found.chance, one.colour)
+    words = plots.describe_similarity(found.similarity, found.chance, found.angles.tolist(), one.label, two.label)
+    shown = ", ".join(f"{angle:.0f}°" for angle in found.angles[:8])
+    return (square, words), (overlap, f"Angles between their directions, smallest first: {shown}.")
+
+
+def base_views(lens: Lens, subject: Subject | None, module: str, k: int, epsilon: float, side: str) -> list[View]:
+    """The update beside its base: amplification, alignment, intruders."""
+    titles = ["How much of W lies where ΔW acts", "Does ΔW follow the base's directions?"]
+    titles.append("Intruders: directions the base never had")
+    if subject is None:
+        return [(empty(_FIRST, title, False, 340), "") for title in titles]
+    run = subject.shown.run
+    try:
+        update, W = lens.update(run, module), lens.weight(run, module)
+        if min(W.shape) > LARGE_SIDE:
+            raise PlaygroundError(f"W is {W.shape[0]} by {W.shape[1]}, too large to be decomposed while you wait.")
+        strength = base_alignment.amplification(update, W)
+        cosines = base_alignment.alignment(update, W, k=16, side=side)
+        found = base_alignment.intruders(update, W, k=k, epsilon=epsilon, side=side)
+    except PlaygroundError as error:
+        return [
+            (empty("Not shown.", title, False, 340), f"Not shown: {error}" * (title is titles[0])) for title in titles
+        ]
+    bars = [("ΔW", strength.by_update), ("W itself", strength.by_base), ("random", strength.by_random)]
+    floor = base_alignment.random_floor(W.shape[0] if side == "left" else W.shape[1], cosines.shape[1])[0]
+    return [
+        (
+            plots.amplification_figure(bars, subject.colour),
+            plots.describe_amplification(strength.factor, strength.factor_random, strength.rank),
+        ),
+        (plots.alignment_figure(cosines, module=module), plots.describe_alignment(cosines, floor)),
+        (
+            plots.intruder_figure(
+                found.cosines.tolist(), epsilon, (found.floor, found.floor_high), subject.colour, module=module
+            ),
+            plots.describe_intruders(found.cosines.tolist(), epsilon, found.floor),
+        ),
+    ]
+
+
+def make_cut(mode: str, k: int, first: int, last: int, strength: float) -> Cut:
+    """The cut that the controls say; raises ConfigError."""
+    return Cut(mode, int(k), int(first), max(int(first), int(last)), float(strength))  # type: ignore[arg-type]
+
+
+def cut_view(subject: Subject | None, cut: Cut) -> View:
+    """Energy over directions kept, summed over all modules, with what the cut keeps shaded."""
+    if subject is None or not subject.frames.values:
+        return empty(_FIRST, "Energy kept by the first k directions", False), _FIRST
+    spectra = subject.frames.values[-1]
+    rank = longest(subject)
+    shares = [energy_kept(spectra, Cut("top", k=k)) for k in range(1, min(rank, 64) + 1)]
+    kept = cut.kept(rank)
+    bounds = (kept.start + 1, kept.stop) if kept.stop > kept.start else None
+    figure = plots.energy_figure([(subject.label, subject.colour, shares)], bounds)
+    words = f"Kept: {cut.describe()} of every module, {percent(energy_kept(spectra, cut))} of the update's energy."
+    if cut.strength == 0 or bounds is None:
+        words += " Nothing is left, so the answer is the base's."
+    elif cut.mode == "all" and cut.strength == 1:
+        words += " This is the untouched adapter."
+    return figure, words
+
+
+def longest(subject: Subject) -> int:
+    """The most directions any module of the newest spectra has."""
+    spectra = subject.frames.values[-1].values() if subject.frames.values else []
+    return max((_used(values) for values in spectra), default=0)
+
+
+# ------------------------------------------------------------------------------------------------------- numbers
+
+
+def numbers(all_: Sequence[Subject]) -> list[dict[str, Any]]:
+    """One record a run and module: names, ranks, norms and singular values of the newest spectra."""
+    rows = []
+    for subject in all_:
+        index = subject.frames.at(None)
+        if index < 0:
+            continue
+        for module, values in subject.frames.values[index].items():
+            norm = subject.frames.frobenius[index][module]
+            exact = module not in subject.frames.errors
+            rows.append(
+                {
+                    "run": subject.shown.run.id,
+                    "label": subject.label,
+                    "module": module,
+                    "step": subject.frames.steps[index],
+                    "rank_budget": subject.rank,
+                    "effective_rank": effective_rank(values),
+                    "stable_rank": stable_rank(values, None if exact else norm),
+                    "energy_rank_90": energy_rank(values, 0.9, None if exact else norm),
+                    "frobenius": norm,
+                    "sigma_1": float(values[0]) if len(values) else 0.0,
+                    "error": subject.frames.errors.get(module, 0.0),
+                    "singular_values": [float(v) for v in values],
+                }
+            )
+    return rows
+
+
+def as_json(rows: Sequence[dict[str, Any]]) -> str:
+    """The records as JSON."""
+    return json.dumps(list(rows), ensure_ascii=False, indent=1, allow_nan=False)
+
+
+def as_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """The records as CSV, one column a singular value; text that a spreadsheet would run as a formula is quoted."""
+    out = io.StringIO()
+    width = max((len(row["singular_values"]) for row in rows), default=0)
+    plain = [key for key in (rows[0] if rows else {}) if key != "singular_values"]
+    writer = csv.writer(out)
+    writer.writerow([*plain, *(f"sigma_{i}" for i in range(1, width + 1))])
+    for row in rows:
+        writer.writerow([*(_cell(row[key]) for key in plain), *(f"{value:.9g}" for value in row["singular_values"])])
+    return out.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return "'" + value
+    return f"{value:.9g}" if isinstance(value, float) else value
+
+
+def as_html(views: Sequence[View], title: str) -> str:
+    """The pictures with their sentences as one page that needs no network; zoom and hover work in it."""
+    import html
+
+    from plotly.offline import get_plotlyjs
+
+    parts = []
+    for number, (figure, sentence) in enumerate(views):
+        data = json.dumps([figure["data"], figure["layout"], figure["config"]], allow_nan=False).replace("<", "\\u003c")
+        parts.append(
+            f'<figure><div id="p{number}"></div><figcaption>{html.escape(sentence)}</figcaption></figure>'
+            f'<script>Plotly.newPlot("p{number}", ...{data})</script>'
+        )
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+        "figure{margin:0 0 2.5rem}figcaption{color:#4b5b64}</style>"
+        f"<h1>{html.escape(title)}</h1><script>{get_plotlyjs()}</script>{''.join(parts)}</html>"
+    )
+
+
+def module_choices(all_: Sequence[Subject]) -> list[tuple[str, str]]:
+    """(short name, name) of every module that any shown run changes, in the model's order."""
+    names = dict.fromkeys(name for subject in all_ for name in subject.frames.modules)
+    return [(short_name(name), name) for name in names]
