@@ -1,0 +1,304 @@
+"""The tab Compare: finished runs in a sortable table, their losses overlaid, what gain costs, how options differ.
+
+It reads run folders and draws; it starts nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr
+
+from lora_playground import plots
+from lora_playground.errors import PlaygroundError
+from lora_playground.runs import Run
+from lora_playground.ui.follow import Follower
+from lora_playground.ui.shell import Shell, actions, draw
+from lora_playground.ui.words import count, duration, escape, percent, size
+
+QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+LISTED = 60
+QUIETLY = "#8b979b"
+"""Colour of a run that is not ticked."""
+
+COLUMNS: tuple[tuple[str, str, bool], ...] = (
+    ("label", "Run", False),
+    ("method", "Method", False),
+    ("rank", "r", True),
+    ("parameters", "Parameters", True),
+    ("base_score", "Base", True),
+    ("score", "Score", True),
+    ("forgetting", "Forgetting", True),
+    ("loss", "Val. loss", True),
+    ("seconds", "Training", True),
+    ("memory", "Peak memory", True),
+)
+"""(key, heading, whether it is a number)."""
+
+
+@dataclass
+class Line:
+    """One run in the table; what is not known is None.
+
+    Attributes:
+        score, base_score: share of the task solved; forgetting: drop in the base's own skills, both 0 to 1.
+        colour: '' where the run is not ticked.
+    """
+
+    run: str
+    label: str
+    colour: str
+    method: str
+    rank: int | None = None
+    parameters: int | None = None
+    base_score: float | None = None
+    score: float | None = None
+    forgetting: float | None = None
+    loss: float | None = None
+    seconds: float | None = None
+    memory: int | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def gain(self) -> float | None:
+        """Score above the base's."""
+        return None if self.score is None or self.base_score is None else self.score - self.base_score
+
+
+def read_line(run: Run, colour: str) -> Line | None:
+    """What the table says of a run; None for one that cannot be read."""
+    try:
+        config = run.config()
+    except PlaygroundError:
+        return None
+    result = run.result() or {}
+    score, forgetting = result.get("score") or {}, result.get("forgetting") or {}
+    return Line(
+        run=run.id,
+        label=config.label,
+        colour=colour,
+        method=config.federated.strategy if config.federated is not None else config.variant.name,
+        rank=getattr(config.variant, "rank", None),
+        parameters=result.get("trainable_parameters"),
+        base_score=score.get("base"),
+        score=score.get("adapted"),
+        forgetting=forgetting.get("drop"),
+        loss=(result.get("validation_loss") or {}).get("adapted"),
+        seconds=(result.get("seconds") or {}).get("training"),
+        memory=result.get("peak_memory_bytes"),
+        config=config.model_dump(mode="json"),
+    )
+
+
+def sort(lines: Sequence[Line], by: str, falling: bool) -> list[Line]:
+    """Lines in the order of a column; runs without that number come last either way."""
+    known = [line for line in lines if getattr(line, by) is not None]
+    rest = [line for line in lines if getattr(line, by) is None]
+    return sorted(known, key=lambda line: getattr(line, by), reverse=falling) + rest
+
+
+def cell(line: Line, key: str) -> str:
+    """A value as a person reads it."""
+    value = getattr(line, key)
+    if value is None:
+        return "–"
+    if key in ("score", "base_score", "forgetting"):
+        return percent(value)
+    if key == "parameters":
+        return count(value)
+    if key == "seconds":
+        return duration(value)
+    if key == "memory":
+        return size(value)
+    return f"{value:.3f}" if isinstance(value, float) else escape(value)
+
+
+def table(lines: Sequence[Line], by: str, falling: bool) -> str:
+    """The table as HTML; a click on a heading sorts, on a box ticks."""
+    if not lines:
+        return (
+            '<div class="lp-card lp-idle"><h2>Nothing to compare yet</h2><p>Train two runs that differ in one thing '
+            "(rank, method, data): here they stand side by side with what each gained and what it cost.</p></div>"
+        )
+    heads = []
+    for key, title, number in COLUMNS:
+        sorted_ = ' aria-sort="descending"' if key == by and falling else ' aria-sort="ascending"' if key == by else ""
+        arrow = (" ▾" if falling else " ▴") if key == by else ""
+        heads.append(
+            f'<th scope="col"{sorted_}{" class=number" * number}><button data-act="sort" data-id="{key}">{title}{arrow}'
+            "</button></th>"
+        )
+    rows = []
+    for line in lines:
+        on = bool(line.colour)
+        box = (
+            f'<button class="lp-tick" role="checkbox" aria-checked="{"true" if on else "false"}" data-act="tick" '
+            f'data-id="{escape(line.run)}" aria-label="Show {escape(line.label)}" '
+            f'style="--run:{line.colour or QUIETLY}"><i></i></button>'
+        )
+        cells = "".join(f"<td{' class=number' * number}>{cell(line, key)}</td>" for key, _, number in COLUMNS[1:])
+        rows.append(f'<tr><th scope="row"><span class="lp-run-cell">{box}{escape(line.label)}</span></th>{cells}</tr>')
+    return (
+        f'<div class="lp-scroll" tabindex="0" role="region" aria-label="Runs"><table class="lp-runs-table">'
+        f"<thead><tr>{''.join(heads)}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def points(lines: Sequence[Line], x: str, y: str) -> list[plots.Point]:
+    """Runs that have both numbers."""
+    found = []
+    for line in lines:
+        across, up = getattr(line, x), getattr(line, y)
+        if across is not None and up is not None:
+            found.append(plots.Point(line.label, line.colour or QUIETLY, float(across), float(up)))
+    return found
+
+
+def differences(lines: Sequence[Line]) -> str:
+    """The options in which the ticked runs differ, as a table."""
+    ticked = [line for line in lines if line.colour]
+    if len(ticked) < 2:
+        return '<p class="lp-note">Tick two runs or more to see in which options they differ.</p>'
+    flat = [dict(_flat(line.config)) for line in ticked]
+    keys = dict.fromkeys(key for one in flat for key in one if key != "title")
+    differing = [key for key in keys if len({repr(one.get(key)) for one in flat}) > 1]
+    if not differing:
+        return '<p class="lp-note">They were made with the same options.</p>'
+    heads = "".join(
+        f'<th scope="col"><span class="lp-key"><i style="background:{line.colour}"></i>{escape(line.label)}</span></th>'
+        for line in ticked
+    )
+    rows = "".join(
+        f'<tr><th scope="row"><code>{escape(key)}</code></th>'
+        + "".join(f"<td>{escape(_shown(one.get(key)))}</td>" for one in flat)
+        + "</tr>"
+        for key in differing
+    )
+    return (
+        f'<div class="lp-scroll" tabindex="0" role="region" aria-label="Options that differ"><table class="lp-runs-table">'
+        f"<thead><tr><th></th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            found += _flat(value, f"{prefix}{key}.")
+        else:
+            found.append((prefix + key, value))
+    return found
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "default"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+class CompareTab:
+    """The tab; `build` makes it where it is called."""
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell, self._follower = shell, Follower()
+
+    def build(self, tab: gr.Tab) -> None:
+        """Makes the parts inside `tab` and connects them."""
+        self.table = actions("", elem_id="lp-compare-table")
+        with gr.Column(elem_id="lp-compare-body") as self.body:
+            with gr.Row(elem_classes="lp-plots", equal_height=False):
+                with gr.Column(min_width=300):
+                    self.gain, self.gain_words = _picture("gain")
+                with gr.Column(min_width=300):
+                    self.cost, self.cost_words = _picture("cost")
+            with gr.Row(elem_classes="lp-plots", equal_height=False):
+                with gr.Column(min_width=300):
+                    self.loss, self.loss_words = _picture("loss")
+                with gr.Column(min_width=300):
+                    gr.HTML('<h2 class="lp-section">What differs <small>options of the ticked runs</small></h2>',
+                            apply_default_css=False)  # fmt: skip
+                    self.options = gr.HTML("", apply_default_css=False, elem_id="lp-compare-options")
+        self.order = gr.State(["score", True])
+        self._connect(tab)
+
+    def _connect(self, tab: gr.Tab) -> None:
+        ticked = self._shell.ticked
+        given = [ticked, self.order]
+        shown = [
+            self.table, self.body, self.gain, self.gain_words, self.cost, self.cost_words, self.loss, self.loss_words,
+            self.options,
+        ]  # fmt: skip
+        gr.on([tab.select, ticked.change], self.show, given, shown, **QUIET)
+        self.table.act(self.act, given, [ticked, self.order], **QUIET).then(
+            lambda t, order: self._table(t, order), given, self.table, **QUIET
+        )
+
+    def lines(self, ticked: Sequence[str]) -> list[Line]:
+        """The newest runs that have ended, and all ticked ones."""
+        colours = {one.run.id: one.colour for one in self._shell.shown(ticked)}
+        found = []
+        for run in self._shell.store.list():
+            if run.id not in colours and (len(found) >= LISTED or not run.result_path.is_file()):
+                continue
+            line = read_line(run, colours.get(run.id, ""))
+            if line is not None:
+                found.append(line)
+        return found
+
+    def _table(self, ticked: list[str], order: list[Any]) -> str:
+        return table(sort(self.lines(ticked), order[0], bool(order[1])), order[0], bool(order[1]))
+
+    def show(self, ticked: list[str], order: list[Any]) -> list[Any]:
+        """Everything for the ticked runs."""
+        lines = self.lines(ticked)
+        marked = [line for line in lines if line.colour]
+        drawn = marked or lines
+        gains = points(drawn, "forgetting", "gain")
+        costs = points(drawn, "parameters", "score")
+        gain = plots.scatter_figure(
+            gains, "Gain against forgetting", "forgetting (drop in base skills)", "gain over the base", percent_x=True
+        )
+        cost = plots.scatter_figure(costs, "Score against size", "trained parameters", "score", log_x=True)
+        series = [(one.run.config().label, one.colour, self._series(one.run)) for one in self._shell.shown(ticked)]
+        losses = [f"{label}: {plots.describe_loss(one)}" for label, _, one in series if one.steps]
+        return [
+            table(sort(lines, order[0], bool(order[1])), order[0], bool(order[1])), gr.update(visible=bool(lines)),
+            draw(gain), _note(plots.describe_scatter(gains, "gain", "forgetting")),
+            draw(cost), _note(plots.describe_scatter(costs, "score", "size")),
+            draw(plots.losses_figure(series)), _note(" ".join(losses) or "Tick runs to overlay their losses."),
+            differences(lines),
+        ]  # fmt: skip
+
+    def _series(self, run: Run) -> plots.LossSeries:
+        digest = self._follower.look(run)
+        return plots.LossSeries(digest.steps, digest.losses, digest.validation, int(digest.plan.get("steps", 0)))
+
+    def act(self, ticked: list[str], order: list[Any], event: gr.EventData) -> tuple[Any, Any]:
+        """A click in the table: sort by a column (again: the other way round), or tick a run."""
+        from lora_playground.ui.frame import toggled
+
+        if event.act == "sort" and event.id in {key for key, _, _ in COLUMNS}:
+            number = {key: number for key, _, number in COLUMNS}[event.id]
+            return gr.skip(), [event.id, not order[1] if order[0] == event.id else number]
+        if event.act == "tick":
+            known = {run.id for run in self._shell.store.list()}
+            return toggled(ticked, event.id) if event.id in known else gr.skip(), gr.skip()
+        return gr.skip(), gr.skip()
+
+
+def _picture(name: str) -> tuple[gr.Plot, gr.HTML]:
+    plot = gr.Plot(show_label=False, elem_classes="lp-plot", elem_id=f"lp-compare-{name}")
+    return plot, gr.HTML("", apply_default_css=False, elem_classes="lp-words", elem_id=f"lp-compare-{name}-words")
+
+
+def _note(sentence: str) -> str:
+    return f'<p class="lp-note">{escape(sentence)}</p>'
+
+
+def build(shell: Shell, tab: gr.Tab) -> CompareTab:
+    """Makes the tab where it is called."""
+    made = CompareTab(shell)
+    made.build(tab)
+    return made
