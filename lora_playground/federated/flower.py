@@ -114,10 +114,10 @@ def _train(site: Site, content: RecordDict, context: Context) -> RecordDict:
     strategy = Plan(**json.loads(str(order["plan"]))).make()
     s = site.trainer.scaling(site.rank)
     held, base, known = _recall(context, s)
-    if since > 0 and known != since:
-        # This process forgot (a restart): the server will send everything again in the next round.
-        return RecordDict({"metrics": MetricRecord({"forgot": 1})})
-    if since <= 0 or held is None:
+    if held is None or known != since:
+        if since > (-1 if strategy.start_travels else 0):
+            # This process forgot (a restart): the server will send everything again in the next round.
+            return RecordDict({"metrics": MetricRecord({"forgot": 1})})
         held = strategy.local(strategy.start(site.trainer.shapes(), site.rank, s, seed), site.rank, s)
         base = {}
     down = _unpack(content["arrays"])
