@@ -206,6 +206,14 @@ def serve(grid: Grid, plan: Plan, emit: Callable[[dict[str, Any]], None]) -> Sta
     return state
 
 
+def run_engine(server: ServerApp, client: ClientApp, clients: int, cpus: int = 1) -> None:
+    """Plays both apps in Flower's simulation engine on this machine, one client at a time with so many CPUs."""
+    from flwr.simulation import run_simulation
+
+    resources: Any = {"client_resources": {"num_cpus": cpus, "num_gpus": 0.0}, "init_args": {"num_cpus": cpus}}
+    run_simulation(server, client, num_supernodes=clients, backend_config=resources)
+
+
 @dataclass
 class _Costs:
     """What a round sent and how its clients fared; what `describe_round` asks for."""

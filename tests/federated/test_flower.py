@@ -122,16 +122,13 @@ def test_a_client_that_fails_is_left_out_with_its_reason() -> None:
 
 
 def by_engine(name: str, rounds: int, drop_out: float) -> tuple[State, list[dict]]:
-    from flwr.simulation import run_simulation
-
-    from lora_playground.federated.flower import Plan, client_app, server_app
+    from lora_playground.federated.flower import Plan, client_app, run_engine, server_app
 
     kept: list[State] = []
     events: list[dict] = []
     plan = Plan(name, 3, rounds, seed=5, drop_out=drop_out)
     server = server_app(lambda context: plan, lambda state, context: kept.append(state), events.append)
-    resources: Any = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": {"num_cpus": 1}}
-    run_simulation(server, client_app(make_site), num_supernodes=3, backend_config=resources)
+    run_engine(server, client_app(make_site), 3)
     return kept[0], events
 
 

@@ -1,0 +1,5 @@
+"""Federated fine-tuning as a Flower app: `flwr run` finds server and client here; all else is in the package."""
+
+from lora_playground.federated.flower_app import apps
+
+server, client = apps()

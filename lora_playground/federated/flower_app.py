@@ -1,0 +1,170 @@
+"""The Flower app for language models: reads a run's config, makes each client's trainer, keeps the server's run folder.
+
+`python -m lora_playground.federated.flower_app run.json` plays it in Flower's simulation engine on this machine;
+`examples/flower` is the same app for `flwr run`, on as many machines as there are parties.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lora_playground.variants  # noqa: F401  (a config is read by its variant's schema)
+from lora_playground.analysis.update import save_updates
+from lora_playground.config import RunConfig
+from lora_playground.data.catalogue import get_dataset
+from lora_playground.errors import ConfigError, PlaygroundError
+from lora_playground.federated.clients import adapter_folder, global_updates, save_clients
+from lora_playground.federated.config import check, client_ranks
+from lora_playground.federated.flower import Plan, Site, client_app, run_engine, server_app
+from lora_playground.federated.simulation import State
+from lora_playground.runs import Run, RunStore, publish, write_json
+
+
+def read_config(settings: Mapping[str, Any]) -> RunConfig:
+    """The RunConfig that `config` in Flower's run config names: a file's path, or the JSON itself."""
+    given = str(settings.get("config", ""))
+    if not given:
+        raise ConfigError("config", given, "name a run's config.json with a federated section: config='/path/run.json'")
+    text = given if given.lstrip().startswith("{") else Path(given).expanduser().read_text(encoding="utf-8")
+    config = RunConfig.parse_json(text)
+    check(config)
+    return config
+
+
+def home_of(settings: Mapping[str, Any]) -> Path | None:
+    """Where runs and uploads lie: `home` in Flower's run or node config, else the usual place."""
+    given = str(settings.get("home", ""))
+    return Path(given).expanduser() if given else None
+
+
+def make_site(context: Any, settings: Mapping[str, Any]) -> Site:
+    """One client: its part of the dataset, or its own dataset where the node's config names one.
+
+    Args:
+        settings: what Flower's run config does not say, which an engine started from Python leaves empty.
+    """
+    from lora_playground.federated.local import LocalTrainer
+    from lora_playground.federated.preparation import prepare_clients
+    from lora_playground.models.loading import load_base
+
+    settings = {**settings, **context.run_config}
+    config = read_config(settings)
+    number = int(context.node_config["partition-id"])
+    home = RunStore(home_of(context.node_config) or home_of(settings)).home
+    own = str(context.node_config.get("dataset", ""))
+    ranks = client_ranks(config)
+    if number >= len(ranks):
+        raise ConfigError("partition-id", number, f"there are {len(ranks)} clients, numbered 0 to {len(ranks) - 1}")
+    base = load_base(config.model, dtype=config.training.precision)
+    data = get_dataset(own or config.data.dataset, home)
+    embedded = config.model.source == "embedded"
+    if own:
+        held = prepare_clients(base.tokenizer, data, _alone(config), embedded)
+        examples = [held.examples[0] if k == number else [] for k in range(len(ranks))]
+    else:
+        held = prepare_clients(base.tokenizer, data, config, embedded)
+        examples = [mine if k == number else [] for k, mine in enumerate(held.examples)]
+    trainer = LocalTrainer(base, config, examples, held.shared.rehearsal, held.shared.share)
+    return Site(number, trainer, ranks[number], len(examples[number]))
+
+
+def _alone(config: RunConfig) -> RunConfig:
+    assert config.federated is not None
+    section = config.federated.model_copy(update={"clients": 1, "partition": "iid", "ranks": None})
+    return config.model_copy(update={"federated": section})
+
+
+class Keeper:
+    """The server's run folder: events as they come, and at the end the global adapter as of any run."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.settings = settings
+        self.run: Run | None = None
+
+    def plan(self, context: Any) -> Plan:
+        """Makes the run and says what the server plays."""
+        settings = {**self.settings, **context.run_config}
+        config = read_config(settings)
+        federated = config.federated
+        assert federated is not None
+        self.run = RunStore(home_of(settings)).create(config)
+        self.run.begin(1)
+        self.emit({"type": "phase", "phase": "training"})
+        return Plan(
+            federated.strategy,
+            federated.clients,
+            federated.rounds,
+            config.training.seed,
+            federated.drop_out,
+            federated.energy,
+            federated.damping,
+        )
+
+    def emit(self, event: dict[str, Any]) -> None:
+        """Appends an event to the run."""
+        assert self.run is not None
+        self.run.append(event)
+
+    def finish(self, state: State, context: Any) -> None:
+        """Saves update, adapter and clients; the result last."""
+        run = self.run
+        assert run is not None
+        self.emit({"type": "phase", "phase": "saving"})
+        updates = global_updates(state)
+        staged, adapter = run.folder / "update.safetensors.tmp", run.folder / "adapter.tmp"
+        save_updates(updates, staged, {"run": run.id})
+        size = adapter_folder(updates, adapter, run.config().model.source, False)
+        publish(staged, run.update_path)
+        publish(adapter, run.adapter)
+        save_clients(run, state)
+        last = state.history[-1] if state.history else {}
+        result = {
+            "state": "done",
+            "steps": state.step,
+            "tokens": state.tokens,
+            "adapter_bytes": size,
+            "score": None,
+            "forgetting": None,
+            "samples": [],
+            "federated": {
+                "rounds": state.server.round,
+                "bytes": {"up": state.up, "down": state.down},
+                "error": last.get("error"),
+                "rank": last.get("rank"),
+                "clients": list(state.last),
+            },
+        }
+        write_json(run.result_path, result)
+
+
+def apps(settings: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
+    """(ServerApp, ClientApp)."""
+    known = dict(settings or {})
+    keeper = Keeper(known)
+    return server_app(keeper.plan, keeper.finish, keeper.emit), client_app(partial(make_site, settings=known))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Plays a run in Flower's simulation engine."""
+    parser = argparse.ArgumentParser(prog="python -m lora_playground.federated.flower_app", description=main.__doc__)
+    parser.add_argument("config", type=Path, help="a run's config.json with a federated section")
+    parser.add_argument("--home", default="", help="where runs and uploads lie")
+    given = parser.parse_args(arguments)
+    try:
+        settings = {"config": given.config.read_text(encoding="utf-8"), "home": given.home}
+        config = read_config(settings)
+        assert config.federated is not None
+        run_engine(*apps(settings), config.federated.clients)
+    except (PlaygroundError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
