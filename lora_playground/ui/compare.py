@@ -177,7 +177,8 @@ def differences(lines: Sequence[Line]) -> str:
         for key in differing
     )
     return (
-        f'<div class="lp-scroll" tabindex="0" role="region" aria-label="Options that differ"><table class="lp-runs-table">'
+        '<div class="lp-scroll" tabindex="0" role="region" aria-label="Options that differ"><table '
+        f'class="lp-runs-table">'
         f"<thead><tr><th></th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
