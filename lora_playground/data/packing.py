@@ -36,11 +36,11 @@ class Batch:
     learned: int
 
 
-def row_length(examples: Sequence[Example], batch_tokens: int, multiple: int = 32) -> int:
+def row_length(examples: Sequence[Example], batch_tokens: int, multiple: int = 32, whole: bool = False) -> int:
     """Length of the rows to pack into: the longest example rounded up, and about four times the median example where
-    that is more (short rows waste room, long ones make attention dear)."""
+    that is more (short rows waste room, long ones make attention dear); `whole` makes one row of the whole batch."""
     lengths = np.array([len(example.ids) for example in examples])
-    wanted = max(int(lengths.max()), min(4 * int(np.median(lengths)), batch_tokens))
+    wanted = max(int(lengths.max()), batch_tokens if whole else min(4 * int(np.median(lengths)), batch_tokens))
     return -(-wanted // multiple) * multiple
 
 

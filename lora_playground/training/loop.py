@@ -21,6 +21,7 @@ from lora_playground.data.packing import Batch, Stream, pack, row_length
 from lora_playground.errors import TrainingError
 from lora_playground.models.precision import probe
 from lora_playground.training import checkpoints as saved
+from lora_playground.training.attention import segmented
 from lora_playground.training.lean import lean
 from lora_playground.training.loss import PackedLoss, mean_loss
 from lora_playground.training.plan import Emit, TrainOutcome, TrainPlan
@@ -93,7 +94,9 @@ class _Loop:
             torch.set_float32_matmul_precision("high")
         torch.manual_seed(self.config.seed)
         try:
-            with lean(self.model, enabled=self.plan.lean and not self.config.gradient_checkpointing):
+            on_cpu = self.plan.lean and self.device.type == "cpu"
+            inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+            with lean(self.model, enabled=self.plan.lean), segmented(inner, enabled=on_cpu) as self.segmented:
                 self.model.train()
                 yield
         finally:
@@ -130,13 +133,15 @@ class _Loop:
         config, plan = self.config, self.plan
         if config.gradient_checkpointing and hasattr(self.model, "gradient_checkpointing_enable"):
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self.loss = PackedLoss(self.model, self.dtype)
+        self.loss = PackedLoss(self.model, self.dtype, self.segmented)
         if self.loss.solo:
             text = "This model cannot keep packed examples apart, so every example gets a row of its own (slower)."
             self.emit({"type": "message", "level": "info", "text": text})
         examples = [*plan.train, *plan.rehearsal]
-        length = row_length(examples, config.batch_tokens // config.accumulation)
-        rows = max(1, config.batch_tokens // config.accumulation // length)
+        room = max(1, config.batch_tokens // config.accumulation)
+        # Attention by segments costs the same in one long row, which packs best; a dense mask wants short rows.
+        length = row_length(examples, room, whole=self.loss.segmented)
+        rows = max(1, room // length)
         self.stream = Stream(
             plan.train, length, rows, plan.pad, config.seed, plan.rehearsal, plan.rehearsal_share, self.loss.solo
         )

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from lora_playground.data.encoding import Example
 from lora_playground.data.packing import IGNORED, Batch, as_batch
+from lora_playground.training.attention import Segments
 
 _CHUNK_ELEMENTS = 2**25
 """Logits held at once (128 MiB in float32); above it the head works in chunks."""
@@ -45,9 +46,10 @@ class PackedLoss:
     Args:
         model: causal language model, possibly wrapped by PEFT.
         dtype: of the computation; bfloat16 runs under autocast.
+        segmented: whether the model has `attention.segment_attention` in use; it is dropped if it fails the check.
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, model: nn.Module, dtype: torch.dtype, segmented: bool = False) -> None:
         self.model, self.dtype = model, dtype
         self.inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.decoder: Any = getattr(self.inner, self.inner.base_model_prefix, None)
@@ -57,9 +59,11 @@ class PackedLoss:
         self.float_mask = getattr(self.inner.config, "_attn_implementation", "sdpa") in ("sdpa", "eager")
         self.split = self.decoder is not None and self.head is not None
         self.solo = False
+        self.segmented = segmented
         with torch.no_grad(), self.evaluation():
             self.split = self.split and self._head_is_all()
-            self.solo = not self._packing_holds()
+            self.segmented = self.segmented and self._packing_holds()
+            self.solo = not self.segmented and not self._packing_holds()
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
@@ -82,7 +86,12 @@ class PackedLoss:
         targets = torch.from_numpy(batch.targets).flatten()
         places = (targets != IGNORED).nonzero().squeeze(1)
         inputs: dict[str, Any] = {"input_ids": self._move(torch.from_numpy(batch.ids)), "use_cache": False}
-        if batch.segments.max(initial=0) > 1:
+        if self.segmented:
+            inputs["position_ids"] = self._move(torch.from_numpy(batch.positions))
+            inputs["segments"] = Segments(batch.segments)
+            # A mask of four dimensions is passed on as it is, so none is made.
+            inputs["attention_mask"] = torch.zeros(1, 1, 1, 1, device=self.device)
+        elif batch.segments.max(initial=0) > 1:
             inputs["position_ids"] = self._move(torch.from_numpy(batch.positions))
             if self.float_mask and (self.window is None or batch.ids.shape[1] <= self.window):
                 inputs["attention_mask"] = block_mask(self._move(torch.from_numpy(batch.segments)), self._mask_dtype())
@@ -143,9 +152,14 @@ class PackedLoss:
         examples = [Example(ids.astype("int32"), ids >= 0) for ids in (first, second)]
         together = self.put(as_batch([examples], 16, 1, 0))
         alone = self.put(as_batch([[examples[1]]], 16, 1, 0))
-        with self.autocast():
-            packed = self._hidden(together.inputs)[0, 9:15].float()
-            single = self._hidden(alone.inputs)[0, :6].float()
+        alone.inputs.pop("segments", None)
+        alone.inputs.pop("attention_mask", None)
+        try:
+            with self.autocast():
+                packed = self._hidden(together.inputs)[0, 9:15].float()
+                single = self._hidden(alone.inputs)[0, :6].float()
+        except (TypeError, ValueError, RuntimeError):
+            return False
         return _close(packed, single, self.dtype)
 
 
