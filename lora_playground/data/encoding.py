@@ -91,7 +91,11 @@ def coloured(tokenizer: Any, example: Example) -> list[tuple[str, bool]]:
 
 def inert(tokenizer: Any, text: str) -> str:
     """The text with control tokens broken up, so that what a person typed cannot end a turn or play another role."""
-    for token in _control_tokens(tokenizer):
+    return _inert(text, _control_tokens(tokenizer))
+
+
+def _inert(text: str, control_tokens: Sequence[str]) -> str:
+    for token in control_tokens:
         if token in text:
             text = text.replace(token, token[0] + " " + token[1:])
     return text
@@ -104,7 +108,8 @@ def _encode_chats(tokenizer: Any, rows: Sequence[Row]) -> list[tuple[list[int], 
     """(ids, mask) of each chat, by the template's own marks where it has them, else by comparing prefixes."""
     if not rows:
         return []
-    chats = [_inert_messages(tokenizer, row["messages"]) for row in rows]
+    control = _control_tokens(tokenizer)  # asked once: it walks the whole added vocabulary
+    chats = [_inert_messages(row["messages"], control) for row in rows]
     try:
         return _encode_batch(tokenizer, chats)
     except Exception as error:  # a template is a program of the model's authors and may raise anything
@@ -122,20 +127,21 @@ def _encode_chats(tokenizer: Any, rows: Sequence[Row]) -> list[tuple[list[int], 
 
 
 def _encode_batch(tokenizer: Any, chats: list[list[dict[str, str]]]) -> list[tuple[list[int], list[int]]]:
+    ends = _turn_end_ids(tokenizer)
     if "generation" in (tokenizer.chat_template or "") and "endgeneration" in tokenizer.chat_template:
         done = tokenizer.apply_chat_template(
             chats, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, add_generation_prompt=False
         )
         pairs = list(zip(done["input_ids"], done["assistant_masks"]))
         if all(any(mask) for _, mask in pairs):
-            return [(ids, _with_turn_end(tokenizer, ids, mask)) for ids, mask in pairs]
+            return [(ids, _with_turn_end(ends, ids, mask)) for ids, mask in pairs]
     texts = [_render(tokenizer, chat) for chat in chats]
     spans = [_answer_spans(tokenizer, chat, text) for chat, text in zip(chats, texts)]
     tokens = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
     pairs = []
     for ids, offsets, answers in zip(tokens["input_ids"], tokens["offset_mapping"], spans):
         mask = [int(any(a < end and start < b for a, b in answers)) if end > start else 0 for start, end in offsets]
-        pairs.append((ids, _with_turn_end(tokenizer, ids, mask)))
+        pairs.append((ids, _with_turn_end(ends, ids, mask)))
     return pairs
 
 
@@ -171,9 +177,8 @@ def _common(one: str, other: str) -> int:
     return next((place for place, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
 
 
-def _with_turn_end(tokenizer: Any, ids: list[int], mask: list[int]) -> list[int]:
+def _with_turn_end(ends: frozenset[int], ids: list[int], mask: list[int]) -> list[int]:
     """The mask, with the end-of-turn token that follows an answer learned as well: it is what stops generation."""
-    ends = _turn_end_ids(tokenizer)
     mask = list(mask)
     for place in range(1, len(ids)):
         if mask[place - 1] and not mask[place] and ids[place] in ends and ids[place - 1] not in ends:
@@ -192,8 +197,8 @@ def _control_tokens(tokenizer: Any) -> list[str]:
     return sorted((token for token in known if len(token) > 2), key=len, reverse=True)
 
 
-def _inert_messages(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    return [{"role": message["role"], "content": inert(tokenizer, message["content"])} for message in messages]
+def _inert_messages(messages: Sequence[dict[str, str]], control_tokens: Sequence[str]) -> list[dict[str, str]]:
+    return [{"role": turn["role"], "content": _inert(turn["content"], control_tokens)} for turn in messages]
 
 
 # ------------------------------------------------------------------------------------------------------ examples

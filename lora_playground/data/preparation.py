@@ -12,6 +12,8 @@ from lora_playground.data.catalogue import Dataset, rehearsal_rows
 from lora_playground.data.encoding import Example, encode
 
 REHEARSAL_ROWS = 4000
+_KEPT: dict[tuple[int, int], tuple[Any, list[Example]]] = {}
+"""With the tokenizer itself, so that its id stays its own."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,9 @@ def prepare(tokenizer: Any, dataset: Dataset, config: DataConfig, seed: int, emb
     validation = _validation(tokenizer, dataset, config.max_length)
     rehearsal: list[Example] = []
     if embedded and config.rehearsal > 0:
-        chats = rehearsal_rows()
+        chats = rehearsal_examples(tokenizer, config.max_length)
         picked = np.random.default_rng([seed, 8]).permutation(len(chats))[:REHEARSAL_ROWS]
-        rehearsal = encode(tokenizer, [chats[number] for number in picked], config.max_length).examples
+        rehearsal = [chats[number] for number in picked]
     return Prepared(
         train.examples,
         validation,
@@ -64,6 +66,15 @@ def prepare(tokenizer: Any, dataset: Dataset, config: DataConfig, seed: int, emb
         train.unlearnable,
         {"train": len(order), "validation": len(dataset.validation)},
     )
+
+
+def rehearsal_examples(tokenizer: Any, max_length: int) -> list[Example]:
+    """The embedded base model's own chats, encoded; kept, so that a worker can have them ready before its run comes."""
+    key = (id(tokenizer), max_length)
+    if key not in _KEPT:
+        _KEPT.clear()
+        _KEPT[key] = (tokenizer, encode(tokenizer, rehearsal_rows(), max_length).examples)
+    return _KEPT[key][1]
 
 
 def _validation(tokenizer: Any, dataset: Dataset, max_length: int) -> list[Example]:

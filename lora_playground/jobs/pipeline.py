@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lora_playground.analysis.update import Update, load_updates, save_updates
-from lora_playground.config import ModelConfig
+from lora_playground.config import ModelConfig, RunConfig
 from lora_playground.data.catalogue import Dataset, get_dataset, prompt_of
 from lora_playground.data.packing import IGNORED
-from lora_playground.data.preparation import Prepared
+from lora_playground.data.preparation import Prepared, rehearsal_examples
 from lora_playground.data.preparation import prepare as prepare_data
 from lora_playground.errors import RunError, TrainingError
 from lora_playground.jobs.admission import BITS, check
@@ -39,6 +39,7 @@ Event = dict[str, Any]
 PROBES = 2
 PROBE_TOKENS = 48
 _WARM: dict[str, Any] = {}
+_DEFAULT = RunConfig.parse({})
 
 
 def prepare() -> None:
@@ -51,9 +52,10 @@ def prepare() -> None:
     from lora_playground.models.loading import load_base
     from lora_playground.training import loop  # noqa: F401
 
-    base = load_base(ModelConfig(), device="cpu")
+    base = load_base(_DEFAULT.model, device="cpu")
     if not torch.cuda.is_available():
         _WARM["base"] = base
+        rehearsal_examples(base.tokenizer, _DEFAULT.data.max_length)
 
 
 def execute(
@@ -203,7 +205,7 @@ class _Execution:
 
     def train(self, model: Any, plan: TrainPlan) -> TrainOutcome:
         """Trains; a stop leaves a checkpoint and ends the run here."""
-        from lora_playground.training import train
+        from lora_playground.training.loop import train
 
         outcome = train(model, plan, self.report, self.should_stop, self.run.checkpoints)
         if outcome.stopped:
@@ -259,7 +261,7 @@ def load_pristine(model: ModelConfig, precision: str) -> Base:
     from lora_playground.models.precision import torch_dtype
 
     warm: Base | None = _WARM.pop("base", None)
-    if warm is not None and model == ModelConfig() and torch_dtype(precision, "cpu") == warm.dtype:
+    if warm is not None and model == _DEFAULT.model and torch_dtype(precision, "cpu") == warm.dtype:
         return warm
     return load_base(model, dtype=precision)
 
