@@ -80,7 +80,7 @@ def describe_partition(event: Event | None) -> str:
 def rounds_figure(series: Series, measure: str = "loss", dark: bool = False) -> dict[str, Any]:
     """One of `MEASURES` over the rounds, a line a run; the error on a logarithmic axis with an exact floor."""
     title, unit = MEASURES[measure]
-    data = []
+    data: list[dict[str, Any]] = []
     for label, colour, events in series:
         points = [(e["round"], float(e[measure])) for e in events if e.get(measure) is not None]
         if not points:

@@ -16,7 +16,8 @@ from lora_playground.data.catalogue import get_dataset, list_datasets
 from lora_playground.errors import PlaygroundError
 from lora_playground.federated import clients as parties
 from lora_playground.federated.config import client_ranks, table
-from lora_playground.federated.partition import Partition, remarks, split
+from lora_playground.federated.partition import Partition, remarks
+from lora_playground.federated.preparation import divide
 from lora_playground.federated.strategies import STRATEGIES
 from lora_playground.plots import federated as pictures
 from lora_playground.plots import run_colour
@@ -126,6 +127,8 @@ def _form(shell: Shell) -> dict[str, Any]:
     fields = Fields(main)
     with gr.Accordion("Advanced", open=False, elem_classes="lp-fold"):
         more, training = Fields(rest), Fields(trained)
+    for path, part in training.inputs.items():  # the tab Fine-tune has inputs of the same options
+        part.elem_id = "lp-fed-" + path.replace(".", "-").replace("_", "-")
     problem = gr.HTML("", apply_default_css=False, elem_id="lp-fed-problem")
     with gr.Row():
         start = gr.Button("▶  Start", variant="primary", elem_id="lp-fed-start")
@@ -243,17 +246,7 @@ def whole_numbers(value: Any) -> Any:
 
 def split_of(shell: Shell, config: RunConfig) -> Partition:
     """Who would hold which rows; raises ConfigError or DataError."""
-    federated = config.federated
-    assert federated is not None
-    rows = get_dataset(config.data.dataset, shell.home).train
-    return split(
-        rows,
-        federated.clients,
-        federated.partition,
-        federated.concentration,
-        config.training.seed,
-        federated.group,
-    )
+    return divide(get_dataset(config.data.dataset, shell.home), config)[0]
 
 
 def draw_split(shell: Shell, parts: _Parts, given: Mapping[Any, Any]) -> tuple[Any, str]:
