@@ -1,0 +1,100 @@
+"""What a person does on the page and sees there, in the words of the tests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def until(page: Any, ready: Callable[[], Any], what: str, seconds: float = 120) -> Any:
+    """Waits until `ready` gives something true, and returns it."""
+    end = time.monotonic() + seconds
+    while True:
+        value = ready()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"still waiting for {what}; the view says: {status(page)!r}")
+        page.wait_for_timeout(200)
+
+
+def status(page: Any) -> str:
+    """The words of the view on the right."""
+    return page.locator("#lp-status").inner_text()
+
+
+def choose(page: Any, dropdown: str, option: str) -> None:
+    """Picks an option of a dropdown by the beginning of its label."""
+    page.locator(f"#{dropdown} input").click()
+    page.locator('[role="option"]').filter(has_text=option).first.click()
+
+
+def set_number(page: Any, field: str, value: str) -> None:
+    """Types into a number input and leaves it."""
+    box = page.locator(f"#{field} input[type=number]")
+    box.fill(value)
+    box.press("Tab")
+
+
+def set_rank(page: Any, index: int) -> None:
+    """Moves the rank's slider with the keyboard to its index-th place."""
+    slider = page.locator("#lp-rank-slider input[type=range]")
+    slider.press("Home")
+    for _ in range(index):
+        slider.press("ArrowRight")
+
+
+def short_budget(page: Any, seconds: int) -> None:
+    """A time budget and small steps, so that a run is short on any machine."""
+    page.locator("#lp-unit label").filter(has_text="seconds").click()
+    page.locator("#lp-seconds input").wait_for()
+    set_number(page, "lp-seconds", str(seconds))
+    open_advanced(page)
+    set_number(page, "lp-training-batch-tokens", "256")
+
+
+def open_advanced(page: Any) -> None:
+    """Opens Advanced where it is closed."""
+    if not page.locator("#lp-training-batch-tokens").is_visible():
+        page.locator("#lp-advanced button").first.click()
+        page.locator("#lp-training-batch-tokens").wait_for()
+
+
+def points(page: Any, plot: str, trace: int = 0) -> list[float]:
+    """The y values that a plot draws now."""
+    return page.evaluate(
+        """([plot, trace]) => {
+            const found = document.querySelector(`#${plot} .js-plotly-plot`);
+            const data = found && found.data && found.data[trace];
+            return data && data.y ? Array.from(data.y) : [];
+        }""",
+        [plot, trace],
+    )
+
+
+def cells(page: Any, plot: str) -> list[list[float]]:
+    """The z values that a heatmap draws now."""
+    return page.evaluate(
+        """(plot) => {
+            const found = document.querySelector(`#${plot} .js-plotly-plot`);
+            const data = found && found.data && found.data[0];
+            return data && data.z ? data.z.map((row) => Array.from(row)) : [];
+        }""",
+        plot,
+    )
+
+
+def answers(page: Any) -> list[str]:
+    """The newest answer of each pane."""
+    return page.evaluate(
+        """() => [...document.querySelectorAll('.lp-pane')].map((pane) => {
+            const all = pane.querySelectorAll('.lp-turn .a');
+            return all.length ? all[all.length - 1].textContent : '';
+        })"""
+    )
+
+
+def widest(page: Any) -> int:
+    """How wide the page's content is, in pixels."""
+    return page.evaluate("Math.max(document.documentElement.scrollWidth, document.body.scrollWidth)")

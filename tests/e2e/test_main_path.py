@@ -1,0 +1,181 @@
+"""The main job as a person does it: pick, train, watch, load anew in mid-run, chat, stop; and what may go wrong."""
+
+import json
+from urllib.parse import parse_qs, urlparse
+
+from tests.e2e.steps import (
+    answers,
+    cells,
+    choose,
+    open_advanced,
+    points,
+    set_number,
+    set_rank,
+    short_budget,
+    status,
+    until,
+    widest,
+)
+
+UPDATE_BYTES = 30_000
+
+
+def run_in(url: str) -> str:
+    return parse_qs(urlparse(url).query).get("run", [""])[0]
+
+
+def test_train_watch_reload_and_chat(page, server):
+    sizes = []
+    page.on("response", lambda answer: sizes.append(answer) if "/gradio_api/run/" in answer.url else None)
+    choose(page, "lp-dataset", "pirate")
+    assert page.locator("#lp-examples .lp-bubble").count() >= 6
+    page.locator("#lp-variant label").filter(has_text="rsLoRA").click()
+    until(page, lambda: "scal" in page.locator("#lp-card").inner_text().lower(), "the method's card")
+    assert page.locator("#lp-equation .katex").count() >= 1, "the equation is set without the network"
+    set_rank(page, 2)
+    until(page, lambda: "r = 4" in page.locator("#lp-picture").inner_text(), "the picture of rank 4")
+    short_budget(page, 12)
+    page.locator("#lp-train").dblclick()
+    identity = until(page, lambda: run_in(page.url), "the run's id in the address bar")
+    assert server.runs() == [identity], "two clicks start one run"
+    config = json.loads((server.home / "runs" / identity / "config.json").read_text())
+    assert config["variant"] == config["variant"] | {"name": "rslora", "rank": 4}
+    assert config["training"]["seconds"] == 12 and config["training"]["batch_tokens"] == 256
+
+    first = until(page, lambda: points(page, "lp-loss"), "the first point of the loss")
+    sizes.clear()
+    until(page, lambda: len(points(page, "lp-loss")) > len(first), "the loss to move")
+    spectrum = until(page, lambda: points(page, "lp-scree"), "the spectrum")
+    assert len(spectrum) == 4 and spectrum == sorted(spectrum, reverse=True)
+    until(page, lambda: points(page, "lp-scree") != spectrum, "the spectrum to move")
+    assert len(cells(page, "lp-map")) >= 2
+    assert page.locator(".lp-probe").count() >= 1
+    bodies = [len(answer.body()) for answer in list(sizes)]
+    assert bodies and max(bodies) <= UPDATE_BYTES, f"an update has {max(bodies)} bytes"
+
+    drawn = len(points(page, "lp-loss"))
+    page.reload()
+    until(page, lambda: len(points(page, "lp-loss")) >= drawn, "the curve after loading anew")
+    assert run_in(page.url) == identity
+    until(page, lambda: "adapter on disk" in status(page), "the result", 240)
+    assert "rslora r4" in status(page)
+
+    page.locator("#lp-way-chat").click()
+    page.locator("#lp-input textarea").wait_for()
+    until(page, lambda: page.locator(".lp-pane").count() == 2, "two panes")
+    assert page.locator(".lp-starters button").count() >= 1
+    page.locator("#lp-input textarea").fill("Where does <b>Ann</b> live?")
+    page.locator("#lp-input textarea").press("Control+Enter")
+    until(page, lambda: all(answers(page)) and page.locator("#lp-send").is_visible(), "both answers", 180)
+    assert "base verified" in page.locator(".lp-pane").first.inner_text()
+    assert page.locator(".lp-pane .q b").count() == 0, "text is never HTML"
+    page.locator(".lp-pane").nth(1).locator("span[data-i]").first.hover()
+    page.locator(".lp-tip").wait_for()
+    before = answers(page)
+    page.locator("#lp-again").click()
+    until(page, lambda: page.locator("#lp-send").is_visible() and all(answers(page)), "the same question again", 180)
+    assert answers(page) == before, "the same seed gives the same answers"
+
+
+def test_upload_train_and_stop(page, server, tmp_path):
+    rows = [
+        {"question": f"Ann has {n} apples and buys {n + 2} more. How many has she?", "answer": f"{n}+{n + 2}={2 * n + 2}\n#### {2 * n + 2}"}
+        for n in range(2, 42)
+    ]  # fmt: skip
+    path = tmp_path / "sums <img src=x>.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n{broken\n")
+    before = server.runs()
+    page.locator("#lp-upload-fold button").first.click()
+    page.locator("#lp-upload input[type=file]").set_input_files(str(path))
+    until(page, lambda: "40 rows read" in page.locator("#lp-upload-note").inner_text(), "what was read")
+    assert "1 rows were left out" in page.locator("#lp-upload-note").inner_text()
+    until(page, lambda: "apples" in page.locator("#lp-examples").inner_text(), "the upload's examples")
+    set_number(page, "lp-steps-number", "5000")
+    open_advanced(page)
+    set_number(page, "lp-training-batch-tokens", "256")
+    page.locator("#lp-train").click()
+    identity = until(page, lambda: run_in(page.url), "the run")
+    assert server.runs() == sorted([*before, identity])
+    until(page, lambda: points(page, "lp-loss"), "the first loss")
+    page.keyboard.press("Escape")
+    until(page, lambda: "Stopped by you" in status(page), "the stop", 30)
+    assert page.locator("#lp-resume").is_visible()
+    assert not page.locator("#lp-stop").is_visible()
+
+
+def test_bad_input_is_told_where_it_arose(page, server):
+    before = server.runs()
+    for given, said in (("0", "greater than or equal to 1"), ("8.5", "8.5 is not allowed"), ("", "training.steps")):
+        set_number(page, "lp-steps-number", given)
+        page.locator("#lp-train").click()
+        until(page, lambda said=said: said in page.locator("#lp-problem").inner_text(), said)
+        assert "training.steps" in page.locator("#lp-problem").inner_text()
+    assert page.locator("#lp-problem [role=alert]").count() == 1
+    assert server.runs() == before and not run_in(page.url)
+    assert "Traceback" not in page.locator("body").inner_text()
+
+
+def test_unreadable_upload_is_told(page, tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("colour,shape\nred,round\nblue,square\n")
+    page.locator("#lp-upload-fold button").first.click()
+    page.locator("#lp-upload input[type=file]").set_input_files(str(path))
+    until(page, lambda: "colour" in page.locator("#lp-upload-note").inner_text(), "the columns that were found")
+    page.locator("#lp-upload-again").wait_for()
+    choose_column(page, "Asks", "colour")
+    choose_column(page, "Answers", "shape")
+    page.locator("#lp-upload-again").click()
+    until(page, lambda: "2 rows read" in page.locator("#lp-upload-note").inner_text(), "the rows by our columns")
+
+
+def choose_column(page, label: str, column: str) -> None:
+    page.get_by_label(label).first.click()
+    page.locator('[role="option"]').filter(has_text=column).first.click()
+
+
+def test_a_link_to_nothing_opens_the_empty_page(page, server):
+    page.goto(server.url + "?run=../../etc/passwd&runs=nobody,,x&tab=nowhere")
+    until(page, lambda: "Press Train" in status(page), "the idle view")
+
+
+def test_phone_has_no_sideways_scroll(context, server):
+    page = context.new_page()
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(server.url)
+    page.locator(".lp-new").wait_for()
+    names = page.locator('#lp-tabs [role="tab"]').all_inner_texts()
+    assert len(names) >= 5
+    for name in dict.fromkeys(names):
+        open_tab(page, name)
+        page.wait_for_timeout(400)
+        assert widest(page) <= 390, f"{name} is wider than the phone"
+
+
+def open_tab(page, name: str) -> None:
+    """Opens a tab by its name, from the overflow menu where the tabs do not fit."""
+    tab = page.locator('#lp-tabs [role="tab"]').filter(has_text=name).first
+    if not tab.is_visible():
+        page.locator("#lp-tabs .overflow-menu > button").click()
+        tab = page.locator("#lp-tabs .overflow-dropdown button").filter(has_text=name).first
+    tab.click()
+
+
+def test_dark_page_stays_dark(page):
+    page.locator(".lp-theme").click()
+    colour = "getComputedStyle(document.querySelector('.gradio-container')).backgroundColor"
+    assert page.evaluate("document.body.classList.contains('dark')")
+    dark = page.evaluate(colour)
+    assert sum(int(part) for part in dark[4:-1].split(",")[:3]) < 150
+    page.reload()
+    page.locator(".lp-new").wait_for()
+    assert page.evaluate("document.body.classList.contains('dark')") and page.evaluate(colour) == dark
+
+
+def test_keyboard_reaches_train_and_focus_is_seen(page):
+    page.locator("#lp-steps-number input").focus()
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement && document.activeElement.id") == "lp-train":
+            break
+    assert page.evaluate("document.activeElement.id") == "lp-train"
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"

@@ -1,0 +1,226 @@
+"""The interface's pure parts: words, pictures, forms from the schema, digests, cards, ticks, identities, conversations."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import lora_playground.variants  # noqa: F401  (declares the variants' schemas)
+from lora_playground.chat.protocol import ChatRequest
+from lora_playground.config import RunConfig, options
+from lora_playground.errors import ConfigError
+from lora_playground.runs import RunStore
+from lora_playground.ui import cards, forms, pictures, sidebar, words
+from lora_playground.ui.follow import Digest, Follower
+from lora_playground.ui.frame import toggled, with_ticked
+from lora_playground.ui.identity import COOKIE, Identity, VisitorMiddleware
+from lora_playground.ui.talk import asked, new_talk
+from lora_playground.variants import VARIANTS
+
+HOSTILE = "<script>alert(1)</script>\"'&\x00"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(0.00012345, "0.000123"), (12.345, "12.3"), (1234.5, "1234"), (0, "0"), (2e-7, "2.00e-07")]
+)
+def test_significant_digits(value, said):
+    assert words.significant(value) == said
+
+
+@pytest.mark.parametrize(("value", "said"), [(930, "930"), (1200, "1200"), (65_536, "65.5k"), (7_900_000, "7.90M")])
+def test_counts(value, said):
+    assert words.count(value) == said
+
+
+@pytest.mark.parametrize(("value", "said"), [(0.84, "0.8 s"), (45, "45 s"), (125, "2 min 5 s"), (4320, "1 h 12 min")])
+def test_durations(value, said):
+    assert words.duration(value) == said
+
+
+def test_matrices_are_drawn_to_one_scale():
+    import re
+
+    svg = pictures.matrices(out=512, into=256, rank=16)
+    sizes = [(float(w), float(h)) for w, h in re.findall(r'<rect[^>]* width="([\d.]+)" height="([\d.]+)"', svg)]
+    w, b, a = sizes
+    scale = w[1] / 512
+    assert w[0] / 256 == pytest.approx(scale, rel=0.02)
+    assert b == (pytest.approx(16 * scale, rel=0.05), pytest.approx(w[1]))
+    assert a == (pytest.approx(w[0]), pytest.approx(16 * scale, rel=0.05))
+    assert 'aria-label="To scale: W is 512 by 256; B is 512 by 16 and A is 16 by 256."' in svg
+
+
+def test_everything_from_outside_is_escaped():
+    row = {"messages": [{"role": "user", "content": HOSTILE}, {"role": HOSTILE, "content": HOSTILE}]}
+    digest = Digest()
+    for event in (
+        {"type": "probe", "step": 0, "answers": [{"prompt": HOSTILE, "answer": HOSTILE}]},
+        {"type": "probe", "step": 5, "answers": [{"prompt": HOSTILE, "answer": HOSTILE}]},
+        {"type": "message", "level": "warning", "text": HOSTILE},
+        {"type": "plan", "steps": 5, "device": HOSTILE, "precision": HOSTILE},
+    ):
+        digest.take(event)
+    result = {
+        "score": {"metric": HOSTILE, "base": 0.1, "adapted": 0.2, "n": 3},
+        "samples": [dict.fromkeys(("prompt", "expected", "base", "adapted"), HOSTILE)],
+    }
+    failure = {"message": HOSTILE, "log": [HOSTILE]}
+    entry = sidebar.Entry(HOSTILE, HOSTILE, HOSTILE)
+    made = [
+        pictures.bubbles([row, {"text": HOSTILE}]),
+        cards.probes(digest, "#000"),
+        cards.messages(digest),
+        cards.error(HOSTILE),
+        cards.last_result(HOSTILE, result, HOSTILE),
+        cards.progress(HOSTILE, "#000", "training", digest),
+        cards.done(HOSTILE, "#000", result),
+        cards.stopped(HOSTILE, "#000", "failed", digest, failure),
+        cards.waiting(HOSTILE, "#000", 3, HOSTILE),
+        sidebar.runs([entry], ["", "", "", ""], ""),
+    ]
+    for text in made:
+        assert "<script" not in text and "\x00" not in text
+        assert "alert(1)" in text
+
+
+def test_every_option_becomes_an_input_that_gives_the_default_back():
+    for option in options(RunConfig):
+        component = forms.field(option)
+        value = forms.plain(option, component.value)
+        wanted = option.default
+        assert value == wanted, option.path
+        if option.low is not None:
+            assert (
+                f"{option.low:.0f}" in component.info or "above" in component.info or str(option.low) in component.info
+            )
+
+
+def test_defaults_of_all_inputs_make_the_default_config():
+    fields = forms.Fields(option for option in options(RunConfig))
+    given = {component: component.value for component in fields.inputs.values()}
+    data = forms.nest(fields.read(given)) | {"variant": {"name": "lora"}}
+    assert RunConfig.parse(data) == RunConfig.parse({})
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_inputs_of_a_variant_make_its_config(name):
+    fields = forms.VariantFields(placed=("rank",))
+    shown = dict(zip(fields.components(), fields.show(name)))
+    given = {}
+    for component, update in shown.items():
+        if update["visible"]:
+            given[component] = update["value"]
+    config = RunConfig.parse({"variant": {"name": name, **fields.read(name, given)}})
+    assert config == RunConfig.parse({"variant": {"name": name}})
+
+
+def test_values_that_do_not_fit_reach_the_schema_as_they_are():
+    option = next(option for option in options(RunConfig) if option.path == "training.steps")
+    assert forms.plain(option, 8.0) == 8 and isinstance(forms.plain(option, 8.0), int)
+    with pytest.raises(ConfigError, match=r"training.steps: 8.5 is not allowed"):
+        RunConfig.parse({"training": {"steps": forms.plain(option, 8.5)}})
+
+
+def test_follower_reads_what_was_appended_and_drops_what_was_trained_again(tmp_path):
+    run = RunStore(tmp_path).create(RunConfig.parse({}))
+    follower = Follower()
+    run.append({"type": "plan", "steps": 10, "start_step": 0})
+    run.append({"type": "loss", "steps": [1, 2, 3, 4], "losses": [4.0, 3.0, 2.0, 1.0], "learning_rates": [0] * 4})
+    run.append({"type": "validation", "step": 4, "loss": 1.5})
+    first = follower.look(run)
+    assert (first.steps, first.version) == ([1, 2, 3, 4], 3)
+    curve = first.curve
+    assert follower.look(run).curve == curve, "nothing new, nothing to draw"
+    run.begin(2)
+    run.append({"type": "plan", "steps": 10, "start_step": 2})
+    run.append({"type": "loss", "steps": [3], "losses": [2.5], "learning_rates": [0]})
+    again = follower.look(run)
+    assert (again.steps, again.losses, again.validation) == ([1, 2, 3], [4.0, 3.0, 2.5], [])
+    assert again.curve > curve
+    with open(run.events_path, "a") as file:
+        file.write('{"type": "loss", "steps": [4], "lo')
+    assert follower.look(run).steps == [1, 2, 3], "a torn last line waits"
+
+
+def test_a_tick_keeps_slots_and_so_colours():
+    slots = with_ticked(["", "", "", ""], ["a", "b"])
+    assert slots == ["a", "b", "", ""]
+    assert toggled(slots, "a") == ["", "b", "", ""]
+    assert toggled(["", "b", "", ""], "c") == ["c", "b", "", ""]
+    full = ["a", "b", "c", "d"]
+    assert toggled(full, "e") == ["a", "b", "c", "e"]
+    assert with_ticked(full, ["b"]) == full
+    assert len(with_ticked(full, list("uvwxyz"))) == 4
+
+
+def test_identity_takes_only_cookies_that_it_signed(tmp_path):
+    identity = Identity(tmp_path)
+    value = identity.new()
+    name = identity.read(value)
+    assert name and Identity(tmp_path).read(value) == name, "the secret outlives the server"
+    assert identity.read(value[:-1] + ("0" if value[-1] != "0" else "1")) == ""
+    assert identity.read(None) == identity.read("") == identity.read("a" * 16 + "." + "b" * 32) == ""
+    assert identity.of(SimpleNamespace(cookies={COOKIE: value}, username=None)) == name
+    assert identity.of(SimpleNamespace(cookies={COOKIE: value}, username="ann")) == "user:ann"
+    assert (tmp_path / "visitors.secret").stat().st_mode & 0o077 == 0
+
+
+def test_middleware_gives_a_cookie_once(tmp_path):
+    import asyncio
+
+    identity = Identity(tmp_path)
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    def cookies(headers):
+        sent = []
+
+        async def send(message):
+            sent.extend(value for key, value in message["headers"] if key == b"set-cookie")
+
+        scope = {"type": "http", "path": "/", "headers": headers}
+        asyncio.run(VisitorMiddleware(app, identity)(scope, None, send))
+        return sent
+
+    (given,) = cookies([])
+    assert b"HttpOnly" in given and b"SameSite" in given
+    value = given.split(b";")[0]
+    assert cookies([(b"cookie", value)]) == []
+    assert len(cookies([(b"cookie", value[:-2] + b"zz")])) == 1
+
+
+def test_conversation_asks_each_pane_from_its_own_words():
+    panes = [
+        {"run": "", "label": "Base", "colour": "", "strength": 1.0, "keep": None, "cut": None},
+        {"run": "r1", "label": "r1", "colour": "#000", "strength": 0.5, "keep": 3, "cut": None},
+    ]
+    talk = new_talk(panes)
+    talk["turns"].append({"q": "one", "a": [{"t": [["ba", 0.0], ["se", 0.0]]}, {"t": [], "text": "adapted"}]})
+    request = ChatRequest.parse(asked(talk, "two"))
+    assert [[m.content for m in messages] for messages in request.messages] == [
+        ["one", "base", "two"],
+        ["one", "adapted", "two"],
+    ]
+    assert request.panes[1].cut == (0, 3) and request.panes[1].strength == 0.5 and request.panes[0].run is None
+    with pytest.raises(ConfigError, match="write a message first"):
+        ChatRequest.parse(asked(talk, "  "))
+
+
+def test_web_process_builds_the_page_without_torch(tmp_path):
+    code = (
+        "import sys, json; from lora_playground.ui.serve import Server; server = Server(sys.argv[1]); "
+        "kept = [n for n in ('torch', 'transformers', 'peft', 'plotly', 'datasets') if n in sys.modules]; "
+        "size = len(json.dumps(server.page.get_config_file(), default=str)); server.close(); print(json.dumps([kept, size]))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=280,
+        cwd=Path(__file__).resolve().parents[2],
+    )  # fmt: skip
+    assert out.returncode == 0, out.stderr[-3000:]
+    kept, size = json.loads(out.stdout.splitlines()[-1])
+    assert kept == []
+    assert size < 900_000, "the page's description stays small enough to open at once"
