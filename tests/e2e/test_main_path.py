@@ -78,10 +78,10 @@ def test_train_watch_reload_and_chat(page, server):
 
 
 def test_upload_train_and_stop(page, server, tmp_path):
-    rows = [
-        {"question": f"Ann has {n} apples and buys {n + 2} more. How many has she?", "answer": f"{n}+{n + 2}={2 * n + 2}\n#### {2 * n + 2}"}
-        for n in range(2, 42)
-    ]  # fmt: skip
+    rows = []
+    for n in range(2, 42):
+        question = f"Ann has {n} apples and buys {n + 2} more. How many has she?"
+        rows.append({"question": question, "answer": f"{n}+{n + 2}={2 * n + 2}\n#### {2 * n + 2}"})
     path = tmp_path / "sums <img src=x>.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows) + "\n{broken\n")
     before = server.runs()
