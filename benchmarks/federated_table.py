@@ -1,0 +1,197 @@
+"""Federated strategies against each other on the embedded model: score, aggregation error, megabytes, seconds.
+
+Two settings: facts about people, each of five clients holding other people's, and a labelled set split by Dirichlet 0.3;
+each with equal ranks and with ranks 2 to 16. `--json FILE` writes the figures, `--minutes` bounds the whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import lora_playground.variants  # noqa: F401
+from lora_playground.config import RunConfig
+from lora_playground.data.catalogue import get_dataset
+from lora_playground.federated.config import client_ranks, strategy_of
+from lora_playground.federated.preparation import prepare_clients
+from lora_playground.federated.simulation import begin, parties, simulate
+from lora_playground.federated.strategies import STRATEGIES
+
+MIXED = [2, 4, 8, 12, 16]
+SETTINGS = {
+    "facts": {"dataset": "facts-medium", "partition": "topic"},
+    "labels": {"dataset": "sentiment", "partition": "dirichlet", "concentration": 0.3},
+}
+
+
+def config_of(given: argparse.Namespace, setting: str, strategy: str, mixed: bool, seed: int) -> RunConfig:
+    """One cell of the table as a run's config."""
+    options = SETTINGS[setting]
+    federated = {
+        "strategy": strategy,
+        "clients": 5,
+        "rounds": given.rounds,
+        "local_steps": given.local_steps,
+        "ranks": MIXED if mixed else [given.rank],
+        "partition": options["partition"],
+        "concentration": options.get("concentration", 0.3),
+        "score_rows": given.score_rows,
+    }
+    training = {"batch_tokens": given.batch_tokens, "seed": seed, "learning_rate": given.learning_rate}
+    return RunConfig.parse(
+        {
+            "data": {"dataset": options["dataset"], "rehearsal": given.rehearsal},
+            "variant": {"name": "lora", "rank": given.rank, "alpha": 2.0 * given.rank},
+            "training": training,
+            "federated": federated,
+        }
+    )
+
+
+def play(base: Any, config: RunConfig) -> dict[str, Any]:
+    """One run on the loaded base; the base is pristine again afterwards."""
+    from lora_playground.federated.local import LocalTrainer
+
+    federated = config.federated
+    assert federated is not None
+    dataset = get_dataset(config.data.dataset)
+    held = prepare_clients(base.tokenizer, dataset, config, embedded=True)
+    shared = held.shared
+    trainer = LocalTrainer(
+        base,
+        config,
+        held.examples,
+        shared.rehearsal,
+        shared.share,
+        shared.validation,
+        dataset.test,
+        dataset.card.metric,
+    )
+    strategy = strategy_of(config)
+    who = parties(client_ranks(config), [len(mine) for mine in held.examples], trainer)
+    state = begin(strategy, who, trainer, config.training.seed)
+    rounds: list[dict[str, Any]] = []
+    judging = [0.0]
+    plain = trainer.judge
+
+    def judge(server: Any) -> dict[str, float | None]:
+        start = time.perf_counter()
+        last = server.round in (0, federated.rounds)
+        judged = plain(server) if last else {"loss": None, "score": None}
+        judging[0] += time.perf_counter() - start
+        return judged
+
+    trainer.judge = judge  # type: ignore[method-assign]
+    before = judge(state.server)
+    start, spent = time.perf_counter(), judging[0]
+    simulate(
+        strategy,
+        who,
+        trainer,
+        state,
+        federated.rounds,
+        federated.drop_out,
+        lambda event: rounds.append(event) if event["type"] == "round" else None,
+        lambda: False,
+    )
+    seconds = time.perf_counter() - start - (judging[0] - spent)
+    trainer.close()
+    last = rounds[-1]
+    return {
+        "score": last["score"],
+        "start_score": before["score"],
+        "loss": last["loss"],
+        "error": statistics.mean(event["error"] for event in rounds if event["error"] is not None),
+        "up_megabytes": state.up / 1e6,
+        "down_megabytes": state.down / 1e6,
+        "seconds": seconds,
+        "global_rank": last["rank"]["global"],
+        "tokens": state.tokens,
+    }
+
+
+def mean_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The mean over seeds of every number, and the spread of the score."""
+    merged = {key: statistics.mean(row[key] for row in rows) for key in rows[0] if rows[0][key] is not None}
+    merged["score_spread"] = max(row["score"] for row in rows) - min(row["score"] for row in rows)
+    return merged
+
+
+def line(cell: dict[str, Any]) -> str:
+    """A row of the table in Markdown."""
+    error = "exact" if cell["error"] < 1e-5 else f"{100 * cell['error']:.1f}%"
+    spread = f" ± {50 * cell['score_spread']:.0f}" if cell["seeds"] > 1 else ""
+    return (
+        f"| {STRATEGIES[cell['strategy']].label} | {cell['ranks']} | {100 * cell['score']:.0f}%{spread} "
+        f"| {cell['loss']:.2f} | {error} | {cell['up_megabytes']:.1f} | {cell['down_megabytes']:.1f} "
+        f"| {cell['seconds']:.0f} |"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--minutes", type=float, default=10.0, help="start no further run after so long")
+    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
+    parser.add_argument("--strategies", nargs="+", choices=list(STRATEGIES), default=list(STRATEGIES))
+    parser.add_argument("--ranks", nargs="+", choices=["equal", "mixed"], default=["equal", "mixed"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--local-steps", type=int, default=10)
+    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--batch-tokens", type=int, default=512)
+    parser.add_argument("--learning-rate", type=float, default=None)
+    parser.add_argument("--rehearsal", type=float, default=0.0)
+    parser.add_argument("--score-rows", type=int, default=48)
+    given = parser.parse_args()
+
+    from lora_playground.config import ModelConfig
+    from lora_playground.models.loading import load_base
+
+    began = time.perf_counter()
+    base = load_base(ModelConfig())
+    cells: list[dict[str, Any]] = []
+    print("| strategy | ranks | score | loss | error | MB up | MB down | s |\n|---|---|---|---|---|---|---|---|")
+    for setting in given.settings:
+        print(f"| **{setting}** | | | | | | | |")
+        for kind in given.ranks:
+            for name in given.strategies:
+                if kind == "mixed" and not STRATEGIES[name].heterogeneous:
+                    continue
+                rows = []
+                for seed in given.seeds:
+                    if (time.perf_counter() - began) / 60 < given.minutes:
+                        rows.append(play(base, config_of(given, setting, name, kind == "mixed", seed)))
+                if not rows:
+                    continue
+                ranks = str(given.rank) if kind == "equal" else "2 to 16"
+                cells.append({"setting": setting, "strategy": name, "ranks": ranks, "seeds": len(rows)} | mean_of(rows))
+                print(line(cells[-1]), flush=True)
+                if given.json:
+                    write(given, base, cells, began)
+    print(f"\n{len(cells)} cells in {(time.perf_counter() - began) / 60:.1f} minutes")
+    return 0
+
+
+def write(given: argparse.Namespace, base: Any, cells: list[dict[str, Any]], began: float) -> None:
+    """The figures so far."""
+    import torch
+
+    about = {key: str(value) if isinstance(value, Path) else value for key, value in vars(given).items()}
+    machine = {"device": str(base.device), "dtype": str(base.dtype), "threads": torch.get_num_threads()}
+    machine["base"] = base.fingerprint.identity[:12]
+    minutes = (time.perf_counter() - began) / 60
+    given.json.write_text(
+        json.dumps({"options": about, "machine": machine, "minutes": minutes, "cells": cells}, indent=1)
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
