@@ -1,4 +1,4 @@
-"""The tab Federated as a person uses it: the split, a refusal, two strategies live, a client beside the global model."""
+"""The tab Federated as a person uses it: the split, a refusal, two strategies live, a client beside the global one."""
 
 import json
 
