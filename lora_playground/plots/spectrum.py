@@ -148,8 +148,7 @@ def describe_scree(
     where = f"the strongest {len(sigma)} directions do not reach 90% of the energy"
     if k <= len(sigma):
         noun = "direction" if total == 1 else "directions"
-        verb = "lies" if k <= 1 else "lie"
-        where = f"90% of the update's energy {verb} in {k} of {total} {noun}"
+        where = f"90% of the update's energy lies in {k} of {total} {noun}"
     text = f"{label + ': ' if label else ''}{where} (effective rank {significant(effective_rank(sigma))}, "
     text += f"stable rank {significant(stable_rank(sigma, frobenius))})"
     if error > 0:
