@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lora_playground.evaluation import METRICS
 from lora_playground.ui.follow import Digest
 from lora_playground.ui.words import PHASES, count, duration, escape, percent, share, significant, size
 
 ORDER = ("loading", "training", "saving", "evaluating")
-METRICS = {"exact": "answers exactly right", "accuracy": "answers right", "contains": "answers that hold the word"}
 
 
 def error(text: str) -> str:
@@ -116,11 +116,12 @@ def done(label: str, colour: str, result: Mapping[str, Any]) -> str:
     score, forgetting = result.get("score"), result.get("forgetting")
     if score:
         better = "new" if score["adapted"] >= score["base"] else "worse"
-        named = METRICS.get(score["metric"], score["metric"])
+        metric = METRICS.get(str(score["metric"]))
+        named = f"{metric.label}. {metric.description}" if metric else f"score: {score['metric']}."
         head += (
             f'<div class="lp-score"><span class="v base">{percent(score["base"])}</span><span class="arrow" '
             f'aria-label="became">→</span><span class="v {better}">{percent(score["adapted"])}</span>'
-            f'<span class="m">{escape(named)}, on {score["n"]} test rows it never saw; base model first</span></div>'
+            f'<span class="m">{escape(named)} Base → adapted, on {score["n"]} test rows it never saw.</span></div>'
         )
     validation = result.get("validation_loss") or {}
     seconds = result.get("seconds") or {}

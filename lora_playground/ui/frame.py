@@ -5,10 +5,9 @@ A run depends on nothing here: the clock only reads, and a page that is closed o
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,12 @@ from lora_playground.chat.client import ChatClient
 from lora_playground.errors import PlaygroundError
 from lora_playground.jobs.supervisor import Job
 from lora_playground.models.catalogue import list_models
-from lora_playground.ui import cards, chat, finetune, learn, live, sidebar
+from lora_playground.ui import cards, chat, compare, finetune, learn, live, sidebar, spectrum
 from lora_playground.ui.device import device
 from lora_playground.ui.federated import build_federated
 from lora_playground.ui.follow import Follower
 from lora_playground.ui.identity import Identity
+from lora_playground.ui.ledger import Ledger
 from lora_playground.ui.live import Changes
 from lora_playground.ui.shell import SLOTS, Shell, actions
 from lora_playground.ui.words import count
@@ -64,6 +64,7 @@ class Frame:
     def __init__(self, shell_parts: Mapping[str, Any], client: ChatClient, identity: Identity) -> None:
         self._parts, self._client, self._identity = shell_parts, client, identity
         self._follower = Follower()
+        self._ledger = Ledger(shell_parts["store"], shell_parts["supervisor"], self._follower)
 
     def build(self) -> gr.Blocks:
         """The whole page as a gr.Blocks that is not launched yet."""
@@ -99,8 +100,10 @@ class Frame:
                     learn.build()
                 elif name == "federated":
                     build_federated(shell, tab)
-                elif importlib.util.find_spec(f"lora_playground.ui.{name}"):
-                    importlib.import_module(f"lora_playground.ui.{name}").build(shell, tab)
+                elif name == "spectrum":
+                    spectrum.build(shell, tab)
+                else:
+                    compare.build(shell, tab)
             tab.select(None, None, None, js=f"() => lp.url({{tab: '{name if name != 'fine' else ''}'}})")
 
     # --- what is connected to what -----------------------------------------------------------------------------------
@@ -160,26 +163,32 @@ class Frame:
     ) -> Any:
         """Everything that is new since this browser's last look."""
         own, changes = self._page, Changes(seen)
-        jobs = self._shell.supervisor.jobs()
-        self._header(changes, jobs, self._identity.of(request))
-        entries, more = self._entries(jobs, ticked, viewed)
-        listing = (tuple(entries), tuple(ticked), viewed, more)
-        changes.put("runs", own.runs, listing, lambda: sidebar.runs(entries, ticked, viewed, more))
+        look = self._ledger.look()
+        self._header(changes, look.jobs, self._identity.of(request))
+        listed = {entry.id for entry in look.entries}
+        older = [self._ledger.entry(identity) for identity in ticked if identity and identity not in listed]
+        entries = [*look.entries, *(entry for entry in older if entry is not None)]
+        more = look.total - len(entries)
+        changes.put(
+            "runs",
+            own.runs,
+            (tuple(entries), tuple(ticked), viewed, more),
+            lambda: sidebar.runs(entries, ticked, viewed, more),
+        )
         kept = {"run": viewed, "runs": ",".join(ticked)}
         changes.put("address", own.address, tuple(kept.values()), lambda: kept)
         looked = live.look(self._shell, self._follower, viewed, ticked) if viewed else None
         if looked is None:
-            last = self._last()
-            live.clear(self._live, changes, cards.idle(last[1] if last else ""), last)
+            live.clear(self._live, changes, cards.idle(look.last), look.last)
         else:
             live.render(self._live, changes, looked, module)
-        pace = FAST if any(not job.ended for job in jobs) else SLOW
+        pace = FAST if any(not job.ended for job in look.jobs) else SLOW
         changes.put("pace", own.clock, pace, lambda: gr.Timer(pace))
         if not changes.updates:
             return gr.skip()
         return {**changes.updates, own.seen: changes.seen}
 
-    def _header(self, changes: Changes, jobs: list[Job], owner: str) -> None:
+    def _header(self, changes: Changes, jobs: Sequence[Job], owner: str) -> None:
         waiting = [job for job in jobs if job.state == "queued"]
         running = sum(1 for job in jobs if job.running)
         mine = min(
@@ -197,34 +206,6 @@ class Frame:
     def _base_label(self) -> str:
         card = list_models()[0]
         return f"{card.label.lower()} {count(card.parameters)}" if card.parameters else card.label.lower()
-
-    def _entries(self, jobs: list[Job], ticked: list[str], viewed: str) -> tuple[list[sidebar.Entry], int]:
-        states = {job.id: job for job in jobs}
-        every = self._shell.store.list()
-        listed = [run for number, run in enumerate(every) if number < sidebar.LISTED or run.id in ticked]
-        entries = []
-        for run in listed:
-            job = states.get(run.id)
-            try:
-                label, state = (job.label, job.state) if job else (run.config().label, run.state())
-            except PlaygroundError:
-                continue
-            digest = self._follower.look(run)
-            losses, part, score = digest.spark(), None, None
-            if state == "done":
-                result = run.result() or {}
-                score = (result.get("score") or {}).get("adapted")
-            elif state == "training" and digest.plan.get("steps"):
-                part = round(digest.step / digest.plan["steps"], 2)
-            entries.append(sidebar.Entry(run.id, label, state, score, part, losses))
-        return entries, len(every) - len(listed)
-
-    def _last(self) -> tuple[str, str] | None:
-        for run in self._shell.store.list()[:10]:
-            result = run.result()
-            if result and result.get("state") == "done":
-                return run.id, cards.last_result(run.config().label, result, run.id)
-        return None
 
     def act(self, viewed: str, ticked: list[str], event: gr.EventData) -> tuple[Any, ...]:
         """A click in the list of runs or in a card: look at a run, tick it, begin a new one."""
@@ -262,6 +243,7 @@ class Frame:
             if not started:
                 return gr.skip(), gr.skip(), cards.error(f"{prefix}{failure}")
             return started[0].id, with_ticked(ticked, [job.id for job in started]), cards.error(f"{prefix}{failure}")
+        self._ledger.look(fresh=True)
         return started[0].id, with_ticked(ticked, [job.id for job in started]), ""
 
     def stop(self, viewed: str, request: gr.Request) -> str:
@@ -281,6 +263,7 @@ class Frame:
             do()
         except PlaygroundError as failure:
             return cards.error(str(failure))
+        self._ledger.look(fresh=True)
         return ""
 
     def go(self, name: str) -> Any:

@@ -46,9 +46,8 @@ class Server:
             raise
 
     def launch(self, host: str | None = None, port: int | None = None, **more: Any) -> Any:
-        """Starts the queue and the web server; returns at once. Arguments not given come from the environment."""
-        self.supervisor.start()
-        return self.page.launch(
+        """Starts the web server and the queue; returns at once. Arguments not given come from the environment."""
+        started = self.page.launch(
             server_name=host,
             server_port=port,
             theme=theme.theme(),
@@ -66,6 +65,9 @@ class Server:
             app_kwargs={"middleware": [Middleware(VisitorMiddleware, identity=self.identity)]},
             **more,
         )
+        # After the page is served: the queue begins by importing torch in its warm worker, which takes the processor.
+        self.supervisor.start()
+        return started
 
     def wait(self) -> None:
         """Blocks until the server is interrupted, then closes it."""

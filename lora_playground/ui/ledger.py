@@ -1,0 +1,92 @@
+"""What is known of all runs now, read once for all browsers together. It knows no Gradio and changes nothing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+
+from lora_playground.errors import PlaygroundError
+from lora_playground.jobs.supervisor import Job, Supervisor
+from lora_playground.runs import Run, RunStore
+from lora_playground.ui import cards
+from lora_playground.ui.follow import Follower
+from lora_playground.ui.sidebar import LISTED, Entry
+
+FRESH = 0.6
+"""Seconds for which a look at the runs is used again."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """All jobs, the newest runs as lines of the list, how many runs there are, and the newest result as HTML."""
+
+    jobs: tuple[Job, ...]
+    entries: tuple[Entry, ...]
+    total: int
+    last: str
+
+
+class Ledger:
+    """Looks at the runs of one home; safe to call from many threads."""
+
+    def __init__(self, store: RunStore, supervisor: Supervisor, follower: Follower) -> None:
+        self._store, self._supervisor, self._follower = store, supervisor, follower
+        self._lock = threading.Lock()
+        self._at, self._look = -1e9, Look((), (), 0, "")
+        self._done: dict[str, Entry] = {}
+        self._last: tuple[str, str] = ("", "")
+
+    def look(self, fresh: bool = False) -> Look:
+        """The newest look; `fresh` reads again, for what a person has just done."""
+        with self._lock:
+            if fresh or time.monotonic() - self._at > FRESH:
+                self._look, self._at = self._read(), time.monotonic()
+            return self._look
+
+    def entry(self, identity: str) -> Entry | None:
+        """The line of one run, for a ticked one that is too old to be listed."""
+        try:
+            return self._entry(self._store.get(identity), self._supervisor.job(identity))
+        except PlaygroundError:
+            return None
+
+    def _read(self) -> Look:
+        jobs = tuple(self._supervisor.jobs())
+        known = {job.id: job for job in jobs}
+        every = self._store.list()
+        entries = [self._entry(run, known.get(run.id)) for run in every[:LISTED]]
+        kept = tuple(entry for entry in entries if entry is not None)
+        return Look(jobs, kept, len(every), self._newest(kept))
+
+    def _entry(self, run: Run, job: Job | None) -> Entry | None:
+        if run.id in self._done:
+            return self._done[run.id]
+        try:
+            label, state = (job.label, job.state) if job else (run.config().label, run.state())
+        except PlaygroundError:
+            return None
+        digest = self._follower.look(run)
+        score = part = None
+        if state == "training" and digest.plan.get("steps"):
+            # To a twentieth, so that the list is not sent anew at every step.
+            part = round(20 * digest.step / digest.plan["steps"]) / 20
+        result = run.result() if state == "done" else None
+        if result is not None:
+            score = (result.get("score") or {}).get("adapted")
+        entry = Entry(run.id, label, state, score, part, digest.spark())
+        if result is not None:
+            self._done[run.id] = entry
+        return entry
+
+    def _newest(self, entries: tuple[Entry, ...]) -> str:
+        newest = next((entry for entry in entries if entry.state == "done"), None)
+        if newest is None:
+            return ""
+        if self._last[0] != newest.id:
+            try:
+                result = self._store.get(newest.id).result() or {}
+            except PlaygroundError:
+                return ""
+            self._last = (newest.id, cards.last_result(newest.label, result, newest.id))
+        return self._last[1]
