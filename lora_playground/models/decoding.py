@@ -17,6 +17,7 @@ from lora_playground.analysis.update import Update
 from lora_playground.errors import ChatError
 from lora_playground.models.adapters import Adapter
 from lora_playground.models.kv import Buffers, Window
+from lora_playground.models.lean import Lean, known, lean
 from lora_playground.models.prompts import prompt_ids, stop_ids
 from lora_playground.models.rows import Plan, Planner, RowUpdate
 from lora_playground.models.sampling import Sampling, choose, divergence
@@ -102,7 +103,13 @@ class Decoder:
         self.stop = stop_ids(model, tokenizer)
         self.context = context_length(model)
         self.device = next(model.parameters()).device
+        self._lean: Lean | None = lean(model)
         self.options = {"logits_to_keep": 1} if _accepts(model, "logits_to_keep") else {}
+
+    @property
+    def lean(self) -> Lean | None:
+        """The short forward pass, where the model (still) is one that it knows; else transformers' own is used."""
+        return self._lean if self._lean is not None and known(self.model) else None
 
     def adapter(self, updates: Sequence[Update], name: str = "adapter") -> Adapter:
         """Places updates on the model, for use in `RowUpdate`; raises ModelError where they do not fit."""
@@ -206,6 +213,7 @@ class Batch:
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
         self.rows: list[Row] = []
+        self._lean = decoder.lean
         self._joining: list[Row] = []
         self._pending: list[int] = []  # per active row: the token it has to read next
         self._planner = Planner(decoder.model)
@@ -372,6 +380,8 @@ class Batch:
         self, window: Window, plan: Plan, ids: torch.Tensor, starts: torch.Tensor, positions: torch.Tensor
     ) -> torch.Tensor:
         """One pass over ids (R, T) at the window's end; starts (R, 1); float32 logits (R, V) of the last column."""
+        if self._lean is not None:
+            return self._lean(window, plan, ids, starts, positions)
         device = self.decoder.device
         columns = torch.arange(window.begin, window.end + ids.shape[1])[None]
         mask = (columns >= starts).long()

@@ -244,6 +244,37 @@ class _Builder:
         return self._indices[key]
 
 
+@dataclass
+class Joint:
+    """Products of several modules that read the same x: x·At once, then each module's columns times its Bt."""
+
+    At: torch.Tensor
+    scale: torch.Tensor | None
+    Bts: list[torch.Tensor]
+    columns: list[tuple[int, int]]
+
+
+def _join(operations: list[Operation]) -> Joint | None:
+    products = []
+    for operation in operations:
+        if not isinstance(operation, Linear) or operation.dense or operation.bias is not None:
+            return None
+        if len(operation.products) != 1 or operation.products[0].rows is not None:
+            return None
+        products.append(operation.products[0])
+    scales = [product.scale for product in products]
+    if any(scale is None for scale in scales) != all(scale is None for scale in scales):
+        return None
+    columns, first = [], 0
+    for product in products:
+        columns.append((first, first + product.At.shape[1]))
+        first += product.At.shape[1]
+    if len(products) == 1:
+        return Joint(products[0].At, scales[0], [products[0].Bt], columns)
+    scale = None if scales[0] is None else torch.cat([scale for scale in scales if scale is not None], 1)
+    return Joint(torch.cat([product.At for product in products], 1), scale, [p.Bt for p in products], columns)
+
+
 class Plan:
     """What every module adds for one composition of a batch.
 
@@ -254,6 +285,14 @@ class Plan:
 
     def __init__(self, operations: dict[str, tuple[nn.Module, Operation]], rows: int) -> None:
         self.operations, self.rows = operations, rows
+        self._joint: dict[tuple[str, ...], Joint | None] = {}
+
+    def joint(self, names: tuple[str, ...]) -> Joint | None:
+        """What modules that read the same input have in common: one product with all their A at once. None where one
+        of them adds more than one shared product."""
+        if names not in self._joint:
+            self._joint[names] = _join([self.operations[name][1] for name in names])
+        return self._joint[names]
 
     @contextmanager
     def applied(self) -> Iterator[None]:

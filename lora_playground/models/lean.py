@@ -1,0 +1,240 @@
+"""A forward pass of Llama-like models with little around the arithmetic, for decoding.
+
+For models of a few million parameters most of transformers' time per token is Python, not products. This pass reads
+the very same weights, is compared with transformers' own logits before it is used, and declines every model, layer or
+hook that it does not know. It knows nothing of sampling or of who is asking.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lora_playground.models.kv import Buffers, Window
+from lora_playground.models.rows import Lookup, Plan, Replaced
+
+KINDS = ("llama", "mistral", "qwen2", "qwen3")
+TOLERANCE = 1e-4
+"""Largest difference to transformers' logits, against the largest: in float32; 300 times that in half precision."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Layer:
+    """Tensors and names of one decoder layer; a projection is (name, weight, bias)."""
+
+    prefix: str
+    before: nn.Module
+    after: nn.Module
+    q: tuple[str, torch.Tensor, torch.Tensor | None]
+    k: tuple[str, torch.Tensor, torch.Tensor | None]
+    v: tuple[str, torch.Tensor, torch.Tensor | None]
+    o: tuple[str, torch.Tensor, torch.Tensor | None]
+    gate: tuple[str, torch.Tensor, torch.Tensor | None]
+    up: tuple[str, torch.Tensor, torch.Tensor | None]
+    down: tuple[str, torch.Tensor, torch.Tensor | None]
+    q_norm: nn.Module | None
+    k_norm: nn.Module | None
+
+
+class Lean:
+    """The pass for one model. Make it by `lean`, which checks that it fits."""
+
+    def __init__(self, model: Any) -> None:
+        config = model.config
+        self.inner, self.head = model.model, model.lm_head
+        self.heads, self.groups = config.num_attention_heads, config.num_key_value_heads
+        self.share = self.heads // self.groups
+        self.size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.scale = self.size**-0.5
+        self.embed: nn.Embedding = self.inner.embed_tokens
+        self.norm: nn.Module = self.inner.norm
+        positions = torch.arange(config.max_position_embeddings, device=self.embed.weight.device)[None]
+        with torch.no_grad():
+            cos, sin = self.inner.rotary_emb(self.embed.weight[:1], position_ids=positions)
+        half = self.size // 2
+        # rotate_half(x) · sin = roll(x) · (−sin, sin), so that one rotation is three operations.
+        self.cos, self.sin = cos[0], torch.cat([-sin[0][:, :half], sin[0][:, half:]], -1)
+        self.layers = [_layer(layer, f"model.layers.{index}.") for index, layer in enumerate(self.inner.layers)]
+        self.head_projection = _projection(self.head, "lm_head")
+
+    def __call__(
+        self, window: Window, plan: Plan, ids: torch.Tensor, starts: torch.Tensor, positions: torch.Tensor
+    ) -> torch.Tensor:
+        """ids (R, T) at the window's end, starts (R, 1), positions (R, T); logits (R, V) of the last column."""
+        R, T = ids.shape
+        operations = plan.operations
+        device = self.cos.device
+        ids, positions = ids.to(device), positions.to(device)
+        x = F.embedding(ids, self.embed.weight)
+        if "model.embed_tokens" in operations:
+            module, operation = operations["model.embed_tokens"]
+            assert isinstance(operation, Lookup)
+            x = operation.add(module, ids, x)
+        cos, sin = self.cos[positions][:, :, None], self.sin[positions][:, :, None]
+        mask = self._mask(window, starts, T)
+        for index, layer in enumerate(self.layers):
+            h = _normed(x, layer.before, layer.prefix + "input_layernorm", operations)
+            q, k, v = _projected(h, (layer.q, layer.k, layer.v), plan)
+            q, k = q.view(R, T, self.heads, self.size), k.view(R, T, self.groups, self.size)
+            if layer.q_norm is not None and layer.k_norm is not None:
+                q = _normed(q, layer.q_norm, layer.prefix + "self_attn.q_norm", operations)
+                k = _normed(k, layer.k_norm, layer.prefix + "self_attn.k_norm", operations)
+            both = torch.cat([q, k], 2)
+            both = torch.addcmul(both * cos, both.roll(self.size // 2, -1), sin)
+            q, k = both[:, :, : self.heads], both[:, :, self.heads :]
+            keys, values = window.update(k.transpose(1, 2), v.view(R, T, self.groups, self.size).transpose(1, 2), index)
+            # The query heads that share a key head stand in for more queries, so that no key is copied.
+            q = q.view(R, T, self.groups, self.share, self.size).permute(0, 2, 3, 1, 4)
+            q = q.reshape(R, self.groups, self.share * T, self.size)
+            a = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=self.scale)
+            a = a.view(R, self.groups, self.share, T, self.size).permute(0, 3, 1, 2, 4).reshape(R, T, -1)
+            x = x + _projected(a, (layer.o,), plan)[0]
+            h = _normed(x, layer.after, layer.prefix + "post_attention_layernorm", operations)
+            gate, up = _projected(h, (layer.gate, layer.up), plan)
+            x = x + _projected(F.silu(gate).mul_(up), (layer.down,), plan)[0]
+        x = _normed(x[:, -1:], self.norm, "model.norm", operations)
+        return _projected(x, (self.head_projection,), plan)[0][:, -1].float()
+
+    def _mask(self, window: Window, starts: torch.Tensor, T: int) -> torch.Tensor | None:
+        """(R, 1, share·T, columns): a query sees its row's columns up to its own; padding sees itself, so that no
+        softmax is empty."""
+        if T == 1 and int(starts.max()) <= window.begin:
+            return None
+        columns = torch.arange(window.begin, window.end + T)
+        own = columns[-T:, None]
+        seen = ((columns >= starts[:, :, None]) & (columns <= own)) | (columns == own)
+        return seen[:, None].repeat(1, 1, self.share, 1).to(self.cos.device)
+
+
+def _projected(
+    x: torch.Tensor, projections: tuple[tuple[str, torch.Tensor, torch.Tensor | None], ...], plan: Plan
+) -> list[torch.Tensor]:
+    """W x + b + what the plan adds, for projections that read the same x (R, T, in)."""
+    out = [F.linear(x, weight, bias) for _, weight, bias in projections]
+    found = [plan.operations.get(name) for name, _, _ in projections]
+    if not any(found):
+        return out
+    joint = plan.joint(tuple(name for name, _, _ in projections)) if all(found) else None
+    if joint is None:
+        return [pair[1].add(x, y) if pair else y for pair, y in zip(found, out)]  # type: ignore[union-attr, call-arg, arg-type]
+    R, T, _ = x.shape
+    t = x.reshape(R * T, -1) @ joint.At
+    if joint.scale is not None:
+        t = t.mul_(joint.scale) if T == 1 else (t.view(R, T, -1) * joint.scale[:, None]).view(R * T, -1)
+    for y, Bt, (first, last) in zip(out, joint.Bts, joint.columns):
+        y.view(R * T, -1).addmm_(t[:, first:last], Bt)
+    return out
+
+
+def _normed(x: torch.Tensor, norm: nn.Module, name: str, operations: dict[str, Any]) -> torch.Tensor:
+    weight: torch.Tensor = norm.weight  # type: ignore[assignment]
+    if x.dtype == torch.float32:
+        y = F.rms_norm(x, (x.shape[-1],), weight, norm.variance_epsilon)  # type: ignore[arg-type]
+    else:  # as transformers does it: normalise in float32, round, then scale
+        y = weight * F.rms_norm(x.float(), (x.shape[-1],), None, norm.variance_epsilon).to(x.dtype)  # type: ignore[arg-type]
+    if name in operations:
+        module, operation = operations[name]
+        assert isinstance(operation, Replaced)
+        y = operation.add(module, x, y)
+    return y
+
+
+def _projection(module: Any, name: str) -> tuple[str, torch.Tensor, torch.Tensor | None]:
+    return name, module.weight, module.bias
+
+
+def _layer(layer: Any, prefix: str) -> _Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+    return _Layer(
+        prefix,
+        layer.input_layernorm,
+        layer.post_attention_layernorm,
+        *(
+            _projection(getattr(attention, name), f"{prefix}self_attn.{name}")
+            for name in ("q_proj", "k_proj", "v_proj", "o_proj")
+        ),
+        *(_projection(getattr(mlp, name), f"{prefix}mlp.{name}") for name in ("gate_proj", "up_proj", "down_proj")),
+        getattr(attention, "q_norm", None),
+        getattr(attention, "k_norm", None),
+    )
+
+
+def known(model: Any) -> bool:
+    """Whether every part of the model is one that this pass knows, untouched by hooks, wrappers or quantisation."""
+    config = getattr(model, "config", None)
+    if getattr(config, "model_type", None) not in KINDS or not type(model).__name__.endswith("ForCausalLM"):
+        return False
+    if getattr(config, "hidden_act", None) != "silu" or (
+        getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+    ):
+        return False
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type", "default") in ("dynamic", "longrope") or rope.get("partial_rotary_factor", 1.0) != 1.0:
+        return False
+    for name, module in model.named_modules():
+        if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+            return False
+        leaf = name.rpartition(".")[2]
+        if (leaf.endswith("_proj") or leaf == "lm_head") and type(module) is not nn.Linear:
+            return False
+        if leaf == "embed_tokens" and type(module) is not nn.Embedding:
+            return False
+    return True
+
+
+def lean(model: Any) -> Lean | None:
+    """The pass for a model, compared once with transformers' logits; None where it does not fit or does not agree."""
+    if not known(model):
+        return None
+    try:
+        made = Lean(model)
+        difference = _difference(model, made)
+    except (AttributeError, RuntimeError, TypeError, ValueError, IndexError) as error:
+        log.info("The lean pass does not fit %s: %s", type(model).__name__, error)
+        return None
+    limit = TOLERANCE if next(model.parameters()).dtype == torch.float32 else 300 * TOLERANCE
+    if not difference <= limit:
+        log.warning(
+            "The lean pass differs from transformers by %.2g on %s; not used.", difference, type(model).__name__
+        )
+        return None
+    return made
+
+
+@torch.no_grad()
+def _difference(model: Any, made: Lean) -> float:
+    """Largest difference of logits, against the largest, over a left-padded prompt of two rows and one more token."""
+    vocabulary = made.embed.weight.shape[0]
+    lengths = (7, 4)
+    prompts = [[(index * 7919 + 13 * row + 5) % vocabulary for index in range(n + 1)] for row, n in enumerate(lengths)]
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        buffers, plan = Buffers(), Plan({}, 2)
+        buffers.make_room(2, 7)
+        buffers.starts, buffers.rows = [0, 3], 2
+        starts = torch.tensor(buffers.starts)[:, None]
+        ids = torch.tensor([prompts[0][:7], [0] * 3 + prompts[1][:4]])
+        positions = (torch.arange(7)[None] - starts).clamp_min(0)
+        got = [made(Window(buffers, 0, 2, 0, 0), plan, ids, starts, positions)]
+        buffers.end = 7
+        last = torch.tensor([[prompts[0][7]], [prompts[1][4]]])
+        got.append(made(Window(buffers, 0, 2, 0, 7), plan, last, starts, 7 - starts))
+        worst = 0.0
+        for row, n in enumerate(lengths):
+            device = made.embed.weight.device
+            whole = model(input_ids=torch.tensor([prompts[row]], device=device), use_cache=False).logits[0].float()
+            for step, logits in enumerate(got):
+                expected = whole[n - 1 + step]
+                worst = max(worst, float((logits[row] - expected).abs().max() / expected.abs().max().clamp_min(1e-9)))
+        return worst
+    finally:
+        for module in training:
+            module.training = True
