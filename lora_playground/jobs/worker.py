@@ -95,12 +95,13 @@ class Warming:
     def __init__(self, task: Callable[[], None]) -> None:
         self.error: BaseException | None = None
         self._native = 0
+        self._usual = os.getpriority(os.PRIO_PROCESS, 0)
         self._thread = threading.Thread(target=self._run, args=(task,), name="warming", daemon=True)
         self._thread.start()
 
     def _run(self, task: Callable[[], None]) -> None:
         self._native = threading.get_native_id()
-        self._set_niceness(_WARM_NICENESS)
+        self._set_niceness(self._usual + _WARM_NICENESS)
         try:
             task()
         except BaseException as error:
@@ -108,7 +109,7 @@ class Warming:
 
     def finish(self) -> None:
         """Waits until the preparation is done; its error, if any, will come up again in the run itself."""
-        self._set_niceness(0)  # refused to ordinary users: then the rest is done at low priority
+        self._set_niceness(self._usual)  # refused to ordinary users: then the rest is done at low priority
         while self._thread.is_alive():
             self._thread.join(0.5)  # a wait without end would not let signals in on every platform
 

@@ -65,14 +65,14 @@ def config(title: str = "") -> RunConfig:
     return RunConfig.parse({"title": title})
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 90.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.02)
 
 
-def wait_for(supervisor: Supervisor, id: str, *states: str, seconds: float = 20.0) -> Job:
+def wait_for(supervisor: Supervisor, id: str, *states: str, seconds: float = 90.0) -> Job:
     wait_until(lambda: supervisor.job(id).state in states or supervisor.job(id).ended, seconds)
     job = supervisor.job(id)
     assert job.state in states, f"{job} {supervisor.runs.get(id).log_tail()}"

@@ -1,0 +1,93 @@
+"""What a server does before it runs jobs: takes the home for itself, and puts right what a dead one left behind.
+
+It knows the table, the runs and the runner; nothing of scheduling.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from pathlib import Path
+
+from lora_playground.errors import JobError, PlaygroundError, RunError
+from lora_playground.jobs.runner import Handle, Runner
+from lora_playground.jobs.store import PHASES, TERMINAL, JobStore
+from lora_playground.runs import Run, RunStore, writing
+
+
+def take_home(home: Path) -> int:
+    """Makes the home and locks it for this process; returns the lock's file descriptor."""
+    try:
+        with writing(home):
+            home.mkdir(parents=True, exist_ok=True)
+            handle = os.open(home / "server.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except RunError as error:
+        raise JobError(str(error)) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(handle)
+        raise JobError(
+            f"Another server (process {holder}) uses {home}. Stop it, or give this one another folder with --home DIR."
+        ) from None
+    try:
+        with writing(home / "server.lock"):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+    except RunError as error:
+        os.close(handle)
+        raise JobError(str(error)) from error
+    return handle
+
+
+def recover(store: JobStore, runs: RunStore, runner: Runner) -> None:
+    """Jobs that ran when the last server died: their processes are ended, and they stand as interrupted.
+
+    The exit status of those workers is nobody's to know. A worker writes `result.json` last of all, whole or not at
+    all, and then only exits; so a job that has one is done.
+    """
+    for row in store.list(PHASES):
+        if row.handle is not None:
+            runner.reap(Handle.from_dict(row.handle))
+        now = time.time()
+        try:
+            run = runs.get(row.id)
+        except RunError as error:
+            store.move(row.id, row.attempt, "failed", error_code="error", error_message=str(error), finished=now)
+            continue
+        run.sweep()
+        run.attempt = row.attempt
+        if run.result() is not None and run.error() is None:
+            store.move(row.id, row.attempt, "done", finished=now)
+        elif row.cancel_requested:
+            run.fail("cancelled", "The run was stopped.")
+            store.move(row.id, row.attempt, "cancelled", error_code="cancelled", finished=now)
+        else:
+            text = f"The server ended while this run was {row.state}. Resume to go on."
+            store.move(row.id, row.attempt, "interrupted", error_message=text, finished=now)
+
+
+def rebuild(store: JobStore, runs: RunStore) -> None:
+    """Fills a new table from the run folders; what was only queued waits for a person to resume it."""
+    for run in reversed(runs.list()):
+        with contextlib.suppress(PlaygroundError):
+            adopt(store, run, "")
+
+
+def adopt(store: JobStore, run: Run, owner: str) -> None:
+    """Takes a run into the table that it does not know, as its folder shows it; JobError while it is executed."""
+    if run.alive():
+        raise JobError(f"Run {run.id} is being executed outside this server; wait for it or stop it there.")
+    state = run.state()
+    store.add(
+        run.id,
+        owner,
+        None,
+        run.config().label,
+        state if state in TERMINAL else "interrupted",
+        run.created(),
+        max(1, run.last_attempt()),
+    )

@@ -1,0 +1,125 @@
+"""One job that holds a device: what its worker says, how a stop is pressed, when it counts as stalled, how it ended.
+
+It knows the run folder and the runner; nothing of the queue.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lora_playground.jobs.failures import explain_exit
+from lora_playground.jobs.runner import Handle, Runner
+from lora_playground.jobs.store import PHASES
+from lora_playground.runs import Run
+
+TERMINATE_AFTER = 0.7
+"""Seconds after the stop flag until SIGTERM; `KILL_AFTER` until SIGKILL. Together well under two seconds."""
+KILL_AFTER = 1.3
+
+
+@dataclass
+class Active:
+    """A job that holds a device. Times are monotonic seconds.
+
+    Attributes:
+        run, owner, attempt, handle: what runs, for whom, where.
+        used_before: seconds of device time of earlier attempts.
+        offset: how far its events have been read.
+        stop_asked: when a person asked to stop it, or None.
+        status: its exit status once it has ended; kept, since a runner forgets what was reaped.
+        step, steps, eta: progress, from its events.
+    """
+
+    run: Run
+    owner: str
+    attempt: int
+    handle: Handle
+    used_before: float = 0.0
+    offset: int = 0
+    stop_asked: float | None = None
+    status: int | None = None
+    step: int = 0
+    steps: int = 0
+    eta: float | None = None
+    stalled: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+    _pressed: set[str] = field(default_factory=set)
+    _sign_of_life: float = field(default_factory=time.monotonic)
+    _cpu: float = 0.0
+    _oom_kills: int = field(default_factory=lambda: oom_kills())
+
+    @property
+    def used(self) -> float:
+        """Seconds of device time, all attempts."""
+        return self.used_before + time.monotonic() - self.began
+
+    def read(self) -> list[str]:
+        """Reads new events into the progress; returns the phases that began."""
+        events, self.offset = self.run.events(self.offset)
+        if events:
+            self._sign_of_life = time.monotonic()
+        phases = []
+        for event in events:
+            if event.get("attempt") != self.attempt:
+                continue
+            kind = event["type"]
+            if kind == "phase" and event.get("phase") in PHASES:
+                phases.append(str(event["phase"]))
+            elif kind == "plan":
+                self.steps, self.step = int(event.get("steps", 0)), int(event.get("start_step", 0))
+            elif kind == "loss" and event.get("steps"):
+                self.step, self.eta = int(event["steps"][-1]), event.get("eta")
+        return phases
+
+    def press(self, runner: Runner) -> None:
+        """Stop goes flag, SIGTERM, SIGKILL, as time passes; each is sent once."""
+        assert self.stop_asked is not None
+        waited = time.monotonic() - self.stop_asked
+        for how, after in (("flag", 0.0), ("terminate", TERMINATE_AFTER), ("kill", KILL_AFTER)):
+            if waited >= after and how not in self._pressed:
+                self._pressed.add(how)
+                runner.cancel(self.handle, how)  # type: ignore[arg-type]
+
+    def check_stall(self, runner: Runner, limit: float) -> None:
+        """Kills it if it has neither reported nor computed for `limit` seconds."""
+        now = time.monotonic()
+        if now - self._sign_of_life < min(1.0, limit / 4):
+            return
+        used = runner.cpu_seconds(self.handle)
+        if used is None or used > self._cpu + 0.01 * limit:
+            # Counted from the last time that it had used a noticeable amount: an idle loop is no work.
+            self._cpu, self._sign_of_life = used or self._cpu, now
+        elif now - self._sign_of_life > limit:
+            self.stalled = limit
+            runner.cancel(self.handle, "kill")
+
+    def verdict(self) -> tuple[str, str, str]:
+        """(state, code, message) of a job whose worker ended without success."""
+        assert self.status is not None
+        if self.stop_asked is not None:
+            return "cancelled", "cancelled", "The run was stopped."
+        if self.stalled:
+            text = f"The worker neither reported nor computed for {self.stalled:.0f} s and was ended. "
+            return "failed", "stalled", text + "Resume goes on from the last checkpoint."
+        error: dict[str, Any] | None = self.run.error()
+        if error is not None and error.get("attempt") == self.attempt:
+            if error["code"] == "cancelled":
+                return "interrupted", "killed", "The worker was asked to end by the system. Resume to go on."
+            return "failed", str(error["code"]), str(error["message"])
+        return "failed", *explain_exit(self.status, oom_kills() > self._oom_kills)
+
+
+def oom_kills() -> int:
+    """How often the system has killed processes of this control group, or machine, for lack of memory."""
+    for path in ("/sys/fs/cgroup/memory.events", "/proc/vmstat"):
+        try:
+            for line in Path(path).read_text().splitlines():
+                key, _, value = line.partition(" ")
+                if key == "oom_kill":
+                    return int(value)
+        except (OSError, ValueError):
+            continue
+    return 0
