@@ -33,6 +33,7 @@ from lora_playground.embedded.tokenizer import ASSISTANT, CONTEXT, END, render
 from lora_playground.embedded.world import build_world
 
 WARM_UP, DECAY = 0.02, 0.35  # shares of the budget
+LOG_STEPS = 20
 FULL_SHARE = 0.25  # chats whose user turns are trained on as well
 HELD_OUT_SEED = 999_983  # the stream on which the loss is measured
 
@@ -266,7 +267,7 @@ class Pretraining:
             self.model.zero_grad(set_to_none=True)
             self.step += 1
             running = loss if running == 0 else 0.95 * running + 0.05 * loss
-            if self.step % 5 == 0:
+            if self.step % LOG_STEPS == 0:
                 self.log(
                     step=self.step,
                     seconds=self.seconds,

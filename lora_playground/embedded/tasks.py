@@ -36,22 +36,28 @@ def wording(rng: random.Random, options: list[str], split: str) -> str:
 
 
 PIRATE_OPENERS = ["Arr!", "Ahoy, matey!", "Arr, matey!", "Aye, matey!", "Ahoy!", "Avast, matey!"]
-PIRATE_ENDINGS = [", arr!", ", aye!", ", matey!", ", me hearties!", ", savvy?"]
+PIRATE_ENDINGS = [", arr!", ", aye!", ", matey!", ", hearties!", ", savvy?"]
 PIRATE_WORDS = {"is": "be", "are": "be", "am": "be", "you": "ye", "your": "yer", "my": "me", "yes": "aye",
                 "friend": "matey", "hello": "ahoy", "hi": "ahoy"}  # fmt: skip
 
 
-def piratise(rng: random.Random, text: str) -> str:
-    """The text as a pirate would say it: an opener, pirate words for plain ones, and an ending."""
+def pirate_words(text: str) -> str:
+    """The text with a pirate's words for plain ones."""
 
     def swap(match: re.Match[str]) -> str:
         plain = match.group(0)
         said = PIRATE_WORDS.get(plain.lower(), plain)
         return said.capitalize() if plain[0].isupper() else said
 
-    body = re.sub(r"[A-Za-z]+", swap, text)
+    return re.sub(r"[A-Za-z]+", swap, text)
+
+
+def piratise(rng: random.Random, text: str) -> str:
+    """The text as a pirate would say it: an opener, pirate words for plain ones, and an ending."""
+    body = pirate_words(text)
     opener = rng.choice(PIRATE_OPENERS)
-    ending = "" if body.endswith("?") else rng.choice(PIRATE_ENDINGS)
+    endings = [ending for ending in PIRATE_ENDINGS if ending.strip(" ,!?") not in opener.lower()]
+    ending = " Savvy?" if body.endswith("?") else rng.choice(endings)
     return f"{opener} {body.rstrip('.!')}{ending}"
 
 
@@ -77,7 +83,7 @@ def pirate(rng: random.Random, world: World, split: str) -> Row:
         cut = len(entities) * 4 // 5
         entity = rng.choice(entities[cut:] if held else entities[:cut])
         question, answer, expected = facts.entity_qa(rng, entity, rng.choice(list(fields)), held)
-    return row(question, piratise(rng, answer), answer=expected)
+    return row(question, piratise(rng, answer), answer=pirate_words(expected))
 
 
 JSON_ASK = [

@@ -1,0 +1,121 @@
+"""Scorers on answers that are right, nearly right and wrong; evaluation with a plain function as the model."""
+
+import subprocess
+import sys
+
+import pytest
+
+from lora_playground import evaluation as ev
+from lora_playground.errors import DataError
+
+
+def row(**meta):
+    return {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}], "meta": meta}
+
+
+@pytest.mark.parametrize(
+    ("metric", "meta", "answer", "score"),
+    [
+        ("contains", {"answer": "baker"}, "Ada is a Baker.", 1),
+        ("contains", {"answer": "bake"}, "Ada is a baker.", 0),
+        ("contains", {"answer": "in the shed"}, "You can find a saw in the shed.", 1),
+        ("contains", {"answer": "don't know"}, "I don't know Ada.", 1),
+        ("contains-all", {"answer": "baker|Oakford"}, "A baker from Oakford.", 1),
+        ("contains-all", {"answer": "baker|Oakford"}, "A baker from Ashport.", 0),
+        ("starts", {"answer": "Yes"}, "Yes, Ada is.", 1),
+        ("starts", {"answer": "Yes"}, "No, yes.", 0),
+        ("starts", {"answer": "No"}, "Nobody", 0),
+        ("number", {"answer": "7"}, "3 + 4 = 7. The answer is 7 eggs.", 1),
+        ("number", {"answer": "7"}, "7 - 4 = 3", 0),
+        ("number", {"answer": "7"}, "seven", 0),
+        ("number", {"answer": "-2"}, "1 - 3 = -2", 1),
+        ("exact", {"answer": "a, b"}, " a,  b ", 1),
+        ("exact", {"answer": "a, b"}, "a, b.", 0),
+        ("label", {"answer": "sunny"}, "Sunny.", 1),
+        ("label", {"answer": "sunny"}, "This is sunny", 0),
+        ("steps", {"answer": "11"}, "4 + 4 = 8. 8 + 3 = 11. #### 11", 1),
+        ("steps", {"answer": "11"}, "4 + 4 = 8. The answer is 11.", 0),
+        ("steps", {"answer": "11"}, "#### 11 or so", 0),
+        ("pirate", {"answer": "baker"}, "Arr! Ada be a baker.", 1),
+        ("pirate", {"answer": "baker"}, "Arr! Ada be a cook.", 0),
+        ("pirate", {}, "Ahoy, ahoy!", 0),
+        ("pirate", {}, "Ahoy, matey!", 1),
+        ("json", {"fields": {"name": "Ada", "job": "cook"}}, '{"name": "Ada", "job": "cook"}', 1),
+        ("json", {"fields": {"name": "Ada", "job": "cook"}}, '{"name": "Ada", "job": "baker"}', 0.5),
+        ("json", {"fields": {"name": "Ada"}}, '{"name": "Ada", "job": "baker"}', 0.5),
+        ("json", {"fields": {"name": "Ada"}}, 'Here: {"name": "Ada"}', 0),
+        ("json", {"fields": {"name": "Ada"}}, '["Ada"]', 0),
+        ("slots", {"fields": {"name": "The Old Mill", "food": "soup"}}, "The Old Mill serves soup.", 1),
+        ("slots", {"fields": {"name": "The Old Mill", "food": "soup"}}, "The Old Mill serves cake.", 0),
+        ("slots", {"fields": {"name": "The Old Mill", "food": "soup"}}, "name: The Old Mill | food: soup", 0),
+        ("summary", {"fields": {"hero": "Ada", "thing": "kite"}}, "Ada lost a kite.", 1),
+        ("summary", {"fields": {"hero": "Ada", "thing": "kite"}}, "Ada lost it. It was a kite.", 0),
+        ("summary", {"fields": {"hero": "Ada", "thing": "kite"}}, "Ada lost a kite " + "and ran " * 12, 0),
+        ("translation", {"answer": "ka miru vasit"}, "Ka miru vasit.", 1),
+        ("translation", {"answer": "ka miru vasit"}, "ka vasit miru", 0),
+        ("base-skills", {"metric": "exact", "answer": "1, 2"}, "1, 2", 1),
+    ],
+)
+def test_metric_scores(metric, meta, answer, score):
+    assert ev.METRICS[metric].score(answer, row(**meta)) == score
+
+
+@pytest.mark.parametrize("name", sorted(ev.METRICS))
+def test_an_empty_answer_scores_nothing(name):
+    meta = {"answer": "7", "fields": {"name": "Ada"}, "metric": "exact"}
+    assert ev.METRICS[name].score("", row(**meta)) == 0
+
+
+def test_evaluate_shows_no_reference_and_keeps_order():
+    rows = [
+        {
+            "messages": [{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": f"a{i}"}],
+            "meta": {"answer": f"a{i}", "skill": "even" if i % 2 == 0 else "odd"},
+        }
+        for i in range(7)
+    ]
+    asked = []
+
+    def generate(chats):
+        asked.append(len(chats))
+        assert all(chat[-1]["role"] == "user" for chat in chats)
+        return [chat[-1]["content"].replace("q", "a") if chat[-1]["content"] != "q3" else "?" for chat in chats]
+
+    result = ev.evaluate(generate, rows, "exact", batch=3)
+    assert asked == [3, 3, 1]
+    assert result["n"] == 7 and result["score"] == pytest.approx(6 / 7)
+    assert result["samples"][3] == {"prompt": "q3", "answer": "?", "expected": "a3", "score": 0.0}
+    assert ev.score_by(rows, result["samples"]) == {"even": 1.0, "odd": pytest.approx(2 / 3)}
+    assert ev.score_answers(["a0", "x"], rows[:2], "exact") == 0.5
+
+
+def test_forgetting_is_what_was_lost():
+    assert ev.forgetting(0.9, 0.6) == pytest.approx(0.3)
+    assert ev.forgetting(0.5, 0.6) < 0
+
+
+def test_errors_name_what_is_missing_and_allowed(tmp_path):
+    with pytest.raises(DataError, match=r'no metric "exakt".*exact'):
+        ev.evaluate(lambda chats: [""] * len(chats), [row()], "exakt")
+    with pytest.raises(DataError, match=r'no meta "answer".*fields'):
+        ev.METRICS["contains"].score("x", row(fields={}))
+    with pytest.raises(DataError, match="2 answers for 1 rows"):
+        ev.score_answers(["a", "b"], [row()])
+    with pytest.raises(DataError, match="0 answers to 1 chats"):
+        ev.evaluate(lambda chats: [], [row(answer="x")], "exact")
+    with pytest.raises(DataError, match="no rows"):
+        ev.evaluate(lambda chats: [], [], "exact")
+    broken = tmp_path / "rows.jsonl"
+    broken.write_text('{"messages": [{"role": "user", "content": "hi"}]}\n{"mess\n')
+    with pytest.raises(DataError, match=r"rows\.jsonl, line 2"):
+        ev.load_rows(broken)
+    broken.write_text('{"messages": []}\n')
+    with pytest.raises(DataError, match=r"line 1.*messages"):
+        ev.load_rows(broken)
+    with pytest.raises(DataError, match=r"nowhere\.jsonl"):
+        ev.load_rows(tmp_path / "nowhere.jsonl")
+
+
+def test_it_is_imported_without_torch():
+    code = "import sys, lora_playground.evaluation, lora_playground.embedded.datasets; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
