@@ -1,6 +1,6 @@
 """Federated strategies against each other on the embedded model: score, aggregation error, megabytes, seconds.
 
-Two settings: facts about people, each of five clients holding other people's, and a labelled set split by Dirichlet 0.3;
+Two settings: facts about people, each of five clients holding other people's; a labelled set split by Dirichlet 0.3;
 each with equal ranks and with ranks 2 to 16. `--json FILE` writes the figures, `--minutes` bounds the whole.
 """
 

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from tests.e2e.steps import choose, points, set_number, until
 
 
@@ -22,6 +24,7 @@ def words(page, name: str) -> str:
     return page.locator(f"#lp-fed-{name}").inner_text()
 
 
+@pytest.mark.timeout(1500)
 def test_compare_two_strategies_and_chat_with_one_client(page, server):
     open_tab(page)
     choose(page, "lp-fed-dataset", "Sentiment")
