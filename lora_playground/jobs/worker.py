@@ -18,6 +18,7 @@ import select
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -44,8 +45,8 @@ def main(
     parser.add_argument("--control", type=int, required=True, metavar="FD", help="the pipe to read orders from")
     control = parser.parse_args(arguments).control
     _no_core_dumps()
-    _start_watcher(control)
-    orders = Orders(control)
+    watched = _start_watcher(control)
+    orders = Orders(control, watched)
     warming = Warming(warm_up or prepare)
     order = orders.first()
     if order is None:
@@ -67,8 +68,9 @@ class Orders:
         stop: set when the run should stop.
     """
 
-    def __init__(self, control: int) -> None:
+    def __init__(self, control: int, watched: bool) -> None:
         self.stop = threading.Event()
+        self._watched = watched
         self._first: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._control = control
         threading.Thread(target=self._read, name="orders", daemon=True).start()
@@ -86,7 +88,11 @@ class Orders:
                 else:
                     self._first.put(order)
         self._first.put(None)
-        os.killpg(0, signal.SIGKILL)  # the server is gone, and with it whoever would collect what this run makes
+        # The server is gone, and with it whoever would collect what this run makes. The watcher ends the group, strays
+        # included; should it have died, this does.
+        if self._watched:
+            time.sleep(5)
+        os.killpg(0, signal.SIGKILL)
 
 
 class Warming:
@@ -183,25 +189,28 @@ def _no_core_dumps() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _start_watcher(control: int) -> None:
+def _start_watcher(control: int) -> bool:
     """Forks a small process that ends the group when the server dies, even while this one is deep in C code, and
-    when this one dies, so that nothing it started outlives it."""
+    when this one dies, so that nothing it started outlives it. Returns whether there is one."""
     if not hasattr(os, "pidfd_open") or os.getpgrp() != os.getpid():
-        return  # the thread that reads orders does the first half alone
+        return False  # the thread that reads orders does the first half alone
     worker = os.getpid()
     if os.fork() != 0:
-        return
+        return True
     try:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         poller = select.poll()
         poller.register(control, 0)  # asks for nothing, so it wakes only when the writing end is closed
         with contextlib.suppress(OSError):
-            poller.register(os.pidfd_open(worker), select.POLLIN)
+            process = os.pidfd_open(worker)
+            poller.register(process, select.POLLIN)
             poller.poll()
+            signal.pidfd_send_signal(process, signal.SIGKILL)  # at once; the rest takes a moment
         _end_strays()
     finally:
         os.killpg(0, signal.SIGKILL)
+    return True
 
 
 def _end_strays() -> None:
