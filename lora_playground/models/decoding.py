@@ -190,6 +190,13 @@ class Decoder:
             input_ids = torch.tensor([list(ids)], device=self.device)
             return self.model(input_ids=input_ids, use_cache=False).logits[0].float()
 
+    def next_logits(self, prompts: Sequence[Sequence[int]], updates: Sequence[RowUpdate | None]) -> torch.Tensor:
+        """Logits (R, V), float32, of the token after each prompt, all read in one batch."""
+        batch = self.batch()
+        batch.add([Row(list(prompt), update) for prompt, update in zip(prompts, updates, strict=True)])
+        with self.evaluating():
+            return batch.read()
+
     def _row_updates(self, updates: Updates, count: int) -> list[RowUpdate | None]:
         if updates is None or isinstance(updates, RowUpdate):
             return [updates] * count
@@ -251,14 +258,17 @@ class Batch:
 
         The model must be in eval mode (`Decoder.evaluating`).
         """
-        if not self.rows:
-            return []
+        return self._settle(self.read()) if self.rows else []
+
+    @torch.no_grad()
+    def read(self) -> torch.Tensor:
+        """Feeds what is pending and the prompts that join; logits (rows, V) in the order of the batch. `step` does
+        this and then chooses."""
         logits = [self._advance()] if self._active else []
         if self._joining:
             logits.append(self._prefill(self._joining))
             self._joining = []
-        scores = logits[0] if len(logits) == 1 else torch.cat(logits)
-        return self._settle(scores)
+        return logits[0] if len(logits) == 1 else torch.cat(logits)
 
     def _settle(self, logits: torch.Tensor) -> list[Token]:
         """Chooses, reports, forks shadows, and lets finished rows leave. logits (rows, V)."""

@@ -22,6 +22,8 @@ KINDS = ("llama", "mistral", "qwen2", "qwen3")
 TOLERANCE = 1e-4
 """Largest difference to transformers' logits, against the largest: in float32; 300 times that in half precision."""
 
+_ATTENTION, _MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
+
 log = logging.getLogger(__name__)
 
 
@@ -152,18 +154,11 @@ def _projection(module: Any, name: str) -> tuple[str, torch.Tensor, torch.Tensor
 
 def _layer(layer: Any, prefix: str) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
-    return _Layer(
-        prefix,
-        layer.input_layernorm,
-        layer.post_attention_layernorm,
-        *(
-            _projection(getattr(attention, name), f"{prefix}self_attn.{name}")
-            for name in ("q_proj", "k_proj", "v_proj", "o_proj")
-        ),
-        *(_projection(getattr(mlp, name), f"{prefix}mlp.{name}") for name in ("gate_proj", "up_proj", "down_proj")),
-        getattr(attention, "q_norm", None),
-        getattr(attention, "k_norm", None),
-    )
+    q, k, v, o = (_projection(getattr(attention, name), f"{prefix}self_attn.{name}") for name in _ATTENTION)
+    gate, up, down = (_projection(getattr(mlp, name), f"{prefix}mlp.{name}") for name in _MLP)
+    norms = layer.input_layernorm, layer.post_attention_layernorm
+    own = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
+    return _Layer(prefix, *norms, q, k, v, o, gate, up, down, *own)
 
 
 def known(model: Any) -> bool:
