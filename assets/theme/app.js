@@ -36,6 +36,8 @@ window.lp = (() => {
     try { localStorage.setItem("lp-theme", dark() ? "dark" : "light"); } catch { /* private window */ }
   }
   function recall() {
+    // With a <base>, Plotly refers to its clip paths by the whole address, which breaks when the address bar changes.
+    document.querySelector("base")?.remove();
     let kept = null;
     try { kept = localStorage.getItem("lp-theme"); } catch { /* private window */ }
     const asked = new URL(window.location.href).searchParams.get("__theme");

@@ -115,7 +115,8 @@ def done(label: str, colour: str, result: Mapping[str, Any]) -> str:
     head += f"{escape(label)}</h2>"
     score, forgetting = result.get("score"), result.get("forgetting")
     if score:
-        better = "new" if score["adapted"] >= score["base"] else "worse"
+        gain = score["adapted"] - score["base"]
+        better = "new" if gain > 0 else "worse" if gain < 0 else "base"
         metric = METRICS.get(str(score["metric"]))
         named = f"{metric.label}. {metric.description}" if metric else f"score: {score['metric']}."
         head += (

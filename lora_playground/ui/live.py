@@ -21,7 +21,7 @@ from lora_playground.ui.follow import Digest, Follower
 from lora_playground.ui.shell import Shell, actions, draw, points
 from lora_playground.ui.words import escape
 
-UNTICKED = "#6b7a80"
+UNTICKED = "#7d8f96"
 """Colour of a run that is looked at without being ticked."""
 
 
