@@ -18,7 +18,7 @@ MEASURES: dict[str, tuple[str, str]] = {
     "score": ("Score of the global model on test rows", "score"),
     "loss": ("Loss of the global model on validation rows", "loss (nats a token)"),
     "error": (
-        "Aggregation error: how far the server is from the mean of the updates",
+        "Aggregation error of the round",
         "‖ΔW_server − ΔW_ideal‖ / ‖ΔW_ideal‖",
     ),
 }

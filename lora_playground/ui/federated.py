@@ -112,8 +112,13 @@ def _form(shell: Shell) -> dict[str, Any]:
         "costs.</p>",
         apply_default_css=False,
     )
+    names = [name for _, name in datasets]
     dataset = gr.Dropdown(
-        datasets, value=datasets[0][1] if datasets else None, label="Data", filterable=False, elem_id="lp-fed-dataset"
+        datasets,
+        value="sentiment" if "sentiment" in names else next(iter(names), None),
+        label="Data",
+        filterable=False,
+        elem_id="lp-fed-dataset",
     )
     strategies = gr.CheckboxGroup(
         [(strategy.label, name) for name, strategy in STRATEGIES.items()],
@@ -125,6 +130,7 @@ def _form(shell: Shell) -> dict[str, Any]:
     with gr.Accordion("What these strategies do", open=False, elem_classes="lp-fold"):
         about = gr.HTML(describe_strategies(FIRST), apply_default_css=False, elem_id="lp-fed-cards")
     fields = Fields(main)
+    fields.inputs["federated.partition"].value = "dirichlet"  # an uneven split is what there is to see
     with gr.Accordion("Advanced", open=False, elem_classes="lp-fold"):
         more, training = Fields(rest), Fields(trained)
     for path, part in training.inputs.items():  # the tab Fine-tune has inputs of the same options
