@@ -87,6 +87,8 @@ class AdaptiveBudget(LoraFamily):
         settings = tuner.peft_config[ADAPTER]
         if step < settings.total_step - settings.tfinal:
             tuner.rankallocator.update_ipt(tuner.model)
+        elif step > settings.total_step - settings.tfinal and not settings.rank_pattern:
+            settings.rank_pattern = _pruned(tuner.model)  # a resumed run: what is zero now was pruned before
         weight = getattr(model, "_orthogonality", 0.0)
         pairs = [p for _, layer in tuner_layers(model) for p in (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER].T)]
         if not weight or not pairs:
@@ -120,6 +122,12 @@ class AdaptiveBudget(LoraFamily):
         kept, settings.rank_pattern = settings.rank_pattern, None
         super().save(model, folder)
         settings.rank_pattern = kept
+
+
+def _pruned(model: "torch.nn.Module") -> dict[str, list[bool]]:
+    """PEFT's rank pattern, read off the values: True for triplets whose Λ is not zero."""
+    parameters = {name: p for name, p in model.named_parameters() if f"lora_E.{ADAPTER}" in name}
+    return {name: (p.detach().view(-1) != 0).tolist() for name, p in parameters.items()}
 
 
 VARIANT = AdaptiveBudget(
