@@ -191,12 +191,21 @@ def _store(given: argparse.Namespace) -> Any:
 
 
 def _train(given: argparse.Namespace) -> dict[str, Any]:
-    config = build_config(given)
-    return _execute(_store(given).create(config))
+    from lora_playground.jobs.admission import check
+
+    config, store = build_config(given), _store(given)
+    for warning in check(config, store.home):
+        print(f"warning: {warning}", file=sys.stderr)
+    return _execute(store.create(config))
 
 
 def _resume(given: argparse.Namespace) -> dict[str, Any]:
-    return _execute(_store(given).get(given.run))
+    from lora_playground.errors import RunError
+
+    run = _store(given).get(given.run)
+    if run.state() == "done":
+        raise RunError(f"Run {run.id} is done; there is nothing to resume. To train on, start a new run.")
+    return _execute(run)
 
 
 def _execute(run: Any) -> dict[str, Any]:

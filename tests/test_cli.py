@@ -1,0 +1,124 @@
+"""The command line on a tiny local checkpoint: every command, JSON on standard output, errors in words, exit status."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoints import make_checkpoint
+
+from lora_playground.cli import main
+from lora_playground.variants import VARIANTS
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(home, folder of a tiny Llama checkpoint)."""
+    folder = tmp_path_factory.mktemp("cli")
+    make_checkpoint(folder / "model", "llama")
+    return folder / "home", folder / "model"
+
+
+def ask(capsys: pytest.CaptureFixture[str], home: Path, *words: str) -> object:
+    """Runs a command with --json; returns its one value."""
+    status = main([words[0], "--json", "--home", str(home), *words[1:]])
+    printed = capsys.readouterr()
+    assert status == 0, printed.err
+    return json.loads(printed.out)
+
+
+def refused(capsys: pytest.CaptureFixture[str], home: Path, *words: str) -> str:
+    """Runs a command that must fail; returns what it says on standard error."""
+    status = main([words[0], "--json", "--home", str(home), *words[1:]])
+    printed = capsys.readouterr()
+    assert status != 0
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    return printed.err
+
+
+def test_lists(capsys: pytest.CaptureFixture[str], place: tuple[Path, Path]) -> None:
+    home, _ = place
+    variants = ask(capsys, home, "variants")
+    assert {variant["name"] for variant in variants} == set(VARIANTS)
+    assert all({"name", "label", "paper", "options"} <= set(variant) for variant in variants)
+    datasets = ask(capsys, home, "datasets")
+    assert {"pirate", "facts-large"} <= {dataset["name"] for dataset in datasets}
+    assert all(min(dataset[part] for part in ("train", "validation", "test")) > 0 for dataset in datasets)
+    assert ask(capsys, home, "models")[0]["source"] == "embedded"
+    assert ask(capsys, home, "runs") == []
+
+
+def test_a_run_from_training_to_export(
+    capsys: pytest.CaptureFixture[str], place: tuple[Path, Path], tmp_path: Path
+) -> None:
+    home, model = place
+    words = ["--model", str(model), "--dataset", "sentiment", "--variant", "lora", "--rank", "4", "--steps", "3"]
+    trained = ask(capsys, home, "train", *words, "--batch-tokens", "256", "--train-rows", "40", "--seed", "1")
+    assert trained["state"] == "done"
+    assert len(trained["losses"]) == 3 and np.isfinite(trained["losses"]).all()
+    assert trained["trainable_parameters"] > 0 and trained["tokens_per_second"] > 0
+    run = trained["run"]
+    assert [row["run"] for row in ask(capsys, home, "runs")] == [run]
+    shown = ask(capsys, home, "show", run)
+    assert shown["config"]["variant"]["rank"] == 4 and shown["state"] == "done"
+
+    modules = ask(capsys, home, "spectra", run)["modules"]
+    assert modules and all(len(module["singular_values"]) <= 4 for module in modules)
+    assert all(1.0 <= module["effective_rank"] <= 4.0 + 1e-9 for module in modules)
+
+    talk = ["--prompt", "Hello", "--temperature", "1", "--max-new-tokens", "8"]
+    weak = ask(capsys, home, "chat", run, *talk, "--strength", "0")
+    assert weak["base"] == weak["adapted"]
+    cut = ask(capsys, home, "chat", run, *talk, "--keep", "0")
+    assert cut["base"] == cut["adapted"] == weak["base"]
+    whole = ask(capsys, home, "chat", run, *talk)
+    assert ask(capsys, home, "chat", run, *talk, "--keep", "4") == whole
+
+    scored = ask(capsys, home, "evaluate", run, "--rows", "4")
+    assert scored["rows"] == 4 and 0.0 <= scored["base"] <= 1.0 and 0.0 <= scored["adapted"] <= 1.0
+
+    ask(capsys, home, "export", run, "--format", "lora", "--out", str(tmp_path / "out"))
+    assert (tmp_path / "out" / "adapter_config.json").is_file()
+    assert "done" in refused(capsys, home, "resume", run)
+    ask(capsys, home, "delete", run)
+    assert ask(capsys, home, "runs") == []
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["train", "--rank", "0"], "variant.rank"),
+        (["train", "--rank", "8.5"], "variant.rank"),
+        (["train", "--rank", "x"], "variant.rank"),
+        (["train", "--variant", "full", "--rank", "8"], "full has no such option"),
+        (["train", "--variant", "nonesuch"], "nonesuch"),
+        (["train", "--steps", "-1"], "training.steps"),
+        (["train", "--learning-rate", "nan"], "training.learning_rate"),
+        (["train", "--dataset", "nonesuch"], "nonesuch"),
+        (["train", "--dataset", "../../etc"], "etc"),
+        (["train", "--model", "/nonesuch/folder"], "nonesuch"),
+        (["train", "--target-modules", "q_prox"], "q_prox"),
+        (["train", "--config", "/nonesuch.json"], "nonesuch.json"),
+        (["show", "nonesuch"], "nonesuch"),
+        (["show", "../.."], "not"),
+        (["delete", "../.."], "not"),
+        (["chat", "nonesuch", "--prompt", "Hello"], "nonesuch"),
+    ],
+)
+def test_bad_input_is_refused_in_words(
+    capsys: pytest.CaptureFixture[str], place: tuple[Path, Path], words: list[str], says: str
+) -> None:
+    assert says in refused(capsys, place[0], *words)
+    assert ask(capsys, place[0], "runs") == []
+
+
+def test_flags_override_a_configuration_file(
+    capsys: pytest.CaptureFixture[str], place: tuple[Path, Path], tmp_path: Path
+) -> None:
+    from lora_playground.cli import _parser, build_config
+
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps({"variant": {"name": "lora", "rank": 3}, "training": {"steps": 7, "seed": 5}}))
+    config = build_config(_parser().parse_args(["train", "--config", str(path), "--rank", "6"]))
+    assert (config.variant.rank, config.training.steps, config.training.seed) == (6, 7, 5)
