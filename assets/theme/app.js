@@ -198,7 +198,7 @@ window.lp = (() => {
       part.count = given.t.length;
       if (given.first !== null && given.first !== undefined && part.first !== given.first) {
         part.answer.querySelectorAll(".part").forEach((old) => old.classList.remove("part"));
-        const span = part.answer.children[given.first];
+        const span = part.answer.querySelector(`span[data-i="${given.first}"]`);
         if (span) { span.classList.add("part"); part.first = given.first; }
       }
       const waiting = value.busy && index === value.turns.length - 1 && !given.end;
@@ -284,7 +284,7 @@ window.lp = (() => {
       wanted = found.span;
       await new Promise((resolve) => setTimeout(resolve, 120));
       if (wanted !== found.span) return;
-      const detail = await server.detail(drawn.key, found.turn, found.pane, found.index);
+      const detail = await server.detail([drawn.key, found.turn, found.pane, found.index]);
       if (wanted === found.span && detail && detail.top) tip(found.span, (box) => tops(box, detail, found.pane));
     }
     root.addEventListener("mouseover", hover);

@@ -50,8 +50,8 @@ class ChatTab:
     def build(self, tab: gr.Tab) -> None:
         """Makes the parts inside `tab` and connects them."""
 
-        def detail(key: str, turn: int, pane: int, token: int) -> dict[str, Any]:
-            return self.detail(key, turn, pane, token)
+        def detail(place: list[Any]) -> dict[str, Any]:
+            return self.detail(place)
 
         self.starters = actions("", elem_id="lp-starters")
         self.view = gr.HTML(
@@ -237,9 +237,10 @@ class ChatTab:
         while len(self._details) > KEPT:
             self._details.popitem(last=False)
 
-    def detail(self, key: str, turn: int, pane: int, token: int) -> dict[str, Any]:
-        """The two top-5 lists at one token, for hovering. The key is the conversation's own secret."""
+    def detail(self, place: Any) -> dict[str, Any]:
+        """The two top-5 lists at [key, turn, pane, token], for hovering. The key is the conversation's own secret."""
         try:
+            key, turn, pane, token = place
             found = self._details[str(key)][int(turn)][int(pane)][int(token)]
         except (KeyError, IndexError, ValueError, TypeError):
             return {}
