@@ -20,12 +20,11 @@ def updates(shapes: Shapes, rank: int, decay: float, seed: int = 0, shared: int 
     made = []
     for number, (name, out, into) in enumerate(shapes):
         common, own = np.random.default_rng(1000 + number), np.random.default_rng([seed, number])
-        U = np.linalg.qr(np.hstack([common.standard_normal((out, shared)), own.standard_normal((out, rank - shared))]))[
-            0
-        ]
-        V = np.linalg.qr(
-            np.hstack([common.standard_normal((into, shared)), own.standard_normal((into, rank - shared))])
-        )
+        sides = []
+        for side in (out, into):
+            columns = [common.standard_normal((side, shared)), own.standard_normal((side, rank - shared))]
+            sides.append(np.linalg.qr(np.hstack(columns))[0])
+        U, V = sides
         values = (1 + number % 5) * np.exp(-decay * np.arange(rank))
         made.append(Update(name, (U * values).astype(np.float32), V.T.astype(np.float32)))
     return made

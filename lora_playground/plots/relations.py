@@ -150,15 +150,20 @@ def amplification_figure(values: Sequence[tuple[str, float]], colour: str, dark:
     return figure([bars], "How much of W lies where ΔW acts", dark, 340, xaxis=x, yaxis=y, showlegend=False)
 
 
-def describe_amplification(factor: float, factor_random: float, rank: int) -> str:
-    """One sentence: the factor, and the same for random directions."""
-    stresses = "amplifies what the base holds there but hardly stresses"
-    if factor < 1:
-        stresses = "adds little beside what the base already holds there"
-    return (
-        f"In its {rank} leading directions the update is {significant(factor)} times as large as the base's own part, "
-        f"so it {stresses}; random directions would give {significant(factor_random)}."
-    )
+def describe_amplification(by_update: float, by_base: float, by_random: float, norm: float, rank: int) -> str:
+    """Two sentences: what W holds where ΔW acts, beside its most and chance; how many times as large ΔW is there.
+
+    Args:
+        by_update, by_base, by_random: ‖UᵀWV‖_F for directions of ΔW, of W, and random ones. norm: ‖ΔW‖_F.
+    """
+    known = by_update > 1.5 * by_random
+    noun = "direction" if rank == 1 else f"{rank} directions"
+    text = f"In the {noun} that ΔW uses, W holds {significant(by_update)}: "
+    text += "more than" if known else "about as much as"
+    text += f" random directions would catch ({significant(by_random)}), far from W's own strongest "
+    text = text if by_update < 0.7 * by_base else text.replace("far from", "close to")
+    text += f"({significant(by_base)}). The update is {significant(norm / max(by_update, 1e-300))} times as large there"
+    return text + (", so it amplifies what the base knows but does not stress." if known else ".")
 
 
 def intruder_figure(
@@ -188,18 +193,22 @@ def intruder_figure(
         {**span, "y0": epsilon, "y1": epsilon, "line": {"color": ink(dark)["text"], "width": 1.5, "dash": "dash"}},
         {**span, "y0": floor[0], "y1": floor[0], "line": {"color": quiet, "width": 1.5, "dash": "dot"}},
     ]
-    notes = [_note(f"threshold ε = {epsilon:g}", epsilon, ink(dark)["text"]), _note("random vector", floor[0], quiet)]
+    notes = [_note(f"ε = {epsilon:g}", epsilon, ink(dark)["text"]), _note("chance", floor[0], quiet)]
     title = "Intruders: directions the base never had" + (f" · {html.escape(short_name(module))}" if module else "")
     x = axis("direction of W + ΔW, strongest first", dark, tickformat="d", showgrid=False)
     if len(index) <= 16:
         x["dtick"] = 1
     y = axis("closest direction of W, |cos|", dark, range=[0, 1.05])
-    return figure([bars], title, dark, 340, xaxis=x, yaxis=y, shapes=lines, annotations=notes, showlegend=False)
+    room = {"l": 56, "r": 62, "t": 44, "b": 48}
+    return figure(
+        [bars], title, dark, 340, xaxis=x, yaxis=y, shapes=lines, annotations=notes, showlegend=False, margin=room
+    )
 
 
 def _note(text: str, y: float, colour: str) -> dict[str, Any]:
-    place = {"xref": "paper", "x": 1, "y": y, "xanchor": "right", "yanchor": "bottom", "showarrow": False}
-    return {**place, "text": text, "font": {"size": 12, "color": colour}, "bgcolor": "rgba(255,255,255,0.0)"}
+    """A line's name, to the right of the plot, where no bar hides it."""
+    place = {"xref": "paper", "x": 1.01, "y": y, "xanchor": "left", "yanchor": "middle", "showarrow": False}
+    return {**place, "text": text, "font": {"size": 12, "color": colour}}
 
 
 def describe_intruders(cosines: Sequence[float], epsilon: float, floor: float) -> str:

@@ -33,7 +33,7 @@ def scree_figure(
     log: bool = True,
     dark: bool = False,
     module: str = "",
-    points: int = 128,
+    points: int = 64,
     edge: float | None = None,
 ) -> dict[str, Any]:
     """Singular values of one module's ΔW in descending order, one line a run.
@@ -54,8 +54,8 @@ def scree_figure(
         data += _scree_traces(label, colour, [float(v) for v in values], points, log, energy=len(series) == 1)
     length = max((len(trace["x"]) for trace in data), default=1)
     ranks = [rank] if isinstance(rank, int) else list(rank or [])
-    lines, notes = _rank_marks(ranks, [colour for _, colour, _ in series], dark)
     furthest = max([length, *[r for r in ranks if r <= 2 * length]])
+    lines, notes = _rank_marks(ranks, [colour for _, colour, _ in series], furthest, dark)
     if edge is not None:
         line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": edge, "y1": edge}
         lines.append({**line, "line": {"color": ink(dark)["quiet"], "width": 1.5, "dash": "dot"}})
@@ -121,17 +121,21 @@ def _decades(series: Sequence[tuple[str, str, Sequence[float]]]) -> float:
 
 
 def _rank_marks(
-    ranks: Sequence[int], colours: Sequence[str], dark: bool
+    ranks: Sequence[int], colours: Sequence[str], furthest: int, dark: bool
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Dotted lines just right of direction r, where the budget ends; equal budgets share one."""
     lines, notes = [], []
-    for position, rank in enumerate(dict.fromkeys(ranks)):
-        several = len(set(ranks)) > 1 and len(ranks) == len(colours)
+    distinct = list(dict.fromkeys(ranks))
+    for position, rank in enumerate(distinct):
+        several = len(distinct) > 1 and len(ranks) == len(colours)
         colour = colours[list(ranks).index(rank)] if several else ink(dark)["quiet"]
         place = {"x0": rank + 0.5, "x1": rank + 0.5, "y0": 0, "y1": 1, "yref": "paper", "type": "line"}
         lines.append({**place, "line": {"color": colour, "width": 1.5, "dash": "dash"}})
-        note = {"x": rank + 0.5, "y": 1 - 0.09 * position, "yref": "paper", "text": f"rank budget r = {rank}"}
-        notes.append({**note, "showarrow": False, "xanchor": "right", "font": {"size": 12, "color": colour}})
+        text = f"r = {rank}" if len(distinct) > 1 else f"rank budget r = {rank}"
+        # The text stands on the side of its line where there is room.
+        side = "left" if rank < furthest / 2 else "right"
+        note = {"x": rank + 0.5, "y": 1 - 0.08 * position, "yref": "paper", "text": text, "xanchor": side}
+        notes.append({**note, "yanchor": "top", "showarrow": False, "font": {"size": 12, "color": colour}})
     return lines, notes
 
 
@@ -178,7 +182,7 @@ def cell_of(module: str) -> tuple[int | None, str]:
 
 
 def module_grid(modules: Sequence[str]) -> tuple[list[str], list[str], dict[tuple[str, str], str]]:
-    """Rows (layers from the input up, 'other' last), columns (kinds as they come), and the module of each cell."""
+    """Rows (layers from the input up, 'other' last), columns (kinds in the data's order), the module of each cell."""
     cells: dict[tuple[str, str], str] = {}
     layers: dict[str, int] = {}
     kinds: dict[str, None] = {}
@@ -188,7 +192,16 @@ def module_grid(modules: Sequence[str]) -> tuple[list[str], list[str], dict[tupl
         layers[row] = 10**9 if layer is None else layer
         kinds[kind] = None
         cells.setdefault((row, kind), module)
-    return sorted(layers, key=lambda row: layers[row]), list(kinds), cells
+    return sorted(layers, key=lambda row: layers[row]), sorted(kinds, key=_place), cells
+
+
+_FLOW = ("q", "k", "v", "qkv", "attn", "o", "gate", "up", "fc", "down", "proj")
+
+
+def _place(kind: str) -> int:
+    """Where data passes a module inside its layer; kinds that are not known keep their order, after these."""
+    words = re.split(r"[._]", kind)
+    return next((place for place, name in enumerate(_FLOW) if name in words), len(_FLOW))
 
 
 def map_figure(

@@ -11,7 +11,6 @@ from typing import Any
 
 import gradio as gr
 
-from lora_playground import plots
 from lora_playground.ui import spectrum_views as views
 from lora_playground.ui.lens import Lens
 from lora_playground.ui.shell import Shell, draw, points
@@ -22,6 +21,10 @@ QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibil
 FOLLOW, PLAY = 2.0, 0.6
 """Seconds between two looks at a run that trains, and between two steps of a replay."""
 
+MEASURES = [
+    ("directions used (effective rank)", "effective_rank"), ("directions that carry it (stable rank)", "stable_rank"),
+    ("size (‖ΔW‖_F)", "frobenius"), ("size beside W (‖ΔW‖/‖W‖)", "relative"), ("strongest direction (σ₁)", "sigma_1"),
+]  # fmt: skip
 SIDES = [("what it reads (right)", "right"), ("what it writes (left)", "left")]
 
 
@@ -88,7 +91,7 @@ class SpectrumTab:
         with gr.Row(elem_classes="lp-spec-controls", equal_height=False):
             focus = gr.Radio([], label="Run in the map", elem_classes="lp-chips", elem_id="lp-spec-focus")
             measure = gr.Dropdown(
-                [(title, name) for name, (title, _) in plots.MEASURES.items()], value="effective_rank",
+                MEASURES, value="effective_rank",
                 label="The map shows", filterable=False, elem_id="lp-spec-measure",
             )  # fmt: skip
             module = gr.Dropdown(
@@ -114,8 +117,8 @@ class SpectrumTab:
             self.second = gr.Dropdown([], label="Second run", filterable=False, elem_id="lp-spec-second")
             self.side = gr.Radio(SIDES, value="right", label="Directions", elem_classes="lp-chips")
             self.factor = gr.Radio(
-                [("of ΔW", False), ("of A or B alone, as in the LoRA paper", True)], value=False, label="Taken",
-                elem_classes="lp-chips",
+                [("of ΔW", False), ("of A or B alone", True)], value=False,
+                label="Taken (the LoRA paper's figures take A and B)", elem_classes="lp-chips",
             )  # fmt: skip
         with gr.Row(elem_classes="lp-plots", equal_height=False):
             with gr.Column(min_width=300):

@@ -79,7 +79,7 @@ class Tools:
                     self.measure = gr.Button("Measure loss and score over k", elem_id="lp-spec-measure-cut")
                 self.waiting = gr.Timer(1.5, active=False)
         heading("Take along, bring in", "figures, numbers, adapters")
-        with gr.Row(elem_classes="lp-spec-controls", equal_height=False):
+        with gr.Row(elem_classes="lp-spec-files", equal_height=False):
             with gr.Column(min_width=280):
                 self.which = gr.Dropdown(PICTURES, value="scree", label="Picture", filterable=False)
                 with gr.Row(elem_classes="lp-spec-ways"):
@@ -91,7 +91,7 @@ class Tools:
                     self.json = gr.DownloadButton("Numbers as JSON", elem_id="lp-spec-json", min_width=120)
             with gr.Column(min_width=320):
                 self.upload = gr.File(
-                    label="Import an adapter: a zip, or adapter_config.json and adapter_model.safetensors",
+                    label="An adapter: its zip, or its two files",
                     file_count="multiple", elem_id="lp-spec-upload", height=120,
                 )  # fmt: skip
                 self.hub = gr.Textbox(

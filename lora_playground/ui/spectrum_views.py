@@ -172,7 +172,9 @@ def base_views(lens: Lens, subject: Subject | None, module: str, k: int, epsilon
     return [
         (
             plots.amplification_figure(bars, subject.colour),
-            plots.describe_amplification(strength.factor, strength.factor_random, strength.rank),
+            plots.describe_amplification(
+                strength.by_update, strength.by_base, strength.by_random, strength.update_norm, strength.rank
+            ),
         ),
         (plots.alignment_figure(cosines, module=module), plots.describe_alignment(cosines, floor)),
         (

@@ -114,6 +114,11 @@ def test_map_of_a_large_model_fits_an_update(measure, dark):
     assert "layer 29 · down_proj" in plots.describe_map(values, measure)
 
 
+def test_map_columns_follow_the_data_whatever_the_order_of_the_file():
+    modules = [f"model.layers.0.{kind}" for kind in sorted(KINDS)]
+    assert plots.module_grid(modules)[1] == [kind.split(".")[1] for kind in KINDS]
+
+
 def test_map_keeps_modules_outside_layers_and_gaps():
     values = {"transformer.h.0.attn.c_proj": 1.0, "transformer.h.0.mlp.c_proj": 2.0, "lm_head": 3.0}
     rows, kinds, _ = plots.module_grid(list(values))
@@ -190,7 +195,10 @@ def test_update_beside_base(dark):
     assert words.startswith("1 of the 3 strongest directions of W + ΔW is an intruder") and "direction 2" in words
     assert plots.describe_intruders([0.9, 0.8], 0.5, 0.12).startswith("None of the 2")
     assert "no more than chance" in plots.describe_alignment(np.array([[0.1, 0.05]]), 0.12)
-    assert "21.5 times" in plots.describe_amplification(21.5, 346.0, 4)
+    # Table 7 of the LoRA paper, r = 4.
+    words = plots.describe_amplification(by_update=0.32, by_base=21.67, by_random=0.02, norm=6.91, rank=4)
+    assert "21.6 times" in words and "amplifies" in words and "more than random" in words and "far from" in words
+    assert "about as much as random" in plots.describe_amplification(0.02, 21.67, 0.02, 6.91, 4)
 
 
 def test_pareto_front_has_those_that_none_beats():
