@@ -4,7 +4,7 @@
     python benchmarks/embedded_table.py ranks --steps 300   # facts-large: r = 1, 8, 16 and full at equal steps
     python benchmarks/embedded_table.py style --steps 150   # pirate: r = 1 and 16 at equal steps
     python benchmarks/embedded_table.py rehearsal           # one dataset at several rehearsal shares
-    python benchmarks/embedded_table.py show                # the table of all that was measured
+    python benchmarks/embedded_table.py                     # the table of all that was measured
 
 Results are added to docs/embedded.json after every run, and a run that is there already is not done again.
 """
@@ -13,8 +13,11 @@ import argparse
 import json
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lora_playground.config import RunConfig
 from lora_playground.data.catalogue import list_datasets
@@ -60,15 +63,16 @@ def entry(
     return key, config
 
 
-def measure(config: dict[str, Any]) -> Result:
+def measure(config: dict[str, Any], home: str) -> Result:
     """Trains one run in this process and scores it on all test rows and all base-skill probes."""
-    with tempfile.TemporaryDirectory() as home:
-        run = RunStore(home).create(RunConfig.parse(config))
-        result = pipeline.execute(run, lambda: False)
-        scored = pipeline.evaluate_run(run)
+    run = RunStore(home).create(RunConfig.parse(config))
+    began = time.process_time()
+    result = pipeline.execute(run, lambda: False)
+    cpu = time.process_time() - began
+    scored = pipeline.evaluate_run(run)
     keep = ("steps", "tokens", "tokens_per_second", "trainable_parameters", "final_loss")
     found: Result = {key: result[key] for key in keep}
-    found["training_seconds"] = result["seconds"]["training"]
+    found["training_seconds"], found["cpu_seconds"] = result["seconds"]["training"], round(cpu, 1)
     found["score"], found["forgetting"] = scored["score"], scored["forgetting"]
     return found
 
@@ -88,7 +92,7 @@ def show(results: dict[str, Result]) -> str:
 def main() -> None:
     """Runs what is asked for and is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["datasets", "ranks", "style", "rehearsal", "show"])
+    parser.add_argument("what", nargs="?", default="show", choices=["datasets", "ranks", "style", "rehearsal", "show"])
     parser.add_argument("--datasets", nargs="*", help="only these")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--steps", type=int, default=300)
@@ -97,19 +101,21 @@ def main() -> None:
     parser.add_argument("--full-rate", type=float, default=None)
     parser.add_argument("--batch-tokens", type=int, default=None)
     parser.add_argument("--rehearsal", type=float, default=0.2)
-    parser.add_argument("--json", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
     given = parser.parse_args()
     base = fingerprint(MODEL_DIR / "model.safetensors")["sha256"][:12]
-    kept = json.loads(given.json.read_text()) if given.json.is_file() else {}
+    kept = json.loads(given.results.read_text()) if given.results.is_file() else {}
     if kept.get("base") != base:
         kept = {"base": base, "runs": {}}
-    for key, config in [] if given.what == "show" else configs(given):
-        if key in kept["runs"]:
-            continue
-        kept["runs"][key] = measure(config) | {"config": config}
-        print(show({key: kept["runs"][key]}).splitlines()[-1], flush=True)
-        given.json.write_text(json.dumps(kept, indent=1) + "\n")
-    print(show(kept["runs"]))
+    with tempfile.TemporaryDirectory() as home:  # one for all: the base's own answers are kept there
+        for key, config in [] if given.what == "show" else configs(given):
+            if key in kept["runs"]:
+                continue
+            kept["runs"][key] = measure(config, home) | {"config": config}
+            print(show({key: kept["runs"][key]}).splitlines()[-1], flush=True)
+            given.results.write_text(json.dumps(kept, indent=1) + "\n")
+    print(json.dumps(kept, indent=1) if given.json else show(kept["runs"]))
 
 
 if __name__ == "__main__":
