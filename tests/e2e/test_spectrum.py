@@ -1,0 +1,180 @@
+"""The tabs Spectrum and Compare in a browser, on runs that are there already."""
+
+import csv
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lora_playground.analysis.update import Update
+from lora_playground.models.catalogue import EMBEDDED, module_shapes
+from lora_playground.plots import run_colour
+from lora_playground.runs import RunStore
+from tests.e2e.steps import cells, points, until, widest
+from tests.spectrum_runs import STEPS, finished_run, updates
+
+
+@pytest.fixture(scope="module")
+def runs(server):
+    """Two adapters of the embedded model that share two directions in every module."""
+    shapes = module_shapes(EMBEDDED)
+    small = updates(shapes, 2, 0.4, seed=1, shared=2)
+    large = updates(shapes, 8, 0.4, seed=2, shared=2)
+    return [
+        finished_run(server.home, "small", small, {"name": "lora", "rank": 2}, score=0.6, drop=0.02).id,
+        finished_run(server.home, "large <b>bold</b>", large, {"name": "lora", "rank": 8}, score=0.9, drop=0.3).id,
+    ]
+
+
+@pytest.fixture
+def spectrum(context, server, runs):
+    page = context.new_page()
+    page.goto(f"{server.url}?tab=spectrum&runs={','.join(runs)}")
+    until(page, lambda: len(points(page, "lp-spec-scree")) == 2, "the scree of two runs", 240)
+    until(page, lambda: points(page, "lp-spec-intruders"), "the last picture", 240)
+    return page
+
+
+def colours(page, plot: str) -> list[str]:
+    return page.evaluate(
+        "(plot) => document.querySelector(`#${plot} .js-plotly-plot`).data.map((trace) => trace.line.color)", plot
+    )
+
+
+def words(page, name: str) -> str:
+    return page.locator(f"#lp-spec-{name}-words").inner_text()
+
+
+def test_look_replay_and_choose_a_module(spectrum):
+    page = spectrum
+    rows = len({name.split(".")[2] for name, _, _ in module_shapes(EMBEDDED)})
+    assert len(cells(page, "lp-spec-map")) == rows and len(cells(page, "lp-spec-map")[0]) == 7
+    assert colours(page, "lp-spec-scree") == [run_colour(0), run_colour(1)], "a run has one colour everywhere"
+    assert "of 2 directions" in words(page, "scree") and "of 8 directions" in words(page, "scree")
+    assert page.locator(".lp-keys b").count() == 0, "a run's title is text"
+
+    before = points(page, "lp-spec-scree")
+    spot = page.locator("#lp-spec-map .nsewdrag").first
+    box = spot.bounding_box()
+    spot.click(position={"x": box["width"] * 0.5 / 7, "y": box["height"] * (1 - 0.5 / rows)})
+    title = "document.querySelector('#lp-spec-scree .js-plotly-plot').layout.title.text"
+    until(page, lambda: "layer 0" in page.evaluate(title), "the clicked module")
+    assert points(page, "lp-spec-scree") != before
+
+    end = points(page, "lp-spec-scree")[0]
+    number = page.locator("#lp-spec-step input[type=number]")
+    assert float(number.input_value()) == STEPS
+    number.fill(str(STEPS // 2))
+    number.press("Tab")
+    half = until(page, lambda: (p := points(page, "lp-spec-scree")) and p[0] < 0.7 * end and p, "half of the training")
+    assert half[0] == pytest.approx(end / 2, rel=1e-2)
+
+
+def test_two_adapters_and_the_base(spectrum):
+    page = spectrum
+    phi = np.array(cells(page, "lp-spec-square"))
+    assert phi.shape == (2, 8) and phi[1, 1:].min() > 0.99, "the small adapter lies within the large one"
+    assert "share 100%" in words(page, "square") and "by chance" in words(page, "square")
+    assert len(points(page, "lp-spec-intruders")) == 10
+    assert "random" in words(page, "amplified") and "chance" in words(page, "aligned")
+    page.locator("#lp-spec-epsilon input[type=number]").fill("1")
+    page.locator("#lp-spec-epsilon input[type=number]").press("Tab")
+    until(page, lambda: words(page, "intruders").startswith(("10 of", "9 of", "8 of")), "a stricter threshold")
+
+
+def test_cut_save_and_ask(spectrum, server):
+    page = spectrum
+    page.locator("#lp-spec-mode label").filter(has_text="strongest k").click()
+    until(page, lambda: "the strongest direction of every module" in words(page, "energy"), "one direction kept")
+    known = set(server.runs())
+    page.locator("#lp-spec-save").click()
+    until(page, lambda: "Saved as the run" in page.locator("#lp-spec-said").inner_text(), "the cut adapter", 180)
+    (made,) = set(server.runs()) - known
+    saved = json.loads((server.home / "runs" / made / "adapter" / "adapter_config.json").read_text())
+    assert saved["r"] == 1 and saved["peft_type"] == "LORA"
+    until(page, lambda: page.locator(".lp-keys .lp-key").count() == 3, "the new run ticked")
+    page.locator("#lp-spec-ask").click()
+    page.locator("#lp-input textarea").wait_for()
+    RunStore(server.home).delete(made)
+
+
+def test_numbers_come_as_files(spectrum):
+    page = spectrum
+    for button, read in (
+        ("lp-spec-csv", lambda p: list(csv.DictReader(Path(p).read_text().splitlines()))),
+        ("lp-spec-json", None),
+    ):
+        with page.expect_download(timeout=120_000) as waiting:
+            page.locator(f"#{button}").click()
+        path = waiting.value.path()
+        rows = read(path) if read else json.loads(Path(path).read_text())
+        assert len(rows) == 2 * len(module_shapes(EMBEDDED))
+        assert float(rows[0]["sigma_1"]) > 0
+
+
+def test_an_adapter_is_imported_and_a_pickle_refused(spectrum, server, tmp_path):
+    page = spectrum
+    bad = tmp_path / "adapter_model.bin"
+    bad.write_bytes(b"\x80\x02}q\x00.")
+    page.locator("#lp-spec-upload input[type=file]").set_input_files(str(bad))
+    page.locator("#lp-spec-upload").get_by_text("adapter_model").first.wait_for()
+    known = set(server.runs())
+    page.locator("#lp-spec-import").click()
+    until(page, lambda: "pickle" in page.locator("#lp-spec-brought").inner_text(), "the refusal")
+    assert set(server.runs()) == known
+    source = RunStore(server.home).list()[-1].adapter
+    good = tmp_path / "mine.zip"
+    with zipfile.ZipFile(good, "w") as made:
+        for path in source.iterdir():
+            made.write(path, path.name)
+    page.locator("#lp-spec-upload input[type=file]").set_input_files(str(good))
+    page.locator("#lp-spec-upload").get_by_text("mine").first.wait_for()
+    page.locator("#lp-spec-import").click()
+    until(page, lambda: "Imported as the run" in page.locator("#lp-spec-brought").inner_text(), "the import", 180)
+    (new,) = set(server.runs()) - known
+    assert RunStore(server.home).get(new).result()["imported"]["base"] == "embedded"
+    RunStore(server.home).delete(new)
+
+
+def test_compare_sorts_and_ticks(context, server, runs):
+    page = context.new_page()
+    page.goto(f"{server.url}?tab=compare&runs={','.join(runs)}")
+    table = page.locator("#lp-compare-table tbody tr")
+    until(page, lambda: table.count() >= 2 and points(page, "lp-compare-loss", 1), "the table and the losses", 240)
+    first = table.first.inner_text()
+    assert "large <b>bold</b>" in first and "90%" in first, "the best score comes first"
+    page.locator('#lp-compare-table [data-act="sort"][data-id="rank"]').click()
+    page.locator('#lp-compare-table [data-act="sort"][data-id="rank"]').click()
+    until(page, lambda: "small" in table.first.inner_text(), "another order")
+    assert "variant.rank" in page.locator("#lp-compare-options").inner_text()
+    assert "large" in page.locator("#lp-compare-gain-words").inner_text()
+
+
+@pytest.mark.parametrize("tab, last", [("spectrum", "lp-spec-intruders"), ("compare", "lp-compare-loss")])
+def test_a_phone_scrolls_one_way_only(context, server, runs, tab, last):
+    page = context.new_page()
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{server.url}?tab={tab}&runs={','.join(runs)}")
+    until(page, lambda: points(page, last), "the pictures", 240)
+    assert widest(page) <= 390
+
+
+def test_without_runs_the_tab_says_what_to_do_first(context, server):
+    page = context.new_page()
+    page.goto(f"{server.url}?tab=spectrum")
+    until(page, lambda: "Train a run" in page.locator("#lp-spec-hint").inner_text(), "a first step")
+
+
+def test_dense_updates_show_the_edge_of_noise(context, server):
+    rng = np.random.default_rng(0)
+    made = [
+        Update(name, dense=(0.01 * rng.standard_normal((m, n))).astype(np.float32))
+        for name, m, n in module_shapes(EMBEDDED)[:7]
+    ]
+    run = finished_run(server.home, "full", made, {"name": "full"})
+    page = context.new_page()
+    page.goto(f"{server.url}?tab=spectrum&runs={run.id}")
+    until(page, lambda: "edge of noise" in words(page, "scree"), "the edge", 240)
+    RunStore(server.home).delete(run.id)
