@@ -4,7 +4,7 @@
 holds: `{"run": FOLDER, "attempt": N}` and later `{"stop": true}`. When the pipe closes, the server is dead, and the
 whole process group ends. It knows nothing of queues; what a run is made of, `jobs.pipeline` knows.
 
-Only the standard library is imported here before the watcher is forked, so that the watcher stays small.
+Little is imported before the watcher is forked, so that the watcher stays small.
 """
 
 from __future__ import annotations
@@ -194,6 +194,8 @@ def _start_watcher(control: int) -> bool:
     when this one dies, so that nothing it started outlives it. Returns whether there is one."""
     if not hasattr(os, "pidfd_open") or os.getpgrp() != os.getpid():
         return False  # the thread that reads orders does the first half alone
+    from lora_playground.jobs.runner import TOKEN_VARIABLE, descendants  # before the fork: later every moment counts
+
     worker = os.getpid()
     if os.fork() != 0:
         return True
@@ -207,19 +209,12 @@ def _start_watcher(control: int) -> bool:
             poller.register(process, select.POLLIN)
             poller.poll()
             signal.pidfd_send_signal(process, signal.SIGKILL)  # at once; the rest takes a moment
-        _end_strays()
+        for pid in descendants(os.environ.get(TOKEN_VARIABLE, "")):
+            if os.getpgid(pid) != os.getpgrp():  # it left the group for a session of its own
+                os.kill(pid, signal.SIGKILL)
     finally:
         os.killpg(0, signal.SIGKILL)
     return True
-
-
-def _end_strays() -> None:
-    """Kills descendants that have left the group for a session of their own."""
-    from lora_playground.jobs.runner import TOKEN_VARIABLE, descendants
-
-    for pid in descendants(os.environ.get(TOKEN_VARIABLE, "")):
-        if os.getpgid(pid) != os.getpgrp():
-            os.kill(pid, signal.SIGKILL)
 
 
 def _exit(status: int) -> NoReturn:

@@ -15,6 +15,7 @@ from lora_playground.runs import publish, write_json
 
 def execute(run, should_stop, emit=None, attempt=None):
     run.begin(attempt)
+    run.at = None  # the last step, once there is one
     try:
         with run.locked():
             run.append({"type": "phase", "phase": "loading"})
@@ -42,17 +43,19 @@ def perform(run, should_stop, attempt, name="nothing", argument="0"):
         run.append({"type": "phase", "phase": ("loading", "training", "saving", "evaluating")[int(number)]})
     elif name == "loss":
         run.append({"type": "phase", "phase": "training"})
-        start = 0
-        if run.checkpoints.exists():
-            start = max(int(path.name.split("-")[1]) for path in run.checkpoints.glob("step-*"))
-        run.append({"type": "plan", "steps": int(number), "start_step": start})
-        for step in range(start + 1, int(number) + 1):
+        if run.at is None:
+            run.at = max((int(path.name.split("-")[1]) for path in run.checkpoints.glob("step-*")), default=0)
+            run.append({"type": "plan", "steps": int(number), "start_step": run.at})
+        for step in range(run.at + 1, int(number) + 1):
             run.append({"type": "loss", "steps": [step], "losses": [1.0 / step], "eta": 1.0})
-    elif name == "checkpoint":
-        staged = run.checkpoints / f"step-{int(number)}.tmp"
-        staged.mkdir(parents=True)
-        publish(staged, run.checkpoints / f"step-{int(number)}")
-        run.append({"type": "checkpoint", "step": int(number)})
+            run.at = step
+    elif name == "checkpoint":  # unless an earlier attempt made it
+        final = run.checkpoints / f"step-{int(number)}"
+        if not final.exists():
+            staged = final.with_name(f"{final.name}.tmp")
+            staged.mkdir(parents=True)
+            publish(staged, final)
+            run.append({"type": "checkpoint", "step": int(number)})
     elif name == "save":  # stages for so long, then renames
         run.append({"type": "phase", "phase": "saving"})
         staged = run.folder / "adapter.tmp"
