@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from lora_playground.errors import PlaygroundError
-from lora_playground.models.catalogue import module_shapes, parameter_count
+from lora_playground.models.catalogue import module_shapes, parameter_count, tensor_shapes
 from lora_playground.runs import RunStore
 
 RECENT_RUNS = 20
@@ -19,10 +19,12 @@ class Modules:
     """The linear modules of a base model.
 
     Attributes:
-        shapes: (name, out, in). total: parameters of the whole model. typical: the commonest (out, in).
+        linear: (out, in) of each linear module, by name. tensors: shapes of all parameters.
+        total: parameters of the whole model. typical: the commonest (out, in).
     """
 
-    shapes: tuple[tuple[str, int, int], ...]
+    linear: dict[str, tuple[int, int]]
+    tensors: tuple[tuple[int, ...], ...]
     total: int
     typical: tuple[int, int]
 
@@ -42,11 +44,12 @@ def module_list(folder: Path) -> Modules | None:
 
 @lru_cache(maxsize=16)
 def _modules(folder: Path, stamp: float) -> Modules | None:
-    shapes = module_shapes(folder)
-    if not shapes:
+    linear = {name: (out, into) for name, out, into in module_shapes(folder)}
+    if not linear:
         return None
-    sizes = [(out, into) for _, out, into in shapes]
-    return Modules(tuple(shapes), parameter_count(folder), max(dict.fromkeys(sizes), key=sizes.count))
+    tensors = tuple(tensor_shapes(folder).values())
+    sizes = list(linear.values())
+    return Modules(linear, tensors, parameter_count(folder), max(dict.fromkeys(sizes), key=sizes.count))
 
 
 def _stamp(folder: Path) -> float:

@@ -21,6 +21,7 @@ from lora_playground.ui.forms import Fields, VariantFields, help_text, nest
 from lora_playground.ui.shell import Shell
 from lora_playground.ui.words import count, duration, escape, share
 from lora_playground.variants import VARIANTS
+from lora_playground.variants.targets import select
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
 """What the slider offers; Advanced and the command line take any rank."""
@@ -46,7 +47,7 @@ class Steps:
     variant: gr.Radio
     card: gr.HTML
     equation: gr.Markdown
-    rank_step: gr.Column
+    knob: gr.Column
     rank: gr.Slider
     picture: gr.HTML
     unit: gr.Radio
@@ -97,58 +98,23 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def has_rank(name: str) -> bool:
+def has_rank(name: str | None) -> bool:
     """Whether a variant has the option rank."""
     return name in VARIANTS and any(option.path == "rank" for option in options(VARIANTS[name].config))
 
 
 def build(shell: Shell, page: gr.Blocks) -> Steps:
     """Makes the steps where it is called, and what they do among themselves, and when the page is loaded."""
-    datasets = list_datasets(shell.home)
-    first = _first([card.name for card in datasets], _DEFAULTS["data.dataset"].default)
     name = _first(list(VARIANTS), RunConfig.model_fields["variant"].get_default(call_default_factory=True).name)
     with gr.Column(elem_classes="lp-step"):
-        _heading(1, "Data", "what it learns from")
-        dataset = gr.Dropdown(
-            _choices(datasets), value=first, label="Dataset", show_label=False, filterable=False, elem_id="lp-dataset"
-        )
-        examples = gr.HTML(show_examples(shell, first), apply_default_css=False, elem_id="lp-examples")
-        uploaded = upload.build(shell.home)
+        dataset, examples, uploaded = _data_step(shell)
     with gr.Column(elem_classes="lp-step"):
-        _heading(2, "Method", "how the update is written")
-        mine = VARIANTS[name].family if name else None
-        families = sorted({variant.family for variant in VARIANTS.values()}, key=lambda one: (one != mine, one))
-        family = gr.Dropdown(
-            families, value=mine, label="Family", show_label=False, filterable=False, elem_id="lp-family"
-        )
-        variant = gr.Radio(_variants(mine), value=name, label="Variant", show_label=False, elem_classes="lp-chips",
-                           elem_id="lp-variant")  # fmt: skip
-        equation = gr.Markdown(_equation(name), elem_id="lp-equation", latex_delimiters=_DELIMITERS)
-        card = gr.HTML(_card(name), apply_default_css=False, elem_id="lp-card")
-    with gr.Column(elem_classes="lp-step", visible=has_rank(name)) as rank_step:
-        _heading(3, "Rank", "how many directions it may use")
-        start = _DEFAULT_RANK
-        rank = gr.Slider(0, len(RANKS) - 1, value=start, step=1, label="Rank r", show_label=False,
-                         elem_id="lp-rank-slider", buttons=[])  # fmt: skip
-        gr.HTML(f'<div class="lp-ticks" aria-hidden="true">{"".join(f"<span>{r}</span>" for r in RANKS)}</div>',
-                apply_default_css=False)  # fmt: skip
-        picture = gr.HTML(elem_id="lp-picture", apply_default_css=False)
+        method = _method_step(name)
     with gr.Column(elem_classes="lp-step"):
-        _heading(4, "Budget", "how long it may train")
-        unit = gr.Radio(["steps", "seconds"], value="steps", show_label=False, label="Unit", elem_classes="lp-chips",
-                        elem_id="lp-unit")  # fmt: skip
-        steps_option, seconds_option = _DEFAULTS["training.steps"], _DEFAULTS["training.seconds"]
-        steps = gr.Number(steps_option.default, label="Steps", show_label=False, info=help_text(steps_option),
-                          elem_id="lp-steps-number")  # fmt: skip
-        seconds = gr.Number(30, label="Seconds", show_label=False, info=help_text(seconds_option), visible=False,
-                            elem_id="lp-seconds")  # fmt: skip
-        forecast = gr.HTML(elem_id="lp-forecast", apply_default_css=False)
-        with gr.Accordion("Sweep: several runs with one click", open=False, elem_classes="lp-fold"):
-            sweep_ranks = gr.CheckboxGroup([(str(r), r) for r in RANKS], label="Ranks", elem_id="lp-sweep-ranks")
-            sweep_variants = gr.CheckboxGroup(
-                [(variant.label, variant.name) for variant in VARIANTS.values()], label="Variants",
-                elem_id="lp-sweep-variants",
-            )  # fmt: skip
+        knob, rank, picture = _rank_step(name)
+    with gr.Column(elem_classes="lp-step"):
+        budget = _budget_step()
+        sweeps = _sweep()
         with gr.Accordion("Advanced", open=False, elem_classes="lp-fold", elem_id="lp-advanced"):
             source = _model_input()
             variant_fields = VariantFields(placed=("rank",))
@@ -158,15 +124,72 @@ def build(shell: Shell, page: gr.Blocks) -> Steps:
         train = gr.Button("▶  Train", variant="primary", elem_id="lp-train", size="lg")
     nonce = gr.Textbox("", visible="hidden", elem_classes="lp-hidden", label="nonce", elem_id="lp-nonce")
     made = Steps(
-        dataset, examples, family, variant, card, equation, rank_step, rank, picture, unit, steps, seconds, forecast,
-        source, advanced, variant_fields, sweep_ranks, sweep_variants, problem, train, nonce,
+        dataset, examples, *method, knob, rank, picture, *budget, source, advanced, variant_fields, *sweeps, problem,
+        train, nonce,
     )  # fmt: skip
     _connect(shell, page, made, uploaded)
     return made
 
 
+def _data_step(shell: Shell) -> tuple[gr.Dropdown, gr.HTML, upload.Upload]:
+    _heading(1, "Data", "what it learns from")
+    datasets = list_datasets(shell.home)
+    first = _first([card.name for card in datasets], _DEFAULTS["data.dataset"].default)
+    dataset = gr.Dropdown(
+        _choices(datasets), value=first, label="Dataset", show_label=False, filterable=False, elem_id="lp-dataset"
+    )
+    examples = gr.HTML(show_examples(shell, first), apply_default_css=False, elem_id="lp-examples")
+    return dataset, examples, upload.build(shell.home)
+
+
+def _method_step(name: str | None) -> tuple[gr.Dropdown, gr.Radio, gr.HTML, gr.Markdown]:
+    _heading(2, "Method", "how the update is written")
+    mine = VARIANTS[name].family if name else None
+    families = sorted({variant.family for variant in VARIANTS.values()}, key=lambda one: (one != mine, one))
+    family = gr.Dropdown(families, value=mine, label="Family", show_label=False, filterable=False, elem_id="lp-family")
+    variant = gr.Radio(
+        _variants(mine), value=name, label="Variant", show_label=False, elem_classes="lp-chips", elem_id="lp-variant"
+    )
+    equation = gr.Markdown(_equation(name), elem_id="lp-equation", latex_delimiters=_DELIMITERS)
+    return family, variant, gr.HTML(_card(name), apply_default_css=False, elem_id="lp-card"), equation
+
+
+def _rank_step(name: str | None) -> tuple[gr.Column, gr.Slider, gr.HTML]:
+    _heading(3, "Rank", "how many directions it may use")
+    with gr.Column(visible=has_rank(name)) as knob:
+        rank = gr.Slider(
+            0, len(RANKS) - 1, value=RANKS.index(8), step=1, label="Rank r", show_label=False,
+            elem_id="lp-rank-slider", buttons=[],
+        )  # fmt: skip
+        ticks = "".join(f"<span>{rank}</span>" for rank in RANKS)
+        gr.HTML(f'<div class="lp-ticks" aria-hidden="true">{ticks}</div>', apply_default_css=False)
+    return knob, rank, gr.HTML(elem_id="lp-picture", apply_default_css=False)
+
+
+def _budget_step() -> tuple[gr.Radio, gr.Number, gr.Number, gr.HTML]:
+    _heading(4, "Budget", "how long it may train")
+    unit = gr.Radio(
+        ["steps", "seconds"], value="steps", show_label=False, label="Unit", elem_classes="lp-chips", elem_id="lp-unit"
+    )
+    counted, timed = _DEFAULTS["training.steps"], _DEFAULTS["training.seconds"]
+    steps = gr.Number(
+        counted.default, label="Steps", show_label=False, info=help_text(counted), elem_id="lp-steps-number"
+    )
+    seconds = gr.Number(
+        30, label="Seconds", show_label=False, info=help_text(timed), visible=False, elem_id="lp-seconds"
+    )
+    return unit, steps, seconds, gr.HTML(elem_id="lp-forecast", apply_default_css=False)
+
+
+def _sweep() -> tuple[gr.CheckboxGroup, gr.CheckboxGroup]:
+    with gr.Accordion("Sweep: several runs with one click", open=False, elem_classes="lp-fold"):
+        ranks = gr.CheckboxGroup([(str(rank), rank) for rank in RANKS], label="Ranks", elem_id="lp-sweep-ranks")
+        listed = [(variant.label, variant.name) for variant in VARIANTS.values()]
+        variants = gr.CheckboxGroup(listed, label="Variants", elem_id="lp-sweep-variants")
+    return ranks, variants
+
+
 _DELIMITERS: list[dict[str, str | bool]] = [{"left": "$$", "right": "$$", "display": True}]
-_DEFAULT_RANK = RANKS.index(8)
 
 
 def _first(names: list[str], wanted: str) -> str | None:
@@ -229,19 +252,24 @@ def _card(name: str | None) -> str:
 def _picture(made: Steps, given: Mapping[Any, Any]) -> str:
     """W, B and A to scale for the chosen rank, and how many numbers are trained."""
     name, rank = given[made.variant], RANKS[int(given[made.rank])]
+    ranked = has_rank(name)
     try:
         folder = folder_of(given[made.source] or "")
         modules = module_list(folder) if folder else None
-        config = VARIANTS[name].config(name=name, **({"rank": rank} if has_rank(name) else {}))
         if not modules:
             return '<p class="lp-note">The model is not on this disk yet; its sizes are known after it was fetched.</p>'
-        trained = VARIANTS[name].count([(out, into) for _, out, into in modules.shapes], config)
+        data = {"name": name, **made.variant_fields.read(name, given)} | ({"rank": rank} if ranked else {})
+        config = RunConfig.parse({"variant": data}).variant
+        # A variant that cannot be told which modules to adapt trains all parameters, not only linear modules.
+        targets = getattr(config, "target_modules", None)
+        shapes: Any = select(modules.linear, targets).values() if targets else modules.tensors
+        trained = VARIANTS[name].count(shapes, config)
     except PlaygroundError as failure:
         return cards.error(str(failure))
     out, into = modules.typical
-    matrix = pictures.matrices(out, into, rank if has_rank(name) else None)
+    matrix = pictures.matrices(out, into, rank if ranked else None)
     line = f"{count(trained)} of {count(modules.total)} numbers are trained ({share(trained, modules.total)})"
-    head = f"Rank r = {rank}" if has_rank(name) else "No rank: the update is a full matrix"
+    head = f"Rank r = {rank}" if ranked else "No rank: the update is a full matrix"
     return (
         f'<div class="lp-rank"><div class="big" aria-live="polite">{head}</div>{matrix}'
         f"{pictures.bar(trained, modules.total, line)}<p class='lp-note'>{line}</p></div>"
@@ -267,7 +295,7 @@ def _forecast(shell: Shell, made: Steps, given: Mapping[Any, Any]) -> str:
 def _connect(shell: Shell, page: gr.Blocks, made: Steps, uploaded: upload.Upload) -> None:
     """What the steps do among themselves. Nothing here starts a run."""
     quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    sized = {made.variant, made.rank, made.source}
+    sized = {made.variant, made.rank, made.source, *made.variant_fields.components()}
     timed = {made.unit, made.steps, made.seconds, made.source, made.advanced.inputs["training.batch_tokens"]}
 
     def draw_rank(given: dict[Any, Any]) -> str:
@@ -292,9 +320,10 @@ def _connect(shell: Shell, page: gr.Blocks, made: Steps, uploaded: upload.Upload
     made.dataset.change(lambda name: show_examples(shell, name), made.dataset, made.examples, **quiet)
     uploaded.stored.change(add_dataset, uploaded.stored, made.dataset, **quiet)
     made.family.input(choose_family, made.family, made.variant, **quiet)
-    fields = [made.card, made.equation, made.rank_step, *made.variant_fields.components()]
+    fields = [made.card, made.equation, made.knob, *made.variant_fields.components()]
     made.variant.change(choose_variant, made.variant, fields, **quiet)
-    gr.on([page.load, made.rank.input, made.variant.change, made.source.change], draw_rank, sized, made.picture,
+    typed = [component.input for component in made.variant_fields.components()]
+    gr.on([page.load, made.rank.input, made.variant.change, made.source.change, *typed], draw_rank, sized, made.picture,
           trigger_mode="always_last", **quiet)  # fmt: skip
     made.unit.input(choose_unit, made.unit, [made.steps, made.seconds], **quiet)
     changes = [page.load, *(component.change for component in timed)]
