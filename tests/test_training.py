@@ -337,7 +337,9 @@ def test_gradient_checkpointing_gives_the_same_losses(folder):
 
 
 def test_lean_passes_give_the_losses_of_the_library(folder):
-    assert run(folder)[0].losses == pytest.approx(run(folder, lean=False)[0].losses, rel=1e-4)
+    options = {"batch_tokens": 32}  # one short row, so that both pack alike
+    expected = run(folder, options=options, lean=False)[0].losses
+    assert run(folder, options=options)[0].losses == pytest.approx(expected, rel=1e-4)
 
 
 def test_own_plain_template_trains(tmp_path):
