@@ -345,13 +345,13 @@ def follow(shell: Shell, parts: _Parts, compared: Sequence[str], seen: str, chos
         if (progress := read_progress(shell, identity, run_colour(slot))) is not None
     }
     chosen = chosen if chosen in found else next(iter(found), "")
+    last = found[chosen].rounds[-1] if chosen and found[chosen].rounds else None
+    modules = list(last.get("spectra", {})) if last else []
+    module = module if module in modules else modules[0] if modules else ""
     signature = repr([(i, p.state, len(p.rounds), len(p.messages)) for i, p in found.items()] + [chosen, module])
     if signature == seen:
         return gr.skip()
     series = [(p.label, p.colour, p.rounds) for p in found.values()]
-    last = found[chosen].rounds[-1] if chosen and found[chosen].rounds else None
-    modules = list(last["spectra"]) if last else []
-    module = module if module in modules else modules[0] if modules else ""
     kept = _kept(shell, chosen)
     updates: dict[Any, Any] = {
         parts.table: results_table(list(found.values())),
