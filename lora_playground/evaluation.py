@@ -84,8 +84,8 @@ def _label(answer: str, row: Row) -> float:
 
 def _steps(answer: str, row: Row) -> float:
     """GSM8K's convention: the result stands behind #### at the end."""
-    match = re.search(r"####\s*(-?\d+)\s*$", answer)
-    return float(match is not None and int(match.group(1)) == int(_meta(row, "answer")))
+    match = re.search(r"####\s*(-?\d[\d,]*)\s*$", answer)
+    return float(match is not None and int(match.group(1).replace(",", "")) == int(_meta(row, "answer")))
 
 
 def _pirate(answer: str, row: Row) -> float:

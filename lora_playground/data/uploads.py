@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import secrets
 import shutil
 import time
@@ -19,6 +20,8 @@ from lora_playground.data.readers import Reading, read_file
 from lora_playground.errors import DataError
 
 MAX_HELD_OUT = 500
+_RESULT = re.compile(r"####\s*(-?\d[\d,]*)\s*$")
+_SLOT = re.compile(r"([A-Za-z][\w ]*)\[([^\]]+)\]")
 
 
 def split_rows(rows: list[Row], seed: int = 0, share: float = 0.1) -> dict[str, list[Row]]:
@@ -63,6 +66,7 @@ def store(reading: Reading, home: Path, name: str, seed: int = 0, metric: str | 
     Raises:
         DataError: the disk is full or cannot be written.
     """
+    chosen = choose_metric(reading.rows)
     parts = split_rows(reading.rows, seed)
     identifier = f"up-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
     label = "".join(char for char in name if char.isprintable()).strip()[:80] or "upload"
@@ -70,7 +74,7 @@ def store(reading: Reading, home: Path, name: str, seed: int = 0, metric: str | 
         "name": identifier,
         "label": label,
         "description": f"Uploaded {reading.format} file with {reading.layout.kind} columns, {len(reading.rows)} rows.",
-        "metric": guess_metric(reading.rows) if metric is None else metric,
+        "metric": chosen if metric is None else metric,
         "licence": "",
         "columns": reading.layout.roles,
         "encoding": reading.encoding,
@@ -100,15 +104,32 @@ def import_file(
     return store(read_file(path, name, mapping), home, name or path.name, seed)
 
 
-def guess_metric(rows: list[Row]) -> str:
-    """How to score answers to rows like these: by the final number after '####', by equality where all are short,
-    else by shared words."""
-    answers = [answer_of(row) for row in rows[:200] if row.get("messages")]
-    if not answers:
+def choose_metric(rows: list[Row]) -> str:
+    """How answers to rows like these are scored, a name of `evaluation.METRICS`, or '' where nothing fits; writes what
+    the metric needs into the rows' meta.
+
+    'steps' where every answer ends in '#### number' (GSM8K), 'slots' where every question is a list of name[value]
+    (E2E), 'exact' where all answers are short.
+    """
+    if not rows or not all(row.get("messages") for row in rows):
         return ""
-    if all("####" in answer for answer in answers):
-        return "number"
-    return "exact" if max(len(answer) for answer in answers) <= 40 else "rouge"
+    answers = [answer_of(row).strip() for row in rows]
+    results = [_RESULT.search(answer) for answer in answers]
+    if all(results):
+        for row, match in zip(rows, results):
+            row["meta"]["answer"] = match[1].replace(",", "") if match else ""
+        return "steps"
+    slots = [dict(_SLOT.findall(prompt_of(row)[-1]["content"])) for row in rows]
+    if all(slots):
+        for row, fields in zip(rows, slots):
+            # Yes and no are never said as such: 'familyFriendly[no]' becomes 'not for families'.
+            row["meta"]["fields"] = {name: value for name, value in fields.items() if value not in ("yes", "no")}
+        return "slots"
+    if max(map(len, answers)) <= 40:
+        for row, answer in zip(rows, answers):
+            row["meta"]["answer"] = answer
+        return "exact"
+    return ""
 
 
 def delete(identifier: str, home: Path) -> None:

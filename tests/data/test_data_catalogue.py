@@ -16,7 +16,7 @@ def _file(tmp_path, rows=60):
 
 def test_upload_round_trip(tmp_path):
     card = uploads.import_file(_file(tmp_path), tmp_path, seed=3)
-    assert card.uploaded and card.label == "my data.jsonl" and card.metric == "number"
+    assert card.uploaded and card.label == "my data.jsonl" and card.metric == "steps"
     assert catalogue.list_datasets(tmp_path)[-1] == card
     data = catalogue.get_dataset(card.name, tmp_path)
     assert (len(data.train), len(data.validation), len(data.test)) == (card.train, card.validation, card.test)
@@ -105,3 +105,25 @@ def test_damaged_upload(tmp_path):
     assert card.name not in [entry.name for entry in catalogue.list_datasets(tmp_path)]
     with pytest.raises(DataError, match="upload the data again"):
         catalogue.get_card(card.name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "metric", "meta"),
+    [
+        ("How many?", "2 + 1,000\n#### 1,002", "steps", {"answer": "1002"}),
+        ("name[The Mill], area[city centre], familyFriendly[no]", "A long text. " * 9, "slots",
+         {"fields": {"name": "The Mill", "area": "city centre"}}),
+        ("Which label?", "positive", "exact", {"answer": "positive"}),
+        ("Tell me.", "A long text. " * 9, "", {}),
+    ],
+)  # fmt: skip
+def test_metric_fits_the_answers_and_finds_what_it_needs(tmp_path, question, answer, metric, meta):
+    from lora_playground.evaluation import METRICS, evaluate
+
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"question": question, "answer": answer}) + "\n")
+    data = catalogue.get_dataset(uploads.import_file(path, tmp_path).name, tmp_path)
+    assert data.card.metric == metric and data.train[0]["meta"] == {"line": 1, **meta}
+    if metric:
+        said = answer if metric != "slots" else "The Mill is in the city centre."
+        assert metric in METRICS and evaluate(lambda prompts: [said] * len(prompts), data.train, metric)["score"] == 1.0
