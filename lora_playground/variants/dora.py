@@ -50,5 +50,6 @@ VARIANT = WeightDecomposed(
         url="https://arxiv.org/abs/2402.09353",
         notes="Changing the lengths gives ΔW full rank, so its spectrum has a tail beyond r. Slower than LoRA.",
     ),
+    bits=(16, 4),  # PEFT loses the scales of 8-bit weights that have been used before
     low_rank=False,
 )

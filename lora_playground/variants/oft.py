@@ -57,5 +57,6 @@ VARIANT = OrthogonalBlocks(
         notes="The update is dense. The inverse is a Neumann series of five terms, so R is orthogonal only nearly.",
     ),
     conv1d=False,
+    bits=(16, 4),  # PEFT loses the scales of 8-bit weights that have been used before
     low_rank=False,
 )

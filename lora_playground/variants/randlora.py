@@ -63,5 +63,6 @@ VARIANT = RandomBases(
         url="https://arxiv.org/abs/2502.00987",
         notes="A higher rank means fewer bases and fewer parameters. The update is dense, of full rank.",
     ),
+    bits=(16, 4),  # PEFT loses the scales of 8-bit weights that have been used before
     low_rank=False,
 )

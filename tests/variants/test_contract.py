@@ -197,3 +197,26 @@ def test_says_that_it_cannot_take_a_four_bit_base(name):
     variant = VARIANTS[name]
     with pytest.raises(ConfigError, match=r"4bit.*not allowed"):
         variant.check(variant.config(**options(name)), linear_shapes(base("llama")), 4)
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if 8 in VARIANTS[name].bits])
+def test_takes_an_eight_bit_base_that_has_been_used(name, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    def load():
+        settings = BitsAndBytesConfig(load_in_8bit=True)
+        return AutoModelForCausalLM.from_pretrained(
+            checkpoint("llama"), quantization_config=settings, device_map={"": "cpu"}, dtype=torch.float32
+        ).eval()
+
+    variant, model = VARIANTS[name], load()
+    at_base = logits(model)
+    wrapped = variant.attach(model, variant.config(**options(name)), Context(STEPS, 0, batches(), bits=8))
+    close(logits(wrapped), at_base, atol=5e-6)
+    train(variant, wrapped)
+    after = logits(wrapped)
+    assert (after - at_base).abs().max() > 1e-4
+    variant.save(wrapped, tmp_path)
+    close(logits(PeftModel.from_pretrained(load(), str(tmp_path))), after)
+    assert all(np.isfinite(update.matrix()).all() for update in variant.updates(wrapped))
