@@ -12,7 +12,6 @@ from typing import Any
 import gradio as gr
 
 from lora_playground.config import Option, options
-from lora_playground.ui.words import significant
 from lora_playground.variants import VARIANTS
 
 _Key = tuple[str, str, tuple[str, ...], float | None, float | None, bool]
@@ -35,7 +34,7 @@ def limits(option: Option) -> str:
 
 
 def _plain(value: float) -> str:
-    return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e7 else significant(value)
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:g}"
 
 
 def help_text(option: Option) -> str:
@@ -48,8 +47,11 @@ def field(option: Option, **more: Any) -> gr.components.Component:
     """The input for one option, holding its default."""
     common: dict[str, Any] = {"label": title(option), "info": help_text(option), "elem_id": f"lp-{_slug(option.path)}"}
     common |= more
-    if option.kind in ("int", "float"):
+    if option.kind in ("int", "float") and not option.optional:
         return gr.Number(option.default, **common)
+    if option.kind in ("int", "float"):
+        # A gr.Number shows an empty value as 0, which is another value.
+        return gr.Textbox(_text(option.default), max_lines=1, placeholder="empty", **common)
     if option.kind == "bool":
         return gr.Checkbox(bool(option.default), **common)
     if option.kind == "choice":
@@ -71,6 +73,11 @@ def plain(option: Option, value: Any) -> Any:
     """What an input holds, as the schema's kind of value; what does not fit is passed on, for the schema to refuse."""
     if value is None or (isinstance(value, str) and not value.strip() and option.kind != "str"):
         return None
+    if option.kind in ("int", "float") and isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return value
     if option.kind == "int" and isinstance(value, float) and value.is_integer():
         return int(value)
     if option.kind == "list" and isinstance(value, str):
@@ -157,7 +164,8 @@ class VariantFields:
             if option is None:
                 updates.append(gr.update(visible=False))
             else:
-                value = _text(option.default) if option.kind in ("str", "list") else option.default
+                written = option.kind in ("str", "list") or (option.optional and option.kind in ("int", "float"))
+                value = _text(option.default) if written else option.default
                 updates.append(gr.update(visible=True, value=value, info=help_text(option)))
         return updates
 

@@ -120,6 +120,11 @@ def test_values_that_do_not_fit_reach_the_schema_as_they_are():
     assert forms.plain(option, 8.0) == 8 and isinstance(forms.plain(option, 8.0), int)
     with pytest.raises(ConfigError, match=r"training.steps: 8.5 is not allowed"):
         RunConfig.parse({"training": {"steps": forms.plain(option, 8.5)}})
+    option = next(option for option in options(RunConfig) if option.path == "data.train_rows")
+    assert forms.plain(option, "") is None and forms.plain(option, " 12 ") == 12
+    for given in ("twelve", "1.5", "inf", "0"):
+        with pytest.raises(ConfigError, match=r"data.train_rows"):
+            RunConfig.parse({"data": {"train_rows": forms.plain(option, given)}})
 
 
 def test_follower_reads_what_was_appended_and_drops_what_was_trained_again(tmp_path):
