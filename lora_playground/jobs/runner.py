@@ -164,6 +164,10 @@ class LocalRunner:
                 self._ready.end()
             self._ready = self._spawn()
 
+    def ready_handle(self) -> Handle | None:
+        """The warm worker's handle, None while there is none."""
+        return self._ready.handle if self._ready is not None else None
+
     def close(self) -> None:
         with self._lock:
             processes = [*self._running.values(), *([self._ready] if self._ready else [])]
