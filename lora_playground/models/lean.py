@@ -16,12 +16,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from lora_playground.models.kv import Buffers, Window
-from lora_playground.models.rows import Lookup, Plan, Replaced
+from lora_playground.models.rows import Joint, Lookup, Plan, Replaced
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3")
 TOLERANCE = 1e-4
 """Largest difference to transformers' logits, against the largest: in float32; 300 times that in half precision."""
 
+WIDEST_BLOCK = 128
+"""Up to so many columns of A together, one product with a block-diagonal B beats one product for each module."""
 _ATTENTION, _MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
 
 log = logging.getLogger(__name__)
@@ -83,15 +85,15 @@ class Lean:
         mask = self._mask(window, starts, T)
         for index, layer in enumerate(self.layers):
             h = _normed(x, layer.before, layer.prefix + "input_layernorm", operations)
-            q, k, v = _projected(h, (layer.q, layer.k, layer.v), plan)
-            q, k = q.view(R, T, self.heads, self.size), k.view(R, T, self.groups, self.size)
+            qkv = _beside(h, (layer.q, layer.k, layer.v), plan).view(R, T, self.heads + 2 * self.groups, self.size)
+            both, v = qkv[:, :, : -self.groups], qkv[:, :, -self.groups :]
             if layer.q_norm is not None and layer.k_norm is not None:
-                q = _normed(q, layer.q_norm, layer.prefix + "self_attn.q_norm", operations)
-                k = _normed(k, layer.k_norm, layer.prefix + "self_attn.k_norm", operations)
-            both = torch.cat([q, k], 2)
+                q = _normed(both[:, :, : self.heads], layer.q_norm, layer.prefix + "self_attn.q_norm", operations)
+                k = _normed(both[:, :, self.heads :], layer.k_norm, layer.prefix + "self_attn.k_norm", operations)
+                both = torch.cat([q, k], 2)
             both = torch.addcmul(both * cos, both.roll(self.size // 2, -1), sin)
             q, k = both[:, :, : self.heads], both[:, :, self.heads :]
-            keys, values = window.update(k.transpose(1, 2), v.view(R, T, self.groups, self.size).transpose(1, 2), index)
+            keys, values = window.update(k.transpose(1, 2), v.transpose(1, 2), index)
             # The query heads that share a key head stand in for more queries, so that no key is copied.
             q = q.view(R, T, self.groups, self.share, self.size).permute(0, 2, 3, 1, 4)
             q = q.reshape(R, self.groups, self.share * T, self.size)
@@ -126,13 +128,33 @@ def _projected(
     joint = plan.joint(tuple(name for name, _, _ in projections)) if all(found) else None
     if joint is None:
         return [pair[1].add(x, y) if pair else y for pair, y in zip(found, out)]  # type: ignore[union-attr, call-arg, arg-type]
+    t = _scaled(x, joint)
+    for y, Bt, (first, last) in zip(out, joint.Bts, joint.columns):
+        y.view(t.shape[0], -1).addmm_(t[:, first:last] if len(out) > 1 else t, Bt)
+    return out
+
+
+def _beside(
+    x: torch.Tensor, projections: tuple[tuple[str, torch.Tensor, torch.Tensor | None], ...], plan: Plan
+) -> torch.Tensor:
+    """As `_projected`, with the results side by side in one tensor (R, T, sum of outs): one addition for all."""
+    joint = None
+    if all(name in plan.operations for name, _, _ in projections):
+        joint = plan.joint(tuple(name for name, _, _ in projections))
+    if joint is None or joint.At.shape[1] > WIDEST_BLOCK:
+        return torch.cat(_projected(x, projections, plan), -1)
+    y = torch.cat([F.linear(x, weight, bias) for _, weight, bias in projections], -1)
+    y.view(-1, y.shape[-1]).addmm_(_scaled(x, joint), joint.block())
+    return y
+
+
+def _scaled(x: torch.Tensor, joint: Joint) -> torch.Tensor:
+    """x·At (R·T, K), each row times its own strength."""
     R, T, _ = x.shape
     t = x.reshape(R * T, -1) @ joint.At
     if joint.scale is not None:
         t = t.mul_(joint.scale) if T == 1 else (t.view(R, T, -1) * joint.scale[:, None]).view(R * T, -1)
-    for y, Bt, (first, last) in zip(out, joint.Bts, joint.columns):
-        y.view(R * T, -1).addmm_(t[:, first:last], Bt)
-    return out
+    return t
 
 
 def _normed(x: torch.Tensor, norm: nn.Module, name: str, operations: dict[str, Any]) -> torch.Tensor:

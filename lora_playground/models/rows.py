@@ -252,6 +252,13 @@ class Joint:
     scale: torch.Tensor | None
     Bts: list[torch.Tensor]
     columns: list[tuple[int, int]]
+    _block: torch.Tensor | None = None
+
+    def block(self) -> torch.Tensor:
+        """All Bt on one diagonal (K, sum of outs)."""
+        if self._block is None:
+            self._block = torch.block_diag(*self.Bts)
+        return self._block
 
 
 def _join(operations: list[Operation]) -> Joint | None:

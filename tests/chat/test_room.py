@@ -1,0 +1,36 @@
+"""A base that does not fit is refused before it is loaded, with what is needed and what there is."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lora_playground.chat import room
+from lora_playground.config import ModelConfig
+from lora_playground.errors import ChatError
+from tests.checkpoints import make_checkpoint
+
+
+def test_refused_when_the_memory_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_checkpoint(tmp_path, "llama")
+    config = ModelConfig(source=str(folder), quantisation="none")
+    room.check_room(config, "cpu")
+    monkeypatch.setattr(room, "free_bytes", lambda device: 100_000_000)
+    with pytest.raises(ChatError, match=r"needs about 0\.4 GB .* 0\.1 GB free.*training run"):
+        room.check_room(config, "cpu")
+    monkeypatch.setattr(room, "free_bytes", lambda device: None)
+    room.check_room(config, "cpu")
+
+
+def test_need_follows_what_is_held(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path, "llama")
+    size = (folder / "model.safetensors").stat().st_size
+    plain, four = ModelConfig(source=str(folder), quantisation="none"), ModelConfig(source="x", quantisation="4bit")
+    assert room.need(folder, plain, torch.float32) - room.RESERVE == 2 * size
+    assert room.need(folder, plain, torch.bfloat16) - room.RESERVE == size
+    assert room.need(folder, four, torch.bfloat16) - room.RESERVE < size / 2
+
+
+def test_free_memory_is_told() -> None:
+    free = room.free_bytes("cpu")
+    assert free is None or free > 0
