@@ -3,8 +3,12 @@
 window.lp = (() => {
   "use strict";
 
-  // The address bar carries the state that matters; empty values leave it.
+  // The address bar carries the state that matters; empty values leave it. Until the server has read what the address
+  // asked for, nothing is taken out of it: on a slow machine parts that are still empty report before that.
+  let settled = false;
+  function settle() { settled = true; }
   function url(changes) {
+    if (!settled) return;
     const here = new URL(window.location.href);
     for (const [key, value] of Object.entries(changes)) {
       if (value === undefined || value === null || value === "" || /^,*$/.test(String(value))) here.searchParams.delete(key);
@@ -338,5 +342,5 @@ window.lp = (() => {
   function press(id) { const button = byId(id) || document.querySelector(`#${id} a, a#${id}`); if (button) button.click(); }
 
   recall();
-  return { chat, save, press, url, address, acts, points, reveal, onceNonce, tip, recall };
+  return { chat, save, press, settle, url, address, acts, points, reveal, onceNonce, tip, recall };
 })();

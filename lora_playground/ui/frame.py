@@ -114,9 +114,8 @@ class Frame:
         shown = [own.header, own.runs, own.address, own.clock, own.seen, *view.outputs()]
 
         page.load(None, None, None, js="() => lp.recall()")
-        page.load(self.restore, None, [own.viewed, own.ticked, own.seen, own.tabs], **QUIET).then(
-            self.refresh, state, shown, **QUIET
-        )
+        restored = page.load(self.restore, None, [own.viewed, own.ticked, own.seen, own.tabs], **QUIET)
+        restored.then(None, None, None, js="() => lp.settle()").then(self.refresh, state, shown, **QUIET)
         own.clock.tick(self.refresh, state, shown, **QUIET)
         for changed in (own.viewed, own.ticked):
             changed.change(self.refresh, state, shown, **QUIET)
