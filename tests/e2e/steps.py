@@ -6,8 +6,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+PATIENCE = 400
+"""Seconds to wait for something that must come; a busy machine is no failure, so this is long."""
 
-def until(page: Any, ready: Callable[[], Any], what: str, seconds: float = 120) -> Any:
+
+def until(page: Any, ready: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
     """Waits until `ready` gives something true, and returns it."""
     end = time.monotonic() + seconds
     while True:
@@ -51,7 +54,7 @@ def short_budget(page: Any, seconds: int) -> None:
     page.locator("#lp-seconds input").wait_for()
     set_number(page, "lp-seconds", str(seconds))
     open_advanced(page)
-    set_number(page, "lp-training-batch-tokens", "256")
+    set_number(page, "lp-training-batch-tokens", "128")
 
 
 def open_advanced(page: Any) -> None:

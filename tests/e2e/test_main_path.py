@@ -40,7 +40,7 @@ def test_train_watch_reload_and_chat(page, server):
     assert server.runs() == sorted([*before, identity]), "two clicks start one run"
     config = json.loads((server.home / "runs" / identity / "config.json").read_text())
     assert config["variant"] == config["variant"] | {"name": "rslora", "rank": 4}
-    assert config["training"]["seconds"] == 12 and config["training"]["batch_tokens"] == 256
+    assert config["training"]["seconds"] == 12 and config["training"]["batch_tokens"] == 128
 
     first = until(page, lambda: points(page, "lp-loss"), "the first point of the loss")
     sizes.clear()
@@ -57,7 +57,7 @@ def test_train_watch_reload_and_chat(page, server):
     page.reload()
     until(page, lambda: len(points(page, "lp-loss")) >= drawn, "the curve after loading anew")
     assert run_in(page.url) == identity
-    until(page, lambda: "adapter on disk" in status(page), "the result", 240)
+    until(page, lambda: "adapter on disk" in status(page), "the result")
     assert "rslora r4" in status(page)
 
     page.locator("#lp-way-chat").click()
@@ -66,14 +66,14 @@ def test_train_watch_reload_and_chat(page, server):
     assert page.locator(".lp-starters button").count() >= 1
     page.locator("#lp-input textarea").fill("Where does <b>Ann</b> live?")
     page.locator("#lp-input textarea").press("Control+Enter")
-    until(page, lambda: all(answers(page)) and page.locator("#lp-send").is_visible(), "both answers", 180)
+    until(page, lambda: all(answers(page)) and page.locator("#lp-send").is_visible(), "both answers")
     assert "base verified" in page.locator(".lp-pane").first.inner_text()
     assert page.locator(".lp-pane .q b").count() == 0, "text is never HTML"
     page.locator(".lp-pane").nth(1).locator("span[data-i]").first.hover()
     page.locator(".lp-tip").wait_for()
     said = answers(page)
     page.locator("#lp-again").click()
-    until(page, lambda: page.locator("#lp-send").is_visible() and all(answers(page)), "the same question again", 180)
+    until(page, lambda: page.locator("#lp-send").is_visible() and all(answers(page)), "the same question again")
     assert answers(page) == said, "the same seed gives the same answers"
 
 
@@ -92,13 +92,13 @@ def test_upload_train_and_stop(page, server, tmp_path):
     until(page, lambda: "apples" in page.locator("#lp-examples").inner_text(), "the upload's examples")
     set_number(page, "lp-steps-number", "5000")
     open_advanced(page)
-    set_number(page, "lp-training-batch-tokens", "256")
+    set_number(page, "lp-training-batch-tokens", "128")
     page.locator("#lp-train").click()
     identity = until(page, lambda: run_in(page.url), "the run")
     assert server.runs() == sorted([*before, identity])
     until(page, lambda: points(page, "lp-loss"), "the first loss")
     page.keyboard.press("Escape")
-    until(page, lambda: "Stopped by you" in status(page), "the stop", 30)
+    until(page, lambda: "Stopped by you" in status(page), "the stop")
     assert page.locator("#lp-resume").is_visible()
     assert not page.locator("#lp-stop").is_visible()
 
