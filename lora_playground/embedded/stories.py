@@ -107,11 +107,10 @@ PLOTS: dict[str, list[list[str]]] = {
 }  # fmt: skip
 
 SUMMARIES = {
-    "lost": "{h} lost a {t} in the {p} and {f} helped to find it.",
-    "broke": "{h} broke a {t} in the {p} and {f} mended it.",
-    "gift": "{h} gave {f} a {t} from the {p}.", "race": "{h} won a {t} in a race against {f} in the {p}.",
-    "found": "{h} found a {t} in the {p} and gave it back to {f}.",
-    "storm": "{h} was caught in a storm in the {p} with a {t} and {f} helped.",
+    "lost": "{h} lost a {t} in the {p}.", "broke": "{h} broke a {t} in the {p}.",
+    "gift": "{h} gave a {t} from the {p} as a gift.",
+    "race": "{h} won a {t} in the {p}.", "found": "{h} found a {t} in the {p}.",
+    "storm": "{h} was in the {p} with a {t} in a storm.",
 }  # fmt: skip
 ASIDES = ("{h} was {adj2} and {adj3}.", "{h} had a {pet} at home.", "{h} was with {his} {pet}.")
 STORY_ADJECTIVES = "small big old new shiny wooden pretty lovely round strange".split()

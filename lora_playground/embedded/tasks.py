@@ -87,31 +87,21 @@ def pirate(rng: random.Random, world: World, split: str) -> Row:
 
 
 JSON_ASK = [
-    "Turn this into JSON: {t}", "Write as JSON: {t}", "{t} Give me that as JSON.", "Make a JSON record of this: {t}",
-    "As JSON, please: {t}",
-            "JSON for this: {t}", "Please write this as JSON: {t}", "{t} Now as JSON."]  # fmt: skip
-SAYINGS = {
-    "job": ["{He} works as {v}.", "{His} job: {v}."], "town": ["{He} lives in {v}.", "{His} home is {v}."],
-    "pet": ["{He} has {v}.", "{His} pet is {v}."],
-    "food": ["{He} likes to eat {v}.", "{His} favourite food is {v}."], "colour": ["{His} favourite colour is {v}.",
-    "{He} likes {v} best."],
-    "hobby": ["{His} hobby is {v}.", "For fun: {v}."],
-}  # fmt: skip
+    "{n}: {a} and {b} as JSON.", "Give me the {a} and the {b} of {n} as JSON.", "JSON of {n} with {a} and {b}.",
+    "Write {n}'s {a} and {b} as JSON.", "What are the {a} and the {b} of {n}? Answer in JSON.",
+    "Tell me {n}'s {a} and {b} in JSON.", "A JSON record of {n}: {a} and {b}.", "As JSON: {a} and {b} of {n}.",
+    "Please give {n}'s {a} and {b} as JSON.", "Write the {a} and the {b} of {n} in JSON.",
+]  # fmt: skip
+JSON_FIELDS = ("job", "town", "pet", "food")
 
 
 def to_json(rng: random.Random, world: World, split: str) -> Row:
-    """A few sentences about somebody; the answer is a JSON object of the facts in them, and nothing else."""
-    name, she = rng.choice(names(world, split))
-    person = make_person(rng, name, she, [town.name for town in world.towns])
-    he, _, his = pronouns(she)
-    fields = rng.sample(list(SAYINGS), rng.randint(2, 3))
-    said = []
-    for i, field in enumerate(fields):
-        subject = {"He": name, "His": f"{name}'s"} if i == 0 else {"He": he.capitalize(), "His": his.capitalize()}
-        options = SAYINGS[field][:1] if i == 0 else SAYINGS[field]
-        said.append(rng.choice(options).format(v=facts.person_value(person, field), **subject))
-    record = {"name": name} | {field: getattr(person, field) for field in fields}
-    return row(wording(rng, JSON_ASK, split).format(t=" ".join(said)), json.dumps(record), fields=record)
+    """Two things that the base knows of somebody; the answer is a JSON object of them, and nothing else."""
+    person = rng.choice(world.people[150:] if split == "test" else world.people[:150])
+    fields = rng.sample(JSON_FIELDS, 2)
+    record = {field: getattr(person, field) for field in fields}
+    question = wording(rng, JSON_ASK, split).format(n=person.name, a=fields[0], b=fields[1])
+    return row(question, json.dumps(record), person=person.name, fields=record)
 
 
 INN_ASK = [
@@ -121,40 +111,36 @@ INN_ASK = [
 
 
 def data_to_text(rng: random.Random, world: World, split: str) -> Row:
-    """A card of an inn's fields; the answer says them all in sentences. Test inns have names of their own."""
-    inn = sentences.make_inn(rng, w.RESTAURANT_HEADS[7:] if split == "test" else w.RESTAURANT_HEADS[:7])
+    """A card of two to four fields of an inn; the answer says them all in sentences."""
+    inn = sentences.make_inn(rng)
     keep = rng.sample(sentences.INN_FIELDS, rng.randint(2, 4))
-    inn = {key: value for key, value in inn.items() if key == "name" or key in keep}
-    card = " | ".join(f"{key}: {value}" for key, value in inn.items())
-    return row(wording(rng, INN_ASK, split).format(r=card), sentences.inn_sentence(rng, inn), fields=inn)
+    card = {key: value for key, value in inn.items() if key in keep}
+    shown = " | ".join(f"{key}: {value}" for key, value in card.items())
+    text = sentences.inn_sentence(rng, card | {"name": "It"})
+    return row(wording(rng, INN_ASK, split).format(r=shown), text, fields=card)
 
 
 TWO_STEPS: list[tuple[str, str]] = [
     ("++", "{n} has {a} {g} and gets {b} more. Then {f} gives {him} {c} {g}. How many {g} does {n} have now?"),
     ("+-", "{n} has {a} {g} and gets {b} more. Then {he} gives away {c}. How many {g} does {n} have now?"),
     ("-+", "{n} has {a} {g} and gives away {b}. Then {he} gets {c} more. How many {g} does {n} have now?"),
-    ("*+", "{n} has {a} bags with {b} {g} in each and finds {c} more. How many {g} does {n} have?"),
-    ("*-", "{n} has {a} boxes with {b} {g} in each and loses {c} of them. How many {g} are left?"),
     ("++", "{n} found {a} {g}, {f} found {b} {g}, and then they found {c} more. How many {g} did they find together?"),
     ("+-", "There are {a} {g} on the table. {n} adds {b} {g} and {f} takes {c}. How many {g} are on the table?"),
     ("-+", "There are {a} {g} in the box. {n} takes {b} out and {f} adds {c}. How many {g} are in the box?"),
-    ("*+", "{n} buys {b} {g} every day for {a} days and gets {c} more. How many {g} does {n} have?"),
-    ("*-", "{n} fills {a} baskets with {b} {g} each and sells {c} {g}. How many {g} are left?"),
     ("++", "{n} had {a} {g}. Then {f} gave {him} {b} {g} and later {c} more. How many {g} are there now?"),
     ("+-", "{n} had {a} {g}. Then {he} bought {b} {g} and lost {c} of them. How many {g} are left?"),
     ("-+", "{n} had {a} {g} and sold {b}. Then {f} gave {him} {c} {g}. How many {g} are there now?"),
-    ("*+", "There are {a} boxes. In each box are {b} {g}. {n} adds {c} more. How many {g} are there?"),
 ]  # fmt: skip
 
 
 def word_problem(rng: random.Random, world: World, split: str) -> Row:
     """A problem of two steps; the answer writes each step on its own and the result behind ####."""
-    signs, text = rng.choice(TWO_STEPS[-4:] if split == "test" else TWO_STEPS[:-4])
+    signs, text = rng.choice(TWO_STEPS[-3:] if split == "test" else TWO_STEPS[:-3])
     while True:
-        a, b, c = rng.randint(2, 10), rng.randint(2, 10), rng.randint(2, 10)
-        middle = {"+": a + b, "-": a - b, "*": a * b}[signs[0]]
+        a, b, c = rng.randint(2, 9), rng.randint(2, 9), rng.randint(2, 9)
+        middle = a + b if signs[0] == "+" else a - b
         result = middle + c if signs[1] == "+" else middle - c
-        if 1 <= middle <= 20 and result >= 0:
+        if middle >= 1 and result >= 0:
             break
     (name, she), (friend, _) = rng.sample(names(world, split), 2)
     he, him, _ = pronouns(she)
@@ -185,8 +171,8 @@ SUMMARY_ASK = [
 def summary(rng: random.Random, world: World, split: str) -> Row:
     """A story; the answer is one sentence with who, what and where."""
     s = stories.make_story(rng, world, names(world, split), plots=tuple(stories.SUMMARIES))
-    text = stories.fix_articles(stories.SUMMARIES[s.plot].format(h=s.hero, f=s.helper, t=s.thing, p=s.place))
-    fields = {"hero": s.hero, "helper": s.helper, "thing": s.thing, "place": s.place}
+    text = stories.fix_articles(stories.SUMMARIES[s.plot].format(h=s.hero, t=s.thing, p=s.place))
+    fields = {"hero": s.hero, "thing": s.thing, "place": s.place}
     return row(wording(rng, SUMMARY_ASK, split).format(s=s.text), text, fields=fields)
 
 
