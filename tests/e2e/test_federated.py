@@ -24,8 +24,9 @@ def words(page, name: str) -> str:
     return page.locator(f"#lp-fed-{name}").inner_text()
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3000)
 def test_compare_two_strategies_and_chat_with_one_client(page, server):
+    page.set_default_timeout(240_000)
     open_tab(page)
     choose(page, "lp-fed-dataset", "Sentiment")
     set_number(page, "lp-federated-clients", "3")
@@ -49,8 +50,8 @@ def test_compare_two_strategies_and_chat_with_one_client(page, server):
     assert sorted(config["federated"]["strategy"] for config in configs) == ["fedex", "fedit"]
     assert all(config["federated"]["ranks"] == [2] and config["federated"]["clients"] == 3 for config in configs)
 
-    until(page, lambda: "1 of 2" in words(page, "table") or "2 of 2" in words(page, "table"), "a round", 300)
-    until(page, lambda: words(page, "table").count("2 of 2") == 2 and "(" not in words(page, "table"), "both", 600)
+    until(page, lambda: "1 of 2" in words(page, "table") or "2 of 2" in words(page, "table"), "a round", 1200)
+    until(page, lambda: words(page, "table").count("2 of 2") == 2 and "(" not in words(page, "table"), "both", 1200)
     assert "exact" in words(page, "table")
     assert len(points(page, "lp-fed-error")) == 2 and len(points(page, "lp-fed-loss")) == 3
     assert "FedEx-LoRA: exact" in words(page, "error-words")
