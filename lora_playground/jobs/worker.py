@@ -27,7 +27,7 @@ EXIT_FAILED = 1
 EXIT_OUT_OF_MEMORY = 75
 EXIT_CANCELLED = 130
 
-_WARM_NICENESS = 10
+_WARM_NICENESS = 5
 
 Execute = Callable[..., dict[str, Any]]
 
@@ -120,10 +120,13 @@ class Warming:
             self._thread.join(0.5)  # a wait without end would not let signals in on every platform
 
     def _set_niceness(self, value: int) -> None:
-        # On Linux priority belongs to a thread, so the main thread, which trains, is never touched.
+        # On Linux priority belongs to a thread, so the main thread, which trains, is never touched. Where the kernel
+        # shares the processor between sessions first, what counts is the session's own niceness; the worker leads one.
         if sys.platform == "linux" and self._native:
             with contextlib.suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, self._native, value)
+            with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as file:
+                file.write(str(max(0, value - self._usual)))
 
 
 def _work(order: dict[str, Any], orders: Orders, warming: Warming, execute: Execute | None) -> int:
