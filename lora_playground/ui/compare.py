@@ -19,6 +19,8 @@ from lora_playground.ui.shell import Shell, actions, draw
 from lora_playground.ui.words import count, duration, escape, percent, size
 
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+SETS: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+"""For an event that ticks a run: only the queue tells the page that a State has changed."""
 LISTED = 60
 QUIETLY = "#8b979b"
 """Colour of a run that is not ticked."""
@@ -232,7 +234,7 @@ class CompareTab:
             self.options,
         ]  # fmt: skip
         gr.on([tab.select, ticked.change], self.show, given, shown, **QUIET)
-        self.table.act(self.act, given, [ticked, self.order], **QUIET).then(
+        self.table.act(self.act, given, [ticked, self.order], **SETS).then(
             lambda t, order: self._table(t, order), given, self.table, **QUIET
         )
 

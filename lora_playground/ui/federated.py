@@ -32,6 +32,8 @@ FIRST = ("fedit", "fedex", "flexlora", "ffa")
 PLACED = ("federated.strategy",)
 SPLIT = ("federated.clients", "federated.partition", "federated.concentration", "federated.group")
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+SETS: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+"""For events that tick runs: only the queue tells the page that a State has changed."""
 SECONDS = 1.5
 
 
@@ -223,11 +225,11 @@ def _connect(shell: Shell, tab: gr.Tab, identity: Identity, parts: _Parts, clock
     drawn = [parts.table, parts.run, parts.module, parts.client, parts.seen]
     drawn += [*parts.plots.values(), *parts.words.values()]
     parts.start.click(
-        submit, parts.inputs() | {shell.ticked, parts.compared}, [parts.compared, shell.ticked, parts.problem], **QUIET
+        submit, parts.inputs() | {shell.ticked, parts.compared}, [parts.compared, shell.ticked, parts.problem], **SETS
     ).then(refresh, looking, drawn, **QUIET)
     parts.stop.click(stop, parts.compared, parts.problem, **QUIET)
     gr.on([clock.tick, tab.select, parts.run.input, parts.module.input], refresh, looking, drawn, **QUIET)
-    parts.beside.click(chat, [parts.run, parts.client, shell.ticked], [shell.ticked, parts.said], **QUIET)
+    parts.beside.click(chat, [parts.run, parts.client, shell.ticked], [shell.ticked, parts.said], **SETS)
 
 
 # --- what happens -----------------------------------------------------------------------------------------------------

@@ -35,6 +35,8 @@ TABS = (("fine", "Fine-tune"), ("spectrum", "Spectrum"), ("chat", "Chat"), ("com
         ("federated", "Federated"), ("learn", "Learn"))  # fmt: skip
 
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+SETS: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+"""For events that set a gr.State others listen to: only the queue tells the page that a State has changed."""
 
 
 @dataclass
@@ -114,7 +116,7 @@ class Frame:
         shown = [own.header, own.runs, own.address, own.clock, own.seen, *view.outputs()]
 
         page.load(None, None, None, js="() => lp.recall()")
-        restored = page.load(self.restore, None, [own.viewed, own.ticked, own.seen, own.tabs], **QUIET)
+        restored = page.load(self.restore, None, [own.viewed, own.ticked, own.seen, own.tabs], **SETS)
         restored.then(None, None, None, js="() => lp.settle()").then(self.refresh, state, shown, **QUIET)
         own.clock.tick(self.refresh, state, shown, **QUIET)
         for changed in (own.viewed, own.ticked):
@@ -124,15 +126,15 @@ class Frame:
             self.refresh, state, shown, **QUIET
         )
         for part in (own.runs, view.status):
-            part.act(self.act, [own.viewed, own.ticked], [own.viewed, own.ticked, own.tabs], **QUIET)
+            part.act(self.act, [own.viewed, own.ticked], [own.viewed, own.ticked, own.tabs], **SETS)
         steps.train.click(None, None, steps.nonce, js="() => lp.onceNonce()").then(
-            self.submit, steps.inputs() | {own.viewed, own.ticked}, [own.viewed, own.ticked, steps.problem], **QUIET
+            self.submit, steps.inputs() | {own.viewed, own.ticked}, [own.viewed, own.ticked, steps.problem], **SETS
         ).success(None, None, None, js="() => lp.reveal('lp-view')")
         gr.on([steps.dataset.change, steps.variant.change], lambda: "", None, steps.problem, **QUIET)
         view.stop.click(self.stop, own.viewed, view.problem, **QUIET).then(self.refresh, state, shown, **QUIET)
         view.resume.click(self.resume, own.viewed, view.problem, **QUIET).then(self.refresh, state, shown, **QUIET)
         for name, button in (("chat", view.chat), ("spectrum", view.spectrum), ("compare", view.compare)):
-            button.click(self.go(name), [own.viewed, own.ticked], [own.ticked, own.tabs], **QUIET)
+            button.click(self.go(name), [own.viewed, own.ticked], [own.ticked, own.tabs], **SETS)
         view.export.click(self.pack, own.viewed, [view.download, view.problem], **QUIET).success(
             None, None, None, js="() => setTimeout(() => lp.press('lp-download'), 300)"
         )
