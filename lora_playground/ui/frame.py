@@ -6,6 +6,8 @@ A run depends on nothing here: the clock only reads, and a page that is closed o
 from __future__ import annotations
 
 import os
+import secrets
+import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -66,6 +68,8 @@ class Frame:
     def __init__(self, shell_parts: Mapping[str, Any], client: ChatClient, identity: Identity) -> None:
         self._parts, self._client, self._identity = shell_parts, client, identity
         self._follower = Follower()
+        # Gradio hands out files only from the system's folder for temporary ones; this one goes with the process.
+        self._downloads = tempfile.TemporaryDirectory(prefix="lora-playground-", ignore_cleanup_errors=True)
         self._ledger = Ledger(shell_parts["store"], shell_parts["supervisor"], self._follower)
 
     def build(self) -> gr.Blocks:
@@ -279,7 +283,7 @@ class Frame:
         """The adapter folder as one zip to download."""
         try:
             run = self._shell.store.get(viewed)
-            return gr.update(value=str(zipped(run.adapter, run.id, self._shell.home))), ""
+            return gr.update(value=str(zipped(run.adapter, run.id, Path(self._downloads.name)))), ""
         except (PlaygroundError, OSError) as failure:
             return gr.skip(), cards.error(f"The adapter cannot be packed: {failure}")
 
@@ -300,13 +304,12 @@ def with_ticked(ticked: list[str], identities: list[str]) -> list[str]:
     return slots
 
 
-def zipped(folder: Path, name: str, home: Path) -> Path:
-    """Packs a run's adapter under HOME/downloads and returns the file; raises OSError."""
+def zipped(folder: Path, name: str, place: Path) -> Path:
+    """Packs a run's adapter folder as `place`/name.zip and returns the file; raises OSError."""
     if not folder.is_dir():
         raise FileNotFoundError("this run has saved no adapter")
-    target = home / "downloads" / f"{name}.zip"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staged = target.with_suffix(f".{os.getpid()}.tmp")
+    target = place / f"{name}.zip"
+    staged = place / f"{name}.{secrets.token_hex(4)}.tmp"
     with zipfile.ZipFile(staged, "w", zipfile.ZIP_STORED) as archive:
         for path in sorted(folder.rglob("*")):
             if path.is_file():

@@ -15,7 +15,7 @@ from lora_playground.errors import ConfigError
 from lora_playground.runs import RunStore
 from lora_playground.ui import cards, forms, pictures, sidebar, words
 from lora_playground.ui.follow import Digest, Follower
-from lora_playground.ui.frame import toggled, with_ticked
+from lora_playground.ui.frame import toggled, with_ticked, zipped
 from lora_playground.ui.identity import COOKIE, Identity, VisitorMiddleware
 from lora_playground.ui.talk import asked, new_talk
 from lora_playground.variants import VARIANTS
@@ -228,3 +228,20 @@ def test_web_process_builds_the_page_without_torch(tmp_path):
     kept, size = json.loads(out.stdout.splitlines()[-1])
     assert kept == []
     assert size < 900_000, "the page's description stays small enough to open at once"
+
+
+def test_adapter_is_packed_whole_or_refused(tmp_path):
+    import zipfile
+
+    adapter, place = tmp_path / "adapter", tmp_path / "place"
+    place.mkdir()
+    with pytest.raises(FileNotFoundError, match="saved no adapter"):
+        zipped(adapter, "run", place)
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    packed = zipped(adapter, "run", place)
+    with zipfile.ZipFile(packed) as archive:
+        assert sorted(archive.namelist()) == ["run/adapter_config.json", "run/adapter_model.safetensors"]
+        assert archive.read("run/adapter_model.safetensors") == b"weights"
+    assert [path.name for path in place.iterdir()] == ["run.zip"]
