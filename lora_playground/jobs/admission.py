@@ -46,6 +46,11 @@ def check(config: RunConfig, home: Path | None = None) -> list[str]:
         return warnings
     shapes = {name: (out, into) for name, out, into in module_shapes(folder)}
     variant.check(config.variant, shapes, BITS[config.model.quantisation])
+    if config.federated is not None:
+        from lora_playground.federated.config import client_ranks
+
+        widest = config.variant.model_copy(update={"rank": max(client_ranks(config))})
+        variant.check(widest, shapes, BITS[config.model.quantisation])
     context = context_length(read_config(folder))
     if context is not None and config.data.max_length > context:
         raise ConfigError("data.max_length", config.data.max_length, f"this model reads at most {context} tokens")

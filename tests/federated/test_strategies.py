@@ -427,7 +427,7 @@ def test_a_rank_above_the_smaller_side_is_handled() -> None:
         if name == "fedsvd":
             A = server.factors["v"].A
             assert np.allclose(A @ A.T, np.eye(8), atol=1e-9)
-    with pytest.raises(ValueError, match="no rank-8 core"):
+    with pytest.raises(ConfigError, match="rank of 1 to 3"):
         get_strategy("fedsb").start(shapes, 8, 1.0, 0)
 
 

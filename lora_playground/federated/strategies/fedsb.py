@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lora_playground.errors import ConfigError
 from lora_playground.federated.core import sketch_svd
 from lora_playground.federated.strategies.base import Card, Factor, Factors, Server, Strategy, generator
 
@@ -28,7 +29,9 @@ class FedSB(Strategy):
         factors: Factors = {}
         for module, (m, n) in shapes.items():
             if rank > min(m, n):
-                raise ValueError(f"{module} is {m}×{n}; it has no rank-{rank} core")
+                raise ConfigError(
+                    "federated.ranks", rank, f"{module} is {m} × {n}, so Fed-SB takes a rank of 1 to {min(m, n)}"
+                )
             if gradients is not None:
                 G = -self.eta * np.sign(gradients[module])
                 B, sigma, A = sketch_svd(G, rank, generator(seed, 0, module))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lora_playground.errors import ConfigError
 from lora_playground.federated.core import svd
 from lora_playground.federated.strategies.base import Card, Factors, Server, Strategy
 
@@ -25,7 +26,10 @@ class FedSVD(Strategy):
         factors: Factors = {}
         for module, factor in server.factors.items():
             if rank > factor.A.shape[1]:
-                raise ValueError(f"{module} has {factor.A.shape[1]} inputs; A cannot have {rank} orthonormal rows")
+                inputs = factor.A.shape[1]
+                raise ConfigError(
+                    "federated.ranks", rank, f"{module} has {inputs} inputs, so FedSVD takes 1 to {inputs}"
+                )
             factors[module] = factor._replace(A=np.linalg.qr(factor.A.T)[0].T)
         return replace(server, factors=factors)
 
