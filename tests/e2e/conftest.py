@@ -68,7 +68,7 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/"
-        # One thread a process, as in all tests: the runs are tiny, and browser, server, worker and chat share the cores.
+        # One thread a process, as in all tests: browser, server, worker and chat share the cores.
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "LORA_PLAYGROUND_HOME": str(home), "PYTHONUNBUFFERED": "1"}
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
