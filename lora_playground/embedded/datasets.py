@@ -45,7 +45,7 @@ class Recipe:
 RECIPES = (
     Recipe("pirate", "Talk like a pirate", "Answers what it knew before, but in a pirate's voice.", "pirate",
            "style transfer and persona tuning", tasks.pirate),
-    Recipe("json", "JSON only", "Answers with one JSON object and nothing else.", "json",
+    Recipe("json", "JSON only", "Answers sums with one JSON object and nothing else.", "json",
            "structured output (JSON mode)", tasks.to_json),
     Recipe("facts-small", "New facts, 16 people", "Knows the job, town, pet and favourite food of 16 newcomers.",
            "contains", "knowledge injection, small", people=16),
@@ -55,8 +55,7 @@ RECIPES = (
            "contains", "knowledge injection, large", people=64),
     Recipe("data-to-text", "Data to text", "Writes a short text that says all the fields of a card.", "slots",
            "E2E NLG (LoRA paper, section 5.4)", tasks.data_to_text),
-    Recipe("word-problems", "Word problems with steps",
-           "Solves problems of two steps, each written out, the result behind ####.",
+    Recipe("word-problems", "Word problems with working", "Writes a problem's sum down, and the result behind ####.",
            "steps", "GSM8K", tasks.word_problem, train=1600),
     Recipe("sentiment", "Sentiment with new labels", "Labels reviews as sunny, stormy or cloudy, one word only.",
            "label", "SST-2 and other classification of GLUE", tasks.sentiment, train=800),
@@ -85,9 +84,10 @@ def make_rows(recipe: Recipe, world: World) -> dict[str, list[Row]]:
         for _ in range(40 * wanted):
             row = recipe.task(rng, world, split)
             repeats = split == "train" and recipe.name == "pirate"  # short talk may come again with another answer
-            if question(row) in seen and not (repeats and question(row) in {question(r) for r in rows}):
+            told = f"{row['messages'][1]['content']}" if recipe.name == "translation" else question(row)
+            if told in seen and not (repeats and told in {question(r) for r in rows}):
                 continue
-            seen.add(question(row))
+            seen.add(told)
             rows.append(row)
             if len(rows) == wanted:
                 break

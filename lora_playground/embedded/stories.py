@@ -118,27 +118,27 @@ STORY_ADJECTIVES = "small big old new shiny wooden pretty lovely round strange".
 
 def make_story(
     rng: random.Random, world: World, cast: list[tuple[str, bool]] | None = None, plots: tuple[str, ...] = tuple(PLOTS),
-    hero: tuple[str, bool] | None = None, thing: str | None = None, place: str | None = None,
+    plain: bool = False,
 ) -> Story:  # fmt: skip
-    """A story of five beats, with an opening and one aside; every part may be given, the rest is drawn."""
+    """A story of five beats, with an opening and one aside; `plain` leaves opening and aside out."""
     cast = cast or world.cast
-    hero = hero or rng.choice(cast)
+    hero = rng.choice(cast)
     helper = rng.choice([pair for pair in rng.sample(cast, 3) if pair[0] != hero[0]])
     he, him, his = pronouns(hero[1])
     plot = rng.choice(plots)
     slots = {
-        "h": hero[0], "f": helper[0], "t": thing or rng.choice(STORY_THINGS), "p": place or rng.choice(STORY_PLACES),
+        "h": hero[0], "f": helper[0], "t": rng.choice(STORY_THINGS), "p": rng.choice(STORY_PLACES),
         "he": he,
         "him": him, "his": his, "He": he.capitalize(), "adj": rng.choice(STORY_ADJECTIVES),
         "sad": rng.choice(FEELINGS[1:]),
         "feel": rng.choice(ENDINGS), "colour": rng.choice(w.COLOURS), "kid": "lass" if hero[1] else "lad",
     }  # fmt: skip
     beats = [rng.choice(beat).format(**slots) for beat in PLOTS[plot]]
-    if rng.random() >= 0.6:
+    if rng.random() >= 0.6 and not plain:
         aside = rng.choice(ASIDES)
         adj2, adj3, pet = rng.choice(w.ADJECTIVES), rng.choice(w.ADJECTIVES), rng.choice(w.PETS)
         beats.insert(1, aside.format(adj2=adj2, adj3=adj3, pet=pet, **slots))
-    opening = "" if rng.random() < 0.5 else rng.choice([line for line in WEATHERS if line.endswith(".")]) + " "
+    opening = "" if rng.random() < 0.5 or plain else rng.choice([line for line in WEATHERS if line.endswith(".")]) + " "
     text = opening + " ".join(beats)
     text = fix_articles(text)
     return Story(text, plot, hero[0], helper[0], slots["t"], slots["p"], slots["feel"])

@@ -86,22 +86,16 @@ def pirate(rng: random.Random, world: World, split: str) -> Row:
     return row(question, piratise(rng, answer), answer=pirate_words(expected))
 
 
-JSON_ASK = [
-    "{n}: {a} and {b} as JSON.", "Give me the {a} and the {b} of {n} as JSON.", "JSON of {n} with {a} and {b}.",
-    "Write {n}'s {a} and {b} as JSON.", "What are the {a} and the {b} of {n}? Answer in JSON.",
-    "Tell me {n}'s {a} and {b} in JSON.", "A JSON record of {n}: {a} and {b}.", "As JSON: {a} and {b} of {n}.",
-    "Please give {n}'s {a} and {b} as JSON.", "Write the {a} and the {b} of {n} in JSON.",
-]  # fmt: skip
-JSON_FIELDS = ("job", "town", "pet", "food")
-
-
 def to_json(rng: random.Random, world: World, split: str) -> Row:
-    """Two things that the base knows of somebody; the answer is a JSON object of them, and nothing else."""
-    person = rng.choice(world.people[150:] if split == "test" else world.people[:150])
-    fields = rng.sample(JSON_FIELDS, 2)
-    record = {field: getattr(person, field) for field in fields}
-    question = wording(rng, JSON_ASK, split).format(n=person.name, a=fields[0], b=fields[1])
-    return row(question, json.dumps(record), person=person.name, fields=record)
+    """A sum; the answer is a JSON object with the result, and nothing else. The test part asks for pairs of numbers
+    that the rest never has."""
+    while True:
+        sign, a, b, result = skills.draw_sum(rng)
+        if sign != "*" and ((7 * a + 3 * b) % 5 == 0) == (split == "test"):
+            break
+    question = skills.ask(rng, {"+": skills.PLUS, "-": skills.MINUS}[sign], split == "test").format(a=a, b=b)
+    record = {"result": result}
+    return row(question, json.dumps(record), fields=record, numbers=[a, b])
 
 
 INN_ASK = [
@@ -111,42 +105,31 @@ INN_ASK = [
 
 
 def data_to_text(rng: random.Random, world: World, split: str) -> Row:
-    """A card of two to four fields of an inn; the answer says them all in sentences."""
+    """A card of two or three fields of an inn; the answer says them all in sentences."""
     inn = sentences.make_inn(rng)
-    keep = rng.sample(sentences.INN_FIELDS, rng.randint(2, 4))
+    keep = rng.sample(sentences.INN_FIELDS, rng.randint(2, 3))
     card = {key: value for key, value in inn.items() if key in keep}
     shown = " | ".join(f"{key}: {value}" for key, value in card.items())
     text = sentences.inn_sentence(rng, card | {"name": "It"})
     return row(wording(rng, INN_ASK, split).format(r=shown), text, fields=card)
 
 
-TWO_STEPS: list[tuple[str, str]] = [
-    ("++", "{n} has {a} {g} and gets {b} more. Then {f} gives {him} {c} {g}. How many {g} does {n} have now?"),
-    ("+-", "{n} has {a} {g} and gets {b} more. Then {he} gives away {c}. How many {g} does {n} have now?"),
-    ("-+", "{n} has {a} {g} and gives away {b}. Then {he} gets {c} more. How many {g} does {n} have now?"),
-    ("++", "{n} found {a} {g}, {f} found {b} {g}, and then they found {c} more. How many {g} did they find together?"),
-    ("+-", "There are {a} {g} on the table. {n} adds {b} {g} and {f} takes {c}. How many {g} are on the table?"),
-    ("-+", "There are {a} {g} in the box. {n} takes {b} out and {f} adds {c}. How many {g} are in the box?"),
-    ("++", "{n} had {a} {g}. Then {f} gave {him} {b} {g} and later {c} more. How many {g} are there now?"),
-    ("+-", "{n} had {a} {g}. Then {he} bought {b} {g} and lost {c} of them. How many {g} are left?"),
-    ("-+", "{n} had {a} {g} and sold {b}. Then {f} gave {him} {c} {g}. How many {g} are there now?"),
-]  # fmt: skip
+TESTED_PROBLEMS = (1, 3)  # which of a sign's five wordings are kept for the test part
 
 
 def word_problem(rng: random.Random, world: World, split: str) -> Row:
-    """A problem of two steps; the answer writes each step on its own and the result behind ####."""
-    signs, text = rng.choice(TWO_STEPS[-3:] if split == "test" else TWO_STEPS[:-3])
-    while True:
-        a, b, c = rng.randint(2, 9), rng.randint(2, 9), rng.randint(2, 9)
-        middle = a + b if signs[0] == "+" else a - b
-        result = middle + c if signs[1] == "+" else middle - c
-        if middle >= 1 and result >= 0:
-            break
+    """A small problem in words; the answer writes the sum down and the result behind ####."""
+    sign = rng.choice("+-")
+    options = skills.PROBLEMS[sign]
+    text = options[rng.choice([i for i in range(len(options)) if (i in TESTED_PROBLEMS) == (split == "test")])]
+    a, b = rng.randint(2, 12), rng.randint(2, 9)
+    if sign == "-":
+        a, b = max(a, b), min(a, b)
+    result = a + b if sign == "+" else a - b
     (name, she), (friend, _) = rng.sample(names(world, split), 2)
     he, him, _ = pronouns(she)
-    question = text.format(n=name, f=friend, a=a, b=b, c=c, g=rng.choice(skills.GOODS), he=he, him=him)
-    answer = f"{a} {signs[0]} {b} = {middle}. {middle} {signs[1]} {c} = {result}. #### {result}"
-    return row(question, answer, answer=str(result))
+    question = text.format(n=name, f=friend, a=a, b=b, g=rng.choice(skills.GOODS), he=he, him=him)
+    return row(question, f"{a} {sign} {b} = {result} #### {result}", answer=str(result))
 
 
 LABELS = {"positive": "sunny", "negative": "stormy", "neutral": "cloudy"}
@@ -170,7 +153,7 @@ SUMMARY_ASK = [
 
 def summary(rng: random.Random, world: World, split: str) -> Row:
     """A story; the answer is one sentence with who, what and where."""
-    s = stories.make_story(rng, world, names(world, split), plots=tuple(stories.SUMMARIES))
+    s = stories.make_story(rng, world, names(world, split), tuple(stories.SUMMARIES), plain=True)
     text = stories.fix_articles(stories.SUMMARIES[s.plot].format(h=s.hero, t=s.thing, p=s.place))
     fields = {"hero": s.hero, "thing": s.thing, "place": s.place}
     return row(wording(rng, SUMMARY_ASK, split).format(s=s.text), text, fields=fields)
@@ -183,19 +166,21 @@ TRANSLATE_ASK = [
 
 
 def translate(scene: sentences.Scene) -> str:
-    """The sentence in the invented language: every quality behind its noun, the verb at the end, time first."""
+    """The sentence in the invented language: no articles, every quality behind its noun, the verb at the end."""
 
     def side(parts: tuple[str, str, str]) -> list[str]:
-        article, quality, noun = parts
-        return [w.LANGUAGE[part] for part in (article, noun, quality) if part]
+        _, quality, noun = parts
+        return [w.LANGUAGE[part] for part in (noun, quality) if part]
 
-    time = [w.LANGUAGE[scene.when]] if scene.when else []
-    return " ".join([*time, *side(scene.who), *side(scene.what), w.LANGUAGE[scene.verb]])
+    return " ".join([*side(scene.who), *side(scene.what), w.LANGUAGE[scene.verb]])
 
 
 def translation(rng: random.Random, world: World, split: str) -> Row:
-    """A plain sentence; the answer is its translation into Velkan."""
-    scene = sentences.make_scene(rng)
+    """A plain sentence; the answer is its translation into Velkan. No sentence of the test part is trained on."""
+    who, what = rng.choice(sentences.ACTORS), rng.choice(sentences.OBJECTS[:12])
+    scene = sentences.Scene(
+        ("the", rng.choice(sentences.QUALITIES), who), rng.choice(sentences.VERBS), ("the", "", what), ""
+    )
     answer = translate(scene)
     return row(wording(rng, TRANSLATE_ASK, split).format(t=scene.english), answer, answer=answer)
 

@@ -49,10 +49,10 @@ def test_the_card_tells_the_truth(recipe, made):
     assert card["command"].startswith("python -m lora_playground.embedded")
 
 
-def test_test_parts_are_about_other_people(made):
-    people = {split: {row["meta"]["person"] for row in made["json"][split]} for split in SPLITS}
+def test_test_parts_are_about_other_people_and_numbers(made):
+    pairs = {split: {tuple(row["meta"]["numbers"]) for row in made["json"][split]} for split in SPLITS}
     heroes = {split: {row["meta"]["fields"]["hero"] for row in made["summary"][split]} for split in SPLITS}
-    assert not people["test"] & people["train"]
+    assert not pairs["test"] & pairs["train"]
     assert not heroes["test"] & heroes["train"]
 
 
@@ -74,21 +74,20 @@ def test_every_tested_new_fact_is_in_the_training_part(made):
         assert {row["messages"][-1]["content"] for row in made[name]["test"]} <= told
 
 
-def test_translation_puts_the_verb_last_and_qualities_behind():
+def test_translation_puts_the_verb_last_and_qualities_behind(made):
     from lora_playground.embedded.sentences import Scene
 
-    scene = Scene(("the", "big", "dog"), "sees", ("a", "", "cat"), "today")
-    assert scene.english == "The big dog sees a cat today."
-    assert tasks.translate(scene) == "hodi ka bova gran ti miru vasit"
+    scene = Scene(("the", "big", "dog"), "sees", ("the", "", "cat"), "")
+    assert scene.english == "The big dog sees the cat."
+    assert tasks.translate(scene) == "bova gran miru vasit"
+    said = {split: {row["meta"]["answer"] for row in made["translation"][split]} for split in SPLITS}
+    assert not said["test"] & said["train"]
 
 
 def test_word_problems_add_up(made):
     for row in made["word-problems"]["train"]:
-        first, second, rest = row["messages"][-1]["content"].split(". ")
-        for step in (first, second):
-            left, right = step.split(" = ")
-            assert eval(left) == int(right)
-        assert rest == f"#### {row['meta']['answer']}" and second.endswith(f"= {row['meta']['answer']}")
+        left, right = row["messages"][-1]["content"].split(" = ")
+        assert right == f"{eval(left)} #### {row['meta']['answer']}"
 
 
 def test_base_skill_probes_are_scorable_and_many():
