@@ -37,7 +37,6 @@ from lora_playground.config import ModelConfig
 from lora_playground.models.adapters import linear_shape, named_modules
 from lora_playground.models.decoding import Decoder, Row, RowUpdate
 from lora_playground.models.loading import load_base
-from lora_playground.models.precision import probe
 
 QUESTIONS = (
     "What is your name?",
@@ -64,11 +63,13 @@ class Bench:
     def __init__(self, given: argparse.Namespace) -> None:
         from peft import LoraConfig, get_peft_model
 
-        if given.threads:
-            torch.set_num_threads(given.threads)
         base = load_base(ModelConfig(source=given.model), dtype=given.dtype)
         self.device, self.tokens, self.tokenizer = base.device, given.tokens, base.tokenizer
         self.decoder = Decoder(base.model, base.tokenizer)
+        if given.threads:
+            torch.set_num_threads(given.threads)
+        elif base.device.type == "cpu":
+            self.decoder.choose_threads()  # as the chat process does
         peers = AutoModelForCausalLM.from_pretrained(base.folder, dtype=base.dtype).to(base.device)
         config = LoraConfig(
             r=given.rank, lora_alpha=2 * given.rank, target_modules="all-linear", init_lora_weights=False
@@ -189,10 +190,9 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=0, help="0 takes what the probe says")
+    parser.add_argument("--threads", type=int, default=0, help="0 takes what decodes fastest now, as the chat does")
     parser.add_argument("--conversations", type=int, default=0, help="also decode so many together and alone")
     given = parser.parse_args()
-    given.threads = given.threads or probe().threads
     bench = Bench(given)
     result: dict[str, Any] = bench.measure(given.rounds)
     result["logit_difference_to_peft"] = bench.agree()

@@ -6,7 +6,6 @@ It knows runs and decoding; nothing of sockets.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections import OrderedDict, deque
@@ -71,24 +70,9 @@ class Hosted:
         """Sets the number of threads of the calling thread to what decodes two rows fastest now: with a training run
         on the same cores one is often faster than all."""
         self.tuned = time.monotonic()
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-        if self.base.device.type != "cpu" or cores == 1:
-            return
-        best = (float("inf"), 1)
-        for threads in sorted({1, min(cores, 8)}):
-            torch.set_num_threads(threads)
-            batch = self.decoder.batch()
-            batch.add([Row([1, 2, 3, 4], max_new_tokens=8) for _ in range(2)])
-            batch.step()
-            times: list[float] = []
-            while batch.rows and sum(times) < 0.3:
-                start = time.perf_counter()
-                batch.step()
-                times.append(time.perf_counter() - start)
-            best = min(best, (sorted(times)[len(times) // 2], threads))
-        self._step = best[0]
-        torch.set_num_threads(best[1])
-        log.info("Decoding two rows takes %.1f ms a token with %d threads.", 1000 * best[0], best[1])
+        if self.base.device.type == "cpu":
+            threads, self._step = self.decoder.choose_threads()
+            log.info("Decoding two rows takes %.1f ms a token with %d threads.", 1000 * self._step, threads)
 
     def stale(self) -> bool:
         """Whether `tune` should be called again before an answer; never where that would be felt."""
