@@ -114,9 +114,6 @@ class _Loop:
         self.probes = ProbeReport(self.plan, self.emit)
         self._emit_plan(start)
         begun = time.perf_counter()
-        if start == 0:
-            self.validation_start = self._validate(0)
-            self._quietly(self.probes.send, 0, 0.0)
         done, stopped = self._steps(start)
         validation_end = self._validate(done) if done > start else None
         if done > start:
@@ -253,13 +250,25 @@ class _Loop:
             loss.backward()
             total += loss.detach()
         norm = nn.utils.clip_grad_norm_(self.trained.values(), self.config.clip, foreach=_foreach(self.device))
+        tokens = sum(batch.tokens for batch in batches)
+        self.tokens += tokens
+        self.losses.add(step + 1, total, norm, self.plan.peak_rate * rate, tokens)
+        if step == 0:
+            self._first_look()
         self.plan.variant.after_backward(self.model, step + 1)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.plan.variant.after_step(self.model, step + 1)
-        tokens = sum(batch.tokens for batch in batches)
-        self.tokens += tokens
-        self.losses.add(step + 1, total, norm, self.plan.peak_rate * rate, tokens)
+
+    def _first_look(self) -> None:
+        """The first loss at once, since someone is waiting for it; then, before anything has changed, how the model
+        does on the validation examples and what it answers."""
+        self._flush()
+        self._quietly(self._validate_start)
+        self._quietly(self.probes.send, 0, 0.0)
+
+    def _validate_start(self) -> None:
+        self.validation_start = self._validate(0)
 
     def _flush(self) -> None:
         bad = self.losses.flush()
