@@ -241,7 +241,7 @@ class CompareTab:
     def lines(self, ticked: Sequence[str]) -> list[Line]:
         """The newest runs that have ended, and all ticked ones."""
         colours = {one.run.id: one.colour for one in self._shell.shown(ticked)}
-        found = []
+        found: list[Line] = []
         for run in self._shell.store.list():
             if run.id not in colours and (len(found) >= LISTED or not run.result_path.is_file()):
                 continue
