@@ -2,4 +2,6 @@
 
 from lora_playground.federated.flower_app import apps
 
-server, client = apps()
+_apps = apps()
+server = _apps[0]
+client = _apps[1]
