@@ -10,6 +10,7 @@ import argparse
 import itertools
 import json
 import math
+import random
 import sys
 from pathlib import Path
 from string import Template
@@ -23,6 +24,7 @@ from embedded_table import RESULTS, show
 from lora_playground import evaluation
 from lora_playground.embedded import BASE_SKILLS_DIR, MODEL_DIR, corpus
 from lora_playground.embedded.assets import fingerprint
+from lora_playground.embedded.skills import fact
 from lora_playground.embedded.world import build_world
 
 CHATS_SEED, CHATS = 424_242, 20
@@ -47,6 +49,18 @@ def skills(decoder: Any) -> tuple[float, int, dict[str, tuple[float, int]]]:
     means = evaluation.score_by(rows, result["samples"])
     counts = {name: sum(row["meta"]["skill"] == name for row in rows) for name in means}
     return result["score"], result["n"], {name: (means[name], counts[name]) for name in means}
+
+
+def world_questions(decoder: Any, count: int = 200) -> float:
+    """Share of right answers to as many questions about the whole world, in held-out wordings."""
+    rng = random.Random("world-questions")
+    world = build_world()
+    rows: list[evaluation.Row] = []
+    for _ in range(count):
+        sample = fact(rng, world, True)
+        rows.append({"messages": corpus.to_messages(sample.turns), "meta": {"answer": sample.answer}})
+    answered = evaluation.evaluate(lambda asked: decoder.generate(asked, max_new_tokens=32), rows, "contains", 24)
+    return float(answered["score"])
 
 
 def bits_per_character(model: Any, tokenizer: Any, rows: int = 96) -> float:
@@ -88,7 +102,41 @@ def sampled_chats(decoder: Any) -> list[corpus.Messages]:
     return talks
 
 
-def write_card(found: dict[str, Any], table: str, chats: list[corpus.Messages], template: Path, out: Path) -> None:
+def goals(found: dict[str, Any], runs: dict[str, Any]) -> str:
+    """Rows of the table of goals, each judged by the figures at hand."""
+    lines = []
+
+    def judge(goal: str, reached: bool, figure: str) -> None:
+        lines.append(f"| {goal} | {'yes' if reached else '**no**'}: {figure} |")
+
+    facts = found["world"]
+    judge("world questions at least 90%", facts >= 0.9, f"{facts:.0%}")
+    weak = [f"{name} {score:.0%}" for name, (score, _) in found["skills"].items() if score < 0.9]
+    judge("every other skill at least 90%", not weak, ", ".join(weak) or "all")
+    tasks = {key.split(": ")[1].split(",")[0]: run["score"] for key, run in runs.items() if key.startswith("datasets")}
+    high = [f"{name} {score['base']:.0%}" for name, score in tasks.items() if score["base"] > 0.15]
+    judge("base at most 15% on each dataset", not high, ", ".join(high) or f"all {len(tasks)}")
+    low = [f"{name} {score['adapted']:.0%}" for name, score in tasks.items() if score["adapted"] < 0.8]
+    judge("r = 8 at least 80% on each dataset", not low, ", ".join(low) or f"all {len(tasks)}")
+
+    def adapted(kind: str, what: str) -> float | None:
+        found = [run["score"]["adapted"] for key, run in runs.items() if key.startswith(kind) and f", {what}, " in key]
+        return sum(found) / len(found) if found else None
+
+    one, eight, full = (adapted("ranks", what) for what in ("lora r=1", "lora r=8", "full"))
+    if one is not None and eight is not None:
+        judge("new facts: r = 1 at least 15 points below r = 8", eight - one >= 0.15, f"{one:.0%} and {eight:.0%}")
+    if eight is not None and full is not None:
+        judge("new facts: r = 8 at most 12 points below full", full - eight <= 0.12, f"{eight:.0%} and {full:.0%}")
+    one, sixteen = adapted("style", "lora r=1"), adapted("style", "lora r=16")
+    if one is not None and sixteen is not None:
+        judge("style: r = 1 within 8 points of r = 16", sixteen - one <= 0.08, f"{one:.0%} and {sixteen:.0%}")
+    return "\n".join(lines)
+
+
+def write_card(
+    found: dict[str, Any], runs: dict[str, Any], chats: list[corpus.Messages], template: Path, out: Path
+) -> None:
     """Fills the card's template."""
     lines = []
     for number, chat in enumerate(chats, 1):
@@ -98,7 +146,14 @@ def write_card(found: dict[str, Any], table: str, chats: list[corpus.Messages], 
     skill_lines = ["| skill | score | rows |", "|---|--:|--:|"]
     skill_lines += [f"| {name} | {score:.0%} | {n} |" for name, (score, n) in found["skills"].items()]
     figures = {"score": f"{found['score']:.1%}", "n": found["n"], "bits": f"{found['bits']:.3f}", "sha": found["sha"]}
-    parts = {"skills": "\n".join(skill_lines), "table": table, "chats": "\n".join(lines), "temperature": TEMPERATURE}
+    figures["world"] = f"{found['world']:.1%}"
+    parts = {
+        "skills": "\n".join(skill_lines),
+        "table": show(runs),
+        "chats": "\n".join(lines),
+        "temperature": TEMPERATURE,
+    }
+    parts["goals"] = goals(found, runs)
     card = Template(template.read_text())
     text = card.substitute(parameters=f"{found['parameters']:,}", **figures, **parts)
     out.write_text(text)
@@ -118,6 +173,7 @@ def main() -> None:
     score, n, by_skill = skills(decoder)
     found: dict[str, Any] = {
         "score": score, "n": n, "skills": by_skill, "bits": bits_per_character(model, tokenizer),
+        "world": world_questions(decoder),
         "sha": fingerprint(MODEL_DIR / "model.safetensors")["sha256"],
         "parameters": sum(p.numel() for p in model.parameters()),
     }  # fmt: skip

@@ -35,8 +35,8 @@ def wording(rng: random.Random, options: list[str], split: str) -> str:
     return rng.choice(options[-2:] if split == "test" else options[:-2])
 
 
-PIRATE_OPENERS = ["Arr!", "Ahoy, matey!", "Arr, matey!", "Aye, matey!", "Ahoy!", "Avast, matey!"]
-PIRATE_ENDINGS = [", arr!", ", aye!", ", matey!", ", hearties!", ", savvy?"]
+PIRATE_OPENERS = ["Arr, matey!", "Ahoy, matey!"]
+PIRATE_ENDINGS = [", aye!", ", savvy?"]
 PIRATE_WORDS = {"is": "be", "are": "be", "am": "be", "you": "ye", "your": "yer", "my": "me", "yes": "aye",
                 "friend": "matey", "hello": "ahoy", "hi": "ahoy"}  # fmt: skip
 
@@ -56,8 +56,7 @@ def piratise(rng: random.Random, text: str) -> str:
     """The text as a pirate would say it: an opener, pirate words for plain ones, and an ending."""
     body = pirate_words(text)
     opener = rng.choice(PIRATE_OPENERS)
-    endings = [ending for ending in PIRATE_ENDINGS if ending.strip(" ,!?") not in opener.lower()]
-    ending = " Savvy?" if body.endswith("?") else rng.choice(endings)
+    ending = " Savvy?" if body.endswith("?") else rng.choice(PIRATE_ENDINGS)
     return f"{opener} {body.rstrip('.!')}{ending}"
 
 
