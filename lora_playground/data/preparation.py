@@ -11,7 +11,8 @@ from lora_playground.config import DataConfig
 from lora_playground.data.catalogue import Dataset, rehearsal_rows
 from lora_playground.data.encoding import Example, encode
 
-REHEARSAL_ROWS = 4000
+REHEARSAL_ROWS = 1500
+"""Enough that a short run hardly repeats one, few enough to be encoded in a third of a second."""
 _KEPT: dict[tuple[int, int], tuple[Any, list[Example]]] = {}
 """With the tokenizer itself, so that its id stays its own."""
 

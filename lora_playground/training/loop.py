@@ -6,8 +6,6 @@ It knows no user interface, no run folder (only a folder for checkpoints) and no
 from __future__ import annotations
 
 import hashlib
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +22,7 @@ from lora_playground.training import checkpoints as saved
 from lora_playground.training.attention import segmented
 from lora_playground.training.lean import lean
 from lora_playground.training.loss import PackedLoss, mean_loss
+from lora_playground.training.memory import memory_problem, peak_memory
 from lora_playground.training.plan import Emit, TrainOutcome, TrainPlan
 from lora_playground.training.reports import LossReport, ProbeReport, SpectraReport
 from lora_playground.training.schedule import Budget, factor
@@ -58,7 +57,7 @@ def train(
         with loop.environment():
             return loop.run()
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        problem = _memory_problem(error, plan)
+        problem = memory_problem(error, plan)
         if problem is None:
             raise
     # Raised outside of the handler, so that the traceback does not keep the tensors alive.
@@ -343,14 +342,6 @@ class _Loop:
 # ---------------------------------------------------------------------------------------------------------- helpers
 
 
-def peak_memory(device: torch.device) -> int:
-    """Bytes: on CUDA the most that torch allocated, else the largest resident set of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
 def _dtype(model: nn.Module, precision: str) -> torch.dtype:
     """What to compute in: as asked, else in the dtype in which the frozen weights lie (which the probe chose)."""
     if precision != "auto":
@@ -405,23 +396,3 @@ def _set_generators(states: dict[str, torch.Tensor]) -> None:
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
-
-
-def _memory_problem(error: BaseException, plan: TrainPlan) -> str | None:
-    """Need, have and remedies if the memory was full, else None."""
-    text = str(error)
-    full = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    if not full and "DefaultCPUAllocator" not in text and "out of memory" not in text.lower():
-        return None
-    have = ""
-    if torch.cuda.is_available() and "cpu" not in text.lower():
-        torch.cuda.empty_cache()
-        free, total = torch.cuda.mem_get_info()
-        have = f" The device has {total / 2**30:.1f} GiB, of which {free / 2**30:.1f} are free now."
-    need = text.splitlines()[0][:160] if text else "an allocation failed"
-    batch = plan.training.batch_tokens
-    advice = [f"lower training.batch_tokens (now {batch}) or raise training.accumulation"]
-    if not plan.training.gradient_checkpointing:
-        advice.append("turn on training.gradient_checkpointing")
-    advice.append("store the base in 4 bit, or shorten data.max_length")
-    return f"The memory is full: {need}.{have} Try one of these: {'; '.join(advice)}."
