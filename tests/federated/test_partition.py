@@ -71,7 +71,7 @@ def test_bad_input_gets_a_sentence() -> None:
 
 
 def test_groups_are_found_where_meta_names_none() -> None:
-    def row(question: str, answer: str, **meta: str) -> dict:
+    def row(question: str, answer: str, /, **meta: str) -> dict:
         return {
             "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}],
             "meta": meta,
