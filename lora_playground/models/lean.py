@@ -24,25 +24,29 @@ TOLERANCE = 1e-4
 
 WIDEST_BLOCK = 128
 """Up to so many columns of A together, one product with a block-diagonal B beats one product for each module."""
-_ATTENTION, _MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
 
 log = logging.getLogger(__name__)
 
 
+class Group:
+    """Projections that read the same input: names, weights and biases."""
+
+    def __init__(self, prefix: str, module: Any, names: tuple[str, ...]) -> None:
+        self.names = tuple(prefix + name for name in names)
+        self.parts = [(getattr(module, name).weight, getattr(module, name).bias) for name in names]
+
+
 @dataclass
 class _Layer:
-    """Tensors and names of one decoder layer; a projection is (name, weight, bias)."""
+    """Tensors and names of one decoder layer."""
 
     prefix: str
     before: nn.Module
     after: nn.Module
-    q: tuple[str, torch.Tensor, torch.Tensor | None]
-    k: tuple[str, torch.Tensor, torch.Tensor | None]
-    v: tuple[str, torch.Tensor, torch.Tensor | None]
-    o: tuple[str, torch.Tensor, torch.Tensor | None]
-    gate: tuple[str, torch.Tensor, torch.Tensor | None]
-    up: tuple[str, torch.Tensor, torch.Tensor | None]
-    down: tuple[str, torch.Tensor, torch.Tensor | None]
+    qkv: Group
+    o: Group
+    gate_up: Group
+    down: Group
     q_norm: nn.Module | None
     k_norm: nn.Module | None
 
@@ -66,7 +70,7 @@ class Lean:
         # rotate_half(x) · sin = roll(x) · (−sin, sin), so that one rotation is three operations.
         self.cos, self.sin = cos[0], torch.cat([-sin[0][:, :half], sin[0][:, half:]], -1)
         self.layers = [_layer(layer, f"model.layers.{index}.") for index, layer in enumerate(self.inner.layers)]
-        self.head_projection = _projection(self.head, "lm_head")
+        self.last = Group("", model, ("lm_head",))
 
     def __call__(
         self, window: Window, plan: Plan, ids: torch.Tensor, starts: torch.Tensor, positions: torch.Tensor
@@ -85,7 +89,7 @@ class Lean:
         mask = self._mask(window, starts, T)
         for index, layer in enumerate(self.layers):
             h = _normed(x, layer.before, layer.prefix + "input_layernorm", operations)
-            qkv = _beside(h, (layer.q, layer.k, layer.v), plan).view(R, T, self.heads + 2 * self.groups, self.size)
+            qkv = _beside(h, layer.qkv, plan).view(R, T, self.heads + 2 * self.groups, self.size)
             both, v = qkv[:, :, : -self.groups], qkv[:, :, -self.groups :]
             if layer.q_norm is not None and layer.k_norm is not None:
                 q = _normed(both[:, :, : self.heads], layer.q_norm, layer.prefix + "self_attn.q_norm", operations)
@@ -99,12 +103,12 @@ class Lean:
             q = q.reshape(R, self.groups, self.share * T, self.size)
             a = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=self.scale)
             a = a.view(R, self.groups, self.share, T, self.size).permute(0, 3, 1, 2, 4).reshape(R, T, -1)
-            x = x + _projected(a, (layer.o,), plan)[0]
+            x = x + _projected(a, layer.o, plan)[0]
             h = _normed(x, layer.after, layer.prefix + "post_attention_layernorm", operations)
-            gate, up = _projected(h, (layer.gate, layer.up), plan)
-            x = x + _projected(F.silu(gate).mul_(up), (layer.down,), plan)[0]
+            gate, up = _projected(h, layer.gate_up, plan)
+            x = x + _projected(F.silu(gate).mul_(up), layer.down, plan)[0]
         x = _normed(x[:, -1:], self.norm, "model.norm", operations)
-        return _projected(x, (self.head_projection,), plan)[0][:, -1].float()
+        return _projected(x, self.last, plan)[0][:, -1].float()
 
     def _mask(self, window: Window, starts: torch.Tensor, T: int) -> torch.Tensor | None:
         """(R, 1, share·T, columns): a query sees its row's columns up to its own; padding sees itself, so that no
@@ -117,38 +121,34 @@ class Lean:
         return seen[:, None].repeat(1, 1, self.share, 1).to(self.cos.device)
 
 
-def _projected(
-    x: torch.Tensor, projections: tuple[tuple[str, torch.Tensor, torch.Tensor | None], ...], plan: Plan
-) -> list[torch.Tensor]:
+def _projected(x: torch.Tensor, group: Group, plan: Plan) -> list[torch.Tensor]:
     """W x + b + what the plan adds, for projections that read the same x (R, T, in)."""
-    out = [F.linear(x, weight, bias) for _, weight, bias in projections]
-    found = [plan.operations.get(name) for name, _, _ in projections]
-    if not any(found):
+    out = [F.linear(x, weight, bias) for weight, bias in group.parts]
+    if not plan.operations:
         return out
-    joint = plan.joint(tuple(name for name, _, _ in projections)) if all(found) else None
+    joint = plan.joint(group.names)
     if joint is None:
-        return [pair[1].add(x, y) if pair else y for pair, y in zip(found, out)]  # type: ignore[union-attr, call-arg, arg-type]
-    t = _scaled(x, joint)
+        for name, y in zip(group.names, out):
+            if name in plan.operations:
+                plan.operations[name][1].add(x, y)  # type: ignore[call-arg, arg-type]
+        return out
+    t = _low(x, joint)
     for y, Bt, (first, last) in zip(out, joint.Bts, joint.columns):
         y.view(t.shape[0], -1).addmm_(t[:, first:last] if len(out) > 1 else t, Bt)
     return out
 
 
-def _beside(
-    x: torch.Tensor, projections: tuple[tuple[str, torch.Tensor, torch.Tensor | None], ...], plan: Plan
-) -> torch.Tensor:
+def _beside(x: torch.Tensor, group: Group, plan: Plan) -> torch.Tensor:
     """As `_projected`, with the results side by side in one tensor (R, T, sum of outs): one addition for all."""
-    joint = None
-    if all(name in plan.operations for name, _, _ in projections):
-        joint = plan.joint(tuple(name for name, _, _ in projections))
+    joint = plan.joint(group.names) if plan.operations else None
     if joint is None or joint.At.shape[1] > WIDEST_BLOCK:
-        return torch.cat(_projected(x, projections, plan), -1)
-    y = torch.cat([F.linear(x, weight, bias) for _, weight, bias in projections], -1)
-    y.view(-1, y.shape[-1]).addmm_(_scaled(x, joint), joint.block())
+        return torch.cat(_projected(x, group, plan), -1)
+    y = torch.cat([F.linear(x, weight, bias) for weight, bias in group.parts], -1)
+    y.view(-1, y.shape[-1]).addmm_(_low(x, joint), joint.block())
     return y
 
 
-def _scaled(x: torch.Tensor, joint: Joint) -> torch.Tensor:
+def _low(x: torch.Tensor, joint: Joint) -> torch.Tensor:
     """x·At (R·T, K), each row times its own strength."""
     R, T, _ = x.shape
     t = x.reshape(R * T, -1) @ joint.At
@@ -170,17 +170,19 @@ def _normed(x: torch.Tensor, norm: nn.Module, name: str, operations: dict[str, A
     return y
 
 
-def _projection(module: Any, name: str) -> tuple[str, torch.Tensor, torch.Tensor | None]:
-    return name, module.weight, module.bias
-
-
 def _layer(layer: Any, prefix: str) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
-    q, k, v, o = (_projection(getattr(attention, name), f"{prefix}self_attn.{name}") for name in _ATTENTION)
-    gate, up, down = (_projection(getattr(mlp, name), f"{prefix}mlp.{name}") for name in _MLP)
-    norms = layer.input_layernorm, layer.post_attention_layernorm
-    own = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
-    return _Layer(prefix, *norms, q, k, v, o, gate, up, down, *own)
+    return _Layer(
+        prefix,
+        layer.input_layernorm,
+        layer.post_attention_layernorm,
+        Group(prefix + "self_attn.", attention, ("q_proj", "k_proj", "v_proj")),
+        Group(prefix + "self_attn.", attention, ("o_proj",)),
+        Group(prefix + "mlp.", mlp, ("gate_proj", "up_proj")),
+        Group(prefix + "mlp.", mlp, ("down_proj",)),
+        getattr(attention, "q_norm", None),
+        getattr(attention, "k_norm", None),
+    )
 
 
 def known(model: Any) -> bool:

@@ -296,9 +296,10 @@ class Plan:
 
     def joint(self, names: tuple[str, ...]) -> Joint | None:
         """What modules that read the same input have in common: one product with all their A at once. None where one
-        of them adds more than one shared product."""
+        of them adds nothing, or more than one shared product."""
         if names not in self._joint:
-            self._joint[names] = _join([self.operations[name][1] for name in names])
+            known = all(name in self.operations for name in names)
+            self._joint[names] = _join([self.operations[name][1] for name in names]) if known else None
         return self._joint[names]
 
     @contextmanager
