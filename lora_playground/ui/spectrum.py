@@ -46,7 +46,7 @@ def heading(title: str, small: str) -> None:
 
 @dataclass
 class Controls:
-    """What a person chooses; `step` is −1 for the newest."""
+    """What a person chooses."""
 
     focus: gr.Radio
     module: gr.Dropdown
@@ -105,7 +105,7 @@ class SpectrumTab:
         with gr.Row(elem_classes="lp-spec-replay", equal_height=False):
             play = gr.Button("▶ Replay training", size="sm", elem_id="lp-spec-play", min_width=150, scale=0)
             step = gr.Slider(
-                0, 1, value=1, step=1, label="Step", info="Drag to see how the spectrum grew.", elem_id="lp-spec-step",
+                0, 1, value=0, step=1, label="Step", info="Drag to see how the spectrum grew.", elem_id="lp-spec-step",
                 buttons=[],
             )  # fmt: skip
         self.controls = Controls(focus, module, measure, log, step, play)
@@ -159,7 +159,9 @@ class SpectrumTab:
             self.amplified, self.amplified_words, self.aligned, self.aligned_words, self.intruders,
             self.intruders_words,
         ]  # fmt: skip
-        choose_in = [ticked, own.focus, own.module, own.step, self.first, self.second]
+        choose_in = [
+            ticked, own.focus, own.module, own.step, self.first, self.second, *self.tools.cut_inputs()
+        ]  # fmt: skip
         choose_out = [
             self.hint, self.body, own.focus, own.module, own.step, self.first, self.second, self.following,
             *self.tools.outputs(),
@@ -194,7 +196,7 @@ class SpectrumTab:
         return views.subjects(self.lens, self._shell.shown(ticked))
 
     def choose(
-        self, ticked: list[str], focus: str | None, module: str | None, step: float, first: str, second: str
+        self, ticked: list[str], focus: str | None, module: str | None, step: float, first: str, second: str, *cut: Any
     ) -> Any:
         """Brings every control in line with the ticked runs; what was chosen stays chosen where it still can."""
         found = self._subjects(ticked)
@@ -208,7 +210,8 @@ class SpectrumTab:
         subject = _focused(found, focus)
         steps = subject.frames.steps if subject else []
         last = steps[-1] if steps else 1
-        at_end = not step or step >= getattr(self, "_last_step", {}).get(focus, 0) or step > last
+        # Who looks at the newest (or has not chosen yet) goes on seeing the newest while a run trains.
+        at_end = not step or not steps or step > last or step >= steps[-min(3, len(steps))]
         first = first if first in ids else (ids[0] if ids else "")
         others = [identity for identity in ids if identity != first]
         second = second if second in others else (others[0] if others else "")
@@ -222,7 +225,7 @@ class SpectrumTab:
             gr.update(choices=runs, value=focus, visible=len(runs) > 1),
             gr.update(choices=modules, value=module), slider,
             gr.update(choices=runs, value=first or None), gr.update(choices=runs, value=second or None),
-            gr.Timer(active=busy), *self.tools.refreshed(subject),
+            gr.Timer(active=busy), *self.tools.refreshed(subject, *cut),
         ]  # fmt: skip
 
     def top(

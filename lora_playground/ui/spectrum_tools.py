@@ -109,11 +109,12 @@ class Tools:
         """What `refreshed` updates."""
         return [self.k, self.first, self.last, self.energy, self.energy_words, self.curve, self.curve_words]
 
-    def refreshed(self, subject: views.Subject | None) -> list[Any]:
-        """Bounds of the sliders and both pictures for the run in focus, nothing cut yet."""
+    def refreshed(self, subject: views.Subject | None, *given: Any) -> list[Any]:
+        """Bounds of the sliders and both pictures for the run in focus and the chosen cut."""
         longest = max(1, views.longest(subject)) if subject else 1
-        bounds = [gr.update(maximum=max(longest, 1)), gr.update(maximum=longest), gr.update(maximum=longest)]
-        return [*bounds, *self._energy(subject, Cut()), *self._curve(subject, None)]
+        bounds = [gr.update(maximum=longest)] * 3
+        cut = views.make_cut(*given)
+        return [*bounds, *self._energy(subject, cut), *self._curve(subject, cut)]
 
     # --- what is connected to what -----------------------------------------------------------------------------------
 
