@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from lora_playground.config import RunConfig  # noqa: E402
-from lora_playground.jobs.runner import TOKEN_VARIABLE, LocalRunner  # noqa: E402
+from lora_playground.jobs.runner import TOKEN_VARIABLE, Handle, LocalRunner, same_process  # noqa: E402
 from lora_playground.jobs.supervisor import Supervisor  # noqa: E402
 from lora_playground.runs import RunStore  # noqa: E402
 
@@ -70,9 +70,9 @@ def table(home: Path) -> list[dict[str, Any]]:
 
 
 def workers(home: Path) -> list[int]:
-    """Recorded workers of jobs that run now."""
-    running = ("loading", "training", "saving", "evaluating")
-    return [json.loads(row["handle"])["pid"] for row in table(home) if row["state"] in running and row["handle"]]
+    """Recorded workers that live; a number that has become another process's is not taken for one."""
+    handles = [Handle.from_dict(json.loads(row["handle"])) for row in table(home) if row["handle"]]
+    return [handle.pid for handle in handles if same_process(handle)]
 
 
 def processes(home: Path) -> list[int]:
@@ -102,10 +102,11 @@ def cycles(home: Path, count: int, chance: random.Random) -> dict[str, Any]:
     """Kills `count` times; returns what was hit and how long workers outlived their server, in seconds."""
     hits, outlived = {"worker": 0, "server": 0, "both": 0}, []
     server = start(home)
-    while not workers(home):
-        time.sleep(0.05)
     for number in range(count):
-        time.sleep(chance.uniform(0.05, 1.5))
+        deadline = time.monotonic() + 30
+        while not workers(home) and chance.random() > 0.002 and time.monotonic() < deadline:
+            time.sleep(0.01)  # most blows fall while a job runs, a few while the server still starts
+        time.sleep(chance.uniform(0.0, 0.9))
         target = chance.choice(("worker", "server", "both"))
         if target != "server" and not sum(kill(pid) for pid in workers(home)):
             target = "server"  # nothing runs just now

@@ -122,7 +122,7 @@ class LocalRunner:
     def poll(self, handle: Handle) -> int | None:
         process = self._running.get(handle.pid)
         if process is None:
-            return None if _same_process(handle) else -signal.SIGKILL
+            return None if same_process(handle) else -signal.SIGKILL
         return process.popen.poll()
 
     def cancel(self, handle: Handle, how: Literal["flag", "terminate", "kill"]) -> None:
@@ -138,7 +138,7 @@ class LocalRunner:
         process = self._running.pop(handle.pid, None)
         if process is not None:
             process.end()
-        elif _same_process(handle):
+        elif same_process(handle):
             _signal_group(handle.pid, signal.SIGKILL)
         deadline = time.monotonic() + 5
         while (left := descendants(handle.token)) and time.monotonic() < deadline:
@@ -264,7 +264,7 @@ def _start_ticks(pid: int) -> str:
     return fields[19] if fields else ""
 
 
-def _same_process(handle: Handle) -> bool:
+def same_process(handle: Handle) -> bool:
     """Whether the recorded process itself still lives; a later one of the same number does not count."""
     fields = _stat(handle.pid)
     if fields is None or not handle.start_ticks or handle.boot_id != boot_id():
