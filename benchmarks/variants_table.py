@@ -89,14 +89,50 @@ def collect(given: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
+def catalogue() -> list[str]:
+    """What every variant is, from its declaration alone."""
+    lines = [
+        "# Variants",
+        "",
+        "Written by `python benchmarks/variants_table.py --page`; every line comes from a variant's own file.",
+        "*Rank*: whether ΔW has a rank bound set by the options. *Bases*: how the frozen weights may be stored, in bits.",
+        "*GPT-2*: whether it takes Conv1D. *Rate*: the default peak learning rate, a starting value from the papers and",
+        "from LoRA's, unless docs/learning-rates.md records a sweep (`python benchmarks/learning_rates.py`).",
+        "",
+        "| Variant | Name | Family | Trained, of an m × n module | Rank | Bases | GPT-2 | Rate | Paper |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for variant in sorted(VARIANTS.values(), key=lambda variant: (variant.family, variant.name)):
+        conv1d = "yes" if getattr(variant, "conv1d", True) else "no"
+        bits = ", ".join(map(str, variant.bits))
+        bounded = "bounded" if variant.low_rank else "dense"
+        lines.append(
+            f"| {variant.label} | `{variant.name}` | {variant.family} | ${variant.card.parameters}$ | {bounded} | {bits} "
+            f"| {conv1d} | {variant.learning_rate:g} | [{variant.card.paper}]({variant.card.url}) |"
+        )
+    return lines
+
+
 def page(results: dict[str, Any]) -> str:
-    """The Markdown page of all that was measured."""
+    """The Markdown page: what there is, and all that was measured."""
+    lines = catalogue()
+    if not any(results["rows"].values()):
+        lines += [
+            "",
+            "No comparison has been run with this base model yet: `python benchmarks/variants_table.py` runs it.",
+        ]
+        return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *compared(results)]) + "\n"
+
+
+def compared(results: dict[str, Any]) -> list[str]:
+    """The table of what was measured."""
     rows = {name: found for name, found in results["rows"].items() if found}
     datasets = list(dict.fromkeys(row["dataset"] for found in rows.values() for row in found))
     seeds = sorted({row["seed"] for found in rows.values() for row in found})
     settings = results["settings"]
     lines = [
-        "# Variants compared",
+        "## Compared",
         "",
         f"Made by `python benchmarks/variants_table.py` on the embedded model: {settings['steps']} steps of "
         f"{settings['tokens']} tokens, {len(seeds)} seed{'s' * (len(seeds) > 1)}, each",
@@ -126,7 +162,7 @@ def page(results: dict[str, Any]) -> str:
     missing = [name for name in VARIANTS if name not in rows]
     if missing:
         lines += ["", f"Not run: {', '.join(missing)}."]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _number(value: float | None) -> str:
@@ -157,7 +193,8 @@ def main() -> None:
     if given.worker:
         work(given)
         return
-    results = json.loads(RESULTS.read_text()) if given.page else collect(given)
+    empty = {"rows": {}}
+    results = (json.loads(RESULTS.read_text()) if RESULTS.is_file() else empty) if given.page else collect(given)
     (ROOT / "docs" / "variants.md").write_text(page(results))
 
 
