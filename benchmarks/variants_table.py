@@ -95,9 +95,9 @@ def catalogue() -> list[str]:
         "# Variants",
         "",
         "Written by `python benchmarks/variants_table.py --page`; every line comes from a variant's own file.",
-        "*Rank*: whether ΔW has a rank bound set by the options. *Bases*: how the frozen weights may be stored, in bits.",
-        "*GPT-2*: whether it takes Conv1D. *Rate*: the default peak learning rate, a starting value from the papers and",
-        "from LoRA's, unless docs/learning-rates.md records a sweep (`python benchmarks/learning_rates.py`).",
+        "*Rank*: whether ΔW has a rank bound set by the options. *Bases*: how the frozen weights may be stored, in",
+        "bits. *GPT-2*: whether it takes Conv1D. *Rate*: the default peak learning rate, a starting value from the",
+        "papers and from LoRA's, unless docs/learning-rates.md records a sweep (`python benchmarks/learning_rates.py`).",
         "",
         "| Variant | Name | Family | Trained, of an m × n module | Rank | Bases | GPT-2 | Rate | Paper |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -107,8 +107,8 @@ def catalogue() -> list[str]:
         bits = ", ".join(map(str, variant.bits))
         bounded = "bounded" if variant.low_rank else "dense"
         lines.append(
-            f"| {variant.label} | `{variant.name}` | {variant.family} | ${variant.card.parameters}$ | {bounded} | {bits} "
-            f"| {conv1d} | {variant.learning_rate:g} | [{variant.card.paper}]({variant.card.url}) |"
+            f"| {variant.label} | `{variant.name}` | {variant.family} | ${variant.card.parameters}$ | {bounded} "
+            f"| {bits} | {conv1d} | {variant.learning_rate:g} | [{variant.card.paper}]({variant.card.url}) |"
         )
     return lines
 
