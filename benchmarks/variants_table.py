@@ -97,7 +97,7 @@ def catalogue() -> list[str]:
         "Written by `python benchmarks/variants_table.py --page`; every line comes from a variant's own file.",
         "*Rank*: whether ΔW has a rank bound set by the options. *Bases*: how the frozen weights may be stored, in",
         "bits. *GPT-2*: whether it takes Conv1D. *Rate*: the default peak learning rate, a starting value from the",
-        "papers and from LoRA's, unless docs/learning-rates.md records a sweep (`python benchmarks/learning_rates.py`).",
+        "papers and from LoRA's, unless docs/learning-rates.md records a sweep by benchmarks/learning_rates.py.",
         "",
         "| Variant | Name | Family | Trained, of an m × n module | Rank | Bases | GPT-2 | Rate | Paper |",
         "|---|---|---|---|---|---|---|---|---|",
