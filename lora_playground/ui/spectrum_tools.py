@@ -36,6 +36,7 @@ PICTURES = [("the map", "map"), ("the scree", "scree"), ("the square", "square")
 _SAVE = """(name) => { const kind = 'KIND'; const plot = document.querySelector(`#lp-spec-${name} .js-plotly-plot`);
   if (plot && window.Plotly) window.Plotly.downloadImage(plot, {format: kind, scale: kind === 'png' ? 3 : 1,
     width: 1100, height: 620, filename: `lora-playground-${name}`}); }"""
+_FETCH = "() => setTimeout(() => lp.press('lp-spec-download'), 300)"
 _TO_CHAT = """() => { for (const tab of document.querySelectorAll('#lp-tabs button[role="tab"]'))
   if (tab.textContent.trim() === 'Chat') tab.click(); }"""
 
@@ -85,10 +86,14 @@ class Tools:
                 with gr.Row(elem_classes="lp-spec-ways"):
                     self.png = gr.Button("PNG", elem_id="lp-spec-png", min_width=70)
                     self.svg = gr.Button("SVG", elem_id="lp-spec-svg", min_width=70)
-                    self.html = gr.DownloadButton("All as HTML", elem_id="lp-spec-html", min_width=120)
+                    self.html = gr.Button("All as HTML", elem_id="lp-spec-html", min_width=120)
                 with gr.Row(elem_classes="lp-spec-ways"):
-                    self.csv = gr.DownloadButton("Numbers as CSV", elem_id="lp-spec-csv", min_width=120)
-                    self.json = gr.DownloadButton("Numbers as JSON", elem_id="lp-spec-json", min_width=120)
+                    self.csv = gr.Button("Numbers as CSV", elem_id="lp-spec-csv", min_width=120)
+                    self.json = gr.Button("Numbers as JSON", elem_id="lp-spec-json", min_width=120)
+                # A download button offers the file it had before the click, so a hidden one is pressed afterwards.
+                self.download = gr.DownloadButton(
+                    "file", elem_id="lp-spec-download", elem_classes="lp-hidden", visible="hidden"
+                )
             with gr.Column(min_width=320):
                 self.upload = gr.File(
                     label="An adapter: its zip, or its two files",
@@ -137,13 +142,13 @@ class Tools:
         self.waiting.tick(self.look, chosen, [self.curve, self.curve_words, self.waiting], **QUIET)
         for button, kind in ((self.png, "png"), (self.svg, "svg")):
             button.click(None, self.which, None, js=_SAVE.replace("KIND", kind))
-        self.csv.click(lambda t: _file("spectra.csv", views.as_csv(views.numbers(subjects(t)))), inputs[0], self.csv,
-                       **slow)  # fmt: skip
-        self.json.click(lambda t: _file("spectra.json", views.as_json(views.numbers(subjects(t)))), inputs[0],
-                        self.json, **slow)  # fmt: skip
-        self.html.click(
-            lambda *given: _file("spectra.html", views.as_html(pictures(*given), "Spectra")), inputs, self.html, **slow
+        files: tuple[tuple[gr.Button, Callable[..., str]], ...] = (
+            (self.csv, lambda ticked, *_: _file("spectra.csv", views.as_csv(views.numbers(subjects(ticked))))),
+            (self.json, lambda ticked, *_: _file("spectra.json", views.as_json(views.numbers(subjects(ticked))))),
+            (self.html, lambda *given: _file("spectra.html", views.as_html(pictures(*given), "Spectra"))),
         )
+        for button, make in files:
+            button.click(make, inputs, self.download, **slow).success(None, None, None, js=_FETCH)
         self.bring.click(
             self.take_in, [self.upload, self.hub, self.base, self._shell.ticked],
             [self.brought, self._shell.ticked, self.upload, self.hub], **slow,

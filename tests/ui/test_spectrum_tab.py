@@ -1,6 +1,9 @@
 """The handlers of the tab Spectrum, called as the page calls them, without a browser."""
 
+import csv
+import tempfile
 import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
@@ -9,6 +12,8 @@ import pytest
 from lora_playground.jobs import cutcurve
 from lora_playground.models.catalogue import EMBEDDED, module_shapes
 from lora_playground.runs import RunStore, write_json
+from lora_playground.ui import spectrum_tools as tools
+from lora_playground.ui import spectrum_views as views
 from lora_playground.ui.shell import SLOTS, Shell
 from lora_playground.ui.spectrum import SpectrumTab
 from tests.spectrum_runs import STEPS, finished_run, updates
@@ -101,3 +106,11 @@ def test_import_ticks_the_new_run_or_says_why_not(made, tmp_path):
     for files, hub, expected in (([], "", "Choose a zip"), (None, "../x", "no hub id"), ([__file__], "", "neither")):
         words, *_ = made.tools.take_in(files, hub, "", made.ticked)
         assert expected in words
+
+
+def test_files_are_written_where_the_server_may_send_them(made):
+    found = made.tab._subjects(made.ticked)
+    path = Path(tools._file("spectra.csv", views.as_csv(views.numbers(found))))
+    assert Path(tempfile.gettempdir()) in path.parents and path.name == "spectra.csv"
+    with open(path, newline="", encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == 2 * len(SHAPES)
