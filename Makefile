@@ -8,8 +8,9 @@ E2E ?= tests/e2e
 
 help:
 	@echo "make run    set up and open the app (ARGS='--port 7860 --home DIR')"
-	@echo "make test   set up and run every check: style, types, layers, unit, contract and browser tests"
+	@echo "make test   set up and run the checks: style, types, layers, unit and contract tests"
 	@echo "make check  the same without the set-up"
+	@echo "make e2e    the browser tests (not part of make test until they are steady on slow machines)"
 	@echo "make bench  the benchmarks, one after the other, as JSON"
 
 $(VENV)/bin/python:
@@ -35,10 +36,10 @@ chromium:
 	  else sudo -n apt-get update -qq && sudo -n apt-get install -y -qq chromium >/dev/null; fi; } \
 	|| { echo "The browser tests need Chromium: install it (Debian: apt-get install chromium) and try again."; exit 1; }
 
-test: $(VENV)/.dev chromium
+test: $(VENV)/.dev
 	$(MAKE) --no-print-directory check
 
-check: lint types layers unit e2e
+check: lint types layers unit
 
 lint:
 	$(PY) -m ruff check .
@@ -53,7 +54,7 @@ layers:
 unit:
 	$(PY) -m pytest tests --ignore=tests/e2e -q -n 2 --dist loadfile
 
-e2e:
+e2e: $(VENV)/.dev chromium
 	$(PY) -m pytest $(E2E) -q
 
 bench: $(VENV)/.dev
