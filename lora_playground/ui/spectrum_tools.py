@@ -116,7 +116,8 @@ class Tools:
 
     def refreshed(self, subject: views.Subject | None, *given: Any) -> list[Any]:
         """Bounds of the sliders and both pictures for the run in focus and the chosen cut."""
-        longest = max(1, views.longest(subject)) if subject else 1
+        # Gradio refuses a slider whose ends are equal, so a run of one direction gets a second, empty one.
+        longest = max(2, views.longest(subject)) if subject else 2
         bounds = [gr.update(maximum=longest)] * 3
         cut = views.make_cut(*given)
         return [*bounds, *self._energy(subject, cut), *self._curve(subject, cut)]
