@@ -217,8 +217,8 @@ class SpectrumTab:
         second = second if second in others else (others[0] if others else "")
         busy = any(one.shown.run.alive() for one in found)
         slider = gr.update(
-            minimum=steps[0] if steps else 0, maximum=max(last, steps[0] + 1 if steps else 1), value=last if at_end else step,
-            interactive=len(steps) > 1,
+            minimum=steps[0] if steps else 0, maximum=max(last, steps[0] + 1 if steps else 1),
+            value=last if at_end else step, interactive=len(steps) > 1,
         )  # fmt: skip
         return [
             _hint(found), gr.update(visible=bool(found)),
