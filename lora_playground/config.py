@@ -111,7 +111,7 @@ class TrainingConfig(Section):
         description="Time budget: after a few steps the number of steps is set so that training takes about so long.",
     )
     batch_tokens: int = Field(
-        2048, ge=32, le=4_194_304, description="Tokens an optimiser step sees; examples are packed to fill it."
+        512, ge=32, le=4_194_304, description="Tokens an optimiser step sees; examples are packed to fill it."
     )
     learning_rate: float | None = Field(
         None, gt=0, le=10.0, description="Peak learning rate; empty takes the variant's own default."
