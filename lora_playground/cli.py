@@ -372,7 +372,7 @@ def _variants(given: argparse.Namespace) -> list[dict[str, Any]]:
             "paper": variant.card.paper,
             "url": variant.card.url,
             "sentence": variant.card.sentence,
-            "learning_rate": variant.learning_rate,
+            "learning_rate": {"embedded": variant.learning_rate, "other": variant.real_rate},
             "bits": list(variant.bits),
             "options": [
                 {

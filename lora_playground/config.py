@@ -114,7 +114,10 @@ class TrainingConfig(Section):
         512, ge=32, le=4_194_304, description="Tokens an optimiser step sees; examples are packed to fill it."
     )
     learning_rate: float | None = Field(
-        None, gt=0, le=10.0, description="Peak learning rate; empty takes the variant's own default."
+        None,
+        gt=0,
+        le=10.0,
+        description="Peak learning rate; empty takes the variant's own default for the embedded or for other models.",
     )
     warmup: float = Field(0.05, ge=0.0, le=0.9, description="Share of the steps in which the learning rate rises.")
     schedule: Literal["cosine", "linear", "constant"] = Field(

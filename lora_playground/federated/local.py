@@ -109,6 +109,7 @@ class LocalTrainer:
             self.clients[client],
             rehearsal=self.rehearsal,
             pad=self.pad,
+            learning_rate=training.learning_rate or self.variant.rate(self.config.model.source),
             rehearsal_share=self.share,
             on_spectra=False,
             lean="R" not in parts,

@@ -175,7 +175,12 @@ class _Execution:
         model = self.variant.attach(base.model, config.variant, context)
         self.check_stop()
         return model, TrainPlan.of(
-            prepared, training, self.variant, pad, on_probe=self.prober(model, base.tokenizer, data)
+            prepared,
+            training,
+            self.variant,
+            pad,
+            learning_rate=training.learning_rate or self.variant.rate(config.model.source),
+            on_probe=self.prober(model, base.tokenizer, data),
         )
 
     def tell_about(self, prepared: Prepared) -> None:

@@ -24,7 +24,7 @@ class TrainPlan:
         variant: whose hooks are called and whose updates are shown.
         train, validation, rehearsal: encoded examples.
         pad: token id for padding.
-        learning_rate: peak; None takes the training config's, else the variant's own.
+        learning_rate: peak; None takes the training config's, else the variant's own for the embedded model.
         rehearsal_share: share of tokens drawn from `rehearsal`.
         threads: of the CPU; None leaves them to the probe.
         truncated, rows: for the plan event only.

@@ -145,4 +145,5 @@ VARIANT = AdaptiveBudget(
         notes="Starts at rank 1.5 r everywhere; pruning begins after a fifth of the steps and ends, at r on average, "
         "a quarter before the last. It needs a fixed number of steps.",
     ),
+    real_rate=5e-4,
 )

@@ -67,7 +67,8 @@ class Variant:
         family: heading in the method list: 'LoRA', 'Initialisation', 'Decomposition', 'Orthogonal', 'Full', ...
         config: the Pydantic class of its options.
         card: what a person reads.
-        learning_rate: default peak learning rate on the embedded model.
+        learning_rate: default peak learning rate on the embedded model, which is small and wants large steps.
+        real_rate: default peak learning rate on any other base: the paper's, or what is usual for LoRA.
         bits: which base storages it can take, of 16, 8, 4.
         identity_at_start: whether the adapted model equals the base before the first step.
         low_rank: whether ΔW has a rank bound set by the options (False: dense).
@@ -78,10 +79,15 @@ class Variant:
     family: str
     config: type[VariantConfig]
     card: Card
-    learning_rate: float = 1e-3
+    learning_rate: float = 4e-3
+    real_rate: float = 2e-4
     bits: tuple[int, ...] = (16, 8, 4)
     identity_at_start: bool = True
     low_rank: bool = True
+
+    def rate(self, source: str) -> float:
+        """The default peak learning rate on that base model (a ModelConfig's source)."""
+        return self.learning_rate if source == "embedded" else self.real_rate
 
     def check(self, config: Any, shapes: Mapping[str, tuple[int, int]], bits: int = 16) -> None:
         """Raises ConfigError where the options do not fit a model with these linear modules (name → (out, in), the

@@ -66,4 +66,5 @@ VARIANT = ButterflyBlocks(
     bits=(16,),
     conv1d=False,
     low_rank=False,
+    real_rate=1e-4,
 )

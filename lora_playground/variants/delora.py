@@ -57,4 +57,5 @@ VARIANT = DecoupledLength(
     ),
     bits=(16,),
     conv1d=False,
+    real_rate=1e-3,
 )

@@ -66,6 +66,7 @@ VARIANT = SpectralCoefficients(
         notes="The update is dense. It starts at zero here (PEFT's own default is random, which changes the output).",
     ),
     learning_rate=5e-2,
+    real_rate=3e-3,
     bits=(16,),
     low_rank=False,
 )

@@ -122,6 +122,7 @@ VARIANT = FullFineTuning(
         "Its count covers every parameter of the model, not only linear modules.",
     ),
     learning_rate=2e-4,
+    real_rate=2e-5,
     bits=(16,),
     low_rank=False,
 )

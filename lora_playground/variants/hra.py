@@ -63,4 +63,5 @@ VARIANT = HouseholderChain(
     ),
     bits=(16,),
     conv1d=False,
+    real_rate=1e-4,
 )

@@ -53,6 +53,7 @@ VARIANT = ScaledActivations(
         "output is scaled. Biases are scaled with it. The update is dense: W with its rows rescaled, minus W.",
     ),
     learning_rate=2e-2,
+    real_rate=3e-3,
     bits=(16, 4),  # PEFT loses the scales of 8-bit weights that have been used before
     low_rank=False,
 )

@@ -49,4 +49,5 @@ VARIANT = HadamardProduct(
     bits=(16,),
     conv1d=False,
     low_rank=False,
+    real_rate=1e-3,
 )

@@ -60,4 +60,5 @@ VARIANT = KroneckerProduct(
     bits=(16,),
     conv1d=False,
     low_rank=False,
+    real_rate=1e-3,
 )

@@ -65,4 +65,5 @@ VARIANT = RandomBases(
     ),
     bits=(16, 4),  # PEFT loses the scales of 8-bit weights that have been used before
     low_rank=False,
+    real_rate=1e-3,
 )

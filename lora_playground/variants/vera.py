@@ -62,4 +62,5 @@ VARIANT = SharedRandom(
         notes="Very few parameters: raise the rank to 64 or more, and the learning rate to ten times LoRA's.",
     ),
     learning_rate=2e-2,
+    real_rate=4e-3,
 )
