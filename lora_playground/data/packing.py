@@ -5,7 +5,8 @@ Plain NumPy: it knows no tokenizer, no model and no device.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,8 +47,16 @@ def row_length(examples: Sequence[Example], batch_tokens: int, multiple: int = 3
 
 def pack(examples: Sequence[Example], length: int, rows: int, pad: int, solo: bool = False) -> list[Batch]:
     """All examples once, in as few batches as best-fit decreasing finds; for validation. `solo`: one example a row."""
-    bins = _bins(examples, length, solo)
+    bins = _bins(sorted(examples, key=lambda example: -len(example.ids)), length, solo)
     return [as_batch(bins[start : start + rows], length, rows, pad) for start in range(0, len(bins), rows)]
+
+
+def digest_of(examples: Iterable[Example]) -> str:
+    """Tells whether two runs learn from the same examples: SHA-256 over their tokens and masks."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(example.ids.tobytes() + example.learned.tobytes())
+    return digest.hexdigest()
 
 
 class Stream:
@@ -89,7 +98,11 @@ class Stream:
         return self
 
     def __next__(self) -> Batch:
-        return as_batch([self._row() for _ in range(self.rows)], self.length, self.rows, self.pad)
+        return as_batch(self.layout(), self.length, self.rows, self.pad)
+
+    def layout(self) -> list[list[Example]]:
+        """The next batch as rows of examples, before they are laid out as arrays."""
+        return [self._row() for _ in range(self.rows)]
 
     def skip(self, batches: int) -> None:
         """Goes on as if so many batches had been taken: where a resumed run picks up the data."""
@@ -110,7 +123,7 @@ class Stream:
             example = next(self._examples)
             window.append(example)
             size += len(example.ids)
-        bins = _bins(window, self.length, self.solo)
+        bins = _bins(_mixing(window, self.length), self.length, self.solo)
         fill = [sum(len(example.ids) for example in row) for row in bins]
         by_fill = sorted(range(len(bins)), key=lambda number: fill[number])
         kept = set(by_fill[: min(2, len(bins) - 1)])
@@ -142,7 +155,15 @@ def as_batch(rows: Sequence[Sequence[Example]], length: int, height: int, pad: i
 def _bins(examples: Sequence[Example], length: int, solo: bool) -> list[list[Example]]:
     if solo:
         return [[example] for example in examples]
-    return _best_fit(sorted(examples, key=lambda example: -len(example.ids)), length)
+    return _best_fit(examples, length)
+
+
+def _mixing(examples: Sequence[Example], length: int) -> list[Example]:
+    """The order in which a stream packs: what needs most of a row first, the rest as it came. Packed by length, rows
+    would hold examples of one kind, and a step could see rehearsal alone."""
+    long = [example for example in examples if 2 * len(example.ids) > length]
+    short = [example for example in examples if 2 * len(example.ids) <= length]
+    return [*sorted(long, key=lambda example: -len(example.ids)), *short]
 
 
 def _best_fit(examples: Sequence[Example], length: int) -> list[list[Example]]:

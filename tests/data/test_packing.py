@@ -86,3 +86,13 @@ def test_row_length():
     assert packing.row_length(_examples(100, low=3, high=4), 2048) == 32
     assert packing.row_length(_examples(100, low=90, high=101), 2048) == 384
     assert packing.row_length(_examples(100, low=90, high=101), 128) == 128
+
+
+def test_rehearsal_is_spread_over_the_steps_even_where_its_examples_are_longer():
+    short, long = _examples(400, low=10, high=20), _examples(200, seed=1, low=40, high=60, first=5000)
+    stream = packing.Stream(short, 256, 2, 0, 0, long, 0.2)
+    shares = []
+    for batch in [next(stream) for _ in range(100)]:
+        shares.append((batch.ids >= 5000).sum() / batch.tokens)
+    assert max(shares) < 0.75
+    assert np.std(shares) < 0.2
