@@ -26,13 +26,14 @@ from lora_playground.variants import VARIANTS
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "learning-rates.json"
 
 
-def load() -> dict[str, Any]:
+def load(path: Path) -> dict[str, Any]:
     """{variant: {rate: validation loss}} and how it was measured."""
-    return json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"settings": {}, "losses": {}}
+    return json.loads(path.read_text()) if path.is_file() else {"settings": {}, "losses": {}}
 
 
-def keep(results: dict[str, Any]) -> None:
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+def keep(results: dict[str, Any], path: Path) -> None:
+    """Writes what is known so far."""
+    path.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def next_rate(start: float, losses: dict[float, float]) -> float | None:
@@ -64,7 +65,7 @@ def sweep(bench: Bench, name: str, results: dict[str, Any], given: argparse.Name
             loss = 1e9
         found[f"{rate:.3g}"] = round(loss, 4) if loss is not None and math.isfinite(loss) else 1e9
         print(f"{name:10} {rate:9.2e} {found[f'{rate:.3g}']:.4f}", flush=True)
-        keep(results)
+        keep(results, given.results)
 
 
 def table(results: dict[str, Any]) -> str:
@@ -101,11 +102,13 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=[v for v in VARIANTS if 16 in VARIANTS[v].bits])
     parser.add_argument("--dataset", default="pirate")
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--tokens", type=int, default=1024)
+    parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="another file, for several processes at once")
+    parser.add_argument("--merge", type=Path, nargs="*", default=[], help="files of other processes to take in")
     parser.add_argument("--table", action="store_true", help="only rewrite docs/learning-rates.md")
     given = parser.parse_args()
-    results = load()
+    results = load(given.results)
     if not given.table:
         settings = {"dataset": given.dataset, "steps": given.steps, "tokens": given.tokens}
         if results["losses"] and results["settings"] != settings:
@@ -114,7 +117,11 @@ def main() -> None:
         bench, ends = Bench(), time.monotonic() + 60 * given.minutes
         for name in given.variants:
             sweep(bench, name, results, given, ends)
-    RESULTS.with_suffix(".md").write_text(table(results))
+    for path in given.merge:
+        results["losses"] |= load(path)["losses"]
+    if given.merge:
+        keep(results, given.results)
+    given.results.with_suffix(".md").write_text(table(results))
 
 
 if __name__ == "__main__":
