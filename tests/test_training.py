@@ -91,7 +91,7 @@ def test_event_fields_are_those_of_the_contract(folder):
     _, events, _ = run(folder, steps=3, on_probe=lambda step: [{"prompt": "hi", "answer": str(step)}])
     fields = {
         "plan": "steps start_step trainable_parameters total_parameters tokens_per_step precision threads device "
-        "modules rows truncated",
+        "modules rows truncated recipe",
         "loss": "steps losses learning_rates tokens_per_second eta",
         "validation": "step loss",
         "spectra": "step spectra effective_rank frobenius modules_dense",

@@ -32,6 +32,10 @@ TOKEN_VARIABLE = "LORA_PLAYGROUND_WORKER"
 _SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|COOKIE|PRIVATE|API_?KEY|ACCESS_?KEY|AUTH", re.IGNORECASE)
 
 
+HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HUB_DISABLE_IMPLICIT_TOKEN")
+"""What a worker may know of the hub's login, by its environment alone."""
+
+
 @dataclass(frozen=True)
 class Handle:
     """What is recorded of a started job, enough to find and end its processes from another server process.
@@ -229,8 +233,9 @@ class _Process:
 
 
 def clean_environment(environment: Any) -> dict[str, str]:
-    """The server's environment without anything that looks like a secret, with what a worker needs."""
-    kept = {name: value for name, value in environment.items() if not _SECRET.search(name)}
+    """The server's environment without anything that looks like a secret but the hub's token, which gated models ask
+    for, with what a worker needs."""
+    kept = {name: value for name, value in environment.items() if name in HUB_TOKENS or not _SECRET.search(name)}
     root = str(Path(__file__).resolve().parents[2])  # the package is found from whatever folder the server was started
     return kept | {
         "PYTHONPATH": os.pathsep.join(filter(None, (root, kept.get("PYTHONPATH")))),

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lora_playground.data.packing import Batch, Stream, pack, row_length
+from lora_playground.data.packing import Batch, Stream, digest_of, pack, row_length
 from lora_playground.errors import TrainingError
 from lora_playground.models.precision import probe
 from lora_playground.training import checkpoints as saved
@@ -200,6 +200,13 @@ class _Loop:
                 "modules": _modules(self.model),
                 "rows": plan.rows or {"train": len(plan.train), "validation": len(plan.validation)},
                 "truncated": plan.truncated,
+                "recipe": {
+                    "rows": self.stream.rows,
+                    "length": self.stream.length,
+                    "solo": self.stream.solo,
+                    "examples": digest_of([*plan.train, *plan.rehearsal]),
+                    "learning_rate": plan.peak_rate,
+                },
             }
         )
 

@@ -1,0 +1,135 @@
+"""Which examples lay in which row of which batch of a run: the side file that a standalone script trains on.
+
+Every example stands in it once; a row is a list of example numbers. So the file stays small however long the run was,
+and the script needs neither dataset nor tokenizer, template or packing. It knows no model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lora_playground.data.catalogue import get_dataset
+from lora_playground.data.encoding import Example
+from lora_playground.data.packing import Stream, digest_of
+from lora_playground.data.preparation import prepare
+from lora_playground.errors import RunError
+from lora_playground.runs import Run
+
+START_EXAMPLES = 32
+"""So many examples, eight a batch, are what a variant that starts from the data looks at."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a finished run did, as its events tell.
+
+    Attributes:
+        steps: optimiser steps; accumulation: micro-batches a step.
+        rows, length, solo: shape of a micro-batch, and whether every example had a row of its own.
+        examples: digest of the encoded examples; peak: the highest learning rate.
+        precision: 'float32' or 'bfloat16'; rates: learning rate of every step.
+    """
+
+    steps: int
+    accumulation: int
+    rows: int
+    length: int
+    solo: bool
+    examples: str
+    peak: float
+    precision: str
+    rates: list[float]
+
+    @classmethod
+    def of(cls, run: Run) -> Recipe:
+        """Reads it; raises RunError where the run has not finished or does not tell."""
+        result = run.result()
+        if result is None:
+            raise RunError(f"Run {run.id} is {run.state()}; only a finished run can be reproduced.")
+        rates: dict[int, float] = {}
+        plan: dict[str, Any] = {}
+        for event in run.events()[0]:
+            if event["type"] == "loss":
+                rates.update(zip(event["steps"], event["learning_rates"]))
+            elif event["type"] == "plan":
+                plan = event
+        told = plan.get("recipe")
+        if told is None:
+            raise RunError(
+                f"Run {run.id} does not tell how its batches were laid out (an older version made it). "
+                "Take its config, or train it once more."
+            )
+        steps = int(result["steps"])
+        return cls(
+            steps,
+            run.config().training.accumulation,
+            told["rows"],
+            told["length"],
+            told["solo"],
+            told["examples"],
+            told["learning_rate"],
+            plan["precision"],
+            [rates[step] for step in range(1, steps + 1)] if all(s in rates for s in range(1, steps + 1)) else [],
+        )
+
+
+def arrays(run: Run, recipe: Recipe, tokenizer: Any, home: Path) -> dict[str, np.ndarray]:
+    """The side file's arrays.
+
+    Returns:
+        tokens (t,) int32 and learned (t,) uint8 of all examples that were used, one after the other; starts (e + 1,)
+        where each begins; order (p,) int32 example numbers in the order in which they were laid; rows (n + 1,) where
+        in `order` each row begins, `recipe.rows` to a micro-batch; first (k,) int32, the examples that a start from
+        the data looks at; rates (steps,) float64, where the run had a time budget.
+
+    Raises:
+        RunError: the dataset or the tokenizer is no longer what it was.
+    """
+    config = run.config()
+    prepared = prepare(
+        tokenizer,
+        get_dataset(config.data.dataset, home),
+        config.data,
+        config.training.seed,
+        config.model.source == "embedded",
+    )
+    examples = [*prepared.train, *prepared.rehearsal]
+    if digest_of(examples) != recipe.examples:
+        raise RunError(
+            f"The dataset {config.data.dataset} or the model's tokenizer has changed since run {run.id}, so its "
+            "batches cannot be laid out again. Take its config and train anew."
+        )
+    stream = Stream(
+        prepared.train,
+        recipe.length,
+        recipe.rows,
+        0,
+        config.training.seed,
+        prepared.rehearsal,
+        prepared.share,
+        recipe.solo,
+    )
+    rows = [row for _ in range(recipe.steps * recipe.accumulation) for row in stream.layout()]
+    return _numbered(rows, prepared.train[:START_EXAMPLES]) | (
+        {"rates": np.array(recipe.rates)} if config.training.seconds is not None else {}
+    )
+
+
+def _numbered(rows: list[list[Example]], first: list[Example]) -> dict[str, np.ndarray]:
+    used: dict[int, int] = {}
+    kept: list[Example] = []
+    for example in [*first, *(example for row in rows for example in row)]:
+        if used.setdefault(id(example), len(kept)) == len(kept):
+            kept.append(example)
+    return {
+        "tokens": np.concatenate([example.ids for example in kept]).astype(np.int32),
+        "learned": np.concatenate([example.learned for example in kept]).astype(np.uint8),
+        "starts": np.cumsum([0, *(len(example.ids) for example in kept)]),
+        "order": np.array([used[id(example)] for row in rows for example in row], dtype=np.int32),
+        "rows": np.cumsum([0, *(len(row) for row in rows)]),
+        "first": np.array([used[id(example)] for example in first], dtype=np.int32),
+    }

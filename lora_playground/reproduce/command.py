@@ -1,0 +1,46 @@
+"""A RunConfig as one line for a shell. It knows the schema and its flags, and no run."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from lora_playground.config import Option, RunConfig, options
+from lora_playground.variants import get_variant
+
+ALIASES = {"model.source": "model", "data.dataset": "dataset"}
+"""Short names for what people type most; every other flag is the option's own last name."""
+
+
+def flag(path: str) -> str:
+    """The flag of an option's dotted path, without dashes: 'training.batch_tokens' → 'batch-tokens'."""
+    return ALIASES.get(path, path.rsplit(".", 1)[-1]).replace("_", "-")
+
+
+def command_line(config: RunConfig) -> str:
+    """`python -m lora_playground train ...` with a flag for every value that is not the default.
+
+    A run among several parties has options that `train` has no flags for; it is given as a file.
+    """
+    if config.federated is not None:
+        return "python -m lora_playground train --config config.json"
+    variant = get_variant(config.variant.name)
+    words = ["--variant", variant.name]
+    values = config.model_dump()
+    for option in [*options(RunConfig), *options(variant.config, "variant.")]:
+        value: Any = values
+        for part in option.path.split("."):
+            value = value[part]
+        if value != option.default:
+            words += [f"--{flag(option.path)}", _text(option, value)]
+    return shlex.join(["python", "-m", "lora_playground", "train", *words])
+
+
+def _text(option: Option, value: Any) -> str:
+    if value is None:
+        return "none"
+    if option.kind == "list" and not isinstance(value, str):
+        return ",".join(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
