@@ -9,15 +9,19 @@ import json
 import os
 import re
 import struct
-from dataclasses import dataclass
+import tomllib
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from lora_playground.errors import AssetError, ConfigError, ModelError
+from lora_playground.models.geometry import Geometry, geometry
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 EMBEDDED = ASSETS / "models" / "embedded"
+HUB = Path(__file__).with_name("hub.toml")
 REBUILD = "python -m lora_playground.embedded.pretrain"
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
@@ -42,6 +46,7 @@ class ModelCard:
         licence: its SPDX id or name; gated: whether the hub wants a login and an accepted licence.
         notes: one sentence.
         on_disk: whether it can be used with no network.
+        template: the name of its chat template, '' where it has none.
     """
 
     source: str
@@ -51,47 +56,29 @@ class ModelCard:
     gated: bool = False
     notes: str = ""
     on_disk: bool = False
+    template: str = ""
 
 
-_M, _B = 10**6, 10**9
-_HUB_MODELS = (
-    ("HuggingFaceTB/SmolLM2-135M-Instruct", "SmolLM2 135M", 135 * _M, "Apache-2.0", False, "Small enough for a CPU."),
-    ("HuggingFaceTB/SmolLM2-360M-Instruct", "SmolLM2 360M", 362 * _M, "Apache-2.0", False, "Slow but usable on a CPU."),
-    ("HuggingFaceTB/SmolLM2-1.7B-Instruct", "SmolLM2 1.7B", 1711 * _M, "Apache-2.0", False, "Needs a GPU."),
-    ("Qwen/Qwen2.5-0.5B-Instruct", "Qwen2.5 0.5B", 494 * _M, "Apache-2.0", False, "Many languages."),
-    ("Qwen/Qwen3-0.6B", "Qwen3 0.6B", 596 * _M, "Apache-2.0", False, "Thinks before it answers unless told not to."),
-    ("Qwen/Qwen3-1.7B", "Qwen3 1.7B", 1721 * _M, "Apache-2.0", False, "Thinks before it answers unless told not to."),
-    ("Qwen/Qwen3-4B", "Qwen3 4B", 4022 * _M, "Apache-2.0", False, "Thinks before it answers unless told not to."),
-    ("Qwen/Qwen3-8B", "Qwen3 8B", 8191 * _M, "Apache-2.0", False, "4 bit on a 12 GB GPU, 16 bit on 24 GB."),
-    (
-        "meta-llama/Llama-3.2-1B-Instruct",
-        "Llama 3.2 1B",
-        1236 * _M,
-        "Llama 3.2 Community",
-        True,
-        "The usual reference.",
-    ),
-    (
-        "meta-llama/Llama-3.2-3B-Instruct",
-        "Llama 3.2 3B",
-        3213 * _M,
-        "Llama 3.2 Community",
-        True,
-        "PEFT's benchmark base.",
-    ),
-    (
-        "meta-llama/Llama-3.1-8B-Instruct",
-        "Llama 3.1 8B",
-        8030 * _M,
-        "Llama 3.1 Community",
-        True,
-        "4 bit on a 12 GB GPU.",
-    ),
-    ("google/gemma-3-270m-it", "Gemma 3 270M", 268 * _M, "Gemma", True, "Two thirds of it are the embeddings."),
-    ("google/gemma-3-1b-it", "Gemma 3 1B", 1000 * _M, "Gemma", True, "Text only."),
-    ("microsoft/Phi-4-mini-instruct", "Phi-4 mini", 3836 * _M, "MIT", False, "Fused qkv and gate-up projections."),
-    ("openai-community/gpt2", "GPT-2", 124 * _M, "MIT", False, "A base model: no chat template, a plain one is used."),
-)
+@lru_cache(maxsize=1)
+def _hub_models() -> tuple[tuple[ModelCard, dict[str, Any]], ...]:
+    """(card, sizes as in config.json) of the hub models that are offered, from the one file that declares them."""
+    with open(HUB, "rb") as file:
+        listed = tomllib.load(file)["model"]
+    return tuple(
+        (
+            ModelCard(
+                one["source"],
+                one["label"],
+                one["parameters"] * 10**6,
+                one["licence"],
+                one["gated"],
+                one["notes"],
+                template=one["template"],
+            ),
+            one["config"],
+        )
+        for one in listed
+    )
 
 
 def list_models() -> list[ModelCard]:
@@ -104,7 +91,7 @@ def list_models() -> list[ModelCard]:
     cards = [
         ModelCard("embedded", "Embedded", count, "Apache-2.0", False, "Ships with the app; runs on any CPU.", there)
     ]
-    return cards + [ModelCard(*row, on_disk=cached_snapshot(row[0]) is not None) for row in _HUB_MODELS]
+    return cards + [replace(card, on_disk=cached_snapshot(card.source) is not None) for card, _ in _hub_models()]
 
 
 def resolve(source: str, local: bool = True) -> Path | str:
@@ -158,6 +145,24 @@ def cached_snapshot(hub_id: str) -> Path | None:
         except ModelError:
             continue
     return None
+
+
+def sizes_of(source: str) -> Geometry | None:
+    """The sizes of a base model: of its files where it is on this disk, else as the catalogue declares them; None for
+    another hub model that is not here yet. Errors as `resolve`, and ModelError where its config tells no sizes."""
+    folder = folder_of(source)
+    if folder is not None:
+        return geometry(read_config(folder))
+    declared = next((sizes for card, sizes in _hub_models() if card.source == source), None)
+    return None if declared is None else geometry(declared)
+
+
+def is_conv1d(source: str) -> bool:
+    """Whether the model's linear modules are GPT-2's Conv1D; False where that is not known yet."""
+    folder = folder_of(source)
+    if folder is None:
+        return any(card.source == source and sizes["model_type"] in _CONV1D_TYPES for card, sizes in _hub_models())
+    return read_config(folder).get("model_type") in _CONV1D_TYPES
 
 
 def module_shapes(folder: Path) -> list[tuple[str, int, int]]:
