@@ -58,7 +58,7 @@ window.lp = (() => {
   // Ctrl+Enter does the one obvious thing of the tab in front; Esc stops what runs there.
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
-      const button = ["lp-train", "lp-send"].map(byId).find(visible);
+      const button = ["lp-train", "lp-send", "lp-fed-start"].map(byId).find(visible);
       if (button) {
         event.preventDefault();
         // Leaving a field makes Gradio send what was typed in it before the click is handled.
@@ -68,7 +68,7 @@ window.lp = (() => {
     } else if (event.key === "Escape") {
       tip(null);
       const open = document.querySelector('[role="listbox"]');
-      const button = ["lp-chat-stop", "lp-stop"].map(byId).find(visible);
+      const button = ["lp-chat-stop", "lp-stop", "lp-fed-stop"].map(byId).find(visible);
       if (button && !open) button.click();
     }
   });
@@ -339,8 +339,22 @@ window.lp = (() => {
     setTimeout(() => URL.revokeObjectURL(link.href), 5000);
   }
 
-  function press(id) { const button = byId(id) || document.querySelector(`#${id} a, a#${id}`); if (button) button.click(); }
+  // Opens a tab by its title, also one that a narrow screen keeps in its menu.
+  function open(title) {
+    const all = document.querySelectorAll('#lp-tabs button[role="tab"], #lp-tabs .overflow-dropdown button');
+    const tab = [...all].find((one) => one.textContent.trim() === title && one.offsetParent) || [...all].find((one) => one.textContent.trim() === title);
+    if (tab) tab.click();
+  }
+
+  // Saves a file that the server has just made; `file` is the value of a download button.
+  function fetchFile(file) {
+    if (!file || !(file.url || file.path)) return;
+    const link = make("a", { download: file.orig_name || "", href: file.url || `${window.location.pathname.replace(/\/$/, "")}/gradio_api/file=${file.path}` });
+    document.body.append(link);
+    link.click();
+    link.remove();
+  }
 
   recall();
-  return { chat, save, press, settle, url, address, acts, points, reveal, onceNonce, tip, recall };
+  return { chat, save, open, fetch: fetchFile, settle, url, address, acts, points, reveal, onceNonce, tip, recall };
 })();

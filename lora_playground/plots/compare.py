@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,14 +56,15 @@ def scatter_figure(
             "x": rounded([p.x]),
             "y": rounded([p.y]),
             "mode": "markers+text",
-            "text": [html.escape(p.label)],
-            "textposition": "top center",
+            "text": [html.escape(_short(p.label))],
+            "textposition": f"top {side}",
+            "cliponaxis": False,
             "name": html.escape(p.label),
             "showlegend": False,
             "marker": {"color": p.colour, "size": 14, "line": {"color": "#ffffff", "width": 1.5}},
             "hovertemplate": f"{html.escape(p.label)}<br>{x_title} %{{x}}<br>{y_title} %{{y:.0%}}<extra></extra>",
         }
-        for p in points
+        for p, side in zip(points, _sides([p.x for p in points], log_x))
     ]
     x = axis(x_title + (" (log)" if log_x else ""), dark, type="log" if log_x else "linear")
     if percent_x:
@@ -74,10 +76,29 @@ def scatter_figure(
         x["range"] = [low - pad, high + pad]
     else:
         x["exponentformat"] = "SI"
+        x["dtick"] = "D2" if max(p.x for p in points) < 100 * min(p.x for p in points) else 1
+        if min(p.x for p in points) > 0:
+            # Room for the names at both ends, at least a third of a decade.
+            ends = [math.log10(f(p.x for p in points)) for f in (min, max)]
+            pad = max(0.15 * (ends[1] - ends[0]), 0.35)
+            x["range"] = [ends[0] - pad, ends[1] + pad]
     low, high = min(p.y for p in points), max(p.y for p in points)
     pad = 0.18 * (high - low) or 0.1
     y = axis(y_title, dark, tickformat=".0%", range=[low - pad, high + 1.4 * pad])
     return figure([line, *marks], title, dark, 360, xaxis=x, yaxis=y, showlegend=True)
+
+
+def _sides(xs: Sequence[float], log: bool) -> list[str]:
+    """Where a name stands beside its point: towards the middle of the picture, so that neither end cuts it off."""
+    places = [math.log10(x) if log and x > 0 else x for x in xs]
+    low, span = min(places), (max(places) - min(places)) or 1.0
+    if max(places) == low:
+        return ["center"] * len(places)
+    return ["right" if (p - low) / span < 0.25 else "left" if (p - low) / span > 0.75 else "center" for p in places]
+
+
+def _short(label: str, characters: int = 24) -> str:
+    return label if len(label) <= characters else label[: characters - 1].rstrip() + "…"
 
 
 def describe_scatter(points: Sequence[Point], gain: str, cost: str) -> str:

@@ -109,9 +109,9 @@ def alignment_figure(cosines: np.ndarray, dark: bool = False, module: str = "") 
         "hovertemplate": "direction %{y} of ΔW, %{x} of W<br>|cos| = %{z:.2f}<extra></extra>",
         "colorbar": {"title": {"text": "|cos|", "side": "right"}, "thickness": 12, "outlinewidth": 0},
     }
-    title = "Does ΔW follow the base's directions?" + (f" · {html.escape(short_name(module))}" if module else "")
+    title = "Does ΔW follow W?" + (f" · {html.escape(short_name(module))}" if module else "")
     x = axis("direction of W, strongest first", dark, showgrid=False, tickformat="d")
-    y = axis("direction of ΔW", dark, showgrid=False, tickformat="d")
+    y = axis("direction of ΔW", dark, showgrid=False, tickformat="d", dtick=max(1, len(cosines) // 8))
     return figure([heat], title, dark, 340, xaxis=x, yaxis=y, showlegend=False)
 
 
@@ -194,7 +194,7 @@ def intruder_figure(
         {**span, "y0": floor[0], "y1": floor[0], "line": {"color": quiet, "width": 1.5, "dash": "dot"}},
     ]
     notes = [_note(f"ε = {epsilon:g}", epsilon, ink(dark)["text"]), _note("chance", floor[0], quiet)]
-    title = "Intruders: directions the base never had" + (f" · {html.escape(short_name(module))}" if module else "")
+    title = "Directions new to W (intruders)" + (f" · {html.escape(short_name(module))}" if module else "")
     x = axis("direction of W + ΔW, strongest first", dark, tickformat="d", showgrid=False)
     if len(index) <= 16:
         x["dtick"] = 1

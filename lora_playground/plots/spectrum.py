@@ -67,7 +67,9 @@ def scree_figure(
     y = axis("singular value σ" + (" (log)" if log else ""), dark, type="log" if log else "linear")
     if log:
         y["exponentformat"] = "power"
-        y["dtick"] = "D1" if _decades(series) < 1.2 else 1
+        # Plotly's D1 marks every digit and D2 only 1, 2 and 5; over several decades the powers of ten are enough.
+        decades = _decades(series)
+        y["dtick"] = "D1" if decades < 0.8 else "D2" if decades < 2.5 else 1
     else:
         y["rangemode"] = "tozero"
     more: dict[str, Any] = {}
@@ -135,7 +137,9 @@ def _rank_marks(
         # The text stands on the side of its line where there is room.
         side = "left" if rank < furthest / 2 else "right"
         note = {"x": rank + 0.5, "y": 1 - 0.08 * position, "yref": "paper", "text": text, "xanchor": side}
-        notes.append({**note, "yanchor": "top", "showarrow": False, "font": {"size": 12, "color": colour}})
+        # A single one stands above the picture, where no curve passes; several stand one below the other.
+        anchor = "bottom" if len(distinct) == 1 else "top"
+        notes.append({**note, "yanchor": anchor, "showarrow": False, "font": {"size": 12, "color": colour}})
     return lines, notes
 
 
@@ -322,5 +326,7 @@ def energy_figure(
         box = {"type": "rect", "x0": kept[0] - 1, "x1": kept[1], "y0": 0, "y1": 1, "yref": "paper", "layer": "below"}
         shapes.append({**box, "fillcolor": "#56B4E9", "opacity": 0.18, "line": {"width": 0}})
     x = axis("directions kept, k", dark, rangemode="tozero", tickformat="d")
+    if max(len(shares) for _, _, shares in series) <= 12:
+        x["dtick"] = 1
     y = axis("energy kept", dark, range=[0, 1.04], tickformat=".0%")
     return figure(data, title, dark, xaxis=x, yaxis=y, shapes=shapes, showlegend=True)

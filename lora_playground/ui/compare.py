@@ -165,7 +165,7 @@ def differences(lines: Sequence[Line]) -> str:
         return '<p class="lp-note">Tick two runs or more to see in which options they differ.</p>'
     flat = [dict(_flat(line.config)) for line in ticked]
     keys = dict.fromkeys(key for one in flat for key in one if key != "title")
-    differing = [key for key in keys if len({repr(one.get(key)) for one in flat}) > 1]
+    differing = [key for key in keys if len({repr(one.get(key, ...)) for one in flat}) > 1]
     if not differing:
         return '<p class="lp-note">They were made with the same options.</p>'
     heads = "".join(
@@ -174,13 +174,13 @@ def differences(lines: Sequence[Line]) -> str:
     )
     rows = "".join(
         f'<tr><th scope="row"><code>{escape(key)}</code></th>'
-        + "".join(f"<td>{escape(_shown(one.get(key)))}</td>" for one in flat)
+        + "".join(f"<td>{escape(_shown(one[key]) if key in one else '–')}</td>" for one in flat)
         + "</tr>"
         for key in differing
     )
     return (
         '<div class="lp-scroll" tabindex="0" role="region" aria-label="Options that differ"><table '
-        f'class="lp-runs-table">'
+        f'class="lp-runs-table lp-options">'
         f"<thead><tr><th></th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
@@ -198,6 +198,10 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 def _shown(value: Any) -> str:
     if value is None:
         return "default"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

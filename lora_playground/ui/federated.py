@@ -6,7 +6,7 @@ It starts runs and draws their events; what a strategy is comes from the registr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -15,7 +15,7 @@ from lora_playground.config import FederatedConfig, RunConfig, options
 from lora_playground.data.catalogue import get_dataset, list_datasets
 from lora_playground.errors import PlaygroundError
 from lora_playground.federated import clients as parties
-from lora_playground.federated.config import client_ranks, table
+from lora_playground.federated.config import table
 from lora_playground.federated.partition import Partition, remarks
 from lora_playground.federated.preparation import divide
 from lora_playground.federated.strategies import STRATEGIES
@@ -23,10 +23,11 @@ from lora_playground.plots import federated as pictures
 from lora_playground.plots import run_colour
 from lora_playground.runs import Run
 from lora_playground.ui import cards
+from lora_playground.ui.federated_view import colours, describe_strategies, note, read_progress, results_table
 from lora_playground.ui.forms import Fields, nest
 from lora_playground.ui.identity import Identity
 from lora_playground.ui.shell import SLOTS, Shell, draw
-from lora_playground.ui.words import count, duration, escape, percent, significant, size
+from lora_playground.ui.words import count
 
 FIRST = ("fedit", "fedex", "flexlora", "ffa")
 PLACED = ("federated.strategy",)
@@ -35,21 +36,6 @@ QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibil
 SETS: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 """For events that tick runs: only the queue tells the page that a State has changed."""
 SECONDS = 1.5
-
-
-@dataclass
-class Progress:
-    """What the events of one federated run say."""
-
-    label: str
-    colour: str
-    state: str
-    rounds: list[dict[str, Any]] = field(default_factory=list)
-    partition: dict[str, Any] = field(default_factory=dict)
-    planned: int = 0
-    seconds: float = 0.0
-    problem: str = ""
-    messages: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -68,6 +54,7 @@ class _Parts:
     split: gr.Plot
     split_words: gr.HTML
     table: gr.HTML
+    body: gr.Column
     plots: dict[str, gr.Plot]
     words: dict[str, gr.HTML]
     run: gr.Dropdown
@@ -75,11 +62,12 @@ class _Parts:
     client: gr.Dropdown
     beside: gr.Button
     said: gr.HTML
+    nonce: gr.Textbox
     compared: gr.State
     seen: gr.State
 
     def inputs(self) -> set[Any]:
-        own = {self.dataset, self.strategies}
+        own = {self.dataset, self.strategies, self.nonce}
         return own | {part for fields in (self.main, self.more, self.training) for part in fields.inputs.values()}
 
 
@@ -138,10 +126,12 @@ def _form(shell: Shell) -> dict[str, Any]:
     for path, part in training.inputs.items():  # the tab Fine-tune has inputs of the same options
         part.elem_id = "lp-fed-" + path.replace(".", "-").replace("_", "-")
     problem = gr.HTML("", apply_default_css=False, elem_id="lp-fed-problem")
-    with gr.Row():
-        start = gr.Button("▶  Start", variant="primary", elem_id="lp-fed-start")
-        stop = gr.Button("Stop", elem_id="lp-fed-stop")
+    with gr.Row(elem_id="lp-fed-go"):
+        start = gr.Button("▶  Start", variant="primary", elem_id="lp-fed-start", min_width=140)
+        stop = gr.Button("Stop (Esc)", variant="stop", elem_id="lp-fed-stop", min_width=110, visible=False)
+    nonce = gr.Textbox("", visible="hidden", elem_classes="lp-hidden", label="nonce", elem_id="lp-fed-nonce")
     return {
+        "nonce": nonce,
         "dataset": dataset,
         "strategies": strategies,
         "cards": about,
@@ -162,24 +152,25 @@ def _view() -> dict[str, Any]:
     split_plot, split_words = _plot("split", draw(pictures.partition_figure(None)))
     listing = gr.HTML("", apply_default_css=False, elem_id="lp-fed-table")
     plots, words = {}, {}
-    with gr.Row(equal_height=False):
-        for name in ("score", "error"):
-            with gr.Column(min_width=280):
-                plots[name], words[name] = _plot(name, draw(pictures.rounds_figure([], name)))
-    with gr.Row(equal_height=False):
-        with gr.Column(min_width=280):
-            plots["loss"], words["loss"] = _plot("loss", draw(pictures.rounds_figure([], "loss")))
-        with gr.Column(min_width=280):
-            plots["bytes"], words["bytes"] = _plot("bytes", draw(pictures.bytes_figure([])))
-    with gr.Row():
-        run = gr.Dropdown([], label="Run", filterable=False, elem_id="lp-fed-run")
-        module = gr.Dropdown([], label="Module", filterable=False, elem_id="lp-fed-module")
-    plots["spectrum"], words["spectrum"] = _plot("spectrum", draw(pictures.round_spectrum_figure(None)))
-    with gr.Row():
-        client = gr.Dropdown([], label="One client alone", filterable=False, elem_id="lp-fed-client")
-        beside = gr.Button("Tick base, this client and global for Chat", elem_id="lp-fed-beside")
-    said = gr.HTML("", apply_default_css=False, elem_id="lp-fed-said")
+    with gr.Column(visible=False, elem_id="lp-fed-body") as body:
+        for pair in (("score", "error"), ("loss", "bytes")):
+            with gr.Row(elem_classes="lp-plots", equal_height=False):
+                for name in pair:
+                    with gr.Column(min_width=280):
+                        empty = pictures.bytes_figure([]) if name == "bytes" else pictures.rounds_figure([], name)
+                        plots[name], words[name] = _plot(name, draw(empty))
+        with gr.Row():
+            run = gr.Dropdown([], label="Run", filterable=False, elem_id="lp-fed-run")
+            module = gr.Dropdown([], label="Module", filterable=False, elem_id="lp-fed-module")
+        plots["spectrum"], words["spectrum"] = _plot("spectrum", draw(pictures.round_spectrum_figure(None)))
+        with gr.Row(elem_id="lp-fed-alone"):
+            client = gr.Dropdown(
+                [], label="One client alone", info="kept when a run is done", filterable=False, elem_id="lp-fed-client"
+            )
+            beside = gr.Button("Chat: base, this client, global", elem_id="lp-fed-beside", min_width=220)
+        said = gr.HTML("", apply_default_css=False, elem_id="lp-fed-said")
     return {
+        "body": body,
         "split": split_plot,
         "split_words": split_words,
         "table": listing,
@@ -206,10 +197,10 @@ def _connect(shell: Shell, tab: gr.Tab, identity: Identity, parts: _Parts, clock
         return draw_split(shell, parts, given)
 
     def submit(given: dict[Any, Any], request: gr.Request) -> tuple[Any, ...]:
-        return start_runs(shell, parts, given, identity.of(request))
+        return start_runs(shell, parts, given, identity.of(request), str(given[parts.nonce] or ""))
 
     def refresh(compared: list[str], ticked: list[str], seen: str, chosen: str, module: str) -> Any:
-        return follow(shell, parts, compared or federated_runs(shell, ticked), seen, chosen, module)
+        return follow(shell, parts, compared or federated_runs(shell, ticked), seen, chosen, module, ticked)
 
     def stop(compared: list[str], request: gr.Request) -> str:
         return stop_runs(shell, compared, identity.of(request))
@@ -222,14 +213,16 @@ def _connect(shell: Shell, tab: gr.Tab, identity: Identity, parts: _Parts, clock
     gr.on([tab.select, *watched], show_split, parts.inputs(), [parts.split, parts.split_words], **QUIET)
     parts.strategies.change(describe_strategies, parts.strategies, parts.cards, **QUIET)
     looking = [parts.compared, shell.ticked, parts.seen, parts.run, parts.module]
-    drawn = [parts.table, parts.run, parts.module, parts.client, parts.seen]
+    drawn = [parts.table, parts.body, parts.stop, parts.run, parts.module, parts.client, parts.seen]
     drawn += [*parts.plots.values(), *parts.words.values()]
-    parts.start.click(
+    parts.start.click(None, None, parts.nonce, js="() => lp.onceNonce()").then(
         submit, parts.inputs() | {shell.ticked, parts.compared}, [parts.compared, shell.ticked, parts.problem], **SETS
     ).then(refresh, looking, drawn, **QUIET)
     parts.stop.click(stop, parts.compared, parts.problem, **QUIET)
     gr.on([clock.tick, tab.select, parts.run.input, parts.module.input], refresh, looking, drawn, **QUIET)
-    parts.beside.click(chat, [parts.run, parts.client, shell.ticked], [shell.ticked, parts.said], **SETS)
+    parts.beside.click(chat, [parts.run, parts.client, shell.ticked], [shell.ticked, parts.said], **SETS).then(
+        None, parts.said, None, js="(said) => { if (!said.includes('lp-error')) lp.open('Chat'); }"
+    )
 
 
 # --- what happens -----------------------------------------------------------------------------------------------------
@@ -265,18 +258,24 @@ def draw_split(shell: Shell, parts: _Parts, given: Mapping[Any, Any]) -> tuple[A
         return draw(pictures.partition_figure(None)), cards.error(str(failure))
     event = partition.bars()
     warnings = "".join(cards.warning(sentence) for sentence in remarks(partition))
-    return draw(pictures.partition_figure(event)), _note(pictures.describe_partition(event)) + warnings
+    return draw(pictures.partition_figure(event)), note(pictures.describe_partition(event)) + warnings
 
 
-def start_runs(shell: Shell, parts: _Parts, given: Mapping[Any, Any], owner: str) -> tuple[Any, Any, str]:
-    """Queues one run for each ticked strategy; nothing is queued where one of them cannot be run."""
+def start_runs(
+    shell: Shell, parts: _Parts, given: Mapping[Any, Any], owner: str, nonce: str = ""
+) -> tuple[Any, Any, str]:
+    """Queues one run for each ticked strategy; nothing is queued where one of them cannot be run.
+
+    Two calls with the same `nonce`, as of a double click, queue the runs once.
+    """
     started: list[str] = []
     try:
         config = config_of(parts, given)
         made = table(config, given[parts.strategies] or [])
         split_of(shell, config)
-        for one in made:
-            started.append(shell.supervisor.submit(one, owner).id)
+        for number, one in enumerate(made):
+            once = f"{nonce}-federated-{number}" if nonce else None
+            started.append(shell.supervisor.submit(one, owner, once).id)
     except PlaygroundError as failure:
         if not started:
             return gr.skip(), gr.skip(), cards.error(str(failure))
@@ -313,50 +312,31 @@ def federated_runs(shell: Shell, ticked: Sequence[str]) -> list[str]:
     return found
 
 
-def read_progress(shell: Shell, identity: str, colour: str) -> Progress | None:
-    """What a run's events say; None where the run is gone."""
-    try:
-        run = shell.store.get(identity)
-        job = shell.supervisor.job(identity)
-        config = run.config()
-    except PlaygroundError:
-        return None
-    name = config.federated.strategy if config.federated else ""
-    label = STRATEGIES[name].label if name in STRATEGIES else job.label
-    ranks = set(client_ranks(config)) if config.federated else set()
-    if len(ranks) > 1:
-        label += f", ranks {min(ranks)} to {max(ranks)}"
-    progress = Progress(label, colour, job.state, planned=config.federated.rounds if config.federated else 0)
-    progress.problem = job.error_message or ""
-    for event in run.history():
-        if event["type"] == "round":
-            progress.rounds.append(event)
-        elif event["type"] == "partition":
-            progress.partition = event
-        elif event["type"] == "message" and event.get("level") == "warning":
-            progress.messages.append(event["text"])
-        progress.seconds = float(event.get("t", progress.seconds))
-    return progress
-
-
-def follow(shell: Shell, parts: _Parts, compared: Sequence[str], seen: str, chosen: str, module: str) -> Any:
+def follow(
+    shell: Shell, parts: _Parts, compared: Sequence[str], seen: str, chosen: str, module: str,
+    ticked: Sequence[str] = (),
+) -> Any:  # fmt: skip
     """Everything that is new in the compared runs; nothing is sent where nothing is."""
     found = {
         identity: progress
-        for slot, identity in enumerate(compared)
-        if (progress := read_progress(shell, identity, run_colour(slot))) is not None
+        for identity, colour in colours(compared, ticked).items()
+        if (progress := read_progress(shell, identity, colour)) is not None
     }
     chosen = chosen if chosen in found else next(iter(found), "")
     last = found[chosen].rounds[-1] if chosen and found[chosen].rounds else None
     modules = list(last.get("spectra", {})) if last else []
     module = module if module in modules else modules[0] if modules else ""
-    signature = repr([(i, p.state, len(p.rounds), len(p.messages)) for i, p in found.items()] + [chosen, module])
+    signature = repr(
+        [(i, p.state, p.colour, len(p.rounds), len(p.messages)) for i, p in found.items()] + [chosen, module]
+    )
     if signature == seen:
         return gr.skip()
     series = [(p.label, p.colour, p.rounds) for p in found.values()]
     kept = _kept(shell, chosen)
     updates: dict[Any, Any] = {
         parts.table: results_table(list(found.values())),
+        parts.body: gr.update(visible=bool(found)),
+        parts.stop: gr.update(visible=any(progress.active for progress in found.values())),
         parts.run: gr.update(choices=[(p.label, i) for i, p in found.items()], value=chosen or None),
         parts.module: gr.update(choices=modules, value=module or None),
         parts.client: gr.update(choices=kept, value=kept[0] if kept else None),
@@ -364,12 +344,12 @@ def follow(shell: Shell, parts: _Parts, compared: Sequence[str], seen: str, chos
     }
     for measure in pictures.MEASURES:
         updates[parts.plots[measure]] = draw(pictures.rounds_figure(series, measure))
-        updates[parts.words[measure]] = _note(pictures.describe_rounds(series, measure))
+        updates[parts.words[measure]] = note(pictures.describe_rounds(series, measure))
     updates[parts.plots["bytes"]] = draw(pictures.bytes_figure(series))
-    updates[parts.words["bytes"]] = _note(pictures.describe_bytes(series))
+    updates[parts.words["bytes"]] = note(pictures.describe_bytes(series))
     colour = found[chosen].colour if chosen else run_colour(0)
     updates[parts.plots["spectrum"]] = draw(pictures.round_spectrum_figure(last, module, colour))
-    updates[parts.words["spectrum"]] = _note(pictures.describe_round_spectrum(last))
+    updates[parts.words["spectrum"]] = note(pictures.describe_round_spectrum(last))
     return updates
 
 
@@ -391,62 +371,9 @@ def put_beside(shell: Shell, chosen: str, client: str, ticked: Sequence[str]) ->
         alone = parties.as_run(shell.store, run, client)
     except PlaygroundError as failure:
         return gr.skip(), cards.error(str(failure))
-    slots = tick(ticked, [run.id, alone.id])
-    return slots, _note(f"Ticked: the global model and {client} alone. Open Chat: the base stands beside them.")
-
-
-# --- words ------------------------------------------------------------------------------------------------------------
-
-
-def describe_strategies(names: Sequence[str]) -> str:
-    """What each of these strategies does, sends, and whether it is exact."""
-    if not names:
-        return cards.warning("Tick at least one strategy.")
-    items = []
-    for name in names:
-        strategy = STRATEGIES[name]
-        card = strategy.card
-        mixed = "yes" if strategy.heterogeneous else f"no, {strategy.why_equal}"
-        note = f"<dt>Note</dt><dd>{escape(card.notes)}</dd>" if card.notes else ""
-        items.append(
-            f'<div class="lp-method"><h3>{escape(strategy.label)}</h3><p>{escape(card.sentence)}</p><dl>'
-            f"<dt>Up</dt><dd>{escape(card.up)}</dd><dt>Down</dt><dd>{escape(card.down)}</dd>"
-            f"<dt>Exact</dt><dd>{escape(card.exact)}</dd><dt>Unequal ranks</dt><dd>{escape(mixed)}</dd>"
-            f'<dt>Paper</dt><dd><a href="{escape(card.url)}" target="_blank" rel="noopener noreferrer">'
-            f"{escape(card.paper)}</a></dd>{note}</dl></div>"
-        )
-    return "".join(items)
-
-
-def results_table(found: Sequence[Progress]) -> str:
-    """One line a run: state, score, loss, error, what travelled, time."""
-    if not found:
-        return _note("Press Start: each strategy becomes a run, and its rounds appear here.")
-    head = ("strategy", "round", "score", "loss", "aggregation error", "up", "down", "time")
-    lines = "".join(_line(progress) for progress in found)
-    cells = "".join(f'<th scope="col">{name}</th>' for name in head)
-    said = "".join(cards.error(f"{p.label}: {p.problem}") for p in found if p.problem)
-    said += "".join(cards.warning(f"{p.label}: {text}") for p in found for text in p.messages[-3:])
-    return f'<div class="lp-table-wrap"><table class="lp-table"><tr>{cells}</tr>{lines}</table></div>{said}'
-
-
-def _line(progress: Progress) -> str:
-    last = progress.rounds[-1] if progress.rounds else {}
-    score, error, sent = last.get("score"), last.get("error"), last.get("bytes", {})
-    cells = (
-        f"{last.get('round', 0)} of {progress.planned}" + ("" if progress.state == "done" else f" ({progress.state})"),
-        "–" if score is None else percent(score),
-        "–" if last.get("loss") is None else significant(last["loss"]),
-        "–" if error is None else "exact" if error < 1e-5 else percent(error),
-        size(sent.get("up_total", 0)),
-        size(sent.get("down_total", 0)),
-        duration(progress.seconds),
-    )
-    mark = f'<i style="display:inline-block;width:.8em;height:.8em;background:{progress.colour}"></i> '
-    return (
-        f'<tr><th scope="row">{mark}{escape(progress.label)}</th>{"".join(f"<td>{escape(c)}</td>" for c in cells)}</tr>'
-    )
-
-
-def _note(sentence: str) -> str:
-    return f'<p class="lp-note" aria-live="polite">{escape(sentence)}</p>'
+    # The global run keeps its place, and so its colour; the others make room.
+    slots = [one if one == run.id else "" for one in ticked]
+    for identity in (run.id, alone.id):
+        if identity not in slots:
+            slots[slots.index("")] = identity
+    return slots, note(f"Ticked: the global model and {client} alone. Chat has the base beside them.")

@@ -5,10 +5,7 @@ A run depends on nothing here: the clock only reads, and a page that is closed o
 
 from __future__ import annotations
 
-import os
-import secrets
 import tempfile
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +19,7 @@ from lora_playground.jobs.supervisor import Job
 from lora_playground.models.catalogue import list_models
 from lora_playground.ui import cards, chat, compare, finetune, learn, live, sidebar, spectrum
 from lora_playground.ui.device import device
+from lora_playground.ui.exports import Exports
 from lora_playground.ui.federated import build_federated
 from lora_playground.ui.follow import Follower
 from lora_playground.ui.identity import Identity
@@ -70,6 +68,7 @@ class Frame:
         self._follower = Follower()
         # Gradio hands out files only from the system's folder for temporary ones; this one goes with the process.
         self._downloads = tempfile.TemporaryDirectory(prefix="lora-playground-", ignore_cleanup_errors=True)
+        self._exports = Exports(shell_parts["store"], Path(self._downloads.name))
         self._ledger = Ledger(shell_parts["store"], shell_parts["supervisor"], self._follower)
 
     def build(self) -> gr.Blocks:
@@ -99,7 +98,7 @@ class Frame:
                         with gr.Column(elem_id="lp-steps", min_width=0):
                             self._steps = finetune.build(shell, page)
                         with gr.Column(elem_id="lp-view", min_width=0):
-                            self._live = live.build()
+                            self._live = live.build(self._exports)
                 elif name == "chat":
                     self._chat = chat.build(shell, tab, self._client, self._identity)
                 elif name == "learn":
@@ -139,9 +138,7 @@ class Frame:
         view.resume.click(self.resume, own.viewed, view.problem, **QUIET).then(self.refresh, state, shown, **QUIET)
         for name, button in (("chat", view.chat), ("spectrum", view.spectrum), ("compare", view.compare)):
             button.click(self.go(name), [own.viewed, own.ticked], [own.ticked, own.tabs], **SETS)
-        view.export.click(self.pack, own.viewed, [view.download, view.problem], **QUIET).success(
-            None, None, None, js="() => setTimeout(() => lp.press('lp-download'), 300)"
-        )
+        self._exports.connect(own.viewed)
 
     # --- events ------------------------------------------------------------------------------------------------------
 
@@ -279,14 +276,6 @@ class Frame:
 
         return listener
 
-    def pack(self, viewed: str) -> tuple[Any, str]:
-        """The adapter folder as one zip to download."""
-        try:
-            run = self._shell.store.get(viewed)
-            return gr.update(value=str(zipped(run.adapter, run.id, Path(self._downloads.name)))), ""
-        except (PlaygroundError, OSError) as failure:
-            return gr.skip(), cards.error(f"The adapter cannot be packed: {failure}")
-
 
 def toggled(ticked: list[str], identity: str) -> list[str]:
     """Ticks or unticks a run; a new one takes the first free slot, or the last where none is free."""
@@ -302,17 +291,3 @@ def with_ticked(ticked: list[str], identities: list[str]) -> list[str]:
     for number, identity in enumerate(fresh):
         slots[slots.index("") if "" in slots else SLOTS - 1 - number] = identity
     return slots
-
-
-def zipped(folder: Path, name: str, place: Path) -> Path:
-    """Packs a run's adapter folder as `place`/name.zip and returns the file; raises OSError."""
-    if not folder.is_dir():
-        raise FileNotFoundError("this run has saved no adapter")
-    target = place / f"{name}.zip"
-    staged = place / f"{name}.{secrets.token_hex(4)}.tmp"
-    with zipfile.ZipFile(staged, "w", zipfile.ZIP_STORED) as archive:
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                archive.write(path, f"{name}/{path.relative_to(folder)}")
-    os.replace(staged, target)
-    return target

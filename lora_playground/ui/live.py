@@ -17,6 +17,7 @@ from lora_playground.jobs.supervisor import Job
 from lora_playground.plots.spectrum import short_name
 from lora_playground.runs import Run
 from lora_playground.ui import cards
+from lora_playground.ui.exports import Exports
 from lora_playground.ui.follow import Digest, Follower
 from lora_playground.ui.shell import Shell, actions, draw, points
 from lora_playground.ui.words import escape
@@ -51,8 +52,7 @@ class Live:
     chat: gr.Button
     spectrum: gr.Button
     compare: gr.Button
-    export: gr.Button
-    download: gr.DownloadButton
+    exports: gr.Row
     probes: gr.HTML
     pictures: gr.Column
     loss: gr.Plot
@@ -70,12 +70,12 @@ class Live:
         return [
             self.status, self.stops, self.stop, self.ways, self.resume, self.probes, self.pictures, self.loss,
             self.loss_words, self.map, self.map_words, self.scree, self.scree_words, self.module, self.chat,
-            self.spectrum, self.compare, self.export,
+            self.spectrum, self.compare, self.exports,
         ]  # fmt: skip
 
 
-def build() -> Live:
-    """Makes the parts where it is called."""
+def build(exports: Exports) -> Live:
+    """Makes the parts where it is called; `exports` offers a finished run as files."""
     status = actions("", elem_id="lp-status")
     with gr.Row(visible=False, elem_id="lp-stops") as stops:
         stop = gr.Button("Stop (Esc)", variant="stop", elem_id="lp-stop")
@@ -83,9 +83,8 @@ def build() -> Live:
         chat = gr.Button("Chat with it", variant="primary", elem_id="lp-way-chat")
         spectrum = gr.Button("See its spectrum", elem_id="lp-way-spectrum")
         compare = gr.Button("Compare runs", elem_id="lp-way-compare")
-        export = gr.Button("Download adapter", elem_id="lp-way-export")
         resume = gr.Button("Resume", variant="primary", elem_id="lp-resume", visible=False)
-    download = gr.DownloadButton("adapter.zip", elem_id="lp-download", elem_classes="lp-hidden", visible="hidden")
+    files = exports.build()
     problem = gr.HTML("", apply_default_css=False, elem_id="lp-view-problem")
     probes = gr.HTML("", apply_default_css=False, elem_id="lp-probes")
     with gr.Column(visible=False, elem_id="lp-pictures") as pictures:
@@ -110,7 +109,7 @@ def build() -> Live:
                 )
     clicks = points("lp-map")
     return Live(
-        status, stops, stop, ways, resume, chat, spectrum, compare, export, download, probes, pictures, loss,
+        status, stops, stop, ways, resume, chat, spectrum, compare, files, probes, pictures, loss,
         loss_words, map_, map_words, scree, scree_words, module, clicks, problem,
     )  # fmt: skip
 
@@ -161,7 +160,7 @@ def render(live: Live, changes: Changes, looked: Looked, module: str | None) -> 
         lambda: gr.update(interactive=not job.stopping, value="Stopping…" if job.stopping else "Stop (Esc)"),
     )
     changes.put("ways", live.ways, job.ended, lambda: gr.update(visible=job.ended))
-    for name, button in (("chat", live.chat), ("spectrum", live.spectrum), ("export", live.export)):
+    for name, button in (("chat", live.chat), ("spectrum", live.spectrum), ("exports", live.exports)):
         changes.put(f"way-{name}", button, job.state == "done", lambda: gr.update(visible=job.state == "done"))
     changes.put("resume", live.resume, job.resumable, lambda: gr.update(visible=job.resumable))
     changes.put(

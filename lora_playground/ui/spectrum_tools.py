@@ -36,9 +36,7 @@ PICTURES = [("the map", "map"), ("the scree", "scree"), ("the square", "square")
 _SAVE = """(name) => { const kind = 'KIND'; const plot = document.querySelector(`#lp-spec-${name} .js-plotly-plot`);
   if (plot && window.Plotly) window.Plotly.downloadImage(plot, {format: kind, scale: kind === 'png' ? 3 : 1,
     width: 1100, height: 620, filename: `lora-playground-${name}`}); }"""
-_FETCH = "() => setTimeout(() => lp.press('lp-spec-download'), 300)"
-_TO_CHAT = """() => { for (const tab of document.querySelectorAll('#lp-tabs button[role="tab"]'))
-  if (tab.textContent.trim() === 'Chat') tab.click(); }"""
+_TO_CHAT = "() => lp.open('Chat')"
 
 Subjects = Callable[[Sequence[str]], list[views.Subject]]
 
@@ -90,14 +88,14 @@ class Tools:
                 with gr.Row(elem_classes="lp-spec-ways"):
                     self.csv = gr.Button("Numbers as CSV", elem_id="lp-spec-csv", min_width=120)
                     self.json = gr.Button("Numbers as JSON", elem_id="lp-spec-json", min_width=120)
-                # A download button offers the file it had before the click, so a hidden one is pressed afterwards.
+                # A download button offers the file it had before the click, so a hidden one carries it to the page.
                 self.download = gr.DownloadButton(
                     "file", elem_id="lp-spec-download", elem_classes="lp-hidden", visible="hidden"
                 )
             with gr.Column(min_width=320):
                 self.upload = gr.File(
                     label="An adapter: its zip, or its two files",
-                    file_count="multiple", elem_id="lp-spec-upload", height=120,
+                    file_count="multiple", elem_id="lp-spec-upload", height=160,
                 )  # fmt: skip
                 self.hub = gr.Textbox(
                     "", label="or from the hub", placeholder="somebody/some-adapter", elem_id="lp-spec-hub",
@@ -149,7 +147,9 @@ class Tools:
             (self.html, lambda *given: _file("spectra.html", views.as_html(pictures(*given), "Spectra"))),
         )
         for button, make in files:
-            button.click(make, inputs, self.download, **slow).success(None, None, None, js=_FETCH)
+            button.click(make, inputs, self.download, **slow).success(
+                None, self.download, None, js="(file) => lp.fetch(file)"
+            )
         self.bring.click(
             self.take_in, [self.upload, self.hub, self.base, self._shell.ticked],
             [self.brought, self._shell.ticked, self.upload, self.hub], **slow,

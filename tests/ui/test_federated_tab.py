@@ -152,7 +152,7 @@ def test_one_client_becomes_a_run_beside_the_global_one(made) -> None:
     assert "when the run is done" in words
     play(shell, started[0], 0.1)
     slots, words = tab.put_beside(shell, started[0], "client 2", ticked)
-    assert slots[0] == started[0] and "Open Chat" in words
+    assert slots[0] == started[0] and "Ticked: the global model and client 2" in words
     alone = shell.store.get(slots[1])
     assert (
         alone.state() == "done"

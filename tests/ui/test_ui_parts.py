@@ -14,8 +14,9 @@ from lora_playground.config import RunConfig, options
 from lora_playground.errors import ConfigError
 from lora_playground.runs import RunStore
 from lora_playground.ui import cards, forms, pictures, sidebar, words
+from lora_playground.ui.exports import zipped
 from lora_playground.ui.follow import Digest, Follower
-from lora_playground.ui.frame import toggled, with_ticked, zipped
+from lora_playground.ui.frame import toggled, with_ticked
 from lora_playground.ui.identity import COOKIE, Identity, VisitorMiddleware
 from lora_playground.ui.talk import asked, new_talk
 from lora_playground.variants import VARIANTS

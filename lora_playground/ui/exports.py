@@ -1,0 +1,148 @@
+"""A finished run as a file to download: PEFT's folder, a plain LoRA, or the merged model. It draws no picture.
+
+What needs arithmetic is done by the command line in a process of its own, so that the web process stays free of torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import sys
+import zipfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from lora_playground.errors import PlaygroundError
+from lora_playground.runs import RunStore
+from lora_playground.ui import cards
+from lora_playground.ui.words import escape, size
+
+PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+LIMIT_SECONDS = 1800
+
+LABELS = {"peft": "PEFT adapter", "lora": "Plain LoRA", "merged": "Merged model"}
+"""What the formats of `export` are called on screen, in the order in which they are offered."""
+
+_BUSY = {
+    "peft": "Packing the adapter …",
+    "lora": "Writing ΔW as a plain LoRA, a few seconds …",
+    "merged": "Merging ΔW into the base model: the model is loaded first, about ten seconds for a small one …",
+}
+_SAID = {
+    "peft": "The adapter as it was saved, for PeftModel.from_pretrained",
+    "lora": "A plain LoRA that stock PEFT and most other tools load",
+    "merged": "The whole model with the update in its weights, for AutoModelForCausalLM.from_pretrained",
+}
+
+
+class Exports:
+    """The row of buttons under a result.
+
+    Args:
+        store: where the runs are.
+        place: a folder from which the browser may fetch; files made once are offered again.
+    """
+
+    def __init__(self, store: RunStore, place: Path) -> None:
+        self._store, self._place = store, place
+
+    def build(self) -> gr.Row:
+        """Makes the row where it is called."""
+        with gr.Row(visible=False, elem_id="lp-exports") as row:
+            gr.HTML('<span class="lp-note">Download it as</span>', apply_default_css=False, elem_id="lp-exports-label")
+            self.buttons = {
+                name: gr.Button(label, size="sm", elem_id=f"lp-export-{name}") for name, label in LABELS.items()
+            }
+        self.file = gr.DownloadButton("file", elem_id="lp-download", elem_classes="lp-hidden", visible="hidden")
+        self.said = gr.HTML("", apply_default_css=False, elem_id="lp-export-said")
+        return row
+
+    def connect(self, viewed: gr.State) -> None:
+        """Connects the buttons to the run in view."""
+        shown = [self.file, self.said, *self.buttons.values()]
+        for name, button in self.buttons.items():
+            button.click(
+                self.listener(name), viewed, shown, show_progress="hidden", api_visibility="private",
+                concurrency_limit=1, concurrency_id="export",
+            ).success(None, self.file, None, js="(file) => lp.fetch(file)")  # fmt: skip
+        viewed.change(lambda: (None, ""), None, [self.file, self.said], queue=False, show_progress="hidden",
+                      api_visibility="private")  # fmt: skip
+
+    def listener(self, name: str) -> Any:
+        """Yields what the page shows while the file is made, and then the file."""
+
+        async def listen(viewed: str) -> AsyncIterator[tuple[Any, ...]]:
+            busy, free = gr.update(interactive=False), gr.update(interactive=True)
+            yield None, _note(_BUSY[name]), *[busy] * len(self.buttons)
+            try:
+                path = await self.make(viewed, name)
+            except (PlaygroundError, OSError) as failure:
+                yield None, cards.error(f"It could not be exported: {failure}"), *[free] * len(self.buttons)
+                return
+            words = f"{_SAID[name]}: {path.name}, {size(path.stat().st_size)}."
+            yield str(path), _note(words), *[free] * len(self.buttons)
+
+        return listen
+
+    async def make(self, identity: str, format: str) -> Path:
+        """The run in that format as a zip; raises PlaygroundError or OSError, each in a sentence for the person."""
+        run = self._store.get(identity)
+        target = self._place / f"{run.id}-{format}.zip"
+        if target.is_file():
+            return target
+        if format == "peft":
+            return await asyncio.to_thread(zipped, run.adapter, target.stem, self._place)
+        staged = self._place / f"{target.stem}-{secrets.token_hex(4)}"
+        try:
+            await _command(self._store.home, run.id, format, staged)
+            return await asyncio.to_thread(zipped, staged, target.stem, self._place)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, staged, True)
+
+
+async def _command(home: Path, identity: str, format: str, out: Path) -> None:
+    """`export` of the command line; raises PlaygroundError with what it said."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "lora_playground", "export", identity, "--format", format, "--out", str(out),
+        "--home", str(home), "--json", cwd=PACKAGE_ROOT,
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(LIMIT_SECONDS):
+            _, told = await child.communicate()
+    except TimeoutError:
+        raise PlaygroundError(f"It took longer than {LIMIT_SECONDS // 60} minutes and was stopped.") from None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            child.kill()
+    if child.returncode:
+        lines = [line for line in told.decode(errors="replace").splitlines() if line.strip()]
+        said = next((line[7:] for line in reversed(lines) if line.startswith("error: ")), "")
+        ended = f"the process that does it ended with status {child.returncode}"
+        if child.returncode == -9:
+            ended += ", most likely for want of memory"
+        raise PlaygroundError(said or f"{ended}; run 'python -m lora_playground export {identity}' to see why.")
+
+
+def zipped(folder: Path, name: str, place: Path) -> Path:
+    """Packs a folder as `place`/name.zip and returns the file; raises OSError."""
+    if not folder.is_dir():
+        raise FileNotFoundError("this run has saved no adapter")
+    target = place / f"{name}.zip"
+    staged = place / f"{name}.{secrets.token_hex(4)}.tmp"
+    with zipfile.ZipFile(staged, "w", zipfile.ZIP_STORED) as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                archive.write(path, f"{name}/{path.relative_to(folder)}")
+    os.replace(staged, target)
+    return target
+
+
+def _note(words: str) -> str:
+    return f'<p class="lp-note" role="status">{escape(words)}</p>'
