@@ -1,4 +1,4 @@
-"""Writes a run in the format that was asked for, to a file or as one zip of all. It knows the formats, not their text."""
+"""Writes a run in the format that was asked for, to a file or as one zip of all. It knows formats, not their text."""
 
 from __future__ import annotations
 

@@ -245,7 +245,9 @@ def _imports(settings: str, config: RunConfig) -> str:
 
     names = [name for name in dict.fromkeys(re.findall(r"(\w+)\(", settings)) if hasattr(peft, name)]
     extra = {"eva": ["initialize_lora_eva_weights"]}.get(config.variant.name, [])
-    lines = [] if config.variant.name == "full" else [f"from peft import {', '.join([*names, *extra, 'get_peft_model'])}"]
+    lines = (
+        [] if config.variant.name == "full" else [f"from peft import {', '.join([*names, *extra, 'get_peft_model'])}"]
+    )
     if config.variant.name == "loraga":
         lines.append("from peft.tuners.lora.loraga import preprocess_loraga")
     lines.append("from safetensors.numpy import load_file")

@@ -1,4 +1,4 @@
-"""The pieces of the standalone script as text, for `str.format`. They import nothing of this package; it runs nothing."""
+"""The pieces of the standalone script as text, for `str.format`. Nothing here is run, and nothing imported."""
 
 PACKAGE = '''# %% [markdown]
 # # {label}

@@ -1,0 +1,194 @@
+"""The memory estimate against the tensors that are really allocated, over a grid of models, variants and batches.
+
+    python benchmarks/memory_estimate.py --json [--only WORD] [--quick]
+
+On the CPU every allocation of torch is followed by its profiler, so load does not disturb it; on CUDA the measure is
+`max_memory_allocated`. Printed are estimate, measure and their ratio for each point, and the worst ratio.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from checkpoints import make_checkpoint
+
+from lora_playground.config import RunConfig
+from lora_playground.cost import cost
+from lora_playground.data.encoding import Example
+from lora_playground.models.loading import load_base
+from lora_playground.training import TrainPlan, train
+from lora_playground.variants import get_variant
+from lora_playground.variants.base import Context
+
+MODELS: dict[str, dict[str, Any]] = {
+    "narrow": {"kind": "llama", "hidden": 128, "layers": 4, "vocabulary": 2048, "intermediate_size": 384},
+    "wide": {"kind": "llama", "hidden": 384, "layers": 3, "vocabulary": 4096, "intermediate_size": 1024},
+    "large head": {"kind": "qwen2", "hidden": 256, "layers": 3, "vocabulary": 24000, "intermediate_size": 704},
+    "head norms": {"kind": "qwen3", "hidden": 256, "layers": 3, "vocabulary": 4096, "intermediate_size": 704},
+    "four norms": {"kind": "gemma3", "hidden": 256, "layers": 3, "vocabulary": 4096, "intermediate_size": 704},
+    "gpt2": {"kind": "gpt2", "hidden": 256, "layers": 3, "vocabulary": 4096},
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "fourierft": {"frequencies": 200},
+    "oft": {"block_size": 16},
+    "boft": {"block_size": 4},
+}
+
+GRID: list[dict[str, Any]] = [
+    {"model": model, "variant": "lora", "rank": rank, "batch": batch, "length": length, "bits": bits}
+    for model, rank, batch, length, bits in (
+        ("narrow", 8, 512, 64, 16),
+        ("narrow", 64, 2048, 256, 16),
+        ("wide", 4, 512, 128, 16),
+        ("wide", 64, 2048, 256, 16),
+        ("large head", 8, 512, 64, 16),
+        ("large head", 8, 2048, 256, 16),
+        ("head norms", 8, 1024, 128, 16),
+        ("four norms", 8, 1024, 128, 16),
+        ("gpt2", 8, 1024, 128, 16),
+        ("wide", 8, 512, 128, 4),
+        ("wide", 16, 2048, 256, 4),
+        ("head norms", 8, 1024, 128, 4),
+    )
+] + [
+    {"model": "wide", "variant": variant, "rank": 8, "batch": batch, "length": 128, "bits": bits}
+    for variant, batch, bits in (
+        ("dora", 1024, 16), ("dora", 1024, 4), ("pissa", 1024, 16), ("vera", 1024, 16), ("adalora", 1024, 16),
+        ("ia3", 1024, 16), ("oft", 1024, 16), ("boft", 1024, 16), ("hra", 1024, 16), ("loha", 1024, 16),
+        ("lokr", 1024, 16), ("fourierft", 512, 16), ("randlora", 1024, 16), ("miss", 1024, 16), ("shira", 1024, 16),
+        ("delora", 1024, 16), ("gralora", 1024, 16), ("slora", 1024, 16), ("nlora", 1024, 16), ("inttune", 1024, 16),
+        ("celora", 1024, 16), ("lorafa", 1024, 16), ("full", 512, 16), ("full", 2048, 16),
+    )
+]  # fmt: skip
+"""Points: which model, variant, rank, tokens a step, longest example, and bits of the stored base."""
+
+QUICK = ("narrow lora 8 512", "wide lora 64 2048", "large head lora 8 2048", "wide lora 8 512 128 4", "gpt2 lora")
+
+
+def label(point: dict[str, Any]) -> str:
+    """'wide lora 8 512 128 16': model, variant, rank, batch, length, bits."""
+    return " ".join(str(value) for value in point.values())
+
+
+def examples(batch: int, longest: int, vocabulary: int) -> list[Example]:
+    """Enough examples for a few batches, half of whose tokens are learned; lengths from half of the longest to it."""
+    rng = np.random.default_rng(0)
+    found, size = [], 0
+    while size < 6 * batch:
+        length = longest if not found else int(rng.integers(longest // 2, longest + 1))
+        learned = np.arange(length) >= length // 2
+        found.append(Example(rng.integers(5, vocabulary - 5, length).astype(np.int32), learned))
+        size += length
+    return found
+
+
+def configuration(point: dict[str, Any], folder: Path) -> RunConfig:
+    """The run of a point."""
+    name = point["variant"]
+    fields = get_variant(name).config.model_fields
+    variant = {"name": name, **({"rank": point["rank"]} if "rank" in fields else {}), **OPTIONS.get(name, {})}
+    return RunConfig.parse(
+        {
+            "model": {"source": str(folder), "quantisation": "4bit" if point["bits"] == 4 else "none"},
+            "data": {"max_length": point["length"]},
+            "variant": variant,
+            "training": {"steps": 2, "batch_tokens": point["batch"], "precision": point.get("precision", "float32")},
+        }
+    )
+
+
+def measured(config: RunConfig, point: dict[str, Any]) -> int:
+    """Peak bytes of all tensors while the run's own loop takes two steps."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    variant = get_variant(config.variant.name)
+    base = load_base(config.model, device=device, dtype=config.training.precision)
+    vocabulary = base.model.get_input_embeddings().weight.shape[0]
+    data = examples(point["batch"], point["length"], vocabulary)
+    model = variant.attach(base.model, config.variant, Context(2, 0, _start(data, device), point["bits"]))
+    plan = TrainPlan(config.training, variant, data, pad=0, on_spectra=False)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        train(model, plan, lambda event: None, lambda: False)
+        return int(torch.cuda.max_memory_allocated())
+    held = _held(model)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        train(model, plan, lambda event: None, lambda: False)
+    moves = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    moves.sort(key=lambda event: event.start_ns())
+    return held + int(np.cumsum([0, *(event.nbytes() for event in moves)]).max())
+
+
+def _start(data: list[Example], device: str) -> list[dict[str, torch.Tensor]]:
+    ids = torch.from_numpy(np.stack([data[0].ids[:32]] * 2).astype(np.int64)).to(device)
+    return [{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}]
+
+
+def _held(model: torch.nn.Module) -> int:
+    """Bytes of the model's own tensors, each storage once, and of the copies that full fine-tuning keeps."""
+    storages = {}
+    tensors = [*model.parameters(), *model.buffers()]
+    for parameter in list(tensors):
+        state = getattr(parameter, "quant_state", None)
+        if state is not None:
+            nested = getattr(state, "state2", None)
+            tensors += [part for part in (state.absmax, state.code) if part is not None]
+            tensors += [
+                part for part in (getattr(nested, "absmax", None), getattr(nested, "code", None)) if part is not None
+            ]
+    tensors += list(getattr(model, "_pristine_parameters", {}).values())
+    for tensor in tensors:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def compare(point: dict[str, Any], root: Path) -> dict[str, Any]:
+    """One point's estimate and measure, in bytes, and their ratio."""
+    folder = root / point["model"].replace(" ", "-")
+    if not folder.exists():
+        make_checkpoint(folder, **MODELS[point["model"]], max_position_embeddings=2048)
+    config = configuration(point, folder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    found = cost(config, device, longest=point["length"])
+    assert found is not None
+    real = measured(config, point)
+    ratio = round(found.tensors / real, 3)
+    return {"point": label(point), "estimate": found.tensors, "measured": real, "ratio": ratio, "causes": found.causes}
+
+
+def main() -> None:
+    """Measures the grid, or the part of it that was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--only", default="", help="points whose label has this word")
+    parser.add_argument("--quick", action="store_true", help="a few points only")
+    given = parser.parse_args()
+    points = [point for point in GRID if given.only in label(point)]
+    if given.quick:
+        points = [point for point in points if label(point).startswith(QUICK)]
+    rows = []
+    with tempfile.TemporaryDirectory() as root:
+        for point in points:
+            rows.append(compare(point, Path(root)))
+            last = rows[-1]
+            sizes = f"{last['estimate'] / 1e6:9.1f} MB estimated, {last['measured'] / 1e6:9.1f} MB measured"
+            print(f"{last['point']:36} {sizes}, {last['ratio']:.3f}", file=sys.stderr)
+    worst = max(rows, key=lambda row: abs(row["ratio"] - 1.0))
+    if given.json:
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+        print(json.dumps({"device": device, "points": rows, "worst": worst["point"], "worst_ratio": worst["ratio"]}))
+    else:
+        print(f"worst: {worst['point']} {worst['ratio']:.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""The command line: all that the interface does, without it. Results go to standard output, messages to standard error.
+
+Here is which commands there are; what they do is in `commands`, what they print for people in `show`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from lora_playground.cli import commands, show
+from lora_playground.cli.flags import add_chat_flags, add_train_flags, build_config
+from lora_playground.errors import PlaygroundError
+from lora_playground.reproduce import FORMATS
+
+__all__ = ["build_config", "main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status: 0, 1 for an error in plain words, 130 when interrupted."""
+    options_given = _parser().parse_args(arguments)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        value = options_given.command(options_given)
+    except PlaygroundError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    if options_given.json:
+        print(json.dumps(value, ensure_ascii=False))
+    else:
+        options_given.show(value)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--home", metavar="DIR", help="where runs live (default: $LORA_PLAYGROUND_HOME)")
+    shared.add_argument("--json", action="store_true", help="print one JSON value on standard output")
+    parser = argparse.ArgumentParser(prog="python -m lora_playground", description=__doc__.splitlines()[0])
+    listed = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable, tell: Callable, summary: str) -> argparse.ArgumentParser:
+        sub = listed.add_parser(name, parents=[shared], help=summary, description=summary)
+        sub.set_defaults(command=run, show=tell)
+        return sub
+
+    add_train_flags(command("train", commands.train, show.show_train, "fine-tune: start a run and wait for it"))
+    resume = command("resume", commands.resume, show.show_train, "go on with a run from its last checkpoint")
+    resume.add_argument("run")
+    evaluate = command("evaluate", commands.evaluate, show.show_pairs, "score both models on the dataset's test part")
+    evaluate.add_argument("run")
+    evaluate.add_argument("--rows", type=int, default=None, help="at most so many test rows (default: all)")
+    command("runs", commands.runs, show.show_table, "list the runs")
+    command("show", commands.show_run, show.show_pairs, "one run: configuration, state and result").add_argument("run")
+    command("delete", commands.delete, show.show_pairs, "delete a run and all its files").add_argument("run")
+    command("spectra", commands.spectra, show.show_spectra, "singular values of what a run learned").add_argument("run")
+    add_chat_flags(command("chat", commands.chat, show.show_chat, "one prompt to base and adapted model, same noise"))
+    export = command("export", commands.export_run, show.show_pairs, "write a run's adapter for other tools")
+    export.add_argument("run")
+    export.add_argument("--format", default="peft", choices=["peft", "lora", "merged"])
+    export.add_argument("--out", required=True, metavar="DIR")
+    export.add_argument("--rank", type=int, help="with --format lora: keep so many directions a module")
+    again = command("reproduce", commands.reproduce_run, show.show_reproduced, "a finished run to do again")
+    again.add_argument("run")
+    again.add_argument("--format", default="cli", choices=FORMATS, help="default: cli, printed")
+    again.add_argument("--out", metavar="FILE", help="the file to write; batches go beside a script or notebook")
+    add_train_flags(command("estimate", commands.estimate, show.show_estimate, "what a run would cost, by cause"))
+    command("variants", commands.variants, show.show_variants, "list the variants and their options")
+    command("datasets", commands.datasets, show.show_table, "list the datasets")
+    command("models", commands.models, show.show_table, "list the base models at hand")
+    return parser

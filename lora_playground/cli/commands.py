@@ -1,0 +1,282 @@
+"""The commands: each takes parsed flags and returns one JSON value. Torch is imported by those that need it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lora_playground.cli.flags import build_config
+from lora_playground.config import options
+from lora_playground.errors import ConfigError
+from lora_playground.variants import VARIANTS
+
+
+def _store(given: argparse.Namespace) -> Any:
+    from lora_playground.runs import RunStore
+
+    return RunStore(given.home)
+
+
+def train(given: argparse.Namespace) -> dict[str, Any]:
+    """`train`: checks, then trains here."""
+    from lora_playground.jobs.admission import check
+
+    config, store = build_config(given), _store(given)
+    for warning in check(config, store.home):
+        print(f"warning: {warning}", file=sys.stderr)
+    return _execute(store.create(config))
+
+
+def resume(given: argparse.Namespace) -> dict[str, Any]:
+    """`resume`: goes on from the last checkpoint."""
+    from lora_playground.errors import RunError
+
+    run = _store(given).get(given.run)
+    if run.state() == "done":
+        raise RunError(f"Run {run.id} is done; there is nothing to resume. To train on, start a new run.")
+    return _execute(run)
+
+
+def _execute(run: Any) -> dict[str, Any]:
+    """Runs it here, in this process, with progress on standard error; Ctrl+C stops it after the current step."""
+    from lora_playground.jobs.pipeline import execute
+
+    stop = threading.Event()
+    previous = signal.signal(signal.SIGINT, lambda *_: stop.set())
+    print(f"run {run.id}: {run.config().label}", file=sys.stderr)
+    try:
+        result = execute(run, stop.is_set, emit=_progress)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    losses = [loss for event in run.events()[0] if event["type"] == "loss" for loss in event["losses"]]
+    return {
+        "run": run.id,
+        "folder": str(run.folder),
+        "state": result["state"],
+        "trainable_parameters": result["trainable_parameters"],
+        "train_seconds": result["seconds"]["training"],
+        "tokens_per_second": result["tokens_per_second"],
+        "losses": losses,
+        "score": result.get("score"),
+        "forgetting": result.get("forgetting"),
+    }
+
+
+def _progress(event: dict[str, Any]) -> None:
+    kind = event["type"]
+    if kind == "phase":
+        print(f"  {event['phase']} ...", file=sys.stderr)
+    elif kind == "validation":
+        print(f"  step {event['step']}: validation loss {event['loss']:.3f}", file=sys.stderr)
+    elif kind == "message":
+        print(f"  {event['level']}: {event['text']}", file=sys.stderr)
+
+
+def evaluate(given: argparse.Namespace) -> dict[str, Any]:
+    """`evaluate`: scores on the test part."""
+    from lora_playground.jobs.pipeline import evaluate_run
+
+    outcome = evaluate_run(_store(given).get(given.run), rows=given.rows)
+    score, forgetting = outcome["score"], outcome["forgetting"]
+    if score is None:
+        raise ConfigError("run", given.run, "its dataset has no test part with a metric to score")
+    return {
+        "run": given.run,
+        "metric": score["metric"],
+        "base": score["base"],
+        "adapted": score["adapted"],
+        "rows": score["n"],
+        "forgetting": forgetting["drop"] if forgetting else None,
+    }
+
+
+def runs(given: argparse.Namespace) -> list[dict[str, Any]]:
+    """`runs`: all of them, a row each."""
+    return [_row(run) for run in _store(given).list()]
+
+
+def _row(run: Any) -> dict[str, Any]:
+    config, result = run.config(), run.result() or {}
+    score = result.get("score") or {}
+    return {
+        "run": run.id,
+        "label": config.label,
+        "state": run.state(),
+        "model": config.model.source,
+        "dataset": config.data.dataset,
+        "variant": config.variant.name,
+        "rank": getattr(config.variant, "rank", None),
+        "score": score.get("adapted"),
+        "base_score": score.get("base"),
+        "trainable_parameters": result.get("trainable_parameters"),
+    }
+
+
+def show_run(given: argparse.Namespace) -> dict[str, Any]:
+    """`show`: config, state, result, error."""
+    run = _store(given).get(given.run)
+    result = run.result()
+    return {
+        "run": run.id,
+        "folder": str(run.folder),
+        "state": run.state(),
+        "config": json.loads(run.config().model_dump_json()),
+        "result": result,
+        "error": run.error(),
+    }
+
+
+def delete(given: argparse.Namespace) -> dict[str, Any]:
+    """`delete`: the run and its files."""
+    _store(given).delete(given.run)
+    return {"run": given.run, "deleted": True}
+
+
+def spectra(given: argparse.Namespace) -> dict[str, Any]:
+    """`spectra`: singular values of each module's update."""
+    from lora_playground.analysis.spectra import effective_rank, spectra, stable_rank
+
+    updates = _updates(_store(given).get(given.run))
+    values = spectra(updates)
+    modules = [
+        {
+            "name": update.name,
+            "shape": list(update.shape),
+            "factored": update.factored,
+            "singular_values": [float(value) for value in values[update.name]],
+            "effective_rank": float(effective_rank(values[update.name])),
+            "stable_rank": float(stable_rank(values[update.name])),
+        }
+        for update in updates
+        if update.name in values
+    ]
+    return {"run": given.run, "modules": modules}
+
+
+def _updates(run: Any) -> list[Any]:
+    from lora_playground.analysis.update import load_updates
+    from lora_playground.errors import RunError
+
+    path = run.folder / "update.safetensors"
+    if not path.is_file():
+        raise RunError(f"Run {run.id} has no saved update; it is {run.state()}. Train it to the end first.")
+    return load_updates(path)
+
+
+def chat(given: argparse.Namespace) -> dict[str, Any]:
+    """`chat`: one prompt to base and adapted model."""
+    from lora_playground.models.decoding import Decoder, Row, RowUpdate, Sampling
+    from lora_playground.models.loading import load_base
+
+    run = _store(given).get(given.run)
+    updates = _updates(run)
+    base = load_base(run.config().model)
+    decoder = Decoder(base.model, base.tokenizer)
+    messages = [{"role": "user", "content": given.prompt}]
+    if given.system:
+        messages.insert(0, {"role": "system", "content": given.system})
+    prompt = decoder.encode(messages)
+    cut = None if given.keep is None else (0, given.keep)
+    sampling = Sampling(given.temperature, given.top_p, given.seed)  # one for both rows: the same noise
+    pair = [
+        Row(prompt, update, sampling, given.max_new_tokens, decoder.stop)
+        for update in (None, RowUpdate(decoder.adapter(updates), given.strength, cut))
+    ]
+    with decoder.evaluating():
+        batch = decoder.batch()
+        batch.add(pair)
+        while batch.rows:
+            batch.step()
+    base_text, adapted_text = (decoder.text(row.tokens) for row in pair)
+    return {"run": given.run, "prompt": given.prompt, "base": base_text, "adapted": adapted_text}
+
+
+def export_run(given: argparse.Namespace) -> dict[str, Any]:
+    """`export`: for other tools."""
+    from lora_playground.export import export
+
+    run = _store(given).get(given.run)
+    return export(run.folder, given.format, Path(given.out), rank=given.rank)
+
+
+def reproduce_run(given: argparse.Namespace) -> dict[str, Any]:
+    """`reproduce`: config, command, script, notebook or all of them as a zip."""
+    from lora_playground.reproduce import reproduce
+
+    run = _store(given).get(given.run)
+    try:
+        return reproduce(run, given.format, Path(given.out) if given.out else None)
+    except OSError as error:
+        raise ConfigError("--out", given.out, f"it cannot be written ({error.strerror})") from error
+
+
+def estimate(given: argparse.Namespace) -> dict[str, Any]:
+    """`estimate`: memory by cause, trained parameters and the adapter's size; nothing is loaded."""
+    from lora_playground.cost import cost
+    from lora_playground.models.precision import probe
+
+    config, machine = build_config(given), probe()
+    found = cost(config, machine.device, machine.dtype)
+    if found is None:
+        known = "its sizes are known once it was fetched; those of the models that are listed are known before"
+        raise ConfigError("model.source", config.model.source, known)
+    return asdict(found) | {"total": found.total, "device": machine.device}
+
+
+def variants(given: argparse.Namespace) -> list[dict[str, Any]]:
+    """`variants`: with their options."""
+    return [
+        {
+            "name": variant.name,
+            "label": variant.label,
+            "family": variant.family,
+            "paper": variant.card.paper,
+            "url": variant.card.url,
+            "sentence": variant.card.sentence,
+            "learning_rate": {"embedded": variant.learning_rate, "other": variant.real_rate},
+            "bits": list(variant.bits),
+            "options": [
+                {
+                    "name": option.path,
+                    "kind": option.kind,
+                    "default": option.default,
+                    "low": option.low,
+                    "high": option.high,
+                    "choices": list(option.choices),
+                    "description": option.description,
+                }
+                for option in options(variant.config)
+            ],
+        }
+        for variant in VARIANTS.values()
+    ]
+
+
+def datasets(given: argparse.Namespace) -> list[dict[str, Any]]:
+    """`datasets`: shipped and uploaded."""
+    from lora_playground.data.catalogue import list_datasets
+
+    return [
+        {
+            "name": card.name,
+            "label": card.label,
+            "metric": card.metric,
+            "train": card.train,
+            "validation": card.validation,
+            "test": card.test,
+        }
+        for card in list_datasets(_store(given).home)
+    ]
+
+
+def models(given: argparse.Namespace) -> list[dict[str, Any]]:
+    """`models`: those at hand."""
+    from lora_playground.models.catalogue import list_models
+
+    return [asdict(model) for model in list_models()]

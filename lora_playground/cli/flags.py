@@ -1,0 +1,115 @@
+"""Flags and what they give: `train`'s are derived from the RunConfig schema and the variants' own options.
+
+It knows neither option nor variant by heart, and runs no command.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lora_playground.config import Option, RunConfig, options
+from lora_playground.errors import ConfigError
+from lora_playground.reproduce.command import flag
+from lora_playground.variants import VARIANTS, get_variant
+
+
+def add_train_flags(parser: argparse.ArgumentParser) -> None:
+    """A flag for every option of RunConfig and of the variants."""
+    parser.add_argument("--config", metavar="FILE", help="a RunConfig as JSON; flags override it")
+    parser.add_argument("--variant", metavar="NAME", help=f"one of {', '.join(VARIANTS)}")
+    for option in options(RunConfig):
+        _one_flag(parser, option, flag(option.path))
+    by_flag: dict[str, list[tuple[str, Option]]] = {}
+    for variant in VARIANTS.values():
+        for option in options(variant.config, "variant."):
+            by_flag.setdefault(flag(option.path), []).append((variant.name, option))
+    group = parser.add_argument_group("options of the variant")
+    for name, owners in by_flag.items():
+        taken_by = "" if len(owners) > 8 else f" ({', '.join(owner for owner, _ in owners)})"
+        _one_flag(group, owners[0][1], name, taken_by)
+
+
+def _one_flag(parser: Any, option: Option, name: str, note: str = "") -> None:
+    text = (option.description + note).replace("%", "%%")
+    kind = "|".join(option.choices) if option.kind == "choice" else option.kind
+    # No default: an absent flag must not override a configuration file. Values are checked by the schema, not here.
+    parser.add_argument(f"--{name}", dest=option.path, metavar=kind.upper(), help=text, default=argparse.SUPPRESS)
+
+
+def add_chat_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `chat`."""
+    parser.add_argument("run")
+    parser.add_argument("--prompt", required=True)
+    parser.add_argument("--system", default="")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--temperature", type=_within(0.0, 10.0), default=0.0)
+    parser.add_argument("--top-p", type=_within(0.001, 1.0), default=1.0)
+    parser.add_argument("--max-new-tokens", type=_within(1, 4096, int), default=128)
+    parser.add_argument("--strength", type=_within(0.0, 2.0), default=1.0, help="the update's strength, 0 to 2")
+    parser.add_argument(
+        "--keep", type=_within(0, 4096, int), help="keep only the k strongest directions of each module"
+    )
+
+
+def _within(low: float, high: float, kind: Callable[[str], float] = float) -> Callable[[str], float]:
+    """A converter for argparse that refuses numbers outside [low, high]."""
+
+    def convert(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            word = "whole number" if kind is int else "number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not allowed; give a {word} from {low} to {high}")
+        return value
+
+    return convert
+
+
+def build_config(given: argparse.Namespace) -> RunConfig:
+    """The RunConfig of `train`'s flags: file first, then flags; raises ConfigError."""
+    data: dict[str, Any] = {}
+    if given.config:
+        try:
+            text = Path(given.config).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError("--config", given.config, f"it must be a readable JSON file ({error})") from error
+        data = RunConfig.parse_json(text).model_dump()
+    if given.variant and given.variant != data.get("variant", {}).get("name"):
+        data["variant"] = {"name": get_variant(given.variant).name}
+    variant = get_variant(data.setdefault("variant", {"name": "lora"})["name"])
+    known = {option.path: option for option in options(RunConfig)}
+    known |= {option.path: option for option in options(variant.config, "variant.")}
+    for path, text in vars(given).items():
+        if "." not in path and path != "title":
+            continue
+        if path not in known:
+            names = ", ".join(option.path.split(".")[-1] for option in options(variant.config, "variant."))
+            raise ConfigError(path, text, f"the variant {variant.name} has no such option; it has {names or 'none'}")
+        *parents, leaf = path.split(".")
+        section = data
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[leaf] = _value(known[path], text)
+    return RunConfig.parse(data)
+
+
+def _value(option: Option, text: str) -> Any:
+    """Text to the option's type; what does not parse stays text, for the schema to refuse in its own words."""
+    if option.optional and text.lower() in ("", "none"):
+        return None
+    if option.kind == "bool" and text.lower() in ("true", "false", "yes", "no", "1", "0"):
+        return text.lower() in ("true", "yes", "1")
+    if option.kind == "list":
+        return text if text in option.choices else [part.strip() for part in text.split(",") if part.strip()]
+    for kind, convert in (("int", int), ("float", float)):
+        if option.kind == kind:
+            try:
+                return convert(text)
+            except ValueError:
+                return text
+    return text

@@ -1,0 +1,271 @@
+"""What a run will cost, from sizes alone: trained parameters, the adapter's size, and memory by cause.
+
+It knows a model's geometry, the variants' counts and how this app's loop uses memory; no torch, no files but headers.
+The memory of the tensors is compared with what is really allocated in `benchmarks/memory_estimate.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lora_playground.config import RunConfig
+from lora_playground.errors import ModelError
+from lora_playground.models.catalogue import folder_of, module_shapes, sizes_of, tensor_shapes
+from lora_playground.models.geometry import Geometry
+from lora_playground.variants import get_variant
+from lora_playground.variants.targets import select
+
+LEARNED = 0.5
+"""Share of the tokens that are learned where the data does not tell."""
+RUNTIME = {"cpu": 620_000_000, "cuda": 600_000_000}
+"""What the process holds beside tensors: Python and its libraries, or the CUDA context and its kernels."""
+
+_CHUNK = 2**25
+"""Logits computed at once (`training.loss`)."""
+_GROUPS = 1.15
+"""Places of this app's CPU attention to a token: examples are grouped by rounded length (`training.attention`)."""
+
+PER_MODULE: dict[str, tuple[float, float, float]] = {
+    "dora": (0, 2, 0),
+}
+"""What a variant keeps beyond LoRA: inputs and outputs of an adapted module to a token, and copies of its W."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run will cost.
+
+    Attributes:
+        trainable, parameters: how many are trained, and how many the model has.
+        adapter_bytes: of the saved adapter, in float32.
+        causes: bytes by cause: weights, adapter, gradients, optimiser, activations, logits, runtime.
+        tensors: peak bytes of all tensors at once; less than the sum of the causes, since gradients and activations
+            are not at their highest at the same time.
+    """
+
+    trainable: int
+    parameters: int
+    adapter_bytes: int
+    causes: dict[str, int]
+    tensors: int
+
+    @property
+    def total(self) -> int:
+        """Peak bytes of the process (CPU) or on the device (CUDA)."""
+        return self.tensors + self.causes["runtime"]
+
+
+def cost(
+    config: RunConfig,
+    device: str = "cpu",
+    precision: str = "float32",
+    longest: int | None = None,
+    learned: float = LEARNED,
+) -> Cost | None:
+    """Estimates a run.
+
+    Args:
+        device: 'cpu' or 'cuda', on which attention keeps different things.
+        precision: 'float32' or 'bfloat16': what 'auto' will choose there; a config that names one overrules it.
+        longest: tokens of the longest example; None takes `data.max_length`, or the batch where that is less.
+        learned: share of the tokens that are learned.
+
+    Returns:
+        None where neither the disk nor the catalogue knows the model's sizes.
+
+    Raises:
+        ConfigError, ModelError: as the catalogue and the variant's options give them.
+    """
+    sizes = sizes_of(config.model.source)
+    if sizes is None:
+        return None
+    if config.training.precision != "auto":
+        precision = config.training.precision
+    trained, adapted = _trained(config, sizes)
+    tokens = _tokens(config, longest)
+    use = _Use(config, sizes, device, 2 if precision == "bfloat16" else 4, tokens, learned)
+    weights, adapter = use.weights(trained), 4 * trained
+    activations, passing = use.activations(adapted)
+    logits = use.logits()
+    optimiser = 8 * trained
+    if config.variant.name == "full":
+        adapter = 0
+    gradients = 4 * trained
+    held = gradients if config.training.accumulation > 1 else 0
+    lasting = weights + adapter + optimiser
+    peak = lasting + max(activations + held + max(logits, passing), gradients + passing)
+    causes = {
+        "weights": weights,
+        "adapter": adapter,
+        "gradients": gradients,
+        "optimiser": optimiser,
+        "activations": activations + (0 if logits > passing else passing),
+        "logits": logits,
+        "runtime": RUNTIME["cuda" if device.startswith("cuda") else "cpu"],
+    }
+    return Cost(trained, use.parameters, 4 * trained, causes, peak)
+
+
+def _trained(config: RunConfig, sizes: Geometry) -> tuple[int, dict[str, tuple[int, int]]]:
+    """How many parameters are trained, and the (out, in) of the modules that are adapted."""
+    variant: Any = get_variant(config.variant.name)
+    folder = folder_of(config.model.source)
+    listed = module_shapes(folder) if folder is not None else sizes.modules()
+    shapes = {name: (out, into) for name, out, into in listed}
+    targets = getattr(config.variant, "target_modules", None)
+    if targets is not None:
+        adapted = select(shapes, targets)
+        return variant.count(adapted.values(), config.variant), adapted
+    # A variant that cannot be told which modules to adapt trains all parameters.
+    whole: list[tuple[int, ...]] = [(sizes.parameters,)]
+    if folder is not None:
+        whole = list(tensor_shapes(folder).values())
+    if not getattr(config.variant, "embeddings", True):
+        whole = list(shapes.values())
+    return variant.count(whole, config.variant), shapes
+
+
+def _tokens(config: RunConfig, longest: int | None) -> int:
+    """Tokens of a micro-batch, padding included: rows are rounded up to the longest example and to 32."""
+    room = max(1, config.training.batch_tokens // config.training.accumulation)
+    most = min(config.data.max_length, longest or config.data.max_length)
+    if longest is None:
+        most = min(most, max(room, 64))
+    return -(-max(room, most) // 32) * 32
+
+
+@dataclass(frozen=True)
+class _Use:
+    """How much a micro-batch of `tokens` uses. `e`: bytes of an activation, 4 or 2."""
+
+    config: RunConfig
+    sizes: Geometry
+    device: str
+    e: int
+    tokens: int
+    learned: float
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the base model."""
+        return self.sizes.parameters
+
+    def weights(self, trained: int) -> int:
+        """Bytes of the frozen weights as they are stored."""
+        linear = sum(m * n for _, m, n in self.sizes.modules())
+        other = self.sizes.parameters - linear
+        stored = self.config.model.quantisation
+        if self.config.variant.name == "full":
+            # What trains is float32; a pristine copy waits in main memory.
+            whole = 4 * trained + self.e * max(0, self.parameters - trained)
+            return whole + (0 if self.device.startswith("cuda") else 4 * trained)
+        if stored == "4bit":  # four bits, and for every 64 of them a scale of 8 bits (double quantisation)
+            return round(linear * (0.5 + 1 / 64 + 4 / 64 / 256)) + self.e * other
+        if stored == "8bit":
+            return linear + sum(4 * m for _, m, _ in self.sizes.modules()) + self.e * other
+        return self.e * self.parameters
+
+    def activations(self, adapted: dict[str, tuple[int, int]]) -> tuple[int, int]:
+        """(bytes kept for backward by all layers, bytes that one layer's backward needs on top)."""
+        g, e, t = self.sizes, self.e, self.tokens
+        full = self.config.variant.name == "full"
+        layer = self._norms(full) + self._attention() + self._mlp() + self._adapters(adapted)
+        ends = t * (g.hidden * (e + self._norm_bytes()) + g.hidden * e) + self._mask()
+        passing = t * e * (2 * g.inner + g.hidden) + self._dense_passing(adapted)
+        if self.config.training.gradient_checkpointing:
+            return round(g.layers * t * g.hidden * e + ends), round(layer + passing)
+        return round(g.layers * layer + ends), round(passing)
+
+    def _norm_bytes(self) -> int:
+        """Of what a norm keeps of its input, to an entry: its float32 copy (in float32 the residual itself)."""
+        return 4
+
+    def _norms(self, full: bool) -> float:
+        g, e, t = self.sizes, self.e, self.tokens
+        kept = self._norm_bytes() + e + (e if full else 0)  # input and output; trained scales need the normed input too
+        if not g.rms and e == 2:
+            kept += 4  # LayerNorm gives float32 under autocast
+        heads = t * (g.query + g.key) * 4 if g.head_norms else 0
+        return g.norms * t * g.hidden * kept + heads
+
+    def _attention(self) -> float:
+        g, e, t = self.sizes, self.e, self.tokens
+        keys = 2 * (g.query if g.key < g.query else g.key)
+        if self.device.startswith("cuda") or not g.rms:
+            return t * e * (g.query + keys + 2 * g.query)
+        return _GROUPS * t * (e * (2 * g.query + keys) + 4 * g.heads) + t * e * g.query
+
+    def _mlp(self) -> float:
+        kept = 4 if self.sizes.gated else 5
+        return self.tokens * self.e * kept * self.sizes.inner
+
+    def _adapters(self, adapted: dict[str, tuple[int, int]]) -> float:
+        """What the adapters keep, a layer on average."""
+        variant, t = self.config.variant, self.tokens
+        rank = getattr(variant, "rank", 0)
+        inputs, outputs, copies = PER_MODULE.get(variant.name, (0, 0, 0))
+        dropout = getattr(variant, "dropout", 0.0) > 0
+        total = 0.0
+        for out, into in adapted.values():
+            total += t * self.e * (rank + inputs * into + outputs * out) + 4 * copies * out * into
+            total += t * (1 + self.e) * into if dropout else 0
+        return total / self.sizes.layers
+
+    def _dense_passing(self, adapted: dict[str, tuple[int, int]]) -> float:
+        """A quantised weight is unpacked for its product."""
+        if self.config.model.quantisation == "none":
+            return 0.0
+        return self.e * max((out * into for out, into in adapted.values()), default=0)
+
+    def _mask(self) -> int:
+        """Where attention takes a mask: rows of the batch's length at most."""
+        if not self.device.startswith("cuda") and self.sizes.rms:
+            return 0
+        side = min(self.tokens, max(32, self.config.data.max_length))
+        return self.tokens * side * (self.e + 1)
+
+    def logits(self) -> int:
+        """At the head: scores, their softmax and their gradient for the learned tokens, or for a chunk of them."""
+        v, n = self.sizes.vocabulary, round(self.learned * self.tokens)
+        if n <= max(1, _CHUNK // v):
+            return 12 * n * v
+        return 4 * _CHUNK * (2 if self.e == 4 else 3)
+
+
+def advice(config: RunConfig, estimate: Cost, room: int) -> list[str]:
+    """What to change so that a run that needs more than `room` bytes fits: at most three, the most useful first.
+
+    Each is tried on the estimate; what saves less than a twentieth is left out.
+    """
+    changes: list[tuple[str, dict[str, Any]]] = []
+    batch = config.training.batch_tokens
+    if not config.training.gradient_checkpointing:
+        changes.append(("turn on training.gradient_checkpointing", {"gradient_checkpointing": True}))
+    if batch > 64:
+        changes.append(
+            (f"halve the micro-batches: training.accumulation {2 * config.training.accumulation}",
+             {"accumulation": 2 * config.training.accumulation})
+        )  # fmt: skip
+        changes.append((f"lower training.batch_tokens to {batch // 4}", {"batch_tokens": max(32, batch // 4)}))
+    found = []
+    for text, change in changes:
+        again = cost(config.model_copy(update={"training": config.training.model_copy(update=change)}))
+        if again is not None:
+            found.append((estimate.tensors - again.tensors, text))
+    if config.model.quantisation == "none" and 4 in get_variant(config.variant.name).bits:
+        model = config.model.model_copy(update={"quantisation": "4bit"})
+        again = cost(config.model_copy(update={"model": model}))
+        if again is not None:
+            found.append((estimate.tensors - again.tensors, "store the base in 4 bit (model.quantisation)"))
+    found.append((0, "choose a smaller base model"))
+    useful = [pair for pair in sorted(found, reverse=True) if pair[0] > 0.05 * estimate.tensors]
+    return [text for _, text in (useful or found[-1:])][:3]
+
+
+def known(config: RunConfig, **others: Any) -> Cost | None:
+    """As `cost`, but None where the model cannot be read: for forms, which say elsewhere what is wrong with it."""
+    try:
+        return cost(config, **others)
+    except ModelError:
+        return None
