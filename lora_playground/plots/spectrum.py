@@ -149,7 +149,7 @@ def describe_scree(
     """One sentence: how many directions hold 90% of the energy, of how many, and both ranks."""
     sigma = [float(v) for v in values]
     if not sigma or sigma[0] <= 0:
-        return f"{label + ': ' if label else ''}the update is still zero."
+        return f"{label}: the update is still zero." if label else "The update is still zero."
     k = energy_rank(sigma, 0.9, frobenius)
     used = sum(1 for v in sigma if v > 1e-7 * sigma[0])
     total = rank if rank else used

@@ -76,7 +76,8 @@ def empty(text: str, title: str, dark: bool, height: int = 320) -> dict[str, Any
     note = {"text": text, "showarrow": False, "x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper"}
     note["font"] = {"size": 14, "color": ink(dark)["quiet"]}  # type: ignore[assignment]
     hidden = {"visible": False}
-    return figure([], title, dark, height, annotations=[note], xaxis=hidden, yaxis=hidden)
+    even = {"l": 16, "r": 16, "t": 44, "b": 44}
+    return figure([], title, dark, height, annotations=[note], xaxis=hidden, yaxis=hidden, margin=even)
 
 
 def rounded(values: Iterable[float | None], digits: int = 4) -> list[float | None]:

@@ -122,7 +122,7 @@ def _traces(label: str, colour: str, series: LossSeries, budget: int, single: bo
     line = {
         "x": steps,
         "y": rounded(mean[i] for i in picked),
-        "mode": "lines",
+        "mode": "lines" if len(picked) > 2 else "lines+markers",
         "name": "training" if single else name,
         "legendgroup": name,
         "line": {"color": colour, "width": 2.5},
@@ -152,6 +152,8 @@ def describe_loss(source: LossSeries | Iterable[Mapping[str, Any]]) -> str:
         return "No step has been taken yet."
     last = series.steps[-1]
     text = f"After {last} steps the training loss went from {significant(finite[0])} to {significant(finite[-1])}."
+    if len(finite) == 1:
+        text = f"The training loss is {significant(finite[0])} at step {last}."
     checks = [(step, loss) for step, loss in series.validation if math.isfinite(loss)]
     if len(checks) >= 2:
         best = min(checks, key=lambda pair: pair[1])

@@ -65,7 +65,7 @@ class ChatTab:
         self.problem = gr.HTML("", apply_default_css=False, elem_id="lp-chat-problem")
         with gr.Row(elem_id="lp-ask", equal_height=False):
             self.input = gr.Textbox(
-                label="Your message", show_label=False, placeholder="Ask both models something …", lines=1, max_lines=6,
+                label="Your message", show_label=False, placeholder="Ask them all something …", lines=1, max_lines=6,
                 elem_id="lp-input", scale=8, max_length=20_000,
             )  # fmt: skip
             self.send_button = gr.Button("Send", variant="primary", elem_id="lp-send", min_width=90, scale=1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -38,6 +39,7 @@ class Steps:
 
     Attributes:
         advanced, variant_fields: inputs derived from the schema.
+        home: where uploads are.
         nonce: filled by the page at a click on Train; two clicks within two seconds carry the same one.
     """
 
@@ -62,6 +64,7 @@ class Steps:
     problem: gr.HTML
     train: gr.Button
     nonce: gr.Textbox
+    home: Path
 
     def inputs(self) -> set[Any]:
         """Everything that Train needs; the listener gets one dict."""
@@ -91,6 +94,10 @@ class Steps:
         data = nest(values) | {"variant": {"name": name, **chosen}}
         if rank is not None:
             data["variant"]["rank"] = rank
+        uploads = {card.name: card.label for card in list_datasets(self.home) if card.uploaded}
+        if given[self.dataset] in uploads and not data.get("title"):
+            # An upload's own name is a number; people know it by its file.
+            data["title"] = f"{uploads[given[self.dataset]][:50]} · {name}" + (f" r{rank}" if rank else "")
         return RunConfig.parse(data)
 
 
@@ -125,7 +132,7 @@ def build(shell: Shell, page: gr.Blocks) -> Steps:
     nonce = gr.Textbox("", visible="hidden", elem_classes="lp-hidden", label="nonce", elem_id="lp-nonce")
     made = Steps(
         dataset, examples, *method, knob, rank, picture, *budget, source, advanced, variant_fields, *sweeps, problem,
-        train, nonce,
+        train, nonce, shell.home,
     )  # fmt: skip
     _connect(shell, page, made, uploaded)
     return made

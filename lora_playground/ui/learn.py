@@ -30,8 +30,8 @@ few directions.
 **2. What needs more?** Train *facts* with rank 1 and with rank 16. Facts that have nothing to do with each other do not
 fit into one direction, so the score follows the rank.
 
-**3. What is really used?** Open *Spectrum* for a rank-16 run. The bars are the **singular values** $\sigma_1 \ge
-\sigma_2 \ge \dots$ of $\Delta W$: how strongly each direction is used. If only a few are tall, the rest of the rank was
+**3. What is really used?** Open *Spectrum* for a rank-16 run. The points are the **singular values** $\sigma_1 \ge
+\sigma_2 \ge \dots$ of $\Delta W$: how strongly each direction is used. If only a few are high, the rest of the rank was
 not needed, and you can cut it away and ask again.
 
 ## How to read the pictures

@@ -15,12 +15,14 @@ from urllib.parse import urlparse
 
 import pytest
 
+from tests.e2e.steps import PATIENCE
+
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync "
     "--no-first-run --disable-dev-shm-usage"
 ).split()
-START_SECONDS = 180
+START_SECONDS = 240
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -108,13 +110,13 @@ def server(tmp_path_factory, chromium) -> Iterator[Server]:
     started.close()
 
 
-@pytest.fixture
-def context(browser, server):
-    """A browser context from which every request to another host is aborted, and fails the test."""
+@contextlib.contextmanager
+def guarded(browser):
+    """A browser context from which every request to another host is aborted, and fails what uses it."""
     foreign: list[str] = []
     errors: list[str] = []
     made = browser.new_context(viewport={"width": 1280, "height": 720}, accept_downloads=True)
-    made.set_default_timeout(60_000)
+    made.set_default_timeout(1000 * PATIENCE)
 
     def guard(route) -> None:
         if urlparse(route.request.url).hostname in ("127.0.0.1", "localhost"):
@@ -129,6 +131,12 @@ def context(browser, server):
     made.close()
     assert not foreign, f"the page asked other hosts: {foreign}"
     assert not errors, f"the page's script failed: {errors}"
+
+
+@pytest.fixture
+def context(browser, server):
+    with guarded(browser) as made:
+        yield made
 
 
 @pytest.fixture

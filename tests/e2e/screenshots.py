@@ -1,6 +1,6 @@
-"""Takes the pictures of the README from the app itself: `python -m tests.e2e.screenshots [--seconds N] [--out DIR]`.
+"""Takes the pictures of the README from the app itself: `python -m tests.e2e.screenshots [--steps N] [--out DIR]`.
 
-It starts a server on a fresh home, trains one run in the browser, and photographs what a person sees.
+It starts a server on a fresh home, trains one run in the browser, and photographs what a person sees, light and dark.
 """
 
 import argparse
@@ -9,11 +9,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
+from lora_playground.data.catalogue import list_datasets
 from tests.e2e.conftest import FLAGS, Server, find_chromium
-from tests.e2e.steps import answers, cells, points, set_number, status, until
+from tests.e2e.steps import answers, cells, choose, points, set_number, status, until
 
+MOST_BYTES = 290_000
+SETTLE = 1500
+"""Milliseconds for fonts and transitions to come to rest before a picture is taken."""
 OUT = Path(__file__).resolve().parents[2] / "assets" / "pictures"
 
 
@@ -23,7 +28,8 @@ def main() -> int:
     parser.add_argument(
         "--home", type=Path, help="a home whose newest finished run is shown; by default one is trained"
     )
-    parser.add_argument("--seconds", type=int, default=60, help="how long to train")
+    parser.add_argument("--dataset", default="facts-small", help="what to train on, by its name")
+    parser.add_argument("--steps", type=int, default=0, help="how long to train; by default as long as the form says")
     parser.add_argument("--out", type=Path, default=OUT, help="where the pictures go")
     given = parser.parse_args()
     chromium = find_chromium()
@@ -31,6 +37,13 @@ def main() -> int:
         print("error: no Chromium; install it or set LORA_PLAYGROUND_CHROMIUM", file=sys.stderr)
         return 1
     given.out.mkdir(parents=True, exist_ok=True)
+    labels = [card.label for card in list_datasets(None) if card.name == given.dataset]
+    if not labels:
+        print(
+            f"error: there is no dataset {given.dataset}; `python -m lora_playground datasets` lists them",
+            file=sys.stderr,
+        )
+        return 1
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         server = Server(given.home or Path(folder) / "home")
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
@@ -42,7 +55,7 @@ def main() -> int:
             if given.home:
                 page.locator("#lp-status .lp-link").click()
             else:
-                train(page, given.seconds)
+                train(page, labels[0], given.steps)
             take(page, given.out)
         finally:
             browser.close()
@@ -50,33 +63,45 @@ def main() -> int:
     return 0
 
 
-def train(page: Any, seconds: int) -> None:
-    """Trains what the form proposes for so many seconds."""
-    page.locator("#lp-unit label").filter(has_text="seconds").click()
-    page.locator("#lp-seconds input").wait_for()
-    set_number(page, "lp-seconds", str(seconds))
+def train(page: Any, dataset: str, steps: int) -> None:
+    """Trains on this dataset as the form proposes."""
+    choose(page, "lp-dataset", dataset)
+    if steps:
+        set_number(page, "lp-steps-number", str(steps))
     page.locator("#lp-train").click()
 
 
 def take(page: Any, out: Path) -> None:
-    """Photographs Fine-tune (light), Chat (light) and Spectrum (dark) of the run in view."""
+    """Photographs Fine-tune, Spectrum and Chat of the run in view."""
     until(page, lambda: "adapter on disk" in status(page), "the result", 1800)
     until(page, lambda: points(page, "lp-loss") and points(page, "lp-scree"), "the pictures")
     page.locator("#lp-steps").evaluate("node => node.scrollTo(0, 0)")
-    page.wait_for_timeout(1500)
-    page.screenshot(path=out / "finetune-light.png")
-    page.locator("#lp-way-chat").click()
+    both(page, out, "finetune")
+    page.locator("#lp-way-spectrum").click()
+    until(page, lambda: cells(page, "lp-spec-map") and points(page, "lp-spec-scree"), "map and scree")
+    both(page, out, "spectrum")
+    page.get_by_role("tab", name="Chat").click()
     until(page, lambda: page.locator(".lp-pane").count() == 2, "two panes")
     page.locator(".lp-starters button").first.click()
     until(page, lambda: page.locator(".lp-pane .q").count() > 0, "the question")
     until(page, lambda: all(answers(page)) and page.locator("#lp-send").is_visible(), "both answers")
-    page.wait_for_timeout(800)
-    page.screenshot(path=out / "chat-light.png")
-    page.locator(".lp-theme").click()
-    page.get_by_role("tab", name="Spectrum").click()
-    until(page, lambda: cells(page, "lp-spec-map"), "the map")
-    page.wait_for_timeout(1500)
-    page.screenshot(path=out / "spectrum-dark.png")
+    both(page, out, "chat")
+
+
+def both(page: Any, out: Path, name: str) -> None:
+    """The page as it stands, light and dark, each a PNG of at most `MOST_BYTES`."""
+    for theme in ("light", "dark"):
+        page.mouse.move(2, 2)
+        page.wait_for_timeout(SETTLE)
+        path = out / f"{name}-{theme}.png"
+        page.screenshot(path=path)
+        if path.stat().st_size > MOST_BYTES:
+            with Image.open(path) as picture:
+                # 256 colours are enough for flat surfaces and text, and a third of the size.
+                small = picture.convert("RGB").quantize(256)
+            small.save(path, optimize=True)
+        print(f"{path} {path.stat().st_size / 1000:.0f} kB")
+        page.locator(".lp-theme").click()
 
 
 if __name__ == "__main__":

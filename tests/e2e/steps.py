@@ -33,6 +33,12 @@ def choose(page: Any, dropdown: str, option: str) -> None:
     page.locator('[role="option"]').filter(has_text=option).first.click()
 
 
+def choose_column(page: Any, label: str, column: str) -> None:
+    """Picks a column of an upload."""
+    page.get_by_label(label).first.click()
+    page.locator('[role="option"]').filter(has_text=column).first.click()
+
+
 def set_number(page: Any, field: str, value: str) -> None:
     """Types into a number input and leaves it."""
     box = page.locator(f"#{field} input[type=number]")
@@ -55,6 +61,15 @@ def short_budget(page: Any, seconds: int) -> None:
     set_number(page, "lp-seconds", str(seconds))
     open_advanced(page)
     set_number(page, "lp-training-batch-tokens", "128")
+
+
+def open_tab(page: Any, name: str) -> None:
+    """Opens a tab by its name, from the overflow menu where the tabs do not fit."""
+    tab = page.locator('#lp-tabs [role="tab"]').filter(has_text=name).first
+    if not tab.is_visible():
+        page.locator("#lp-tabs .overflow-menu > button").click()
+        tab = page.locator("#lp-tabs .overflow-dropdown button").filter(has_text=name).first
+    tab.click()
 
 
 def open_advanced(page: Any) -> None:

@@ -1,13 +1,17 @@
 """The main job as a person does it: pick, train, watch, load anew in mid-run, chat, stop; and what may go wrong."""
 
 import json
+import re
+from pathlib import Path
 from urllib.parse import parse_qs, urlparse
 
 from tests.e2e.steps import (
     answers,
     cells,
     choose,
+    choose_column,
     open_advanced,
+    open_tab,
     points,
     set_number,
     set_rank,
@@ -76,6 +80,23 @@ def test_train_watch_reload_and_chat(page, server):
     until(page, lambda: page.locator("#lp-send").is_visible() and all(answers(page)), "the same question again")
     assert answers(page) == said, "the same seed gives the same answers"
 
+    page.get_by_role("button", name="rslora r4 answered better").last.click()
+    votes = server.home / "runs" / identity / "votes.jsonl"
+    until(page, votes.is_file, "the vote")
+    vote = json.loads(votes.read_text().splitlines()[0])
+    assert vote["preferred"] == identity and vote["prompt"] == "Where does <b>Ann</b> live?"
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Save as Markdown").click()
+    kept = Path(waiting.value.path()).read_text()
+    assert "Where does <b>Ann</b> live?" in kept and all(answer.strip() in kept for answer in said)
+
+    page.get_by_role("button", name="More: system prompt").click()
+    page.get_by_label("Continue all from the base's words").check()
+    page.locator("#lp-again").click()
+    until(page, lambda: page.locator("#lp-send").is_visible() and all(answers(page)), "the base's words read by both")
+    lengths = [page.locator(".lp-pane").nth(pane).locator("span[data-i]").count() for pane in (0, 1)]
+    assert lengths[0] == lengths[1] > 0, "both panes stand at the same places"
+
 
 def test_upload_train_and_stop(page, server, tmp_path):
     rows = []
@@ -99,8 +120,37 @@ def test_upload_train_and_stop(page, server, tmp_path):
     until(page, lambda: points(page, "lp-loss"), "the first loss")
     page.keyboard.press("Escape")
     until(page, lambda: "Stopped by you" in status(page), "the stop")
-    assert page.locator("#lp-resume").is_visible()
-    assert not page.locator("#lp-stop").is_visible()
+    until(page, lambda: not page.locator("#lp-stop").is_visible(), "nothing to stop any more")
+    page.locator("#lp-resume").click()
+
+    def second() -> dict | None:
+        lines = (server.home / "runs" / identity / "events.jsonl").read_text().splitlines()
+        plans = [event for event in map(json.loads, lines) if event["type"] == "plan"]
+        return plans[1] if len(plans) > 1 else None
+
+    assert until(page, second, "the second attempt")["start_step"] > 0, "it goes on where it stopped"
+    until(page, lambda: page.locator("#lp-stop").is_visible(), "the run at work again")
+    page.keyboard.press("Escape")
+    until(page, lambda: "Stopped by you" in status(page), "the second stop")
+
+
+def test_a_sweep_is_a_run_for_each_rank(page, server):
+    before = set(server.runs())
+    set_number(page, "lp-steps-number", "5000")
+    page.get_by_role("button", name="Sweep: several runs").click()
+    for rank in (1, 2):
+        page.locator("#lp-sweep-ranks label").filter(has_text=re.compile(rf"^\s*{rank}\s*$")).click()
+    page.locator("#lp-train").click()
+    made = until(page, lambda: (new := sorted(set(server.runs()) - before)) and len(new) == 2 and new, "two runs")
+    configs = [json.loads((server.home / "runs" / run / "config.json").read_text()) for run in made]
+    assert [config["variant"]["rank"] for config in configs] == [1, 2]
+    for run in reversed(made):  # the waiting one first, so that it does not begin
+        page.locator(f'.lp-open[data-id="{run}"]').click()
+        until(page, lambda run=run: run_in(page.url) == run and page.locator("#lp-stop").is_visible(), "its Stop")
+        page.keyboard.press("Escape")
+        until(page, lambda: "Stopped by you" in status(page), "the stop")
+    ticked = page.locator('#lp-runs .lp-tick[aria-checked="true"]')
+    assert sorted(ticked.nth(n).get_attribute("data-id") for n in range(ticked.count())) == made
 
 
 def test_bad_input_is_told_where_it_arose(page, server):
@@ -128,14 +178,13 @@ def test_unreadable_upload_is_told(page, tmp_path):
     until(page, lambda: "2 rows read" in page.locator("#lp-upload-note").inner_text(), "the rows by our columns")
 
 
-def choose_column(page, label: str, column: str) -> None:
-    page.get_by_label(label).first.click()
-    page.locator('[role="option"]').filter(has_text=column).first.click()
-
-
 def test_a_link_to_nothing_opens_the_empty_page(page, server):
     page.goto(server.url + "?run=../../etc/passwd&runs=nobody,,x&tab=nowhere")
     until(page, lambda: "Press Train" in status(page), "the idle view")
+    open_tab(page, "Spectrum")
+    until(page, lambda: "Train a run" in page.locator("#lp-spec-hint").inner_text(), "a first step")
+    open_tab(page, "Federated")
+    until(page, lambda: "Press Start" in page.locator("#lp-fed-table").inner_text(), "a first step")
 
 
 def test_phone_has_no_sideways_scroll(context, server):
@@ -154,15 +203,6 @@ def test_phone_has_no_sideways_scroll(context, server):
         open_tab(page, name)
         page.wait_for_timeout(400)
         assert widest(page) <= 390, f"{name} is wider than the phone"
-
-
-def open_tab(page, name: str) -> None:
-    """Opens a tab by its name, from the overflow menu where the tabs do not fit."""
-    tab = page.locator('#lp-tabs [role="tab"]').filter(has_text=name).first
-    if not tab.is_visible():
-        page.locator("#lp-tabs .overflow-menu > button").click()
-        tab = page.locator("#lp-tabs .overflow-dropdown button").filter(has_text=name).first
-    tab.click()
 
 
 def test_dark_page_stays_dark(page):

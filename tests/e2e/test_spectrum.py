@@ -12,7 +12,8 @@ from lora_playground.analysis.update import Update
 from lora_playground.models.catalogue import EMBEDDED, module_shapes
 from lora_playground.plots import run_colour
 from lora_playground.runs import RunStore
-from tests.e2e.steps import cells, points, until, widest
+from tests.e2e.conftest import guarded
+from tests.e2e.steps import cells, open_tab, points, until, widest
 from tests.spectrum_runs import STEPS, finished_run, updates
 
 
@@ -28,13 +29,21 @@ def runs(server):
     ]
 
 
+@pytest.fixture(scope="module")
+def opened(browser, server, runs):
+    """One page for all tests of this module that do not need a fresh one: loading it is most of their time."""
+    with guarded(browser) as context:
+        page = context.new_page()
+        page.goto(f"{server.url}?tab=spectrum&runs={','.join(runs)}")
+        yield page
+
+
 @pytest.fixture
-def spectrum(context, server, runs):
-    page = context.new_page()
-    page.goto(f"{server.url}?tab=spectrum&runs={','.join(runs)}")
-    until(page, lambda: len(points(page, "lp-spec-scree")) == 2, "the scree of two runs", 240)
-    until(page, lambda: points(page, "lp-spec-intruders"), "the last picture", 240)
-    return page
+def spectrum(opened):
+    opened.get_by_role("tab", name="Spectrum").click()
+    until(opened, lambda: len(points(opened, "lp-spec-scree")) == 2, "the scree of two runs")
+    until(opened, lambda: points(opened, "lp-spec-intruders"), "the last picture")
+    return opened
 
 
 def colours(page, plot: str) -> list[str]:
@@ -70,11 +79,14 @@ def test_look_replay_and_choose_a_module(spectrum):
     number.press("Tab")
     half = until(page, lambda: (p := points(page, "lp-spec-scree")) and p[0] < 0.7 * end and p, "half of the training")
     assert half[0] == pytest.approx(end / 2, rel=1e-2)
+    page.locator("#lp-spec-play").click()
+    until(page, lambda: points(page, "lp-spec-scree")[0] == pytest.approx(end, rel=1e-2), "the replay's end")
+    until(page, lambda: page.locator("#lp-spec-play").is_enabled(), "another replay")
 
 
 def test_two_adapters_and_the_base(spectrum):
     page = spectrum
-    phi = np.array(cells(page, "lp-spec-square"))
+    phi = np.array(until(page, lambda: cells(page, "lp-spec-square"), "the square"))
     assert phi.shape == (2, 8) and phi[1, 1:].min() > 0.99, "the small adapter lies within the large one"
     assert "share 100%" in words(page, "square") and "by chance" in words(page, "square")
     assert len(points(page, "lp-spec-intruders")) == 10
@@ -90,13 +102,18 @@ def test_cut_save_and_ask(spectrum, server):
     until(page, lambda: "the strongest direction of every module" in words(page, "energy"), "one direction kept")
     known = set(server.runs())
     page.locator("#lp-spec-save").click()
-    until(page, lambda: "Saved as the run" in page.locator("#lp-spec-said").inner_text(), "the cut adapter", 180)
+    until(page, lambda: "Saved as the run" in page.locator("#lp-spec-said").inner_text(), "the cut adapter")
     (made,) = set(server.runs()) - known
     saved = json.loads((server.home / "runs" / made / "adapter" / "adapter_config.json").read_text())
     assert saved["r"] == 1 and saved["peft_type"] == "LORA"
     until(page, lambda: page.locator(".lp-keys .lp-key").count() == 3, "the new run ticked")
     page.locator("#lp-spec-ask").click()
     page.locator("#lp-input textarea").wait_for()
+    until(page, lambda: page.locator(".lp-pane").count() == 4, "the base and three runs")
+    keeps = page.locator('.lp-pane input[type="number"]').first
+    until(page, lambda: keeps.input_value() == "1", "the cut chosen in Spectrum")
+    page.locator(f'#lp-runs .lp-tick[data-id="{made}"]').click()
+    until(page, lambda: page.locator(".lp-pane").count() == 3, "the run unticked")
     RunStore(server.home).delete(made)
 
 
@@ -106,7 +123,7 @@ def test_numbers_come_as_files(spectrum):
         ("lp-spec-csv", lambda p: list(csv.DictReader(Path(p).read_text().splitlines()))),
         ("lp-spec-json", None),
     ):
-        with page.expect_download(timeout=120_000) as waiting:
+        with page.expect_download() as waiting:
             page.locator(f"#{button}").click()
         path = waiting.value.path()
         rows = read(path) if read else json.loads(Path(path).read_text())
@@ -114,7 +131,7 @@ def test_numbers_come_as_files(spectrum):
         assert float(rows[0]["sigma_1"]) > 0
 
 
-def test_an_adapter_is_imported_and_a_pickle_refused(spectrum, server, tmp_path):
+def test_an_adapter_is_imported_and_a_pickle_refused(spectrum, server, runs, tmp_path):
     page = spectrum
     bad = tmp_path / "adapter_model.bin"
     bad.write_bytes(b"\x80\x02}q\x00.")
@@ -124,7 +141,7 @@ def test_an_adapter_is_imported_and_a_pickle_refused(spectrum, server, tmp_path)
     page.locator("#lp-spec-import").click()
     until(page, lambda: "pickle" in page.locator("#lp-spec-brought").inner_text(), "the refusal")
     assert set(server.runs()) == known
-    source = RunStore(server.home).list()[-1].adapter
+    source = RunStore(server.home).get(runs[0]).adapter
     good = tmp_path / "mine.zip"
     with zipfile.ZipFile(good, "w") as made:
         for path in source.iterdir():
@@ -132,39 +149,48 @@ def test_an_adapter_is_imported_and_a_pickle_refused(spectrum, server, tmp_path)
     page.locator("#lp-spec-upload input[type=file]").set_input_files(str(good))
     page.locator("#lp-spec-upload").get_by_text("mine").first.wait_for()
     page.locator("#lp-spec-import").click()
-    until(page, lambda: "Imported as the run" in page.locator("#lp-spec-brought").inner_text(), "the import", 180)
+    until(page, lambda: "Imported as the run" in page.locator("#lp-spec-brought").inner_text(), "the import")
     (new,) = set(server.runs()) - known
     assert RunStore(server.home).get(new).result()["imported"]["base"] == "embedded"
+    until(page, lambda: page.locator(".lp-keys .lp-key").count() == 3, "the import ticked")
+    page.locator(f'#lp-runs .lp-tick[data-id="{new}"]').click()
+    until(page, lambda: page.locator(".lp-keys .lp-key").count() == 2, "the import unticked")
     RunStore(server.home).delete(new)
 
 
-def test_compare_sorts_and_ticks(context, server, runs):
-    page = context.new_page()
-    page.goto(f"{server.url}?tab=compare&runs={','.join(runs)}")
-    table = page.locator("#lp-compare-table tbody tr")
-    until(page, lambda: table.count() >= 2 and points(page, "lp-compare-loss", 1), "the table and the losses", 240)
-    first = table.first.inner_text()
-    assert "large <b>bold</b>" in first and "90%" in first, "the best score comes first"
-    page.locator('#lp-compare-table [data-act="sort"][data-id="rank"]').click()
-    page.locator('#lp-compare-table [data-act="sort"][data-id="rank"]').click()
-    until(page, lambda: "small" in table.first.inner_text(), "another order")
+def test_compare_sorts_and_ticks(spectrum, runs):
+    page = spectrum
+    page.get_by_role("tab", name="Compare").click()
+    table, by_rank = page.locator("#lp-compare-table tbody tr"), page.locator('#lp-compare-table [data-id="rank"]')
+
+    def order() -> list[str]:
+        names = [row.split("\t")[0].strip() for row in table.all_inner_texts()]
+        return [name for name in names if name in ("small", "large <b>bold</b>")]
+
+    until(page, lambda: len(order()) == 2 and points(page, "lp-compare-loss", 1), "the table and the losses")
+    assert order() == ["large <b>bold</b>", "small"], "the best score comes first"
+    assert "90%" in table.filter(has_text="large").first.inner_text()
+    by_rank.click()
+    until(page, lambda: "▾" in by_rank.inner_text(), "falling ranks")
+    by_rank.click()
+    until(page, lambda: "▴" in by_rank.inner_text() and order()[0] == "small", "rising ranks")
     assert "variant.rank" in page.locator("#lp-compare-options").inner_text()
     assert "large" in page.locator("#lp-compare-gain-words").inner_text()
+    points_in = "document.querySelector('#lp-compare-gain .js-plotly-plot').data.map((trace) => trace.marker?.color)"
+    assert set(page.evaluate(points_in)) >= {run_colour(0), run_colour(1)}, "a run has one colour everywhere"
+    page.locator(f'#lp-compare-table [data-act="tick"][data-id="{runs[1]}"]').click()
+    until(page, lambda: "Tick two runs" in page.locator("#lp-compare-options").inner_text(), "one run unticked")
 
 
-@pytest.mark.parametrize("tab, last", [("spectrum", "lp-spec-intruders"), ("compare", "lp-compare-loss")])
-def test_a_phone_scrolls_one_way_only(context, server, runs, tab, last):
+def test_a_phone_scrolls_one_way_only(context, server, runs):
     page = context.new_page()
     page.set_viewport_size({"width": 390, "height": 844})
-    page.goto(f"{server.url}?tab={tab}&runs={','.join(runs)}")
-    until(page, lambda: points(page, last), "the pictures", 240)
+    page.goto(f"{server.url}?tab=spectrum&runs={','.join(runs)}")
+    until(page, lambda: points(page, "lp-spec-intruders"), "the pictures")
     assert widest(page) <= 390
-
-
-def test_without_runs_the_tab_says_what_to_do_first(context, server):
-    page = context.new_page()
-    page.goto(f"{server.url}?tab=spectrum")
-    until(page, lambda: "Train a run" in page.locator("#lp-spec-hint").inner_text(), "a first step")
+    open_tab(page, "Compare")
+    until(page, lambda: points(page, "lp-compare-loss"), "the losses")
+    assert widest(page) <= 390
 
 
 def test_dense_updates_show_the_edge_of_noise(context, server):
@@ -176,5 +202,5 @@ def test_dense_updates_show_the_edge_of_noise(context, server):
     run = finished_run(server.home, "full", made, {"name": "full"})
     page = context.new_page()
     page.goto(f"{server.url}?tab=spectrum&runs={run.id}")
-    until(page, lambda: "edge of noise" in words(page, "scree"), "the edge", 240)
+    until(page, lambda: "edge of noise" in words(page, "scree"), "the edge")
     RunStore(server.home).delete(run.id)

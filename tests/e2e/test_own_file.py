@@ -1,0 +1,78 @@
+"""A file of one's own, all the way: uploaded, its columns mapped, trained on, scored, talked to, taken along."""
+
+import csv
+import json
+import zipfile
+
+from safetensors.numpy import load_file
+
+from tests.e2e.steps import answers, choose_column, open_advanced, points, set_number, status, until
+
+PLACES = ("Aroma", "Blue Spice", "Cotto", "The Mill", "The Vaults", "Zizzi", "Strada", "Loch Fyne")
+FOODS = ("French", "Indian", "Italian", "Chinese", "English")
+
+
+def write_table(path) -> int:
+    """Meanings and sentences, as such tables are found in the wild: two columns whose names say nothing."""
+    rows = [
+        {"mr": f"name[{place}], food[{food}]", "ref": f'{place} serves "{food}" food, and it is good.'}
+        for place in PLACES
+        for food in FOODS
+    ]
+    with open(path, "w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, ["mr", "ref"])
+        writer.writeheader()
+        writer.writerows(rows)
+    return len(rows)
+
+
+def test_from_a_table_to_a_model_that_can_be_taken_along(page, server, tmp_path):
+    rows = write_table(tmp_path / "restaurants.csv")
+    before = server.runs()
+    page.locator("#lp-upload-fold button").first.click()
+    page.locator("#lp-upload input[type=file]").set_input_files(str(tmp_path / "restaurants.csv"))
+    note = page.locator("#lp-upload-note")
+    until(page, lambda: note.inner_text().strip(), "what was found")
+    page.locator("#lp-upload-again").wait_for()
+    choose_column(page, "Asks", "mr")
+    choose_column(page, "Answers", "ref")
+    page.locator("#lp-upload-again").click()
+    until(page, lambda: f"{rows} rows read" in note.inner_text(), "the rows by our columns")
+    until(page, lambda: 'serves "French" food' in page.locator("#lp-examples").inner_text(), "its first rows as chats")
+
+    set_number(page, "lp-steps-number", "6")
+    open_advanced(page)
+    set_number(page, "lp-training-batch-tokens", "128")
+    page.locator("#lp-train").click()
+    (run,) = until(page, lambda: set(server.runs()) - set(before), "the run")
+    until(page, lambda: "adapter on disk" in status(page), "the result")
+    assert "%" in page.locator("#lp-status .lp-score").inner_text(), "it was scored on rows kept back"
+    assert "restaurants.csv" in status(page), "the run is called after the file"
+    assert len(points(page, "lp-scree")) == 8
+
+    take_along(page, server, run, tmp_path)
+
+    page.locator("#lp-way-chat").click()
+    until(page, lambda: page.locator(".lp-pane").count() == 2, "two panes")
+    page.locator(".lp-starters button").first.click()
+    until(page, lambda: len(answers(page)) == 2 and all(answers(page)), "both answers")
+    assert "name[" in page.locator(".lp-pane .q").first.inner_text(), "a question from the file's test part"
+    until(page, lambda: page.locator("#lp-send").is_visible(), "the end of both answers")
+
+
+def take_along(page, server, run, folder) -> None:
+    """Downloads all three formats and looks into each."""
+    kept = {}
+    for name in ("peft", "lora", "merged"):
+        until(page, lambda name=name: page.locator(f"#lp-export-{name}").is_enabled(), "the button")
+        with page.expect_download() as waiting:
+            page.locator(f"#lp-export-{name}").click()
+        assert waiting.value.suggested_filename == f"{run}-{name}.zip"
+        with zipfile.ZipFile(waiting.value.path()) as archive:
+            archive.extractall(folder)
+        kept[name] = folder / f"{run}-{name}"
+    saved = {name: load_file(kept[name] / "adapter_model.safetensors") for name in ("peft", "lora")}
+    assert json.loads((kept["lora"] / "adapter_config.json").read_text())["peft_type"] == "LORA"
+    assert len(saved["lora"]) == len(saved["peft"]) == 2 * 49
+    assert (kept["merged"] / "model.safetensors").stat().st_size > 10_000_000
+    assert (kept["merged"] / "config.json").is_file() and (kept["merged"] / "tokenizer.json").is_file()
