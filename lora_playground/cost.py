@@ -52,7 +52,7 @@ class Cost:
 
     @property
     def total(self) -> int:
-        """Peak bytes of the process (CPU) or on the device (CUDA)."""
+        """Peak bytes of the process (CPU) or of all that it takes of the device (CUDA)."""
         return self.tensors + self.causes["runtime"]
 
 
@@ -233,34 +233,51 @@ class _Use:
         return 4 * _CHUNK * (2 if self.e == 4 else 3)
 
 
-def advice(config: RunConfig, estimate: Cost, room: int) -> list[str]:
-    """What to change so that a run that needs more than `room` bytes fits: at most three, the most useful first.
+def advice(config: RunConfig, estimate: Cost, **situation: Any) -> list[str]:
+    """What to change so that the run needs less memory: at most three, the most useful first.
 
-    Each is tried on the estimate; what saves less than a twentieth is left out.
+    Each is tried on the estimate; what saves less than a twentieth is left out. `situation`: as for `cost`.
     """
-    changes: list[tuple[str, dict[str, Any]]] = []
-    batch = config.training.batch_tokens
-    if not config.training.gradient_checkpointing:
-        changes.append(("turn on training.gradient_checkpointing", {"gradient_checkpointing": True}))
-    if batch > 64:
-        changes.append(
-            (f"halve the micro-batches: training.accumulation {2 * config.training.accumulation}",
-             {"accumulation": 2 * config.training.accumulation})
-        )  # fmt: skip
-        changes.append((f"lower training.batch_tokens to {batch // 4}", {"batch_tokens": max(32, batch // 4)}))
-    found = []
-    for text, change in changes:
-        again = cost(config.model_copy(update={"training": config.training.model_copy(update=change)}))
+    training, batch = config.training, config.training.batch_tokens
+    changes: list[tuple[str, str, dict[str, Any]]] = []
+    if not training.gradient_checkpointing:
+        changes.append(("turn on training.gradient_checkpointing", "training", {"gradient_checkpointing": True}))
+    if batch // training.accumulation > 64:
+        more = 4 * training.accumulation
+        changes.append((f"raise training.accumulation to {more}", "training", {"accumulation": more}))
+        less = max(32, batch // 4)
+        changes.append((f"lower training.batch_tokens to {less}", "training", {"batch_tokens": less}))
+    if config.data.max_length > 64:
+        shorter = config.data.max_length // 2
+        changes.append((f"shorten data.max_length to {shorter}", "data", {"max_length": shorter}))
+    if config.model.quantisation == "none" and 4 in get_variant(config.variant.name).bits:
+        changes.append(("store the base in 4 bit (model.quantisation)", "model", {"quantisation": "4bit"}))
+    found: list[tuple[int, str]] = []
+    for text, section, change in changes:
+        part = getattr(config, section).model_copy(update=change)
+        given = dict(situation)
+        if "max_length" in change and given.get("longest"):
+            given["longest"] = min(given["longest"], change["max_length"])
+        again = cost(config.model_copy(update={section: part}), **given)
         if again is not None:
             found.append((estimate.tensors - again.tensors, text))
-    if config.model.quantisation == "none" and 4 in get_variant(config.variant.name).bits:
-        model = config.model.model_copy(update={"quantisation": "4bit"})
-        again = cost(config.model_copy(update={"model": model}))
-        if again is not None:
-            found.append((estimate.tensors - again.tensors, "store the base in 4 bit (model.quantisation)"))
-    found.append((0, "choose a smaller base model"))
     useful = [pair for pair in sorted(found, reverse=True) if pair[0] > 0.05 * estimate.tensors]
-    return [text for _, text in (useful or found[-1:])][:3]
+    return [text for _, text in useful][:3] or ["choose a smaller base model"]
+
+
+def micro_batches(config: RunConfig, room: int, **situation: Any) -> int:
+    """The fewest micro-batches a step, doubling from `training.accumulation`, with which the run needs at most nine
+    tenths of `room` bytes; the number asked for where no number of them is enough or the cost is unknown."""
+    asked = micro = config.training.accumulation
+    while config.training.batch_tokens // micro >= 64:
+        part = config.training.model_copy(update={"accumulation": micro})
+        found = cost(config.model_copy(update={"training": part}), **situation)
+        if found is None:
+            return asked
+        if found.tensors <= 0.9 * room:
+            return micro
+        micro *= 2
+    return asked
 
 
 def known(config: RunConfig, **others: Any) -> Cost | None:

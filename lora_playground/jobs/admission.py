@@ -11,9 +11,9 @@ from typing import Any
 from lora_playground.config import RunConfig
 from lora_playground.data.catalogue import get_card
 from lora_playground.errors import ConfigError
-from lora_playground.models.catalogue import folder_of, module_shapes, read_config
+from lora_playground.models.catalogue import folder_of, is_conv1d, module_shapes, read_config
 from lora_playground.runs import default_home
-from lora_playground.variants import get_variant
+from lora_playground.variants import VARIANTS, get_variant
 
 BITS = {"none": 16, "8bit": 8, "4bit": 4}
 
@@ -36,6 +36,13 @@ def check(config: RunConfig, home: Path | None = None) -> list[str]:
         from lora_playground.federated.config import check as check_federated
 
         check_federated(config)
+    if not getattr(variant, "conv1d", True) and is_conv1d(config.model.source):
+        others = ", ".join(one.label for one in VARIANTS.values() if getattr(one, "conv1d", True))
+        raise ConfigError(
+            "variant.name",
+            variant.name,
+            f"{variant.label} needs nn.Linear modules, and this model has Conv1D (GPT-2); choose one of {others}",
+        )
     warnings = []
     if card.train < 5:
         warnings.append(f"{card.label} has only {card.train} training rows: the model will learn them by heart.")

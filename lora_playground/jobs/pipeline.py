@@ -26,6 +26,7 @@ from lora_playground.data.preparation import prepare as prepare_data
 from lora_playground.errors import RunError, TrainingError
 from lora_playground.jobs.admission import BITS, check
 from lora_playground.jobs.failures import Stopped, record
+from lora_playground.jobs.foresight import Foresight
 from lora_playground.jobs.scoring import score_update
 from lora_playground.runs import DiskFull, Run, free_bytes, publish, write_json, writing
 from lora_playground.training.plan import TrainOutcome, TrainPlan
@@ -119,6 +120,7 @@ class _Execution:
         self.config = self.run.config()
         self.home = home_of(self.run)
         self.variant = get_variant(self.config.variant.name)
+        self.foresight: Foresight | None = None
 
     def report(self, event: Event) -> None:
         """Appends an event to the run and passes it on."""
@@ -153,6 +155,8 @@ class _Execution:
         result = {"state": "done", "attempt": self.run.attempt, "seconds": self.seconds, **_trained(outcome), **scored}
         result |= self.extra()
         result["adapter_bytes"] = sum(path.stat().st_size for path in self.run.adapter.rglob("*") if path.is_file())
+        if self.foresight is not None and self.foresight.memory is not None:
+            result["estimated_memory_bytes"] = self.foresight.memory
         result["peak_memory_bytes"] = max(outcome.peak_memory_bytes, peak_memory())
         self.check_stop()
         write_json(self.run.result_path, result)
@@ -174,13 +178,15 @@ class _Execution:
         self.check_stop()
         model = self.variant.attach(base.model, config.variant, context)
         self.check_stop()
+        self.foresight = Foresight(config, base, prepared)
         return model, TrainPlan.of(
             prepared,
-            training,
+            self.foresight.fitting(self.run, self.report),
             self.variant,
             pad,
             learning_rate=training.learning_rate or self.variant.rate(config.model.source),
             on_probe=self.prober(model, base.tokenizer, data),
+            remedies=self.foresight.remedies,
         )
 
     def tell_about(self, prepared: Prepared) -> None:

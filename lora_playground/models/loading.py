@@ -144,10 +144,11 @@ def download(hub_id: str) -> Path:
 
     try:
         return Path(snapshot_download(hub_id, allow_patterns=_PATTERNS, ignore_patterns=["consolidated*", "*/*"]))
-    except GatedRepoError as error:
+    except GatedRepoError:
         raise ModelError(
-            f"{hub_id} is gated: accept its licence on its hub page, then set HF_TOKEN to a token that may read it."
-        ) from error
+            f"{hub_id} is gated: accept its licence on its hub page, then start the app with HF_TOKEN set to a token "
+            "that may read it. Models that are not gated need no token."
+        ) from None
     except RepositoryNotFoundError as error:
         raise ModelError(f"There is no model {hub_id} on the hub, or it is private; check the spelling.") from error
     except (LocalEntryNotFoundError, OSError) as error:
@@ -242,5 +243,9 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
+    text = str(error).strip()
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        if secret := os.environ.get(name):
+            text = text.replace(secret, "(token)")
+    lines = text.splitlines()
     return lines[0][:200] if lines else type(error).__name__

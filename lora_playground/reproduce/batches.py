@@ -66,7 +66,7 @@ class Recipe:
         steps = int(result["steps"])
         return cls(
             steps,
-            run.config().training.accumulation,
+            told.get("accumulation", run.config().training.accumulation),
             told["rows"],
             told["length"],
             told["solo"],

@@ -201,6 +201,7 @@ class _Loop:
                 "rows": plan.rows or {"train": len(plan.train), "validation": len(plan.validation)},
                 "truncated": plan.truncated,
                 "recipe": {
+                    "accumulation": self.config.accumulation,
                     "rows": self.stream.rows,
                     "length": self.stream.length,
                     "solo": self.stream.solo,

@@ -30,6 +30,8 @@ def memory_problem(error: BaseException, plan: TrainPlan) -> str | None:
         free, total = torch.cuda.mem_get_info()
         have = f" The device has {total / 2**30:.1f} GiB, of which {free / 2**30:.1f} are free now."
     need = text.splitlines()[0][:160] if text else "an allocation failed"
+    if plan.remedies:
+        return f"The memory is full: {need}.{have} Try one of these: {'; '.join(plan.remedies)}."
     batch = plan.training.batch_tokens
     advice = [f"lower training.batch_tokens (now {batch}) or raise training.accumulation"]
     if not plan.training.gradient_checkpointing:

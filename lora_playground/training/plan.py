@@ -30,6 +30,7 @@ class TrainPlan:
         truncated, rows: for the plan event only.
         on_spectra: updates → {module: singular values}; None takes `analysis.spectra`, False shows none.
         on_probe: step → answers of the model as it stands ("watch it learn"); each {'prompt', 'answer'}.
+        remedies: what would lower the memory this run needs, the most useful first, for the error where it is full.
         lean: use faster, equal forward passes where the model has parts they know.
     """
 
@@ -46,6 +47,7 @@ class TrainPlan:
     rows: dict[str, int] = field(default_factory=dict)
     on_spectra: Callable[[list[Update]], dict[str, np.ndarray]] | bool | None = None
     on_probe: Callable[[int], list[dict[str, Any]]] | None = None
+    remedies: list[str] = field(default_factory=list)
     lean: bool = True
 
     @classmethod

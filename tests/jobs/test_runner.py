@@ -137,12 +137,19 @@ def test_a_worker_that_cannot_start_is_a_plain_error(home: Path) -> None:
 
 def test_no_secrets_reach_a_worker() -> None:
     given = {
-        "HF_TOKEN": "1", "OPENAI_API_KEY": "2", "AWS_SECRET_ACCESS_KEY": "3", "DB_PASSWORD": "4", "SSH_AUTH_SOCK": "5",
+        "OPENAI_API_KEY": "2", "AWS_SECRET_ACCESS_KEY": "3", "DB_PASSWORD": "4", "SSH_AUTH_SOCK": "5",
         "PATH": "/bin", "HF_HOME": "/cache", "CUDA_VISIBLE_DEVICES": "0", "OMP_NUM_THREADS": "2",
     }  # fmt: skip
     kept = clean_environment(given)
     assert {"PATH", "HF_HOME", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"} <= set(kept)
-    assert not {"HF_TOKEN", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "SSH_AUTH_SOCK"} & set(kept)
+    assert not {"OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "SSH_AUTH_SOCK"} & set(kept)
+
+
+def test_the_hubs_token_reaches_a_worker_by_its_environment_alone() -> None:
+    given = {"HF_TOKEN": "hf_abc", "HUGGING_FACE_HUB_TOKEN": "hf_old", "GITHUB_TOKEN": "other"}
+    kept = clean_environment(given)
+    assert kept["HF_TOKEN"] == "hf_abc" and kept["HUGGING_FACE_HUB_TOKEN"] == "hf_old"
+    assert "GITHUB_TOKEN" not in kept
 
 
 def test_workers_die_with_the_server_even_with_strays(home: Path, tmp_path: Path) -> None:

@@ -95,3 +95,112 @@ def test_script_rebuilds_the_adapter(name: str, place: Path, tmp_path: Path, mon
     found = difference(run, rebuilt(run, tmp_path, monkeypatch), place / "base")
     print(f"{name}: {found:.1e}")
     assert found < TOLERANCE
+
+
+def test_options_that_change_the_arithmetic(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = {"accumulation": 2, "weight_decay": 0.1, "schedule": "linear", "gradient_checkpointing": True}
+    run = trained(
+        place, {"name": "lora", "rank": 4, "dropout": 0.1, "target_modules": ["q_proj", "up_proj"]}, **training
+    )
+    assert difference(run, rebuilt(run, tmp_path, monkeypatch), place / "base") < TOLERANCE
+
+
+def test_needs_stock_libraries_alone(place: Path, tmp_path: Path) -> None:
+    run = trained(place, {"name": "lora", "rank": 4})
+    reproduce(run, "bundle", tmp_path / "run.zip")
+    with zipfile.ZipFile(tmp_path / "run.zip") as archive:
+        archive.extractall(tmp_path)
+    blocked = "import sys; sys.modules['lora_playground'] = None; import runpy; runpy.run_path('reproduce.py')"
+    environment = {**os.environ, "PYTHONPATH": "", "OUT": "adapter"}
+    done = subprocess.run(
+        [sys.executable, "-c", blocked], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert difference(run, tmp_path / "adapter", place / "base") < TOLERANCE
+    again = RunConfig.parse_json((tmp_path / "config.json").read_text())
+    assert again == run.config()
+
+
+def test_notebook_is_the_script_in_cells(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trained(place, {"name": "lora", "rank": 4}, steps=2)
+    reproduce(run, "script", tmp_path / "reproduce.py")
+    reproduce(run, "notebook", tmp_path / "reproduce.ipynb")
+    book = json.loads((tmp_path / "reproduce.ipynb").read_text())
+    assert book["nbformat"] == 4 and book["nbformat_minor"] == 5
+    assert len({cell["id"] for cell in book["cells"]}) == len(book["cells"])
+    for cell in book["cells"]:
+        code = {"execution_count", "outputs"} if cell["cell_type"] == "code" else set()
+        assert set(cell) == {"id", "metadata", "cell_type", "source"} | code
+        assert cell["source"] and all(isinstance(line, str) for line in cell["source"])
+    text = "".join("".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code")
+    compile(text, "notebook", "exec")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OUT", "from-cells")
+    names: dict[str, Any] = {}
+    for cell in book["cells"]:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
+    assert difference(run, tmp_path / "from-cells", place / "base") < TOLERANCE
+
+
+def test_time_budget_takes_the_rates_it_took(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trained(place, {"name": "lora", "rank": 4}, seconds=1.0)
+    found = difference(run, rebuilt(run, tmp_path, monkeypatch), place / "base")
+    assert found < 1e-2  # the events round the rates to six digits
+
+
+@pytest.mark.parametrize("name", ["slora", "nlora", "inttune", "celora"])
+def test_own_variants_say_that_the_package_is_needed(name: str) -> None:
+    config = RunConfig.parse({"variant": {"name": name}})
+    assert VARIANTS[name].label in needs_package(config)
+
+
+def test_script_with_the_package(place: Path, tmp_path: Path) -> None:
+    run = trained(place, {"name": "nlora", "rank": 4}, steps=1)
+    told = reproduce(run, "script", tmp_path / "again.py")
+    assert not told["standalone"] and "NLoRA" in told["why"] and told["files"] == [str(tmp_path / "again.py")]
+    text = (tmp_path / "again.py").read_text()
+    assert "from lora_playground" in text and told["why"] in text
+    compile(text, "again.py", "exec")
+
+
+def test_which_variants_need_what() -> None:
+    assert set(STOCK) <= set(VARIANTS)
+    quantised = RunConfig.parse({"model": {"quantisation": "4bit"}, "variant": {"name": "olora"}})
+    assert "quantised" in needs_package(quantised)
+    assert "parties" in needs_package(RunConfig.parse({"federated": {}}))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"variant": {"name": "loraplus", "rank": 3, "ratio": 4.0, "target_modules": ["q_proj", "v_proj"]}},
+        {
+            "training": {"seconds": 20.0, "gradient_checkpointing": True, "learning_rate": 3e-4},
+            "data": {"rehearsal": 0.0},
+        },
+        {"model": {"source": "Qwen/Qwen3-0.6B", "quantisation": "4bit"}, "title": "a 'quoted' title; rm -rf /"},
+        {"variant": {"name": "full", "embeddings": False}},
+    ],
+)
+def test_command_line_gives_the_same_config(values: dict[str, Any]) -> None:
+    from lora_playground.cli import _parser, build_config
+
+    config = RunConfig.parse(values)
+    words = shlex.split(command_line(config))
+    assert words[:3] == ["python", "-m", "lora_playground"]
+    assert build_config(_parser().parse_args(words[3:])) == config
+
+
+def test_a_run_that_cannot_be_laid_out_again(place: Path, tmp_path: Path) -> None:
+    run = RunStore(place / "home").create(RunConfig.parse({}))
+    with pytest.raises(RunError, match="only a finished run"):
+        reproduce(run, "script", tmp_path / "a.py")
+    assert reproduce(run, "config")["text"] == run.config().model_dump_json(indent=1) + "\n"
+
+
+def test_cells_of_a_notebook() -> None:
+    book = json.loads(notebook("# %% [markdown]\n# # Title\n# words\n\n# %%\nx = 1\n"))
+    assert [cell["cell_type"] for cell in book["cells"]] == ["markdown", "code"]
+    assert book["cells"][0]["source"] == ["# Title\n", "words"]
