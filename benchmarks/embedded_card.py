@@ -30,6 +30,11 @@ from lora_playground.embedded.world import build_world
 
 CHATS_SEED, CHATS = 424_242, 20
 TEMPERATURE = 0.7
+LAST_STAGE = "| 6 | `--minutes 32 --guidance 0.1 --seed 6 --start ...` | ? | ? |"
+COMMANDS = """\
+    python benchmarks/embedded_table.py datasets
+    python benchmarks/embedded_table.py ranks --steps 220 --seeds 2
+    python benchmarks/embedded_table.py style --steps 150 --seeds 2"""
 
 
 def load() -> tuple[Any, Any]:
@@ -114,7 +119,10 @@ def goals(found: dict[str, Any], runs: dict[str, Any]) -> str:
     judge("world questions at least 90%", facts >= 0.9, f"{facts:.0%}")
     weak = [f"{name} {score:.0%}" for name, (score, _) in found["skills"].items() if score < 0.9]
     judge("every other skill at least 90%", not weak, ", ".join(weak) or "all")
-    tasks = {key.split(": ")[1].split(",")[0]: run["score"] for key, run in runs.items() if key.startswith("datasets")}
+    tasks: dict[str, dict[str, float]] = {}
+    for key, run in runs.items():
+        if key.startswith("datasets"):
+            tasks.setdefault(key.split(": ")[1].split(",")[0], run["score"])
     high = [f"{name} {score['base']:.0%}" for name, score in tasks.items() if score["base"] > 0.15]
     missing = [card.name for card in list_datasets() if card.name not in tasks]
     rest = f"all {len(tasks)} that were measured" + (f"; not measured: {', '.join(missing)}" if missing else "")
@@ -150,6 +158,11 @@ def write_card(
     skill_lines += [f"| {name} | {score:.0%} | {n} |" for name, (score, n) in found["skills"].items()]
     figures = {"score": f"{found['score']:.1%}", "n": found["n"], "bits": f"{found['bits']:.3f}", "sha": found["sha"]}
     figures["world"] = f"{found['world']:.1%}"
+    weak = sorted((score, name) for name, (score, _) in found["skills"].items() if score < 0.9)
+    figures["weak"] = ", ".join(f"{name} {score:.0%}" for score, name in weak) or "nothing"
+    figures["seconds"] = next((f"{run['config']['training']['seconds']:g} s" for run in runs.values()
+                               if "seconds" in run["config"]["training"]), "some seconds")  # fmt: skip
+    figures["last_stage"], figures["commands"] = LAST_STAGE, COMMANDS
     parts = {
         "skills": "\n".join(skill_lines),
         "table": show(runs),
@@ -182,9 +195,7 @@ def main() -> None:
     }  # fmt: skip
     kept = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     mine = kept.get("base") == found["sha"][:12]
-    write_card(
-        found, show(kept["runs"]) if mine else "(not measured yet)", sampled_chats(decoder), args.template, args.out
-    )
+    write_card(found, kept["runs"] if mine else {}, sampled_chats(decoder), args.template, args.out)
     if args.json:
         print(json.dumps(found, indent=1))
 

@@ -39,11 +39,11 @@ def casual(rng: random.Random, text: str) -> str:
 
 # skill -> share of chats; long ones (stories, reading) weigh more in tokens than their share says
 MIXTURE: list[tuple[skills.Skill, float]] = [
-    (skills.fact, 22), (skills.fact_chat, 9), (skills.about_person, 3), (skills.yes_no, 3), (skills.stranger, 4),
-    (skills.unknown_topic, 2), (skills.arithmetic, 10), (skills.word_problem, 7), (skills.sorting, 6),
-    (skills.spelling, 2), (skills.counting, 4), (skills.judging, 5), (skills.listing, 2), (reading.story, 4),
-    (reading.reading, 4), (reading.copying, 8), (reading.record, 6), (reading.meaning, 1.5), (reading.scene, 3),
-    (reading.inn, 3), (reading.chatter, 6),
+    (skills.fact, 12), (skills.fact_chat, 4), (skills.about_person, 2), (skills.yes_no, 7), (skills.stranger, 3),
+    (skills.unknown_topic, 1.5), (skills.arithmetic, 9), (skills.word_problem, 8), (skills.sorting, 10),
+    (skills.spelling, 4), (skills.counting, 6), (skills.judging, 3), (skills.listing, 1.5), (reading.story, 3),
+    (reading.reading, 5), (reading.copying, 14), (reading.record, 7), (reading.meaning, 2.5), (reading.scene, 4),
+    (reading.inn, 4), (reading.chatter, 4),
 ]  # fmt: skip
 
 
@@ -55,10 +55,14 @@ def to_messages(turns: list[Turn], system: str | None = None) -> Messages:
     return messages
 
 
-def draw_sample(rng: random.Random, world: World) -> Sample:
+EMPHASIS = 6.0  # how many times as often a skill comes that is emphasised
+
+
+def draw_sample(rng: random.Random, world: World, emphasis: frozenset[str] = frozenset()) -> Sample:
     """One sample of the mixture; in one of eight, talk or another question comes before it, at most four turns in
-    all."""
-    kinds, shares = [kind for kind, _ in MIXTURE], [share for _, share in MIXTURE]
+    all. The skills named in `emphasis` come more often."""
+    kinds = [kind for kind, _ in MIXTURE]
+    shares = [share * (EMPHASIS if kind.__name__ in emphasis else 1.0) for kind, share in MIXTURE]
     sample = rng.choices(kinds, shares)[0](rng, world, False)
     if len(sample.turns) < 3 and rng.random() < 0.15:
         first = talk.greeting(rng) if rng.random() < 0.6 else fact(rng, world, False).turns[0]
@@ -68,13 +72,16 @@ def draw_sample(rng: random.Random, world: World) -> Sample:
     return sample
 
 
-def chats(world: World, seed: int) -> Iterator[Messages]:
-    """An endless, seeded stream of training chats."""
+def chats(world: World, seed: int, emphasis: frozenset[str] = frozenset()) -> Iterator[Messages]:
+    """An endless, seeded stream of training chats. Raises ValueError where `emphasis` names a skill that is none."""
+    known = {kind.__name__ for kind, _ in MIXTURE}
+    if emphasis - known:
+        raise ValueError(f"no such skills: {', '.join(sorted(emphasis - known))}; there are {', '.join(sorted(known))}")
     rng = random.Random(seed)
     while True:
-        sample = draw_sample(rng, world)
+        sample = draw_sample(rng, world, emphasis)
         if rng.random() < LONG_SHARE:
-            more = [draw_sample(rng, world).turns for _ in range(rng.randint(2, 5))]
+            more = [draw_sample(rng, world, emphasis).turns for _ in range(rng.randint(2, 5))]
             sample = Sample("long", [turn for turns in [sample.turns, *more] for turn in turns])
         turns = [(casual(rng, user), answer) for user, answer in sample.turns]
         yield to_messages(turns, rng.choice(SYSTEMS) if rng.random() < 0.08 else None)

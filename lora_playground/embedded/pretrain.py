@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from lora_playground.embedded import MODEL_DIR
 from lora_playground.embedded.corpus import chats
+from lora_playground.embedded.guidance import Guidance
 from lora_playground.embedded.muon import Muon
 from lora_playground.embedded.packing import write_rows
 from lora_playground.embedded.tokenizer import ASSISTANT, CONTEXT, END, render
@@ -88,15 +89,15 @@ def batch_loss(model: Any, rows: Tensor, roles: tuple[int, int] | None = None) -
     return F.cross_entropy(model.lm_head(hidden.last_hidden_state[:, :-1][keep]), tokens[:, 1:][keep])
 
 
-def schedule(spent: float) -> float:
-    """The learning rate's factor at that share of the budget: up, flat, down to zero."""
-    return max(0.0, min(spent / WARM_UP, 1.0, (1.0 - spent) / DECAY))
+def schedule(spent: float, decay: float = DECAY) -> float:
+    """The learning rate's factor at that share of the budget: up, flat, down to zero in the last share `decay`."""
+    return max(0.0, min(spent / WARM_UP, 1.0, (1.0 - spent) / max(decay, 1e-9)))
 
 
-def token_stream(tokenizer: Any, seed: int) -> Iterator[list[int]]:
+def token_stream(tokenizer: Any, seed: int, emphasis: frozenset[str] = frozenset()) -> Iterator[list[int]]:
     """Endless tokenised chats, those to be trained on in full marked by a leading -1 (see packing.pack)."""
     rng, block = random.Random(seed), []
-    for messages in chats(build_world(), seed):
+    for messages in chats(build_world(), seed, emphasis):
         block.append(render(messages))
         if len(block) == 2000:
             for encoding in tokenizer.backend_tokenizer.encode_batch(block, add_special_tokens=False):
@@ -104,11 +105,13 @@ def token_stream(tokenizer: Any, seed: int) -> Iterator[list[int]]:
             block = []
 
 
-def prepare_rows(tokenizer: Any, path: Path, seed: int, rows: int, length: int) -> np.ndarray[Any, Any]:
+def prepare_rows(
+    tokenizer: Any, path: Path, seed: int, rows: int, length: int, emphasis: frozenset[str] = frozenset()
+) -> np.ndarray[Any, Any]:
     """The packed rows of that seed, made once and kept at `path`."""
     if not path.exists():
         part = path.with_suffix(".part.npy")
-        write_rows(token_stream(tokenizer, seed), length, tokenizer.pad_token_id, rows, part)
+        write_rows(token_stream(tokenizer, seed, emphasis), length, tokenizer.pad_token_id, rows, part)
         part.rename(path)
     return np.load(path, mmap_mode="r")
 
@@ -176,6 +179,8 @@ class Pretraining:
         torch.manual_seed(args.seed)
         self.model = make_model(self.tokenizer, args.width, args.layers, args.feed_forward)
         self.optimizers = make_optimizers(self.model, args.lr_matrix, args.lr_rest)
+        if args.start:
+            self.begin_with(args.start)
         self.rates = [group["lr"] for o in self.optimizers for group in o.param_groups]
         self.step, self.seconds, self.chunk = 0, 0.0, 0
         self.val = to_tensor(prepare_rows(self.tokenizer, self.work / "held-out.npy", HELD_OUT_SEED, 64, args.row))
@@ -183,7 +188,14 @@ class Pretraining:
             self.load()
         self.parameters = list(self.model.parameters())
         self.pool = ThreadPoolExecutor(args.threads, initializer=one_thread)
+        self.guidance = Guidance(self.model) if args.guidance else None
         self.roles = tuple(self.tokenizer.convert_tokens_to_ids([ASSISTANT, END]))
+
+    def begin_with(self, folder: Path) -> None:
+        """Takes the weights of a model folder as the first ones: a second stage, on another mixture or more tokens."""
+        from transformers import AutoModelForCausalLM
+
+        self.model.load_state_dict(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict())
 
     def load(self) -> None:
         """Goes on from the last checkpoint."""
@@ -207,9 +219,8 @@ class Pretraining:
         while True:
             chunk, at = divmod(self.step, per_chunk)
             path = self.work / f"rows-{self.args.row}-{chunk}.npy"
-            rows = prepare_rows(
-                self.tokenizer, path, self.args.seed * 1000 + chunk, self.args.chunk_rows, self.args.row
-            )
+            seed, emphasis = self.args.seed * 1000 + chunk, frozenset(self.args.emphasise)
+            rows = prepare_rows(self.tokenizer, path, seed, self.args.chunk_rows, self.args.row, emphasis)
             for i in range(at, per_chunk):
                 yield to_tensor(rows[i * self.args.rows : (i + 1) * self.args.rows])
             path.unlink()
@@ -232,13 +243,16 @@ class Pretraining:
 
     def part_gradients(self, rows: Tensor) -> tuple[float, tuple[Tensor, ...]]:
         """Loss in nats and gradients of one part of a step, on one thread."""
-        loss = batch_loss(self.model, rows, self.roles)
-        return loss.item(), torch.autograd.grad(loss, self.parameters)
+        loss = total = batch_loss(self.model, rows, self.roles)
+        if self.guidance:
+            total = loss + self.args.guidance * self.guidance.loss(rows[:, 0], rows[:, 1])
+        return loss.item(), torch.autograd.grad(total, self.parameters)
 
     def backward(self, rows: Tensor) -> float:
-        """Gradients of a step: one part of the rows a thread, so that no operation waits for another core. Mean loss
-        in nats."""
-        parts = list(self.pool.map(self.part_gradients, rows.split(-(-len(rows) // self.args.threads))))
+        """Gradients of a step, in parts that each thread takes whole, so that no operation waits for another core: two
+        a thread, so that a core that others use too holds up less. Mean loss in nats."""
+        size = -(-len(rows) // (2 * self.args.threads)) if self.args.threads > 1 else len(rows)
+        parts = list(self.pool.map(self.part_gradients, rows.split(size)))
         for i, p in enumerate(self.parameters):
             p.grad = parts[0][1][i]
             for _, gradients in parts[1:]:
@@ -260,7 +274,7 @@ class Pretraining:
             if spent >= 1:
                 break
             for rate, group in zip(self.rates, (g for o in self.optimizers for g in o.param_groups), strict=True):
-                group["lr"] = rate * schedule(spent)
+                group["lr"] = rate * schedule(spent, self.args.decay)
             loss = self.backward(rows)
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             list(self.pool.map(self.update, self.optimizers))
@@ -273,7 +287,7 @@ class Pretraining:
                     seconds=self.seconds,
                     tokens=self.step * rows[:, 0].numel(),
                     loss=running,
-                    rate=schedule(spent),
+                    rate=schedule(spent, self.args.decay),
                 )
             if time.monotonic() - saved > self.args.save_minutes * 60:
                 nats, bits = self.held_out()
@@ -293,6 +307,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path(".work/pretrain"))
     parser.add_argument("--export", type=Path, default=MODEL_DIR)
     parser.add_argument("--tokenizer", type=Path, default=MODEL_DIR)
+    parser.add_argument("--start", type=Path, help="a model folder of the same size whose weights are the first ones")
+    parser.add_argument("--emphasise", nargs="*", default=[], help="skills that come six times as often, as copying")
+    parser.add_argument("--guidance", type=float, default=0.0, help="weight of the loss that shows heads how to copy")
+    parser.add_argument("--decay", type=float, default=DECAY, help="last share of the budget, in which the rate falls")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--layers", type=int, default=7)

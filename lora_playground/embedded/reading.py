@@ -11,6 +11,7 @@ import random
 from lora_playground.embedded import sentences, stories, talk
 from lora_playground.embedded import words as w
 from lora_playground.embedded.skills import Sample, ask
+from lora_playground.embedded.talk import Turn
 from lora_playground.embedded.world import World
 
 STORY_ASK = [
@@ -67,24 +68,33 @@ _VOCABULARIES: dict[int, list[str]] = {}
 
 
 def copying(rng: random.Random, world: World, held: bool) -> Sample:
-    """Words said again, as they are, in quotes, or backwards."""
+    """Words or a sentence said again: as they are, in quotes, or backwards; in training also long lists, and several in
+    a row."""
+    turns: list[Turn] = []
+    answer = ""
+    for _ in range(1 if held else rng.choice((1, 1, 2, 3))):
+        question, answer = _copy_task(rng, world, held)
+        turns.append((question, answer))
+    return Sample("copying", turns, "exact", answer)
+
+
+def _copy_task(rng: random.Random, world: World, held: bool) -> Turn:
+    """One task of copying: (question, answer)."""
     pool = _VOCABULARIES.setdefault(id(world), _vocabulary(world))
-    items = [rng.choice(pool) for _ in range(rng.randint(1, 5))]
+    items = [rng.choice(pool) for _ in range(rng.randint(1, 5 if held else rng.choice((6, 10, 20))))]
     roll = rng.random()
-    if roll < 0.45:
+    if roll < 0.35:
         items = [item for item in items if item != '"'] or ["fox"]
-        answer = " ".join(f'"{item}"' for item in items)
-        return Sample("copying", [(ask(rng, QUOTE, held, 1).format(", ".join(items)), answer)], "exact", answer)
-    if roll < 0.55:
-        return Sample(
-            "copying",
-            [("Say backwards: " + " ".join(items), " ".join(reversed(items)))],
-            "exact",
-            " ".join(reversed(items)),
-        )
-    return Sample(
-        "copying", [(ask(rng, REPEAT, held, 1).format(" ".join(items)), " ".join(items))], "exact", " ".join(items)
-    )
+        return ask(rng, QUOTE, held, 1).format(", ".join(items)), " ".join(f'"{item}"' for item in items)
+    if roll < 0.45:
+        items = items[:4]
+        return "Say backwards: " + " ".join(items), " ".join(reversed(items))
+    if roll < 0.65:
+        scene, inn = sentences.make_scene(rng), sentences.make_inn(rng)
+        text = scene.english if rng.random() < 0.5 else sentences.inn_sentence(rng, inn)
+    else:
+        text = " ".join(items)
+    return ask(rng, REPEAT, held, 1).format(text), text
 
 
 def make_record(rng: random.Random, world: World, cast: list[tuple[str, bool]]) -> dict[str, str]:

@@ -71,7 +71,7 @@ def about_person(rng: random.Random, world: World, held: bool) -> Sample:
 
 
 def yes_no(rng: random.Random, world: World, held: bool) -> Sample:
-    """A guess about a person, confirmed or put right."""
+    """A guess about a person. The answer says what is true before it judges: a small model recalls, then compares."""
     p = rng.choice(world.people)
     field = rng.choice(["job", "town", "pet", "colour"])
     true = rng.random() < 0.5
@@ -84,9 +84,9 @@ def yes_no(rng: random.Random, world: World, held: bool) -> Sample:
         "pet": ["Does {n} have {v}?", "Is the pet of {n} {v}?", "Is it true that {n} has {v}?"],
         "colour": ["Does {n} like {v} best?", "Is {v} the favourite colour of {n}?", "Is it true that {n} loves {v}?"],
     }  # fmt: skip
-    said = "Yes" if value == facts.person_value(p, field) else "No"
+    said = "so yes" if value == facts.person_value(p, field) else "so no"
     question = ask(rng, forms[field], held, 1).format(n=p.name, v=value)
-    return Sample("yes-no", [(question, f"{said}, {right}")], "starts", said)
+    return Sample("yes-no", [(question, f"{right.rstrip('.')}, {said}.")], "contains", said)
 
 
 def stranger(rng: random.Random, world: World, held: bool) -> Sample:
@@ -182,6 +182,12 @@ SORT = [
         "Put in order: {}.", "Please put these words in order: {}."]  # fmt: skip
 
 
+def by_initials(rng: random.Random, many: int) -> list[str]:
+    """So many words, no two of them with the same first letter."""
+    shuffled = rng.sample(w.SPELL_WORDS, len(w.SPELL_WORDS))
+    return list({word[0]: word for word in shuffled}.values())[:many]
+
+
 def sorting(rng: random.Random, world: World, held: bool) -> Sample:
     """Three to five words, or numbers, in order."""
     if rng.random() < 0.35:
@@ -189,7 +195,7 @@ def sorting(rng: random.Random, world: World, held: bool) -> Sample:
         question = ask(rng, SORT, held).replace("words", "numbers").replace("the alphabet", "size")
         answer = ", ".join(map(str, sorted(numbers)))
         return Sample("sorting", [(question.format(", ".join(map(str, numbers))), answer)], "exact", answer)
-    items = rng.sample(w.SPELL_WORDS, rng.randint(3, 4))
+    items = by_initials(rng, rng.randint(3, 4))
     answer = ", ".join(sorted(items))
     return Sample("sorting", [(ask(rng, SORT, held).format(", ".join(items)), answer)], "exact", answer)
 
@@ -214,7 +220,7 @@ COUNT = [
 
 
 def counting(rng: random.Random, world: World, held: bool) -> Sample:
-    """How many words a list has, or counting from a number."""
+    """How many words a list has, counted one by one, or counting from a number."""
     if rng.random() < 0.3:
         start = rng.randint(1, 15)
         stop = start + rng.randint(2, 6)
@@ -222,9 +228,10 @@ def counting(rng: random.Random, world: World, held: bool) -> Sample:
         options = ["Count from {} to {}.", "Say the numbers from {} to {}.", "Please count from {} to {}."]
         return Sample("counting", [(ask(rng, options, held, 1).format(start, stop), answer)], "exact", answer)
     items = [rng.choice(w.SPELL_WORDS) for _ in range(rng.randint(2, 7))]
-    listing = ", ".join(f"{word} {i}" if i < 0 else word for i, word in enumerate(items))
-    return Sample("counting", [(ask(rng, COUNT, held).format(listing), f"There are {w.NUMBER_WORDS[len(items)]}.")],
-                  "contains", w.NUMBER_WORDS[len(items)])  # fmt: skip
+    total = w.NUMBER_WORDS[len(items)]
+    counted = ", ".join(f"{i} {word}" for i, word in enumerate(items, 1))
+    question = ask(rng, COUNT, held).format(", ".join(items))
+    return Sample("counting", [(question, f"{counted}. There are {total}.")], "contains", f"There are {total}")
 
 
 REVIEWS = [

@@ -43,7 +43,7 @@ class Story:
 PLOTS: dict[str, list[list[str]]] = {
     "lost": [
         ["{h} went to the {p} with {his} {t}.", "{h} took {his} {t} to the {p}.",
-        "{h} was walking in the {p} with a {adj} {t}."],
+        "{h} was walking at the {p} with a {adj} {t}."],
         ["Soon the {t} was gone.", "But then {he} lost the {t}.", "After a while {he} could not find the {t}."],
         ["{h} looked under the trees and behind the stones.", "{h} looked everywhere and felt {sad}.",
         "{He} sat down and was {sad}."],
@@ -53,8 +53,8 @@ PLOTS: dict[str, list[list[str]]] = {
     ],
     "broke": [
         ["{h} had a {adj} {t}.", "{h} was proud of {his} {adj} {t}.", "{h} got a {t} as a gift."],
-        ["In the {p} {he} dropped it and it broke.", "One day it broke in the {p}.",
-        "{He} fell in the {p} and the {t} broke."],
+        ["At the {p} {he} dropped it and it broke.", "One day it broke at the {p}.",
+        "{He} fell at the {p} and the {t} broke."],
         ["{h} was {sad}.", "{h} did not know what to do.", "{He} cried a little."],
         ["{f} had some glue and mended it.", "{f} came with tools and fixed the {t}.", "{f} knew how to mend it."],
         ["At the end {h} was {feel}.", "{h} hugged {f} and was {feel}.",
@@ -63,13 +63,13 @@ PLOTS: dict[str, list[list[str]]] = {
     "gift": [
         ["{h} wanted to give {f} a gift.", "It was the birthday of {f}, and {h} wanted to bring a gift.",
         "{h} had a friend, and the friend was {f}."],
-        ["{He} went to the {p} and bought a {t}.", "In the {p} {he} found a {adj} {t}.", "{He} made a {t} in the {p}."],
+        ["{He} went to the {p} and bought a {t}.", "At the {p} {he} found a {adj} {t}.", "{He} made a {t} at the {p}."],
         ["{He} put it in a {colour} box.", "{He} wrapped it in {colour} paper.", "{He} hid it behind {his} back."],
         ["{f} opened the box and laughed.", "{f} loved the {t}.", "{f} had always wanted a {t}."],
         ["{h} was {feel}.", "They ate cake, and {h} felt {feel}.", "{h} went home and was {feel}."],
     ],
     "race": [
-        ["{h} and {f} ran a race in the {p}.", "There was a big race in the {p}, and {h} ran against {f}."],
+        ["{h} and {f} ran a race at the {p}.", "There was a big race at the {p}, and {h} ran against {f}."],
         ["The prize was a {adj} {t}.", "Whoever won would get a {t}.", "The winner would get a {colour} {t}."],
         ["{f} was fast, but {h} did not give up.", "At first {f} was ahead.", "{h} slipped, but got up again."],
         ["At last {h} won the {t}.", "{h} came in first and won the {t}.",
@@ -77,14 +77,14 @@ PLOTS: dict[str, list[list[str]]] = {
         ["{h} shared the prize and was {feel}.", "{f} clapped, and {h} was {feel}.", "{h} held it up and felt {feel}."],
     ],
     "found": [
-        ["{h} was looking around in the {p}.", "{h} went to the {p} alone.", "{h} was playing in the {p}."],
+        ["{h} was looking around at the {p}.", "{h} went to the {p} alone.", "{h} was playing at the {p}."],
         ["{He} found a {adj} {t} on the ground.", "There {he} saw a {colour} {t}.", "Under a bench lay a {t}."],
         ["It belonged to {f}.", "On it was the name of {f}.", "{He} knew that it was the {t} of {f}."],
         ["{h} brought it back at once.", "So {h} took it to {f}.", "{h} knocked at the door of {f} and gave it back."],
         ["{f} was {feel}, and so was {h}.", "{h} felt {feel} that day.", "{f} said thank you, and {h} was {feel}."],
     ],
     "storm": [
-        ["{h} was in the {p} when a storm came.", "A storm came while {h} was in the {p}.",
+        ["{h} was at the {p} when a storm came.", "A storm came while {h} was at the {p}.",
         "Dark clouds came over the {p}, and {h} was there."],
         ["The wind took {his} {t}.", "The rain was strong, and {he} held {his} {t} tight.",
         "{He} had only a {adj} {t} with {him}."],
@@ -95,8 +95,8 @@ PLOTS: dict[str, list[list[str]]] = {
     ],
     "pirate": [
         ["A pirate came to the {p}. \"Ahoy, matey!\" he said to {h}.",
-        "\"Arr!\" said a pirate when he saw {h} in the {p}.",
-         "{h} met a pirate in the {p}. \"Ahoy there, {kid}!\" said the pirate."],
+        "\"Arr!\" said a pirate when he saw {h} at the {p}.",
+         "{h} met a pirate at the {p}. \"Ahoy there, {kid}!\" said the pirate."],
         ["\"Where be me {t}?\" he asked.", "\"I lost me {t}, aye,\" he said.", "\"Be that yer {t}, matey?\" he asked."],
         ["{h} was {sad} at first.", "{h} called {f} for help.", "{h} asked {f} what to do."],
         ["{f} found the {t} in an old chest.", "{f} gave the pirate the {t}.", "{f} knew where the {t} was."],
@@ -107,10 +107,10 @@ PLOTS: dict[str, list[list[str]]] = {
 }  # fmt: skip
 
 SUMMARIES = {
-    "lost": "{h} lost a {t} in the {p}.", "broke": "{h} broke a {t} in the {p}.",
+    "lost": "{h} lost a {t} at the {p}.", "broke": "{h} broke a {t} at the {p}.",
     "gift": "{h} gave a {t} from the {p} as a gift.",
-    "race": "{h} won a {t} in the {p}.", "found": "{h} found a {t} in the {p}.",
-    "storm": "{h} was in the {p} with a {t} in a storm.",
+    "race": "{h} won a {t} at the {p}.", "found": "{h} found a {t} at the {p}.",
+    "storm": "{h} was at the {p} with a {t} in a storm.",
 }  # fmt: skip
 ASIDES = ("{h} was {adj2} and {adj3}.", "{h} had a {pet} at home.", "{h} was with {his} {pet}.")
 STORY_ADJECTIVES = "small big old new shiny wooden pretty lovely round strange".split()

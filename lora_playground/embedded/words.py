@@ -225,6 +225,6 @@ RESTAURANT_HEADS = "Blue Golden Green Old Red Silver Happy Little Royal Quiet".s
 RESTAURANT_TAILS = "Fox Mill Swan Boat Lantern Garden Kettle Anchor Rose Owl Bridge Barrel".split()
 CUISINES = "soup pasta pizza fish rice noodles cake salad pancakes dumplings".split()
 PRICES = "cheap moderate expensive".split()
-AREAS = "the riverside|the old town|the harbour|the hills|the market".split("|")
+AREAS = "the valley|the old town|the harbour|the hills|the market".split("|")
 RATINGS = "one two three four five".split()
 SIGHTS = "the mill|the station|the park|the museum|the church|the library|the bridge|the school".split("|")
