@@ -1,7 +1,12 @@
 """What `reproduce` gives rebuilds the run: same config, same command, and with stock libraries the same weights."""
 
 import json
+import os
 import runpy
+import shlex
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +17,13 @@ from safetensors.numpy import load_file
 
 from lora_playground.analysis.update import load_updates
 from lora_playground.config import RunConfig
+from lora_playground.errors import RunError
 from lora_playground.jobs.pipeline import execute
-from lora_playground.reproduce import reproduce
-from lora_playground.reproduce.script import STOCK
+from lora_playground.reproduce import command_line, reproduce
+from lora_playground.reproduce.notebook import notebook
+from lora_playground.reproduce.script import STOCK, needs_package
 from lora_playground.runs import Run, RunStore
+from lora_playground.variants import VARIANTS
 from lora_playground.variants.peft_variant import effective_delta, tuner_layers
 from tests.checkpoints import make_checkpoint
 from tests.variants.trials import options
