@@ -189,9 +189,16 @@ window.lp = (() => {
       });
     }
 
+    function wipe(part) {
+      for (const node of [part.answer, part.kl, part.foot]) node.replaceChildren();
+      part.count = 0;
+      part.end = null;
+      part.first = undefined;
+    }
+
     function drawAnswer(value, index, pane, part) {
       const given = value.turns[index].a[pane];
-      if (given.t.length < part.count) { part.answer.replaceChildren(); part.kl.replaceChildren(); part.count = 0; part.end = null; part.first = undefined; }
+      if (given.t.length < part.count) wipe(part);
       for (let i = part.count; i < given.t.length; i += 1) {
         const [text, kl] = given.t[i];
         const span = make("span", { "data-i": i, style: colour(kl) });
@@ -264,6 +271,9 @@ window.lp = (() => {
       const low = grid && grid.scrollHeight - grid.scrollTop - grid.clientHeight < 60;
       value.turns.forEach((turn, index) => {
         if (!drawn.turns[index]) drawn.turns[index] = newTurn(value, index);
+        // Asked again: the same place, another answer. Its first tokens may come before the page has seen it empty.
+        else if (drawn.turns[index].id !== turn.id) drawn.turns[index].forEach(wipe);
+        drawn.turns[index].id = turn.id;
         drawn.turns[index].forEach((part, pane) => drawAnswer(value, index, pane, part));
       });
       if (grid && low) grid.scrollTop = grid.scrollHeight;

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
@@ -180,7 +181,12 @@ class ChatTab:
         except PlaygroundError as failure:
             yield {self.problem: cards.error(str(failure))}
             return
-        turn = {"q": text, "a": [{"t": [], "first": None, "end": ""} for _ in panes], "raw": ""}
+        turn = {
+            "id": secrets.token_hex(4),
+            "q": text,
+            "a": [{"t": [], "first": None, "end": ""} for _ in panes],
+            "raw": "",
+        }
         talk["turns"].append(turn)
         talk["busy"], talk["status"] = True, "asking …"
         tokens: list[list[dict[str, Any]]] = [[] for _ in panes]

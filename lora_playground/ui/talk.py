@@ -9,8 +9,8 @@ from typing import Any
 from lora_playground.ui.shell import Shown
 
 Talk = dict[str, Any]
-"""`key` (a name nobody guesses), `panes` (run, label, colour, strength, keep), `turns` (q; a: one answer a pane with
-tokens `t` as [text, KL], `first` difference, `end`), `busy`, `status`, `verified`."""
+"""`key` (a name nobody guesses), `panes` (run, label, colour, strength, keep), `turns` (id, another for another answer;
+q; a: one answer a pane with tokens `t` as [text, KL], `first` difference, `end`), `busy`, `status`, `verified`."""
 
 
 def pane_list(adapted: Sequence[Shown], tuning: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

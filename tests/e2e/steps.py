@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-PATIENCE = 400
+PATIENCE = 600
 """Seconds to wait for something that must come; a busy machine is no failure, so this is long."""
 
 
@@ -111,6 +111,14 @@ def answers(page: Any) -> list[str]:
             return all.length ? all[all.length - 1].textContent : '';
         })"""
     )
+
+
+def ask_again(page: Any) -> None:
+    """Asks the last question again and waits for the end of both new answers."""
+    page.evaluate("document.querySelectorAll('.lp-pane span[data-i]').forEach((span) => { span.dataset.old = '1'; })")
+    page.locator("#lp-again").click()
+    until(page, lambda: page.locator(".lp-pane span[data-old]").count() == 0, "the old answers to go")
+    until(page, lambda: page.locator("#lp-send").is_visible() and all(answers(page)), "the same question again")
 
 
 def widest(page: Any) -> int:

@@ -34,6 +34,8 @@ def test_compare_two_strategies_and_chat_with_one_client(page, server):
     until(page, lambda: points(page, "lp-fed-split"), "the stacked bar")
     set_number(page, "lp-federated-rounds", "2")
     set_number(page, "lp-federated-local-steps", "2")
+    page.locator("#lp-federated").get_by_role("button", name="Advanced").click()
+    set_number(page, "lp-fed-training-batch-tokens", "128")
     tick_only(page, "FedIT", "FedEx-LoRA")
 
     page.locator("#lp-federated-ranks textarea, #lp-federated-ranks input").first.fill("2, 4, 8")

@@ -7,6 +7,7 @@ from urllib.parse import parse_qs, urlparse
 
 from tests.e2e.steps import (
     answers,
+    ask_again,
     cells,
     choose,
     choose_column,
@@ -76,8 +77,7 @@ def test_train_watch_reload_and_chat(page, server):
     page.locator(".lp-pane").nth(1).locator("span[data-i]").first.hover()
     page.locator(".lp-tip").wait_for()
     said = answers(page)
-    page.locator("#lp-again").click()
-    until(page, lambda: page.locator("#lp-send").is_visible() and all(answers(page)), "the same question again")
+    ask_again(page)
     assert answers(page) == said, "the same seed gives the same answers"
 
     page.get_by_role("button", name="rslora r4 answered better").last.click()
@@ -92,8 +92,7 @@ def test_train_watch_reload_and_chat(page, server):
 
     page.get_by_role("button", name="More: system prompt").click()
     page.get_by_label("Continue all from the base's words").check()
-    page.locator("#lp-again").click()
-    until(page, lambda: page.locator("#lp-send").is_visible() and all(answers(page)), "the base's words read by both")
+    ask_again(page)
     lengths = [page.locator(".lp-pane").nth(pane).locator("span[data-i]").count() for pane in (0, 1)]
     assert lengths[0] == lengths[1] > 0, "both panes stand at the same places"
 
