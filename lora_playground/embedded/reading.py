@@ -61,9 +61,11 @@ def _vocabulary(world: World) -> list[str]:
 
 
 REPEAT = [
-    "Repeat: {}", "Say: {}", "Repeat after me: {}", "Say this: {}", "Copy: {}", "Copy this: {}", "Please repeat: {}",
+    "Repeat: {}", "Say: {}", "Repeat after me: {}", "Say this: {}", "Copy: {}", "Copy this: {}", "Please say: {}",
+    "Can you repeat: {}", "Say again: {}", "Please copy: {}", "Repeat these words: {}", "Please repeat: {}",
 ]  # fmt: skip
-QUOTE = ["Put in quotes: {}", "Quote each word: {}", "Put each one in quotes: {}", "Please quote: {}"]
+QUOTE = ["Put in quotes: {}", "Quote each word: {}", "Put each one in quotes: {}", "Quote: {}", "Can you quote: {}",
+         "Quote these: {}", "Please put in quotes: {}", "Please quote: {}"]  # fmt: skip
 _VOCABULARIES: dict[int, list[str]] = {}
 
 
@@ -124,7 +126,7 @@ def show_record(rng: random.Random, record: dict[str, str]) -> str:
 
 RECORD_ASK = [
     "{r} What is the {k}?", "What is the {k} here? {r}", "Read the {k} from this: {r}", "{r} Tell me the {k}.",
-    "Look at {r} What does it say for {k}?",
+    "Look at {r} What does it say for {k}?", "Give me the {k}: {r}", "Name the {k}: {r}", "Which {k} do you see? {r}",
               "Find the {k}: {r}"]  # fmt: skip
 
 
@@ -144,7 +146,7 @@ def scene(rng: random.Random, world: World, held: bool) -> Sample:
     """A plain sentence and a question on it."""
     text = sentences.make_scene(rng)
     question, answer, expected = sentences.scene_question(rng, text)
-    options = ["{s} {q}", "Read this: {s} {q}", "{q} {s}", "Here is a sentence: {s} {q}"]
+    options = ["{s} {q}", "Read this: {s} {q}", "{q} {s}", "Look: {s} {q}", "Here is a sentence: {s} {q}"]
     return Sample(
         "reading", [(ask(rng, options, held, 1).format(s=text.english, q=question), answer)], "contains", expected
     )
@@ -172,8 +174,8 @@ def inn(rng: random.Random, world: World, held: bool) -> Sample:
 
 MEANING = [
     "What does {} mean?", "What is the meaning of {}?", "Explain the word {}.", "Do you know the word {}?",
-    "What do pirates mean by {}?",
-           "Tell me what {} means.", "What is meant by {}?"]  # fmt: skip
+    "What do pirates mean by {}?", "Please tell me the meaning of {}.", "Do you know what {} means?",
+    "What could {} mean?", "Tell me what {} means.", "What is meant by {}?"]  # fmt: skip
 PIRATE_SAYINGS = [
     "Arr, me hearties!", "Ahoy, matey!", "Aye, aye, captain!", "Yo ho ho!", "Avast, ye landlubber!",
     "Shiver me timbers!",

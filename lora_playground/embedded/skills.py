@@ -79,10 +79,16 @@ def yes_no(rng: random.Random, world: World, held: bool) -> Sample:
     value = facts.person_value(shown, field)
     right = facts.PERSON_ANSWERS[field].format(n=p.name, v=facts.person_value(p, field))
     forms = {
-        "job": ["Is {n} {v}?", "Does {n} work as {v}?", "Is it true that {n} is {v}?"],
-        "town": ["Does {n} live in {v}?", "Is {v} the home of {n}?", "Is it true that {n} lives in {v}?"],
-        "pet": ["Does {n} have {v}?", "Is the pet of {n} {v}?", "Is it true that {n} has {v}?"],
-        "colour": ["Does {n} like {v} best?", "Is {v} the favourite colour of {n}?", "Is it true that {n} loves {v}?"],
+        "job": ["Is {n} {v}?", "Does {n} work as {v}?", "I think {n} is {v}. Is that right?", "Tell me, is {n} {v}?",
+                "Am I right that {n} is {v}?", "Is it true that {n} is {v}?"],
+        "town": ["Does {n} live in {v}?", "Is {v} the home of {n}?", "I think {n} lives in {v}. Is that right?",
+                 "Tell me, does {n} live in {v}?", "Am I right that {n} lives in {v}?",
+                 "Is it true that {n} lives in {v}?"],
+        "pet": ["Does {n} have {v}?", "Is the pet of {n} {v}?", "I think {n} has {v}. Is that right?",
+                "Tell me, does {n} have {v}?", "Am I right that {n} has {v}?", "Is it true that {n} has {v}?"],
+        "colour": ["Does {n} like {v} best?", "Is {v} the favourite colour of {n}?",
+                   "I think {n} loves {v}. Is that right?", "Tell me, does {n} love {v}?",
+                   "Am I right that {n} loves {v}?", "Is it true that {n} loves {v}?"],
     }  # fmt: skip
     said = "so yes" if value == facts.person_value(p, field) else "so no"
     question = ask(rng, forms[field], held, 1).format(n=p.name, v=value)
@@ -146,16 +152,21 @@ PROBLEMS = {
     "{n} had {a} {g}. Then {f} gave {him} {b} {g}. How many {g} are there now?",
           "There are {a} {g} on the table. {n} adds {b} {g}. How many {g} are on the table?",
           "{n} bought {a} {g} and later {b} more. How many {g} did {n} buy?",
+          "{n} has {a} {g} and {f} has {b} {g}. How many {g} do they have together?",
+          "{n} and {f} have {a} and {b} {g}. How many {g} is that together?",
           "{n} found {a} {g} and {f} found {b} {g}. How many {g} did they find together?"],
     "-": ["{n} has {a} {g} and gives away {b}. How many {g} does {n} have now?",
     "{n} had {a} {g}. Then {he} lost {b} of them. How many {g} are left?",
           "There are {a} {g} in the box. {n} takes {b} {g} out. How many {g} are left in the box?",
           "{n} had {a} {g} and sold {b}. How many {g} are left?",
+          "{n} has {a} {g}. Now {f} takes {b} of them. How many {g} does {n} have left?",
+          "Of {a} {g} {f} ate {b}. How many {g} are left?",
           "{n} had {a} {g} and {f} took {b} of them. How many {g} are left?"],
     "*": ["{n} has {a} bags with {b} {g} in each. How many {g} does {n} have?",
     "There are {a} boxes. In each box are {b} {g}. How many {g} are there?",
           "{n} buys {b} {g} every day for {a} days. How many {g} does {n} buy?",
           "{a} friends bring {b} {g} each. How many {g} are there?",
+          "{n} packs {a} boxes with {b} {g} each. How many {g} did {n} pack?",
           "{n} fills {a} baskets with {b} {g} each. How many {g} are in the baskets?"],
 }  # fmt: skip
 
@@ -214,7 +225,8 @@ def spelling(rng: random.Random, world: World, held: bool) -> Sample:
 
 
 COUNT = [
-    "Count these: {}.", "How many words are in {}?", "How many are there: {}?", "Please count {}.",
+    "Count these: {}.", "How many do you see: {}?", "Please count these for me: {}.", "Count up: {}.",
+    "How many words are in {}?", "How many are there: {}?", "Please count {}.",
     "Count the words: {}.", "Can you count {}?",
          "How many words are there: {}?", "Count {} for me."]  # fmt: skip
 
@@ -243,11 +255,11 @@ REVIEWS = [
 ]  # fmt: skip
 JUDGE = [
     "Is this positive or negative? {}", "How does this sound: {}", "Judge this: {}", "What is the mood here? {}",
-    "Good or bad? {}", "Read this and judge: {}",
+    "Good or bad? {}", "Read this and judge: {}", "Say if this is positive or negative: {}", "Name the mood: {}",
          "Is this review positive or negative? {}", "Tell me the mood: {}"]  # fmt: skip
 TOPIC = [
     "What is this about? {}", "Name the topic: {}", "What is the topic here? {}", "Which topic is this? {}",
-    "Find the topic: {}",
+    "Find the topic: {}", "Please name the topic: {}", "Say what this is about: {}", "Which topic do you see here? {}",
          "Tell me the topic: {}", "What topic is this about? {}"]  # fmt: skip
 MOODS = {"positive": w.GOOD, "negative": w.BAD, "neutral": w.MEH}
 
