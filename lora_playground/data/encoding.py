@@ -168,7 +168,9 @@ def _answer_spans(tokenizer: Any, messages: list[dict[str, str]], text: str) -> 
             ends = [place for mark in _TURN_ENDS if (place := text.find(mark, start)) >= 0]
             spans.append((start, min(ends, default=len(text))))
         else:
-            spans.append((start, found + len(content)))
+            end, tail = found + len(content), message["content"][len(message["content"].rstrip()) :]
+            # Templates that keep white space at the end have it between the answer and the mark that ends the turn.
+            spans.append((start, end + len(tail) if text.startswith(tail, end) else end))
     return spans
 
 

@@ -138,10 +138,15 @@ def done(label: str, colour: str, result: Mapping[str, Any]) -> str:
         ("training time", duration(float(seconds.get("training", 0.0)))),
         ("trained numbers", f"{count(trained)} · {share(trained, total)}"),
         ("adapter on disk", size(result.get("adapter_bytes") or 0)),
-        ("peak memory", size(result.get("peak_memory_bytes") or 0)),
+        ("peak memory" + _foreseen(result), size(result.get("peak_memory_bytes") or 0)),
     ]
     table = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
     return f'{head}<dl class="lp-table">{table}</dl>{_samples(result.get("samples") or [])}</section>'
+
+
+def _foreseen(result: Mapping[str, Any]) -> str:
+    expected = result.get("estimated_memory_bytes")
+    return f" (estimated: {size(expected)})" if expected else ""
 
 
 def _samples(samples: Sequence[Mapping[str, Any]]) -> str:

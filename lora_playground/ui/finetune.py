@@ -16,9 +16,11 @@ from lora_playground.config import Option, RunConfig, options
 from lora_playground.data.catalogue import DatasetCard, get_dataset, list_datasets
 from lora_playground.errors import PlaygroundError
 from lora_playground.models.catalogue import folder_of, list_models
-from lora_playground.ui import cards, pictures, upload
+from lora_playground.ui import cards, costs, pictures, upload
+from lora_playground.ui.device import device
 from lora_playground.ui.estimate import Estimate, estimate, module_list
 from lora_playground.ui.forms import Fields, VariantFields, help_text, nest
+from lora_playground.ui.preview import Preview
 from lora_playground.ui.shell import Shell
 from lora_playground.ui.words import count, duration, escape, share
 from lora_playground.variants import VARIANTS
@@ -115,12 +117,15 @@ def build(shell: Shell, page: gr.Blocks) -> Steps:
     name = _first(list(VARIANTS), RunConfig.model_fields["variant"].get_default(call_default_factory=True).name)
     with gr.Column(elem_classes="lp-step"):
         dataset, examples, uploaded = _data_step(shell)
+        seen = Preview(shell.home)
+        seen.build()
     with gr.Column(elem_classes="lp-step"):
         method = _method_step(name)
     with gr.Column(elem_classes="lp-step"):
         knob, rank, picture = _rank_step(name)
     with gr.Column(elem_classes="lp-step"):
         budget = _budget_step()
+        memory = gr.HTML(elem_id="lp-cost", apply_default_css=False)
         sweeps = _sweep()
         with gr.Accordion("Advanced", open=False, elem_classes="lp-fold", elem_id="lp-advanced"):
             source = _model_input()
@@ -135,7 +140,30 @@ def build(shell: Shell, page: gr.Blocks) -> Steps:
         train, nonce, shell.home,
     )  # fmt: skip
     _connect(shell, page, made, uploaded)
+    _connect_memory(page, made, memory)
+    seen.connect(dataset, source, advanced.inputs["data.max_length"])
     return made
+
+
+def _connect_memory(page: gr.Blocks, made: Steps, memory: gr.HTML) -> None:
+    """The memory that the run will need, drawn anew whenever something changes that it depends on."""
+
+    def draw(given: dict[Any, Any]) -> str:
+        try:
+            return costs.panel(made.configs(given)[0], device())
+        except PlaygroundError:
+            return ""  # Train will say what is wrong
+
+    paths = (
+        "model.quantisation", "data.max_length", "training.batch_tokens", "training.accumulation",
+        "training.gradient_checkpointing", "training.precision",
+    )  # fmt: skip
+    typed = [component.input for component in made.variant_fields.components()]
+    changes = [made.advanced.inputs[path].change for path in paths]
+    gr.on(
+        [page.load, made.rank.input, made.variant.change, made.source.change, *typed, *changes], draw, made.inputs(),
+        memory, trigger_mode="always_last", queue=False, show_progress="hidden", api_visibility="private",
+    )  # fmt: skip
 
 
 def _data_step(shell: Shell) -> tuple[gr.Dropdown, gr.HTML, upload.Upload]:

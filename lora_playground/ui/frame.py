@@ -25,6 +25,7 @@ from lora_playground.ui.follow import Follower
 from lora_playground.ui.identity import Identity
 from lora_playground.ui.ledger import Ledger
 from lora_playground.ui.live import Changes
+from lora_playground.ui.reproduce import Reproduce
 from lora_playground.ui.shell import SLOTS, Shell, actions
 from lora_playground.ui.words import count
 
@@ -69,6 +70,7 @@ class Frame:
         # Gradio hands out files only from the system's folder for temporary ones; this one goes with the process.
         self._downloads = tempfile.TemporaryDirectory(prefix="lora-playground-", ignore_cleanup_errors=True)
         self._exports = Exports(shell_parts["store"], Path(self._downloads.name))
+        self._again = Reproduce(shell_parts["store"], Path(self._downloads.name))
         self._ledger = Ledger(shell_parts["store"], shell_parts["supervisor"], self._follower)
 
     def build(self) -> gr.Blocks:
@@ -99,6 +101,7 @@ class Frame:
                             self._steps = finetune.build(shell, page)
                         with gr.Column(elem_id="lp-view", min_width=0):
                             self._live = live.build(self._exports)
+                            self._again.build()
                 elif name == "chat":
                     self._chat = chat.build(shell, tab, self._client, self._identity)
                 elif name == "learn":
@@ -139,6 +142,7 @@ class Frame:
         for name, button in (("chat", view.chat), ("spectrum", view.spectrum), ("compare", view.compare)):
             button.click(self.go(name), [own.viewed, own.ticked], [own.ticked, own.tabs], **SETS)
         self._exports.connect(own.viewed)
+        self._again.connect(own.viewed)
 
     # --- events ------------------------------------------------------------------------------------------------------
 

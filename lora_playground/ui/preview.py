@@ -1,0 +1,125 @@
+"""A dataset as the model will see it: raw text with what is learned coloured, lengths, and what is cut or double.
+
+Tokens come from the model's own files without torch; it knows no run and reads no upload.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from lora_playground.data.catalogue import Row, get_dataset
+from lora_playground.data.encoding import Example, coloured, encode
+from lora_playground.errors import PlaygroundError
+from lora_playground.models.catalogue import folder_of
+from lora_playground.models.plain_tokenizer import PlainTokenizer
+from lora_playground.ui import cards
+from lora_playground.ui.words import count, escape
+
+SHOWN = 3
+SAMPLE = 2000
+"""Rows that are looked at: enough for a picture of the lengths, few enough for half a second."""
+_BARS = 12
+
+
+class Preview:
+    """The fold below the dataset's first rows."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+
+    def build(self) -> None:
+        """Makes it where it is called."""
+        with gr.Accordion(
+            "As the model sees it", open=False, elem_classes="lp-fold", elem_id="lp-preview-fold"
+        ) as self.fold:
+            self.shown = gr.HTML("", apply_default_css=False, elem_id="lp-preview")
+
+    def connect(self, dataset: gr.Dropdown, source: gr.Dropdown, length: Any) -> None:
+        """Fills it when it is opened, from the inputs that name dataset, base model and longest example."""
+
+        def show(name: str | None, model: str | None, longest: Any) -> str:
+            return preview(self._home, name or "", model or "", longest)
+
+        self.fold.expand(show, [dataset, source, length], self.shown, show_progress="minimal", api_visibility="private")
+        gr.on(
+            [dataset.change, source.change, length.change], lambda: (gr.update(open=False), ""), None,
+            [self.fold, self.shown], queue=False, show_progress="hidden", api_visibility="private",
+        )  # fmt: skip
+
+
+def preview(home: Path, name: str, model: str, longest: Any) -> str:
+    """The preview as HTML, or why there is none."""
+    try:
+        dataset = get_dataset(name, home)
+        folder = folder_of(model)
+        if folder is None:
+            return cards.warning("The model is not on this disk yet; its template is known after it was fetched.")
+        limit = int(longest) if isinstance(longest, int | float) and longest >= 1 else 256
+        tokenizer = PlainTokenizer(folder)
+        rows = dataset.train[:SAMPLE]
+        whole = encode(tokenizer, rows, 1_000_000).examples
+        found = encode(tokenizer, rows, limit)
+    except PlaygroundError as failure:
+        return cards.error(str(failure))
+    template = "its own chat template" if tokenizer.own_template else "a plain template, since it has none of its own"
+    learned = found.learned / max(1, found.tokens)
+    lengths = [len(example.ids) for example in whole]
+    said = (
+        f"The model reads each example in {template}. It learns to say what is marked ({learned:.0%} of the tokens), "
+        "and the mark that ends an answer, which stops it later."
+    )
+    texts = "".join(_example(tokenizer, example) for example in found.examples[:SHOWN])
+    odd = _counts(rows, len(dataset.train), found.truncated, found.unlearnable, limit)
+    head = f'<p class="lp-note">{escape(said)}</p>'
+    return f'<div class="lp-seen">{head}{texts}{histogram(lengths, limit)}{odd}</div>'
+
+
+def _example(tokenizer: PlainTokenizer, example: Example) -> str:
+    parts = [
+        f"<mark>{escape(text)}</mark>" if learned else escape(text) for text, learned in coloured(tokenizer, example)
+    ]
+    return f'<pre tabindex="0">{"".join(parts)}</pre>'
+
+
+def histogram(lengths: Sequence[int], limit: int) -> str:
+    """Lengths in tokens as bars, those above `limit` in another colour, and the same in words."""
+    if not lengths:
+        return ""
+    ordered = sorted(lengths)
+    width = max(1, -(-max(ordered[-1], 1) // _BARS))
+    bins = [0] * (-(-(ordered[-1] + 1) // width))
+    for value in ordered:
+        bins[value // width] += 1
+    top = max(bins)
+    bars = "".join(
+        f'<i class="{"cut" if place * width >= limit else ""}" '
+        f'style="height:{max(2.0, 100 * many / top):.0f}%" title="{place * width} to {(place + 1) * width - 1} tokens: '
+        f'{many}"></i>'
+        for place, many in enumerate(bins)
+    )
+    middle = ordered[len(ordered) // 2]
+    words = f"Lengths: {ordered[0]} to {ordered[-1]} tokens, half of them up to {middle}."
+    return f'<div class="lp-lengths" role="img" aria-label="{words}">{bars}</div><p class="lp-note">{words}</p>'
+
+
+def _counts(rows: Sequence[Row], total: int, truncated: int, unlearnable: int, limit: int) -> str:
+    """What is odd about the rows, in sentences."""
+    texts = [json.dumps(row.get("messages") or row.get("text"), sort_keys=True) for row in rows]
+    double = len(texts) - len(set(texts))
+    found = []
+    if truncated:
+        found.append(f"{count(truncated)} are longer than {limit} tokens and will be cut (data.max_length).")
+    if unlearnable:
+        found.append(f"{count(unlearnable)} have nothing to learn within {limit} tokens and will be left out.")
+    if double:
+        found.append(f"{count(double)} repeat an earlier row.")
+    looked = (
+        f"All {count(total)} rows" if len(rows) == total else f"The first {count(len(rows))} of {count(total)} rows"
+    )
+    said = " ".join(found) or "none is cut, empty or double."
+    return f'<p class="lp-note">{escape(f"{looked} were looked at: {said}")}</p>'

@@ -1,0 +1,107 @@
+""" "Reproduce": a finished run as a command line and a config to copy, and as script and notebook to download.
+
+The script is made by the command line in a process of its own, so that the web process stays free of torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from lora_playground.errors import PlaygroundError
+from lora_playground.jobs.runner import clean_environment
+from lora_playground.reproduce.command import command_line
+from lora_playground.runs import RunStore
+from lora_playground.ui import cards
+
+LIMIT_SECONDS = 600
+_NEW: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+
+
+class Reproduce:
+    """The fold under a result.
+
+    Args:
+        store: where the runs are.
+        place: a folder from which the browser may fetch.
+    """
+
+    def __init__(self, store: RunStore, place: Path) -> None:
+        self._store, self._place = store, place
+
+    def build(self) -> None:
+        """Makes the fold where it is called; it is filled when it is opened."""
+        with gr.Accordion(
+            "Do it again elsewhere", open=False, elem_classes="lp-fold", elem_id="lp-reproduce", visible=False
+        ) as self.fold:
+            self.command = gr.Code(
+                label="Command", language="shell", interactive=False, elem_id="lp-reproduce-command", wrap_lines=True
+            )
+            self.config = gr.Code(
+                label="Config", language="json", interactive=False, max_lines=12, elem_id="lp-reproduce-config"
+            )
+            self.button = gr.Button("Script and notebook (zip)", size="sm", elem_id="lp-reproduce-make")
+            self.file = gr.DownloadButton(
+                "file", elem_id="lp-reproduce-file", elem_classes="lp-hidden", visible="hidden"
+            )
+            self.said = gr.HTML("", apply_default_css=False, elem_id="lp-reproduce-said")
+
+    def connect(self, viewed: gr.State) -> None:
+        """Connects the fold to the run in view."""
+        viewed.change(
+            lambda run: (gr.update(visible=bool(run), open=False), None, ""), viewed, [self.fold, self.file, self.said],
+            **_NEW,
+        )  # fmt: skip
+        self.fold.expand(self.show, viewed, [self.command, self.config, self.said], **_NEW)
+        self.button.click(
+            self.make, viewed, [self.file, self.said], show_progress="minimal", api_visibility="private",
+            concurrency_limit=1, concurrency_id="export",
+        ).success(None, self.file, None, js="(file) => file && lp.fetch(file)")  # fmt: skip
+
+    def show(self, viewed: str | None) -> tuple[str, str, str]:
+        """Command and config of the run in view, or why there are none."""
+        try:
+            config = self._store.get(viewed or "").config()
+        except PlaygroundError as failure:
+            return "", "", cards.error(str(failure))
+        return command_line(config), config.model_dump_json(indent=1), ""
+
+    async def make(self, viewed: str) -> tuple[str | None, str]:
+        """The zip with config, command, script, notebook and batches, and what was said."""
+        try:
+            run = self._store.get(viewed)
+            path = self._place / f"{run.id}-reproduce.zip"
+            if not path.is_file():
+                await _command(self._store.home, run.id, path)
+        except (PlaygroundError, OSError) as failure:
+            return None, cards.error(f"It could not be made: {failure}")
+        return str(path), '<p class="lp-note" role="status">A zip with script, notebook, config and batches.</p>'
+
+
+async def _command(home: Path, identity: str, out: Path) -> None:
+    """`reproduce` of the command line; raises PlaygroundError with what it said."""
+    staged = out.with_suffix(".tmp")
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "lora_playground", "reproduce", identity, "--format", "bundle", "--out", str(staged),
+        "--home", str(home), cwd=Path(__file__).resolve().parents[2], env=clean_environment(os.environ),
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(LIMIT_SECONDS):
+            _, told = await child.communicate()
+    except TimeoutError:
+        raise PlaygroundError(f"It took longer than {LIMIT_SECONDS // 60} minutes and was stopped.") from None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            child.kill()
+    if child.returncode:
+        lines = told.decode(errors="replace").splitlines()
+        said = next((line[7:] for line in reversed(lines) if line.startswith("error: ")), "")
+        raise PlaygroundError(said or f"run 'python -m lora_playground reproduce {identity}' to see why.")
+    staged.replace(out)
