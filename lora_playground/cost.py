@@ -84,7 +84,8 @@ def cost(
         precision = config.training.precision
     trained, adapted = _trained(config, sizes)
     tokens = _tokens(config, longest)
-    use = _Use(config, sizes, device, 2 if precision == "bfloat16" else 4, tokens, learned)
+    most = min(config.data.max_length, longest or config.data.max_length, tokens)
+    use = _Use(config, sizes, device, 2 if precision == "bfloat16" else 4, tokens, learned, most)
     weights, adapter = use.weights(trained), 4 * trained
     activations, passing = use.activations(adapted)
     logits = use.logits()
@@ -145,6 +146,7 @@ class _Use:
     e: int
     tokens: int
     learned: float
+    longest: int
 
     @property
     def parameters(self) -> int:
@@ -192,9 +194,11 @@ class _Use:
     def _attention(self) -> float:
         g, e, t = self.sizes, self.e, self.tokens
         keys = 2 * (g.query if g.key < g.query else g.key)
-        if self.device.startswith("cuda") or not g.rms:
+        if self.device.startswith("cuda"):
             return t * e * (g.query + keys + 2 * g.query)
-        return _GROUPS * t * (e * (2 * g.query + keys) + 4 * g.heads) + t * e * g.query
+        # With dropout the CPU has no fused attention, and keeps weights, mask and what is left of them.
+        weights = g.heads * 13 * 0.8 * self.longest if g.attention_dropout else 4 * g.heads
+        return _GROUPS * t * (e * (2 * g.query + keys) + weights) + t * e * g.query
 
     def _mlp(self) -> float:
         kept = 4 if self.sizes.gated else 5
@@ -220,7 +224,7 @@ class _Use:
 
     def _mask(self) -> int:
         """Where attention takes a mask: rows of the batch's length at most."""
-        if not self.device.startswith("cuda") and self.sizes.rms:
+        if not self.device.startswith("cuda"):
             return 0
         side = min(self.tokens, max(32, self.config.data.max_length))
         return self.tokens * side * (self.e + 1)

@@ -20,7 +20,7 @@ class Geometry:
         heads: query heads; query, key: widths of all query and of all key heads. vocabulary: rows of the embeddings.
         tied: whether the output head is the embeddings. positions: learned position embeddings, 0 for none.
         gated: whether the MLP multiplies two projections. norms: of width d in a layer; head_norms: whether queries
-        and keys are normed too. rms: RMSNorm rather than LayerNorm.
+        and keys are normed too. rms: RMSNorm rather than LayerNorm. attention_dropout: whether training drops attention weights.
     """
 
     kind: str
@@ -37,6 +37,7 @@ class Geometry:
     norms: int
     head_norms: bool
     rms: bool
+    attention_dropout: bool = False
 
     @property
     def fused(self) -> bool:
@@ -93,6 +94,7 @@ def geometry(config: dict[str, Any]) -> Geometry:
         raise ModelError(f"The model's config.json does not tell its sizes ({error}).") from error
     gemma = kind.startswith("gemma3")
     tied = config.get("tie_word_embeddings")
+    dropped = config.get("attn_pdrop", config.get("attention_dropout", 0.1 if kind == "gpt2" else 0.0))
     return Geometry(
         kind=kind,
         hidden=hidden,
@@ -108,4 +110,6 @@ def geometry(config: dict[str, Any]) -> Geometry:
         norms=4 if gemma or kind == "gemma2" else 1 if kind == "phi" else 2,
         head_norms=gemma or kind.startswith("qwen3"),
         rms=kind not in _UNGATED,
+        attention_dropout=float(config.get("attn_pdrop", config.get("attention_dropout", 0.1 * (kind == "gpt2"))) or 0)
+        > 0,
     )

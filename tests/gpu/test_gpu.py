@@ -1,0 +1,218 @@
+"""What only a GPU can show: every variant one step and back from disk, NF4, full memory, Stop, chat beside a run.
+
+`python -m pytest tests/gpu -m gpu`; small local checkpoints, no network, a few minutes on one card.
+"""
+
+import gc
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lora_playground.config import ModelConfig, RunConfig
+from lora_playground.cost import cost
+from lora_playground.errors import PlaygroundError
+from lora_playground.jobs.pipeline import execute
+from lora_playground.models.decoding import Decoder
+from lora_playground.models.loading import load_base
+from lora_playground.runs import RunStore
+from lora_playground.training import TrainPlan, train
+from lora_playground.variants import VARIANTS
+from lora_playground.variants.base import Context
+from tests.checkpoints import make_checkpoint
+from tests.data.support import examples
+from tests.variants.trials import options
+
+pytestmark = pytest.mark.gpu
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small base model and a home with an uploaded dataset."""
+    place = tmp_path_factory.mktemp("gpu")
+    make_checkpoint(place / "base", hidden=128, layers=4, vocabulary=2048)
+    folder = place / "home" / "uploads" / "dogs"
+    folder.mkdir(parents=True)
+    (folder / "card.json").write_text(json.dumps({"label": "Dogs"}))
+    for part, many in (("train", 64), ("validation", 4), ("test", 0)):
+        rows = [
+            {
+                "messages": [
+                    {"role": "user", "content": f"What is the name of dog {number}?"},
+                    {"role": "assistant", "content": f"My dog {number} is called Otto."},
+                ]
+            }
+            for number in range(many)
+        ]
+        (folder / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return place
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> Any:
+    yield
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def config(place: Path, name: str = "lora", bits: str = "none", **training: Any) -> RunConfig:
+    return RunConfig.parse(
+        {
+            "model": {"source": str(place / "base"), "quantisation": bits},
+            "data": {"dataset": "dogs", "max_length": 64},
+            "variant": {"name": name, **options(name)},
+            "training": {"steps": 2, "batch_tokens": 256} | training,
+        }
+    )
+
+
+def attached(config: RunConfig, dtype: str = "bfloat16") -> tuple[Any, Any, Any, list[Any]]:
+    """(base, variant, model, examples), the model with the update beside it, on the GPU."""
+    base = load_base(config.model, device="cuda", dtype=dtype)
+    data = examples(40, 48, base.model.get_input_embeddings().weight.shape[0])
+    ids = torch.stack([torch.from_numpy(one.ids[:16]).long() for one in data[:4]]).cuda()
+    batches = [{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}]
+    variant = VARIANTS[config.variant.name]
+    return base, variant, variant.attach(base.model, config.variant, Context(2, 0, batches, base.bits)), data
+
+
+def _bits() -> list[tuple[str, str]]:
+    kinds = {16: "none", 8: "8bit", 4: "4bit"}
+    return [(name, kinds[bits]) for name, variant in VARIANTS.items() for bits in variant.bits if bits in (16, 4)]
+
+
+@pytest.mark.parametrize(("name", "bits"), _bits())
+def test_every_variant_takes_a_step_and_comes_back_from_disk(name: str, bits: str, place: Path, tmp_path: Path) -> None:
+    given = config(place, name, bits)
+    _, variant, model, data = attached(given)
+    plan = TrainPlan(given.training, variant, data, pad=0, on_spectra=False)
+    outcome = train(model, plan, lambda event: None, lambda: False)
+    assert outcome.steps == 2 and all(loss == loss for loss in outcome.losses)
+    assert outcome.peak_memory_bytes > 0
+    variant.save(model, tmp_path / "adapter")
+    if name == "full":
+        assert (tmp_path / "adapter" / "delta.safetensors").is_file()
+        return
+    from peft import PeftModel
+
+    ids = torch.arange(20, 36)[None].cuda()
+    with torch.no_grad():
+        model.eval()
+        expected = model(input_ids=ids).logits.float()
+        fresh = load_base(given.model, device="cuda", dtype="bfloat16")
+        again = PeftModel.from_pretrained(fresh.model, str(tmp_path / "adapter")).eval()
+        found = again(input_ids=ids).logits.float()
+    # bfloat16 has eight bits: starts that are subtracted beside W round differently from one plain LoRA.
+    assert (found - expected).abs().max() <= 0.06 * expected.abs().max()
+
+
+def test_nf4_takes_less_memory_than_16_bit(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, hidden=512, layers=6, vocabulary=512)
+    held = {}
+    for bits in ("none", "4bit"):
+        before = torch.cuda.memory_allocated()
+        base = load_base(ModelConfig(source=str(tmp_path), quantisation=bits), device="cuda", dtype="bfloat16")
+        held[bits] = torch.cuda.memory_allocated() - before
+        del base
+        gc.collect()
+        torch.cuda.empty_cache()
+    assert held["4bit"] < 0.5 * held["none"]
+
+
+@pytest.mark.parametrize(("batch", "length", "bits"), [(512, 64, "none"), (8192, 512, "none"), (2048, 256, "4bit")])
+def test_memory_estimate(batch: int, length: int, bits: str, tmp_path: Path) -> None:
+    make_checkpoint(
+        tmp_path, hidden=512, layers=8, vocabulary=8192, intermediate_size=1408, max_position_embeddings=1024
+    )
+    given = RunConfig.parse(
+        {
+            "model": {"source": str(tmp_path), "quantisation": bits},
+            "data": {"max_length": length},
+            "variant": {"name": "lora", "rank": 16},
+            "training": {"steps": 2, "batch_tokens": batch},
+        }
+    )
+    _, variant, model, _ = attached(given)
+    data = examples(6 * batch // length, length, 8000)
+    expected = cost(given, "cuda", "bfloat16", longest=length)
+    assert expected is not None
+    torch.cuda.reset_peak_memory_stats()
+    train(model, TrainPlan(given.training, variant, data, on_spectra=False), lambda event: None, lambda: False)
+    ratio = expected.tensors / torch.cuda.max_memory_allocated()
+    assert 0.85 <= ratio <= 1.15, ratio
+
+
+def test_full_memory_says_need_have_and_remedies_and_frees_it(place: Path) -> None:
+    before = torch.cuda.memory_allocated()
+    free, _ = torch.cuda.mem_get_info()
+    ballast = torch.empty(max(0, free - 600 * MIB), dtype=torch.uint8, device="cuda")
+    given = config(place, batch_tokens=1 << 20, accumulation=1)
+    run = RunStore(place / "home").create(given)
+    from lora_playground.jobs import foresight
+
+    original = foresight.micro_batches
+    foresight.micro_batches = lambda config, room, **situation: config.training.accumulation  # as if it foresaw nothing
+    try:
+        with pytest.raises(PlaygroundError, match=r"memory is full") as caught:
+            execute(run, lambda: False)
+    finally:
+        foresight.micro_batches = original
+    text = str(caught.value)
+    assert "GiB" in text and "Try one of these" in text
+    assert "training." in text
+    error = run.error()
+    assert error is not None and error["code"] == "oom"
+    del ballast, caught
+    gc.collect()
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_allocated() - before < 100 * MIB
+
+
+def test_micro_batches_are_found(place: Path) -> None:
+    from lora_playground.cost import micro_batches
+
+    given = config(place, batch_tokens=1 << 16)
+    whole = cost(given, "cuda", "bfloat16", longest=64)
+    assert whole is not None
+    micro = micro_batches(given, whole.tensors // 3, device="cuda", precision="bfloat16", longest=64, learned=0.5)
+    assert micro >= 4
+
+
+def test_stop_frees_the_memory(place: Path) -> None:
+    before = torch.cuda.memory_allocated()
+    run = RunStore(place / "home").create(config(place, steps=10_000))
+    begun = time.monotonic()
+
+    with pytest.raises(PlaygroundError, match="stopped"):
+        execute(run, lambda: time.monotonic() - begun > 3.0)
+    gc.collect()
+    torch.cuda.empty_cache()
+    assert run.state() == "cancelled"
+    assert torch.cuda.memory_allocated() - before < 50 * MIB
+
+
+def test_chat_beside_training(place: Path) -> None:
+    """A second process trains while this one answers: the answers are those of a quiet machine."""
+    import subprocess
+    import sys
+
+    base = load_base(ModelConfig(source=str(place / "base")), device="cuda", dtype="float32")
+    decoder = Decoder(base.model, base.tokenizer)
+    prompts = [[{"role": "user", "content": "What is the name of dog 3?"}]]
+    quiet = decoder.generate(prompts, max_new_tokens=24)
+    run = RunStore(place / "home").create(config(place, steps=300))
+    code = (
+        "import sys; from lora_playground.runs import RunStore; from lora_playground.jobs.pipeline import execute; "
+        "execute(RunStore(sys.argv[1]).get(sys.argv[2]), lambda: False)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(place / "home"), run.id])
+    answers = 0
+    while child.poll() is None:
+        assert decoder.generate(prompts, max_new_tokens=24) == quiet
+        answers += 1
+    assert child.returncode == 0 and answers > 0
+    assert run.state() == "done"

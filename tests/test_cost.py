@@ -1,0 +1,112 @@
+"""What a run will cost: by counting, by measuring, and in what it advises."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_playground.config import RunConfig
+from lora_playground.cost import advice, cost, micro_batches
+from lora_playground.models.catalogue import EMBEDDED, list_models, module_shapes, parameter_count, sizes_of
+from lora_playground.models.geometry import geometry
+from tests.checkpoints import KINDS, make_checkpoint
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+import memory_estimate
+
+
+def config(**sections: Any) -> RunConfig:
+    return RunConfig.parse({"variant": {"name": "lora", "rank": 8}, **sections})
+
+
+def test_declared_sizes_give_the_known_numbers_of_parameters() -> None:
+    listed = [card for card in list_models() if card.source != "embedded"]
+    assert len(listed) >= 12
+    for card in listed:
+        sizes = sizes_of(card.source)
+        assert sizes is not None
+        assert abs(sizes.parameters / card.parameters - 1) < 0.005, card.source
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_geometry_agrees_with_the_files(tmp_path: Path, kind: str) -> None:
+    import json
+
+    folder = make_checkpoint(tmp_path, kind)
+    found = geometry(json.loads((folder / "config.json").read_text()))
+    assert [tuple(module) for module in module_shapes(folder)] == found.modules()
+    # Biases are left out: they weigh more in a model of 32 columns than in any that is used.
+    assert abs(found.parameters / parameter_count(folder) - 1) < 0.03
+
+
+def test_parameters_and_adapter() -> None:
+    found = cost(config())
+    assert found is not None
+    assert found.trainable == sum(8 * (out + into) for _, out, into in module_shapes(EMBEDDED))
+    assert found.parameters == parameter_count(EMBEDDED)
+    assert found.adapter_bytes == 4 * found.trainable
+    assert found.tensors <= sum(found.causes.values()) - found.causes["runtime"]
+
+
+def test_it_follows_the_sliders() -> None:
+    def total(**sections: Any) -> int:
+        found = cost(config(**sections), "cuda", "bfloat16")
+        assert found is not None
+        return found.tensors
+
+    base = {"source": "Qwen/Qwen3-8B"}
+    plain = total(model=base)
+    assert 16e9 < plain < 22e9  # 8.2 billion parameters of two bytes, and some
+    assert total(model=base | {"quantisation": "4bit"}) < 0.55 * plain
+    assert total(model=base, variant={"name": "lora", "rank": 64}) > plain
+    wide = {"batch_tokens": 8192}
+    assert total(model=base, training=wide) > 1.3 * plain
+    assert total(model=base, training=wide | {"gradient_checkpointing": True}) < 0.6 * total(model=base, training=wide)
+    assert total(model=base, training=wide | {"accumulation": 8}) < 0.6 * total(model=base, training=wide)
+
+
+def test_unknown_model_costs_nothing_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    assert cost(config(model={"source": "nobody/nothing"})) is None
+
+
+def test_advice_is_what_helps_most() -> None:
+    given = config(model={"source": "Qwen/Qwen3-8B"}, training={"batch_tokens": 16384}, data={"max_length": 1024})
+    found = cost(given, "cuda", "bfloat16")
+    assert found is not None
+    said = advice(given, found, device="cuda", precision="bfloat16")
+    assert 1 <= len(said) <= 3 and "gradient_checkpointing" in said[0]
+    small = config(training={"batch_tokens": 32, "gradient_checkpointing": True}, model={"quantisation": "4bit"},
+                   data={"max_length": 32})  # fmt: skip
+    least = cost(small)
+    assert least is not None and advice(small, least) == ["choose a smaller base model"]
+
+
+def test_micro_batches_fit_the_room() -> None:
+    given = config(model={"source": "Qwen/Qwen3-0.6B"}, training={"batch_tokens": 16384})
+    whole = cost(given, "cuda", "bfloat16")
+    assert whole is not None
+    situation = {"device": "cuda", "precision": "bfloat16"}
+    assert micro_batches(given, 2 * whole.tensors, **situation) == 1
+    room = whole.tensors // 3
+    micro = micro_batches(given, room, **situation)
+    part = given.training.model_copy(update={"accumulation": micro})
+    fitted = cost(given.model_copy(update={"training": part}), "cuda", "bfloat16")
+    assert micro > 1 and fitted is not None and fitted.tensors <= 0.9 * room
+    assert micro_batches(given, 1000, **situation) == 1  # nothing helps: as asked
+
+
+@pytest.mark.parametrize("word", ["narrow lora 8 512", "wide lora 8 512 128 4", "gpt2 lora"])
+def test_estimate_is_within_15_percent_of_the_tensors(word: str, tmp_path: Path) -> None:
+    point = next(point for point in memory_estimate.GRID if memory_estimate.label(point).startswith(word))
+    assert 0.85 <= memory_estimate.compare(point, tmp_path)["ratio"] <= 1.15
+
+
+@pytest.mark.skipif(not os.environ.get("LORA_PLAYGROUND_SLOW"), reason="takes a minute and 3 GB; benchmarks run it too")
+def test_a_model_of_135_million_trains_in_4_gib() -> None:
+    import small_machine
+
+    found = small_machine.measure()
+    assert found["parameters"] > 130_000_000 and found["peak_bytes"] < 4 * 2**30
