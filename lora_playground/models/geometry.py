@@ -20,7 +20,8 @@ class Geometry:
         heads: query heads; query, key: widths of all query and of all key heads. vocabulary: rows of the embeddings.
         tied: whether the output head is the embeddings. positions: learned position embeddings, 0 for none.
         gated: whether the MLP multiplies two projections. norms: of width d in a layer; head_norms: whether queries
-        and keys are normed too. rms: RMSNorm rather than LayerNorm. attention_dropout: whether training drops attention weights.
+        and keys are normed too. rms: RMSNorm rather than LayerNorm.
+        attention_dropout: whether training drops attention weights.
     """
 
     kind: str
@@ -110,6 +111,5 @@ def geometry(config: dict[str, Any]) -> Geometry:
         norms=4 if gemma or kind == "gemma2" else 1 if kind == "phi" else 2,
         head_norms=gemma or kind.startswith("qwen3"),
         rms=kind not in _UNGATED,
-        attention_dropout=float(config.get("attn_pdrop", config.get("attention_dropout", 0.1 * (kind == "gpt2"))) or 0)
-        > 0,
+        attention_dropout=float(dropped or 0) > 0,
     )
