@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 E2E ?= tests/e2e
+E2E_ARGS ?=
 
 .PHONY: help run test check lint types layers unit e2e bench chromium clean
 
@@ -30,7 +31,7 @@ run: $(VENV)/.run
 
 # The browser tests drive Debian's Chromium; where it is missing and may be installed, it is.
 chromium:
-	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { \
+	@test -n "$$LORA_PLAYGROUND_CHROMIUM" || command -v chromium >/dev/null || command -v google-chrome >/dev/null || { \
 	  echo "Installing Chromium for the browser tests"; \
 	  if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq chromium >/dev/null; \
 	  else sudo -n apt-get update -qq && sudo -n apt-get install -y -qq chromium >/dev/null; fi; } \
@@ -55,7 +56,7 @@ unit:
 	$(PY) -m pytest tests --ignore=tests/e2e -q -n 2 --dist loadfile
 
 e2e: $(VENV)/.dev chromium
-	$(PY) -m pytest $(E2E) -q
+	$(PY) -m pytest $(E2E) -q $(E2E_ARGS)
 
 bench: $(VENV)/.dev
 	@for script in benchmarks/*.py; do echo "== $$script"; $(PY) $$script --json || exit 1; done
