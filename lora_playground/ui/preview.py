@@ -98,7 +98,7 @@ def histogram(lengths: Sequence[int], limit: int) -> str:
     top = max(bins)
     bars = "".join(
         f'<i class="{"cut" if place * width >= limit else ""}" '
-        f'style="height:{max(2.0, 100 * many / top):.0f}%" title="{place * width} to {(place + 1) * width - 1} tokens: '
+        f'style="height:{max(3.0, 100 * many / top) if many else 0:.0f}%" title="{place * width} to {(place + 1) * width - 1} tokens: '
         f'{many}"></i>'
         for place, many in enumerate(bins)
     )

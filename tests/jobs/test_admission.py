@@ -41,7 +41,7 @@ def test_a_gated_model_says_what_to_do_and_the_token_is_nowhere(
     secret = "hf_ThisIsAVerySecretToken"
 
     class Response:
-        headers: dict[str, str] = {}
+        headers = None
         request = None
         status_code = 403
 
@@ -52,7 +52,7 @@ def test_a_gated_model_says_what_to_do_and_the_token_is_nowhere(
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     run = RunStore(tmp_path / "home").create(RunConfig.parse({"model": {"source": "meta-llama/Llama-3.2-1B-Instruct"}}))
-    with pytest.raises(ModelError, match="accept its licence.*HF_TOKEN"):
+    with pytest.raises(ModelError, match=r"accept its licence.*HF_TOKEN"):
         execute(run, lambda: False)
     error = run.error()
     assert error is not None and error["code"] == "model" and "HF_TOKEN" in error["message"]
