@@ -65,7 +65,7 @@ class Bench:
 
         base = load_base(ModelConfig(source=given.model), dtype=given.dtype)
         self.device, self.tokens, self.tokenizer = base.device, given.tokens, base.tokenizer
-        self.decoder = Decoder(base.model, base.tokenizer)
+        self.decoder = Decoder(base.model, base.tokenizer, settled=True)
         if given.threads:
             torch.set_num_threads(given.threads)
         elif base.device.type == "cpu":

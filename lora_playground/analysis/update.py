@@ -2,7 +2,8 @@
 
 A run keeps all its updates in one `update.safetensors`, from which chat, spectra, cut and export work alike for every
 variant, with W pristine: `<module>.B` (out, k) and `<module>.A` (k, in) with ΔW = B·A (scaling folded in), or
-`<module>.dense`, whose shape is that of the parameter.
+`<module>.dense`. A dense update named after a module is in (out, in) layout, whatever the module's own; one named after a
+parameter ('transformer.h.0.attn.c_attn.weight') keeps that parameter's own shape, which is (in, out) for a Conv1D.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ class Update:
         name: the base model's own module name ('model.layers.0.self_attn.q_proj'); for parameters that are not a
             Linear's weight (full fine-tuning: norms, embeddings, biases) the parameter's name.
         B, A: (out, k) and (k, in), ΔW = B·A in nn.Linear's layout (out, in), also for Conv1D modules; or None.
-        dense: ΔW itself, where it has no factors; or None.
+        dense: ΔW itself, where it has no factors; or None. Named after a module it is (out, in), also for Conv1D; named
+            after a parameter it has the parameter's own shape.
     """
 
     name: str
@@ -38,7 +40,7 @@ class Update:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of ΔW: (out, in), or a vector's shape."""
+        """Shape of ΔW: (out, in), or that of the parameter it is named after."""
         if self.B is not None and self.A is not None:
             return self.B.shape[0], self.A.shape[1]
         assert self.dense is not None

@@ -49,7 +49,7 @@ class Hosted:
 
     def __init__(self, base: Base) -> None:
         self.base = base
-        self.decoder = Decoder(base.model, base.tokenizer)
+        self.decoder = Decoder(base.model, base.tokenizer, settled=True)
         self.batch: Batch = self.decoder.batch()
         self.adapters: OrderedDict[tuple[str, int], Adapter] = OrderedDict()
         self.active: dict[int, tuple[Exchange, Answer]] = {}

@@ -98,14 +98,18 @@ class Decoder:
         model: a Hugging Face causal LM, plain, quantised, or with a live PEFT adapter (which then belongs to "the base"
             of this decoder: hooks come on top).
         tokenizer: its tokenizer.
+        settled: the model is only read from now on, so its weights may be laid side by side for speed (their values
+            and shapes stay; only their strides change).
     """
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, settled: bool = False) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.stop = stop_ids(model, tokenizer)
         self.context = context_length(model)
         self.device = next(model.parameters()).device
         self._lean: Lean | None = lean(model)
+        if self._lean is not None and settled:
+            self._lean.arrange()
         self.options = {"logits_to_keep": 1} if _accepts(model, "logits_to_keep") else {}
 
     @property

@@ -5,12 +5,36 @@ Rows are left-padded: all end at the same column, each begins at its own. It kno
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 
+@dataclass(frozen=True)
+class Stored:
+    """One layer's keys and values, each (capacity, heads, columns, head size).
+
+    Attributes:
+        both: (2, capacity, heads, columns, head size), of which they are the halves; None where their shapes differ.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    both: torch.Tensor | None
+
+    @staticmethod
+    def like(keys: torch.Tensor, values: torch.Tensor, capacity: int, columns: int) -> Stored:
+        """Zeros for so many rows and columns, with the heads, type and device of (rows, heads, length, head size)."""
+        shapes = [(capacity, tensor.shape[1], columns, tensor.shape[3]) for tensor in (keys, values)]
+        if shapes[0] == shapes[1]:
+            both = keys.new_zeros(2, *shapes[0])
+            return Stored(both[0], both[1], both)
+        return Stored(keys.new_zeros(shapes[0]), values.new_zeros(shapes[1]), None)
+
+
 class Buffers:
-    """Keys and values of all layers: per layer (capacity, heads, columns, head size), made at the first write.
+    """Keys and values of all layers, made at the first write.
 
     Attributes:
         rows: rows in use, 0..rows.
@@ -19,8 +43,7 @@ class Buffers:
     """
 
     def __init__(self) -> None:
-        self.keys: list[torch.Tensor] = []
-        self.values: list[torch.Tensor] = []
+        self.layers: list[Stored] = []
         self.rows = 0
         self.end = 0
         self.starts: list[int] = []
@@ -46,22 +69,21 @@ class Buffers:
         capacity = self.capacity if rows <= self.capacity else max(rows, self.capacity * 2)
         if shift == 0 and columns == self.columns and capacity == self.capacity:
             return
-        for buffers in (self.keys, self.values):
-            for layer, old in enumerate(buffers):
-                new = old.new_zeros(capacity, old.shape[1], columns, old.shape[3])
-                if self.rows:
-                    new[: self.rows, :, begin + shift : self.end + shift] = old[: self.rows, :, begin : self.end]
-                buffers[layer] = new
+        for layer, old in enumerate(self.layers):
+            new = Stored.like(old.keys, old.values, capacity, columns)
+            if self.rows:
+                for to, of in ((new.keys, old.keys), (new.values, old.values)):
+                    to[: self.rows, :, begin + shift : self.end + shift] = of[: self.rows, :, begin : self.end]
+            self.layers[layer] = new
         self.capacity, self.columns = capacity, columns
         self.end += shift
         self.starts = [start + shift for start in self.starts]
 
-    def layer(self, index: int, like: torch.Tensor, like_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def layer(self, index: int, like: torch.Tensor, like_values: torch.Tensor) -> Stored:
         """The buffers of a layer; `like` (rows, heads, length, head size) gives shape, type and device of a new one."""
-        while len(self.keys) <= index:
-            for buffers, tensor in ((self.keys, like), (self.values, like_values)):
-                buffers.append(tensor.new_zeros(self.capacity, tensor.shape[1], self.columns, tensor.shape[3]))
-        return self.keys[index], self.values[index]
+        while len(self.layers) <= index:
+            self.layers.append(Stored.like(like, like_values, self.capacity, self.columns))
+        return self.layers[index]
 
     def drop(self, row: int) -> None:
         """Frees a row: the last row takes its place."""
@@ -74,8 +96,8 @@ class Buffers:
     def copy(self, source: int, target: int) -> None:
         """Row `target` becomes a copy of row `source`."""
         start = self.starts[source]
-        for buffers in (self.keys, self.values):
-            for buffer in buffers:
+        for layer in self.layers:
+            for buffer in (layer.keys, layer.values):
                 buffer[target, :, start : self.end] = buffer[source, :, start : self.end]
         self.starts[target] = start
 
@@ -93,7 +115,7 @@ class Window(Cache):
     def __init__(self, buffers: Buffers, first: int, last: int, begin: int, end: int) -> None:
         self.buffers, self.first, self.last, self.begin, self.end = buffers, first, last, begin, end
         # Layers that exist already must say their length before the first write; in a new batch they are made lazily.
-        super().__init__(layers=[_Layer(self, index) for index in range(len(buffers.keys))])
+        super().__init__(layers=[_Layer(self, index) for index in range(len(buffers.layers))])
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: object, **kwargs: object
@@ -101,12 +123,24 @@ class Window(Cache):
         """Writes (rows, heads, T, head size) of a layer; returns all that the window's rows may attend to."""
         while len(self.layers) <= layer_idx:
             self.layers.append(_Layer(self, len(self.layers)))
-        keys, values = self.buffers.layer(layer_idx, key_states, value_states)
+        stored = self.buffers.layer(layer_idx, key_states, value_states)
         stop = self.end + key_states.shape[-2]
-        keys[self.first : self.last, :, self.end : stop] = key_states
-        values[self.first : self.last, :, self.end : stop] = value_states
         rows = slice(self.first, self.last)
-        return keys[rows, :, self.begin : stop], values[rows, :, self.begin : stop]
+        stored.keys[rows, :, self.end : stop] = key_states
+        stored.values[rows, :, self.end : stop] = value_states
+        return stored.keys[rows, :, self.begin : stop], stored.values[rows, :, self.begin : stop]
+
+    def write(self, states: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `update`, from (rows, T, 2 · heads, head size): the keys' heads, then the values'."""
+        rows, T, heads, size = states.shape
+        moved = states.view(rows, T, 2, heads // 2, size).permute(2, 0, 3, 1, 4)
+        both = self.buffers.layer(layer, moved[0], moved[1]).both
+        assert both is not None  # keys and values were of one shape above
+        if rows != both.shape[1]:
+            both = both.narrow(1, self.first, rows)
+        both.narrow(3, self.end, T).copy_(moved)
+        keys, values = both.narrow(3, self.begin, self.end + T - self.begin).unbind(0)
+        return keys, values
 
 
 class _Layer(DynamicLayer):

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lora_playground.models.kv import Buffers, Window
-from lora_playground.models.rows import Joint, Lookup, Plan, Replaced
+from lora_playground.models.rows import Lookup, Plan, Replaced
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3")
 TOLERANCE = 1e-4
@@ -29,11 +29,37 @@ log = logging.getLogger(__name__)
 
 
 class Group:
-    """Projections that read the same input: names, weights and biases."""
+    """Projections that read the same input: names, weights and biases.
+
+    Attributes:
+        matrix: (in, sum of outs) so that x·matrix is all of them at once; None before `arrange`, unless there is only
+            one and it lies well as it is.
+        bias: all biases side by side, where there are any.
+    """
 
     def __init__(self, prefix: str, module: Any, names: tuple[str, ...]) -> None:
         self.names = tuple(prefix + name for name in names)
-        self.parts = [(getattr(module, name).weight, getattr(module, name).bias) for name in names]
+        self.linears: list[nn.Linear] = [getattr(module, name) for name in names]
+        self.widths = [linear.weight.shape[0] for linear in self.linears]
+        self.matrix = self.linears[0].weight.t() if len(names) == 1 else None
+        self.bias = self.linears[0].bias if len(names) == 1 else None
+
+    def arrange(self) -> None:
+        """Lets the weights be views of one tensor, in the order in which few rows are multiplied fastest. Nothing is
+        copied for good, and nobody who reads the weights sees another number."""
+        weights = [linear.weight for linear in self.linears]
+        wide = sum(self.widths) >= weights[0].shape[1] and weights[0].device.type == "cpu"
+        if len(weights) == 1 and not wide:
+            return
+        whole = torch.cat([weight.data for weight in weights])
+        self.matrix = whole.t().contiguous() if wide else whole.t()
+        for weight, part in zip(weights, self.matrix.split(self.widths, 1)):
+            weight.data = part.t()
+        biases = [linear.bias for linear in self.linears]
+        if len(biases) > 1 and all(bias is not None for bias in biases):
+            self.bias = torch.cat([bias.data for bias in biases])
+            for bias, one in zip(biases, self.bias.split(self.widths)):
+                bias.data = one
 
 
 @dataclass
@@ -72,6 +98,14 @@ class Lean:
         self.layers = [_layer(layer, f"model.layers.{index}.") for index, layer in enumerate(self.inner.layers)]
         self.last = Group("", model, ("lm_head",))
 
+    def arrange(self) -> None:
+        """Puts the weights of neighbours side by side, so that a token takes fewer and faster products; for a model
+        that is only read from now on."""
+        with torch.no_grad():
+            for group in (group for layer in self.layers for group in (layer.qkv, layer.o, layer.gate_up, layer.down)):
+                group.arrange()
+            self.last.arrange()
+
     def __call__(
         self, window: Window, plan: Plan, ids: torch.Tensor, starts: torch.Tensor, positions: torch.Tensor
     ) -> torch.Tensor:
@@ -89,26 +123,34 @@ class Lean:
         mask = self._mask(window, starts, T)
         for index, layer in enumerate(self.layers):
             h = _normed(x, layer.before, layer.prefix + "input_layernorm", operations)
-            qkv = _beside(h, layer.qkv, plan).view(R, T, self.heads + 2 * self.groups, self.size)
-            both, v = qkv[:, :, : -self.groups], qkv[:, :, -self.groups :]
+            qkv = _projected(h, layer.qkv, plan).view(R, T, self.heads + 2 * self.groups, self.size)
+            both = qkv[:, :, : -self.groups]
             if layer.q_norm is not None and layer.k_norm is not None:
                 q = _normed(both[:, :, : self.heads], layer.q_norm, layer.prefix + "self_attn.q_norm", operations)
                 k = _normed(both[:, :, self.heads :], layer.k_norm, layer.prefix + "self_attn.k_norm", operations)
-                both = torch.cat([q, k], 2)
-            both = torch.addcmul(both * cos, both.roll(self.size // 2, -1), sin)
-            q, k = both[:, :, : self.heads], both[:, :, self.heads :]
-            keys, values = window.update(k.transpose(1, 2), v.transpose(1, 2), index)
-            # The query heads that share a key head stand in for more queries, so that no key is copied.
-            q = q.view(R, T, self.groups, self.share, self.size).permute(0, 2, 3, 1, 4)
-            q = q.reshape(R, self.groups, self.share * T, self.size)
-            a = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=self.scale)
-            a = a.view(R, self.groups, self.share, T, self.size).permute(0, 3, 1, 2, 4).reshape(R, T, -1)
-            x = x + _projected(a, layer.o, plan)[0]
+                both.copy_(torch.cat([q, k], 2))
+            turned = both.roll(self.size // 2, -1)
+            both.mul_(cos).addcmul_(turned, sin)
+            keys, values = window.write(qkv[:, :, self.heads :], index)
+            a = F.scaled_dot_product_attention(self._queries(qkv), keys, values, attn_mask=mask, scale=self.scale)
+            if T > 1:
+                a = a.view(R, self.groups, self.share, T, self.size).permute(0, 3, 1, 2, 4)
+            x = _added(x, a.reshape(R, T, -1), layer.o, plan)
             h = _normed(x, layer.after, layer.prefix + "post_attention_layernorm", operations)
-            gate, up = _projected(h, layer.gate_up, plan)
-            x = x + _projected(F.silu(gate).mul_(up), layer.down, plan)[0]
+            gate, up = _projected(h, layer.gate_up, plan).chunk(2, -1)
+            x = _added(x, F.silu(gate).mul_(up), layer.down, plan)
         x = _normed(x[:, -1:], self.norm, "model.norm", operations)
-        return _projected(x, self.last, plan)[0][:, -1].float()
+        return _projected(x, self.last, plan)[:, -1].float()
+
+    def _queries(self, qkv: torch.Tensor) -> torch.Tensor:
+        """(R, groups, share·T, size): the query heads that share a key head stand in for more queries, so that no key
+        is copied."""
+        R, T = qkv.shape[:2]
+        q = qkv[:, :, : self.heads]
+        if T == 1:
+            return q.view(R, self.groups, self.share, self.size)
+        q = q.view(R, T, self.groups, self.share, self.size).permute(0, 2, 3, 1, 4)
+        return q.reshape(R, self.groups, self.share * T, self.size)
 
     def _mask(self, window: Window, starts: torch.Tensor, T: int) -> torch.Tensor | None:
         """(R, 1, share·T, columns): a query sees its row's columns up to its own; padding sees itself, so that no
@@ -121,48 +163,75 @@ class Lean:
         return seen[:, None].repeat(1, 1, self.share, 1).to(self.cos.device)
 
 
-def _projected(x: torch.Tensor, group: Group, plan: Plan) -> list[torch.Tensor]:
-    """W x + b + what the plan adds, for projections that read the same x (R, T, in)."""
-    out = [F.linear(x, weight, bias) for weight, bias in group.parts]
-    if not plan.operations:
-        return out
-    joint = plan.joint(group.names)
-    if joint is None:
-        for name, y in zip(group.names, out):
-            if name in plan.operations:
-                plan.operations[name][1].add(x, y)  # type: ignore[call-arg, arg-type]
-        return out
-    t = _low(x, joint)
-    for y, Bt, (first, last) in zip(out, joint.Bts, joint.columns):
-        y.view(t.shape[0], -1).addmm_(t[:, first:last] if len(out) > 1 else t, Bt)
-    return out
-
-
-def _beside(x: torch.Tensor, group: Group, plan: Plan) -> torch.Tensor:
-    """As `_projected`, with the results side by side in one tensor (R, T, sum of outs): one addition for all."""
-    joint = plan.joint(group.names) if plan.operations else None
-    if joint is None or joint.At.shape[1] > WIDEST_BLOCK:
-        return torch.cat(_projected(x, group, plan), -1)
-    y = torch.cat([F.linear(x, weight, bias) for weight, bias in group.parts], -1)
-    y.view(-1, y.shape[-1]).addmm_(_low(x, joint), joint.block())
-    return y
-
-
-def _low(x: torch.Tensor, joint: Joint) -> torch.Tensor:
-    """x·At (R·T, K), each row times its own strength."""
+def _projected(x: torch.Tensor, group: Group, plan: Plan) -> torch.Tensor:
+    """W x + b + what the plan adds, for projections of one x (R, T, in), side by side: (R, T, sum of outs)."""
     R, T, _ = x.shape
-    t = x.reshape(R * T, -1) @ joint.At
-    if joint.scale is not None:
-        t = t.mul_(joint.scale) if T == 1 else (t.view(R, T, -1) * joint.scale[:, None]).view(R * T, -1)
-    return t
+    flat = x.reshape(R * T, -1)
+    if group.matrix is None:
+        y = torch.cat([F.linear(flat, linear.weight, linear.bias) for linear in group.linears], -1)
+    elif group.bias is None:
+        y = flat.mm(group.matrix)
+    else:
+        y = torch.addmm(group.bias, flat, group.matrix)
+    if plan.operations:
+        _update(flat, y, R, group, plan)
+    return y.view(R, T, -1)
+
+
+def _added(to: torch.Tensor, x: torch.Tensor, group: Group, plan: Plan) -> torch.Tensor:
+    """to + W x + b + what the plan adds, for one projection of x (R, T, in)."""
+    R, T, out = to.shape
+    flat = x.reshape(R * T, -1)
+    assert group.matrix is not None
+    y = torch.addmm(to.view(R * T, out), flat, group.matrix)
+    if group.bias is not None:
+        y += group.bias
+    if plan.operations:
+        _update(flat, y, R, group, plan)
+    return y.view(R, T, out)
+
+
+def _update(x: torch.Tensor, y: torch.Tensor, R: int, group: Group, plan: Plan) -> None:
+    """Adds a plan's ΔW x to y (R·T, sum of outs), in place; x (R·T, in)."""
+    joint = plan.joint(group.names)
+    T = x.shape[0] // R
+    if joint is None:
+        first = 0
+        for name, width in zip(group.names, group.widths):
+            if name in plan.operations:
+                part = y[:, first : first + width].view(R, T, width)
+                plan.operations[name][1].add(x.view(R, T, -1), part)  # type: ignore[call-arg, arg-type]
+            first += width
+        return
+    alpha = 1.0
+    if joint.run is not None:  # one adapter on neighbouring rows: the others are left out of the products
+        first, count, alpha = joint.run
+        x, y = x.narrow(0, first * T, count * T), y.narrow(0, first * T, count * T)
+        t = x.mm(joint.At)
+    else:
+        t = x.mm(joint.At)
+        if joint.scale is not None:
+            t = t.mul_(joint.scale) if T == 1 else (t.view(R, T, -1) * joint.scale[:, None]).view(R * T, -1)
+    if len(joint.Bts) == 1 or joint.At.shape[1] <= WIDEST_BLOCK:
+        y.addmm_(t, joint.block(), alpha=alpha)
+        return
+    start = 0
+    for Bt, (low, high) in zip(joint.Bts, joint.columns):
+        y[:, start : start + Bt.shape[1]].addmm_(t[:, low:high], Bt, alpha=alpha)
+        start += Bt.shape[1]
 
 
 def _normed(x: torch.Tensor, norm: nn.Module, name: str, operations: dict[str, Any]) -> torch.Tensor:
     weight: torch.Tensor = norm.weight  # type: ignore[assignment]
-    if x.dtype == torch.float32:
-        y = F.rms_norm(x, (x.shape[-1],), weight, norm.variance_epsilon)  # type: ignore[arg-type]
-    else:  # as transformers does it: normalise in float32, round, then scale
-        y = weight * F.rms_norm(x.float(), (x.shape[-1],), None, norm.variance_epsilon).to(x.dtype)  # type: ignore[arg-type]
+    epsilon: float = norm.variance_epsilon  # type: ignore[assignment]
+    if x.dtype != torch.float32:  # as transformers does it: normalise in float32, round, then scale
+        y = weight * F.rms_norm(x.float(), (x.shape[-1],), None, epsilon).to(x.dtype)
+    elif x.device.type == "cpu":
+        # (x, −x) has mean 0 and the variance mean(x²): layer_norm is one operation where rms_norm is seven.
+        size = x.shape[-1]
+        y = F.layer_norm(torch.cat([x, -x], -1), (2 * size,), None, None, epsilon)[..., :size] * weight
+    else:
+        y = F.rms_norm(x, (x.shape[-1],), weight, epsilon)
     if name in operations:
         module, operation = operations[name]
         assert isinstance(operation, Replaced)

@@ -38,12 +38,17 @@ class RowUpdate:
 
 @dataclass
 class Product:
-    """x·At·Bt added to rows; `rows` None means all rows, `scale` (R, K) or None (one everywhere)."""
+    """x·At·Bt added to rows; `rows` None means all rows, `scale` (R, K) or None (one everywhere).
+
+    `run` says the same where it can: (first row, how many, strength) of
+    neighbouring rows with one adapter at one strength.
+    """
 
     At: torch.Tensor
     Bt: torch.Tensor
     rows: torch.Tensor | None
     scale: torch.Tensor | None
+    run: tuple[int, int, float] | None = None
 
 
 class Linear:
@@ -183,7 +188,8 @@ class _Builder:
         if factored and (len(factored) == 1 or sum(widths) <= SHARED_COLUMNS):
             At, Bt = self.planner.joined(name, [delta for _, delta in factored])
             scale = self._scale([indices for indices, _ in factored], widths, At)
-            operation.products.append(Product(At, Bt, None, scale))
+            run = self._run(factored[0][0]) if len(factored) == 1 else None
+            operation.products.append(Product(At, Bt, None, scale, run))
         else:
             for indices, factors in factored:
                 own = self._strength(indices, factors.At)[:, 0]
@@ -230,6 +236,12 @@ class _Builder:
                 self._scales[key] = scale.to(device=like.device, dtype=like.dtype)
         return self._scales[key]
 
+    def _run(self, indices: list[int]) -> tuple[int, int, float] | None:
+        """(first, count, strength) of neighbouring rows with one strength."""
+        first, strengths = indices[0], {self.strengths[index] for index in indices}
+        neighbours = indices == list(range(first, first + len(indices)))
+        return (first, len(indices), strengths.pop()) if neighbours and len(strengths) == 1 else None
+
     def _rows(self, indices: list[int], like: torch.Tensor) -> torch.Tensor:
         key = ("rows", tuple(indices))
         if key not in self._indices:
@@ -246,18 +258,22 @@ class _Builder:
 
 @dataclass
 class Joint:
-    """Products of several modules that read the same x: x·At once, then each module's columns times its Bt."""
+    """Products of several modules that read the same x: x·At once, then each module's columns times its Bt.
+
+    `run` as in `Product`; where it is not None, `scale` need not be looked at.
+    """
 
     At: torch.Tensor
     scale: torch.Tensor | None
     Bts: list[torch.Tensor]
     columns: list[tuple[int, int]]
+    run: tuple[int, int, float] | None = None
     _block: torch.Tensor | None = None
 
     def block(self) -> torch.Tensor:
         """All Bt on one diagonal (K, sum of outs)."""
         if self._block is None:
-            self._block = torch.block_diag(*self.Bts)
+            self._block = self.Bts[0] if len(self.Bts) == 1 else torch.block_diag(*self.Bts)
         return self._block
 
 
@@ -269,17 +285,19 @@ def _join(operations: list[Operation]) -> Joint | None:
         if len(operation.products) != 1 or operation.products[0].rows is not None:
             return None
         products.append(operation.products[0])
-    scales = [product.scale for product in products]
-    if any(scale is None for scale in scales) != all(scale is None for scale in scales):
+    scales, runs = [product.scale for product in products], {product.run for product in products}
+    run = runs.pop() if len(runs) == 1 else None
+    if run is None and any(scale is None for scale in scales) != all(scale is None for scale in scales):
         return None
     columns, first = [], 0
     for product in products:
         columns.append((first, first + product.At.shape[1]))
         first += product.At.shape[1]
     if len(products) == 1:
-        return Joint(products[0].At, scales[0], [products[0].Bt], columns)
-    scale = None if scales[0] is None else torch.cat([scale for scale in scales if scale is not None], 1)
-    return Joint(torch.cat([product.At for product in products], 1), scale, [p.Bt for p in products], columns)
+        return Joint(products[0].At, scales[0], [products[0].Bt], columns, run)
+    whole = run is not None or scales[0] is None
+    scale = None if whole else torch.cat([scale for scale in scales if scale is not None], 1)
+    return Joint(torch.cat([product.At for product in products], 1), scale, [p.Bt for p in products], columns, run)
 
 
 class Plan:
