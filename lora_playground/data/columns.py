@@ -149,7 +149,8 @@ def _clean(value: Any, column: str, blank: bool = False) -> str:
         value = value[0]
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         kinds = {dict: "an object", list: "a list", bool: "true or false", type(None): "null"}
-        raise RowError(f"{column[:40]!r} holds {kinds[type(value)]} where text is needed. Write it as text in quotes.")
+        kind = kinds.get(type(value), f"a {type(value).__name__}")  # Parquet has dates, bytes and decimals
+        raise RowError(f"{column[:40]!r} holds {kind} where text is needed. Write it as text in quotes.")
     try:
         text = value if isinstance(value, str) else str(value)
     except ValueError:

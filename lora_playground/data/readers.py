@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lora_playground.data import parquet
 from lora_playground.data.catalogue import Row
 from lora_playground.data.columns import Layout, RowError, build_row, find_layout
 from lora_playground.data.encodings import decode
@@ -100,9 +101,7 @@ def read_bytes(data: bytes, name: str, mapping: Mapping[str, str] | None = None)
     name = _shown(name)
     if not data.strip(b" \t\r\n\x00\xef\xbb\xbf\xff\xfe"):
         raise DataError(f"{name} is empty: line 1 holds nothing. Give a file with at least one example.")
-    text, encoding, notes = decode(data, name)
-    kind = _format(name, text)
-    raw = list(_records(kind, text, name))
+    kind, encoding, raw, notes = _read(data, name)
     if len(raw) > MAX_ROWS:
         raise DataError(f"{name} has {len(raw)} rows; at most {MAX_ROWS} can be read. Use a part of it.")
     if not raw:
@@ -145,11 +144,19 @@ def columns_of(path: Path, name: str | None = None) -> list[str]:
         data = path.read_bytes() if path.stat().st_size <= MAX_BYTES else b""
     except OSError as error:
         raise DataError(f"{shown} cannot be read ({error.strerror}); choose another file.") from error
-    text, _, _ = decode(data, shown)
-    return _columns(list(_records(_format(shown, text), text, shown)))
+    return _columns(_read(data, shown)[2])
 
 
-# ------------------------------------------------------------------------------------------------ text to records
+# ----------------------------------------------------------------------------------------------- bytes to records
+
+
+def _read(data: bytes, name: str) -> tuple[str, str, list[tuple[int, Record]], list[str]]:
+    """(format, encoding, numbered records, notes) of a file's bytes."""
+    if name.lower().endswith(".parquet") and data.startswith(b"PAR1"):
+        return "parquet", "parquet", list(enumerate(parquet.records(data, name, MAX_ROWS), 1)), []
+    text, encoding, notes = decode(data, name)
+    kind = _format(name, text)
+    return kind, encoding, list(_records(kind, text, name)), notes
 
 
 def _format(name: str, text: str) -> str:
@@ -390,7 +397,7 @@ def _kind(value: Any) -> str:
 
 
 def _where(kind: str) -> str:
-    return "row" if kind == "json" else "line"
+    return "row" if kind in ("json", "parquet") else "line"
 
 
 def _shown(name: str) -> str:

@@ -96,9 +96,10 @@ def histogram(lengths: Sequence[int], limit: int) -> str:
     for value in ordered:
         bins[value // width] += 1
     top = max(bins)
+    tall = [max(3.0, 100 * many / top) if many else 0.0 for many in bins]
     bars = "".join(
         f'<i class="{"cut" if place * width >= limit else ""}" '
-        f'style="height:{max(3.0, 100 * many / top) if many else 0:.0f}%" title="{place * width} to {(place + 1) * width - 1} tokens: '
+        f'style="height:{tall[place]:.0f}%" title="{place * width} to {(place + 1) * width - 1} tokens: '
         f'{many}"></i>'
         for place, many in enumerate(bins)
     )

@@ -18,7 +18,7 @@ from lora_playground.ui import cards
 from lora_playground.ui.words import escape
 
 SHOWN_PROBLEMS = 5
-ENDINGS = [".jsonl", ".json", ".csv", ".tsv", ".txt"]
+ENDINGS = [".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet"]
 
 
 @dataclass
@@ -44,8 +44,8 @@ def build(home: Path) -> Upload:
     """Makes the parts where it is called, and connects them."""
     with gr.Accordion("Use your own file", open=False, elem_classes="lp-fold", elem_id="lp-upload-fold"):
         gr.HTML(
-            '<p class="lp-note">JSONL, JSON, CSV, TSV or text, up to 20 MB: questions with answers, chats, or plain '
-            "text. It stays on this server.</p>",
+            '<p class="lp-note">JSONL, JSON, CSV, TSV, Parquet or text, up to 20 MB: questions with answers, chats, or '
+            "plain text. It stays on this server.</p>",
             apply_default_css=False,
         )
         file = gr.File(

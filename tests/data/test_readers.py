@@ -210,6 +210,28 @@ def test_too_large_a_file(tmp_path, monkeypatch):
         readers.read_file(tmp_path / "none.jsonl")
 
 
+def test_parquet(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    table = arrow.table({"question": ["a", None, "c"], "answer": ["1", "2", "3"]})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    reading = readers.read_file(tmp_path / "a.parquet")
+    assert reading.format == "parquet" and reading.layout.kind == "question/answer"
+    assert len(reading.rows) == 2 and "row 2" in reading.problems[0].text
+    assert readers.columns_of(tmp_path / "a.parquet") == ["question", "answer"]
+    odd = arrow.table({"question": ["a", "b"], "answer": [b"bytes", b"more"]})
+    parquet.write_table(odd, tmp_path / "odd.parquet")
+    with pytest.raises(DataError, match=r"row 1.*a bytes"):
+        readers.read_file(tmp_path / "odd.parquet")
+    whole = (tmp_path / "a.parquet").read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"PAR1" + b"x" * 100, whole[:8] + b"\0" * 40 + whole[48:]):
+        try:
+            read(damaged, "a.parquet")
+        except DataError as error:
+            assert "a.parquet" in str(error)
+
+
 def test_needs_no_torch():
     code = "import sys, lora_playground.data.uploads; print({'torch', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

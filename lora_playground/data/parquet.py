@@ -1,0 +1,39 @@
+"""Rows of an uploaded Parquet file, by pyarrow where it is installed. It knows no columns' meaning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lora_playground.errors import DataError
+
+MAX_UNPACKED = 400 * 2**20
+
+
+def records(data: bytes, name: str, most: int) -> list[dict[str, Any]]:
+    """All rows as dicts; raises DataError where the file is damaged, too large, or pyarrow is missing.
+
+    Args:
+        most: more rows than these are refused, before they are unpacked.
+    """
+    try:
+        import pyarrow as arrow
+        from pyarrow import parquet
+    except ImportError:
+        raise DataError(
+            f"{name} is a Parquet file, which needs pyarrow here: install it (pip install pyarrow), or give jsonl."
+        ) from None
+    try:
+        file = parquet.ParquetFile(arrow.BufferReader(data))
+        about = file.metadata
+        size = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))
+        if about.num_rows > most or size > MAX_UNPACKED:
+            raise DataError(
+                f"{name} has {about.num_rows} rows and {size >> 20} MB unpacked; at most {most} rows and "
+                f"{MAX_UNPACKED >> 20} MB can be read. Use a part of it."
+            )
+        return list(file.read().to_pylist())
+    except (arrow.ArrowException, OSError, ValueError) as error:
+        first = (str(error).splitlines() or [""])[0][:120]
+        raise DataError(
+            f"{name}, row 1: this is no complete Parquet file ({first}). Write it again, or give jsonl."
+        ) from None
