@@ -37,8 +37,8 @@ def test_geometry_agrees_with_the_files(tmp_path: Path, kind: str) -> None:
     folder = make_checkpoint(tmp_path, kind)
     found = geometry(json.loads((folder / "config.json").read_text()))
     assert [tuple(module) for module in module_shapes(folder)] == found.modules()
-    # Biases are left out: they weigh more in a model of 32 columns than in any that is used.
-    assert abs(found.parameters / parameter_count(folder) - 1) < 0.03
+    # Biases are left out: in a model of 32 columns they weigh more than in any that is used (Phi has most of them).
+    assert abs(found.parameters / parameter_count(folder) - 1) < 0.05
 
 
 def test_parameters_and_adapter() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -40,13 +41,10 @@ def test_a_gated_model_says_what_to_do_and_the_token_is_nowhere(
 
     secret = "hf_ThisIsAVerySecretToken"
 
-    class Response:
-        headers = None
-        request = None
-        status_code = 403
+    answer = SimpleNamespace(headers={}, request=None, status_code=403)
 
     def refuse(*arguments: object, **options: object) -> None:
-        raise GatedRepoError(f"403 for token {secret}", response=Response())  # type: ignore[arg-type]
+        raise GatedRepoError(f"403 for token {secret}", response=answer)  # type: ignore[arg-type]
 
     monkeypatch.setenv("HF_TOKEN", secret)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
