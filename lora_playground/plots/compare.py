@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lora_playground.plots.style import axis, empty, figure, ink, percent, rounded, significant
+from lora_playground.plots.style import axis, empty, figure, ink, log_ticks, percent, rounded, significant
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,8 @@ def scatter_figure(
         pad = 0.15 * (high - low) or 0.05
         x["range"] = [low - pad, high + pad]
     else:
-        x["exponentformat"] = "SI"
-        x["dtick"] = "D2" if max(p.x for p in points) < 100 * min(p.x for p in points) else 1
         if min(p.x for p in points) > 0:
+            x |= log_ticks(min(p.x for p in points), max(p.x for p in points))
             # Room for the names at both ends, at least a third of a decade.
             ends = [math.log10(f(p.x for p in points)) for f in (min, max)]
             pad = max(0.15 * (ends[1] - ends[0]), 0.35)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_playground.analysis.spectra import effective_rank, energy_captured, energy_rank, stable_rank
-from lora_playground.plots.style import SCALE, axis, empty, figure, ink, percent, rounded, significant
+from lora_playground.plots.style import SCALE, axis, empty, figure, ink, log_ticks, percent, rounded, significant
 
 MEASURES: dict[str, tuple[str, str]] = {
     "effective_rank": ("How many directions it uses (effective rank)", "directions"),
@@ -66,10 +66,7 @@ def scree_figure(
         x["dtick"] = 1 if furthest <= 10 else 2
     y = axis("singular value σ" + (" (log)" if log else ""), dark, type="log" if log else "linear")
     if log:
-        y["exponentformat"] = "power"
-        # Plotly's D1 marks every digit and D2 only 1, 2 and 5; over several decades the powers of ten are enough.
-        decades = _decades(series)
-        y["dtick"] = "D1" if decades < 0.8 else "D2" if decades < 2.5 else 1
+        y |= _sigma_ticks(series)
     else:
         y["rangemode"] = "tozero"
     more: dict[str, Any] = {}
@@ -116,10 +113,10 @@ def _scree_traces(
     return [scree, curve]
 
 
-def _decades(series: Sequence[tuple[str, str, Sequence[float]]]) -> float:
+def _sigma_ticks(series: Sequence[tuple[str, str, Sequence[float]]]) -> dict[str, Any]:
     tops = [float(values[0]) for _, _, values in series if len(values) and values[0] > 0]
-    lows = [float(v) for _, _, values in series for v in values if len(values) and v > 1e-7 * values[0] > 0]
-    return math.log10(max(tops) / min(lows)) if tops and lows else 1.0
+    lows = [float(v) for _, _, values in series for v in values if v > 1e-7 * values[0] > 0]
+    return log_ticks(min(lows), max(tops)) if tops and lows else {}
 
 
 def _rank_marks(

@@ -80,6 +80,17 @@ def empty(text: str, title: str, dark: bool, height: int = 320) -> dict[str, Any
     return figure([], title, dark, height, annotations=[note], xaxis=hidden, yaxis=hidden, margin=even)
 
 
+def log_ticks(low: float, high: float) -> dict[str, Any]:
+    """Ticks of a logarithmic axis at 1, 2 and 5 of every decade, written in full; powers of ten over many decades.
+
+    Plotly itself writes only the digit between powers of ten, so that 0.5 and 50 000 both read 5.
+    """
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    digits = (1, 2, 5) if last - first <= 3 else (1,)
+    ticks = [float(f"{digit}e{power}") for power in range(first, last + 1) for digit in digits]
+    return {"tickvals": ticks, "ticktext": [significant(tick) for tick in ticks]}
+
+
 def rounded(values: Iterable[float | None], digits: int = 4) -> list[float | None]:
     """Numbers to so many significant digits, so that an update stays small; what is not finite becomes a gap."""
     kept: list[float | None] = []

@@ -29,9 +29,8 @@ def run_in(url: str) -> str:
     return parse_qs(urlparse(url).query).get("run", [""])[0]
 
 
-def test_train_watch_reload_and_chat(page, server):
-    sizes, before = [], server.runs()
-    page.on("response", lambda answer: sizes.append(answer) if "/gradio_api/run/" in answer.url else None)
+def test_train_and_chat(page, server):
+    before = server.runs()
     choose(page, "lp-dataset", "pirate")
     assert page.locator("#lp-examples .lp-bubble").count() >= 6
     page.locator("#lp-variant label").filter(has_text="rsLoRA").click()
@@ -39,29 +38,14 @@ def test_train_watch_reload_and_chat(page, server):
     assert page.locator("#lp-equation .katex").count() >= 1, "the equation is set without the network"
     set_rank(page, 2)
     until(page, lambda: "r = 4" in page.locator("#lp-picture").inner_text(), "the picture of rank 4")
-    short_budget(page, 12)
+    short_budget(page, 6)
     page.locator("#lp-train").dblclick()
     identity = until(page, lambda: run_in(page.url), "the run's id in the address bar")
     assert server.runs() == sorted([*before, identity]), "two clicks start one run"
     config = json.loads((server.home / "runs" / identity / "config.json").read_text())
     assert config["variant"] == config["variant"] | {"name": "rslora", "rank": 4}
-    assert config["training"]["seconds"] == 12 and config["training"]["batch_tokens"] == 128
+    assert config["training"]["seconds"] == 6 and config["training"]["batch_tokens"] == 128
 
-    first = until(page, lambda: points(page, "lp-loss"), "the first point of the loss")
-    sizes.clear()
-    until(page, lambda: len(points(page, "lp-loss")) > len(first), "the loss to move")
-    spectrum = until(page, lambda: points(page, "lp-scree"), "the spectrum")
-    assert len(spectrum) == 4 and spectrum == sorted(spectrum, reverse=True)
-    until(page, lambda: points(page, "lp-scree") != spectrum, "the spectrum to move")
-    assert len(cells(page, "lp-map")) >= 2
-    assert page.locator(".lp-probe").count() >= 1
-    bodies = [len(answer.body()) for answer in list(sizes)]
-    assert bodies and max(bodies) <= UPDATE_BYTES, f"an update has {max(bodies)} bytes"
-
-    drawn = len(points(page, "lp-loss"))
-    page.reload()
-    until(page, lambda: len(points(page, "lp-loss")) >= drawn, "the curve after loading anew")
-    assert run_in(page.url) == identity
     until(page, lambda: "adapter on disk" in status(page), "the result")
     assert "rslora r4" in status(page)
 
@@ -97,8 +81,9 @@ def test_train_watch_reload_and_chat(page, server):
     assert lengths[0] == lengths[1] > 0, "both panes stand at the same places"
 
 
-def test_upload_train_and_stop(page, server, tmp_path):
-    rows = []
+def test_upload_watch_reload_stop_and_resume(page, server, tmp_path):
+    sizes, rows = [], []
+    page.on("response", lambda answer: sizes.append(answer) if "/gradio_api/run/" in answer.url else None)
     for n in range(2, 42):
         question = f"Ann has {n} apples and buys {n + 2} more. How many has she?"
         rows.append({"question": question, "answer": f"{n}+{n + 2}={2 * n + 2}\n#### {2 * n + 2}"})
@@ -116,7 +101,20 @@ def test_upload_train_and_stop(page, server, tmp_path):
     page.locator("#lp-train").click()
     identity = until(page, lambda: run_in(page.url), "the run")
     assert server.runs() == sorted([*before, identity])
-    until(page, lambda: points(page, "lp-loss"), "the first loss")
+    first = until(page, lambda: points(page, "lp-loss"), "the first point of the loss")
+    sizes.clear()
+    until(page, lambda: len(points(page, "lp-loss")) > len(first), "the loss to move")
+    spectrum = until(page, lambda: points(page, "lp-scree"), "the spectrum")
+    assert len(spectrum) == 8 and spectrum == sorted(spectrum, reverse=True)
+    until(page, lambda: points(page, "lp-scree") != spectrum, "the spectrum to move")
+    until(page, lambda: len(cells(page, "lp-map")) >= 2, "the map")
+    until(page, lambda: page.locator(".lp-probe").count() >= 1, "the probes")
+    bodies = [len(answer.body()) for answer in list(sizes)]
+    assert bodies and max(bodies) <= UPDATE_BYTES, f"an update has {max(bodies)} bytes"
+
+    page.reload()
+    until(page, lambda: len(points(page, "lp-loss")) > 1, "the curve after loading anew")
+    assert run_in(page.url) == identity
     page.keyboard.press("Escape")
     until(page, lambda: "Stopped by you" in status(page), "the stop")
     until(page, lambda: not page.locator("#lp-stop").is_visible(), "nothing to stop any more")
