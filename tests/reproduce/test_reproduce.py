@@ -140,7 +140,7 @@ def test_notebook_is_the_script_in_cells(place: Path, tmp_path: Path, monkeypatc
         code = {"execution_count", "outputs"} if cell["cell_type"] == "code" else set()
         assert set(cell) == {"id", "metadata", "cell_type", "source"} | code
         assert cell["source"] and all(isinstance(line, str) for line in cell["source"])
-    text = "".join("".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code")
+    text = "\n".join("".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code")
     compile(text, "notebook", "exec")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OUT", "from-cells")
