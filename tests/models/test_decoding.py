@@ -349,3 +349,37 @@ def test_threads_are_chosen_by_timing(bases: Any) -> None:
         assert torch.get_num_threads() == threads and threads >= 1 and seconds > 0
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_weights_laid_side_by_side_keep_every_number_and_every_reply(bases: Any, kind: str) -> None:
+    """A settled model's weights are views of shared tensors, one copy of each; they are read as before by everybody."""
+    model, tokenizer = copy.deepcopy(bases(kind)[0]), bases(kind)[1]
+    plain = Decoder(bases(kind)[0], tokenizer)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    settled = Decoder(model, tokenizer, settled=True)
+    assert settled.lean is not None
+    attention = model.model.layers[0].self_attn
+    assert attention.q_proj.weight.untyped_storage().data_ptr() == attention.v_proj.weight.untyped_storage().data_ptr()
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    ids = settled.encode(TALKS[2])
+    torch.testing.assert_close(logits(model, ids), logits(bases(kind)[0], ids), atol=1e-4, rtol=1e-4)
+    one, two, whole = low_rank(model, 2, 1), low_rank(model, 5, 2), full(model, 3)
+    for updates, strengths in (
+        ([None, one], (1.0, 1.0)),
+        ([one, None, two, whole], (0.5, 1.0, 2.0, 1.0)),
+        ([two], (0.7,)),
+    ):
+        replies = []
+        for decoder in (settled, plain):
+            rows = [
+                None if update is None else RowUpdate(decoder.adapter(update), strength)
+                for update, strength in zip(updates, strengths)
+            ]
+            replies.append(decoder.generate([TALKS[2]] * len(rows), rows, max_new_tokens=12))
+            got = decoder.next_logits([ids] * len(rows), rows)
+            for row, update, strength in zip(got, updates, strengths):
+                alone = model if update is None else merged(bases(kind)[0], update, strength)
+                expected = logits(alone, ids)[-1]
+                torch.testing.assert_close(row, expected, atol=1e-5 * float(expected.abs().max()), rtol=1e-5)
+        assert replies[0] == replies[1]
