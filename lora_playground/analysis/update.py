@@ -2,8 +2,8 @@
 
 A run keeps all its updates in one `update.safetensors`, from which chat, spectra, cut and export work alike for every
 variant, with W pristine: `<module>.B` (out, k) and `<module>.A` (k, in) with ΔW = B·A (scaling folded in), or
-`<module>.dense`. A dense update named after a module is in (out, in) layout, whatever the module's own; one named after a
-parameter ('transformer.h.0.attn.c_attn.weight') keeps that parameter's own shape, which is (in, out) for a Conv1D.
+`<module>.dense`. A dense update named after a module is in (out, in) layout, whatever the module's own; one named
+after a parameter ('transformer.h.0.attn.c_attn.weight') keeps that parameter's own shape, (in, out) for a Conv1D.
 """
 
 from __future__ import annotations
