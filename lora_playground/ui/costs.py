@@ -22,16 +22,16 @@ NAMES = {
 }
 
 
-def panel(config: RunConfig, machine: Device) -> str:
-    """One line that says whether it fits, and a fold with the causes; '' where the form is not valid."""
+def panel(config: RunConfig, machine: Device) -> tuple[str, str]:
+    """A line that says whether it fits, and a table of the causes, as HTML; '' twice where the form is not valid."""
     gpu = not machine.name.startswith("CPU")
     situation = {"device": "cuda" if gpu else "cpu", "precision": "bfloat16" if gpu else "float32"}
     try:
         found = cost(config, **situation)  # type: ignore[arg-type]
     except PlaygroundError:
-        return ""  # the field that is wrong says so
+        return "", ""  # the field that is wrong says so
     if found is None:
-        return '<p class="lp-note">How much memory it needs is known after the model was fetched.</p>'
+        return '<p class="lp-note">How much memory it needs is known after the model was fetched.</p>', ""
     fits = not machine.total or found.total <= machine.total
     free = f" of {size(machine.total)}" if machine.total else ""
     said = f"Needs about {size(found.total)}{free} of memory; the adapter will take {size(found.adapter_bytes)}."
@@ -48,7 +48,7 @@ def panel(config: RunConfig, machine: Device) -> str:
         )
     tone = "good" if fits else "bad"
     return (
-        f'<details class="lp-cost {tone}"><summary>{escape(said)}</summary><table>{rows}</table>'
-        '<p class="lp-note">An estimate from sizes alone. Gradients and activations are not at their highest at the '
-        "same time, so the sum is a little more than is needed.</p></details>"
+        f'<p class="lp-cost {tone}">{escape(said)}</p>',
+        f'<div class="lp-cost"><table>{rows}</table><p class="lp-note">An estimate from sizes alone. Gradients and '
+        "activations are not at their highest at the same time, so the sum is a little more than is needed.</p></div>",
     )

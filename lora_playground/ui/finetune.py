@@ -126,6 +126,8 @@ def build(shell: Shell, page: gr.Blocks) -> Steps:
     with gr.Column(elem_classes="lp-step"):
         budget = _budget_step()
         memory = gr.HTML(elem_id="lp-cost", apply_default_css=False)
+        with gr.Accordion("Memory by cause", open=False, elem_classes="lp-fold", elem_id="lp-causes"):
+            causes = gr.HTML(apply_default_css=False)
         sweeps = _sweep()
         with gr.Accordion("Advanced", open=False, elem_classes="lp-fold", elem_id="lp-advanced"):
             source = _model_input()
@@ -140,19 +142,19 @@ def build(shell: Shell, page: gr.Blocks) -> Steps:
         train, nonce, shell.home,
     )  # fmt: skip
     _connect(shell, page, made, uploaded)
-    _connect_memory(page, made, memory)
+    _connect_memory(page, made, memory, causes)
     seen.connect(dataset, source, advanced.inputs["data.max_length"])
     return made
 
 
-def _connect_memory(page: gr.Blocks, made: Steps, memory: gr.HTML) -> None:
+def _connect_memory(page: gr.Blocks, made: Steps, memory: gr.HTML, causes: gr.HTML) -> None:
     """The memory that the run will need, drawn anew whenever something changes that it depends on."""
 
-    def draw(given: dict[Any, Any]) -> str:
+    def draw(given: dict[Any, Any]) -> tuple[str, str]:
         try:
             return costs.panel(made.configs(given)[0], device())
         except PlaygroundError:
-            return ""  # Train will say what is wrong
+            return "", ""  # Train will say what is wrong
 
     paths = (
         "model.quantisation", "data.max_length", "training.batch_tokens", "training.accumulation",
@@ -162,7 +164,7 @@ def _connect_memory(page: gr.Blocks, made: Steps, memory: gr.HTML) -> None:
     changes = [made.advanced.inputs[path].change for path in paths]
     gr.on(
         [page.load, made.rank.input, made.variant.change, made.source.change, *typed, *changes], draw, made.inputs(),
-        memory, trigger_mode="always_last", queue=False, show_progress="hidden", api_visibility="private",
+        [memory, causes], trigger_mode="always_last", queue=False, show_progress="hidden", api_visibility="private",
     )  # fmt: skip
 
 
