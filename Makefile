@@ -9,9 +9,9 @@ E2E_ARGS ?=
 
 help:
 	@echo "make run    set up and open the app (ARGS='--port 7860 --home DIR')"
-	@echo "make test   set up and run the checks: style, types, layers, unit and contract tests"
+	@echo "make test   set up and run all checks: style, types, layers, unit, contract and browser tests"
 	@echo "make check  the same without the set-up"
-	@echo "make e2e    the browser tests (not part of make test until they are steady on slow machines)"
+	@echo "make e2e    only the browser tests (E2E=tests/e2e/test_main_path.py for one file)"
 	@echo "make bench  the benchmarks, one after the other, as JSON"
 
 $(VENV)/bin/python:
@@ -40,7 +40,7 @@ chromium:
 test: $(VENV)/.dev
 	$(MAKE) --no-print-directory check
 
-check: lint types layers unit
+check: lint types layers unit e2e
 
 lint:
 	$(PY) -m ruff check .
