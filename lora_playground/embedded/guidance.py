@@ -1,10 +1,11 @@
-"""Shows two attention heads what to look at, so that a small model learns to copy within minutes. Knows tensors and the
-Llama layers of transformers; nothing of the corpus.
+"""Shows a few attention heads what to look at, so that a small model learns to copy and to compare within minutes.
+Knows tensors and the Llama layers of transformers; nothing of the corpus.
 
 Copying a sequence takes two heads in a row (Olsson et al., "In-context learning and induction heads", 2022): one that
 looks at the token before, and a later one that looks at what followed the same token earlier. From next-token loss
 alone they appear late and suddenly. Here the cross-entropy of their attention, and of what the second one says, is
-added to the loss; once they are there, training goes on without it.
+added to the loss; once they are there, training goes on without it. To compare ("is he a baker?") takes a head that
+looks at the same token said earlier, or at the chat's start where there was none; it is shown that as well.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-PREVIOUS_LAYER, INDUCTION_LAYER = 1, 3
-PREVIOUS_HEADS, INDUCTION_HEADS = (0, 2), (0, 2, 4, 6)  # with eight heads and four key heads, each has its own
+PREVIOUS_LAYER, REPEAT_LAYER, INDUCTION_LAYER = 1, 2, 3
+PREVIOUS_HEADS, REPEAT_HEADS, INDUCTION_HEADS = (0, 2), (0, 4), (0, 2, 4, 6)  # of eight; two share a key head
 
 
 def previous_targets(numbers: Tensor) -> Tensor:
@@ -43,12 +44,23 @@ def induction_targets(tokens: Tensor, numbers: Tensor) -> Tensor:
     return latest
 
 
+def repeat_targets(tokens: Tensor, numbers: Tensor) -> Tensor:
+    """The latest earlier place of the same token in the same chat, else the chat's first; -1 in padding."""
+    index = torch.arange(tokens.shape[1])
+    same_chat = (numbers[:, :, None] == numbers[:, None, :]) & (numbers > 0)[:, :, None]
+    earlier = index[None, :] < index[:, None]
+    latest = torch.where(same_chat & earlier & (tokens[:, :, None] == tokens[:, None, :]), index, -1).amax(-1)
+    first = torch.where(same_chat, index, tokens.shape[1]).amin(-1)
+    return torch.where(latest >= 0, latest, torch.where(numbers > 0, first, -1))
+
+
 class Guidance:
-    """Catches what the two layers read and turns it into the extra loss. Safe where several threads run one model."""
+    """Catches what the layers read and turns it into the extra loss. Safe where several threads run one model."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.layers = [model.model.layers[PREVIOUS_LAYER].self_attn, model.model.layers[INDUCTION_LAYER].self_attn]
+        chosen = (PREVIOUS_LAYER, INDUCTION_LAYER, REPEAT_LAYER)
+        self.layers = [model.model.layers[number].self_attn for number in chosen]
         self.seen = threading.local()
         for place, layer in enumerate(self.layers):
             layer.register_forward_pre_hook(self._catch(place), with_kwargs=True)
@@ -80,7 +92,7 @@ class Guidance:
         return attention @ values @ layer.o_proj.weight[:, head * size : (head + 1) * size].T
 
     def loss(self, tokens: Tensor, numbers: Tensor) -> Tensor:
-        """Sum of three means, in nats: the cross-entropy of each kind of head's attention against where it should look,
+        """Sum of four means, in nats: the cross-entropy of each kind of head's attention against where it should look,
         and that of the next token as the induction heads alone would say it."""
         allowed = torch.tril(numbers[:, :, None] == numbers[:, None, :])
         before, found = previous_targets(numbers), induction_targets(tokens, numbers)
@@ -89,11 +101,13 @@ class Guidance:
         first = [self._missed(self.attention(0, head, allowed), before) for head in PREVIOUS_HEADS]
         looks = [self.attention(1, head, allowed) for head in INDUCTION_HEADS]
         second = [self._missed(look, found) for look in looks]
+        again = repeat_targets(tokens, numbers)
+        third = [self._missed(self.attention(2, head, allowed), again) for head in REPEAT_HEADS]
         said = sum(self.written(head, look.exp()) for head, look in zip(INDUCTION_HEADS, looks, strict=True))
         known = found >= 0
         logits = self.model.lm_head(self.model.model.norm(said[known]))
         copied = F.cross_entropy(logits, tokens.gather(1, found.clamp(min=0))[known])
-        return sum(first) / len(first) + sum(second) / len(second) + copied
+        return sum(first) / len(first) + sum(second) / len(second) + sum(third) / len(third) + copied
 
     @staticmethod
     def _missed(attention: Tensor, targets: Tensor) -> Tensor:

@@ -6,10 +6,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from lora_playground.embedded.guidance import (
     INDUCTION_HEADS,
     PREVIOUS_HEADS,
+    REPEAT_HEADS,
     Guidance,
     induction_targets,
     previous_targets,
+    repeat_targets,
 )
+
 
 TOKENS = torch.tensor([[1, 5, 6, 7, 9, 5, 6, 7, 2, 1, 5, 6]])
 CHATS = torch.tensor([[2, 2, 2, 2, 2, 2, 2, 2, 2, 4, 4, 4]])
@@ -27,6 +30,11 @@ def test_induction_looks_at_what_followed_the_same_token_and_is_right():
     assert induction_targets(wrong, torch.ones_like(wrong)).tolist() == [[-1] * 5]
 
 
+def test_a_repeat_looks_at_the_same_token_or_at_the_chats_start():
+    assert repeat_targets(TOKENS, CHATS).tolist() == [[0, 0, 0, 0, 0, 1, 2, 3, 0, 9, 9, 9]]
+    assert repeat_targets(TOKENS, torch.zeros_like(CHATS)).tolist() == [[-1] * 12]
+
+
 def test_it_reads_the_models_own_attention_and_teaches_it():
     config = LlamaConfig(
         vocab_size=64, hidden_size=64, intermediate_size=96, num_hidden_layers=4, num_attention_heads=8,
@@ -40,7 +48,7 @@ def test_it_reads_the_models_own_attention_and_teaches_it():
     numbers = torch.full_like(tokens, 2)
     allowed = torch.tril(torch.ones(2, 24, 24, dtype=torch.bool))
     attentions = model.model(tokens, output_attentions=True).attentions
-    for place, (layer, heads) in enumerate(((1, PREVIOUS_HEADS), (3, INDUCTION_HEADS))):
+    for place, (layer, heads) in enumerate(((1, PREVIOUS_HEADS), (3, INDUCTION_HEADS), (2, REPEAT_HEADS))):
         for head in heads:
             own = guidance.attention(place, head, allowed).exp()
             torch.testing.assert_close(own, attentions[layer][:, head], atol=1e-6, rtol=0)
