@@ -13,7 +13,6 @@ from lora_playground.embedded.guidance import (
     repeat_targets,
 )
 
-
 TOKENS = torch.tensor([[1, 5, 6, 7, 9, 5, 6, 7, 2, 1, 5, 6]])
 CHATS = torch.tensor([[2, 2, 2, 2, 2, 2, 2, 2, 2, 4, 4, 4]])
 
