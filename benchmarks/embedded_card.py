@@ -36,10 +36,7 @@ LAST_STAGE = """\
 `--emphasise fact yes_no counting sorting reading stranger judging` | 315 | 1.3M |
 | 8 | `--steps 250 --lr-matrix 0.012 --lr-rest 1.5e-3 --decay 0.6 --guidance 0.2 --seed 8 --start ...` and \
 `--emphasise yes_no copying word_problem reading spelling sorting` (340 steps planned till step 114) | 250 | 1.0M |"""
-COMMANDS = """\
-    python benchmarks/embedded_table.py datasets
-    python benchmarks/embedded_table.py ranks --steps 220 --seeds 2
-    python benchmarks/embedded_table.py style --steps 150 --seeds 2"""
+COMMANDS = "    python benchmarks/embedded_table.py datasets"
 
 
 def load() -> tuple[Any, Any]:
