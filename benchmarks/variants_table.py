@@ -96,8 +96,8 @@ def catalogue() -> list[str]:
         "",
         "Written by `python benchmarks/variants_table.py --page`; every line comes from a variant's own file.",
         "*Rank*: whether ΔW has a rank bound set by the options. *Bases*: how the frozen weights may be stored, in",
-        "bits. *GPT-2*: whether it takes Conv1D. *Rates*: the default peak learning rates, on the embedded model and on",
-        "any other; starting values from the papers and from LoRA's, unless docs/learning-rates.md records a sweep of",
+        "bits. *GPT-2*: whether it takes Conv1D. *Rates*: the default peak learning rates, on the embedded model and",
+        "on any other; starting values from the papers and from LoRA's, unless docs/learning-rates.md records a sweep of",
         "the former by benchmarks/learning_rates.py.",
         "",
         "| Variant | Name | Family | Trained, of an m × n module | Rank | Bases | GPT-2 | Rates | Paper |",
@@ -109,7 +109,8 @@ def catalogue() -> list[str]:
         bounded = "bounded" if variant.low_rank else "dense"
         lines.append(
             f"| {variant.label} | `{variant.name}` | {variant.family} | ${variant.card.parameters}$ | {bounded} "
-            f"| {bits} | {conv1d} | {variant.learning_rate:g}, {variant.real_rate:g} | [{variant.card.paper}]({variant.card.url}) |"
+            f"| {bits} | {conv1d} | {variant.learning_rate:g}, {variant.real_rate:g} "
+            f"| [{variant.card.paper}]({variant.card.url}) |"
         )
     return lines
 
