@@ -56,8 +56,7 @@ unit:
 	$(PY) -m pytest tests --ignore=tests/e2e -q -n 2 --dist loadfile
 
 e2e: $(VENV)/.dev chromium
-	$(PY) -m pytest $(E2E) -q $(E2E_ARGS) || { echo "Trying what failed once more"; \
-	  $(PY) -m pytest $(E2E) -q $(E2E_ARGS) --last-failed --last-failed-no-failures none; }
+	$(PY) -m pytest $(E2E) -q $(E2E_ARGS)
 
 bench: $(VENV)/.dev
 	@for script in benchmarks/*.py; do echo "== $$script"; $(PY) $$script --json || exit 1; done

@@ -6,11 +6,9 @@ What needs arithmetic is done by the command line in a process of its own, so th
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import secrets
 import shutil
-import sys
 import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,9 +19,9 @@ import gradio as gr
 from lora_playground.errors import PlaygroundError
 from lora_playground.runs import RunStore
 from lora_playground.ui import cards
+from lora_playground.ui.commands import run_command
 from lora_playground.ui.words import escape, size
 
-PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 LIMIT_SECONDS = 1800
 
 LABELS = {"peft": "PEFT adapter", "lora": "Plain LoRA", "merged": "Merged model"}
@@ -100,34 +98,11 @@ class Exports:
             return await asyncio.to_thread(zipped, run.adapter, target.stem, self._place)
         staged = self._place / f"{target.stem}-{secrets.token_hex(4)}"
         try:
-            await _command(self._store.home, run.id, format, staged)
+            export = ["export", run.id, "--format", format, "--out", str(staged)]
+            await run_command(self._store.home, export, LIMIT_SECONDS)
             return await asyncio.to_thread(zipped, staged, target.stem, self._place)
         finally:
             await asyncio.to_thread(shutil.rmtree, staged, True)
-
-
-async def _command(home: Path, identity: str, format: str, out: Path) -> None:
-    """`export` of the command line; raises PlaygroundError with what it said."""
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "lora_playground", "export", identity, "--format", format, "--out", str(out),
-        "--home", str(home), "--json", cwd=PACKAGE_ROOT,
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        async with asyncio.timeout(LIMIT_SECONDS):
-            _, told = await child.communicate()
-    except TimeoutError:
-        raise PlaygroundError(f"It took longer than {LIMIT_SECONDS // 60} minutes and was stopped.") from None
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            child.kill()
-    if child.returncode:
-        lines = [line for line in told.decode(errors="replace").splitlines() if line.strip()]
-        said = next((line[7:] for line in reversed(lines) if line.startswith("error: ")), "")
-        ended = f"the process that does it ended with status {child.returncode}"
-        if child.returncode == -9:
-            ended += ", most likely for want of memory"
-        raise PlaygroundError(said or f"{ended}; run 'python -m lora_playground export {identity}' to see why.")
 
 
 def zipped(folder: Path, name: str, place: Path) -> Path:

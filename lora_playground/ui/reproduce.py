@@ -1,24 +1,20 @@
-""" "Reproduce": a finished run as a command line and a config to copy, and as script and notebook to download.
+"""Reproduce: a finished run as a command line and a config to copy, and as script and notebook to download.
 
 The script is made by the command line in a process of its own, so that the web process stays free of torch.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from lora_playground.errors import PlaygroundError
-from lora_playground.jobs.runner import clean_environment
 from lora_playground.reproduce.command import command_line
 from lora_playground.runs import RunStore
 from lora_playground.ui import cards
+from lora_playground.ui.commands import run_command
 
 LIMIT_SECONDS = 600
 _NEW: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
@@ -78,30 +74,10 @@ class Reproduce:
             run = self._store.get(viewed)
             path = self._place / f"{run.id}-reproduce.zip"
             if not path.is_file():
-                await _command(self._store.home, run.id, path)
+                staged = path.with_suffix(".tmp")
+                bundle = ["reproduce", run.id, "--format", "bundle", "--out", str(staged)]
+                await run_command(self._store.home, bundle, LIMIT_SECONDS)
+                staged.replace(path)
         except (PlaygroundError, OSError) as failure:
             return None, cards.error(f"It could not be made: {failure}")
         return str(path), '<p class="lp-note" role="status">A zip with script, notebook, config and batches.</p>'
-
-
-async def _command(home: Path, identity: str, out: Path) -> None:
-    """`reproduce` of the command line; raises PlaygroundError with what it said."""
-    staged = out.with_suffix(".tmp")
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "lora_playground", "reproduce", identity, "--format", "bundle", "--out", str(staged),
-        "--home", str(home), cwd=Path(__file__).resolve().parents[2], env=clean_environment(os.environ),
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        async with asyncio.timeout(LIMIT_SECONDS):
-            _, told = await child.communicate()
-    except TimeoutError:
-        raise PlaygroundError(f"It took longer than {LIMIT_SECONDS // 60} minutes and was stopped.") from None
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            child.kill()
-    if child.returncode:
-        lines = told.decode(errors="replace").splitlines()
-        said = next((line[7:] for line in reversed(lines) if line.startswith("error: ")), "")
-        raise PlaygroundError(said or f"run 'python -m lora_playground reproduce {identity}' to see why.")
-    staged.replace(out)
