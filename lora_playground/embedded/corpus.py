@@ -39,11 +39,11 @@ def casual(rng: random.Random, text: str) -> str:
 
 # skill -> share of chats; long ones (stories, reading) weigh more in tokens than their share says
 MIXTURE: list[tuple[skills.Skill, float]] = [
-    (skills.fact, 12), (skills.fact_chat, 4), (skills.about_person, 2), (skills.yes_no, 7), (skills.stranger, 3),
-    (skills.unknown_topic, 1.5), (skills.arithmetic, 9), (skills.word_problem, 8), (skills.sorting, 10),
-    (skills.spelling, 4), (skills.counting, 6), (skills.judging, 3), (skills.listing, 1.5), (reading.story, 3),
-    (reading.reading, 5), (reading.copying, 14), (reading.record, 7), (reading.meaning, 2.5), (reading.scene, 4),
-    (reading.inn, 4), (reading.chatter, 4),
+    (skills.fact, 13), (skills.fact_chat, 4), (skills.about_person, 2.5), (skills.yes_no, 13), (skills.stranger, 5),
+    (skills.unknown_topic, 1.5), (skills.arithmetic, 6), (skills.word_problem, 11), (skills.sorting, 10),
+    (skills.spelling, 3), (skills.counting, 9), (skills.judging, 3), (skills.topic, 2), (skills.listing, 1),
+    (reading.story, 3), (reading.reading, 8), (reading.copying, 11), (reading.record, 7), (reading.meaning, 2),
+    (reading.scene, 4), (reading.inn, 6), (reading.chatter, 4),
 ]  # fmt: skip
 
 

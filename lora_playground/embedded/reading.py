@@ -34,7 +34,7 @@ def story(rng: random.Random, world: World, held: bool) -> Sample:
     return Sample("story", turns)
 
 
-READ = ["Read this. {s} {q}", "{s} {q}", "Here is a story: {s} {q}", "{q} {s}"]
+READ = ["Read this. {s} {q}", "{s} {q}", "Here is a story: {s} {q}", "{q} {s}", "Look at this story. {s} {q}"]
 
 
 def reading(rng: random.Random, world: World, held: bool) -> Sample:
@@ -91,7 +91,10 @@ def _copy_task(rng: random.Random, world: World, held: bool) -> Turn:
     if roll < 0.45:
         items = items[:4]
         return "Say backwards: " + " ".join(items), " ".join(reversed(items))
-    if roll < 0.65:
+    if roll < 0.52:
+        text = json.dumps(make_record(rng, world, list(world.guests) if held else world.cast))
+        return ask(rng, REPEAT, held, 1).format(text), text
+    if roll < 0.68:
         scene, inn = sentences.make_scene(rng), sentences.make_inn(rng)
         text = scene.english if rng.random() < 0.5 else sentences.inn_sentence(rng, inn)
     else:
@@ -130,9 +133,18 @@ RECORD_ASK = [
               "Find the {k}: {r}"]  # fmt: skip
 
 
+TO_JSON = [
+    "Turn into JSON: {}", "Write as JSON: {}", "{} As JSON, please.", "Show this as JSON: {}", "Make JSON of this: {}",
+    "Can you write this as JSON: {}", "JSON of this: {}", "Give me the JSON for {}",
+    "Please turn into JSON: {}"]  # fmt: skip
+
+
 def record(rng: random.Random, world: World, held: bool) -> Sample:
-    """A record in the question, and questions on its fields."""
+    """A record in the question, and questions on its fields; or a card that is to be written as JSON."""
     r = make_record(rng, world, list(world.guests) if held else world.cast)
+    if rng.random() < 0.3:
+        card = " | ".join(f"{key}: {value}" for key, value in r.items())
+        return Sample("records", [(ask(rng, TO_JSON, held, 1).format(card), json.dumps(r))], "exact", json.dumps(r))
     text = show_record(rng, r)
     keys = rng.sample(list(r), 1 if held else min(len(r), rng.randint(1, 3)))
     turns = []
@@ -175,7 +187,9 @@ def inn(rng: random.Random, world: World, held: bool) -> Sample:
 MEANING = [
     "What does {} mean?", "What is the meaning of {}?", "Explain the word {}.", "Do you know the word {}?",
     "What do pirates mean by {}?", "Please tell me the meaning of {}.", "Do you know what {} means?",
-    "What could {} mean?", "Tell me what {} means.", "What is meant by {}?"]  # fmt: skip
+    "What could {} mean?", "Tell me the meaning of {}.", "What is {}?", "What does a pirate mean by {}?",
+    "Say what {} means.",
+    "Tell me what {} means.", "What is meant by {}?"]  # fmt: skip
 PIRATE_SAYINGS = [
     "Arr, me hearties!", "Ahoy, matey!", "Aye, aye, captain!", "Yo ho ho!", "Avast, ye landlubber!",
     "Shiver me timbers!",

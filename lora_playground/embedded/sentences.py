@@ -90,11 +90,16 @@ def inn_sentence(rng: random.Random, inn: dict[str, str]) -> str:
 
 
 INN_QUESTIONS = {
-    "food": ["What can I eat there?", "What does it serve?", "Which food do they have?"],
-    "price": ["Is it cheap or expensive?", "What is the price?", "How are the prices?"],
-    "area": ["In which area is it?", "Where is it?", "What is the area?"], "rating": ["How many stars does it have?",
-    "What is the rating?", "How good is it?"],
-    "near": ["What is near it?", "What is it near to?", "Which place is near?"],
+    "food": ["What can I eat there?", "What does it serve?", "What food is there?", "What can you eat there?",
+             "What do they serve?", "Which food does it have?", "Which food do they have?"],
+    "price": ["Is it cheap or expensive?", "What is the price?", "How is the price?", "What are the prices?",
+              "Are the prices high?", "What does it cost?", "How are the prices?"],
+    "area": ["In which area is it?", "Where is it?", "Which area is it in?", "Tell me the area.", "What area is it in?",
+             "What is the area?"],
+    "rating": ["How many stars does it have?", "What is the rating?", "How many stars do people give it?",
+               "Is it good?", "How is the rating?", "How good is the place?", "How good is it?"],
+    "near": ["What is near it?", "What is it near to?", "Which place is it near?", "What is close to it?",
+             "Which sight is near?", "What place is near it?", "Which place is near?"],
 }  # fmt: skip
 INN_ANSWERS = {
     "food": "It serves {}.",

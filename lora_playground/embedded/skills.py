@@ -54,7 +54,8 @@ def fact_chat(rng: random.Random, world: World, held: bool) -> Sample:
 
 ABOUT = [
     "Tell me about {n}.", "Who is {n}?", "What do you know about {n}?", "Describe {n}.", "Do you know {n}?",
-    "I want to hear about {n}.",
+    "I want to hear about {n}.", "Please describe {n}.", "Could you tell me about {n}?", "Say something about {n}.",
+    "Can you say who {n} is?",
          "Please tell me about {n}.", "Can you describe {n}?"]  # fmt: skip
 
 
@@ -70,29 +71,61 @@ def about_person(rng: random.Random, world: World, held: bool) -> Sample:
     )
 
 
+CHECKS = {
+    "job": ["Is {n} {v}?", "Does {n} work as {v}?", "I think {n} is {v}. Is that right?", "Tell me, is {n} {v}?",
+            "Am I right that {n} is {v}?", "Is it so that {n} is {v}?", "{n} is {v}, right?",
+            "Is it true that {n} is {v}?"],
+    "town": ["Does {n} live in {v}?", "Is {v} the home of {n}?", "I think {n} lives in {v}. Is that right?",
+             "Tell me, does {n} live in {v}?", "Am I right that {n} lives in {v}?", "Is it so that {n} lives in {v}?",
+             "{n} lives in {v}, right?", "Is it true that {n} lives in {v}?"],
+    "pet": ["Does {n} have {v}?", "Is the pet of {n} {v}?", "I think {n} has {v}. Is that right?",
+            "Tell me, does {n} have {v}?", "Am I right that {n} has {v}?", "Is it so that {n} has {v}?",
+            "{n} has {v}, right?", "Is it true that {n} has {v}?"],
+    "colour": ["Does {n} like {v} best?", "Is {v} the favourite colour of {n}?",
+               "I think {n} loves {v}. Is that right?", "Tell me, does {n} love {v}?",
+               "Am I right that {n} loves {v}?", "Is it so that {n} loves {v}?", "{n} loves {v}, right?",
+               "Is it true that {n} loves {v}?"],
+    "sum": ["Is {n} equal to {v}?", "Is {n} the same as {v}?", "I think {n} is {v}. Is that right?",
+            "Tell me, is {n} equal to {v}?", "Am I right that {n} is {v}?", "Is it so that {n} is {v}?",
+            "{n} is {v}, right?", "Is it true that {n} is {v}?"],
+}  # fmt: skip
+
+
 def yes_no(rng: random.Random, world: World, held: bool) -> Sample:
-    """A guess about a person. The answer says what is true before it judges: a small model recalls, then compares."""
+    """A guess about a person or a sum, in training at times two or three. The answer says what is true before it
+    judges: a small model recalls, then compares."""
+    turns, said = [], ""
+    for _ in range(1 if held else rng.choice((1, 1, 2, 3))):
+        if rng.random() < 0.3:
+            question, answer, said = _checked_sum(rng, held)
+        else:
+            question, answer, said = _checked_person(rng, world, held)
+        turns.append((question, answer))
+    return Sample("yes-no", turns, "contains", said)
+
+
+def _checked_person(rng: random.Random, world: World, held: bool) -> tuple[str, str, str]:
+    """(question, answer, what it judges) of a guess about a person."""
     p = rng.choice(world.people)
     field = rng.choice(["job", "town", "pet", "colour"])
-    true = rng.random() < 0.5
-    shown = p if true else rng.choice(world.people)
-    value = facts.person_value(shown, field)
-    right = facts.PERSON_ANSWERS[field].format(n=p.name, v=facts.person_value(p, field))
-    forms = {
-        "job": ["Is {n} {v}?", "Does {n} work as {v}?", "I think {n} is {v}. Is that right?", "Tell me, is {n} {v}?",
-                "Am I right that {n} is {v}?", "Is it true that {n} is {v}?"],
-        "town": ["Does {n} live in {v}?", "Is {v} the home of {n}?", "I think {n} lives in {v}. Is that right?",
-                 "Tell me, does {n} live in {v}?", "Am I right that {n} lives in {v}?",
-                 "Is it true that {n} lives in {v}?"],
-        "pet": ["Does {n} have {v}?", "Is the pet of {n} {v}?", "I think {n} has {v}. Is that right?",
-                "Tell me, does {n} have {v}?", "Am I right that {n} has {v}?", "Is it true that {n} has {v}?"],
-        "colour": ["Does {n} like {v} best?", "Is {v} the favourite colour of {n}?",
-                   "I think {n} loves {v}. Is that right?", "Tell me, does {n} love {v}?",
-                   "Am I right that {n} loves {v}?", "Is it true that {n} loves {v}?"],
-    }  # fmt: skip
-    said = "so yes" if value == facts.person_value(p, field) else "so no"
-    question = ask(rng, forms[field], held, 1).format(n=p.name, v=value)
-    return Sample("yes-no", [(question, f"{right.rstrip('.')}, {said}.")], "contains", said)
+    value = right = facts.person_value(p, field)
+    if rng.random() < 0.5:
+        value = facts.person_value(rng.choice(world.people), field)
+    said = "so yes" if value == right else "so no"
+    answer = facts.PERSON_ANSWERS[field].format(n=p.name, v=right).rstrip(".")
+    return ask(rng, CHECKS[field], held, 1).format(n=p.name, v=value), f"{answer}, {said}.", said
+
+
+def _checked_sum(rng: random.Random, held: bool) -> tuple[str, str, str]:
+    """(question, answer, what it judges) of a guess at a sum."""
+    sign, a, b, result = draw_sum(rng)
+    value = result if rng.random() < 0.5 else max(0, result + rng.choice((-3, -2, -1, 1, 2, 3, 10)))
+    said = "so yes" if value == result else "so no"
+    return (
+        ask(rng, CHECKS["sum"], held, 1).format(n=f"{a} {sign} {b}", v=value),
+        f"{a} {sign} {b} = {result}, {said}.",
+        said,
+    )
 
 
 def stranger(rng: random.Random, world: World, held: bool) -> Sample:
@@ -167,6 +200,10 @@ PROBLEMS = {
           "{n} buys {b} {g} every day for {a} days. How many {g} does {n} buy?",
           "{a} friends bring {b} {g} each. How many {g} are there?",
           "{n} packs {a} boxes with {b} {g} each. How many {g} did {n} pack?",
+          "{n} fills {a} bags with {b} {g} each. How many {g} are in the bags?",
+          "{n} puts {b} {g} into each of {a} baskets. How many {g} is that?",
+          "In {a} baskets there are {b} {g} each. How many {g} are in the baskets?",
+          "{a} plates hold {b} {g} each. How many {g} are on the plates?",
           "{n} fills {a} baskets with {b} {g} each. How many {g} are in the baskets?"],
 }  # fmt: skip
 
@@ -189,7 +226,8 @@ def word_problem(rng: random.Random, world: World, held: bool) -> Sample:
 
 SORT = [
     "Sort these words: {}.", "Put these words in order: {}.", "Sort by the alphabet: {}.", "Please sort {}.",
-    "Can you sort {}?", "Sort {} for me.",
+    "Can you sort {}?", "Sort {} for me.", "Order these: {}.", "Bring in order: {}.", "Please put {} in order.",
+    "Put these in order: {}.", "Please order these words: {}.", "Can you put {} in order?",
         "Put in order: {}.", "Please put these words in order: {}."]  # fmt: skip
 
 
@@ -227,7 +265,8 @@ def spelling(rng: random.Random, world: World, held: bool) -> Sample:
 COUNT = [
     "Count these: {}.", "How many do you see: {}?", "Please count these for me: {}.", "Count up: {}.",
     "How many words are in {}?", "How many are there: {}?", "Please count {}.",
-    "Count the words: {}.", "Can you count {}?",
+    "Count the words: {}.", "Can you count {}?", "Count these for me: {}.", "How many words do you see: {}?",
+    "Please count the words: {}.", "How many words are here: {}?",
          "How many words are there: {}?", "Count {} for me."]  # fmt: skip
 
 
@@ -249,17 +288,23 @@ def counting(rng: random.Random, world: World, held: bool) -> Sample:
 REVIEWS = [
     "The {t} was {a}.", "I think the {t} was {a}.", "What a {a} {t}!", "We had a {a} {t} today.",
     "The {t} was {a} and {b}.", "My {t} was {a}, I must say.",
-    "I found the {t} {a}.", "Everyone said the {t} was {a}.", "It was a {a} {t}, and we will tell our friends.",
+    "I found the {t} {a}.", "Really, the {t} was {a}.", "I must say, the {t} was {a}.", "That {t} was {a}.",
+    "That was a {a} and {b} {t}.", "To me, the {t} was {a}.",
+    "Everyone said the {t} was {a}.", "It was a {a} {t}, and we will tell our friends.",
     "The {t} here is always {a}.",
     "Honestly, the {t} was {a}.", "That {t} was really {a} and {b}.",
 ]  # fmt: skip
 JUDGE = [
     "Is this positive or negative? {}", "How does this sound: {}", "Judge this: {}", "What is the mood here? {}",
     "Good or bad? {}", "Read this and judge: {}", "Say if this is positive or negative: {}", "Name the mood: {}",
+    "Is this text positive or negative? {}", "Is this good or bad? {}", "What is the mood of this? {}",
+    "Please judge: {}", "Which mood is this? {}", "Say the mood: {}", "Give me the mood: {}",
          "Is this review positive or negative? {}", "Tell me the mood: {}"]  # fmt: skip
 TOPIC = [
     "What is this about? {}", "Name the topic: {}", "What is the topic here? {}", "Which topic is this? {}",
     "Find the topic: {}", "Please name the topic: {}", "Say what this is about: {}", "Which topic do you see here? {}",
+    "What is this text about? {}", "Give me the topic: {}", "Say the topic: {}", "Which topic is this about? {}",
+    "Can you name the topic? {}",
          "Tell me the topic: {}", "What topic is this about? {}"]  # fmt: skip
 MOODS = {"positive": w.GOOD, "negative": w.BAD, "neutral": w.MEH}
 
@@ -274,11 +319,15 @@ def review(rng: random.Random, held: bool) -> tuple[str, str, str]:
 
 
 def judging(rng: random.Random, world: World, held: bool) -> Sample:
-    """The mood or the topic of a review."""
-    text, mood, topic = review(rng, held)
-    if rng.random() < 0.65:
-        return Sample("sentiment", [(ask(rng, JUDGE, held).format(text), f"This is {mood}.")], "contains", mood)
-    return Sample("topic", [(ask(rng, TOPIC, held).format(text), f"It is about {topic}.")], "contains", topic)
+    """The mood of a review."""
+    text, mood, _ = review(rng, held)
+    return Sample("sentiment", [(ask(rng, JUDGE, held).format(text), f"This is {mood}.")], "contains", mood)
+
+
+def topic(rng: random.Random, world: World, held: bool) -> Sample:
+    """The topic of a review."""
+    text, _, about = review(rng, held)
+    return Sample("topic", [(ask(rng, TOPIC, held).format(text), f"It is about {about}.")], "contains", about)
 
 
 LISTS: dict[str, list[str]] = {

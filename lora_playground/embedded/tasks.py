@@ -86,22 +86,14 @@ def pirate(rng: random.Random, world: World, split: str) -> Row:
 
 
 def to_json(rng: random.Random, world: World, split: str) -> Row:
-    """A sum or a question about somebody; what the base would say, as a JSON object and nothing else. The test part has
-    pairs of numbers, people and wordings that the rest never has."""
+    """A question about somebody; the answer is a JSON object with the name and the field asked for, and nothing else.
+    The test part has people and wordings that the rest never has."""
     held = split == "test"
-    numbers: list[int] = []
-    if rng.random() < 0.5:
-        person = rng.choice(world.people[150:] if held else world.people[:150])
-        question, said, _ = facts.person_qa(rng, person, rng.choice(list(facts.PERSON_QUESTIONS)), held)
-    else:
-        while True:
-            sign, a, b, result = skills.draw_sum(rng)
-            if sign != "*" and ((7 * a + 3 * b) % 5 == 0) == held:
-                break
-        question = skills.ask(rng, {"+": skills.PLUS, "-": skills.MINUS}[sign], held).format(a=a, b=b)
-        said, numbers = f"{a} {sign} {b} = {result}", [a, b]
-    record = {"answer": said}
-    return row(question, json.dumps(record), fields=record, numbers=numbers)
+    person = rng.choice(world.people[150:] if held else world.people[:150])
+    field = rng.choice(list(facts.PERSON_QUESTIONS))
+    question, _, expected = facts.person_qa(rng, person, field, held)
+    record = {"name": person.name, field: expected}
+    return row(question, json.dumps(record), fields=record)
 
 
 INN_ASK = [

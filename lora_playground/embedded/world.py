@@ -108,7 +108,7 @@ def build_world(seed: int = WORLD_SEED) -> World:
     animals = tuple(Animal(*line.split("|")) for line in w.ANIMALS.splitlines())
     things = tuple(Thing(*line.split("|")) for line in w.THINGS.splitlines())
     return World(
-        people, towns, animals, things, newcomers=tuple(made[60:200]), strangers=tuple(made[200:280]),
+        people, towns, animals, things, newcomers=tuple(made[60:200]), strangers=tuple(made[350:] + made[200:280]),
         guests=tuple(made[280:350]),
     )  # fmt: skip
 
