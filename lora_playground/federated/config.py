@@ -10,10 +10,34 @@ from lora_playground.errors import ConfigError
 from lora_playground.federated.aggregation import prepared
 from lora_playground.federated.strategies.base import Strategy
 
-__all__ = ["VARIANTS", "FederatedConfig", "check", "client_ranks", "strategy_of"]
+__all__ = ["VARIANTS", "FederatedConfig", "check", "client_ranks", "strategy_of", "why_not"]
 
-VARIANTS = ("lora", "rslora", "loraplus", "lora_plus")
+VARIANTS = ("lora", "rslora", "loraplus")
 """Variants whose update is s·B·A with both factors trained from B=0 and W untouched, which all strategies need."""
+
+_START = (
+    "its update is B·A − B₀·A₀ with a start that is not zero, and here every round begins from what the server sends"
+)
+_CORE = "it has a third factor between B and A; take lora with the strategy fedsb, which trains such a core"
+_WHY_NOT = {
+    "lorafa": "it trains B alone, by a rule made for a frozen A; take lora with the strategy ffa, which freezes A too",
+    "dora": "it also trains a magnitude for every row of W, which is no part of a product B·A",
+    "eva": "its start comes from each client's own data, and all clients must begin alike",
+    "celora": "it splits W once at its start, and here W changes between rounds",
+    "adalora": "it changes its rank while it trains, each client by its own data",
+    "gralora": "its update is many small products of blocks, not one product B·A",
+    "full": "its update is a dense matrix, and only factors travel",
+    **dict.fromkeys(("nlora", "slora", "inttune"), _CORE),
+    **dict.fromkeys(("pissa", "olora", "loraga", "loftq"), _START),
+}
+"""Why a variant cannot take part, where there is more to say than that it has no factors."""
+
+
+def why_not(variant: str) -> str:
+    """The reason why a variant cannot be trained in parts; '' where it can."""
+    if variant in VARIANTS:
+        return ""
+    return _WHY_NOT.get(variant, "its update is not a product of two factors B·A")
 
 
 def client_ranks(config: RunConfig) -> list[int]:
@@ -44,12 +68,8 @@ def check(config: RunConfig, bits: int | None = None) -> Strategy:
     strategy = strategy_of(config)
     ranks = client_ranks(config)
     strategy.check(ranks)
-    if config.variant.name not in VARIANTS:
-        raise ConfigError(
-            "variant.name",
-            config.variant.name,
-            f"federated runs take variants whose update is a product of two trained factors: {', '.join(VARIANTS[:2])}",
-        )
+    if reason := why_not(config.variant.name):
+        raise ConfigError("variant.name", config.variant.name, f"{reason}; federated runs take {', '.join(VARIANTS)}")
     if getattr(config.variant, "dropout", 0.0) and strategy.name == "fedsb":
         raise ConfigError("variant.dropout", config.variant.dropout, "Fed-SB trains without dropout; set it to 0")  # type: ignore[attr-defined]
     stored = {"none": 16, "8bit": 8, "4bit": 4}[config.model.quantisation] if bits is None else bits

@@ -7,6 +7,7 @@ remember; what is trained and how it is put together is the business of the trai
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ from lora_playground.federated.core import Pair, stack
 from lora_playground.federated.simulation import State, Trainer, describe_round, draw_present, round_messages
 from lora_playground.federated.strategies.base import Factor, Factors, Message, Strategy, size
 
+# Nothing of ours phones home: Flower and ray report their use unless told not to, and read this when imported.
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
 try:
     from flwr.app import Array, ArrayRecord, ConfigRecord, Context, MetricRecord, RecordDict
     from flwr.app import Message as Letter
@@ -31,6 +36,16 @@ except ImportError as missing:
     ) from missing
 
 GREETING_SECONDS = 120.0
+STORE_BYTES = 256 * 2**20
+"""Ray's shared memory: factors are small, and its default is a third of the machine."""
+
+PATIENT = {
+    "RAY_raylet_start_wait_time_s": "600",
+    "RAY_gcs_server_request_timeout_seconds": "600",
+    "RAY_agent_register_timeout_ms": "600000",
+    "RAY_worker_register_timeout_seconds": "600",
+}
+"""How long ray's own processes may take to start, where nothing else is said: they import much, on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -208,9 +223,14 @@ def serve(grid: Grid, plan: Plan, emit: Callable[[dict[str, Any]], None]) -> Sta
 
 def run_engine(server: ServerApp, client: ClientApp, clients: int, cpus: int = 1) -> None:
     """Plays both apps in Flower's simulation engine on this machine, one client at a time with so many CPUs."""
+    for name, value in PATIENT.items():
+        os.environ.setdefault(name, value)
     from flwr.simulation import run_simulation
 
-    resources: Any = {"client_resources": {"num_cpus": cpus, "num_gpus": 0.0}, "init_args": {"num_cpus": cpus}}
+    resources: Any = {
+        "client_resources": {"num_cpus": cpus, "num_gpus": 0.0},
+        "init_args": {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": STORE_BYTES},
+    }
     run_simulation(server, client, num_supernodes=clients, backend_config=resources)
 
 

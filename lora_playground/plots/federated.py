@@ -26,6 +26,8 @@ MEASURES: dict[str, tuple[str, str]] = {
 
 _GROUPS = 11
 _FLOOR = 1e-8
+_DASHES = (("solid", "circle"), ("dash", "square"), ("dot", "diamond"))
+"""(line, marker) of the first, second and third run of one colour: there are more strategies than colours."""
 
 
 def partition_figure(event: Event | None, dark: bool = False) -> dict[str, Any]:
@@ -80,34 +82,95 @@ def describe_partition(event: Event | None) -> str:
 def rounds_figure(series: Series, measure: str = "loss", dark: bool = False) -> dict[str, Any]:
     """One of `MEASURES` over the rounds, a line a run; the error on a logarithmic axis with an exact floor."""
     title, unit = MEASURES[measure]
-    data: list[dict[str, Any]] = []
-    for label, colour, events in series:
-        points = [(e["round"], float(e[measure])) for e in events if e.get(measure) is not None]
-        if not points:
-            continue
-        values = [max(v, _FLOOR) if measure == "error" else v for _, v in points]
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": html.escape(label),
-                "x": [r for r, _ in points],
-                "y": [float(f"{v:.4g}") for v in values],
-                "line": {"color": colour, "width": 2.5},
-                "marker": {"size": 8},
-                "hovertemplate": "round %{x}: %{y:.3g}<extra>%{fullData.name}</extra>",
-            }
-        )
+    lines = [
+        (label, colour, [(e["round"], float(e[measure])) for e in events if e.get(measure) is not None])
+        for label, colour, events in series
+    ]
+    if measure == "error":
+        lines = [(label, colour, [(r, max(v, _FLOOR)) for r, v in points]) for label, colour, points in lines]
+    data = _lines(lines)
     if not data:
         return empty("The first round has not ended yet.", title, dark)
     y = axis(unit, dark)
     if measure == "error":
-        y |= {"type": "log", "exponentformat": "power", "range": [-8.3, 0.3]}
+        ticks = {"tickvals": [1e-8, 1e-6, 1e-4, 1e-2, 1], "ticktext": ["exact", "10⁻⁶", "10⁻⁴", "1%", "100%"]}
+        y |= {"type": "log", "range": [-8.4, 0.4], **ticks}
     elif measure == "score":
-        y |= {"rangemode": "tozero"}
+        y |= {"rangemode": "tozero", "tickformat": ".0%"}
+    return figure(data, title, dark, xaxis=_rounds(data, dark), yaxis=y, showlegend=True, hovermode="x")
+
+
+def _lines(series: Sequence[tuple[str, str, Sequence[tuple[int, float]]]]) -> list[dict[str, Any]]:
+    """A line for each (label, colour, points) that has points; a second one of the same colour is dashed."""
+    data: list[dict[str, Any]] = []
+    seen: dict[str, int] = {}
+    for label, colour, points in series:
+        dash, symbol = _DASHES[min(seen.get(colour, 0), len(_DASHES) - 1)]
+        seen[colour] = seen.get(colour, 0) + 1
+        if points:
+            data.append(
+                {
+                    "type": "scatter",
+                    "mode": "lines+markers",
+                    "name": html.escape(label),
+                    "x": [r for r, _ in points],
+                    "y": [float(f"{v:.4g}") for _, v in points],
+                    "line": {"color": colour, "width": 2.5, "dash": dash},
+                    "marker": {"size": 8, "symbol": symbol},
+                    "hovertemplate": "round %{x}: %{y:.3g}<extra>%{fullData.name}</extra>",
+                }
+            )
+    return data
+
+
+def _rounds(data: Sequence[Event], dark: bool) -> dict[str, Any]:
+    """The axis of rounds for these traces."""
     first, last = min(trace["x"][0] for trace in data), max(trace["x"][-1] for trace in data)
-    x = axis("round", dark, tickformat="d", dtick=max(1, last // 10), range=[first - 0.2, last + 0.2])
-    return figure(data, title, dark, xaxis=x, yaxis=y, showlegend=True, hovermode="x")
+    return axis("round", dark, tickformat="d", dtick=max(1, last // 10), range=[first - 0.2, last + 0.2])
+
+
+def rank_figure(series: Series, ranks: Sequence[int] = (), dark: bool = False) -> dict[str, Any]:
+    """How many directions the global update uses after each round, a line a run, beside what one client and all
+    clients together bring to a round.
+
+    Args:
+        ranks: of the clients, for the two bounds.
+    """
+    title = "Directions of the global update"
+    lines = [
+        (label, colour, [(e["round"], float(e["rank"]["global"])) for e in events if "rank" in e])
+        for label, colour, events in series
+    ]
+    data = _lines(lines)
+    if not data:
+        return empty("The first round has not ended yet.", title, dark)
+    x = _rounds(data, dark)
+    bounds = {"K·r, all clients together": sum(ranks), "r, one client": max(ranks)} if ranks else {}
+    for (name, value), dash in zip(bounds.items(), ("dash", "dot")):
+        line = {"color": ink(dark)["quiet"], "width": 1.2, "dash": dash}
+        data.append(
+            {"type": "scatter", "mode": "lines", "name": f"{name} = {value}", "x": x["range"], "y": [value, value],
+             "line": line, "hoverinfo": "name"}
+        )  # fmt: skip
+    y = axis("directions, mean of the modules", dark, rangemode="tozero")
+    return figure(data, title, dark, xaxis=x, yaxis=y, showlegend=True, hovermode="closest")
+
+
+def describe_rank(series: Series, ranks: Sequence[int] = ()) -> str:
+    """Whose update has the most and the fewest directions after the last round, in words."""
+    known = sorted(
+        ((events[-1]["rank"]["global"], label) for label, _, events in series if _played(events)), reverse=True
+    )
+    if not known:
+        return "No round has ended yet."
+    most, fewest = known[0], known[-1]
+    text = f"{most[1]} uses the most: {significant(most[0])} directions a module"
+    text += f"; {fewest[1]} the fewest: {significant(fewest[0])}." if len(known) > 1 and fewest[0] < most[0] else "."
+    if ranks:
+        text += (
+            f" All clients together bring K·r = {sum(ranks)} to a round; a mean of factors keeps {max(ranks)} of them."
+        )
+    return text
 
 
 def describe_rounds(series: Series, measure: str = "loss") -> str:

@@ -45,24 +45,28 @@ class Exports:
     Args:
         store: where the runs are.
         place: a folder from which the browser may fetch; files made once are offered again.
+        prefix: of its elements' ids; two rows on one page need two.
     """
 
-    def __init__(self, store: RunStore, place: Path) -> None:
-        self._store, self._place = store, place
+    def __init__(self, store: RunStore, place: Path, prefix: str = "lp") -> None:
+        self._store, self._place, self._prefix = store, place, prefix
 
     def build(self) -> gr.Row:
         """Makes the row where it is called."""
-        with gr.Row(visible=False, elem_id="lp-exports") as row:
-            gr.HTML('<span class="lp-note">Download it as</span>', apply_default_css=False, elem_id="lp-exports-label")
+        own = self._prefix
+        with gr.Row(visible=False, elem_id=f"{own}-exports", elem_classes="lp-exports") as row:
+            gr.HTML(
+                '<span class="lp-note">Download it as</span>', apply_default_css=False, elem_id=f"{own}-exports-label"
+            )
             self.buttons = {
-                name: gr.Button(label, size="sm", elem_id=f"lp-export-{name}") for name, label in LABELS.items()
+                name: gr.Button(label, size="sm", elem_id=f"{own}-export-{name}") for name, label in LABELS.items()
             }
-        self.file = gr.DownloadButton("file", elem_id="lp-download", elem_classes="lp-hidden", visible="hidden")
-        self.said = gr.HTML("", apply_default_css=False, elem_id="lp-export-said")
+        self.file = gr.DownloadButton("file", elem_id=f"{own}-download", elem_classes="lp-hidden", visible="hidden")
+        self.said = gr.HTML("", apply_default_css=False, elem_id=f"{own}-export-said")
         return row
 
-    def connect(self, viewed: gr.State) -> None:
-        """Connects the buttons to the run in view."""
+    def connect(self, viewed: gr.State | gr.Dropdown) -> None:
+        """Connects the buttons to the run in view, whose id `viewed` holds."""
         shown = [self.file, self.said, *self.buttons.values()]
         for name, button in self.buttons.items():
             button.click(

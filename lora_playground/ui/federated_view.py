@@ -33,6 +33,8 @@ class Progress:
     partition: dict[str, Any] = field(default_factory=dict)
     planned: int = 0
     seconds: float = 0.0
+    now: str = ""
+    resumable: bool = False
     problem: str = ""
     messages: list[str] = field(default_factory=list)
 
@@ -40,6 +42,13 @@ class Progress:
     def active(self) -> bool:
         """Whether it waits or runs."""
         return self.state not in ("done", "failed", "cancelled", "interrupted")
+
+    @property
+    def doing(self) -> str:
+        """What it does now, in words; while it trains, which client's turn it is."""
+        if self.state == "training" and self.now:
+            return f"{self.now} trains"
+        return PHASES.get(self.state, self.state)
 
 
 def read_progress(shell: Shell, identity: str, colour: str) -> Progress | None:
@@ -57,7 +66,9 @@ def read_progress(shell: Shell, identity: str, colour: str) -> Progress | None:
         label += f", ranks {min(ranks)} to {max(ranks)}"
     progress = Progress(label, colour, job.state, planned=config.federated.rounds if config.federated else 0)
     progress.problem = job.error_message or ""
+    progress.resumable = bool(getattr(job, "resumable", False))
     for event in _history(run):
+        progress.now = str(event["client"]) if event["type"] == "loss" and "client" in event else ""
         if event["type"] == "round":
             progress.rounds.append(event)
         elif event["type"] == "partition":
@@ -108,13 +119,16 @@ def describe_strategies(names: Sequence[str]) -> str:
         mixed = "yes" if strategy.heterogeneous else f"no, {strategy.why_equal}"
         note = f"<dt>Note</dt><dd>{escape(card.notes)}</dd>" if card.notes else ""
         items.append(
-            f'<div class="lp-method"><h3>{escape(strategy.label)}</h3><p>{escape(card.sentence)}</p><dl>'
+            # Markdown ends a block of HTML at an empty line; the equation stands between two of them.
+            f'<div class="lp-method"><h3>{escape(strategy.label)}</h3><p>{escape(card.sentence)}</p></div>\n\n'
+            f"$$\n{card.equation}\n$$\n\n"
+            f'<div class="lp-method"><dl>'
             f"<dt>Up</dt><dd>{escape(card.up)}</dd><dt>Down</dt><dd>{escape(card.down)}</dd>"
             f"<dt>Exact</dt><dd>{escape(card.exact)}</dd><dt>Unequal ranks</dt><dd>{escape(mixed)}</dd>"
             f'<dt>Paper</dt><dd><a href="{escape(card.url)}" target="_blank" rel="noopener noreferrer">'
             f"{escape(card.paper)}</a></dd>{note}</dl></div>"
         )
-    return "".join(items)
+    return "\n\n".join(items)
 
 
 def results_table(found: Sequence[Progress]) -> str:
@@ -142,8 +156,7 @@ def _line(progress: Progress) -> str:
     last = progress.rounds[-1] if progress.rounds else {}
     score, error, sent = last.get("score"), last.get("error"), last.get("bytes", {})
     cells = (
-        f"{last.get('round', 0)} of {progress.planned}"
-        + ("" if progress.state == "done" else f" ({PHASES.get(progress.state, progress.state)})"),
+        f"{last.get('round', 0)} of {progress.planned}" + ("" if progress.state == "done" else f" ({progress.doing})"),
         "–" if score is None else percent(score),
         "–" if last.get("loss") is None else significant(last["loss"]),
         "–" if error is None else "exact" if error < 1e-5 else percent(error),

@@ -70,6 +70,7 @@ class Frame:
         # Gradio hands out files only from the system's folder for temporary ones; this one goes with the process.
         self._downloads = tempfile.TemporaryDirectory(prefix="lora-playground-", ignore_cleanup_errors=True)
         self._exports = Exports(shell_parts["store"], Path(self._downloads.name))
+        self._global = Exports(shell_parts["store"], Path(self._downloads.name), prefix="lp-fed")
         self._again = Reproduce(shell_parts["store"], Path(self._downloads.name))
         self._ledger = Ledger(shell_parts["store"], shell_parts["supervisor"], self._follower)
 
@@ -107,7 +108,7 @@ class Frame:
                 elif name == "learn":
                     learn.build()
                 elif name == "federated":
-                    build_federated(shell, tab)
+                    build_federated(shell, tab, self._global)
                 elif name == "spectrum":
                     spectrum.build(shell, tab)
                 else:

@@ -1,6 +1,9 @@
-"""The tab Federated as a person uses it: the split, a refusal, two strategies live, a client beside the global one."""
+"""The tab Federated as a person uses it: the split, a refusal, two strategies live, the global adapter as a file, a
+client beside the global one; and runs that are stopped and go on."""
 
 import json
+import zipfile
+from pathlib import Path
 
 from tests.e2e.steps import choose, points, set_number, until
 
@@ -37,6 +40,8 @@ def test_compare_two_strategies_and_chat_with_one_client(page, server):
     page.locator("#lp-federated").get_by_role("button", name="Advanced").click()
     set_number(page, "lp-fed-training-batch-tokens", "128")
     tick_only(page, "FedIT", "FedEx-LoRA")
+    page.locator("#lp-federated").get_by_role("button", name="What these strategies do").click()
+    until(page, lambda: page.locator("#lp-fed-cards .katex-display").count() == 2, "the equations")
 
     page.locator("#lp-federated-ranks textarea, #lp-federated-ranks input").first.fill("2, 4, 8")
     page.locator("#lp-fed-start").click()
@@ -64,7 +69,41 @@ def test_compare_two_strategies_and_chat_with_one_client(page, server):
     assert spectrum and spectrum == sorted(spectrum, reverse=True)
     assert "directions" in words(page, "spectrum-words")
 
+    assert len(points(page, "lp-fed-rank")) == 2 and "K·r = 6" in words(page, "rank-words")
+
+    with page.expect_download() as waiting:
+        page.locator("#lp-fed-export-lora").click()
+    with zipfile.ZipFile(waiting.value.path()) as archive:
+        names = [Path(name).name for name in archive.namelist()]
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= set(names)
+
     until(page, lambda: page.locator("#lp-fed-client input").input_value().startswith("client"), "kept clients")
     page.locator("#lp-fed-beside").click()
     until(page, lambda: page.locator(".lp-pane").count() == 3, "base, global and client side by side, in Chat")
     assert len(started()) == 3
+
+
+def test_stop_and_resume(page, server):
+    before = set(server.runs())
+    open_tab(page)
+    choose(page, "lp-fed-dataset", "Sentiment")
+    set_number(page, "lp-federated-clients", "2")
+    set_number(page, "lp-federated-rounds", "3")
+    set_number(page, "lp-federated-local-steps", "40")
+    page.locator("#lp-federated").get_by_role("button", name="Advanced").click()
+    set_number(page, "lp-fed-training-batch-tokens", "128")
+    tick_only(page, "FLoRA (stacking)")
+    page.locator("#lp-fed-start").click()
+    until(page, lambda: "client" in words(page, "table") and "trains" in words(page, "table"), "whose turn it is")
+    until(page, lambda: "1 of 3" in words(page, "table"), "a round")
+    page.locator("#lp-fed-stop").click()
+    until(page, lambda: page.locator("#lp-fed-resume").is_visible(), "that it can be resumed")
+    assert "stopped" in words(page, "table") and not page.locator("#lp-fed-stop").is_visible()
+    page.locator("#lp-fed-resume").click()
+    until(
+        page, lambda: "3 of 3" in words(page, "table") and "(" not in words(page, "table").split("3 of 3")[1], "the end"
+    )
+    (run,) = set(server.runs()) - before
+    events = [json.loads(line) for line in (server.home / "runs" / run / "events.jsonl").read_text().splitlines()]
+    assert {event.get("attempt", 1) for event in events} == {1, 2}
+    assert [event["round"] for event in events if event["type"] == "round"] == [0, 1, 2, 3]

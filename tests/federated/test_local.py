@@ -12,8 +12,11 @@ from lora_playground.config import ModelConfig, RunConfig
 from lora_playground.errors import ConfigError, TrainingError
 from lora_playground.federated.aggregation import prepared
 from lora_playground.federated.clients import as_run, global_updates, kept_clients
+from lora_playground.federated.config import VARIANTS as TAKEN
+from lora_playground.federated.config import why_not
 from lora_playground.federated.simulation import begin, parties, simulate
 from lora_playground.runs import Run, RunStore
+from lora_playground.variants import VARIANTS
 from tests.checkpoints import make_checkpoint
 
 PEOPLE = ("Rosgar", "Ulima", "Marvin", "Kelina")
@@ -292,9 +295,33 @@ def test_what_cannot_be_run_is_refused_before_anything_starts(place: Path) -> No
     quantised = config.model_copy(update={"model": config.model.model_copy(update={"quantisation": "4bit"})})
     with pytest.raises(ConfigError, match="changes the base weight"):
         check(quantised, home)
-    dora = RunConfig.parse(config.model_dump(mode="json") | {"variant": {"name": "dora", "rank": 4}})
-    with pytest.raises(ConfigError, match="two trained factors"):
-        check(dora, home)
+    for name in VARIANTS:
+        given = RunConfig.parse(config.model_dump(mode="json") | {"variant": {"name": name}})
+        if name in TAKEN:
+            check(given, home)
+        else:
+            with pytest.raises(ConfigError, match=r"variant\.name.*federated runs take lora, rslora, loraplus"):
+                check(given, home)
+    for name, reason in (("dora", "magnitude"), ("pissa", "not zero"), ("lorafa", "strategy ffa"), ("ia3", "B·A")):
+        assert reason in why_not(name)
+
+
+@pytest.mark.parametrize("strategy", ["fedit", "ffa", "rolora", "fedsb", "flexlora"])
+@pytest.mark.parametrize("variant", TAKEN)
+def test_every_variant_that_is_taken_trains(place: Path, variant: str, strategy: str) -> None:
+    """ΔW is s·B·A with the variant's own s; clients of ranks 2 and 4 train where the strategy takes them."""
+    config = config_of(place, strategy, rounds=2, ranks=[2, 4] if strategy == "flexlora" else None)
+    options = config.variant.model_dump() | {"name": variant}
+    config = RunConfig.parse(config.model_dump(mode="json") | {"variant": options})
+    trainer = make_trainer(place, config)
+    assert trainer.scaling(4) == pytest.approx(8 / np.sqrt(4) if variant == "rslora" else 8 / 4)
+    start = trainer.judge(begin(prepared(strategy), parties([4, 4], [8, 8], trainer), trainer, 3).server)["loss"]
+    events: list[dict] = []
+    state = play(trainer, config, events)
+    last = [event for event in events if event["type"] == "round"][-1]
+    assert last["loss"] < start and last["weights"].keys() == {"client 1", "client 2"}
+    assert all(np.linalg.norm(update.matrix()) > 0 for update in global_updates(state))
+    trainer.close()
 
 
 def test_a_job_in_which_nobody_ever_delivers_ends_with_a_sentence(place: Path) -> None:

@@ -51,6 +51,9 @@ def test_every_figure_is_plain_json() -> None:
         pictures.bytes_figure([("FedIT", "#000000", [START])]),
         pictures.rounds_figure([("FedIT", "#000000", [START])], "loss"),
         pictures.rounds_figure([("FedIT", "#000000", [START])], "error"),
+        pictures.rank_figure(SERIES, [4, 4]),
+        pictures.rank_figure(SERIES),
+        pictures.rank_figure([("FedIT", "#000000", [START])], [4]),
         pictures.round_spectrum_figure(START),
         pictures.round_spectrum_figure(SERIES[0][2][-1]),
         pictures.round_spectrum_figure(None),
@@ -79,6 +82,22 @@ def test_lines_follow_the_rounds_and_an_exact_error_stays_on_the_page() -> None:
     assert figure["data"][0]["y"] == [0.3, 0.25]
     assert all(value >= 1e-8 for value in figure["data"][1]["y"])
     assert [trace["x"] for trace in pictures.rounds_figure(SERIES, "score")["data"]] == [[1, 2], [2]]
+
+
+def test_rank_is_shown_against_one_client_and_all_of_them() -> None:
+    figure = pictures.rank_figure(SERIES, [2, 4, 8])
+    assert [trace["y"] for trace in figure["data"]] == [[4, 4], [4, 4], [14, 14], [8, 8]]
+    said = pictures.describe_rank(SERIES, [2, 4, 8])
+    assert "4 directions" in said and "K·r = 14" in said
+    assert "No round" in pictures.describe_rank([("FedIT", "#000000", [START])], [4])
+
+
+def test_more_runs_than_colours_differ_by_their_dashes() -> None:
+    series = [(name, colour, SERIES[0][2]) for colour in ("#000000", "#111111") for name in "abc"]
+    looks = [
+        (trace["line"]["color"], trace["line"]["dash"]) for trace in pictures.rounds_figure(series, "loss")["data"]
+    ]
+    assert len(set(looks)) == 6
 
 
 def test_words_say_who_is_exact_and_who_leads() -> None:

@@ -1,7 +1,7 @@
 """The Federated tab without a browser: its form, what it says of runs' events, a client beside the global one."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,8 +12,10 @@ import pytest
 from lora_playground.analysis.update import Update, load_updates, save_updates
 from lora_playground.config import RunConfig
 from lora_playground.errors import ConfigError
+from lora_playground.federated.strategies import STRATEGIES
 from lora_playground.runs import RunStore, write_json
 from lora_playground.ui import federated as tab
+from lora_playground.ui.exports import Exports
 from lora_playground.ui.shell import SLOTS, Shell
 
 
@@ -22,14 +24,19 @@ class Queue:
     """Takes configs as the supervisor does, and runs none."""
 
     store: RunStore
+    resumed: list[str] = field(default_factory=list)
 
     def submit(self, config: RunConfig, owner: str = "", nonce: str | None = None) -> SimpleNamespace:
         return self.job(self.store.create(config).id)
 
+    def resume(self, identity: str, owner: str | None = None) -> None:
+        self.resumed.append(identity)
+
     def job(self, identity: str) -> SimpleNamespace:
         run = self.store.get(identity)
         label = run.config().label
-        return SimpleNamespace(id=identity, state=run.state(), label=label, error_message="", ended=True, owner="")
+        return SimpleNamespace(id=identity, state=run.state(), label=label, error_message="", ended=True, owner="",
+                               resumable=run.state() in ("failed", "cancelled", "interrupted"))  # fmt: skip
 
 
 @pytest.fixture
@@ -52,8 +59,8 @@ def made(tmp_path: Path):
     with gr.Blocks():
         shell = Shell(tmp_path, store, Queue(store), gr.State([""] * SLOTS))  # type: ignore[arg-type]
         with gr.Tab("Federated") as place:
-            form, view = tab._form(shell), tab._view()
-            found["parts"] = tab._Parts(**form, **view, compared=gr.State([]), seen=gr.State(""))
+            left, right = tab.form(shell), tab.view(Exports(store, tmp_path, prefix="lp-fed"))
+            found["parts"] = tab.Parts(**left, **right, compared=gr.State([]), seen=gr.State(""))
         assert place
     return shell, found["parts"]
 
@@ -141,8 +148,34 @@ def test_what_is_said_of_finished_runs(made) -> None:
     assert "FedEx-LoRA: exact" in updates[parts.words["error"]]
     assert "25% by FedIT" in updates[parts.words["error"]]
     assert tab.federated_runs(shell, ticked) == started
+    assert updates[parts.exports]["visible"] and not updates[parts.resume]["visible"]
     again = tab.follow(shell, parts, started, updates[parts.seen], started[0], "m.q_proj")
     assert again == gr.skip(), "nothing is sent where nothing is new"
+
+
+def test_whose_turn_it_is_sends_the_table_alone(made, monkeypatch: pytest.MonkeyPatch) -> None:
+    shell, parts = made
+    started, _, _ = tab.start_runs(shell, parts, given(parts, shell, clients=2, strategies=["fedit"]), "me")
+    run = shell.store.get(started[0])
+    run.begin(1)
+    monkeypatch.setattr(type(run), "state", lambda self: "training")
+    first = tab.follow(shell, parts, started, "", "", "")
+    assert "(training)" in first[parts.table]
+    run.append({"type": "loss", "steps": [1], "losses": [2.0], "learning_rates": [0.1], "client": "client 2"})
+    then = tab.follow(shell, parts, started, first[parts.seen], "", "")
+    assert "client 2 trains" in then[parts.table] and set(then) == {parts.table, parts.seen}
+
+
+def test_stopped_runs_can_be_resumed_together(made) -> None:
+    shell, parts = made
+    started, _, _ = tab.start_runs(shell, parts, given(parts, shell, clients=2, strategies=["fedit", "ffa"]), "me")
+    play(shell, started[0], 0.1)
+    failed = shell.store.get(started[1])
+    failed.begin(1)
+    write_json(failed.error_path, {"code": "cancelled", "message": "stopped"})
+    shown = tab.follow(shell, parts, started, "", "", "")
+    assert shown[parts.resume]["visible"]
+    assert tab.resume_runs(shell, started, "me") == "" and shell.supervisor.resumed == [started[1]]
 
 
 def test_one_client_becomes_a_run_beside_the_global_one(made) -> None:
@@ -169,6 +202,7 @@ def test_one_client_becomes_a_run_beside_the_global_one(made) -> None:
 
 
 def test_every_strategy_is_described(made) -> None:
-    words = tab.describe_strategies(list(tab.STRATEGIES))
+    words = tab.describe_strategies(list(STRATEGIES))
     assert words.count("<h3>") == 11 and "needs" not in words
+    assert all(f"$$\n{strategy.card.equation}\n$$" in words for strategy in STRATEGIES.values())
     assert "Tick at least one" in tab.describe_strategies([])
