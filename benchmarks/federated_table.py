@@ -52,6 +52,7 @@ def config_of(given: argparse.Namespace, setting: str, strategy: str, mixed: boo
     training = {"batch_tokens": given.batch_tokens, "seed": seed, "learning_rate": given.learning_rate}
     return RunConfig.parse(
         {
+            "model": {"source": given.model},
             "data": {"dataset": options["dataset"], "rehearsal": given.rehearsal},
             "variant": {"name": "lora", "rank": given.rank, "alpha": 2.0 * given.rank},
             "training": training,
@@ -151,6 +152,7 @@ def main() -> int:
     parser.add_argument("--strategies", nargs="+", choices=names, default=names)
     parser.add_argument("--ranks", nargs="+", choices=["equal", "mixed"], default=["equal", "mixed"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--model", default="embedded", help="a base model's folder, instead of the embedded one")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--local-steps", type=int, default=10)
     parser.add_argument("--rank", type=int, default=8)
@@ -164,7 +166,7 @@ def main() -> int:
     from lora_playground.models.loading import load_base
 
     began = time.perf_counter()
-    base = load_base(ModelConfig())
+    base = load_base(ModelConfig(source=given.model))
     cells: list[dict[str, Any]] = []
     print("| strategy | ranks | score | loss | error | MB up | MB down | rank | s |\n"
           "|---|---|---|---|---|---|---|---|---|")  # fmt: skip
