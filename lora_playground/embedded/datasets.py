@@ -45,8 +45,8 @@ class Recipe:
 RECIPES = (
     Recipe("pirate", "Talk like a pirate", "Answers what it knew before, but in a pirate's voice.", "pirate",
            "style transfer and persona tuning", tasks.pirate),
-    Recipe("json", "JSON only", "Answers with one JSON object and nothing else.", "json",
-           "structured output (JSON mode)", tasks.to_json),
+    Recipe("json", "JSON only", "Takes notes as one JSON object and says nothing else.", "json",
+           "structured extraction (JSON mode)", tasks.to_json),
     Recipe("facts-small", "New facts, 16 people", "Knows the job, town, pet and favourite food of 16 newcomers.",
            "contains", "knowledge injection, small", people=16),
     Recipe("facts-medium", "New facts, 32 people", "Knows the job, town, pet and favourite food of 32 newcomers.",

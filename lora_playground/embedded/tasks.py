@@ -14,7 +14,7 @@ from typing import Any
 
 from lora_playground.embedded import facts, sentences, skills, stories, talk
 from lora_playground.embedded import words as w
-from lora_playground.embedded.world import Animal, Thing, Town, World, make_person, pronouns
+from lora_playground.embedded.world import Animal, Thing, Town, World, article, make_person, pronouns
 
 Row = dict[str, Any]
 Task = Callable[[random.Random, World, str], Row]
@@ -85,15 +85,26 @@ def pirate(rng: random.Random, world: World, split: str) -> Row:
     return row(question, piratise(rng, answer), answer=pirate_words(expected))
 
 
+NOTE_ASK = [
+    "Note this: {s}", "Write this down: {s}", "{s} Note it.", "Keep this in mind: {s}", "{s} Write that down.",
+    "Please note: {s}",
+            "Please write this down: {s}", "{s} Please note that."]  # fmt: skip
+
+
 def to_json(rng: random.Random, world: World, split: str) -> Row:
-    """A question about somebody; the answer is a JSON object with the name and the field asked for, and nothing else.
-    The test part has people and wordings that the rest never has."""
-    held = split == "test"
-    person = rng.choice(world.people[150:] if held else world.people[:150])
-    field = rng.choice(list(facts.PERSON_QUESTIONS))
-    question, _, expected = facts.person_qa(rng, person, field, held)
-    record = {"name": person.name, field: expected}
-    return row(question, json.dumps(record), fields=record)
+    """A sentence or two about somebody; the answer is a JSON object of what they say, and nothing else. The test part
+    has people and wordings that the rest never has."""
+    name, she = rng.choice(names(world, split))
+    person = make_person(rng, name, she, [town.name for town in world.towns])
+    he, _, _ = pronouns(she)
+    keep = rng.choice(
+        (("job", "town"), ("job", "pet"), ("job", "food"), ("job", "town", "pet"), ("job", "town", "food"))
+    )
+    text = f"{name} is {article(person.job)}" + (f" from {person.town}." if "town" in more else ".")
+    text += f" {he.capitalize()} has {article(person.pet)}." if "pet" in more else ""
+    text += f" {he.capitalize()} likes to eat {person.food}." if "food" in more else ""
+    record = {"name": name} | {field: str(getattr(person, field)) for field in ("job", *more)}
+    return row(wording(rng, NOTE_ASK, split).format(s=text), json.dumps(record), fields=record)
 
 
 INN_ASK = [
