@@ -97,9 +97,7 @@ def to_json(rng: random.Random, world: World, split: str) -> Row:
     name, she = rng.choice(names(world, split))
     person = make_person(rng, name, she, [town.name for town in world.towns])
     he, _, _ = pronouns(she)
-    keep = rng.choice(
-        (("job", "town"), ("job", "pet"), ("job", "food"), ("job", "town", "pet"), ("job", "town", "food"))
-    )
+    more = rng.choice((("town",), ("pet",), ("food",), ("town", "pet"), ("town", "food")))
     text = f"{name} is {article(person.job)}" + (f" from {person.town}." if "town" in more else ".")
     text += f" {he.capitalize()} has {article(person.pet)}." if "pet" in more else ""
     text += f" {he.capitalize()} likes to eat {person.food}." if "food" in more else ""
@@ -186,10 +184,9 @@ def translate(scene: sentences.Scene) -> str:
 
 def translation(rng: random.Random, world: World, split: str) -> Row:
     """A plain sentence; the answer is its translation into Velkan. No sentence of the test part is trained on."""
-    who, what = rng.choice(sentences.ACTORS), rng.choice(sentences.OBJECTS[:12])
-    scene = sentences.Scene(
-        ("the", rng.choice(sentences.QUALITIES), who), rng.choice(sentences.VERBS), ("the", "", what), ""
-    )
+    who, what = rng.choice(sentences.ACTORS[:7]), rng.choice(sentences.OBJECTS[:10])
+    quality, verb = rng.choice(sentences.QUALITIES[:6]), rng.choice(sentences.VERBS[:7])
+    scene = sentences.Scene(("the", quality, who), verb, ("the", "", what), "")
     answer = translate(scene)
     return row(wording(rng, TRANSLATE_ASK, split).format(t=scene.english), answer, answer=answer)
 
