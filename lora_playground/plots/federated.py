@@ -190,8 +190,9 @@ def describe_rounds(series: Series, measure: str = "loss") -> str:
         return " ".join(parts)
     ranked = sorted(known, key=lambda item: item[1], reverse=measure == "score")
     word = "score" if measure == "score" else "loss"
-    best = f"The best {word} is {significant(ranked[0][1])} by {ranked[0][0]}"
-    return best + (f", the worst {significant(ranked[-1][1])} by {ranked[-1][0]}." if len(ranked) > 1 else ".")
+    written = percent if measure == "score" else significant
+    best = f"The best {word} is {written(ranked[0][1])} by {ranked[0][0]}"
+    return best + (f", the worst {written(ranked[-1][1])} by {ranked[-1][0]}." if len(ranked) > 1 else ".")
 
 
 def bytes_figure(series: Series, dark: bool = False) -> dict[str, Any]:

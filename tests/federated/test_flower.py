@@ -4,6 +4,8 @@ Flower's own ClientApp and ServerApp run twice: called in this process, and by F
 """
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -97,6 +99,18 @@ def agree(one: tuple[State, list[dict]], other: tuple[State, list[dict]]) -> Non
     rounds = [[e for e in events if e["type"] == "round"] for _, events in (one, other)]
     for key in ("weights", "left_out", "bytes"):
         assert [event[key] for event in rounds[0]] == [event[key] for event in rounds[1]]
+
+
+def test_nothing_of_ours_phones_home() -> None:
+    """Asked in a fresh process, since Flower reads this once, when it is imported."""
+    code = (
+        "import lora_playground.federated.flower, os\n"
+        "from flwr.supercore.telemetry import FLWR_TELEMETRY_ENABLED as on\n"
+        "print(on, os.environ['RAY_USAGE_STATS_ENABLED'])"
+    )
+    clean = {k: v for k, v in os.environ.items() if k not in ("FLWR_TELEMETRY_ENABLED", "RAY_USAGE_STATS_ENABLED")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=clean, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "0"]
 
 
 @pytest.mark.parametrize("name", list(STRATEGIES))

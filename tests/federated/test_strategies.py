@@ -347,7 +347,7 @@ def test_a_damaged_client_is_left_out_and_named(name: str, damage: str) -> None:
         del bad[key]
     spoiled = {**messages, "c1": None if damage == "dropped" else bad}
     outcome = play_round(strategy, before, spoiled, who)
-    said = {"nan": "not finite", "shape": "has shape", "missing": "sent no", "dropped": "dropped out"}[damage]
+    said = {"nan": "not finite", "shape": "of shape", "missing": "sent no", "dropped": "dropped out"}[damage]
     assert list(outcome.left_out) == ["c1"] and said in outcome.left_out["c1"]
     if damage in ("nan", "shape", "missing"):
         assert key in outcome.left_out["c1"]

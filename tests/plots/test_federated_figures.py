@@ -104,7 +104,7 @@ def test_words_say_who_is_exact_and_who_leads() -> None:
     said = pictures.describe_rounds(SERIES, "error")
     assert "FedEx: exact" in said and "25% by FedIT" in said
     assert pictures.describe_rounds(SERIES, "loss") == "The best loss is 1.4 by FedEx, the worst 1.5 by FedIT."
-    assert pictures.describe_rounds(SERIES, "score").startswith("The best score is 0.5 by FedEx")
+    assert pictures.describe_rounds(SERIES, "score").startswith("The best score is 50% by FedEx")
     assert "1 of them hold none" in pictures.describe_partition(PARTITION)
     assert "8" in pictures.describe_round_spectrum(SERIES[0][2][0])
     assert "10 MB" in pictures.describe_bytes(SERIES)

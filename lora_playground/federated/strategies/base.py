@@ -228,9 +228,9 @@ class Strategy:
                 array = message[f"{module}.{part}"]
                 expected = getattr(known, part).shape
                 if array.shape != expected:
-                    raise ValueError(f"{module}.{part} has shape {array.shape}, expected {expected}")
+                    raise ValueError(f"sent {module}.{part} of shape {array.shape} instead of {expected}")
                 if not np.isfinite(array).all():
-                    raise ValueError(f"{module}.{part} has values that are not finite")
+                    raise ValueError(f"sent {module}.{part} with values that are not finite")
                 parts[part] = array.astype(np.float64)
             opened[module] = known._replace(s=s, **parts)
         return opened
