@@ -3,7 +3,8 @@
 Two settings: facts about people, each of five clients holding other people's; a labelled set split by Dirichlet 0.3;
 each with equal ranks and with ranks 2 to 16, beside all rows at one place trained for as many steps. The base is loaded
 once, and only the last round is scored. Seconds are the processor's, on one thread, so that what else runs on the
-machine counts little. `--json FILE` writes the figures, `--minutes` bounds the whole.
+machine counts little. `--json FILE` writes the figures and, where it holds some of the same options, goes on from them;
+`--minutes` bounds the whole.
 """
 
 from __future__ import annotations
@@ -171,7 +172,8 @@ def main() -> int:
     torch.set_num_threads(1)
     began = time.perf_counter()
     base = load_base(ModelConfig(source=given.model))
-    cells: list[dict[str, Any]] = []
+    cells = known(given, base)
+    done = {(cell["setting"], cell["strategy"], cell["ranks"]) for cell in cells}
     print("| strategy | ranks | score | loss | error | MB up | MB down | rank | CPU s |\n"
           "|---|---|---|---|---|---|---|---|---|")  # fmt: skip
     for setting in given.settings:
@@ -180,34 +182,46 @@ def main() -> int:
             for name in given.strategies:
                 if kind == "mixed" and (name == CENTRAL or not STRATEGIES[name].heterogeneous):
                     continue
+                ranks = str(given.rank) if kind == "equal" else "2 to 16"
+                if (setting, name, ranks) in done:
+                    continue
                 rows = []
                 for seed in given.seeds:
                     if (time.perf_counter() - began) / 60 < given.minutes:
                         rows.append(play(base, config_of(given, setting, name, kind == "mixed", seed)))
                 if not rows:
                     continue
-                ranks = str(given.rank) if kind == "equal" else "2 to 16"
                 cells.append({"setting": setting, "strategy": name, "ranks": ranks, "seeds": len(rows)} | mean_of(rows))
                 print(line(cells[-1]), flush=True)
                 if given.json:
-                    write(given, base, cells, began)
+                    write(given, base, cells)
     spent = sum((cell["seconds"] + cell["scoring_seconds"]) * cell["seeds"] for cell in cells)
     clock = (time.perf_counter() - began) / 60
     print(f"\n{len(cells)} cells, {spent / 60:.1f} minutes of one core, {clock:.1f} by the clock")
     return 0
 
 
-def write(given: argparse.Namespace, base: Any, cells: list[dict[str, Any]], began: float) -> None:
+FREE = ("json", "minutes", "settings", "strategies", "ranks")
+"""Options that say which cells to make, not what is in them."""
+
+
+def known(given: argparse.Namespace, base: Any) -> list[dict[str, Any]]:
+    """The cells of an earlier sitting with the same options on the same base; none where there was none."""
+    if not given.json or not given.json.is_file():
+        return []
+    kept = json.loads(given.json.read_text())
+    same = all(kept["options"].get(key) == value for key, value in vars(given).items() if key not in FREE)
+    return kept["cells"] if same and kept["machine"]["base"] == base.fingerprint.identity[:12] else []
+
+
+def write(given: argparse.Namespace, base: Any, cells: list[dict[str, Any]]) -> None:
     """The figures so far."""
     import torch
 
-    about = {key: str(value) if isinstance(value, Path) else value for key, value in vars(given).items()}
+    about = {key: value for key, value in vars(given).items() if key not in FREE}
     machine = {"device": str(base.device), "dtype": str(base.dtype), "threads": torch.get_num_threads()}
     machine["base"] = base.fingerprint.identity[:12]
-    minutes = (time.perf_counter() - began) / 60
-    given.json.write_text(
-        json.dumps({"options": about, "machine": machine, "minutes": minutes, "cells": cells}, indent=1)
-    )
+    given.json.write_text(json.dumps({"options": about, "machine": machine, "cells": cells}, indent=1))
 
 
 if __name__ == "__main__":
