@@ -89,9 +89,11 @@ def _steps(answer: str, row: Row) -> float:
 
 
 def _pirate(answer: str, row: Row) -> float:
-    """At least two different words of a pirate's, and what had to be said is still said."""
-    content = row.get("meta", {}).get("answer", "")
-    return float(len(PIRATE_MARKERS & set(words(answer))) >= 2 and (not content or mentions(answer, content)))
+    """At least two different words of a pirate's, in an answer about what was asked."""
+    about = row.get("meta", {}).get("about", "")
+    return float(
+        len(PIRATE_MARKERS & set(words(answer))) >= 2 and (not about or mentions(answer.replace("'s", ""), about))
+    )
 
 
 def _json(answer: str, row: Row) -> float:
@@ -137,7 +139,7 @@ METRICS: dict[str, Metric] = {
         Metric("exact", "exact matches", "The answer is the expected one, letter by letter.", _exact),
         Metric("label", "labels right", "The answer is the expected label and nothing else.", _label),
         Metric("steps", "problems solved", "The number behind #### at the end is the expected one.", _steps),
-        Metric("pirate", "pirate talk", "Two different pirate words, and it still says what it should.", _pirate),
+        Metric("pirate", "pirate talk", "Two different pirate words, in an answer about what was asked.", _pirate),
         Metric("json", "fields right", "The answer is one JSON object; the share of its fields that are right.", _json),
         Metric("slots", "all fields said", "The answer says every field's value in sentences.", _slots),
         Metric("summary", "good summaries", "One short sentence that names who, what and where.", _summary),
