@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from lora_playground.models.loading import load_base
 from lora_playground.training import TrainPlan, train
 from lora_playground.training import checkpoints as saved
 from lora_playground.training.loss import PackedLoss, mean_loss
+from lora_playground.training.reports import ValidationReport
 from lora_playground.training.schedule import Budget, factor
 from lora_playground.variants import get_variant
 from lora_playground.variants.base import Context
@@ -388,6 +390,36 @@ def test_time_budget_sets_the_steps():
     assert slower.steps == 5 + 95
     slower.update(20, 3.6)
     assert slower.steps < 60
+
+
+@pytest.mark.parametrize("later", [0.5, 1.0, 2.0])
+def test_a_machine_that_changes_its_pace_keeps_to_the_budget(later):
+    budget, done, elapsed, changes = Budget(200, 60.0), 0, 0.0, 0
+    budget.reserve = 1.0
+    while done < budget.steps:
+        done += 1
+        elapsed += 0.2 * (later if elapsed > 40 else 1.0) + (0.5 if done % 30 == 1 else 0.0)
+        changes += budget.update(done, elapsed)
+    assert 56 <= elapsed <= 59.9 and changes <= 14
+    assert factor(done - 1, budget.steps, TrainingConfig()) < 0.01
+
+
+def test_a_budget_shorter_than_the_first_look_still_trains():
+    budget = Budget(200, 5.0)
+    seen = [step for step in range(1, 10) if budget.update(step, 20.0 + step) and budget.steps == step]
+    assert seen[0] == 1 + Budget.FEWEST
+
+
+def test_validations_take_a_share_of_the_time():
+    told = []
+    report = ValidationReport(told.append, lambda: time.sleep(0.01) or 1.0)
+    report.send(0)
+    assert report.allowance.spent == 0.0 and report.allowance.cost >= 0.01  # both ends are for nothing
+    report.allowance.cost = 0.6
+    report.maybe(1, 1.0)
+    assert len(told) == 1
+    report.maybe(2, 10.0)
+    assert [event["step"] for event in told] == [0, 2]
 
 
 def test_seconds_end_the_run(folder):

@@ -31,7 +31,7 @@ class State:
         step: optimiser steps done; steps: planned; tokens: seen.
         signature: what must agree for the checkpoint to fit (seed, shapes, names).
         parameters: trained parameters by name; optimiser: its state_dict; generators: of torch, by device.
-        validation_start: the loss before the first step.
+        validation_start: the loss before the first step. seconds: since the run began to train.
     """
 
     step: int
@@ -42,6 +42,7 @@ class State:
     optimiser: dict[str, Any]
     generators: dict[str, torch.Tensor]
     validation_start: float | None = None
+    seconds: float = 0.0
 
 
 def save(folder: Path, state: State) -> Path:
@@ -62,6 +63,7 @@ def save(folder: Path, state: State) -> Path:
             "tokens": state.tokens,
             "signature": state.signature,
             "validation_start": state.validation_start,
+            "seconds": state.seconds,
             "sizes": sizes,
         }
         (staging / "state.json").write_text(json.dumps(about), encoding="utf-8")
@@ -113,6 +115,7 @@ def _load(folder: Path, signature: str) -> State | None:
             torch.load(folder / "optimiser.pt", map_location="cpu", weights_only=True),
             torch.load(folder / "generators.pt", map_location="cpu", weights_only=True),
             about["validation_start"],
+            about.get("seconds", 0.0),
         )
     except Exception:  # whatever is wrong with it, the checkpoint before it is the answer
         return None

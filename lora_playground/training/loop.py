@@ -24,8 +24,9 @@ from lora_playground.training.lean import lean
 from lora_playground.training.loss import PackedLoss, mean_loss
 from lora_playground.training.memory import memory_problem, peak_memory
 from lora_playground.training.plan import Emit, TrainOutcome, TrainPlan
-from lora_playground.training.reports import LossReport, ProbeReport, SpectraReport
+from lora_playground.training.reports import LossReport, ProbeReport, SpectraReport, ValidationReport
 from lora_playground.training.schedule import Budget, factor
+from lora_playground.training.trained import adamw, computing_dtype, count, foreach, trained_modules
 
 VALIDATION_BATCHES = 4
 CHECKPOINT_SECONDS = 10.0
@@ -80,8 +81,9 @@ class _Loop:
             raise TrainingError(
                 "There is nothing to learn from: the training part has no usable row. Choose other data."
             )
-        self.dtype = _dtype(model, self.config.precision)
+        self.dtype = computing_dtype(model, self.config.precision)
         self.validation_start: float | None = None
+        self.spent = 0.0  # seconds of earlier attempts, which a time budget counts
         self.threads = plan.threads or (probe("cpu").threads if self.device.type == "cpu" else torch.get_num_threads())
 
     @contextmanager
@@ -111,10 +113,11 @@ class _Loop:
         self.losses = LossReport(self.emit, lambda: self.budget.steps)
         self.spectra = SpectraReport(self.plan, self.emit, lambda: self.plan.variant.updates(self.model))
         self.probes = ProbeReport(self.plan, self.emit)
+        self.validations = ValidationReport(self.emit, lambda: mean_loss(self.loss, self.validation))
         self._emit_plan(start)
         begun = time.perf_counter()
         done, stopped = self._steps(start)
-        validation_end = self._validate(done) if done > start else None
+        validation_end = self.validations.send(done) if done > start else None
         if done > start:
             self._quietly(self.spectra.send, done, self._elapsed())
             self._quietly(self.probes.send, done, self._elapsed())
@@ -143,7 +146,7 @@ class _Loop:
         )
         self.validation = self._validation_batches(length, rows)
         groups = plan.variant.parameter_groups(self.model, plan.peak_rate, config.weight_decay)
-        self.optimiser = _adamw(groups)
+        self.optimiser = adamw(groups)
         self.peaks = [float(group["lr"]) for group in self.optimiser.param_groups]
         self.total = config.steps
         self.tokens = 0
@@ -171,6 +174,7 @@ class _Loop:
         _set_generators(state.generators)
         self.stream.skip(state.step * self.config.accumulation)
         self.total, self.tokens, self.validation_start = state.steps, state.tokens, state.validation_start
+        self.spent = state.seconds
         if self.config.seconds is None:
             self.total = max(self.config.steps, state.step)
         return state.step
@@ -192,12 +196,12 @@ class _Loop:
                 "steps": self.budget.steps,
                 "start_step": start,
                 "trainable_parameters": self.trainable,
-                "total_parameters": _count(self.model.parameters()),
+                "total_parameters": count(self.model.parameters()),
                 "tokens_per_step": self.tokens_per_step,
                 "precision": str(self.dtype).removeprefix("torch."),
                 "threads": self.threads,
                 "device": str(self.device),
-                "modules": _modules(self.model),
+                "modules": trained_modules(self.model),
                 "rows": plan.rows or {"train": len(plan.train), "validation": len(plan.validation)},
                 "truncated": plan.truncated,
                 "recipe": {
@@ -214,15 +218,14 @@ class _Loop:
     @property
     def trainable(self) -> int:
         """Number of trained parameters."""
-        return _count(self.trained.values())
+        return count(self.trained.values())
 
     # ------------------------------------------------------------------------------------------------------ steps
 
     def _steps(self, start: int) -> tuple[int, bool]:
         """Optimiser steps until the plan is done or someone stops; returns (steps done, stopped)."""
-        self.clock = time.perf_counter()
-        last_save, step = self.clock, start
-        every = self.config.validate_every
+        self.clock = time.perf_counter() - self.spent
+        last_save, step = time.perf_counter(), start
         while step < self.budget.steps:
             if self.should_stop():
                 self._flush()
@@ -231,18 +234,31 @@ class _Loop:
             step += 1
             if self.losses.due:
                 self._flush()
-                if self.budget.update(step, self._elapsed()):
-                    self._emit_plan(start)
+                self._keep_to_budget(step, start)
                 self._quietly(self.spectra.maybe, step, self._elapsed())
                 self._quietly(self.probes.maybe, step, self._elapsed())
-            if step < self.budget.steps and step % (every or max(1, self.budget.steps // 10)) == 0:
-                self._quietly(self._validate, step)
+            if step < self.budget.steps:
+                self._validate_if_due(step)
             if self.folder is not None and self._save_due(step, last_save):
                 self._flush()
                 self._quietly(self._save, step)
                 last_save = time.perf_counter()
         self._flush()
         return step, False
+
+    def _keep_to_budget(self, step: int, start: int) -> None:
+        """Corrects the plan where a time budget says so; the look at the finished model belongs to its time."""
+        self.budget.reserve = sum(part.allowance.cost for part in (self.validations, self.spectra, self.probes))
+        if self.budget.update(step, self._elapsed()):
+            self._emit_plan(start)
+
+    def _validate_if_due(self, step: int) -> None:
+        """As often as the person asked for; else about ten times in a run, if the time pays for it."""
+        every = self.config.validate_every
+        if every and step % every == 0:
+            self._quietly(self.validations.send, step)
+        elif not every and step % max(1, self.budget.steps // 10) == 0:
+            self._quietly(self.validations.maybe, step, self._elapsed())
 
     def _step(self, step: int) -> None:
         """One optimiser step; nothing in it waits for the device."""
@@ -256,7 +272,7 @@ class _Loop:
             loss = self.loss.loss_sum(self.loss.put(batch)) / learned
             loss.backward()
             total += loss.detach()
-        norm = nn.utils.clip_grad_norm_(self.trained.values(), self.config.clip, foreach=_foreach(self.device))
+        norm = nn.utils.clip_grad_norm_(self.trained.values(), self.config.clip, foreach=foreach(self.device))
         tokens = sum(batch.tokens for batch in batches)
         self.tokens += tokens
         self.losses.add(step + 1, total, norm, self.plan.peak_rate * rate, tokens)
@@ -275,7 +291,7 @@ class _Loop:
         self._quietly(self.probes.send, 0, 0.0)
 
     def _validate_start(self) -> None:
-        self.validation_start = self._validate(0)
+        self.validation_start = self.validations.send(0)
 
     def _flush(self) -> None:
         bad = self.losses.flush()
@@ -286,12 +302,6 @@ class _Loop:
                 f"Lower the learning rate (now {self.plan.peak_rate:g}) "
                 f"or the clipping norm (now {self.config.clip:g})."
             )
-
-    def _validate(self, step: int) -> float | None:
-        value = mean_loss(self.loss, self.validation)
-        if value is not None:
-            self.emit({"type": "validation", "step": step, "loss": round(value, 6)})
-        return value
 
     def _quietly(self, action: Callable[..., Any], *arguments: Any) -> None:
         """Does something beside the training: outside of its clock, and without touching its random numbers."""
@@ -322,6 +332,7 @@ class _Loop:
             self.optimiser.state_dict(),
             _generators(),
             self.validation_start,
+            self._elapsed(),
         )
         saved.save(self.folder, state)
         self.emit({"type": "checkpoint", "step": step})
@@ -340,7 +351,7 @@ class _Loop:
             validation_start=self.validation_start,
             validation_end=validation_end,
             trainable_parameters=self.trainable,
-            total_parameters=_count(self.model.parameters()),
+            total_parameters=count(self.model.parameters()),
             peak_memory_bytes=peak_memory(self.device),
             report_seconds=self.spectra.allowance.spent,
             probe_seconds=self.probes.allowance.spent,
@@ -348,49 +359,6 @@ class _Loop:
 
 
 # ---------------------------------------------------------------------------------------------------------- helpers
-
-
-def _dtype(model: nn.Module, precision: str) -> torch.dtype:
-    """What to compute in: as asked, else in the dtype in which the frozen weights lie (which the probe chose)."""
-    if precision != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
-    kinds = [p.dtype for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
-    return torch.bfloat16 if torch.bfloat16 in kinds else torch.float32
-
-
-def _adamw(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """AdamW, fused where every parameter allows it."""
-    parameters = [p for group in groups for p in group["params"]]
-    fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
-    try:
-        return torch.optim.AdamW(groups, fused=fused)
-    except RuntimeError:
-        return torch.optim.AdamW(groups)
-
-
-def _foreach(device: torch.device) -> bool:
-    return device.type in ("cpu", "cuda")
-
-
-def _count(parameters: Any) -> int:
-    """Number of parameters; 4-bit ones lie two to a byte."""
-    total = 0
-    for parameter in parameters:
-        packed = type(parameter).__name__ == "Params4bit" and parameter.dtype == torch.uint8
-        total += parameter.numel() * (2 if packed else 1)
-    return total
-
-
-def _modules(model: nn.Module) -> list[list[Any]]:
-    """[name, out, in] of the linear modules that get an update."""
-    from lora_playground.variants.peft_variant import tuner_layers
-    from lora_playground.variants.targets import linear_shapes
-
-    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if inner is not model:
-        return [[name, layer.out_features, layer.in_features] for name, layer in tuner_layers(model)]
-    trained = {name.rsplit(".", 1)[0] for name, p in model.named_parameters() if p.requires_grad}
-    return [[name, *shape] for name, shape in linear_shapes(model).items() if name in trained]
 
 
 def _generators() -> dict[str, torch.Tensor]:

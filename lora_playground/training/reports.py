@@ -17,7 +17,11 @@ from lora_playground.training.plan import Emit, TrainPlan
 
 FLUSH_SECONDS = 0.5
 SPECTRA_SHARE = 0.01
-PROBE_SHARE = 0.05
+PROBE_SHARE = 0.03
+VALIDATION_SHARE = 0.03
+VALIDATION_GRACE = 0.5
+"""Seconds of validation that every run may have, so that a short one has a curve too."""
+
 _VALUES = 4000
 """Singular values in one event over all modules: about 28 kB of JSON."""
 
@@ -26,16 +30,17 @@ class Allowance:
     """Lets something costly happen as often as a share of the training time pays for.
 
     The first time is free of an estimate unless `estimate` seconds are given; from then on the last cost counts.
+    `grace` seconds may be spent beyond the share.
     """
 
-    def __init__(self, share: float, every: float, estimate: float = 0.0) -> None:
-        self.share, self.every, self.cost = share, every, estimate
+    def __init__(self, share: float, every: float, estimate: float = 0.0, grace: float = 0.0) -> None:
+        self.share, self.every, self.cost, self.grace = share, every, estimate, grace
         self.spent = 0.0
         self._last = float("-inf")
 
     def permits(self, elapsed: float) -> bool:
         """Whether it may happen now, `elapsed` seconds into the training."""
-        return elapsed - self._last >= self.every and self.spent + self.cost <= self.share * elapsed
+        return elapsed - self._last >= self.every and self.spent + self.cost <= self.share * elapsed + self.grace
 
     def book(self, elapsed: float, cost: float) -> None:
         """It happened and cost so many seconds."""
@@ -91,7 +96,7 @@ class SpectraReport:
 
 
 class ProbeReport:
-    """Sends the model's answers to fixed prompts, at both ends and as often as a twentieth of the time pays."""
+    """Sends the model's answers to fixed prompts, at both ends and as often as a small share of the time pays."""
 
     def __init__(self, plan: TrainPlan, emit: Emit) -> None:
         self.plan, self.emit = plan, emit
@@ -115,6 +120,36 @@ class ProbeReport:
             text = f"'Watch it learn' is off: {str(error)[:200]}"
             self.emit({"type": "message", "level": "warning", "text": text})
         self.allowance.book(elapsed, time.perf_counter() - start)
+
+
+class ValidationReport:
+    """Sends the loss on the validation examples: at both ends, and between as often as a small share of the time pays.
+
+    Args:
+        emit: takes the events.
+        measure: gives the loss, None where there is nothing to measure it on.
+    """
+
+    def __init__(self, emit: Emit, measure: Callable[[], float | None]) -> None:
+        self.emit, self.measure = emit, measure
+        self.allowance = Allowance(VALIDATION_SHARE, 0.0, grace=VALIDATION_GRACE)
+
+    def maybe(self, step: int, elapsed: float) -> None:
+        """Sends it if the allowance permits."""
+        if self.allowance.permits(elapsed):
+            self.allowance.book(elapsed, self._timed(step)[1])
+
+    def send(self, step: int) -> float | None:
+        """Sends it, whatever it costs, and returns it."""
+        value, self.allowance.cost = self._timed(step)
+        return value
+
+    def _timed(self, step: int) -> tuple[float | None, float]:
+        start = time.perf_counter()
+        value = self.measure()
+        if value is not None:
+            self.emit({"type": "validation", "step": step, "loss": round(value, 6)})
+        return value, time.perf_counter() - start
 
 
 class LossReport:

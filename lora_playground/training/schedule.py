@@ -26,27 +26,44 @@ def factor(step: int, steps: int, config: TrainingConfig) -> float:
 class Budget:
     """Sets the number of steps so that training takes about `seconds`; without a time budget it never changes it.
 
-    The first step is left out, since it warms caches up; the estimate is taken after a few steps and corrected when a
-    quarter and a half of the time is over.
+    The first steps are left out, since they warm caches up. The estimate is taken after a few more and corrected at
+    every tenth of the time; when the time is over, so is the training.
+
+    Attributes:
+        steps: planned.
+        reserve: seconds to keep for what follows the last step; at most a tenth of the time is kept.
     """
+
+    FEWEST = 3
+    """Steps that tell how long one takes."""
 
     def __init__(self, steps: int, seconds: float | None, start: int = 0) -> None:
         self.steps, self.seconds, self.start = steps, seconds, start
-        self._looks = [0.0, 0.25, 0.5, 0.75]
-        self._first: float | None = None
+        self.reserve = 0.0
+        self._looks = [0.0, 0.05, *(tenth / 10 for tenth in range(1, 10)), 0.95]
+        self._marks: list[tuple[int, float]] = []
 
     def update(self, done: int, elapsed: float) -> bool:
         """Looks at the clock after `done` steps and `elapsed` seconds; whether the number of steps changed."""
         if self.seconds is None:
             return False
-        if self._first is None:
-            self._first = elapsed
-            return False
-        taken = done - self.start - 1
-        if not self._looks or taken < 3 or elapsed < self._looks[0] * self.seconds:
-            return False
-        self._looks.pop(0)
-        each = (elapsed - self._first) / taken
-        left = max(0, round((self.seconds - elapsed) / max(each, 1e-6)))
-        before, self.steps = self.steps, max(done + 1, min(done + left, 1_000_000))
+        if not self._marks:
+            self._marks.append((done, elapsed))
+        before = self.steps
+        left = self.seconds - min(self.reserve, 0.1 * self.seconds) - elapsed
+        enough = done - self._marks[0][0] >= self.FEWEST
+        if enough and left <= 0:
+            self.steps = done
+        elif enough and self._looks and elapsed >= self._looks[0] * self.seconds:
+            self._looks = [look for look in self._looks if look * self.seconds > elapsed]
+            more = max(1, round(left / self._each(done, elapsed)))
+            self._marks.append((done, elapsed))
+            self.steps = min(done + more, 1_000_000)
         return before != self.steps
+
+    def _each(self, done: int, elapsed: float) -> float:
+        """Seconds a step: the mean of what it took on the whole and since the last look."""
+        (first, began), (last, looked) = self._marks[0], self._marks[-1]
+        whole = (elapsed - began) / (done - first)
+        recent = (elapsed - looked) / (done - last) if done - last >= self.FEWEST else whole
+        return max(0.5 * (whole + recent), 1e-6)

@@ -1,0 +1,52 @@
+"""What of a model trains and in what: parameters, modules, arithmetic, optimiser. It knows no loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def computing_dtype(model: nn.Module, precision: str) -> torch.dtype:
+    """What to compute in: as asked, else in the dtype in which the frozen weights lie (which the probe chose)."""
+    if precision != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+    kinds = [p.dtype for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
+    return torch.bfloat16 if torch.bfloat16 in kinds else torch.float32
+
+
+def adamw(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """AdamW, fused where every parameter allows it."""
+    parameters = [p for group in groups for p in group["params"]]
+    fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+    try:
+        return torch.optim.AdamW(groups, fused=fused)
+    except RuntimeError:
+        return torch.optim.AdamW(groups)
+
+
+def foreach(device: torch.device) -> bool:
+    """Whether many small tensors can be worked on at once there."""
+    return device.type in ("cpu", "cuda")
+
+
+def count(parameters: Any) -> int:
+    """Number of parameters; 4-bit ones lie two to a byte."""
+    total = 0
+    for parameter in parameters:
+        packed = type(parameter).__name__ == "Params4bit" and parameter.dtype == torch.uint8
+        total += parameter.numel() * (2 if packed else 1)
+    return total
+
+
+def trained_modules(model: nn.Module) -> list[list[Any]]:
+    """[name, out, in] of the linear modules that get an update."""
+    from lora_playground.variants.peft_variant import tuner_layers
+    from lora_playground.variants.targets import linear_shapes
+
+    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if inner is not model:
+        return [[name, layer.out_features, layer.in_features] for name, layer in tuner_layers(model)]
+    trained = {name.rsplit(".", 1)[0] for name, p in model.named_parameters() if p.requires_grad}
+    return [[name, *shape] for name, shape in linear_shapes(model).items() if name in trained]
