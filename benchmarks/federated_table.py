@@ -51,7 +51,9 @@ def config_of(given: argparse.Namespace, setting: str, strategy: str, mixed: boo
         "concentration": options.get("concentration", 0.3),
         "score_rows": given.score_rows,
     }
-    training = {"batch_tokens": given.batch_tokens, "seed": seed, "learning_rate": given.learning_rate}
+    # A mean over clients takes a rate at which one party alone diverges; that one gets the variant's own.
+    rate = None if central else given.learning_rate
+    training = {"batch_tokens": given.batch_tokens, "seed": seed, "learning_rate": rate}
     return RunConfig.parse(
         {
             "model": {"source": given.model},
@@ -148,7 +150,7 @@ def line(cell: dict[str, Any]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the figures here")
-    parser.add_argument("--minutes", type=float, default=10.0, help="start no further run after so long")
+    parser.add_argument("--minutes", type=float, default=30.0, help="start no further run after so long")
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     names = [CENTRAL, *STRATEGIES]
     parser.add_argument("--strategies", nargs="+", choices=names, default=names)
@@ -156,10 +158,10 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--model", default="embedded", help="a base model's folder, instead of the embedded one")
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--local-steps", type=int, default=10)
+    parser.add_argument("--local-steps", type=int, default=5)
     parser.add_argument("--rank", type=int, default=8)
-    parser.add_argument("--batch-tokens", type=int, default=256)
-    parser.add_argument("--learning-rate", type=float, default=None)
+    parser.add_argument("--batch-tokens", type=int, default=128)
+    parser.add_argument("--learning-rate", type=float, default=1.5e-2)
     parser.add_argument("--rehearsal", type=float, default=0.0)
     parser.add_argument("--score-rows", type=int, default=64)
     given = parser.parse_args()
