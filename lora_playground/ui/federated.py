@@ -84,8 +84,10 @@ def _connect(shell: Shell, tab: gr.Tab, identity: Identity, parts: Parts, clock:
 
     watched = [parts.dataset.change, *(parts.main.inputs[p].change for p in SPLIT if p in parts.main.inputs)]
     watched += [parts.more.inputs[p].change for p in SPLIT if p in parts.more.inputs]
-    gr.on([tab.select, *watched], show_split, parts.inputs(), [parts.split, parts.split_words], **QUIET)
-    parts.strategies.change(describe_strategies, parts.strategies, parts.cards, **QUIET)
+    # A change that comes while the last one is still being drawn must not be lost.
+    last: dict[str, Any] = {"trigger_mode": "always_last", **QUIET}
+    gr.on([tab.select, *watched], show_split, parts.inputs(), [parts.split, parts.split_words], **last)
+    parts.strategies.change(describe_strategies, parts.strategies, parts.cards, **last)
     looking = [parts.compared, shell.ticked, parts.seen, parts.run, parts.module]
     drawn = [parts.table, parts.body, parts.stop, parts.resume, parts.run, parts.module, parts.client, parts.seen]
     drawn.append(parts.exports)
