@@ -1,15 +1,15 @@
 """Sweeps every variant's learning rate on the embedded model; the best ones become the variants' defaults.
 
-    python benchmarks/learning_rates.py [--variants lora dora ...] [--dataset pirate] [--steps 60] [--minutes 10]
+    python benchmarks/learning_rates.py [--size default|matched] [--variants lora dora ...] [--minutes 10] [--table]
 
-For each variant at its default options, validation loss after so many steps at its current default rate and at a third
-and three times of it; while the best is at an edge, one further rate that way (at most three). Results are added to
-docs/learning-rates.json after every training, so that a sweep can be cut short and taken up again; --table rewrites
-docs/learning-rates.md from them.
+For each variant, validation loss after a short training at its current default rate and at a quarter and four times of
+it; while the best is at an edge, one further rate that way; then half and twice the best. `--size matched` sets its
+size so that it trains about as many parameters as LoRA at rank 8, as the table of variants does; `default` takes its
+default options. Results are added to docs/learning-rates.jsonl after every training, so that a sweep can be cut short
+and taken up again; docs/learning-rates.md is written from them.
 """
 
 import argparse
-import json
 import math
 import sys
 import time
@@ -18,110 +18,133 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from variant_trials import Bench
+from variant_trials import Bench, add, in_child, lines, size_of
 
-from lora_playground.errors import PlaygroundError
 from lora_playground.variants import VARIANTS
 
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "learning-rates.json"
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "learning-rates.jsonl"
+MOST = 7
+"""Trainings of one variant at most."""
+DIVERGED = math.inf
 
 
-def load(path: Path) -> dict[str, Any]:
-    """{variant: {rate: validation loss}} and how it was measured."""
-    return json.loads(path.read_text()) if path.is_file() else {"settings": {}, "losses": {}}
-
-
-def keep(results: dict[str, Any], path: Path) -> None:
-    """Writes what is known so far."""
-    path.write_text(json.dumps(results, indent=1) + "\n")
-
-
-def next_rate(start: float, losses: dict[float, float]) -> float | None:
-    """The rate to try next, or None when the best of them has neighbours on both sides."""
-    for rate in (start, start / 3, start * 3):
-        if not any(math.isclose(rate, tried, rel_tol=0.05) for tried in losses):
-            return rate
-    if len(losses) >= 6:
+def next_rate(start: float, losses: dict[float, float], fine: bool = True) -> float | None:
+    """The rate to try next, or None when the best of them has near neighbours on both sides."""
+    if len(losses) >= MOST:
         return None
+    for rate in (start, start / 4, start * 4):
+        if not _tried(rate, losses):
+            return rate
     best = min(losses, key=lambda rate: losses[rate])
     if best == min(losses):
-        return best / 3
-    return best * 3 if best == max(losses) else None
+        return best / 4
+    if best == max(losses):
+        return best * 4
+    wanted = [rate for rate in (best * 2, best / 2) if not _tried(rate, losses)] if fine else []
+    return wanted[0] if wanted else None
 
 
-def sweep(bench: Bench, name: str, results: dict[str, Any], given: argparse.Namespace, ends: float) -> None:
-    """Tries rates for one variant until the best is inside, or time is up."""
+def _tried(rate: float, losses: dict[float, float]) -> bool:
+    return any(math.isclose(rate, known, rel_tol=0.05) for known in losses)
+
+
+def losses_of(rows: list[dict[str, Any]], name: str, size: dict[str, int]) -> dict[float, float]:
+    """{rate: validation loss} of one variant at one size; diverged is infinite."""
+    found = [row for row in rows if row["variant"] == name and row["size"] == size]
+    return {row["rate"]: DIVERGED if row["loss"] is None else row["loss"] for row in found}
+
+
+def best_rate(rows: list[dict[str, Any]], name: str, size: dict[str, int]) -> float | None:
+    """The swept rate with the lowest loss, or None where nothing was swept."""
+    losses = losses_of(rows, name, size)
+    return min(losses, key=lambda rate: losses[rate]) if losses else None
+
+
+def config_of(bench: Bench, name: str, matched: bool) -> Any:
+    """The variant's options at its default size or at LoRA's number of parameters."""
     variant = VARIANTS[name]
-    found = results["losses"].setdefault(name, {})
-    while time.monotonic() < ends:
-        losses = {float(rate): loss for rate, loss in found.items()}
-        rate = next_rate(variant.learning_rate, losses)
-        if rate is None:
-            return
-        try:
-            outcome, _ = bench.trial(name, variant.config(), given.dataset, 0, given.steps, given.tokens, rate)
-            loss = outcome.validation_end
-        except PlaygroundError:  # it diverged
-            loss = 1e9
-        found[f"{rate:.3g}"] = round(loss, 4) if loss is not None and math.isfinite(loss) else 1e9
-        print(f"{name:10} {rate:9.2e} {found[f'{rate:.3g}']:.4f}", flush=True)
-        keep(results, given.results)
+    target = bench.count("lora", VARIANTS["lora"].config())
+    return bench.matched(name, target) if matched else variant.config()
 
 
-def table(results: dict[str, Any]) -> str:
+def sweep(given: argparse.Namespace) -> None:
+    """Tries rates, variant by variant, until the best is inside or time is up."""
+    benches: dict[int, Bench] = {}
+    ends = time.monotonic() + 60 * given.minutes
+    for name in given.variants:
+        variant = VARIANTS[name]
+        bits = max(variant.bits)
+        if bits not in benches:
+            benches[bits] = Bench(bits=bits)
+        bench = benches[bits]
+        config = config_of(bench, name, given.size == "matched")
+        bench.data(given.dataset, 0)
+        while time.monotonic() < ends:
+            losses = losses_of(list(lines(given.results)), name, size_of(config))
+            rate = next_rate(given.start or variant.learning_rate, losses, given.fine)
+            if rate is None:
+                break
+            row = in_child(lambda: bench.trial(name, config, given.dataset, 0, rate, given, score=False))  # noqa: B023
+            row = {"variant": name, "rate": rate, "size": size_of(config), "loss": None, **row}
+            row |= {"dataset": given.dataset, "steps": given.steps, "tokens": given.tokens}
+            add(given.results, row)
+            told = row.get("error") or f"{row['loss']:.4f}  {row['cpu_seconds']:.1f} s"
+            print(f"{name:10} {size_of(config)!s:20} {rate:9.2e} {told}", flush=True)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
     """The Markdown page."""
-    settings = results["settings"]
-    lines = [
+    settings = sorted({(row["dataset"], row["steps"], row["tokens"]) for row in rows})
+    told = "; ".join(f"dataset {data}, {steps} steps of {tokens} tokens" for data, steps, tokens in settings)
+    out = [
         "# Learning rates",
         "",
-        "Validation loss of every variant at its default options, by peak learning rate; the lowest is bold.",
-        "Measured by `python benchmarks/learning_rates.py`: "
-        f"dataset {settings['dataset']}, {settings['steps']} steps of {settings['tokens']} tokens,",
-        "AdamW, cosine, seed 0, float32. One seed and one dataset: differences of a hundredth mean nothing.",
+        "Validation loss on the embedded model by peak learning rate; the lowest is bold. Measured by",
+        f"`python benchmarks/learning_rates.py`: {told}, AdamW, cosine,",
+        "seed 0, float32. One seed and one dataset: a hundredth more or less means nothing, and longer trainings stand",
+        "lower rates than these short ones. A size that is not the default is the one that trains about as many",
+        "parameters as LoRA at rank 8.",
         "",
-        "| Variant | Default | Loss by rate |",
-        "|---|---|---|",
+        "| Variant | Size | Default rate | Loss by rate |",
+        "|---|---|--:|---|",
     ]
-    for name, losses in sorted(results["losses"].items()):
-        if not losses:
-            continue
-        best = min(losses, key=lambda rate: losses[rate])
-        cells = []
-        for rate in sorted(losses, key=float):
-            text = f"{rate}: {'diverged' if losses[rate] > 1e6 else f'{losses[rate]:.3f}'}"
-            cells.append(f"**{text}**" if rate == best else text)
-        lines.append(f"| {VARIANTS[name].label} | {VARIANTS[name].learning_rate:g} | {', '.join(cells)} |")
-    missing = sorted(set(VARIANTS) - {name for name, losses in results["losses"].items() if losses})
+    for name in sorted(VARIANTS):
+        sizes = [dict(pairs) for pairs in dict.fromkeys(tuple(r["size"].items()) for r in rows if r["variant"] == name)]
+        for size in sizes:
+            losses = losses_of(rows, name, size)
+            best = min(losses, key=lambda rate: losses[rate])
+            cells = []
+            for rate in sorted(losses):
+                text = f"{rate:.2g}: {'diverged' if math.isinf(losses[rate]) else f'{losses[rate]:.3f}'}"
+                cells.append(f"**{text}**" if rate == best and not math.isinf(losses[rate]) else text)
+            shown = ", ".join(f"{key} {value}" for key, value in size.items()) or "–"
+            usual = size == size_of(VARIANTS[name].config())
+            default = f"{VARIANTS[name].learning_rate:g}" if usual else ""
+            out.append(f"| {VARIANTS[name].label} | {shown} | {default} | {', '.join(cells)} |")
+    swept = {row["variant"] for row in rows if row["size"] == size_of(VARIANTS[row["variant"]].config())}
+    missing = sorted(set(VARIANTS) - swept)
     if missing:
-        lines += ["", f"Not swept: {', '.join(missing)}; their defaults are the papers' or LoRA's."]
-    return "\n".join(lines) + "\n"
+        out += ["", f"Not swept at their default size: {', '.join(missing)}."]
+    return "\n".join(out) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variants", nargs="+", default=[v for v in VARIANTS if 16 in VARIANTS[v].bits])
-    parser.add_argument("--dataset", default="pirate")
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="NAME")
+    parser.add_argument("--size", choices=["default", "matched"], default="matched")
+    parser.add_argument("--dataset", default="facts-small")
+    parser.add_argument("--steps", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--start", type=float, default=None, help="the middle of the grid; default: the variant's rate")
+    parser.add_argument("--coarse", dest="fine", action="store_false", help="steps of four only")
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="another file, for several processes at once")
-    parser.add_argument("--merge", type=Path, nargs="*", default=[], help="files of other processes to take in")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="another file")
     parser.add_argument("--table", action="store_true", help="only rewrite docs/learning-rates.md")
     given = parser.parse_args()
-    results = load(given.results)
+    given.rows = 0
     if not given.table:
-        settings = {"dataset": given.dataset, "steps": given.steps, "tokens": given.tokens}
-        if results["losses"] and results["settings"] != settings:
-            parser.error(f"docs/learning-rates.json was measured with {results['settings']}; move it away first")
-        results["settings"] = settings
-        bench, ends = Bench(), time.monotonic() + 60 * given.minutes
-        for name in given.variants:
-            sweep(bench, name, results, given, ends)
-    for path in given.merge:
-        results["losses"] |= load(path)["losses"]
-    if given.merge:
-        keep(results, given.results)
-    given.results.with_suffix(".md").write_text(table(results))
+        sweep(given)
+    given.results.with_suffix(".md").write_text(table(list(lines(given.results))))
 
 
 if __name__ == "__main__":

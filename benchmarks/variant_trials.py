@@ -1,11 +1,18 @@
 """Short trainings of any variant on the embedded model, for the sweep of learning rates and the table of variants.
 
-One process loads the base and the data once and trains copies of it; it writes no run folders.
+One process loads base and data once; every training runs in a forked copy of it, so that its peak memory is its own and
+nothing it leaves behind reaches the next. No run folders, no probes, no checkpoints. One thread; speed is by processor
+time, which other work on the machine does not change much. Results go into a file of JSON lines as they come.
 """
 
 import copy
+import json
+import os
 import sys
 import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +20,18 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lora_playground.config import RunConfig, TrainingConfig, VariantConfig
-from lora_playground.errors import ConfigError
+from lora_playground.errors import ConfigError, TrainingError
 from lora_playground.variants import VARIANTS
 from lora_playground.variants.base import Context
 
 RANKS = (*range(1, 17), *range(18, 65, 2), *range(68, 257, 4))
 SIZES = {"block_size": (2, 4, 8, 16, 32, 64), "frequencies": tuple(range(100, 20_001, 100))}
+KNOBS = ("rank", "block_size", "frequencies")
+
+
+def size_of(config: VariantConfig) -> dict[str, int]:
+    """What sets how much these options train: {'rank': 8}; empty for variants without such a knob."""
+    return {knob: getattr(config, knob) for knob in KNOBS if knob in type(config).model_fields}
 
 
 @dataclass
@@ -26,22 +39,35 @@ class Bench:
     """The base model and prepared data.
 
     Attributes:
-        source: the base model.
+        source: the base model; bits: 16 or 4, how it is stored.
         home: where answers of the base are kept.
     """
 
     source: str = "embedded"
+    bits: int = 16
     home: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="variant-trials-")))
 
     def __post_init__(self) -> None:
-        from lora_playground.config import ModelConfig
-        from lora_playground.models.loading import load_base
+        import peft  # noqa: F401 - loaded here once, and not in every copy of this process
+        import torch
+
+        from lora_playground.jobs import pipeline, scoring  # noqa: F401
+        from lora_playground.training import train  # noqa: F401
         from lora_playground.variants.targets import linear_shapes
 
-        self.base = load_base(ModelConfig(source=self.source, quantisation="none"), device="cpu", dtype="float32")
+        torch.set_num_threads(1)
+        scoring.SKILL_ROWS = 48
+        self.base = self._load()
         self.shapes = linear_shapes(self.base.model)
         self.everything = [tuple(p.shape) for p in self.base.model.parameters()]
         self._data: dict[tuple[str, int], Any] = {}
+
+    def _load(self) -> Any:
+        from lora_playground.config import ModelConfig
+        from lora_playground.models.loading import load_base
+
+        stored = "4bit" if self.bits == 4 else "none"
+        return load_base(ModelConfig(source=self.source, quantisation=stored), device="cpu", dtype="float32")
 
     def data(self, name: str, seed: int) -> Any:
         """Prepared rows of a dataset."""
@@ -60,15 +86,16 @@ class Bench:
         return VARIANTS[name].count(list(shapes), config)
 
     def matched(self, name: str, target: int) -> VariantConfig:
-        """The variant's options with its size chosen so that its trained parameters come nearest to `target`."""
+        """The variant's options with its size chosen so that its trained parameters come nearest to `target`; its
+        scaling s = α/r stays that of its defaults."""
         variant = VARIANTS[name]
-        fields = variant.config.model_fields
-        knob = next((knob for knob in ("rank", "block_size", "frequencies") if knob in fields), None)
+        usual, fields = variant.config(), variant.config.model_fields
+        knob = next((knob for knob in KNOBS if knob in fields), None)
         if knob is None:
-            return variant.config()
+            return usual
         found = []
         for size in RANKS if knob == "rank" else SIZES[knob]:
-            scaled = {"alpha": 2.0 * size} if "alpha" in fields else {}
+            scaled = {"alpha": usual.alpha / usual.rank * size} if {"alpha", "rank"} <= set(fields) else {}
             try:
                 config = variant.config(**{knob: size}, **scaled)
                 variant.check(config, self.shapes, variant.bits[0])
@@ -78,20 +105,90 @@ class Bench:
         return min(found, key=lambda entry: entry[:2])[2]
 
     def trial(
-        self, name: str, config: VariantConfig, dataset: str, seed: int, steps: int, tokens: int, rate: float | None
-    ) -> tuple[Any, Any]:
-        """Trains a copy of the base; returns (outcome, updates)."""
+        self, name: str, config: VariantConfig, dataset: str, seed: int, rate: float, given: Any, score: bool
+    ) -> dict[str, Any]:
+        """Trains a copy of the base and says what came of it; `given` has steps, tokens and rows."""
         from lora_playground.jobs.pipeline import start_batches
+        from lora_playground.jobs.scoring import score_update
         from lora_playground.training import train
         from lora_playground.training.plan import TrainPlan
 
         variant, pad = VARIANTS[name], self.base.tokenizer.pad_token_id
-        prepared = self.data(dataset, seed)
+        prepared, clock = self.data(dataset, seed), [time.process_time()]
         training = TrainingConfig(
-            steps=steps, batch_tokens=tokens, learning_rate=rate, seed=seed, precision="float32", validate_every=steps
+            steps=given.steps,
+            batch_tokens=given.tokens,
+            learning_rate=rate,
+            seed=seed,
+            precision="float32",
+            validate_every=given.steps,
         )
-        context = Context(steps, seed, start_batches(prepared, pad))
-        model = variant.attach(copy.deepcopy(self.base.model), config, context)
-        plan = TrainPlan.of(prepared, training, variant, pad, on_spectra=False)
-        outcome = train(model, plan, lambda event: None, lambda: False)
-        return outcome, variant.updates(model)
+        copied = copy.deepcopy(self.base.model) if self.bits == 16 else self._load().model
+        model = variant.attach(copied, config, Context(given.steps, seed, start_batches(prepared, pad), bits=self.bits))
+        attached = time.process_time()
+        plan = TrainPlan.of(prepared, training, variant, pad, on_spectra=False, threads=1)
+        row: dict[str, Any] = {"size": size_of(config), "rate": rate, "attach_seconds": round(attached - clock[0], 2)}
+
+        def tick() -> bool:  # asked before every step
+            clock.append(time.process_time())
+            return False
+
+        try:
+            outcome = train(model, plan, lambda event: None, tick)
+        except TrainingError as error:
+            return {**row, "loss": None, "error": str(error)[:160]}
+        # From the second step on: the first has the look at the validation rows in it.
+        seconds = (clock[-1] - clock[2]) / (len(clock) - 3)
+        row |= {
+            "parameters": outcome.trainable_parameters,
+            "start": outcome.validation_start,
+            "loss": outcome.validation_end,
+            "tokens_per_second": round(outcome.tokens / outcome.steps / seconds, 1),
+            "peak_memory_bytes": outcome.peak_memory_bytes,
+        }
+        if score:
+            scored = score_update(self.base, variant.updates(model), dataset, self.home, rows=given.rows, seconds=None)
+            row |= {
+                "score": scored["score"]["adapted"],
+                "base": scored["score"]["base"],
+                "kept": scored["forgetting"]["adapted"],
+                "drop": scored["forgetting"]["drop"],
+            }
+        return {**row, "cpu_seconds": round(time.process_time() - clock[0], 2)}
+
+
+def in_child(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `work` returns, done in a forked copy of this process; {'error': ...} where it failed."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(read)
+        try:
+            found = work()
+        except BaseException as error:
+            traceback.print_exc()
+            found = {"error": f"{type(error).__name__}: {error}"[:200]}
+        with os.fdopen(write, "w") as pipe:
+            pipe.write(json.dumps(found))
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        text = pipe.read()
+    os.waitpid(child, 0)
+    return json.loads(text) if text else {"error": "the process died"}
+
+
+def lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The results in a file of JSON lines; a torn last line is ignored."""
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                continue
+
+
+def add(path: Path, row: dict[str, Any]) -> None:
+    """Appends one result."""
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")

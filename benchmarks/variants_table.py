@@ -1,17 +1,16 @@
-"""Every variant on the embedded model at matched trained parameters; writes docs/variants.md.
+"""Every variant on the embedded model at matched trained parameters and swept learning rates; writes docs/variants.md.
 
-    python benchmarks/variants_table.py [--datasets pirate facts-small json] [--seeds 3] [--steps 100] [--minutes 60]
+    python benchmarks/variants_table.py [--datasets pirate facts-small sentiment] [--seeds 3] [--minutes 60] [--page]
 
 A variant's rank (or block size, or number of frequencies) is chosen so that it trains about as many parameters as LoRA
-at rank 8; its learning rate is its default. Every variant runs in a process of its own, so that its peak memory is its
-own. Results are added to docs/variants.json after every training: a table can be cut short and taken up again, and says
-what was not run.
+at rank 8; its learning rate is the best that benchmarks/learning_rates.py found at that size, on one dataset, else its
+default. All variants run with seed 0 before any runs with seed 1, so that a table cut short is even. Results are added
+to docs/variants.jsonl after every training: a table can be taken up again, and says what was not run. --page only
+rewrites the page.
 """
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,86 +18,53 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from variant_trials import Bench
+from learning_rates import RESULTS as SWEEP
+from learning_rates import best_rate, config_of
+from variant_trials import Bench, add, in_child, lines, size_of
 
 from lora_playground.variants import VARIANTS
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "docs" / "variants.json"
+RESULTS = ROOT / "docs" / "variants.jsonl"
+SETTINGS = ("steps", "tokens", "rows")
+Row = dict[str, Any]
 
 
-def work(given: argparse.Namespace) -> None:
-    """The process of one variant: prints one JSON line a training."""
-    from lora_playground.jobs.scoring import score_update
-    from lora_playground.models.precision import probe
-
-    name = given.worker
-    bench = Bench()
-    threads = probe("cpu").threads
-    config = bench.matched(name, bench.count("lora", VARIANTS["lora"].config()))
-    size = {k: getattr(config, k) for k in ("rank", "block_size", "frequencies") if k in type(config).model_fields}
-    for dataset in given.datasets:
-        for seed in range(given.seeds):
-            if f"{dataset}/{seed}" in given.done:
-                continue
-            began = time.monotonic()
-            outcome, updates = bench.trial(name, config, dataset, seed, given.steps, given.tokens, None)
-            scored = score_update(bench.base, updates, dataset, bench.home, rows=given.rows, seconds=None)
-            row = {
-                "dataset": dataset,
-                "seed": seed,
-                "size": size,
-                "parameters": outcome.trainable_parameters,
-                "loss": outcome.validation_end,
-                "score": scored["score"] and scored["score"]["adapted"],
-                "base": scored["score"] and scored["score"]["base"],
-                "drop": scored["forgetting"] and scored["forgetting"]["drop"],
-                "tokens_per_second": outcome.tokens_per_second,
-                "peak_memory_bytes": outcome.peak_memory_bytes,
-                "threads": threads,
-                "seconds": time.monotonic() - began,
-            }
-            print(json.dumps(row), flush=True)
-
-
-def collect(given: argparse.Namespace) -> dict[str, Any]:
-    """Runs the workers one after another until time is up; keeps what they print."""
-    settings = {"steps": given.steps, "tokens": given.tokens, "rows": given.rows}
-    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"rows": {}}
-    if results["rows"] and results["settings"] != settings:
-        raise SystemExit(f"docs/variants.json was measured with {results['settings']}; move it away first")
-    results["settings"] = settings
+def collect(given: argparse.Namespace) -> None:
+    """Trains what is missing, seed by seed, until time is up."""
+    swept, known = list(lines(SWEEP)), list(lines(given.results))
+    settings = {key: getattr(given, key) for key in SETTINGS}
+    done = {(row["variant"], row["dataset"], row["seed"]) for row in known if row["settings"] == settings}
+    benches: dict[int, Bench] = {}
     ends = time.monotonic() + 60 * given.minutes
-    for name in given.variants:
-        known = results["rows"].setdefault(name, [])
-        done = [f"{row['dataset']}/{row['seed']}" for row in known]
-        wanted = {f"{dataset}/{seed}" for dataset in given.datasets for seed in range(given.seeds)}
-        if wanted <= set(done) or time.monotonic() > ends:
-            continue
-        command = [sys.executable, __file__, "--worker", name, "--steps", str(given.steps), "--rows", str(given.rows)]
-        command += ["--tokens", str(given.tokens), "--seeds", str(given.seeds), "--datasets", *given.datasets]
-        with subprocess.Popen([*command, "--done", *done], stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                if line.startswith("{"):
-                    known.append(json.loads(line))
-                    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-                    print(name, line.strip(), flush=True)
-                if time.monotonic() > ends:
-                    process.terminate()
-    return results
+    for seed in range(given.first_seed, given.seeds):
+        for dataset in given.datasets:
+            for name in given.variants:
+                if (name, dataset, seed) in done or time.monotonic() > ends:
+                    continue
+                bits = max(VARIANTS[name].bits)
+                if bits not in benches:
+                    benches[bits] = Bench(bits=bits)
+                bench = benches[bits]
+                config = config_of(bench, name, matched=True)
+                rate = best_rate(swept, name, size_of(config)) or VARIANTS[name].learning_rate
+                bench.data(dataset, seed)
+                row = in_child(lambda: bench.trial(name, config, dataset, seed, rate, given, score=True))  # noqa: B023
+                row = {"variant": name, "dataset": dataset, "seed": seed, "settings": settings, **row}
+                add(given.results, row)
+                told = row.get("error") or f"{row['score']:.3f} kept {row['kept']:.3f} {row['cpu_seconds']:.1f} s"
+                print(f"{seed} {dataset:12} {name:10} {told}", flush=True)
 
 
 def catalogue() -> list[str]:
     """What every variant is, from its declaration alone."""
-    lines = [
+    out = [
         "# Variants",
         "",
         "Written by `python benchmarks/variants_table.py --page`; every line comes from a variant's own file.",
         "*Rank*: whether ΔW has a rank bound set by the options. *Bases*: how the frozen weights may be stored, in",
-        "bits. *GPT-2*: whether it takes Conv1D. *Rates*: the default peak learning rates, on the embedded model and",
-        "on any other; starting values from the papers and from LoRA's, unless docs/learning-rates.md records a sweep",
-        "of the former by benchmarks/learning_rates.py.",
+        "bits. *GPT-2*: whether it takes Conv1D. *Rates*: the default peak learning rates, on the embedded model",
+        "([swept](learning-rates.md)) and on any other (the paper's, or what is usual for LoRA).",
         "",
         "| Variant | Name | Family | Trained, of an m × n module | Rank | Bases | GPT-2 | Rates | Paper |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -107,97 +73,109 @@ def catalogue() -> list[str]:
         conv1d = "yes" if getattr(variant, "conv1d", True) else "no"
         bits = ", ".join(map(str, variant.bits))
         bounded = "bounded" if variant.low_rank else "dense"
-        lines.append(
+        out.append(
             f"| {variant.label} | `{variant.name}` | {variant.family} | ${variant.card.parameters}$ | {bounded} "
             f"| {bits} | {conv1d} | {variant.learning_rate:g}, {variant.real_rate:g} "
             f"| [{variant.card.paper}]({variant.card.url}) |"
         )
-    return lines
+    return out
 
 
-def page(results: dict[str, Any]) -> str:
-    """The Markdown page: what there is, and all that was measured."""
-    lines = catalogue()
-    if not any(results["rows"].values()):
-        lines += [
-            "",
-            "No comparison has been run with this base model yet: `python benchmarks/variants_table.py` runs it.",
-        ]
-        return "\n".join(lines) + "\n"
-    return "\n".join([*lines, "", *compared(results)]) + "\n"
+def page(rows: list[Row], notes: str) -> str:
+    """The Markdown page: what there is, all that was measured, and what it says."""
+    out = catalogue()
+    good = [row for row in rows if "score" in row]
+    if not good:
+        told = "No comparison has been run with this base model yet: `python benchmarks/variants_table.py` runs it."
+        return "\n".join([*out, "", told]) + "\n"
+    return "\n".join([*out, "", *compared(good), *missing(rows), *([notes.rstrip()] if notes else [])]) + "\n"
 
 
-def compared(results: dict[str, Any]) -> list[str]:
+def compared(rows: list[Row]) -> list[str]:
     """The table of what was measured."""
-    rows = {name: found for name, found in results["rows"].items() if found}
-    datasets = list(dict.fromkeys(row["dataset"] for found in rows.values() for row in found))
-    seeds = sorted({row["seed"] for found in rows.values() for row in found})
-    settings = results["settings"]
-    lines = [
+    datasets = list(dict.fromkeys(row["dataset"] for row in rows))
+    seeds = sorted({row["seed"] for row in rows})
+    settings = rows[0]["settings"]
+    out = [
         "## Compared",
         "",
         f"Made by `python benchmarks/variants_table.py` on the embedded model: {settings['steps']} steps of "
-        f"{settings['tokens']} tokens, {len(seeds)} seed{'s' * (len(seeds) > 1)}, each",
-        "variant's default learning rate (docs/learning-rates.md), its size chosen so that it trains about as many "
-        "parameters as",
-        "LoRA at rank 8, as far as it can. *Score*: the dataset's own metric on test rows, mean (± standard deviation",
-        "where there are several seeds). *Forgets*: loss of base skills in points, mean. Speed and memory are of this",
-        "machine's CPU, the app's other processes running, so compare them roughly.",
+        f"{settings['tokens']} tokens, seeds {', '.join(map(str, seeds))};",
+        "size chosen so that it trains about as many parameters as LoRA at rank 8, as far as it can; peak learning",
+        "rate the best of a [sweep](learning-rates.md) on one dataset. *Scores*: the dataset's own metric on "
+        f"{settings['rows']} test rows",
+        "in percent, mean ± standard deviation over seeds, and the mean validation loss in brackets. *Forgets*: what it",
+        "lost of the base's skills, in points, mean over all. *#*: place by mean score over the datasets. *Tokens/s*: of",
+        "one thread's processor time, since the machine was shared; median. *MB*: largest resident set of the training",
+        "process. So short a training compares how fast variants learn, not how far they come.",
         "",
-        "| Variant | Size | Trained | " + " | ".join(f"{name}" for name in datasets) + " | Forgets | tokens/s | MB |",
-        "|---|---|---|" + "---|" * len(datasets) + "---|---|---|",
+        "| # | Variant | Size | Rate | Trained | " + " | ".join(datasets) + " | Forgets | tokens/s | MB |",
+        "|--:|---|---|--:|--:|" + "--:|" * (len(datasets) + 3),
     ]
-    base = {row["dataset"]: row["base"] for found in rows.values() for row in found}
-    lines.append("| *base model* | | | " + " | ".join(_number(base[name]) for name in datasets) + " | | | |")
-    for name in sorted(rows, key=lambda name: (VARIANTS[name].family, name)):
-        found = rows[name]
-        cells = [_spread([row["score"] for row in found if row["dataset"] == dataset]) for dataset in datasets]
-        size = ", ".join(f"{key[0]}={value}" for key, value in found[0]["size"].items())
-        drops = [row["drop"] for row in found if row["drop"] is not None]
-        forgets = f"{100 * statistics.mean(drops):.1f}" if drops else ""
+    base = {row["dataset"]: row["base"] for row in rows if VARIANTS[row["variant"]].bits != (4,)}
+    out.append("| | *base model* | | | | " + " | ".join(f"{100 * base[name]:.0f}" for name in datasets) + " | | | |")
+    names = sorted({row["variant"] for row in rows}, key=lambda name: -mean_score(rows, name, datasets))
+    for place, name in enumerate(names, start=1):
+        found = [row for row in rows if row["variant"] == name]
+        cells = [_cell([row for row in found if row["dataset"] == data]) for data in datasets]
+        size = ", ".join(f"{key[0]} = {value}" for key, value in found[0]["size"].items())
+        forgets = statistics.mean(100 * row["drop"] for row in found)
         speed = statistics.median(row["tokens_per_second"] for row in found)
         memory = max(row["peak_memory_bytes"] for row in found) / 1e6
-        lines.append(
-            f"| {VARIANTS[name].label} | {size} | {found[0]['parameters']:,} | {' | '.join(cells)} | {forgets} "
-            f"| {speed:.0f} | {memory:.0f} |"
+        out.append(
+            f"| {place} | {VARIANTS[name].label} | {size} | {found[0]['rate']:.2g} | {found[0]['parameters']:,} "
+            f"| {' | '.join(cells)} | {forgets:.1f} | {speed:,.0f} | {memory:.0f} |"
         )
-    missing = [name for name in VARIANTS if name not in rows]
-    if missing:
-        lines += ["", f"Not run: {', '.join(missing)}."]
-    return lines
+    return out
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def mean_score(rows: list[Row], name: str, datasets: list[str]) -> float:
+    """Mean over datasets of the mean over seeds."""
+    means = []
+    for dataset in datasets:
+        found = [row["score"] for row in rows if row["variant"] == name and row["dataset"] == dataset]
+        means.append(statistics.mean(found) if found else 0.0)
+    return statistics.mean(means)
 
 
-def _spread(values: list[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
+def missing(rows: list[Row]) -> list[str]:
+    """What was not run, or failed."""
+    good = {(row["variant"], row["dataset"], row["seed"]) for row in rows if "score" in row}
+    datasets, seeds = {row["dataset"] for row in rows}, {row["seed"] for row in rows}
+    absent = [(n, d, s) for n in VARIANTS for d in sorted(datasets) for s in sorted(seeds) if (n, d, s) not in good]
+    out = ["", f"{len(good)} trainings; of the variants × datasets × seeds above, {len(absent)} are missing."]
+    if absent:
+        out.append("Missing: " + ", ".join(f"{name} {dataset} seed {seed}" for name, dataset, seed in absent) + ".")
+    return out
+
+
+def _cell(rows: list[Row]) -> str:
+    """Score in percent with its spread, and the validation loss."""
+    if not rows:
         return ""
-    spread = f" ± {statistics.stdev(known):.2f}" if len(known) > 1 else ""
-    return f"{statistics.mean(known):.2f}{spread}"
+    scores = [100 * row["score"] for row in rows]
+    spread = f" ± {statistics.stdev(scores):.0f}" if len(scores) > 1 else ""
+    return f"{statistics.mean(scores):.0f}{spread} ({statistics.mean(row['loss'] for row in rows):.2f})"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variants", nargs="+", default=[v for v in VARIANTS if 16 in VARIANTS[v].bits])
-    parser.add_argument("--datasets", nargs="+", default=["pirate", "facts-small", "json"])
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="NAME")
+    parser.add_argument("--datasets", nargs="+", default=["pirate", "facts-small", "sentiment"])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--tokens", type=int, default=1024)
-    parser.add_argument("--rows", type=int, default=60, help="test rows scored")
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--rows", type=int, default=40, help="test rows scored")
     parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="another file")
     parser.add_argument("--page", action="store_true", help="only rewrite docs/variants.md")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    parser.add_argument("--done", nargs="*", default=[], help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.worker:
-        work(given)
-        return
-    empty = {"rows": {}}
-    results = (json.loads(RESULTS.read_text()) if RESULTS.is_file() else empty) if given.page else collect(given)
-    (ROOT / "docs" / "variants.md").write_text(page(results))
+    if not given.page:
+        collect(given)
+    notes = ROOT / "docs" / "variants-findings.md"
+    text = notes.read_text() if notes.is_file() else ""
+    (ROOT / "docs" / "variants.md").write_text(page(list(lines(given.results)), text))
 
 
 if __name__ == "__main__":

@@ -80,6 +80,9 @@ def test_a_run_from_training_to_export(
 
     ask(capsys, home, "export", run, "--format", "lora", "--out", str(tmp_path / "out"))
     assert (tmp_path / "out" / "adapter_config.json").is_file()
+    for format, file in (("peft", "adapter_model.safetensors"), ("merged", "model.safetensors")):
+        made = ask(capsys, home, "export", run, "--format", format, "--out", str(tmp_path / format))
+        assert made["format"] == format and (tmp_path / format / file).is_file() and made["bytes"] > 1000
     assert "done" in refused(capsys, home, "resume", run)
     ask(capsys, home, "delete", run)
     assert ask(capsys, home, "runs") == []
@@ -89,7 +92,12 @@ def test_a_run_from_training_to_export(
     ("words", "says"),
     [
         (["train", "--rank", "0"], "variant.rank"),
+        (["train", "--rank", "-4"], "variant.rank: -4 is not allowed"),
         (["train", "--rank", "8.5"], "variant.rank"),
+        (["train", "--rank", "400"], "the rank may be 1 to "),
+        (["train", "--variant", "hra", "--rank", "3"], "HRA needs an even rank"),
+        (["train", "--variant", "hra", "--quantisation", "4bit"], "HRA needs a base stored in 16 bit"),
+        (["train", "--alpha", "0"], "variant.alpha: 0"),
         (["train", "--rank", "x"], "variant.rank"),
         (["train", "--variant", "full", "--rank", "8"], "full has no such option"),
         (["train", "--variant", "nonesuch"], "nonesuch"),
@@ -109,8 +117,17 @@ def test_a_run_from_training_to_export(
 def test_bad_input_is_refused_in_words(
     capsys: pytest.CaptureFixture[str], place: tuple[Path, Path], words: list[str], says: str
 ) -> None:
-    assert says in refused(capsys, place[0], *words)
+    said = refused(capsys, place[0], *words)
+    assert says in said and said.count("\n") == 1, "one line"
     assert ask(capsys, place[0], "runs") == []
+
+
+def test_an_options_file_with_an_unknown_field_is_refused_in_one_line(capsys, place, tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    for data, field in (({"variant": {"name": "lora", "rnak": 3}}, "variant.rnak"), ({"stepz": 3}, "stepz")):
+        path.write_text(json.dumps(data))
+        said = refused(capsys, place[0], "train", "--config", str(path))
+        assert field in said and "no such option; known here are" in said and said.count("\n") == 1
 
 
 def test_flags_override_a_configuration_file(

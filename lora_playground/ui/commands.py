@@ -17,17 +17,17 @@ from lora_playground.jobs.runner import clean_environment
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-async def run_command(home: Path, arguments: list[str], limit: int) -> None:
-    """`python -m lora_playground ARGUMENTS --home HOME`; raises PlaygroundError with what it said, or where it took
-    longer than `limit` seconds."""
+async def run_command(home: Path, arguments: list[str], limit: int) -> str:
+    """What `python -m lora_playground ARGUMENTS --home HOME` prints; raises PlaygroundError with what it said, or where
+    it took longer than `limit` seconds."""
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "lora_playground", *arguments, "--home", str(home), cwd=_ROOT,
         env=clean_environment(os.environ),
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
         async with asyncio.timeout(limit):
-            _, told = await child.communicate()
+            printed, told = await child.communicate()
     except TimeoutError:
         raise PlaygroundError(f"It took longer than {limit // 60} minutes and was stopped.") from None
     finally:
@@ -40,3 +40,4 @@ async def run_command(home: Path, arguments: list[str], limit: int) -> None:
         if child.returncode == -9:
             ended += ", most likely for want of memory"
         raise PlaygroundError(said or f"{ended}; run 'python -m lora_playground {' '.join(arguments[:2])}' to see why.")
+    return printed.decode(errors="replace")

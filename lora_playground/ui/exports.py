@@ -6,6 +6,7 @@ What needs arithmetic is done by the command line in a process of its own, so th
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import secrets
 import shutil
@@ -87,7 +88,7 @@ class Exports:
             except (PlaygroundError, OSError) as failure:
                 yield None, cards.error(f"It could not be exported: {failure}"), *[free] * len(self.buttons)
                 return
-            words = f"{_SAID[name]}: {path.name}, {size(path.stat().st_size)}."
+            words = f"{_SAID[name]}: {path.name}, {size(path.stat().st_size)}. {note_of(path)}"
             yield str(path), _note(words), *[free] * len(self.buttons)
 
         return listen
@@ -103,14 +104,15 @@ class Exports:
         staged = self._place / f"{target.stem}-{secrets.token_hex(4)}"
         try:
             export = ["export", run.id, "--format", format, "--out", str(staged)]
-            await run_command(self._store.home, export, LIMIT_SECONDS)
-            return await asyncio.to_thread(zipped, staged, target.stem, self._place)
+            report = json.loads(await run_command(self._store.home, [*export, "--json"], LIMIT_SECONDS))
+            note = report["note"] or ("It is exact." if report.get("exact") else "")
+            return await asyncio.to_thread(zipped, staged, target.stem, self._place, note)
         finally:
             await asyncio.to_thread(shutil.rmtree, staged, True)
 
 
-def zipped(folder: Path, name: str, place: Path) -> Path:
-    """Packs a folder as `place`/name.zip and returns the file; raises OSError."""
+def zipped(folder: Path, name: str, place: Path, note: str = "") -> Path:
+    """Packs a folder as `place`/name.zip, with a note as its comment, and returns the file; raises OSError."""
     if not folder.is_dir():
         raise FileNotFoundError("this run has saved no adapter")
     target = place / f"{name}.zip"
@@ -119,8 +121,15 @@ def zipped(folder: Path, name: str, place: Path) -> Path:
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 archive.write(path, f"{name}/{path.relative_to(folder)}")
+        archive.comment = note.encode()
     os.replace(staged, target)
     return target
+
+
+def note_of(packed: Path) -> str:
+    """What was said about a file when it was made, such as how near a LoRA comes to a dense update."""
+    with zipfile.ZipFile(packed) as archive:
+        return archive.comment.decode(errors="replace")
 
 
 def _note(words: str) -> str:

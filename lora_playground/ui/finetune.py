@@ -15,24 +15,24 @@ import gradio as gr
 from lora_playground.config import Option, RunConfig, options
 from lora_playground.data.catalogue import DatasetCard, get_dataset, list_datasets
 from lora_playground.errors import PlaygroundError
-from lora_playground.models.catalogue import folder_of, list_models
-from lora_playground.ui import cards, costs, pictures, upload
+from lora_playground.models.catalogue import list_models
+from lora_playground.ui import cards, costs, method_card, options_file, pictures, upload
 from lora_playground.ui.device import device
-from lora_playground.ui.estimate import Estimate, estimate, module_list
-from lora_playground.ui.forms import Fields, VariantFields, help_text, nest
+from lora_playground.ui.estimate import Estimate, estimate
+from lora_playground.ui.forms import Fields, VariantFields, field, help_text, nest, plain
 from lora_playground.ui.preview import Preview
 from lora_playground.ui.shell import Shell
-from lora_playground.ui.words import count, duration, escape, share
+from lora_playground.ui.words import count, duration, escape
 from lora_playground.variants import VARIANTS
-from lora_playground.variants.targets import select
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
-"""What the slider offers; Advanced and the command line take any rank."""
+"""What the slider offers; the field beside it and the command line take any rank."""
 
 PLACED = ("data.dataset", "model.source", "training.steps", "training.seconds", "variant.rank")
 """Options with a place of their own in the steps; all others are listed under Advanced."""
 
 _DEFAULTS: dict[str, Option] = {option.path: option for option in options(RunConfig)}
+RANK = Option("rank", "int", None, "Any other rank; empty takes the slider's.", optional=True)
 
 
 @dataclass
@@ -41,6 +41,7 @@ class Steps:
 
     Attributes:
         advanced, variant_fields: inputs derived from the schema.
+        exact: any rank; where it is empty the slider's counts. file: options that are taken instead of the form's.
         home: where uploads are.
         nonce: filled by the page at a click on Train; two clicks within two seconds carry the same one.
     """
@@ -61,6 +62,8 @@ class Steps:
     source: gr.Dropdown
     advanced: Fields
     variant_fields: VariantFields
+    exact: gr.Textbox
+    file: gr.File
     sweep_ranks: gr.CheckboxGroup
     sweep_variants: gr.CheckboxGroup
     problem: gr.HTML
@@ -71,21 +74,28 @@ class Steps:
     def inputs(self) -> set[Any]:
         """Everything that Train needs; the listener gets one dict."""
         own = {self.dataset, self.variant, self.rank, self.unit, self.steps, self.seconds, self.source, self.nonce}
-        own |= {self.sweep_ranks, self.sweep_variants}
+        own |= {self.sweep_ranks, self.sweep_variants, self.exact, self.file}
         return own | set(self.advanced.inputs.values()) | set(self.variant_fields.components())
 
     def configs(self, given: Mapping[Any, Any]) -> list[RunConfig]:
         """The runs that the form asks for: one, or one a ticked rank and variant. Raises ConfigError."""
+        if given[self.file]:
+            return [options_file.read(given[self.file])]
         names = given[self.sweep_variants] or [given[self.variant]]
-        ranks = [int(rank) for rank in given[self.sweep_ranks]] or [RANKS[int(given[self.rank])]]
+        ranks = [int(rank) for rank in given[self.sweep_ranks]] or [self.chosen_rank(given)]
         found: dict[str, RunConfig] = {}
         for name in names:
-            for rank in ranks if has_rank(name) else [None]:
+            for rank in ranks if method_card.has_rank(name) else [None]:
                 config = self._config(given, name, rank)
                 found.setdefault(config.model_dump_json(), config)
         return list(found.values())
 
-    def _config(self, given: Mapping[Any, Any], name: str, rank: int | None) -> RunConfig:
+    def chosen_rank(self, given: Mapping[Any, Any]) -> Any:
+        """The rank in the field, whatever it is, else the slider's."""
+        typed = plain(RANK, given[self.exact])
+        return RANKS[int(given[self.rank])] if typed is None else typed
+
+    def _config(self, given: Mapping[Any, Any], name: str, rank: Any) -> RunConfig:
         values = self.advanced.read(given)
         values |= {"data.dataset": given[self.dataset] or "", "model.source": given[self.source] or ""}
         timed = given[self.unit] == "seconds"
@@ -107,11 +117,6 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def has_rank(name: str | None) -> bool:
-    """Whether a variant has the option rank."""
-    return name in VARIANTS and any(option.path == "rank" for option in options(VARIANTS[name].config))
-
-
 def build(shell: Shell, page: gr.Blocks) -> Steps:
     """Makes the steps where it is called, and what they do among themselves, and when the page is loaded."""
     name = _first(list(VARIANTS), RunConfig.model_fields["variant"].get_default(call_default_factory=True).name)
@@ -131,15 +136,17 @@ def build(shell: Shell, page: gr.Blocks) -> Steps:
         sweeps = _sweep()
         with gr.Accordion("Advanced", open=False, elem_classes="lp-fold", elem_id="lp-advanced"):
             source = _model_input()
+            exact = field(RANK, elem_id="lp-rank-exact")
             variant_fields = VariantFields(placed=("rank",))
             advanced = Fields(option for option in _DEFAULTS.values() if option.path not in PLACED)
+            file = options_file.build()
     with gr.Column(elem_id="lp-train-bar"):
         problem = gr.HTML("", apply_default_css=False, elem_id="lp-problem")
         train = gr.Button("▶  Train", variant="primary", elem_id="lp-train", size="lg")
     nonce = gr.Textbox("", visible="hidden", elem_classes="lp-hidden", label="nonce", elem_id="lp-nonce")
     made = Steps(
-        dataset, examples, *method, knob, rank, picture, *budget, source, advanced, variant_fields, *sweeps, problem,
-        train, nonce, shell.home,
+        dataset, examples, *method, knob, rank, picture, *budget, source, advanced, variant_fields, exact, file,
+        *sweeps, problem, train, nonce, shell.home,
     )  # fmt: skip
     _connect(shell, page, made, uploaded)
     _connect_memory(page, made, memory, causes)
@@ -160,7 +167,7 @@ def _connect_memory(page: gr.Blocks, made: Steps, memory: gr.HTML, causes: gr.HT
         "model.quantisation", "data.max_length", "training.batch_tokens", "training.accumulation",
         "training.gradient_checkpointing", "training.precision",
     )  # fmt: skip
-    typed = [component.input for component in made.variant_fields.components()]
+    typed = [component.input for component in (made.exact, *made.variant_fields.components())]
     changes = [made.advanced.inputs[path].change for path in paths]
     gr.on(
         [page.load, made.rank.input, made.variant.change, made.source.change, *typed, *changes], draw, made.inputs(),
@@ -187,13 +194,13 @@ def _method_step(name: str | None) -> tuple[gr.Dropdown, gr.Radio, gr.HTML, gr.M
     variant = gr.Radio(
         _variants(mine), value=name, label="Variant", show_label=False, elem_classes="lp-chips", elem_id="lp-variant"
     )
-    equation = gr.Markdown(_equation(name), elem_id="lp-equation", latex_delimiters=_DELIMITERS)
-    return family, variant, gr.HTML(_card(name), apply_default_css=False, elem_id="lp-card"), equation
+    equation = gr.Markdown(method_card.equation(name), elem_id="lp-equation", latex_delimiters=method_card.DELIMITERS)
+    return family, variant, gr.HTML(method_card.card(name), apply_default_css=False, elem_id="lp-card"), equation
 
 
 def _rank_step(name: str | None) -> tuple[gr.Column, gr.Slider, gr.HTML]:
     _heading(3, "Rank", "how many directions it may use")
-    with gr.Column(visible=has_rank(name)) as knob:
+    with gr.Column(visible=method_card.has_rank(name)) as knob:
         rank = gr.Slider(
             0, len(RANKS) - 1, value=RANKS.index(8), step=1, label="Rank r", show_label=False,
             elem_id="lp-rank-slider", buttons=[],
@@ -224,9 +231,6 @@ def _sweep() -> tuple[gr.CheckboxGroup, gr.CheckboxGroup]:
         listed = [(variant.label, variant.name) for variant in VARIANTS.values()]
         variants = gr.CheckboxGroup(listed, label="Variants", elem_id="lp-sweep-variants")
     return ranks, variants
-
-
-_DELIMITERS: list[dict[str, str | bool]] = [{"left": "$$", "right": "$$", "display": True}]
 
 
 def _first(names: list[str], wanted: str) -> str | None:
@@ -270,49 +274,6 @@ def show_examples(shell: Shell, name: str | None) -> str:
     return about + pictures.bubbles(dataset.train)
 
 
-def _equation(name: str | None) -> str:
-    return f"$$\n{VARIANTS[name].card.equation}\n$$" if name in VARIANTS else ""
-
-
-def _card(name: str | None) -> str:
-    if name not in VARIANTS:
-        return cards.error("No variant is installed.")
-    card = VARIANTS[name].card
-    notes = f"<dt>Note</dt><dd>{escape(card.notes)}</dd>" if card.notes else ""
-    return (
-        f'<div class="lp-method"><p>{escape(card.sentence)}</p><dl><dt>Frozen</dt><dd>{escape(card.frozen)}</dd>'
-        f'<dt>Paper</dt><dd><a href="{escape(card.url)}" target="_blank" rel="noopener noreferrer">'
-        f"{escape(card.paper)}</a></dd>{notes}</dl></div>"
-    )
-
-
-def _picture(made: Steps, given: Mapping[Any, Any]) -> str:
-    """W, B and A to scale for the chosen rank, and how many numbers are trained."""
-    name, rank = given[made.variant], RANKS[int(given[made.rank])]
-    ranked = has_rank(name)
-    try:
-        folder = folder_of(given[made.source] or "")
-        modules = module_list(folder) if folder else None
-        if not modules:
-            return '<p class="lp-note">The model is not on this disk yet; its sizes are known after it was fetched.</p>'
-        data = {"name": name, **made.variant_fields.read(name, given)} | ({"rank": rank} if ranked else {})
-        config = RunConfig.parse({"variant": data}).variant
-        # A variant that cannot be told which modules to adapt trains all parameters, not only linear modules.
-        targets = getattr(config, "target_modules", None)
-        shapes: Any = select(modules.linear, targets).values() if targets else modules.tensors
-        trained = VARIANTS[name].count(shapes, config)
-    except PlaygroundError as failure:
-        return cards.error(str(failure))
-    out, into = modules.typical
-    matrix = pictures.matrices(out, into, rank if ranked else None)
-    line = f"{count(trained)} of {count(modules.total)} numbers are trained ({share(trained, modules.total)})"
-    head = f"Rank r = {rank}" if ranked else "No rank: the update is a full matrix"
-    return (
-        f'<div class="lp-rank"><div class="big" aria-live="polite">{head}</div>{matrix}'
-        f"{pictures.bar(trained, modules.total, line)}<p class='lp-note'>{line}</p></div>"
-    )
-
-
 def _forecast(shell: Shell, made: Steps, given: Mapping[Any, Any]) -> str:
     """How long this will take, from what runs on this machine took."""
     batch = given[made.advanced.inputs["training.batch_tokens"]] or 0
@@ -332,11 +293,14 @@ def _forecast(shell: Shell, made: Steps, given: Mapping[Any, Any]) -> str:
 def _connect(shell: Shell, page: gr.Blocks, made: Steps, uploaded: upload.Upload) -> None:
     """What the steps do among themselves. Nothing here starts a run."""
     quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    sized = {made.variant, made.rank, made.source, *made.variant_fields.components()}
+    sized = {made.variant, made.rank, made.exact, made.source, *made.variant_fields.components()}
     timed = {made.unit, made.steps, made.seconds, made.source, made.advanced.inputs["training.batch_tokens"]}
 
     def draw_rank(given: dict[Any, Any]) -> str:
-        return _picture(made, given)
+        name = given[made.variant]
+        chosen = {"name": name, **made.variant_fields.read(name, given)}
+        ranked = {"rank": made.chosen_rank(given)} if method_card.has_rank(name) else {}
+        return method_card.picture(chosen | ranked, given[made.source] or "")
 
     def draw_time(given: dict[Any, Any]) -> str:
         return _forecast(shell, made, given)
@@ -346,7 +310,13 @@ def _connect(shell: Shell, page: gr.Blocks, made: Steps, uploaded: upload.Upload
         return gr.update(choices=choices, value=choices[0][1] if choices else None)
 
     def choose_variant(name: str) -> list[Any]:
-        return [_card(name), _equation(name), gr.update(visible=has_rank(name)), *made.variant_fields.show(name)]
+        return [
+            method_card.card(name),
+            method_card.equation(name),
+            gr.update(visible=method_card.has_rank(name)),
+            gr.update(visible=method_card.has_rank(name)),
+            *made.variant_fields.show(name),
+        ]
 
     def choose_unit(unit: str) -> tuple[Any, Any]:
         return gr.update(visible=unit == "steps"), gr.update(visible=unit == "seconds")
@@ -357,9 +327,9 @@ def _connect(shell: Shell, page: gr.Blocks, made: Steps, uploaded: upload.Upload
     made.dataset.change(lambda name: show_examples(shell, name), made.dataset, made.examples, **quiet)
     uploaded.stored.change(add_dataset, uploaded.stored, made.dataset, **quiet)
     made.family.input(choose_family, made.family, made.variant, **quiet)
-    fields = [made.card, made.equation, made.knob, *made.variant_fields.components()]
+    fields = [made.card, made.equation, made.knob, made.exact, *made.variant_fields.components()]
     made.variant.change(choose_variant, made.variant, fields, **quiet)
-    typed = [component.input for component in made.variant_fields.components()]
+    typed = [component.input for component in (made.exact, *made.variant_fields.components())]
     gr.on([page.load, made.rank.input, made.variant.change, made.source.change, *typed], draw_rank, sized, made.picture,
           trigger_mode="always_last", **quiet)  # fmt: skip
     made.unit.input(choose_unit, made.unit, [made.steps, made.seconds], **quiet)

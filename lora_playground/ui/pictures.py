@@ -6,53 +6,116 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from lora_playground.ui.words import escape
+from lora_playground.variants.base import Part
 
 ROLES = {"system": "Instruction", "user": "Person", "assistant": "Model"}
 
 
-def matrices(out: int, into: int, rank: int | None) -> str:
-    """W, and beside it B and A drawn to the same scale; without a rank, a second full matrix.
+SIDE, LINE, SLOT = 118.0, 330.0, 34.0
+"""Pixels of W's longer side, of a line before it is broken, and of the least room that a matrix and its words get."""
 
-    Args:
-        out, into: shape of W as (out, in). rank: r, or None where the update has no factors.
-    """
-    scale = 118 / max(out, into)
-    height, width = out * scale, into * scale
-    top = 22.0
-    parts = [_box("W", "frozen", 0, top, width, height, f"{out} × {into}")]
-    x = width + 30
-    parts.append(_sign("+", width + 15, top + height / 2))
-    if rank is None:
-        parts.append(_box("ΔW", "trained", x, top, width, height, f"{out} × {into}"))
-        words = f"W is {out} by {into}, and the update has just as many numbers."
-        total = x + width
-    else:
-        shown = min(rank, out, into)
-        thin = max(1.5, shown * scale)
-        parts.append(_box("B", "trained", x, top, thin, height, f"{out} × {rank}"))
-        # A stands to the right of B, its top edge level with B's: the product's shape reads off the outer edges.
-        ax = x + max(thin, 34) + 26
-        parts.append(_sign("·", ax - 13, top + height / 2))
-        parts.append(_box("A", "trained", ax, top + (height - thin) / 2, width, thin, f"{rank} × {into}"))
-        words = f"To scale: W is {out} by {into}; B is {out} by {rank} and A is {rank} by {into}."
-        total = ax + width
+
+def factors(parts: Sequence[Part]) -> str:
+    """What an adapted layer is made of, all to the scale of W: frozen and trained matrices with the signs between."""
+    scale = SIDE / max(max(part.rows, part.columns) for part in parts if part.name == "W")
+    drawn: list[str] = []
+    top, widest = 22.0, 0.0
+    for line in _lines(parts, scale):
+        tallest, x = max(part.rows * scale for part in line), 0.0
+        for part in line:
+            width, height, slot = max(1.5, part.columns * scale), max(1.5, part.rows * scale), _slot(part, scale)
+            if part.before:
+                drawn.append(_sign(part.before, x + _room(part.before) / 2, top + tallest / 2))
+                x += _room(part.before)
+            left = x + (slot - width) / 2
+            drawn.append(_box(part, left, top + (tallest - height) / 2, width, height, top + tallest + 15))
+            x += slot
+            if part.after:
+                drawn.append(_sign(part.after, x + _room(part.after) / 2, top + tallest / 2))
+                x += _room(part.after)
+        top, widest = top + tallest + 50, max(widest, x)
+    told = "; ".join(
+        f"{part.name} is {part.rows} by {part.columns}, "
+        + (f"{part.count:,} trained numbers" if part.trained else "frozen")
+        for part in parts
+    )
     return (
-        f'<svg class="lp-matrices" viewBox="-4 0 {total + 8:.0f} {top + height + 24:.0f}" role="img" '
-        f'aria-label="{escape(words)}">{"".join(parts)}</svg>'
+        f'<svg class="lp-matrices" viewBox="-4 0 {widest + 8:.0f} {top - 24:.0f}" role="img" '
+        f'style="max-width:{widest + 8:.0f}px" aria-label="{escape(f"To scale: {told}.")}">{"".join(drawn)}</svg>'
     )
 
 
-def _box(name: str, kind: str, x: float, y: float, width: float, height: float, shape: str) -> str:
-    middle = x + width / 2
+def _lines(parts: Sequence[Part], scale: float) -> list[list[Part]]:
+    """The parts, broken into lines no longer than `LINE` where they are single enough for it."""
+    lines: list[list[Part]] = []
+    x = 0.0
+    for part in parts:
+        needed = _room(part.before) + _slot(part, scale) + _room(part.after)
+        if not lines or part.again or x + needed > LINE:
+            lines.append([])
+            x = 0.0
+        lines[-1].append(part)
+        x += needed
+    return lines
+
+
+def _slot(part: Part, scale: float) -> float:
+    return max(part.columns * scale, SLOT, 6.9 * len(_under(part)))
+
+
+def _room(sign: str) -> float:
+    return 8.0 * len(sign) + 8 if sign else 0.0
+
+
+def _under(part: Part) -> str:
+    """What stands under a part: its shape, or how many numbers are scattered in it."""
+    return f"{part.count:,} numbers" if part.pattern == "scattered" else f"{part.rows} × {part.columns}"
+
+
+def _box(part: Part, x: float, y: float, width: float, height: float, under: float) -> str:
+    middle, kind = x + width / 2, "trained" if part.trained else "frozen"
+    whole = part.pattern in ("", "grid")
     return (
-        f'<text class="name" x="{middle:.1f}" y="{y - 7:.1f}">{name}</text>'
-        f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="1.5"/>'
-        f'<text class="shape" x="{middle:.1f}" y="{y + height + 15:.1f}">{shape}</text>'
+        f'<text class="name" x="{middle:.1f}" y="{y - 7:.1f}">{escape(part.name)}</text>'
+        f'<rect class="{kind if whole else "void"}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" '
+        f'height="{height:.1f}" rx="1.5"/>{_pattern(part, kind, x, y, width, height)}'
+        f'<text class="shape" x="{middle:.1f}" y="{under:.1f}">{_under(part)}</text>'
     )
+
+
+def _pattern(part: Part, kind: str, x: float, y: float, width: float, height: float) -> str:
+    """What tells a part from a whole matrix: its diagonal, its blocks, the cuts between them, or scattered entries."""
+    if part.pattern == "diagonal":
+        return f'<line class="{kind}" x1="{x:.1f}" y1="{y:.1f}" x2="{x + width:.1f}" y2="{y + height:.1f}"/>'
+    shown = min(part.blocks, 64)
+    if part.pattern == "blocks":
+        w, h = width / shown, height / shown
+        return "".join(_tile(kind, x + i * w, y + i * h, w, h) for i in range(shown))
+    if part.pattern == "grid":
+        shares = [number / shown for number in range(1, shown)]
+        if height >= width:
+            return "".join(_cut(x, y + height * share, x + width, y + height * share) for share in shares)
+        return "".join(_cut(x + width * share, y, x + width * share, y + height) for share in shares)
+    if part.pattern == "scattered":
+        # As much of the area as of the entries, in at most 160 dots, at places that are always the same.
+        area = width * height * min(1.0, part.count / (part.rows * part.columns))
+        dots = max(1, min(160, round(area / 4)))
+        side = (area / dots) ** 0.5
+        places = [((i * 0.7548777) % 1, (i * 0.5698403) % 1) for i in range(1, dots + 1)]
+        return "".join(_tile(kind, x + u * (width - side), y + v * (height - side), side, side) for u, v in places)
+    return ""
+
+
+def _cut(x1: float, y1: float, x2: float, y2: float) -> str:
+    return f'<line class="cut" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def _tile(kind: str, x: float, y: float, width: float, height: float) -> str:
+    return f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{width:.2f}" height="{height:.2f}"/>'
 
 
 def _sign(sign: str, x: float, y: float) -> str:
-    return f'<text class="sign" x="{x:.1f}" y="{y + 5:.1f}">{sign}</text>'
+    return f'<text class="sign" x="{x:.1f}" y="{y + 5:.1f}">{escape(sign)}</text>'
 
 
 def spark(values: Sequence[float], width: int = 56, height: int = 18) -> str:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from lora_playground.config import LowRankConfig
 from lora_playground.errors import ConfigError
-from lora_playground.variants.base import Card, Context
+from lora_playground.variants.base import Card, Context, Part, frozen_weight
 from lora_playground.variants.lora_family import LoraFamily
 from lora_playground.variants.peft_variant import ADAPTER, is_conv1d, tuner_layers
 from lora_playground.variants.targets import select
@@ -70,6 +70,11 @@ class AdaptiveBudget(LoraFamily):
     def finish(self, model: "torch.nn.Module", config: Any, context: Context) -> None:
         model.peft_config[ADAPTER].orth_reg_weight = 0.0  # type: ignore[union-attr,index]
         object.__setattr__(model, "_orthogonality", config.orthogonality)
+
+    def parts(self, shape: tuple[int, int], config: Any) -> tuple[Part, ...]:
+        (m, n), r = shape, config.start_rank
+        spectrum = Part("Λ", r, r, before="·", pattern="diagonal", numbers=r)
+        return frozen_weight(shape), Part("P", m, r, before="+"), spectrum, Part("Q", r, n, before="·")
 
     def count(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
         return sum(config.start_rank * (m + n + 1) for m, n in shapes)

@@ -41,6 +41,45 @@ class Card:
     notes: str = ""
 
 
+@dataclass(frozen=True)
+class Part:
+    """One matrix of an adapted layer, as its card draws it.
+
+    Attributes:
+        name: 'B'. rows, columns: its shape.
+        trained: whether it trains.
+        before, after: signs around it: '+', '·', ')'.
+        pattern: which entries there are: '' all; 'diagonal'; 'blocks' along the diagonal; 'grid', all, cut into blocks
+            along the longer side; 'scattered'.
+        blocks: how many.
+        numbers: trained numbers in it, where those are not all its entries.
+        again: starts a further line of the picture.
+    """
+
+    name: str
+    rows: int
+    columns: int
+    trained: bool = True
+    before: str = ""
+    after: str = ""
+    pattern: str = ""
+    blocks: int = 1
+    numbers: int | None = None
+    again: bool = False
+
+    @property
+    def count(self) -> int:
+        """How many of its numbers train."""
+        if not self.trained:
+            return 0
+        return self.rows * self.columns if self.numbers is None else self.numbers
+
+
+def frozen_weight(shape: tuple[int, int], before: str = "") -> Part:
+    """W of that (out, in), which never trains."""
+    return Part("W", *shape, trained=False, before=before)
+
+
 @dataclass
 class Context:
     """What a variant may need at attach time beside the model and its options.
@@ -107,6 +146,13 @@ class Variant:
     def count(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
         """Trained parameters for modules of these (out, in) shapes, without building anything."""
         raise NotImplementedError
+
+    def parts(self, shape: tuple[int, int], config: Any) -> tuple[Part, ...]:
+        """What an adapted module of that (out, in) is made of, to be drawn; W + B·A, or W + ΔW without a rank."""
+        (m, n), r = shape, getattr(config, "rank", None)
+        if r is None:
+            return frozen_weight(shape), Part("ΔW", m, n, before="+")
+        return frozen_weight(shape), Part("B", m, r, before="+"), Part("A", r, n, before="·")
 
     def parameter_groups(self, model: torch.nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """AdamW groups; LoRA+ gives B a higher rate."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from lora_playground.errors import ConfigError
-from lora_playground.variants.base import Card, Context
+from lora_playground.variants.base import Card, Context, Part, frozen_weight
 from lora_playground.variants.options import TargetConfig
 from lora_playground.variants.peft_variant import PeftVariant
 from lora_playground.variants.targets import select
@@ -44,6 +44,11 @@ class ButterflyBlocks(PeftVariant):
             boft_n_butterfly_factor=1,
             target_modules=targets,
         )
+
+    def parts(self, shape: tuple[int, int], config: Any) -> tuple[Part, ...]:
+        (m, n), b = shape, config.block_size
+        turn = Part("R", n, n, before="·", pattern="blocks", blocks=n // b, numbers=n * b)
+        return Part("g", m, 1), frozen_weight(shape, before="⊙"), turn
 
     def count(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
         return sum(n * config.block_size + m for m, n in shapes)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from lora_playground.variants.base import Card, Context
+from lora_playground.variants.base import Card, Context, Part, frozen_weight
 from lora_playground.variants.options import RankConfig
 from lora_playground.variants.peft_variant import ADAPTER, PeftVariant
 
@@ -29,6 +29,11 @@ class DecoupledLength(PeftVariant):
         from peft import DeloraConfig
 
         return DeloraConfig(task_type="CAUSAL_LM", r=config.rank, delora_lambda=config.strength, target_modules=targets)
+
+    def parts(self, shape: tuple[int, int], config: Any) -> tuple[Part, ...]:
+        (m, n), r = shape, config.rank
+        thin = Part("B", m, r, before="·"), Part("A", r, n, before="·")
+        return frozen_weight(shape), Part("λ", 1, 1, before="+"), *thin
 
     def count(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
         return sum(config.rank * (m + n) + 1 for m, n in shapes)

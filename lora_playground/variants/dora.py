@@ -1,11 +1,11 @@
 """DoRA: LoRA for the direction of each output row, and a trained length for each."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lora_playground.config import LowRankConfig
-from lora_playground.variants.base import Card, Context
+from lora_playground.variants.base import Card, Context, Part
 from lora_playground.variants.lora_family import LoraFamily
 from lora_playground.variants.peft_variant import lora_count
 
@@ -25,6 +25,10 @@ class WeightDecomposed(LoraFamily):
 
     def lora_options(self, config: Any, context: Context) -> dict[str, Any]:
         return {"use_dora": True}
+
+    def parts(self, shape: tuple[int, int], config: Any) -> tuple[Part, ...]:
+        w, b, a = super().parts(shape, config)
+        return Part("g", shape[0], 1), replace(w, before="⊙ ("), b, replace(a, after=") / lengths")
 
     def count(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
         shapes = list(shapes)

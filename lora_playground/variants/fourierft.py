@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from lora_playground.errors import ConfigError
-from lora_playground.variants.base import Card, Context
+from lora_playground.variants.base import Card, Context, Part, frozen_weight
 from lora_playground.variants.options import TargetConfig
 from lora_playground.variants.peft_variant import PeftVariant, is_conv1d
 from lora_playground.variants.targets import select
@@ -46,6 +46,10 @@ class SpectralCoefficients(PeftVariant):
             random_loc_seed=777 + context.seed,
             fan_in_fan_out=is_conv1d(model, targets),
         )
+
+    def parts(self, shape: tuple[int, int], config: Any) -> tuple[Part, ...]:
+        spectrum = Part("C", *shape, before="+ F⁻¹", pattern="scattered", numbers=config.frequencies)
+        return frozen_weight(shape), spectrum
 
     def count(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
         return config.frequencies * sum(1 for _ in shapes)

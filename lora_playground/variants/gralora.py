@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from lora_playground.errors import ConfigError
-from lora_playground.variants.base import Card, Context
+from lora_playground.variants.base import Card, Context, Part, frozen_weight
 from lora_playground.variants.options import RankAlphaConfig
 from lora_playground.variants.peft_variant import PeftVariant, is_conv1d, lora_count
 from lora_playground.variants.targets import select
@@ -46,6 +46,11 @@ class GranularBlocks(PeftVariant):
             target_modules=targets,
             fan_in_fan_out=is_conv1d(model, targets),
         )
+
+    def parts(self, shape: tuple[int, int], config: Any) -> tuple[Part, ...]:
+        (m, n), r, k = shape, config.rank, config.blocks
+        b = Part("B", m, r, before="+", pattern="grid", blocks=k)
+        return frozen_weight(shape), b, Part("A", r, n, before="·", pattern="grid", blocks=k)
 
     def count(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
         return lora_count(shapes, config.rank)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import field_validator
 
 from lora_playground.errors import ConfigError
-from lora_playground.variants.base import Card, Context
+from lora_playground.variants.base import Card, Context, Part, frozen_weight
 from lora_playground.variants.options import RankConfig
 from lora_playground.variants.peft_variant import PeftVariant
 
@@ -40,6 +40,10 @@ class HouseholderChain(PeftVariant):
         from peft import HRAConfig
 
         return HRAConfig(task_type="CAUSAL_LM", r=config.rank, target_modules=targets)
+
+    def parts(self, shape: tuple[int, int], config: Any) -> tuple[Part, ...]:
+        n, r = shape[1], config.rank
+        return frozen_weight(shape), Part("u₁ … uᵣ", n, r, before="· mirrors")
 
     def count(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
         return sum(config.rank * n for _, n in shapes)

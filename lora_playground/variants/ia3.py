@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_playground.variants.base import Card, Context
+from lora_playground.variants.base import Card, Context, Part, frozen_weight
 from lora_playground.variants.options import TargetConfig
 from lora_playground.variants.peft_variant import PeftVariant, is_conv1d
 
@@ -31,6 +31,9 @@ class ScaledActivations(PeftVariant):
             feedforward_modules=[],
             fan_in_fan_out=is_conv1d(model, targets),
         )
+
+    def parts(self, shape: tuple[int, int], config: Any) -> tuple[Part, ...]:
+        return Part("ℓ", shape[0], 1), frozen_weight(shape, before="⊙")
 
     def count(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
         return sum(m for m, _ in shapes)

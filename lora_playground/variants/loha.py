@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_playground.variants.base import Card, Context
+from lora_playground.variants.base import Card, Context, Part, frozen_weight
 from lora_playground.variants.options import RankAlphaConfig
 from lora_playground.variants.peft_variant import PeftVariant, lora_count
 
@@ -26,6 +26,12 @@ class HadamardProduct(PeftVariant):
         from peft import LoHaConfig
 
         return LoHaConfig(task_type="CAUSAL_LM", r=config.rank, alpha=config.alpha, target_modules=targets)
+
+    def parts(self, shape: tuple[int, int], config: Any) -> tuple[Part, ...]:
+        (m, n), r = shape, config.rank
+        first = Part("B₁", m, r, before="+ ("), Part("A₁", r, n, before="·", after=")")
+        second = Part("B₂", m, r, before="⊙ (", again=True), Part("A₂", r, n, before="·", after=")")
+        return frozen_weight(shape), *first, *second
 
     def count(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
         return 2 * lora_count(shapes, config.rank)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_playground.variants.base import Card, Context
+from lora_playground.variants.base import Card, Context, Part, frozen_weight
 from lora_playground.variants.options import RankAlphaConfig
 from lora_playground.variants.peft_variant import PeftVariant
 
@@ -32,6 +32,14 @@ class KroneckerProduct(PeftVariant):
         from peft import LoKrConfig
 
         return LoKrConfig(task_type="CAUSAL_LM", r=config.rank, alpha=config.alpha, target_modules=targets)
+
+    def parts(self, shape: tuple[int, int], config: Any) -> tuple[Part, ...]:
+        (m1, m2), (n1, n2), r = split(shape[0]), split(shape[1]), config.rank
+        small = Part("C", m1, n1, before="+")
+        if r >= max(m2, n2) / 2:
+            return frozen_weight(shape), small, Part("D", m2, n2, before="⊗")
+        thin = Part("B", m2, r, before="⊗ ("), Part("A", r, n2, before="·", after=")")
+        return frozen_weight(shape), small, *thin
 
     def count(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
         total = 0

@@ -1,11 +1,11 @@
 """LoRA-FA: LoRA with A frozen at its random start, so that activations need not be kept for it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lora_playground.config import LowRankConfig
-from lora_playground.variants.base import Card, Context
+from lora_playground.variants.base import Card, Context, Part
 from lora_playground.variants.lora_family import LoraFamily
 from lora_playground.variants.peft_variant import ADAPTER, tuner_layers
 
@@ -26,6 +26,10 @@ class FrozenA(LoraFamily):
     def finish(self, model: "torch.nn.Module", config: Any, context: Context) -> None:
         for _, layer in tuner_layers(model):
             layer.lora_A[ADAPTER].weight.requires_grad_(False)
+
+    def parts(self, shape: tuple[int, int], config: Any) -> tuple[Part, ...]:
+        w, b, a = super().parts(shape, config)
+        return w, b, replace(a, trained=False)
 
     def count(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
         return sum(config.rank * m for m, _ in shapes)

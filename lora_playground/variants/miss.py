@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_playground.variants.base import Card, Context
+from lora_playground.variants.base import Card, Context, Part, frozen_weight
 from lora_playground.variants.options import RankConfig
 from lora_playground.variants.peft_variant import ADAPTER, PeftVariant
 
@@ -26,6 +26,11 @@ class MatrixShard(PeftVariant):
         from peft import MissConfig
 
         return MissConfig(task_type="CAUSAL_LM", r=config.rank, target_modules=targets)
+
+    def parts(self, shape: tuple[int, int], config: Any) -> tuple[Part, ...]:
+        (m, n), r = shape, config.rank
+        repeat = Part("[I I …]", r, n, trained=False, before="·", pattern="grid", blocks=-(-n // r))
+        return frozen_weight(shape), Part("D", m, r, before="+"), repeat
 
     def count(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
         return sum(config.rank * m for m, _ in shapes)

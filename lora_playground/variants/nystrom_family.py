@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_playground.variants.base import Context
+from lora_playground.variants.base import Context, Part, frozen_weight
 from lora_playground.variants.peft_variant import ADAPTER, PeftVariant, lora_count
 from lora_playground.variants.start_family import save_as_plain_lora
 
@@ -31,6 +31,14 @@ class NystromFamily(PeftVariant):
     def start(self, config: Any) -> Any:
         """The tuner's start: the mode that the options name, for variants that have one."""
         return config.mode
+
+    def parts(self, shape: tuple[int, int], config: Any) -> tuple[Part, ...]:
+        (m, n), r, outer = shape, config.rank, not self.core_only
+        core = Part("B", m, r, outer, before="+"), Part("N", r, r, before="·"), Part("A", r, n, outer, before="·")
+        if self.start(config) not in ("residual", "pinv_residual"):
+            return frozen_weight(shape), *core
+        start = Part("B₀", m, r, trained=False, before="−", again=True), Part("N₀A₀", r, n, trained=False, before="·")
+        return frozen_weight(shape), *core, *start
 
     def peft_config(self, model: torch.nn.Module, config: Any, context: Context, targets: list[str]) -> Any:
         from lora_playground.variants.tuners.nystrom import NystromConfig

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from lora_playground.errors import ConfigError
-from lora_playground.variants.base import Card, Context
+from lora_playground.variants.base import Card, Context, Part, frozen_weight
 from lora_playground.variants.options import TargetConfig
 from lora_playground.variants.peft_variant import PeftVariant
 from lora_playground.variants.targets import select
@@ -37,6 +37,11 @@ class OrthogonalBlocks(PeftVariant):
         from peft import OFTConfig
 
         return OFTConfig(task_type="CAUSAL_LM", oft_block_size=config.block_size, target_modules=targets)
+
+    def parts(self, shape: tuple[int, int], config: Any) -> tuple[Part, ...]:
+        n, b = shape[1], config.block_size
+        turn = Part("R", n, n, before="·", pattern="blocks", blocks=n // b, numbers=n // b * (b * (b - 1) // 2))
+        return frozen_weight(shape), turn
 
     def count(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
         return sum(n // config.block_size * config.block_size * (config.block_size - 1) // 2 for _, n in shapes)

@@ -39,5 +39,6 @@ VARIANT = PrincipalStart(
         "it. It wants a lower learning rate than LoRA, because B and A start large.",
     ),
     learning_rate=2e-4,
+    real_rate=2e-5,  # as published, and as NLoRA's scripts give it
     bits=(16,),
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from lora_playground.variants.base import Card, Context
+from lora_playground.variants.base import Card, Context, Part, frozen_weight
 from lora_playground.variants.options import RankConfig
 from lora_playground.variants.peft_variant import PeftVariant, is_conv1d
 from lora_playground.variants.targets import check_rank, select
@@ -44,6 +44,19 @@ class RandomBases(PeftVariant):
             projection_prng_key=context.seed,
             fan_in_fan_out=is_conv1d(model, targets),
         )
+
+    def parts(self, shape: tuple[int, int], config: Any) -> tuple[Part, ...]:
+        (m, n), r = shape, config.rank
+        side, k = min(shape), ceil(min(shape) / r)
+        sums = (
+            Part("B", m, r, trained=False, before=f"+ {k} × ("),
+            Part("Λ", r, r, before="·", pattern="diagonal", numbers=k * r),
+        )
+        rest = (
+            Part("A", r, n, trained=False, before="·"),
+            Part("Γ", side, side, before="·", after=")", pattern="diagonal", numbers=k * side),
+        )
+        return frozen_weight(shape), *sums, *rest
 
     def count(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
         return sum(ceil(min(shape) / config.rank) * (config.rank + min(shape)) for shape in shapes)

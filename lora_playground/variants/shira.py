@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_playground.variants.base import Card, Context
+from lora_playground.variants.base import Card, Context, Part, frozen_weight
 from lora_playground.variants.options import RankConfig
 from lora_playground.variants.peft_variant import PeftVariant, lora_count
 
@@ -26,6 +26,10 @@ class SparseHighRank(PeftVariant):
         from peft import ShiraConfig
 
         return ShiraConfig(task_type="CAUSAL_LM", r=config.rank, target_modules=targets, random_seed=context.seed)
+
+    def parts(self, shape: tuple[int, int], config: Any) -> tuple[Part, ...]:
+        entries = Part("S", *shape, before="+", pattern="scattered", numbers=config.rank * sum(shape))
+        return frozen_weight(shape), entries
 
     def count(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
         return lora_count(shapes, config.rank)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_playground.variants.base import Context
+from lora_playground.variants.base import Context, Part
 from lora_playground.variants.lora_family import LoraFamily
 from lora_playground.variants.peft_variant import ADAPTER, tuner_layers
 from lora_playground.variants.plain_lora import write_plain_lora
@@ -48,6 +48,11 @@ class StartFamily(LoraFamily):
                 base.weight.data = kept
         _add_frozen_start(wrapped)
         return wrapped
+
+    def parts(self, shape: tuple[int, int], config: Any) -> tuple[Part, ...]:
+        (m, n), r = shape, config.rank
+        start = Part("B₀", m, r, trained=False, before="−", again=True), Part("A₀", r, n, trained=False, before="·")
+        return *super().parts(shape, config), *start
 
     def factors(self, layer: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
         import torch

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from lora_playground.variants.base import Card, Context
+from lora_playground.variants.base import Card, Context, Part, frozen_weight
 from lora_playground.variants.options import RankConfig
 from lora_playground.variants.peft_variant import ADAPTER, PeftVariant, is_conv1d
 
@@ -37,6 +37,11 @@ class SharedRandom(PeftVariant):
             projection_prng_key=context.seed,
             fan_in_fan_out=is_conv1d(model, targets),
         )
+
+    def parts(self, shape: tuple[int, int], config: Any) -> tuple[Part, ...]:
+        (m, n), r = shape, config.rank
+        left = Part("b", m, 1, before="+"), Part("B", m, r, trained=False, before="⊙")
+        return frozen_weight(shape), *left, Part("d", r, 1, before="·"), Part("A", r, n, trained=False, before="⊙")
 
     def count(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
         return sum(config.rank + m for m, _ in shapes)

@@ -10,7 +10,7 @@ from safetensors.numpy import load
 
 from lora_playground.errors import PlaygroundError
 from lora_playground.runs import RunStore
-from lora_playground.ui.exports import Exports
+from lora_playground.ui.exports import Exports, note_of
 from tests.spectrum_runs import finished_run, updates
 
 SHAPES = [("model.layers.0.self_attn.q_proj", 12, 16), ("model.layers.0.mlp.up_proj", 24, 16)]
@@ -35,6 +35,29 @@ def test_a_plain_lora_is_written_packed_and_kept(made):
     stamp = packed.stat().st_mtime_ns
     assert asyncio.run(exports.make(run.id, "lora")).stat().st_mtime_ns == stamp, "made once"
     assert [path.name for path in packed.parent.iterdir()] == [packed.name], "nothing half made stays"
+    assert note_of(packed) == "It is exact."
+
+
+def test_how_near_a_dense_update_is_met_is_said_and_kept_with_the_file(tmp_path: Path):
+    import numpy as np
+
+    from lora_playground.analysis.update import Update
+
+    rng = np.random.default_rng(0)
+    fading = 0.4 ** np.arange(16)
+    dense = [Update(name, dense=(rng.normal(size=(m, n)) * fading).astype(np.float32)) for name, m, n in SHAPES]
+    run = finished_run(tmp_path, "dense", dense, {"name": "dora", "rank": 2})
+    place = tmp_path / "place"
+    place.mkdir()
+    exports = Exports(RunStore(tmp_path), place)
+    exports.buttons = dict.fromkeys(("peft", "lora", "merged"))  # type: ignore[assignment]
+
+    async def told() -> str:
+        return [shown[1] async for shown in exports.listener("lora")(run.id)][-1]
+
+    for _ in range(2):  # made, then offered again
+        said = asyncio.run(told())
+        assert "This is the nearest LoRA of rank up to" in said and "it misses" in said and "% of the update" in said
 
 
 def test_what_cannot_be_exported_says_why_and_frees_the_buttons(made):

@@ -1,6 +1,7 @@
 """The interface's pure parts: words, pictures, forms from the schema, digests, cards, ticks, identities, talks."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,16 +43,31 @@ def test_durations(value, said):
 
 
 def test_matrices_are_drawn_to_one_scale():
-    import re
-
-    svg = pictures.matrices(out=512, into=256, rank=16)
+    svg = pictures.factors(VARIANTS["lora"].parts((512, 256), VARIANTS["lora"].config(rank=16)))
     sizes = [(float(w), float(h)) for w, h in re.findall(r'<rect[^>]* width="([\d.]+)" height="([\d.]+)"', svg)]
     w, b, a = sizes
     scale = w[1] / 512
     assert w[0] / 256 == pytest.approx(scale, rel=0.02)
     assert b == (pytest.approx(16 * scale, rel=0.05), pytest.approx(w[1]))
     assert a == (pytest.approx(w[0]), pytest.approx(16 * scale, rel=0.05))
-    assert 'aria-label="To scale: W is 512 by 256; B is 512 by 16 and A is 16 by 256."' in svg
+    assert 'aria-label="To scale: W is 512 by 256, frozen; B is 512 by 16, 8,192 trained numbers; A is 16' in svg
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+@pytest.mark.parametrize("shape", [(64, 32), (32, 64), (48, 48)])
+def test_a_picture_shows_as_many_trained_numbers_as_are_counted(name, shape):
+    variant = VARIANTS[name]
+    small = {"rank": 4} if "rank" in variant.config.model_fields else {}
+    config = variant.config(**small)
+    parts = variant.parts(shape, config)
+    assert sum(part.count for part in parts) == variant.count([shape], config)
+    assert [(part.rows, part.columns, part.trained) for part in parts if part.name == "W"] == [(*shape, False)]
+    svg = pictures.factors(parts)
+    places = re.findall(r'<rect[^>]* x="([-\d.]+)" y="([-\d.]+)" width="([\d.]+)" height="([\d.]+)"', svg)
+    width, height = map(float, re.search(r'viewBox="-4 0 (\d+) (\d+)"', svg).groups())
+    assert len(places) >= len(parts) and width < 360
+    for x, y, w, h in (map(float, place) for place in places):
+        assert x >= 0 and y >= 20 and x + w <= width - 3 and y + h <= height
 
 
 def test_everything_from_outside_is_escaped():

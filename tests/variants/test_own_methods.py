@@ -115,6 +115,13 @@ def test_counts_on_llama_2_7b_are_the_papers():
     assert with_core - 319_815_680 == 3_670_016
 
 
+def test_bases_other_than_the_embedded_one_get_the_published_rates():
+    published = {"nlora": 2e-4, "inttune": 2e-4, "slora": 2e-4, "lora": 2e-4, "pissa": 2e-5}
+    for name, rate in published.items():
+        assert VARIANTS[name].rate("HuggingFaceTB/SmolLM2-135M") == rate, name
+        assert VARIANTS[name].rate("/some/folder") == rate, name
+
+
 @pytest.mark.parametrize("name", ["slora", "nlora", "inttune", "celora"])
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_peft_itself_saves_and_loads_the_own_format(name, kind, tmp_path):

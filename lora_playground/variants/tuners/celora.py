@@ -105,20 +105,21 @@ class Approximation:
         self._right = torch.cat(parts)
         self.squares, self.collect, self._buffer = None, False, None
 
-    def left(self, dy: torch.Tensor, extra: torch.Tensor) -> torch.Tensor:
-        """[dY·B₀, dY[:, I], extra] as one (T, q + k + r) matrix, so that one product gives dX."""
-        assert self.rows is not None
-        parts = [] if self.B0 is None else [dy @ self.B0.to(dy.dtype)]
-        return torch.cat([*parts, dy.index_select(1, self.rows), extra], dim=1)
+    def thin(self, b: torch.Tensor, scale: float, kind: torch.dtype, split: bool) -> torch.Tensor:
+        """[s·Bᵀ; B₀ᵀ] (r + q, m), or s·Bᵀ alone: laid out along the long side, where dY times it is much faster."""
+        ours = b.T.to(kind) * scale
+        if not split or self.B0 is None:
+            return ours.contiguous()
+        return torch.cat([ours, self.B0.T.to(kind)])
 
     def right(self, a: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
-        """[A₀; Ws[I]; A] (q + k + r, n) in dtype `kind`; only A is copied in anew each time."""
+        """[A; A₀; Ws[I]] (r + q + k, n) in dtype `kind`; only A is copied in anew each time."""
         assert self._right is not None
-        size, held = self._right.shape[0], self._buffer
-        if held is None or held.dtype != kind or held.shape[0] != size + a.shape[0]:
-            held = self._buffer = torch.cat([self._right.to(kind), a.to(kind)])
+        size, held = self._right.shape[0] + a.shape[0], self._buffer
+        if held is None or held.dtype != kind or held.shape[0] != size:
+            held = self._buffer = torch.cat([a.to(kind), self._right.to(kind)])
         else:
-            held[size:].copy_(a)
+            held[: a.shape[0]].copy_(a)
         return held
 
 
@@ -131,36 +132,37 @@ class _ApproximateLinear(torch.autograd.Function):
     ) -> torch.Tensor:
         base = layer.base_layer(x)
         kind = base.dtype
-        hidden = dropped.to(kind) @ a.T.to(kind)
+        hidden = dropped.reshape(-1, dropped.shape[-1]).to(kind) @ a.T.to(kind)
         ctx.save_for_backward(dropped, hidden, a, b)
         ctx.layer, ctx.scale, ctx.same = layer, scale, dropped is x
-        return base.add_(hidden @ b.T.to(kind), alpha=scale)
+        return base.reshape(-1, base.shape[-1]).addmm_(hidden, b.T.to(kind), alpha=scale).view(base.shape)
 
     @staticmethod
     def backward(ctx: Any, dy: torch.Tensor) -> Any:  # type: ignore[override]
         dropped, hidden, a, b = ctx.saved_tensors
-        kind = dy.dtype
+        kind, r = dy.dtype, a.shape[0]
         flat = dy.reshape(-1, dy.shape[-1])
         inputs = dropped.reshape(-1, dropped.shape[-1]).to(kind)
-        g = (flat @ b.to(kind)) * ctx.scale
-        grad_a = (g.T @ inputs).to(a.dtype) if ctx.needs_input_grad[2] else None
-        grad_b = None
-        if ctx.needs_input_grad[3]:
-            grad_b = (flat.T @ hidden.reshape(-1, hidden.shape[-1]) * ctx.scale).to(b.dtype)
-        dx = dropped_grad = None
         state: Approximation = ctx.layer.approximation
         if state.collect:
             state.observe(flat)
-        if ctx.needs_input_grad[0] and state.rows is not None and ctx.same:
-            dx = state.left(flat, g) @ state.right(a, kind)
-        elif ctx.needs_input_grad[0]:
-            through = (g @ a.to(kind)) if ctx.same else None
-            if state.rows is None:
-                dx = flat @ ctx.layer.stored_weight(kind)
-            else:
-                none = flat.new_zeros(flat.shape[0], a.shape[0])
-                dx = state.left(flat, none) @ state.right(a, kind)
-            dx = dx if through is None else dx.add_(through)
+        wanted = ctx.needs_input_grad[0]
+        through = flat @ state.thin(b, ctx.scale, kind, wanted and state.rows is not None).T  # [s·dY·B, dY·B₀]
+        g = through[:, :r]
+        grad_a = (g.T @ inputs).to(a.dtype) if ctx.needs_input_grad[2] else None
+        grad_b = None
+        if ctx.needs_input_grad[3]:
+            grad_b = torch.mm(hidden.T, flat).T.mul(ctx.scale).to(b.dtype)
+        dx = dropped_grad = None
+        if wanted and state.rows is not None:
+            # One product for all parts of dX. After dropout, LoRA's own part belongs to another input.
+            skip = 0 if ctx.same else r
+            left = torch.cat([through[:, skip:], flat.index_select(1, state.rows)], dim=1)
+            dx = left @ state.right(a, kind)[skip:]
+        elif wanted:
+            dx = flat @ ctx.layer.stored_weight(kind)
+            if ctx.same:
+                dx.addmm_(g, a.to(kind))
         if not ctx.same and ctx.needs_input_grad[1]:
             dropped_grad = (g @ a.to(kind)).reshape(dropped.shape).to(dropped.dtype)
         if dx is not None:

@@ -1,0 +1,84 @@
+"""What is shown about a method: sentence, equation, what trains as a formula and as a number, and its factors to scale.
+
+Everything comes from the variant's own declaration and a model's headers; nothing is loaded.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lora_playground.config import RunConfig, options
+from lora_playground.errors import PlaygroundError
+from lora_playground.models.catalogue import folder_of
+from lora_playground.ui import cards, pictures
+from lora_playground.ui.estimate import module_list
+from lora_playground.ui.words import count, escape, share
+from lora_playground.variants import VARIANTS
+from lora_playground.variants.targets import select
+
+DELIMITERS: list[dict[str, str | bool]] = [
+    {"left": "$$", "right": "$$", "display": True},
+    {"left": "$", "right": "$", "display": False},
+]
+
+
+def has_rank(name: str | None) -> bool:
+    """Whether a variant has the option rank."""
+    return name in VARIANTS and any(option.path == "rank" for option in options(VARIANTS[name].config))
+
+
+def equation(name: str | None) -> str:
+    """The adapted layer, and how many numbers train in it, as LaTeX in Markdown."""
+    if name not in VARIANTS:
+        return ""
+    card = VARIANTS[name].card
+    return f"$$\n{card.equation}\n$$\n\nTrained in an $m \\times n$ module: ${card.parameters}$"
+
+
+def card(name: str | None) -> str:
+    """The method in words: one sentence, what is frozen, the paper, notes."""
+    if name not in VARIANTS:
+        return cards.error("No variant is installed.")
+    card = VARIANTS[name].card
+    notes = f"<dt>Note</dt><dd>{escape(card.notes)}</dd>" if card.notes else ""
+    return (
+        f'<div class="lp-method"><p>{escape(card.sentence)}</p><dl><dt>Frozen</dt><dd>{escape(card.frozen)}</dd>'
+        f'<dt>Paper</dt><dd><a href="{escape(card.url)}" target="_blank" rel="noopener noreferrer">'
+        f"{escape(card.paper)}</a></dd>{notes}</dl></div>"
+    )
+
+
+def picture(data: dict[str, Any], source: str) -> str:
+    """The method's factors to scale in this model's commonest module, and how many numbers train in all.
+
+    Args:
+        data: the variant's options with its name; source: the base model.
+    """
+    variant = VARIANTS[data["name"]]
+    try:
+        folder = folder_of(source)
+        modules = module_list(folder) if folder else None
+        if not modules:
+            return '<p class="lp-note">The model is not on this disk yet; its sizes are known after it was fetched.</p>'
+        config: Any = RunConfig.parse({"variant": data}).variant
+        # A variant that cannot be told which modules to adapt trains all parameters, not only linear modules.
+        targets = getattr(config, "target_modules", None)
+        adapted = select(modules.linear, targets) if targets else modules.linear
+        variant.check(config, modules.linear, max(variant.bits))
+        shapes: Any = adapted.values() if targets else modules.tensors
+        trained = variant.count(shapes, config)
+    except PlaygroundError as failure:
+        return cards.error(str(failure))
+    sizes = list(adapted.values())
+    typical = max(dict.fromkeys(sizes), key=sizes.count)
+    parts = variant.parts(typical, config)
+    one = sum(part.count for part in parts)
+    line = f"{count(trained)} of {count(modules.total)} numbers are trained ({share(trained, modules.total)})"
+    exact = f"{one:,} in a module of {typical[0]} × {typical[1]}, {trained:,} in all {len(sizes)} modules"
+    if not targets:
+        exact += ", embeddings and norms"
+    head = f"Rank r = {data['rank']}" if "rank" in data else "No rank to choose"
+    return (
+        f'<div class="lp-rank"><div class="big" aria-live="polite">{head}</div>{pictures.factors(parts)}'
+        f"{pictures.bar(trained, modules.total, line)}<p class='lp-note'>{line}: {exact}.</p></div>"
+    )
