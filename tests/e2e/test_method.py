@@ -28,7 +28,7 @@ def test_every_card_has_its_equation_formula_number_and_picture(page, server):
         assert card.locator("a").get_attribute("href") == variant.card.url
         parts = variant.parts((704, 256), variant.config())
         drawn = picture.locator(".lp-matrices text.name")
-        until(page, lambda d=drawn, p=parts: d.all_inner_texts() == [part.name for part in p], f"the parts of {name}")
+        until(page, lambda d=drawn, p=parts: d.all_text_contents() == [part.name for part in p], f"the parts of {name}")
         assert re.search(r"[\d,]+ in a module of \d+ × \d+, [\d,]+ in all 49 modules", picture.inner_text()), name
         assert picture.locator("svg").bounding_box()["width"] <= page.locator("#lp-picture").bounding_box()["width"]
 
