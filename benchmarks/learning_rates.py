@@ -23,14 +23,12 @@ from variant_trials import Bench, add, in_child, lines, size_of
 from lora_playground.variants import VARIANTS
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "learning-rates.jsonl"
-MOST = 7
-"""Trainings of one variant at most."""
 DIVERGED = math.inf
 
 
-def next_rate(start: float, losses: dict[float, float], fine: bool = True) -> float | None:
+def next_rate(start: float, losses: dict[float, float], most: int = 7, fine: bool = True) -> float | None:
     """The rate to try next, or None when the best of them has near neighbours on both sides."""
-    if len(losses) >= MOST:
+    if len(losses) >= most:
         return None
     for rate in (start, start / 4, start * 4):
         if not _tried(rate, losses):
@@ -81,7 +79,7 @@ def sweep(given: argparse.Namespace) -> None:
         bench.data(given.dataset, 0)
         while time.monotonic() < ends:
             losses = losses_of(list(lines(given.results)), name, size_of(config))
-            rate = next_rate(given.start or variant.learning_rate, losses, given.fine)
+            rate = next_rate(given.start or variant.learning_rate, losses, given.most, given.fine)
             if rate is None:
                 break
             row = in_child(lambda: bench.trial(name, config, given.dataset, 0, rate, given, score=False))  # noqa: B023
@@ -132,10 +130,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="NAME")
     parser.add_argument("--size", choices=["default", "matched"], default="matched")
-    parser.add_argument("--dataset", default="facts-small")
-    parser.add_argument("--steps", type=int, default=32)
+    parser.add_argument("--dataset", default="pirate")
+    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--start", type=float, default=None, help="the middle of the grid; default: the variant's rate")
+    parser.add_argument("--most", type=int, default=7, help="trainings of one variant at most")
     parser.add_argument("--coarse", dest="fine", action="store_false", help="steps of four only")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--results", type=Path, default=RESULTS, help="another file")

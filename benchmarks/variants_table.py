@@ -1,6 +1,6 @@
 """Every variant on the embedded model at matched trained parameters and swept learning rates; writes docs/variants.md.
 
-    python benchmarks/variants_table.py [--datasets pirate facts-small sentiment] [--seeds 3] [--minutes 60] [--page]
+    python benchmarks/variants_table.py [--datasets pirate sentiment json] [--seeds 3] [--minutes 60] [--page]
 
 A variant's rank (or block size, or number of frequencies) is chosen so that it trains about as many parameters as LoRA
 at rank 8; its learning rate is the best that benchmarks/learning_rates.py found at that size, on one dataset, else its
@@ -162,10 +162,10 @@ def _cell(rows: list[Row]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="NAME")
-    parser.add_argument("--datasets", nargs="+", default=["pirate", "facts-small", "sentiment"])
+    parser.add_argument("--datasets", nargs="+", default=["pirate", "sentiment", "json"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--rows", type=int, default=40, help="test rows scored")
     parser.add_argument("--minutes", type=float, default=60.0)
