@@ -56,7 +56,7 @@ class Bench:
         from lora_playground.variants.targets import linear_shapes
 
         torch.set_num_threads(1)
-        scoring.SKILL_ROWS = 48
+        scoring.SKILL_ROWS = 36
         self.base = self._load()
         self.shapes = linear_shapes(self.base.model)
         self.everything = [tuple(p.shape) for p in self.base.model.parameters()]
