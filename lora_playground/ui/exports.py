@@ -104,7 +104,8 @@ class Exports:
         staged = self._place / f"{target.stem}-{secrets.token_hex(4)}"
         try:
             export = ["export", run.id, "--format", format, "--out", str(staged)]
-            report = json.loads(await run_command(self._store.home, [*export, "--json"], LIMIT_SECONDS))
+            printed = await run_command(self._store.home, [*export, "--json"], LIMIT_SECONDS)
+            report = json.loads(printed.splitlines()[-1])
             note = report["note"] or ("It is exact." if report.get("exact") else "")
             return await asyncio.to_thread(zipped, staged, target.stem, self._place, note)
         finally:

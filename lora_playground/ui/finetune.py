@@ -31,15 +31,6 @@ RANKS = (1, 2, 4, 8, 16, 32, 64)
 PLACED = ("data.dataset", "model.source", "training.steps", "training.seconds", "variant.rank")
 """Options with a place of their own in the steps; all others are listed under Advanced."""
 
-
-class _Chips(gr.Radio):
-    """A Radio that takes a choice which is just being replaced: when the family changes, events that are on their way
-    still carry the variant before it, and the schema judges names anyway."""
-
-    def preprocess(self, payload: Any) -> Any:
-        return payload
-
-
 _DEFAULTS: dict[str, Option] = {option.path: option for option in options(RunConfig)}
 RANK = Option("rank", "int", None, "Any other rank; empty takes the slider's.", optional=True)
 
@@ -200,7 +191,7 @@ def _method_step(name: str | None) -> tuple[gr.Dropdown, gr.Radio, gr.HTML, gr.M
     mine = VARIANTS[name].family if name else None
     families = sorted({variant.family for variant in VARIANTS.values()}, key=lambda one: (one != mine, one))
     family = gr.Dropdown(families, value=mine, label="Family", show_label=False, filterable=False, elem_id="lp-family")
-    variant = _Chips(
+    variant = gr.Radio(
         _variants(mine), value=name, label="Variant", show_label=False, elem_classes="lp-chips", elem_id="lp-variant"
     )
     equation = gr.Markdown(method_card.equation(name), elem_id="lp-equation", latex_delimiters=method_card.DELIMITERS)
