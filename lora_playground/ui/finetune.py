@@ -168,7 +168,7 @@ def _connect_memory(page: gr.Blocks, made: Steps, memory: gr.HTML, causes: gr.HT
         "training.gradient_checkpointing", "training.precision",
     )  # fmt: skip
     typed = [component.input for component in (made.exact, *made.variant_fields.components())]
-    changes = [made.advanced.inputs[path].change for path in paths]
+    changes = [made.file.change, *(made.advanced.inputs[path].change for path in paths)]
     gr.on(
         [page.load, made.rank.input, made.variant.change, made.source.change, *typed, *changes], draw, made.inputs(),
         [memory, causes], trigger_mode="always_last", queue=False, show_progress="hidden", api_visibility="private",

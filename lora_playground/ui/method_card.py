@@ -54,7 +54,9 @@ def picture(data: dict[str, Any], source: str) -> str:
     Args:
         data: the variant's options with its name; source: the base model.
     """
-    variant = VARIANTS[data["name"]]
+    variant = VARIANTS.get(data["name"])
+    if variant is None:
+        return ""
     try:
         folder = folder_of(source)
         modules = module_list(folder) if folder else None
