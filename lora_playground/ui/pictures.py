@@ -64,7 +64,7 @@ def _slot(part: Part, scale: float) -> float:
 
 
 def _room(sign: str) -> float:
-    return 8.0 * len(sign) + 8 if sign else 0.0
+    return 10.0 * len(sign) + 8 if sign else 0.0
 
 
 def _under(part: Part) -> str:
