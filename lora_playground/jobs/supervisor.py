@@ -85,6 +85,7 @@ class Supervisor:
         self._wake = threading.Condition()
         self._poked = False
         self._closing = False
+        self._ready_from = 0.0
         self._thread: threading.Thread | None = None
 
     # --- asked by people ------------------------------------------------------------------------------------------
@@ -182,13 +183,25 @@ class Supervisor:
 
     # --- life -----------------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Clears up after a server that died, then begins to run jobs. Queued jobs stay queued."""
+    def start(self, unready: float = 0.0) -> None:
+        """Clears up after a server that died, then begins to run jobs. Queued jobs stay queued.
+
+        Args:
+            unready: seconds in which no worker is made ready for a later job, unless `make_ready` is called: making
+                one ready takes a processor for some seconds, which the first page needs more.
+        """
         if self._thread is not None:
             return
+        self._ready_from = time.monotonic() + unready
         recover(self.store, self.runs, self.runner)
         self._thread = threading.Thread(target=self._loop, name="supervisor", daemon=True)
         self._thread.start()
+
+    def make_ready(self) -> None:
+        """Allows a worker to be made ready from now on."""
+        if self._ready_from > time.monotonic():
+            self._ready_from = 0.0
+            self._poke()
 
     def close(self) -> None:
         """Ends all processes; what ran stands as interrupted and can be resumed. Safe to call twice."""
@@ -239,6 +252,8 @@ class Supervisor:
             self._begin(row)
         if self._active:
             return _TICK
+        if (early := self._ready_from - time.monotonic()) > 0:
+            return min(early, 5.0)
         try:
             self.runner.prepare()
         except PlaygroundError as error:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
 from starlette.middleware import Middleware
@@ -17,8 +14,11 @@ from lora_playground.runs import RunStore, default_home
 from lora_playground.ui import theme
 from lora_playground.ui.frame import Frame
 from lora_playground.ui.identity import Identity, VisitorMiddleware
+from lora_playground.ui.quickstart import unserved
 
 MAX_UPLOAD = "20mb"
+UNREADY = 10.0
+"""Seconds after the start in which the warm worker waits for the first page."""
 
 
 class Server:
@@ -38,8 +38,9 @@ class Server:
         try:
             self.identity = Identity(self.home)
             parts = {"home": self.home, "store": RunStore(self.home), "supervisor": self.supervisor}
-            self.page: gr.Blocks = Frame(parts, self.chat, self.identity).build()
-            self.page.queue(max_size=300, default_concurrency_limit=None)
+            with unserved():
+                self.page: gr.Blocks = Frame(parts, self.chat, self.identity).build()
+                self.page.queue(max_size=300, default_concurrency_limit=None)
         except BaseException:
             self.chat.close()
             self.supervisor.close()
@@ -65,8 +66,8 @@ class Server:
             app_kwargs={"middleware": [Middleware(VisitorMiddleware, identity=self.identity)]},
             **more,
         )
-        # After the page is served: the queue begins by importing torch in its warm worker, which takes the processor.
-        self.supervisor.start()
+        # The warm worker imports torch, which takes a processor that the first page needs; the page tells when it is.
+        self.supervisor.start(unready=UNREADY)
         return started
 
     def wait(self) -> None:

@@ -23,6 +23,7 @@ class FakeRunner:
         self.status: dict[int, int | None] = {}
         self.runs: dict[int, Run] = {}
         self.cancelled: list[tuple[int, str]] = []
+        self.prepared = 0
 
     def submit(self, folder: Path, attempt: int) -> Handle:
         number = len(self.started) + 1
@@ -53,7 +54,8 @@ class FakeRunner:
     def cpu_seconds(self, handle: Handle) -> float | None:
         return None
 
-    def prepare(self) -> None: ...
+    def prepare(self) -> None:
+        self.prepared += 1
 
     def close(self) -> None:
         for number, status in self.status.items():

@@ -27,6 +27,19 @@ def queue(home: Path, fake: FakeRunner):
         yield supervisor
 
 
+def test_no_worker_is_made_ready_before_the_first_page(home: Path, fake: FakeRunner) -> None:
+    supervisor = Supervisor(home, fake, admit=lambda *_: [])
+    supervisor.start(unready=3600)
+    try:
+        job = supervisor.submit(config("quick"))  # whoever asks meanwhile is served all the same
+        wait_for(supervisor, job.id, "done")
+        assert fake.prepared == 0
+        supervisor.make_ready()
+        wait_until(lambda: fake.prepared > 0)
+    finally:
+        supervisor.close()
+
+
 def finish(supervisor: Supervisor, fake: FakeRunner, id: str) -> None:
     wait_until(lambda: id in fake.started)
     fake.finish(fake.started.index(id) + 1)
