@@ -139,3 +139,24 @@ def test_flags_override_a_configuration_file(
     path.write_text(json.dumps({"variant": {"name": "lora", "rank": 3}, "training": {"steps": 7, "seed": 5}}))
     config = build_config(_parser().parse_args(["train", "--config", str(path), "--rank", "6"]))
     assert (config.variant.rank, config.training.steps, config.training.seed) == (6, 7, 5)
+
+
+def test_a_damaged_run_hides_no_other(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from lora_playground.config import RunConfig
+    from lora_playground.runs import RunStore
+
+    whole = RunStore(tmp_path).create(RunConfig.parse({}))
+    (tmp_path / "runs" / "torn").mkdir()
+    (tmp_path / "runs" / "torn" / "config.json").write_text("{")
+    assert main(["runs", "--json", "--home", str(tmp_path)]) == 0
+    printed = capsys.readouterr()
+    assert [run["run"] for run in json.loads(printed.out)] == [whole.id] and "torn" in printed.err
+
+
+def test_a_number_or_a_place_that_cannot_be_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for words in (["evaluate", "x", "--rows", "-5"], ["chat", "x", "--prompt", "p", "--seed", "-1"]):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 2 and f"{words[-1]}' is not allowed" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert "file" in refused(capsys, tmp_path / "file", "train", "--steps", "1")

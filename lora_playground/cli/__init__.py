@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from lora_playground.cli import commands, show
-from lora_playground.cli.flags import add_chat_flags, add_train_flags, build_config
+from lora_playground.cli.flags import add_chat_flags, add_train_flags, build_config, within
 from lora_playground.errors import PlaygroundError
 from lora_playground.reproduce import FORMATS
 
@@ -28,13 +28,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PlaygroundError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        place = f"{error.filename}: {error.strerror}; give a place that can be read and written"
+        print(f"error: {place if error.filename else error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
-    if options_given.json:
-        print(json.dumps(value, ensure_ascii=False))
-    else:
-        options_given.show(value)
+    try:
+        if options_given.json:
+            print(json.dumps(value, ensure_ascii=False))
+        else:
+            options_given.show(value)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read has enough (`... | head`); what Python would still write at its end goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
@@ -55,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument("run")
     evaluate = command("evaluate", commands.evaluate, show.show_pairs, "score both models on the dataset's test part")
     evaluate.add_argument("run")
-    evaluate.add_argument("--rows", type=int, default=None, help="at most so many test rows (default: all)")
+    evaluate.add_argument("--rows", type=within(1, 1_000_000, int), help="at most so many test rows (default: all)")
     command("runs", commands.runs, show.show_table, "list the runs")
     command("show", commands.show_run, show.show_pairs, "one run: configuration, state and result").add_argument("run")
     command("delete", commands.delete, show.show_pairs, "delete a run and all its files").add_argument("run")

@@ -13,7 +13,7 @@ from typing import Any
 
 from lora_playground.cli.flags import build_config
 from lora_playground.config import options
-from lora_playground.errors import ConfigError
+from lora_playground.errors import ConfigError, PlaygroundError
 from lora_playground.variants import VARIANTS
 
 
@@ -98,7 +98,13 @@ def evaluate(given: argparse.Namespace) -> dict[str, Any]:
 
 def runs(given: argparse.Namespace) -> list[dict[str, Any]]:
     """`runs`: all of them, a row each."""
-    return [_row(run) for run in _store(given).list()]
+    rows = []
+    for run in _store(given).list():
+        try:
+            rows.append(_row(run))
+        except PlaygroundError as error:  # one damaged folder must not hide the others
+            print(f"warning: run {run.id} is left out: {error}", file=sys.stderr)
+    return rows
 
 
 def _row(run: Any) -> dict[str, Any]:

@@ -44,17 +44,15 @@ def add_chat_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run")
     parser.add_argument("--prompt", required=True)
     parser.add_argument("--system", default="")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--temperature", type=_within(0.0, 10.0), default=0.0)
-    parser.add_argument("--top-p", type=_within(0.001, 1.0), default=1.0)
-    parser.add_argument("--max-new-tokens", type=_within(1, 4096, int), default=128)
-    parser.add_argument("--strength", type=_within(0.0, 2.0), default=1.0, help="the update's strength, 0 to 2")
-    parser.add_argument(
-        "--keep", type=_within(0, 4096, int), help="keep only the k strongest directions of each module"
-    )
+    parser.add_argument("--seed", type=within(0, 2**31 - 1, int), default=0)
+    parser.add_argument("--temperature", type=within(0.0, 10.0), default=0.0)
+    parser.add_argument("--top-p", type=within(0.001, 1.0), default=1.0)
+    parser.add_argument("--max-new-tokens", type=within(1, 4096, int), default=128)
+    parser.add_argument("--strength", type=within(0.0, 2.0), default=1.0, help="the update's strength, 0 to 2")
+    parser.add_argument("--keep", type=within(0, 4096, int), help="keep only the k strongest directions of each module")
 
 
-def _within(low: float, high: float, kind: Callable[[str], float] = float) -> Callable[[str], float]:
+def within(low: float, high: float, kind: Callable[[str], float] = float) -> Callable[[str], float]:
     """A converter for argparse that refuses numbers outside [low, high]."""
 
     def convert(text: str) -> float:

@@ -51,12 +51,14 @@ class Shell:
     tuning: gr.State = field(default_factory=lambda: gr.State({}))
 
     def shown(self, ticked: Sequence[str]) -> list[Shown]:
-        """The ticked runs that still exist, in the order of their slots."""
+        """The ticked runs that still exist and can be read, in the order of their slots."""
         found = []
         for slot, identity in enumerate(ticked[:SLOTS]):
             if identity:
                 try:
-                    found.append(Shown(self.store.get(identity), run_colour(slot), slot))
+                    run = self.store.get(identity)
+                    run.config()
+                    found.append(Shown(run, run_colour(slot), slot))
                 except PlaygroundError:
                     continue
         return found
