@@ -349,6 +349,17 @@ window.lp = (() => {
     setTimeout(() => URL.revokeObjectURL(link.href), 5000);
   }
 
+  // Buttons with data-copy copy the text of the <pre> beside them.
+  function copies(element) {
+    element.addEventListener("click", (event) => {
+      const button = event.target.closest("[data-copy]"), text = button?.closest(".lp-copied")?.querySelector("pre");
+      if (!text) return;
+      clip(text.textContent);
+      button.textContent = "copied";
+      setTimeout(() => { button.textContent = "copy"; }, 1200);
+    });
+  }
+
   // Opens a tab by its title, also one that a narrow screen keeps in its menu.
   function open(title) {
     const all = document.querySelectorAll('#lp-tabs button[role="tab"], #lp-tabs .overflow-dropdown button');
@@ -366,5 +377,5 @@ window.lp = (() => {
   }
 
   recall();
-  return { chat, save, open, fetch: fetchFile, settle, url, address, acts, points, reveal, onceNonce, tip, recall };
+  return { chat, save, open, fetch: fetchFile, settle, url, address, acts, copies, points, reveal, onceNonce, tip, recall };
 })();

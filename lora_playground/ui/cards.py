@@ -112,7 +112,7 @@ def probes(digest: Digest, colour: str) -> str:
 def done(label: str, colour: str, result: Mapping[str, Any]) -> str:
     """The result card: score, forgetting, and what it cost."""
     head = f'<section class="lp-card lp-done" style="--run:{colour}"><h2><span class="lp-swatch"></span>'
-    head += f"{escape(label)}</h2>"
+    head += f'{escape(label)}<span class="lp-sr" role="status">: training is done</span></h2>'
     score, forgetting = result.get("score"), result.get("forgetting")
     if score:
         gain = score["adapted"] - score["base"]

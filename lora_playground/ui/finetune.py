@@ -137,7 +137,7 @@ def build(shell: Shell, page: gr.Blocks) -> Steps:
         with gr.Accordion("Advanced", open=False, elem_classes="lp-fold", elem_id="lp-advanced"):
             source = _model_input()
             exact = field(RANK, elem_id="lp-rank-exact")
-            variant_fields = VariantFields(placed=("rank",))
+            variant_fields = VariantFields(("rank",), name)
             advanced = Fields(option for option in _DEFAULTS.values() if option.path not in PLACED)
             file = options_file.build()
     with gr.Column(elem_id="lp-train-bar"):

@@ -126,15 +126,14 @@ class VariantFields:
     Options that many variants share (alpha, dropout) are one input, which takes the chosen variant's default.
     """
 
-    def __init__(self, placed: Sequence[str]) -> None:
+    def __init__(self, placed: Sequence[str], chosen: str | None = None) -> None:
         self._placed = set(placed)
         owners: dict[_Key, Option] = {}
         for variant in VARIANTS.values():
             for option in self._options(variant.name):
                 owners.setdefault(self._key(option), option)
         self._keys = list(owners)
-        first = next(iter(VARIANTS), "")
-        shown = {self._key(option): option for option in self._options(first)} if first else {}
+        shown = {self._key(option): option for option in self._options(chosen)} if chosen else {}
         self.inputs = {
             key: field(
                 shown.get(key, option),

@@ -123,7 +123,8 @@ class Frame:
         shown = [own.header, own.runs, own.address, own.clock, own.seen, *view.outputs()]
 
         page.load(None, None, None, js="() => lp.recall()")
-        restored = page.load(self.restore, None, [own.viewed, own.ticked, own.seen, own.tabs], **SETS)
+        page.load(self.first, None, [part for part in shown if part is not own.address], **QUIET)
+        restored = page.load(self.restore, None, [own.viewed, own.ticked, own.tabs], **SETS)
         restored.then(None, None, None, js="() => lp.settle()").then(self.refresh, state, shown, **QUIET)
         own.clock.tick(self.refresh, state, shown, **QUIET)
         for changed in (own.viewed, own.ticked):
@@ -147,15 +148,22 @@ class Frame:
 
     # --- events ------------------------------------------------------------------------------------------------------
 
+    def first(self, request: gr.Request) -> Any:
+        """What the page shows while its states still wait for the queue: the same as after that, but sooner."""
+        viewed, ticked, _ = self.restore(request)
+        made = self.refresh(viewed, ticked, {}, None, request)
+        made.pop(self._page.address, None)  # the address bar is read, and not written, until all of it was read
+        made[self._page.seen] = {name: what for name, what in made[self._page.seen].items() if name != "address"}
+        return made
+
     def restore(self, request: gr.Request) -> tuple[Any, ...]:
-        """What the address bar says: the run looked at, the ticked ones, the tab. Unknown ids are dropped."""
+        """What the address bar says: the run looked at, the ticked ones, the tab; unknown ids are dropped."""
         query = dict(request.query_params)
         ticked = [self._known(identity) for identity in query.get("runs", "").split(",")][:SLOTS]
         tab = query.get("tab", "fine")
         return (
             self._known(query.get("run", "")),
             ticked + [""] * (SLOTS - len(ticked)),
-            {},
             gr.Tabs(selected=tab if tab in dict(TABS) else "fine"),
         )
 
@@ -170,6 +178,8 @@ class Frame:
     ) -> Any:
         """Everything that is new since this browser's last look."""
         own, changes = self._page, Changes(seen)
+        if seen:
+            self._shell.supervisor.make_ready()  # a page is up, so a run may be asked for any moment
         look = self._ledger.look()
         self._header(changes, look.jobs, self._identity.of(request))
         listed = {entry.id for entry in look.entries}

@@ -15,6 +15,7 @@ from lora_playground.reproduce.command import command_line
 from lora_playground.runs import RunStore
 from lora_playground.ui import cards
 from lora_playground.ui.commands import run_command
+from lora_playground.ui.words import escape
 
 LIMIT_SECONDS = 600
 _NEW: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
@@ -36,12 +37,14 @@ class Reproduce:
         with gr.Accordion(
             "Do it again elsewhere", open=False, elem_classes="lp-fold", elem_id="lp-reproduce", visible=False
         ) as self.fold:
-            self.command = gr.Code(
-                label="Command", language="shell", interactive=False, elem_id="lp-reproduce-command", wrap_lines=True
-            )
-            self.config = gr.Code(
-                label="Config", language="json", interactive=False, max_lines=12, elem_id="lp-reproduce-config"
-            )
+            # Not gr.Code: its editor would be half of all script that the page has to load before it can be used.
+            self.command, self.config = (
+                gr.HTML(
+                    "", apply_default_css=False, elem_id=f"lp-reproduce-{name}",
+                    js_on_load="lp.copies(element);",
+                )
+                for name in ("command", "config")
+            )  # fmt: skip
             self.button = gr.Button("Script and notebook (zip)", size="sm", elem_id="lp-reproduce-make")
             self.file = gr.DownloadButton(
                 "file", elem_id="lp-reproduce-file", elem_classes="lp-hidden", visible="hidden"
@@ -66,7 +69,7 @@ class Reproduce:
             config = self._store.get(viewed or "").config()
         except PlaygroundError as failure:
             return "", "", cards.error(str(failure))
-        return command_line(config), config.model_dump_json(indent=1), ""
+        return _text("Command", command_line(config)), _text("Config", config.model_dump_json(indent=1)), ""
 
     async def make(self, viewed: str) -> tuple[str | None, str]:
         """The zip with config, command, script, notebook and batches, and what was said."""
@@ -81,3 +84,11 @@ class Reproduce:
         except (PlaygroundError, OSError) as failure:
             return None, cards.error(f"It could not be made: {failure}")
         return str(path), '<p class="lp-note" role="status">A zip with script, notebook, config and batches.</p>'
+
+
+def _text(title: str, text: str) -> str:
+    return (
+        f'<div class="lp-copied"><div class="row"><b>{title}</b><button class="mini" data-copy="1" '
+        f'aria-label="Copy: {title}">copy</button></div><pre class="lp-log" tabindex="0" aria-label="{title}">'
+        f"{escape(text)}</pre></div>"
+    )
