@@ -23,6 +23,7 @@ from lora_playground.models.lean import Lean, known, lean
 from lora_playground.models.prompts import prompt_ids, stop_ids
 from lora_playground.models.rows import Plan, Planner, RowUpdate
 from lora_playground.models.sampling import Sampling, choose, divergence
+from lora_playground.models.step import Step, step
 
 __all__ = ["Adapter", "Batch", "Decoder", "Row", "RowUpdate", "Sampling", "Token"]
 
@@ -197,24 +198,35 @@ class Decoder:
             return self.model(input_ids=input_ids, use_cache=False).logits[0].float()
 
     def choose_threads(self) -> tuple[int, float]:
-        """Sets the calling thread's number of threads to what decodes two rows fastest at this moment: beside a
-        training run one is often faster than all. Returns it, and seconds a token."""
+        """Sets the calling thread's number of threads, and whether they share a product or take a row each, to what
+        decodes two rows fastest at this moment: beside a training run one is often faster than all. Returns the
+        number, and seconds a token."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-        found: list[tuple[float, int]] = []
-        for threads in sorted({1, min(cores, 8)}):
-            torch.set_num_threads(threads)
-            batch, times = self.batch(), list[float]()
-            batch.add([Row([0, 1, 2, 3], max_new_tokens=10) for _ in range(2)])
-            with self.evaluating():
-                batch.step()
-                while batch.rows and sum(times) < 0.3:
-                    start = time.perf_counter()
-                    batch.step()
-                    times.append(time.perf_counter() - start)
-            found.append((sorted(times)[len(times) // 2], threads))
-        seconds, threads = min(found)
-        torch.set_num_threads(threads)
+        most, found = min(cores, 8), list[tuple[float, int, bool]]()
+        ways = [(1, False)] if most == 1 else [(1, False), (most, False), (most, True)]
+        for threads, spread in ways if self.lean is not None else sorted({(1, False), (most, False)}):
+            found.append((self._seconds(threads, spread), threads, spread))
+        seconds, threads, spread = min(found)
+        self._use(threads, spread)
         return threads, seconds
+
+    def _use(self, threads: int, spread: bool) -> None:
+        torch.set_num_threads(threads)
+        if self._lean is not None:
+            self._lean.spread = spread
+
+    def _seconds(self, threads: int, spread: bool) -> float:
+        """Median time of a step of two rows."""
+        self._use(threads, spread)
+        batch, times = self.batch(), list[float]()
+        batch.add([Row([0, 1, 2, 3], max_new_tokens=10) for _ in range(2)])
+        with self.evaluating():
+            batch.step()
+            while batch.rows and sum(times) < 0.3:
+                start = time.perf_counter()
+                batch.step()
+                times.append(time.perf_counter() - start)
+        return sorted(times)[len(times) // 2]
 
     def next_logits(self, prompts: Sequence[Sequence[int]], updates: Sequence[RowUpdate | None]) -> torch.Tensor:
         """Logits (R, V), float32, of the token after each prompt, all read in one batch."""
@@ -251,6 +263,7 @@ class Batch:
         self._pending: list[int] = []  # per active row: the token it has to read next
         self._planner = Planner(decoder.model)
         self._plan: Plan | None = None
+        self._step: Step | None = None
         self._buffers = Buffers()
         self._active: list[Row] = []
 
@@ -383,6 +396,11 @@ class Batch:
         buffers.make_room(buffers.rows, 0)
         if self._plan is None:
             self._plan = self._planner.plan([row.update for row in self._active])
+            self._step = step(self._lean, self._plan, buffers.rows)
+        if self._step is not None and buffers.whole is not None:
+            logits = self._step(buffers, self._pending)
+            buffers.end += 1
+            return logits
         begin = buffers.begin
         window = Window(buffers, 0, buffers.rows, begin, buffers.end)
         ids = torch.tensor(self._pending)[:, None]

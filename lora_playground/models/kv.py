@@ -40,10 +40,13 @@ class Buffers:
         rows: rows in use, 0..rows.
         end: the column after the last written one, the same for all rows.
         starts: first column of each row.
+        whole: (layers, 2, capacity, heads, columns, head size), of which `layers` are views; None where it was not
+            said before the first write that all have one shape.
     """
 
     def __init__(self) -> None:
         self.layers: list[Stored] = []
+        self.whole: torch.Tensor | None = None
         self.rows = 0
         self.end = 0
         self.starts: list[int] = []
@@ -69,15 +72,30 @@ class Buffers:
         capacity = self.capacity if rows <= self.capacity else max(rows, self.capacity * 2)
         if shift == 0 and columns == self.columns and capacity == self.capacity:
             return
-        for layer, old in enumerate(self.layers):
+        self.capacity, self.columns = capacity, columns
+        if self.whole is not None:
+            old_whole, used = self.whole, slice(begin, self.end)
+            self._spread(len(self.layers), old_whole.shape[3], old_whole.shape[5], old_whole)
+            if self.rows:
+                there = slice(begin + shift, self.end + shift)
+                self.whole[:, :, : self.rows, :, there] = old_whole[:, :, : self.rows, :, used]
+        for layer, old in enumerate(self.layers if self.whole is None else []):
             new = Stored.like(old.keys, old.values, capacity, columns)
             if self.rows:
                 for to, of in ((new.keys, old.keys), (new.values, old.values)):
                     to[: self.rows, :, begin + shift : self.end + shift] = of[: self.rows, :, begin : self.end]
             self.layers[layer] = new
-        self.capacity, self.columns = capacity, columns
         self.end += shift
         self.starts = [start + shift for start in self.starts]
+
+    def stack(self, count: int, heads: int, size: int, like: torch.Tensor) -> None:
+        """Lets all layers lie in one tensor, where nothing was written yet."""
+        if not self.layers:
+            self._spread(count, heads, size, like)
+
+    def _spread(self, count: int, heads: int, size: int, like: torch.Tensor) -> None:
+        self.whole = like.new_zeros(count, 2, self.capacity, heads, self.columns, size)
+        self.layers = [Stored(both[0], both[1], both) for both in self.whole]
 
     def layer(self, index: int, like: torch.Tensor, like_values: torch.Tensor) -> Stored:
         """The buffers of a layer; `like` (rows, heads, length, head size) gives shape, type and device of a new one."""
@@ -96,10 +114,13 @@ class Buffers:
     def copy(self, source: int, target: int) -> None:
         """Row `target` becomes a copy of row `source`."""
         start = self.starts[source]
+        self.starts[target] = start
+        if self.whole is not None:
+            self.whole[:, :, target, :, start : self.end] = self.whole[:, :, source, :, start : self.end]
+            return
         for layer in self.layers:
             for buffer in (layer.keys, layer.values):
                 buffer[target, :, start : self.end] = buffer[source, :, start : self.end]
-        self.starts[target] = start
 
 
 def _rounded(columns: int) -> int:

@@ -22,9 +22,6 @@ KINDS = ("llama", "mistral", "qwen2", "qwen3")
 TOLERANCE = 1e-4
 """Largest difference to transformers' logits, against the largest: in float32; 300 times that in half precision."""
 
-WIDEST_BLOCK = 128
-"""Up to so many columns of A together, one product with a block-diagonal B beats one product for each module."""
-
 log = logging.getLogger(__name__)
 
 
@@ -97,6 +94,7 @@ class Lean:
         self.cos, self.sin = cos[0], torch.cat([-sin[0][:, :half], sin[0][:, half:]], -1)
         self.layers = [_layer(layer, f"model.layers.{index}.") for index, layer in enumerate(self.inner.layers)]
         self.last = Group("", model, ("lm_head",))
+        self.spread = False  # whether rows are multiplied one by one, each on a core; see `step`
 
     def arrange(self) -> None:
         """Puts the weights of neighbours side by side, so that a token takes fewer and faster products; for a model
@@ -112,6 +110,7 @@ class Lean:
         """ids (R, T) at the window's end, starts (R, 1), positions (R, T); logits (R, V) of the last column."""
         R, T = ids.shape
         operations = plan.operations
+        window.buffers.stack(len(self.layers), self.groups, self.size, self.embed.weight)
         device = self.cos.device
         ids, positions = ids.to(device), positions.to(device)
         x = F.embedding(ids, self.embed.weight)
@@ -193,7 +192,7 @@ def _added(to: torch.Tensor, x: torch.Tensor, group: Group, plan: Plan) -> torch
 
 def _update(x: torch.Tensor, y: torch.Tensor, R: int, group: Group, plan: Plan) -> None:
     """Adds a plan's ΔW x to y (R·T, sum of outs), in place; x (R·T, in)."""
-    joint = plan.joint(group.names)
+    joint = plan.joint(group.names, group.widths)
     T = x.shape[0] // R
     if joint is None:
         first = 0
@@ -212,13 +211,11 @@ def _update(x: torch.Tensor, y: torch.Tensor, R: int, group: Group, plan: Plan) 
         t = x.mm(joint.At)
         if joint.scale is not None:
             t = t.mul_(joint.scale) if T == 1 else (t.view(R, T, -1) * joint.scale[:, None]).view(R * T, -1)
-    if len(joint.Bts) == 1 or joint.At.shape[1] <= WIDEST_BLOCK:
+    if joint.narrow:
         y.addmm_(t, joint.block(), alpha=alpha)
         return
-    start = 0
-    for Bt, (low, high) in zip(joint.Bts, joint.columns):
-        y[:, start : start + Bt.shape[1]].addmm_(t[:, low:high], Bt, alpha=alpha)
-        start += Bt.shape[1]
+    for Bt, (low, high), (start, end) in zip(joint.Bts, joint.columns, joint.places):
+        y[:, start:end].addmm_(t[:, low:high], Bt, alpha=alpha)
 
 
 def _normed(x: torch.Tensor, norm: nn.Module, name: str, operations: dict[str, Any]) -> torch.Tensor:

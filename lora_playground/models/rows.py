@@ -17,6 +17,9 @@ from torch import nn
 from lora_playground.errors import ModelError
 from lora_playground.models.adapters import Adapter, Bias, Cut, Delta, Dense, Factors, Parameter, Table, named_modules
 
+WIDEST_BLOCK = 128
+"""Up to so many columns of A together, one product with a block-diagonal B beats one product for each module."""
+
 # Beyond so many columns one product for all adapters costs more than one product per adapter.
 SHARED_COLUMNS = 256
 
@@ -58,6 +61,11 @@ class Linear:
         self.products: list[Product] = []
         self.dense: list[tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]] = []
         self.bias: torch.Tensor | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is one product for all rows and nothing else, so that it can be joined with its neighbours'."""
+        return len(self.products) == 1 and self.products[0].rows is None and not self.dense and self.bias is None
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """x (R, T, in), y (R, T, out), which is changed and returned."""
@@ -260,44 +268,59 @@ class _Builder:
 class Joint:
     """Products of several modules that read the same x: x·At once, then each module's columns times its Bt.
 
-    `run` as in `Product`; where it is not None, `scale` need not be looked at.
+    Attributes:
+        scale, run: as in `Product`; where `run` is not None, `scale` need not be looked at.
+        columns: of x·At, for each module that adds something.
+        places: its columns of all modules' outputs side by side, `width` in all.
     """
 
     At: torch.Tensor
     scale: torch.Tensor | None
     Bts: list[torch.Tensor]
     columns: list[tuple[int, int]]
+    places: list[tuple[int, int]]
+    width: int
     run: tuple[int, int, float] | None = None
     _block: torch.Tensor | None = None
 
+    @property
+    def narrow(self) -> bool:
+        """Whether one product with `block` is cheaper than one for each module."""
+        return len(self.Bts) == 1 or self.At.shape[1] <= WIDEST_BLOCK
+
     def block(self) -> torch.Tensor:
-        """All Bt on one diagonal (K, sum of outs)."""
+        """Every Bt at its place (K, width), zeros elsewhere."""
         if self._block is None:
-            self._block = self.Bts[0] if len(self.Bts) == 1 else torch.block_diag(*self.Bts)
+            if len(self.Bts) == 1 and self.Bts[0].shape[1] == self.width:
+                self._block = self.Bts[0]
+            else:
+                self._block = self.At.new_zeros(self.At.shape[1], self.width)
+                for Bt, (low, high), (start, end) in zip(self.Bts, self.columns, self.places):
+                    self._block[low:high, start:end] = Bt
         return self._block
 
 
-def _join(operations: list[Operation]) -> Joint | None:
-    products = []
-    for operation in operations:
-        if not isinstance(operation, Linear) or operation.dense or operation.bias is not None:
-            return None
-        if len(operation.products) != 1 or operation.products[0].rows is not None:
-            return None
-        products.append(operation.products[0])
-    scales, runs = [product.scale for product in products], {product.run for product in products}
-    run = runs.pop() if len(runs) == 1 else None
-    if run is None and any(scale is None for scale in scales) != all(scale is None for scale in scales):
+def _join(operations: Sequence[Operation | None], widths: Sequence[int], rows: int) -> Joint | None:
+    products, places, columns, start, first = [], [], [], 0, 0
+    for operation, width in zip(operations, widths):
+        if operation is not None:
+            if not isinstance(operation, Linear) or not operation.plain:
+                return None
+            products.append(operation.products[0])
+            places.append((start, start + width))
+            columns.append((first, first + products[-1].At.shape[1]))
+            first = columns[-1][1]
+        start += width
+    if not products:
         return None
-    columns, first = [], 0
-    for product in products:
-        columns.append((first, first + product.At.shape[1]))
-        first += product.At.shape[1]
-    if len(products) == 1:
-        return Joint(products[0].At, scales[0], [products[0].Bt], columns, run)
-    whole = run is not None or scales[0] is None
-    scale = None if whole else torch.cat([scale for scale in scales if scale is not None], 1)
-    return Joint(torch.cat([product.At for product in products], 1), scale, [p.Bt for p in products], columns, run)
+    runs = {product.run for product in products}
+    run = runs.pop() if len(runs) == 1 else None
+    scale = None
+    if run is None and any(product.scale is not None for product in products):
+        parts = [p.At.new_ones(rows, p.At.shape[1]) if p.scale is None else p.scale for p in products]
+        scale = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+    At = products[0].At if len(products) == 1 else torch.cat([product.At for product in products], 1)
+    return Joint(At, scale, [product.Bt for product in products], columns, places, start, run)
 
 
 class Plan:
@@ -312,12 +335,12 @@ class Plan:
         self.operations, self.rows = operations, rows
         self._joint: dict[tuple[str, ...], Joint | None] = {}
 
-    def joint(self, names: tuple[str, ...]) -> Joint | None:
-        """What modules that read the same input have in common: one product with all their A at once. None where one
-        of them adds nothing, or more than one shared product."""
+    def joint(self, names: tuple[str, ...], widths: Sequence[int]) -> Joint | None:
+        """What modules that read the same input, with so many outputs each, add in common: one product with all their
+        A at once. None where nothing is added, or more than one shared product by one of them."""
         if names not in self._joint:
-            known = all(name in self.operations for name in names)
-            self._joint[names] = _join([self.operations[name][1] for name in names]) if known else None
+            found = [self.operations[name][1] if name in self.operations else None for name in names]
+            self._joint[names] = _join(found, widths, self.rows)
         return self._joint[names]
 
     @contextmanager

@@ -1,0 +1,96 @@
+"""The fast step gives the lean pass's logits for every batch that it takes, and declines the others."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lora_playground.analysis.update import Update
+from lora_playground.models import decoding
+from lora_playground.models.adapters import linear_shape, named_modules
+from lora_playground.models.decoding import Decoder, Row, RowUpdate
+from tests.checkpoints import make_checkpoint
+
+PROMPTS = ([5, 9, 3], [7, 2, 8, 1, 6, 4, 11], [12], [3, 3, 3, 3])
+TOKENS = 9
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen2"])
+def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Decoder:
+    more = {"attention_bias": True} if request.param == "qwen2" else {}
+    folder = make_checkpoint(tmp_path_factory.mktemp(request.param), request.param, seed=3, **more)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter *= 4.0
+            elif parameter.shape[0] != model.config.hidden_size:
+                parameter.normal_(0, 0.3)  # biases, which begin as zeros
+    return Decoder(model, AutoTokenizer.from_pretrained(folder), settled=True)
+
+
+def adapter(decoder: Decoder, rank: int, only: tuple[str, ...] = ()) -> RowUpdate:
+    noise = np.random.default_rng(rank)
+    made = []
+    for name, module in named_modules(decoder.model).items():
+        shape = linear_shape(module)
+        if shape and "lm_head" not in name and (not only or name.endswith(only)):
+            made.append(
+                Update(name, B=noise.normal(0, 0.2, (shape[0], rank)), A=noise.normal(0, 0.2, (rank, shape[1])))
+            )
+    return RowUpdate(decoder.adapter(made))
+
+
+def compositions(decoder: Decoder) -> dict[str, list[RowUpdate | None]]:
+    small, wide = adapter(decoder, 3), adapter(decoder, 50)
+    attention, few = adapter(decoder, 2, ("q_proj", "v_proj")), adapter(decoder, 4, ("up_proj", "o_proj"))
+    half, twice = RowUpdate(small.adapter, 0.5), RowUpdate(small.adapter, 2.0)
+    return {
+        "base": [None],
+        "base and adapted": [None, small],
+        "adapted alone": [wide],
+        "strengths": [None, half, twice],
+        "other ranks and modules": [None, small, wide, attention],
+        "not all modules": [few, None, RowUpdate(attention.adapter, 0.7)],
+        "cut": [None, RowUpdate(small.adapter, 1.0, (0, 1))],
+    }
+
+
+def decode(decoder: Decoder, updates: list[Any]) -> tuple[list[torch.Tensor], list[list[int]], int]:
+    """Logits of every step, the replies, and how many steps were fast ones. A row leaves in mid-way."""
+    rows = [Row(PROMPTS[i], update, max_new_tokens=TOKENS - 3 * (i == 1)) for i, update in enumerate(updates)]
+    seen, fast = [], 0
+    with decoder.evaluating():
+        batch = decoder.batch()
+        batch.add(rows)
+        while batch.rows:
+            seen.append(batch.read().clone())
+            fast += batch._step is not None
+            batch._settle(seen[-1])
+    return seen, [row.tokens for row in rows], fast
+
+
+@pytest.mark.parametrize("spread", [False, True])
+def test_fast_steps_give_the_same_logits(decoder: Decoder, spread: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert decoder.lean is not None
+    monkeypatch.setattr(decoder.lean, "spread", spread)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    for name, updates in compositions(decoder).items():
+        got, replies, fast = decode(decoder, updates)
+        with monkeypatch.context() as other:
+            other.setattr(decoding, "step", lambda *given: None)
+            expected, wanted, none = decode(decoder, updates)
+        assert fast >= TOKENS - 2 and none == 0, name
+        assert replies == wanted, name
+        for mine, theirs in zip(got, expected, strict=True):
+            torch.testing.assert_close(mine, theirs, atol=1e-5 * float(theirs.abs().max()), rtol=1e-5)
+
+
+def test_what_is_no_plain_product_is_declined(decoder: Decoder) -> None:
+    noise = np.random.default_rng(0)
+    names = dict(decoder.model.named_parameters())
+    dense = [Update(name, dense=noise.normal(0, 0.05, tuple(p.shape))) for name, p in names.items() if "norm" in name]
+    _, _, fast = decode(decoder, [None, RowUpdate(decoder.adapter(dense))])
+    assert fast <= 3  # only when the base is alone: the adapted row, the second, has left before
