@@ -11,7 +11,9 @@ Contenders take turns in every round; the medians of their wall times are compar
 
 `ratio_single` = lock_step / single; `ratio_sequential` = lock_step / sequential. `first_token_ms` is the time from the
 question to both panes' first token. With --conversations N, N conversations with adapters of mixed ranks are decoded
-together, and each is compared, token by token, with the same conversation decoded alone.
+together, and each is compared, token by token, with the same conversation decoded alone. With --chat the question goes
+through the chat process, as the page asks it: `chat_first_token_ms` is the time from asking to both panes' first token,
+with base and adapter in memory, the base's check and the socket included.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import json
 import os
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -64,7 +67,7 @@ class Bench:
         from peft import LoraConfig, get_peft_model
 
         base = load_base(ModelConfig(source=given.model), dtype=given.dtype)
-        self.device, self.tokens, self.tokenizer = base.device, given.tokens, base.tokenizer
+        self.model, self.device, self.tokens, self.tokenizer = given.model, base.device, given.tokens, base.tokenizer
         self.decoder = Decoder(base.model, base.tokenizer, settled=True)
         if given.threads:
             torch.set_num_threads(given.threads)
@@ -180,6 +183,34 @@ class Bench:
         same = sum(one == two for one, two in zip(together, alone))
         return {"count": count, "identical": same, "speedup": round(apart / joint, 2)}
 
+    def chat(self, count: int) -> dict[str, Any]:
+        """Asks the chat process and times its first tokens as its client sees them."""
+        import lora_playground.variants  # noqa: F401  (a run's config is read by its variant)
+        from lora_playground.analysis.update import save_updates
+        from lora_playground.chat.client import ChatClient
+        from lora_playground.chat.protocol import ChatRequest
+        from lora_playground.config import RunConfig
+        from lora_playground.runs import RunStore
+
+        with tempfile.TemporaryDirectory() as home:
+            run = RunStore(Path(home)).create(RunConfig.parse({"model": {"source": self.model}}))
+            save_updates(self._updates(), run.update_path)
+            seconds = []
+            with ChatClient(home) as client:
+                for number in range(count + 2):
+                    asked = {
+                        "panes": [{}, {"run": run.id}],
+                        "messages": [[{"role": "user", "content": QUESTIONS[number % len(QUESTIONS)]}]],
+                        "max_new_tokens": 16,
+                    }
+                    start, heard = time.perf_counter(), set[int | None]()
+                    for event in client.ask(ChatRequest.parse(asked)):
+                        if event.type == "tokens" and len(heard) < 2:
+                            heard.add(event.pane)
+                            if len(heard) == 2:
+                                seconds.append(time.perf_counter() - start)
+        return {"chat_first_token_ms": round(1000 * statistics.median(seconds[2:]), 1)}
+
 
 def main() -> None:
     """Measures and prints."""
@@ -192,6 +223,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=0, help="0 takes what decodes fastest now, as the chat does")
     parser.add_argument("--conversations", type=int, default=0, help="also decode so many together and alone")
+    parser.add_argument("--chat", action="store_true", help="also time first tokens through the chat process")
     given = parser.parse_args()
     bench = Bench(given)
     result: dict[str, Any] = bench.measure(given.rounds)
@@ -199,6 +231,8 @@ def main() -> None:
     result |= {"model": given.model, "device": str(bench.device), "threads": torch.get_num_threads()}
     if given.conversations:
         result["conversations"] = bench.conversations(given.conversations)
+    if given.chat:
+        result |= bench.chat(8)
     if given.json:
         print(json.dumps(result))
         return
