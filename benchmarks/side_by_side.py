@@ -6,6 +6,7 @@ Contenders take turns in every round; the medians of their wall times are compar
 
     single       one base reply, decoded by this project
     lock_step    the same base reply and an adapted one, together
+    two_base     the same base reply twice, together: what a row costs without an update
     sequential   two replies by transformers' `generate` on a PEFT model, the adapter off for the first and on for the
                  second, as other tools do it
 
@@ -122,6 +123,7 @@ class Bench:
             "single": lambda prompt: self.decode(prompt, [None], self.tokens),
             "lock_step": lambda prompt: self.decode(prompt, both, self.tokens),
             "sequential": self.generate,
+            "two_base": lambda prompt: self.decode(prompt, [None, None], self.tokens),
             "first_token": lambda prompt: self.decode(prompt, both, 1),
         }
         for run in work.values():
@@ -138,7 +140,7 @@ class Bench:
             "ratio_single": round(statistics.median(two / one for two, one, _ in pairs), 3),
             "ratio_sequential": round(statistics.median(two / other for two, _, other in pairs), 3),
             "first_token_ms": round(1000 * median["first_token"], 1),
-            "ms_per_token": {name: round(1000 * median[name] / self.tokens, 2) for name in list(work)[:3]},
+            "ms_per_token": {name: round(1000 * median[name] / self.tokens, 2) for name in list(work)[:4]},
             "tokens": self.tokens,
             "rounds": rounds,
         }
