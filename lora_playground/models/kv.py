@@ -74,11 +74,11 @@ class Buffers:
             return
         self.capacity, self.columns = capacity, columns
         if self.whole is not None:
-            old_whole, used = self.whole, slice(begin, self.end)
+            old_whole, here = self.whole, slice(begin, self.end)
             self._spread(len(self.layers), old_whole.shape[3], old_whole.shape[5], old_whole)
             if self.rows:
                 there = slice(begin + shift, self.end + shift)
-                self.whole[:, :, : self.rows, :, there] = old_whole[:, :, : self.rows, :, used]
+                self.whole[:, :, : self.rows, :, there] = old_whole[:, :, : self.rows, :, here]
         for layer, old in enumerate(self.layers if self.whole is None else []):
             new = Stored.like(old.keys, old.values, capacity, columns)
             if self.rows:
