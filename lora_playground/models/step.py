@@ -114,12 +114,13 @@ class Step:
             self._accumulate(self.s, down, layer.added[3])
         torch.neg(x, out=minus)
         h = torch.layer_norm(double, (2 * d,), self.last, None, lean.norm.variance_epsilon)[:, :d]  # type: ignore[arg-type]
-        logits = torch.empty(self.rows, lean.last.matrix.shape[1])
+        logits = torch.empty(self.rows, sum(lean.last.widths))
         self._multiply(h, lean.last, logits, None)
         return logits
 
     def _multiply(self, x: torch.Tensor, group: Group, out: torch.Tensor, added: _Added | None) -> None:
         """W x + b + what the plan adds, into `out`."""
+        assert group.matrix is not None
         if self.spread:
             torch.bmm(x.unsqueeze(1), group.matrix.expand(self.rows, -1, -1), out=out.unsqueeze(1))
             if group.bias is not None:
@@ -133,6 +134,7 @@ class Step:
 
     def _accumulate(self, x: torch.Tensor, group: Group, added: _Added | None) -> None:
         """As `_multiply`, added to the residual stream."""
+        assert group.matrix is not None
         if self.spread:
             torch.bmm(x.unsqueeze(1), group.matrix.expand(self.rows, -1, -1), out=self.y.unsqueeze(1))
             self.x += self.y
