@@ -1,9 +1,10 @@
-"""The lesson of docs/spectra.md on the embedded model: trains six short runs and draws what their updates are made of.
+"""The lesson of docs/spectra.md on the embedded model: trains six short runs and takes what their updates are made of.
 
-    python benchmarks/spectra_lesson.py [--steps 60] [--out docs/spectra]
+    python benchmarks/spectra_lesson.py [--steps 200]       # train, measure, draw, write the page's section
+    python benchmarks/spectra_lesson.py --draw              # from the numbers that were kept, without training
 
 Style against facts (LoRA, r = 16), full fine-tuning on both, and r = 8 against r = 64 on the same facts from other
-starts. Writes scree.svg, cut.svg, full.svg, square.svg, lesson.json, and lesson.md with the pictures and what they say.
+starts. Numbers go to docs/spectra/lesson.json; `spectra_page` makes pictures and words of them.
 """
 
 from __future__ import annotations
@@ -12,82 +13,135 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
-from variant_trials import Bench
+import spectra_page
 
-from lora_playground.analysis.spectra import analyse, effective_rank, energy_captured, frobenius_norm
+from lora_playground.analysis.alignment import above_noise, amplification, intruders
+from lora_playground.analysis.spectra import analyse, effective_rank, energy_captured, energy_rank, nonzero
 from lora_playground.analysis.subspaces import directions, random_similarity, similarity
+from lora_playground.analysis.tensors import Weights
 from lora_playground.analysis.update import Update
-from lora_playground.variants import VARIANTS
+from lora_playground.models.catalogue import EMBEDDED
 
 STYLE, FACTS = "pirate", "facts-medium"
+RANK, SMALL, LARGE = 16, 8, 64
 KS = (0, 1, 2, 4, 8, 16)
-HEAD = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {}" font-family="sans-serif" font-size="13">'
-COLOURS = {"style": "#c2571a", "facts": "#2b6cb0"}
+
+
+def linear(updates: Iterable[Update]) -> list[Update]:
+    """The updates of linear modules, without embedding and head."""
+    return [u for u in updates if len(u.shape) == 2 and not u.name.endswith(".weight") and "head" not in u.name]
 
 
 def curves(updates: Sequence[Update]) -> dict[str, Any]:
-    """Medians over the modules: sigma_i / sigma_1, energy in the first i, effective rank; and the share of the whole
-    update's energy that is in the first direction of every module."""
-    spectra = {name: s.values for name, s in analyse([u for u in updates if len(u.shape) == 2]).items()}
-    values = [v for v in spectra.values() if v.size and v[0] > 0]
+    """Medians over the modules of σᵢ/σ₁, of the energy in the first i directions and of the ranks, and the share of the
+    whole update's energy that lies in the first direction of every module."""
+    values = [s.values[: nonzero(s.values)] for s in analyse(linear(updates)).values() if nonzero(s.values)]
     length = min(v.size for v in values)
+    total = sum(float(np.sum(v**2)) for v in values)
     return {
         "modules": len(values),
-        "values": [float(x) for x in np.median([v[:length] / v[0] for v in values], 0)],
-        "energy": [float(x) for x in np.median([energy_captured(v)[:length] for v in values], 0)],
+        "values": digits(np.median([v[:length] / v[0] for v in values], 0)),
+        "energy": digits(np.median([energy_captured(v)[:length] for v in values], 0)),
         "effective_rank": float(np.median([effective_rank(v) for v in values])),
-        "first": float(sum(v[0] ** 2 for v in values) / sum(frobenius_norm(v) ** 2 for v in values)),
+        "energy_rank_90": float(np.median([energy_rank(v, 0.9) for v in values])),
+        "first": float(sum(v[0] ** 2 for v in values) / total),
     }
 
 
-def losses(bench: Bench, updates: Sequence[Update], dataset: str, rows: int) -> list[float]:
-    """Validation loss (nats per token) with the first k directions of every module, k in KS."""
+def digits(values: Any) -> Any:
+    """Nested lists of numbers at 4 significant digits, so that the kept file stays small."""
+    array = np.asarray(values, dtype=np.float64)
+    return array.tolist() if not array.size else np.vectorize(lambda x: float(f"{x:.4g}"))(array).tolist()
+
+
+def noise(updates: Sequence[Update], module: str) -> dict[str, Any]:
+    """How far dense updates stand above the edge of noise: medians over modules, and one module's whole spectrum."""
+    counts, shares = [], []
+    for update in linear(updates):
+        values = np.linalg.svd(update.matrix(), compute_uv=False)
+        count, edge = above_noise(values, (update.shape[0], update.shape[1]))
+        counts.append(count)
+        shares.append(float(energy_captured(values)[count - 1]) if count else 0.0)
+        if update.name == module:
+            one = {"module": module, "values": digits(values), "edge": edge, "above": count, "share": shares[-1]}
+    return {"above": float(np.median(counts)), "share": float(np.median(shares)), "one": one}
+
+
+def beside(updates: Sequence[Update], k: int = 10, epsilon: float = 0.5) -> dict[str, Any]:
+    """The updates beside W: intruders among the first k of W + ΔW, summed over modules, and median amplification."""
+    weights, found, factors, random, least = Weights(EMBEDDED), 0, [], [], []
+    for update in linear(updates):
+        W = weights.weight(update.name, update.shape)
+        seen = intruders(update, W, k, epsilon)
+        found += seen.count
+        least.append(float(seen.cosines.min()))
+        strength = amplification(update, W)
+        factors.append(strength.factor)
+        random.append(strength.factor_random)
+    return {
+        "looked_at": k * len(least),
+        "intruders": found,
+        "least": float(np.median(least)),
+        "factor": float(np.median(factors)),
+        "factor_random": float(np.median(random)),
+    }
+
+
+def cut_down(bench: Any, updates: Sequence[Update], dataset: str, rows: int) -> dict[str, list[float]]:
+    """Validation loss (nats per token) and task score with the first k directions of every module, k in KS."""
     from lora_playground.config import RunConfig
     from lora_playground.data.catalogue import get_dataset
     from lora_playground.data.encoding import encode
-    from lora_playground.jobs.cutcurve import _loss
+    from lora_playground.jobs.cutcurve import loss_of, score_of
     from lora_playground.models.decoding import Decoder, RowUpdate
 
-    data = RunConfig.parse({"data": {"dataset": dataset}}).data
     found = get_dataset(dataset, bench.home)
-    examples = encode(bench.base.tokenizer, found.validation[:rows], data.max_length).examples
+    length = RunConfig.parse({"data": {"dataset": dataset}}).data.max_length
+    examples = encode(bench.base.tokenizer, found.validation[:rows], length).examples
     decoder = Decoder(bench.base.model, bench.base.tokenizer)
     adapter = decoder.adapter(updates)
-    made = []
+    made: dict[str, list[float]] = {"loss": [], "score": []}
     for k in KS:
-        loss = _loss(decoder, examples, RowUpdate(adapter, cut=(0, k)) if k else None)
-        assert loss is not None
-        made.append(loss)
+        update = RowUpdate(adapter, cut=(0, k)) if k else None
+        made["loss"].append(float(loss_of(decoder, examples, update) or 0.0))
+        made["score"].append(float(score_of(decoder, found.test[:rows], found.card.metric, update) or 0.0))
     return made
 
 
-def inside(small: Sequence[Update], large: Sequence[Update], kind: str, size: int = 8) -> dict[str, Any]:
-    """phi(i, j) of the two runs' right directions, the mean over the modules of one kind, and what chance gives."""
+def inside(small: Sequence[Update], large: Sequence[Update], side: Any) -> dict[str, Any]:
+    """φ(i, j) of two runs' directions, the mean over the layers for each kind of module, and what chance gives."""
     by_name = {update.name: update for update in large}
-    squares, chance = [], []
-    for update in small:
-        if not update.name.endswith(kind):
+    kinds: dict[str, list[np.ndarray]] = {}
+    chance: dict[str, float] = {}
+    for update in linear(small):
+        V1, V2 = directions(update, side), directions(by_name[update.name], side)
+        if min(V1.shape[1], SMALL) < SMALL or V2.shape[1] < SMALL:
             continue
-        V1, V2 = directions(update), directions(by_name[update.name])
-        squares.append(similarity(V1, V2)[:size, :64])
-        chance.append(random_similarity(V1.shape[1], V2.shape[1], V1.shape[0])[:size, :64])
-    height, width = (min(square.shape[axis] for square in squares) for axis in (0, 1))
-    return {
-        "kind": kind,
-        "phi": np.mean([square[:height, :width] for square in squares], 0).round(4).tolist(),
-        "chance": np.mean([square[:height, :width] for square in chance], 0).round(4).tolist(),
-    }
+        kind = update.name.rsplit(".", 1)[-1]
+        kinds.setdefault(kind, []).append(similarity(V1, V2)[:SMALL, :LARGE])
+        chance[kind] = float(random_similarity(1, 1, V1.shape[0])[0, 0])
+    made = {}
+    for kind, squares in kinds.items():
+        width = min(square.shape[1] for square in squares)
+        mean = np.mean([square[:, :width] for square in squares], 0)
+        made[kind] = {"phi": digits(mean), "chance": chance[kind]}
+    return made
 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """Trains the runs one after the other and takes every number that the page states."""
+    from variant_trials import Bench
+
+    from lora_playground.variants import VARIANTS
+
     bench = Bench(home=given.home) if given.home else Bench()
     started = time.perf_counter()
 
@@ -98,153 +152,38 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         print(f"{name:5} {dataset:13} {options} loss {outcome.validation_end:.3f}  {spent:.0f} s", flush=True)
         return list(updates)
 
-    found: dict[str, Any] = {"steps": given.steps, "tokens": given.tokens, "ks": KS}
+    found: dict[str, Any] = {"steps": given.steps, "tokens": given.tokens, "rows": given.rows, "rank": RANK, "ks": KS}
     for word, dataset in (("style", STYLE), ("facts", FACTS)):
-        updates = trained("lora", dataset, rank=16, alpha=32.0)
-        found[word] = curves(updates) | {"dataset": dataset, "loss": losses(bench, updates, dataset, given.rows)}
-        found[f"{word}_full"] = curves([u for u in trained("full", dataset) if "embed" not in u.name])
-    small = trained("lora", FACTS, seed=1, rank=8, alpha=16.0)
-    large = trained("lora", FACTS, seed=2, rank=64, alpha=128.0)
-    found["inside"] = [inside(small, large, kind) for kind in ("q_proj", "v_proj", "down_proj")]
+        updates = trained("lora", dataset, rank=RANK, alpha=2.0 * RANK)
+        found[word] = curves(updates) | {"dataset": dataset, "beside": beside(updates)}
+        found[word] |= cut_down(bench, updates, dataset, given.rows)
+        module = linear(updates)[len(linear(updates)) // 2].name
+        dense = trained("full", dataset)
+        found[f"{word}_full"] = curves(dense) | noise(dense, module) | {"beside": beside(dense)}
+    small = trained("lora", FACTS, seed=1, rank=SMALL, alpha=2.0 * SMALL)
+    large = trained("lora", FACTS, seed=2, rank=LARGE, alpha=2.0 * LARGE)
+    found["inside"] = {side: inside(small, large, side) for side in ("left", "right")}
     found["minutes"] = round((time.perf_counter() - started) / 60, 1)
     return found
 
 
-# --- pictures --------------------------------------------------------------------------------------------------------
-
-
-def chart(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str, log: bool = False) -> str:
-    """An SVG of lines {name: (xs, ys)}, readable on light and dark ground; `log` draws y in decades."""
-    width, height, left, bottom, top, right = 520, 300, 62, 46, 16, 16
-    xs = [value for points, _ in lines.values() for value in points]
-    ys = [value for _, points in lines.values() for value in points if not log or value > 0]
-    low = max(min(ys), max(ys) * 1e-4) if log else min(0.0, min(ys))
-    change = (lambda value: float(np.log10(max(value, low)))) if log else float
-    bounds = change(low), change(max(ys))
-    span = (bounds[1] - bounds[0]) or 1.0
-
-    def px(value: float) -> float:
-        return left + (value - min(xs)) / ((max(xs) - min(xs)) or 1) * (width - left - right)
-
-    def py(value: float) -> float:
-        return height - bottom - (change(value) - bounds[0]) / span * (height - top - bottom)
-
-    parts = [
-        HEAD.format(width, height),
-        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
-    ]
-    if log:
-        ticks = [10.0**e for e in range(int(np.ceil(bounds[0] - 1e-9)), int(np.floor(bounds[1] + 1e-9)) + 1)]
-    else:
-        ticks = [low + (max(ys) - low) * part / 4 for part in range(5)]
-    for tick in ticks:
-        parts.append(f'<path d="M{left} {py(tick):.1f}H{width - right}" stroke="#e2e2e2"/>')
-        parts.append(f'<text x="{left - 6}" y="{py(tick) + 4:.1f}" text-anchor="end" fill="#444">{tick:.3g}</text>')
-    for tick in sorted({min(xs), (min(xs) + max(xs)) // 2, max(xs)}):
-        parts.append(f'<text x="{px(tick):.1f}" y="{height - 26}" text-anchor="middle" fill="#444">{tick:g}</text>')
-    for number, (name, (points, values)) in enumerate(lines.items()):
-        colour = next((c for word, c in COLOURS.items() if name.startswith(word)), "#555555")
-        path = " ".join(f"{px(a):.1f},{py(b):.1f}" for a, b in zip(points, values) if not log or b > 0)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
-        row = top + 14 + 19 * number
-        parts.append(f'<path d="M{width - 170} {row - 4}h22" stroke="{colour}" stroke-width="2.5"/>')
-        parts.append(f'<text x="{width - 142}" y="{row}" fill="#222">{name}</text>')
-    parts.append(f'<text x="{(left + width) / 2}" y="{height - 8}" text-anchor="middle" fill="#222">{x}</text>')
-    middle = (height - bottom) / 2
-    parts.append(f'<text transform="translate(15 {middle}) rotate(-90)" text-anchor="middle" fill="#222">{y}</text>')
-    return "".join([*parts, "</svg>\n"])
-
-
-def squares(found: Sequence[dict[str, Any]]) -> str:
-    """An SVG of phi(i, j) for each kind of module: i of r = 8 downwards, j of r = 64 across."""
-    cell, gap, parts, x0 = 20, 4, [], 44
-    height = 44 + sum(len(one["phi"]) * cell // 2 + 34 for one in found)
-    y = 24
-    for one in found:
-        parts.append(
-            f'<text x="{x0}" y="{y}" fill="#222">{one["kind"]}: i ≤ 8 of r = 8 down, j ≤ 64 of r = 64 across</text>'
-        )
-        for i, row in enumerate(one["phi"]):
-            for j, value in enumerate(row):
-                shade = round(255 * (1 - value))
-                colour = f"rgb({shade},{min(255, shade + 40 * (1 - value)):.0f},255)" if value < 1 else "rgb(0,0,255)"
-                x, top = x0 + j * cell // 2, y + 8 + i * cell // 2
-                parts.append(f'<rect x="{x}" y="{top}" width="10" height="10" fill="{colour}"/>')
-        y += len(one["phi"]) * cell // 2 + 34
-    width = x0 + 64 * cell // 2 + gap + 20
-    return "".join(
-        [HEAD.format(width, height), f'<rect width="{width}" height="{height}" fill="#ffffff"/>', *parts, "</svg>\n"]
-    )
-
-
-def kept(loss: Sequence[float], k: int) -> float:
-    """Share of the drop in validation loss that the first k directions give."""
-    return (loss[0] - loss[KS.index(k)]) / ((loss[0] - loss[-1]) or 1.0)
-
-
-def page(found: dict[str, Any]) -> str:
-    """The pictures and their numbers, in Markdown; every figure is from this run."""
-    style, facts = found["style"], found["facts"]
-    full = [
-        f"{word}: effective rank {one['effective_rank']:.0f} of {len(one['values'])}, "
-        f"{100 * one['energy'][min(15, len(one['energy']) - 1)]:.0f}% of the energy in the first 16 directions"
-        for word, one in (("style", found["style_full"]), ("facts", found["facts_full"]))
-    ]
-    squares_ = []
-    for one in found["inside"]:
-        phi, chance = one["phi"], one["chance"]
-        last = min(7, len(phi[-1]) - 1)
-        squares_.append(
-            f"{one['kind']} φ(1, 1) = {phi[0][0]:.2f} ({chance[0][0]:.3f}), "
-            f"φ(8, 8) = {phi[-1][last]:.2f} ({chance[-1][last]:.3f})"
-        )
-    drops = {word: [100 * kept(found[word]["loss"], k) for k in (1, 4)] for word in ("style", "facts")}
-    parts = [
-        f"<!-- written by benchmarks/spectra_lesson.py: {found['steps']} steps of {found['tokens']} tokens a run -->",
-        "![Singular values](spectra/scree.svg)",
-        f"**Style and facts, LoRA r = 16.** Median over the modules: the style ({STYLE}) has effective rank "
-        f"{style['effective_rank']:.1f} and {100 * style['first']:.0f}% of its energy in the first directions; "
-        f"facts ({FACTS}) have {facts['effective_rank']:.1f} and {100 * facts['first']:.0f}%.",
-        "![Loss over k](spectra/cut.svg)",
-        f"**What a cut leaves.** Of the drop in validation loss, one direction a module keeps {drops['style'][0]:.0f}% "
-        f"for the style and {drops['facts'][0]:.0f}% for facts; four keep {drops['style'][1]:.0f}% and "
-        f"{drops['facts'][1]:.0f}%.",
-        "![Full fine-tuning](spectra/full.svg)",
-        "**Full fine-tuning.** Its update has all ranks, and decays: " + "; ".join(full) + ".",
-        "![r = 8 within r = 64](spectra/square.svg)",
-        "**r = 8 within r = 64**, same facts, other starts; φ(i, j), mean over the layers, with chance in brackets: "
-        + "; ".join(squares_)
-        + ".",
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--tokens", type=int, default=512, help="tokens a step")
-    parser.add_argument("--rows", type=int, default=64, help="validation rows of the cut")
+    parser.add_argument("--rows", type=int, default=64, help="validation and test rows of the cut")
     parser.add_argument("--home", type=Path, default=None, help="where prepared data is kept")
-    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent.parent / "docs" / "spectra")
+    parser.add_argument("--out", type=Path, default=spectra_page.FOLDER, help="where numbers and pictures go")
+    parser.add_argument("--page", type=Path, default=spectra_page.PAGE, help="the page whose section is written")
+    parser.add_argument("--draw", action="store_true", help="draw and write from the kept numbers, train nothing")
     given = parser.parse_args()
-    found = measure(given)
     given.out.mkdir(parents=True, exist_ok=True)
-
-    def ranks(values: Sequence[float]) -> list[float]:
-        return [float(k) for k in range(1, len(values) + 1)]
-
-    lora = {word: found[word] for word in ("style", "facts")}
-    dense = {f"{word}, full": found[f"{word}_full"] for word in ("style", "facts")}
-    scree = {word: (ranks(one["values"]), one["values"]) for word, one in lora.items()}
-    whole = {word: (ranks(one["values"]), one["values"]) for word, one in dense.items()}
-    cut = {word: ([float(k) for k in KS], one["loss"]) for word, one in lora.items()}
-    (given.out / "scree.svg").write_text(chart(scree, "direction i", "σᵢ / σ₁", log=True))
-    (given.out / "full.svg").write_text(chart(whole, "direction i", "σᵢ / σ₁", log=True))
-    (given.out / "cut.svg").write_text(chart(cut, "directions kept, k", "validation loss"))
-    (given.out / "square.svg").write_text(squares(found["inside"]))
-    (given.out / "lesson.json").write_text(json.dumps(found, indent=1) + "\n")
-    (given.out / "lesson.md").write_text(page(found))
-    print(page(found))
+    kept = given.out / "lesson.json"
+    if not given.draw:
+        kept.write_text(json.dumps(measure(given)) + "\n")
+    found = json.loads(kept.read_text())
+    spectra_page.draw(found, given.out)
+    print(spectra_page.write(found, given.page))
 
 
 if __name__ == "__main__":

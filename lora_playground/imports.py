@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lora_playground.analysis import kept
 from lora_playground.analysis.archive import unpack
 from lora_playground.analysis.importing import CONFIG, TENSORS, Adapter, open_adapter
 from lora_playground.analysis.spectra import Spectrum, analyse, effective_rank
@@ -81,23 +82,36 @@ def import_adapter(
         return _adopt(store, adapter, title, matched, adapter.notes + notes, progress)
 
 
-def import_files(store: RunStore, files: Sequence[Path], title: str = "", base: str | None = None) -> Imported:
-    """As `import_adapter`, from an upload: one zip, or the two files of an adapter."""
+def import_files(
+    store: RunStore,
+    files: Sequence[Path],
+    title: str = "",
+    base: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Imported:
+    """As `import_adapter`, from an upload: one zip, or the two files of an adapter's folder; others beside them (a
+    README, a tokenizer) are not looked at."""
     if len(files) == 1:
-        return import_adapter(store, files[0], title, base)
-    by_name = {path.name: path for path in files}
+        return import_adapter(store, files[0], title, base, progress=progress)
+    by_name = {path.name: path for path in files if path.name in (CONFIG, TENSORS)}
     if set(by_name) != {CONFIG, TENSORS}:
         for path in files:
             refuse_pickle(path)
-        shown = ", ".join(sorted(by_name))[:120] or "nothing"
+        shown = ", ".join(sorted(path.name for path in files))[:120] or "nothing"
         raise AdapterError(f"upload one zip, or {CONFIG} and {TENSORS} together; given were {shown}.")
     with tempfile.TemporaryDirectory(prefix="lora-playground-") as place:
         for name, path in by_name.items():
             shutil.copyfile(path, Path(place) / name)
-        return import_adapter(store, Path(place), title or "imported adapter", base)
+        return import_adapter(store, Path(place), title or "imported adapter", base, progress=progress)
 
 
-def import_from_hub(store: RunStore, hub_id: str, title: str = "", base: str | None = None) -> Imported:
+def import_from_hub(
+    store: RunStore,
+    hub_id: str,
+    title: str = "",
+    base: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Imported:
     """As `import_adapter`, from the Hugging Face hub: only the two files of an adapter are fetched.
 
     Raises:
@@ -115,7 +129,7 @@ def import_from_hub(store: RunStore, hub_id: str, title: str = "", base: str | N
             f"{hub_id} cannot be fetched ({first}). It must hold {CONFIG} and {TENSORS}, and this machine must reach "
             "the hub; without a network, upload a zip instead."
         ) from error
-    return import_adapter(store, paths[0].parent, title or hub_id, base, links=True)
+    return import_adapter(store, paths[0].parent, title or hub_id, base, links=True, progress=progress)
 
 
 def _match(adapter: Adapter, base: str | None) -> tuple[str, list[str]]:
@@ -221,7 +235,9 @@ def _config(title: str, base: str, rank: int, alpha: float) -> RunConfig:
 
 
 def _finish(run: Run, spectra: Mapping[str, Spectrum], result: Mapping[str, Any]) -> None:
-    """Events as a finished training would have left them, then the result."""
+    """Events as a finished training would have left them, the whole spectra, then the result."""
+    with writing(run.folder):
+        kept.save_spectra(spectra, run.folder / kept.NAME)
     run.begin(1)
     modules = [[name, *spectrum.shape] for name, spectrum in spectra.items()]
     run.append({"type": "plan", "steps": 0, "start_step": 0, "modules": modules})

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from checkpoints import make_checkpoint
 
+from lora_playground.analysis.update import Update
 from lora_playground.cli import main
 from lora_playground.variants import VARIANTS
+from lora_playground.variants.plain_lora import write_plain_lora
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +162,27 @@ def test_a_number_or_a_place_that_cannot_be_is_refused(capsys: pytest.CaptureFix
         assert ended.value.code == 2 and f"{words[-1]}' is not allowed" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert "file" in refused(capsys, tmp_path / "file", "train", "--steps", "1")
+
+
+def test_an_adapter_from_elsewhere_becomes_a_run(
+    capsys: pytest.CaptureFixture[str], place: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, model = place
+    update = Update(
+        "model.layers.0.self_attn.q_proj",
+        np.random.default_rng(0).standard_normal((32, 3)).astype(np.float32),
+        np.random.default_rng(1).standard_normal((3, 32)).astype(np.float32),
+    )
+    write_plain_lora([update], tmp_path / "mine")
+    made = ask(capsys, home, "import", str(tmp_path / "mine"), "--base", str(model), "--title", "from elsewhere")
+    assert made["base"] == str(model)
+    values = ask(capsys, home, "spectra", made["run"])["modules"][0]["singular_values"]
+    assert values == pytest.approx(np.linalg.svd(update.matrix(), compute_uv=False)[:3], rel=1e-5)
+    monkeypatch.setattr("lora_playground.imports.CHAT_BYTES", 1)
+    large = ask(capsys, home, "import", str(tmp_path / "mine"))
+    assert not (Path(large["folder"]) / "update.safetensors").exists() and large["base"] is None
+    assert ask(capsys, home, "spectra", large["run"])["modules"][0]["singular_values"] == pytest.approx(values)
+    for source in (str(tmp_path / "nothing"), "../somewhere", "word"):
+        assert "hub id" in refused(capsys, home, "import", source)
+    (tmp_path / "adapter.bin").write_bytes(b"\x80\x02}q\x00.")
+    assert "pickle" in refused(capsys, home, "import", str(tmp_path / "adapter.bin"))

@@ -15,6 +15,7 @@ from lora_playground.analysis.spectra import spectra
 from lora_playground.analysis.update import load_updates
 from lora_playground.errors import AdapterError
 from lora_playground.runs import RunStore
+from lora_playground.ui.lens import Lens
 
 MODULE = "model.layers.0.self_attn.q_proj"
 
@@ -148,6 +149,24 @@ def test_a_hub_adapter_is_taken_through_its_links(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda _, name: str(snapshot / name))
     run = imports.import_from_hub(RunStore(tmp_path / "home"), "some/adapter").run
     assert run.config().label == "some/adapter" and not (run.adapter / TENSORS).is_symlink()
+
+
+def test_spectra_are_kept_with_the_run_and_progress_is_told(tmp_path):
+    store, seen = RunStore(tmp_path / "home"), []
+    files = [adapter(tmp_path / "mine") / name for name in (CONFIG, TENSORS)]
+    (tmp_path / "mine" / "README.md").write_text("about it")
+    done = imports.import_files(
+        store, [*files, tmp_path / "mine" / "README.md"], progress=lambda *step: seen.append(step)
+    )
+    assert seen and seen[-1][0] == seen[-1][1]
+    (done.run.adapter / TENSORS).write_bytes(b"gone")
+    done.run.update_path.unlink(missing_ok=True)
+    frames = Lens().frames(done.run)
+    assert frames.exact, "they come from the kept file; the adapter's own is not read again"
+    expected = spectra(open_adapter(tmp_path / "mine").updates())[MODULE]
+    np.testing.assert_array_equal(frames.values[-1][MODULE], expected)
+    (done.run.folder / "spectra.safetensors").write_bytes(b"damaged")
+    assert not Lens().frames(done.run).exact, "then the 4 digits of the events are shown"
 
 
 def test_an_adapter_too_large_for_chat_is_only_looked_at(tmp_path, monkeypatch):

@@ -265,7 +265,7 @@ window.lp = (() => {
         strength.value = pane.strength;
         strength.parentElement.querySelector("output").textContent = `×${(+pane.strength).toFixed(1)}`;
         const keep = strength.closest(".knobs").querySelector('input[type="number"]');
-        if (keep !== document.activeElement) { keep.value = pane.keep ?? ""; keep.placeholder = pane.cut ? pane.cut.join("–") : "all"; }
+        if (keep !== document.activeElement) { keep.value = pane.keep ?? ""; keep.placeholder = pane.cut_words || "all"; }
       });
       const grid = root.querySelector(".lp-panes");
       const low = grid && grid.scrollHeight - grid.scrollTop - grid.clientHeight < 60;

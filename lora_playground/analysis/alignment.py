@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from lora_playground.analysis.spectra import dense_spectrum, update_svd
+from lora_playground.analysis.spectra import dense_spectrum, nonzero, update_svd
 from lora_playground.analysis.update import Update
 from lora_playground.errors import AdapterError
 
@@ -64,7 +64,7 @@ def amplification(
     _fits(update, W)
     W = np.asarray(W, dtype=np.float64)
     U, values, Vt = update_svd(update)
-    used = int(np.sum(values > 1e-7 * values[0])) if values.size and values[0] > 0 else 0
+    used = nonzero(values)
     r = min(rank or min(used, 64), used)
     if r == 0:
         raise AdapterError(f"the update of {update.name} is still zero, so it amplifies nothing.")
@@ -97,16 +97,23 @@ def alignment(update: Update, W: np.ndarray, k: int = 16, side: str = "left") ->
     """
     _fits(update, W)
     U, values, Vt = update_svd(update)
-    used = int(np.sum(values > 1e-7 * values[0])) if values.size and values[0] > 0 else 0
-    U0, _, V0t = _leading(np.asarray(W, dtype=np.float64), k)
-    if side == "left":
-        return np.abs(U[:, : min(k, used)].T @ U0)
-    return np.abs(Vt[: min(k, used)] @ V0t.T)
+    used = nonzero(values)
+    W = np.asarray(W, dtype=np.float64)
+    own, base = (U, left_basis(W)[0]) if side == "left" else (Vt.T, left_basis(W.T)[0])
+    return np.minimum(np.abs(own[:, : min(k, used)].T @ base[:, :k]), 1.0)
 
 
-def _leading(W: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    U, values, Vt = np.linalg.svd(W, full_matrices=False)
-    return U[:, :k], values[:k], Vt[:k]
+def left_basis(W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Left singular vectors of W and its singular values, largest first, through a Gram matrix: a few times as fast
+    as an SVD, and good enough for cosines; W of nearly deficient rank takes the SVD."""
+    wide = W.shape[0] <= W.shape[1]
+    squares, vectors = np.linalg.eigh(W @ W.T if wide else W.T @ W)
+    squares, vectors = squares[::-1], np.ascontiguousarray(vectors[:, ::-1])
+    if not squares.size or squares[-1] < 1e-12 * squares[0] or squares[0] <= 0:
+        U, values, _ = np.linalg.svd(W, full_matrices=False)
+        return U, values
+    values = np.sqrt(squares)
+    return (vectors if wide else (W @ vectors) / values), values
 
 
 # ---------------------------------------------------------------------------------------------------- intruders
@@ -152,8 +159,9 @@ def intruders(update: Update, W: np.ndarray, k: int = 10, epsilon: float = 0.5, 
     merged = W + update.matrix()
     if side == "right":
         W, merged = W.T, merged.T
-    basis = np.linalg.svd(W, full_matrices=False)[0]
-    U1, values, _ = _leading(merged, max(1, k))
+    basis = left_basis(W)[0]
+    U1, values = left_basis(merged)
+    U1, values = U1[:, : max(1, k)], values[: max(1, k)]
     cosines = np.abs(basis.T @ U1).max(axis=0)
     floor, high = random_floor(basis.shape[0], basis.shape[1])
     return Intruders(np.minimum(cosines, 1.0), values, epsilon, floor, high)
@@ -209,7 +217,24 @@ def _median_square(beta: float) -> float:
     return float(x[np.searchsorted(total, total[-1] / 2)])
 
 
-def above_noise(values: np.ndarray, shape: tuple[int, int]) -> tuple[int, float]:
-    """How many directions of a dense update stand above the edge of noise, and the edge."""
-    edge = noise_band(shape, noise_level(values, shape))[1]
-    return int(np.sum(values > edge)), edge
+def above_noise(values: np.ndarray, shape: tuple[int, int], frobenius: float | None = None) -> tuple[int, float]:
+    """How many directions of a dense update stand above the edge of noise, and the edge.
+
+    Args:
+        values: the whole spectrum, or its largest part.
+        frobenius: ‖ΔW‖_F of the whole, needed where only a part is known. The noise is then what remains without the
+            directions above the edge, spread evenly; where all known values stand above it, there may be more.
+    """
+    if len(values) == min(shape):
+        edge = noise_band(shape, noise_level(values, shape))[1]
+        return int(np.sum(values > edge)), edge
+    if frobenius is None:
+        raise AdapterError(f"of {min(shape)} singular values {len(values)} are known; the norm of the whole is needed.")
+    squares, count = np.asarray(values, dtype=np.float64) ** 2, 0
+    while True:
+        rest = max(frobenius**2 - float(squares[:count].sum()), 0.0)
+        edge = noise_band(shape, np.sqrt(rest / ((shape[0] - count) * (shape[1] - count))))[1]
+        found = max(count, int(np.sum(values > edge)))
+        if found == count or found == len(values):
+            return found, edge
+        count = found

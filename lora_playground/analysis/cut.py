@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from lora_playground.analysis.spectra import update_svd
+from lora_playground.analysis.spectra import nonzero, update_svd
 from lora_playground.analysis.update import Update
 from lora_playground.errors import ConfigError
 
@@ -84,8 +84,7 @@ class Cutter:
     """A run's updates, decomposed once, so that every further cut is a slice.
 
     Args:
-        updates: of all modules. Vectors (norms and biases of full fine-tuning) have no directions: they stay, scaled,
-            unless nothing else does.
+        updates: of all modules. A vector (norms and biases of full fine-tuning) counts as one direction, its strongest.
     """
 
     def __init__(self, updates: Iterable[Update]) -> None:
@@ -95,7 +94,7 @@ class Cutter:
     def _decompose(self, update: Update) -> _Parts:
         if update.name not in self._parts:
             U, values, Vt = update_svd(update)
-            used = int(np.sum(values > 1e-7 * values[0])) if values.size and values[0] > 0 else 0
+            used = nonzero(values)
             self._parts[update.name] = _Parts(update, U[:, :used], values[:used], Vt[:used])
         return self._parts[update.name]
 
@@ -121,12 +120,14 @@ class Cutter:
             return True
         if cut.mode in ("top", "bottom") and cut.k == 0:
             return False
-        kept = cut.kept(self._decompose(update).values.size) if len(update.shape) == 2 else slice(0, 0)
+        kept = cut.kept(self._decompose(update).values.size if len(update.shape) == 2 else 1)
         return kept.stop > kept.start
 
     def _cut_one(self, update: Update, cut: Cut) -> Update | None:
-        if cut.mode == "all" or len(update.shape) != 2:
+        if cut.mode == "all":
             return scaled(update, cut.strength)
+        if len(update.shape) != 2:
+            return scaled(update, cut.strength) if self._keeps(update, cut) else None
         parts = self._decompose(update)
         kept = cut.kept(parts.values.size)
         if kept.start == 0 and kept.stop == parts.values.size:

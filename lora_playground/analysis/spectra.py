@@ -117,6 +117,11 @@ def update_svd(update: Update) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.linalg.svd(matrix, full_matrices=False)
 
 
+def nonzero(values: np.ndarray) -> int:
+    """How many of these singular values, largest first, are more than rounding."""
+    return int(np.sum(values > 1e-7 * values[0])) if values.size and values[0] > 0 else 0
+
+
 def _as_factors(B: np.ndarray, A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     B, A = np.asarray(B, dtype=np.float64), np.asarray(A, dtype=np.float64)
     if B.ndim < 2 or A.ndim < 2 or B.shape[-1] != A.shape[-2]:

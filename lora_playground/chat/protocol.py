@@ -34,14 +34,14 @@ class Pane(Section):
     cut: tuple[int, int] | None = Field(
         None,
         strict=False,
-        description="Keep only the singular directions lo..hi-1 of every module's update.",
+        description="Keep only the singular directions lo..hi-1 of every module's update; (-k, 0): its weakest k.",
     )
 
     @field_validator("cut")
     @classmethod
     def _range(cls, cut: tuple[int, int] | None) -> tuple[int, int] | None:
-        if cut is not None and not 0 <= cut[0] <= cut[1]:
-            raise ValueError("give two numbers lo, hi with 0 <= lo <= hi")
+        if cut is not None and not (0 <= cut[0] <= cut[1] or cut[0] < 0 == cut[1]):
+            raise ValueError("give two numbers lo, hi with 0 <= lo <= hi, or -k, 0 for the weakest k")
         return cut
 
 

@@ -69,6 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     command("show", commands.show_run, show.show_pairs, "one run: configuration, state and result").add_argument("run")
     command("delete", commands.delete, show.show_pairs, "delete a run and all its files").add_argument("run")
     command("spectra", commands.spectra, show.show_spectra, "singular values of what a run learned").add_argument("run")
+    bring = command(
+        "import", commands.import_run, show.show_pairs, "look at a PEFT adapter: a folder, a zip, or the hub"
+    )
+    bring.add_argument("source", metavar="SOURCE")
+    bring.add_argument("--base", metavar="MODEL", help="its base model (default: found by its shapes, or none)")
+    bring.add_argument("--title", help="the run's name")
     add_chat_flags(command("chat", commands.chat, show.show_chat, "one prompt to base and adapted model, same noise"))
     export = command("export", commands.export_run, show.show_pairs, "write a run's adapter for other tools")
     export.add_argument("run")

@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -148,21 +149,58 @@ def spectra(given: argparse.Namespace) -> dict[str, Any]:
     """`spectra`: singular values of each module's update."""
     from lora_playground.analysis.spectra import effective_rank, spectra, stable_rank
 
-    updates = _updates(_store(given).get(given.run))
-    values = spectra(updates)
+    shapes: dict[str, tuple[list[int], bool]] = {}
+
+    def noted() -> Iterator[Any]:
+        for update in _each_update(_store(given).get(given.run)):
+            shapes[update.name] = list(update.shape), update.factored
+            yield update
+
     modules = [
         {
-            "name": update.name,
-            "shape": list(update.shape),
-            "factored": update.factored,
-            "singular_values": [float(value) for value in values[update.name]],
-            "effective_rank": float(effective_rank(values[update.name])),
-            "stable_rank": float(stable_rank(values[update.name])),
+            "name": name,
+            "shape": shapes[name][0],
+            "factored": shapes[name][1],
+            "singular_values": [float(value) for value in values],
+            "effective_rank": float(effective_rank(values)),
+            "stable_rank": float(stable_rank(values)),
         }
-        for update in updates
-        if update.name in values
+        for name, values in spectra(noted()).items()
     ]
     return {"run": given.run, "modules": modules}
+
+
+def _each_update(run: Any) -> Iterator[Any]:
+    """A run's updates one after another; an imported adapter that is too large for chat comes from its own file."""
+    from lora_playground.analysis.importing import open_adapter
+
+    if not run.update_path.is_file() and "imported" in (run.result() or {}):
+        yield from open_adapter(run.adapter).updates()
+    else:
+        yield from _updates(run)
+
+
+def import_run(given: argparse.Namespace) -> dict[str, Any]:
+    """`import`: a PEFT adapter from a folder, a zip or the hub."""
+    from lora_playground.imports import import_adapter, import_from_hub
+
+    store, source = _store(given), Path(given.source).expanduser()
+    title, base = given.title or "", given.base
+    if source.exists():
+        done = import_adapter(store, source, title, base, progress=_counted)
+    elif source.suffix == "" and given.source.count("/") == 1 and not given.source.startswith((".", "~", "/")):
+        done = import_from_hub(store, given.source, title, base, progress=_counted)
+    else:
+        raise ConfigError(
+            "SOURCE", given.source, "give an adapter's folder, its zip, or a hub id like somebody/adapter"
+        )
+    for words in done.notes:
+        print(f"note: {words}", file=sys.stderr)
+    return {"run": done.run.id, "folder": str(done.run.folder), "base": done.base or None, "notes": done.notes}
+
+
+def _counted(done: int, total: int) -> None:
+    print(f"  {done} of {total} modules", file=sys.stderr)
 
 
 def _updates(run: Any) -> list[Any]:

@@ -127,15 +127,15 @@ def measure(
     for k in ks:
         update = None if k == 0 else RowUpdate(adapter, cut=None if k >= whole else (0, k))
         found["k"].append(k)
-        found["loss"].append(_loss(decoder, examples, update))
-        found["score"].append(_score(decoder, asked, metric, update))
+        found["loss"].append(loss_of(decoder, examples, update))
+        found["score"].append(score_of(decoder, asked, metric, update))
         found["done"] = len(found["k"]) == len(ks)
         if report is not None:
             report(found)
     return found
 
 
-def _loss(decoder: Any, examples: Sequence[Any], update: Any) -> float | None:
+def loss_of(decoder: Any, examples: Sequence[Any], update: Any) -> float | None:
     """Mean loss over all learned tokens, nats per token."""
     import torch
 
@@ -150,7 +150,7 @@ def _loss(decoder: Any, examples: Sequence[Any], update: Any) -> float | None:
     return total / count if count else None
 
 
-def _score(decoder: Any, rows: Sequence[Any], metric: str, update: Any) -> float | None:
+def score_of(decoder: Any, rows: Sequence[Any], metric: str, update: Any) -> float | None:
     from lora_playground import evaluation
 
     if not rows:

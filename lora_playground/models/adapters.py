@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from lora_playground.analysis.spectra import nonzero, update_svd
 from lora_playground.analysis.update import Update
 from lora_playground.errors import ModelError
 
 Cut = tuple[int, int]
+"""Singular directions [lo, hi) of every ΔW, strongest first; a negative lo means the weakest −lo of each."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,13 @@ class Parameter:
 
 
 Delta = Factors | Dense | Bias | Table | Parameter
+
+
+def bounds(cut: Cut, used: int) -> tuple[int, int]:
+    """The slice of `used` directions that a cut keeps."""
+    lo, hi = (used + cut[0], used) if cut[0] < 0 else cut
+    lo = min(max(0, lo), used)
+    return lo, max(lo, min(hi, used))
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -116,7 +125,10 @@ class Adapter:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def slice(self, cut: Cut | None) -> dict[str, list[Delta]]:
-        """Deltas by module name; with a cut (lo, hi) only those singular directions of each ΔW are kept."""
+        """Deltas by module name; with a cut only its singular directions of each ΔW are kept.
+
+        A ΔW of which all directions are kept is the untouched one, bit for bit.
+        """
         if cut in self._slices:
             self._slices.move_to_end(cut)
             return self._slices[cut]
@@ -175,9 +187,9 @@ class Adapter:
         shape = update.shape[::-1] if transposed and not update.factored else update.shape
         if shape != out_in:
             raise self._misfit(update, out_in)
-        if cut is not None:
+        if cut is not None and not self._keeps_all(update, cut):
             U, s, Vt = self._directions(update)
-            lo, hi = max(0, cut[0]), min(len(s), cut[1])
+            lo, hi = bounds(cut, len(s))
             root = np.sqrt(s[lo:hi])
             B, A = U[:, lo:hi] * root, root[:, None] * Vt[lo:hi]
             if transposed and not update.factored:
@@ -200,21 +212,24 @@ class Adapter:
         if cut is None:
             return update.matrix()
         if len(update.shape) != 2:
-            return update.matrix() * float(cut[0] <= 0 < cut[1])
+            lo, hi = bounds(cut, 1)
+            return update.matrix() * float(lo < hi)
+        if self._keeps_all(update, cut):
+            return update.matrix()
         U, s, Vt = self._directions(update)
-        lo, hi = max(0, cut[0]), min(len(s), cut[1])
+        lo, hi = bounds(cut, len(s))
         return (U[:, lo:hi] * s[lo:hi]) @ Vt[lo:hi]
 
+    def _keeps_all(self, update: Update, cut: Cut) -> bool:
+        used = len(self._directions(update)[1])
+        return bounds(cut, used) == (0, used)
+
     def _directions(self, update: Update) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Thin SVD of ΔW in float64, kept for the next cut; from the factors where there are any."""
+        """Thin SVD of ΔW in float64 without directions whose σ is zero, kept for the next cut."""
         if update.name not in self._svd:
-            if update.B is not None and update.A is not None:
-                Qb, Rb = np.linalg.qr(update.B.astype(np.float64))
-                Qa, Ra = np.linalg.qr(update.A.T.astype(np.float64))
-                U, s, Vt = np.linalg.svd(Rb @ Ra.T, full_matrices=False)
-                self._svd[update.name] = Qb @ U, s, Vt @ Qa.T
-            else:
-                self._svd[update.name] = np.linalg.svd(update.matrix(), full_matrices=False)
+            U, s, Vt = update_svd(update)
+            used = nonzero(s)
+            self._svd[update.name] = U[:, :used], s[:used], Vt[:used]
         return self._svd[update.name]
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:

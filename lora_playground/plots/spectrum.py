@@ -34,7 +34,7 @@ def scree_figure(
     dark: bool = False,
     module: str = "",
     points: int = 64,
-    edge: float | None = None,
+    edge: float | Sequence[tuple[float, str]] | None = None,
 ) -> dict[str, Any]:
     """Singular values of one module's ΔW in descending order, one line a run.
 
@@ -44,7 +44,8 @@ def scree_figure(
         log: logarithmic σ axis.
         module: the module's name, for the title.
         points: at most so many values a run are drawn.
-        edge: upper edge of what noise alone would give (Marchenko–Pastur), drawn for dense updates.
+        edge: upper edge of what noise alone would give (Marchenko–Pastur), drawn for dense updates; or several, each
+            with its run's colour.
     """
     title = "Singular values of ΔW" + (f" · {html.escape(short_name(module))}" if module else "")
     if not any(len(values) and values[0] > 0 for _, _, values in series):
@@ -56,11 +57,12 @@ def scree_figure(
     ranks = [rank] if isinstance(rank, int) else list(rank or [])
     furthest = max([length, *[r for r in ranks if r <= 2 * length]])
     lines, notes = _rank_marks(ranks, [colour for _, colour, _ in series], furthest, dark)
-    if edge is not None:
-        line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": edge, "y1": edge}
-        lines.append({**line, "line": {"color": ink(dark)["quiet"], "width": 1.5, "dash": "dot"}})
-        note = {"xref": "paper", "x": 1, "y": math.log10(edge) if log else edge, "text": "edge of noise"}
-        notes.append({**note, "showarrow": False, "xanchor": "right", "yanchor": "bottom", "font": {"size": 12}})
+    for height, colour in [(edge, ink(dark)["quiet"])] if isinstance(edge, int | float) else edge or ():
+        line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": height, "y1": height}
+        lines.append({**line, "line": {"color": colour, "width": 1.5, "dash": "dot"}})
+        note = {"xref": "paper", "x": 1, "y": math.log10(height) if log else height, "text": "edge of noise"}
+        look = {"xanchor": "right", "yanchor": "bottom", "font": {"size": 12, "color": colour}}
+        notes.append({**note, **look, "showarrow": False})
     x = axis("direction, strongest first", dark, range=[0.4, furthest + 0.6], tickformat="d")
     if furthest <= 20:
         x["dtick"] = 1 if furthest <= 10 else 2

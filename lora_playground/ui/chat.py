@@ -278,7 +278,8 @@ class ChatTab:
         if talk is None:
             return nothing
         if event.act == "tune":
-            return gr.skip(), {**tuning, str(event.id): _tuned(event.value)}, gr.skip(), gr.skip(), gr.skip()
+            before = tuning.get(str(event.id), {})
+            return gr.skip(), {**tuning, str(event.id): _tuned(event.value, before)}, gr.skip(), gr.skip(), gr.skip()
         if event.act == "edit":
             with contextlib.suppress(ValueError, IndexError):
                 number = int(event.value)
@@ -317,10 +318,16 @@ def _add(token: dict[str, Any], pane: int, turn: dict[str, Any], tokens: list[li
         answer["first"] = number
 
 
-def _tuned(value: Any) -> dict[str, Any]:
-    """Strength and number of directions kept, from the page; what does not fit is left for the request to refuse."""
+def _tuned(value: Any, before: dict[str, Any]) -> dict[str, Any]:
+    """Strength and number of directions kept, from the page; what does not fit is left for the request to refuse.
+
+    A cut from the tab Spectrum that no number says (weakest, a range, one) stays until a number is given.
+    """
     given = value if isinstance(value, dict) else {}
-    return {"strength": given.get("strength", 1.0), "keep": given.get("keep")}
+    tuned, cut = {"strength": given.get("strength", 1.0), "keep": given.get("keep")}, before.get("cut")
+    if tuned["keep"] is None and cut and cut[0] != 0:
+        tuned["cut"] = cut
+    return tuned
 
 
 def _chosen(event: gr.EventData) -> str:

@@ -5,6 +5,7 @@ It draws nothing and knows no Gradio. Files are read module by module, so that a
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from lora_playground.analysis import kept as kept_spectra
+from lora_playground.analysis.alignment import Amplification, Intruders, alignment, amplification, intruders
 from lora_playground.analysis.cut import Cutter
 from lora_playground.analysis.importing import open_adapter
 from lora_playground.analysis.spectra import EXACT_SIDE, Spectrum, analyse, effective_rank, stable_rank
@@ -28,7 +31,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-KEPT = 24
+KEPT = 48
+ALIGNED, LEADING = 16, 32
+"""Directions of ΔW and W laid against one another; directions of W + ΔW looked at for intruders, at most."""
 LARGE_SIDE = 2048
 """Above this side of W its whole SVD takes too long to answer a click with."""
 
@@ -127,6 +132,10 @@ class Lens:
         return frames
 
     def _exact(self, run: Run) -> dict[str, Spectrum]:
+        kept = run.folder / kept_spectra.NAME
+        if kept.is_file():  # an imported adapter, whose file may be large
+            with contextlib.suppress(AdapterError):
+                return kept_spectra.load_spectra(kept)
         matrices = (u for u in self._all(run) if len(u.shape) == 2 and min(u.shape) > 1)
         return analyse(matrices, exact_side=EXACT_SIDE)
 
@@ -198,6 +207,26 @@ class Lens:
         """W of a module in (out, in) layout."""
         weights = self.weights(run)
         return weights.weight(module, tuple(self.update(run, module).shape))
+
+    def beside(self, run: Run, module: str, side: str) -> tuple[Amplification, np.ndarray, Intruders]:
+        """The update of one module beside its base: amplification, alignment (16 directions), intruders (the most that
+        can be asked for, at the usual ε). It decomposes W, so it is kept.
+
+        Raises:
+            AdapterError: no update or no base on this disk, or W is too large to be decomposed while somebody waits.
+        """
+        update, W = self.update(run, module), self.weight(run, module)
+        if min(W.shape) > LARGE_SIDE:
+            raise AdapterError(f"W is {W.shape[0]} by {W.shape[1]}, too large to be decomposed while you wait.")
+        key = ("beside", run.id, _stamp(run.update_path) or _stamp(run.adapter), module, side)
+        return self._once(
+            key,
+            lambda: (
+                amplification(update, W),
+                alignment(update, W, k=ALIGNED, side=side),
+                intruders(update, W, k=LEADING, side=side),
+            ),
+        )
 
     def norms(self, run: Run, modules: list[str]) -> Mapping[str, float]:
         """‖W‖_F of the base's modules."""

@@ -6,7 +6,8 @@ It knows the views, run folders and imports; it draws through the views and trai
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import gradio as gr
 
 from lora_playground.analysis.cut import Cut
 from lora_playground.errors import PlaygroundError
-from lora_playground.imports import derive, import_files, import_from_hub
+from lora_playground.imports import Imported, derive, import_files, import_from_hub
 from lora_playground.jobs import cutcurve
 from lora_playground.models.catalogue import list_models
 from lora_playground.plots import cut_figure, describe_cut
@@ -26,17 +27,33 @@ from lora_playground.ui.shell import Shell, draw
 from lora_playground.ui.words import escape
 
 if TYPE_CHECKING:
+    from lora_playground.runs import RunStore
     from lora_playground.ui.spectrum import Controls
 
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 MODES = [
     ("all", "all"), ("strongest k", "top"), ("weakest k", "bottom"), ("a range", "range"), ("one", "one"),
 ]  # fmt: skip
-PICTURES = [("the map", "map"), ("the scree", "scree"), ("the square", "square"), ("the intruders", "intruders")]
+PICTURES = [
+    ("the map", "map"), ("the scree", "scree"), ("shared directions", "square"), ("what two have in common", "overlap"),
+    ("amplification", "amplified"), ("alignment with W", "aligned"), ("the intruders", "intruders"),
+    ("energy kept", "energy"), ("loss and score over k", "curve"),
+]  # fmt: skip
 _SAVE = """(name) => { const kind = 'KIND'; const plot = document.querySelector(`#lp-spec-${name} .js-plotly-plot`);
-  if (plot && window.Plotly) window.Plotly.downloadImage(plot, {format: kind, scale: kind === 'png' ? 3 : 1,
+  if (!plot || !window.Plotly) return;
+  const layout = {...plot.layout, paper_bgcolor: '#ffffff', plot_bgcolor: '#ffffff'};
+  window.Plotly.downloadImage({data: plot.data, layout: layout}, {format: kind, scale: kind === 'png' ? 3 : 1,
     width: 1100, height: 620, filename: `lora-playground-${name}`}); }"""
-_TO_CHAT = "() => lp.open('Chat')"
+"""On white whatever the page's theme, so that it can be read on any slide."""
+_TO_CHAT = """() => { lp.open('Chat');
+  const again = () => document.getElementById('lp-again').click();
+  if (document.querySelector('.lp-pane .lp-turn')) setTimeout(again, 400); }"""
+"""Where something was asked already, the same question is put again with the same noise."""
+
+_LARGE = (
+    '<p class="lp-note">Only <code>adapter_config.json</code> and <code>adapter_model.safetensors</code> are read; no '
+    "pickle is opened. Over 20 MB: <code>python -m lora_playground import FOLDER</code> on this machine.</p>"
+)
 
 Subjects = Callable[[Sequence[str]], list[views.Subject]]
 
@@ -103,6 +120,7 @@ class Tools:
                 )  # fmt: skip
                 self.base = gr.Dropdown(_bases(), value="", label="Its base model", filterable=False)
                 self.bring = gr.Button("Import", elem_id="lp-spec-import")
+                gr.HTML(_LARGE, apply_default_css=False)
                 self.brought = gr.HTML("", apply_default_css=False, elem_id="lp-spec-brought")
 
     def cut_inputs(self) -> list[Any]:
@@ -211,7 +229,9 @@ class Tools:
         chosen = views.make_cut(*choice)
         kept = chosen.kept(views.longest(subject))
         cut = None if chosen.mode == "all" else [kept.start, kept.stop]
-        tuned = {"strength": chosen.strength, "keep": kept.stop if cut and not kept.start else None, "cut": cut}
+        if chosen.mode == "bottom" and kept.stop > kept.start:
+            cut = [-chosen.k, 0]  # the weakest of each module, however many it has
+        tuned = {"strength": chosen.strength, "keep": cut[1] if cut and cut[0] == 0 else None, "cut": cut}
         words = f'<p class="lp-note" role="status">Chat now uses {escape(chosen.describe())}.</p>'
         return {**(tuning or {}), subject.shown.run.id: tuned}, words
 
@@ -267,27 +287,58 @@ class Tools:
 
     # --- import ------------------------------------------------------------------------------------------------------
 
-    def take_in(
-        self, files: list[str] | None, hub: str, base: str, ticked: list[str], progress: gr.Progress | None = None
-    ) -> tuple[Any, ...]:
-        """Makes a run of an uploaded adapter, or of one on the hub, and ticks it."""
+    def take_in(self, files: list[str] | None, hub: str, base: str, ticked: list[str]) -> Iterator[tuple[Any, ...]]:
+        """Makes a run of an uploaded adapter, or of one on the hub, and ticks it; says how far it is meanwhile."""
         from lora_playground.ui.frame import with_ticked
 
+        if not files and not hub.strip():
+            yield cards.error("Choose a zip, or the two files of an adapter, or give a hub id."), *[gr.skip()] * 3
+            return
+        work = _Work(self._shell.store, [Path(file) for file in files or []], hub.strip(), base or None)
+        shown = ""
+        while work.thread.is_alive():
+            if work.words != shown:
+                shown = work.words
+                yield f'<p class="lp-note" role="status">{escape(shown)}</p>', *[gr.skip()] * 3
+            work.thread.join(0.4)
+        if work.done is None:
+            yield cards.error(work.failure), gr.skip(), None, gr.skip()
+            return
+        notes = "".join(f'<p class="lp-warning">{escape(words)}</p>' for words in work.done.notes)
+        label = escape(work.done.run.config().label)
+        words = f'<p class="lp-note" role="status">Imported as the run “{label}”, and ticked.</p>{notes}'
+        yield words, with_ticked(ticked, [work.done.run.id]), None, ""
+
+
+class _Work:
+    """One import in a thread of its own, so that the page can say how far it is."""
+
+    def __init__(self, store: RunStore, files: list[Path], hub: str, base: str | None) -> None:
+        self.words = "Reading the adapter …" if files else f"Fetching {hub} from the hub …"
+        self.done: Imported | None = None
+        self.failure = ""
+        self._given = store, files, hub, base
+        self.thread = threading.Thread(target=self._run, name="import", daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        store, files, hub, base = self._given
         try:
             if files:
-                paths = [Path(file) for file in files]
-                stem = paths[0].stem if len(paths) == 1 else ""
-                done = import_files(self._shell.store, paths, stem, base or None)
-            elif hub.strip():
-                done = import_from_hub(self._shell.store, hub.strip(), base=base or None)
+                stem = files[0].stem if len(files) == 1 else ""
+                self.done = import_files(store, files, stem, base, self._tell)
             else:
-                return cards.error("Choose a zip, or the two files of an adapter, or give a hub id."), *[gr.skip()] * 3
+                self.done = import_from_hub(store, hub, base=base, progress=self._tell)
         except PlaygroundError as failure:
-            return cards.error(str(failure)), gr.skip(), None, gr.skip()
-        notes = "".join(f'<p class="lp-warning">{escape(words)}</p>' for words in done.notes)
-        label = escape(done.run.config().label)
-        words = f'<p class="lp-note" role="status">Imported as the run “{label}”, and ticked.</p>{notes}'
-        return words, with_ticked(ticked, [done.run.id]), None, ""
+            self.failure = str(failure)
+        except OSError as failure:
+            self.failure = f"It could not be written ({failure.strerror}). Free some space and try again."
+        finally:
+            if self.done is None and not self.failure:
+                self.failure = "The import ended unexpectedly; the server's log says why. Nothing was kept."
+
+    def _tell(self, done: int, total: int) -> None:
+        self.words = f"Decomposing its updates: {done} of {total} modules done."
 
 
 def _bases() -> list[tuple[str, str]]:

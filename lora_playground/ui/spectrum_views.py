@@ -27,7 +27,7 @@ from lora_playground.analysis.subspaces import Side, compare
 from lora_playground.errors import PlaygroundError
 from lora_playground.plots.spectrum import short_name
 from lora_playground.plots.style import empty, percent, significant
-from lora_playground.ui.lens import LARGE_SIDE, Frames, Lens
+from lora_playground.ui.lens import Frames, Lens
 from lora_playground.ui.shell import Shown
 
 View = tuple[dict[str, Any], str]
@@ -82,7 +82,7 @@ def map_view(lens: Lens, subject: Subject | None, module: str, measure: str, ste
 def scree_view(lens: Lens, all_: Sequence[Subject], module: str, log: bool, step: int | None) -> View:
     """Singular values of one module, all ticked runs overlaid."""
     series, ranks, sentences = [], [], []
-    edge = None
+    edges: list[tuple[float, str]] = []
     for subject in all_:
         index = subject.frames.at(step)
         values = subject.frames.values[index].get(module) if index >= 0 else None
@@ -97,12 +97,13 @@ def scree_view(lens: Lens, all_: Sequence[Subject], module: str, log: bool, step
         error = subject.frames.errors.get(module, 0.0) if index == len(subject.frames.steps) - 1 else 0.0
         norm = subject.frames.frobenius[index].get(module)
         sentences.append(plots.describe_scree(subject.label, sigma, ranks[-1], error, norm if error else None))
-        if len(all_) == 1:
-            edge, words = _noise(lens, subject, module, values)
-            sentences += [words] if words else []
+        edge, words = _noise(lens, subject, module, values) if index == len(subject.frames.steps) - 1 else (0.0, "")
+        if words:
+            edges.append((edge, subject.colour))
+            sentences.append(words)
     known = [rank for rank in ranks if rank]
     marks = known if len(known) == len(series) else list(dict.fromkeys(known))
-    figure = plots.scree_figure(series, rank=marks or None, log=log, module=module, edge=edge)
+    figure = plots.scree_figure(series, rank=marks or None, log=log, module=module, edge=edges)
     return figure, " ".join(sentences) or _FIRST
 
 
@@ -110,23 +111,27 @@ def _used(values: np.ndarray) -> int:
     return int(np.sum(values > 1e-6 * values[0])) if len(values) and values[0] > 0 else 0
 
 
-def _noise(lens: Lens, subject: Subject, module: str, values: np.ndarray) -> tuple[float | None, str]:
-    """The Marchenko–Pastur edge of a dense update with its whole spectrum; no null for factors."""
-    if not subject.frames.exact or subject.frames.errors.get(module):
-        return None, ""
+def _noise(lens: Lens, subject: Subject, module: str, values: np.ndarray) -> tuple[float, str]:
+    """The Marchenko–Pastur edge of a dense update and what stands above it; "" for factors, which have no such null."""
+    if not subject.frames.exact or values[0] <= 0:
+        return 0.0, ""
     try:
         update = lens.update(subject.shown.run, module)
     except PlaygroundError:
-        return None, ""
-    if update.factored or len(values) != min(update.shape) or values[0] <= 0:
-        return None, ""
-    count, edge = base_alignment.above_noise(values, (update.shape[0], update.shape[1]))
-    words = (
-        f"{count} of its {len(values)} directions stand above the edge of noise (Marchenko–Pastur, "
-        f"{significant(edge)}), and hold {percent(float(energy_captured(values)[count - 1]) if count else 0.0)} of its "
-        "energy."
+        return 0.0, ""
+    if update.factored or len(update.shape) != 2:
+        return 0.0, ""
+    rows, columns = update.shape
+    norm, short = subject.frames.frobenius[-1][module], min(rows, columns)
+    count, edge = base_alignment.above_noise(values, (rows, columns), norm)
+    if edge <= 0:
+        return 0.0, ""
+    least = "at least " if count == len(values) < short else ""
+    share = float(energy_captured(values, norm)[count - 1]) if count else 0.0
+    return edge, (
+        f"How low-rank is it? {least.capitalize()}{count} of its {short} directions stand above the edge of noise "
+        f"(Marchenko–Pastur, {significant(edge)}) and hold {percent(share)} of its energy."
     )
-    return (edge, words) if edge > 0 else (None, "")
 
 
 def pair_views(lens: Lens, pair: Sequence[Subject], module: str, side: Side, factor: bool) -> tuple[View, View]:
@@ -156,18 +161,15 @@ def base_views(lens: Lens, subject: Subject | None, module: str, k: int, epsilon
         return [(empty(_FIRST, title, False, 340), "") for title in titles]
     run = subject.shown.run
     try:
-        update, W = lens.update(run, module), lens.weight(run, module)
-        if min(W.shape) > LARGE_SIDE:
-            raise PlaygroundError(f"W is {W.shape[0]} by {W.shape[1]}, too large to be decomposed while you wait.")
-        strength = base_alignment.amplification(update, W)
-        cosines = base_alignment.alignment(update, W, k=16, side=side)
-        found = base_alignment.intruders(update, W, k=k, epsilon=epsilon, side=side)
+        strength, cosines, found = lens.beside(run, module, side)
     except PlaygroundError as error:
         return [
             (empty("Not shown.", title, False, 340), f"Not shown: {error}" * (title is titles[0])) for title in titles
         ]
     bars = [("ΔW", strength.by_update), ("W itself", strength.by_base), ("random", strength.by_random)]
-    floor = base_alignment.random_floor(W.shape[0] if side == "left" else W.shape[1], cosines.shape[1])[0]
+    closest = found.cosines[: max(1, k)].tolist()
+    rows, columns = lens.update(run, module).shape
+    floor = base_alignment.random_floor(rows if side == "left" else columns, cosines.shape[1])[0]
     return [
         (
             plots.amplification_figure(bars, subject.colour),
@@ -177,10 +179,8 @@ def base_views(lens: Lens, subject: Subject | None, module: str, k: int, epsilon
         ),
         (plots.alignment_figure(cosines, module=module), plots.describe_alignment(cosines, floor)),
         (
-            plots.intruder_figure(
-                found.cosines.tolist(), epsilon, (found.floor, found.floor_high), subject.colour, module=module
-            ),
-            plots.describe_intruders(found.cosines.tolist(), epsilon, found.floor),
+            plots.intruder_figure(closest, epsilon, (found.floor, found.floor_high), subject.colour, module=module),
+            plots.describe_intruders(closest, epsilon, found.floor),
         ),
     ]
 

@@ -26,9 +26,21 @@ def pane_list(adapted: Sequence[Shown], tuning: Mapping[str, Mapping[str, Any]])
                 "strength": tuned.get("strength", 1.0),
                 "keep": tuned.get("keep"),
                 "cut": tuned.get("cut"),
+                "cut_words": cut_words(tuned.get("cut")),
             }
         )
     return panes
+
+
+def cut_words(cut: Sequence[int] | None) -> str:
+    """What a cut keeps, in two words: directions count from 1, the strongest."""
+    if cut is None or (cut[0] == 0 and cut[1] > 0):
+        return "all" if cut is None else f"first {cut[1]}"
+    if cut[0] < 0:
+        return f"last {-cut[0]}"
+    if cut[1] <= cut[0]:
+        return "none"
+    return f"no. {cut[1]}" if cut[1] == cut[0] + 1 else f"{cut[0] + 1} to {cut[1]}"
 
 
 def new_talk(panes: list[dict[str, Any]]) -> Talk:

@@ -97,6 +97,25 @@ def test_zero_adapter_gives_the_same_letters_at_temperature_one(client: ChatClie
     assert answers(other)[0] != texts[0]
 
 
+def test_a_cut_to_all_directions_is_the_untouched_adapter_and_to_none_the_base(
+    client: ChatClient, house: House
+) -> None:
+    """Four panes of one request: one prompt, one draw of noise. At temperature 1 the smallest change would show."""
+    for name, rank in (("high", 6), ("dense", 10_000)):
+        run = house.runs[name]
+        panes: list[dict[str, Any]] = [{}, {"run": run}, {"run": run, "cut": [0, rank]}, {"run": run, "cut": [0, 0]}]
+        events = asyncio.run(collect(client, house.request(panes, temperature=1.0, seed=5, max_new_tokens=60)))
+        base, whole, at_r, at_0 = (
+            [(token.id, token.logprob) for event in events if event.pane == pane for token in event.tokens or []]
+            for pane in range(4)
+        )
+        assert at_r == whole and at_0 == base, "to the token, and to the last digit of its probability"
+        assert whole != base
+    weakest = house.request([{"run": house.runs["high"], "cut": [-2, 0]}, {"run": house.runs["high"], "cut": [4, 6]}])
+    texts = answers(asyncio.run(collect(client, weakest)))
+    assert texts[0] == texts[1], "the weakest two of six"
+
+
 def test_many_talk_at_once_and_none_hears_another(client: ChatClient, house: House) -> None:
     names: list[str | None] = [None, "low", "high", "dense"]
     texts = [f"Question {i}: where does the baker live? {'river ' * (i % 5)}" for i in range(24)]

@@ -1,19 +1,21 @@
 """The tabs Spectrum and Compare in a browser, on runs that are there already."""
 
 import csv
+import io
 import json
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lora_playground.analysis.update import Update
 from lora_playground.models.catalogue import EMBEDDED, module_shapes
 from lora_playground.plots import run_colour
 from lora_playground.runs import RunStore
 from tests.e2e.conftest import guarded
-from tests.e2e.steps import cells, open_tab, points, until, widest
+from tests.e2e.steps import answers, ask_again, cells, open_tab, points, until, widest
 from tests.spectrum_runs import STEPS, finished_run, updates
 
 
@@ -129,6 +131,70 @@ def test_numbers_come_as_files(spectrum):
         rows = read(path) if read else json.loads(Path(path).read_text())
         assert len(rows) == 2 * len(module_shapes(EMBEDDED))
         assert float(rows[0]["sigma_1"]) > 0
+
+
+def test_pictures_come_as_files(spectrum, browser):
+    page = spectrum
+    for button, start in (("lp-spec-png", b"\x89PNG"), ("lp-spec-svg", b"<svg")):
+        with page.expect_download() as waiting:
+            page.locator(f"#{button}").click()
+        content = Path(waiting.value.path()).read_bytes()
+        assert waiting.value.suggested_filename.startswith("lora-playground-scree") and content.startswith(start)
+        if start == b"<svg":
+            assert b"strongest first" in content and b"singular value" in content
+        else:
+            with Image.open(io.BytesIO(content)) as picture:
+                assert picture.size == (3300, 1860)
+                assert picture.convert("RGBA").getpixel((3, 3)) == (255, 255, 255, 255), "readable on any slide"
+    with page.expect_download() as waiting:
+        page.locator("#lp-spec-html").click()
+    alone = browser.new_page()
+    asked: list[str] = []
+    alone.on("request", lambda request: asked.append(request.url))
+    path = Path(waiting.value.path()).with_suffix(".html")
+    path.write_bytes(Path(waiting.value.path()).read_bytes())
+    alone.goto(path.as_uri())
+    until(alone, lambda: alone.locator(".js-plotly-plot .main-svg").count() >= 7, "the pictures in a page of their own")
+    assert all(url.startswith(("file:", "data:", "blob:")) for url in asked), "it needs no network"
+    assert all(alone.locator("figcaption").all_inner_texts()), "each with its sentence"
+    alone.close()
+
+
+def test_every_picture_has_its_sentence(spectrum):
+    page = spectrum
+    for name in ("map", "scree", "square", "overlap", "amplified", "aligned", "intruders", "energy", "curve"):
+        assert len(words(page, name)) > 20, name
+
+
+def test_a_cut_in_chat_is_the_base_at_0_and_the_whole_adapter_at_r(context, server, runs):
+    page = context.new_page()
+    page.goto(f"{server.url}?tab=chat&runs={runs[1]}")
+    until(page, lambda: page.locator(".lp-pane").count() == 2, "the base and the run")
+    page.locator("#lp-input textarea").fill("Where does the baker live?")
+    page.locator("#lp-send").click()
+    until(page, lambda: all(answers(page)) and len(answers(page)) == 2, "both answers")
+    until(page, lambda: page.locator("#lp-send").is_visible(), "their end")
+    base, whole = answers(page)
+    assert base != whole
+    for k, expected in (("8", whole), ("0", base)):
+        keeps = page.locator('.lp-pane input[type="number"]').first
+        keeps.fill(k)
+        keeps.press("Tab")
+        ask_again(page)
+        assert answers(page) == [base, expected], f"k = {k}"
+    # The slider in Spectrum is the same cut, and the same question is put again.
+    open_tab(page, "Spectrum")
+    page.locator("#lp-spec-mode label").filter(has_text="strongest k").click()
+    until(page, lambda: "the strongest direction of every module" in words(page, "energy"), "one direction kept")
+    number = page.locator("#lp-spec-k input[type=number]")
+    number.fill("8")
+    number.press("Tab")
+    until(page, lambda: "100% of the update's energy" in words(page, "energy"), "all eight kept")
+    page.locator("#lp-spec-ask").click()
+    until(
+        page, lambda: page.locator("#lp-send").is_visible() and answers(page) == [base, whole], "the adapter's answer"
+    )
+    assert page.locator(".lp-pane .q").first.inner_text() == "Where does the baker live?"
 
 
 def test_an_adapter_is_imported_and_a_pickle_refused(spectrum, server, runs, tmp_path):

@@ -155,6 +155,21 @@ def test_logits_equal_the_merged_model(bases: Any, kind: str) -> None:
             torch.testing.assert_close(got, logits(wanted, ids), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cut_that_keeps_all_is_bit_for_bit_the_whole_and_one_that_keeps_none_the_base(bases: Any, kind: str) -> None:
+    model, tokenizer = bases(kind)
+    decoder = Decoder(model, tokenizer)
+    ids = decoder.encode(TALKS[2])
+    wide = [Update(u.name, np.hstack([u.B, 0 * u.B]), np.vstack([u.A, u.A])) for u in low_rank(model, 2, 8)]
+    for updates, rank in ((low_rank(model, 3, 5), 3), (full(model, 6), 10_000), (wide, 2)):
+        adapter = decoder.adapter(updates)
+        whole = decoder.logits(ids, RowUpdate(adapter))
+        for cut in ((0, rank), (0, rank + 5), (-rank, 0)):
+            assert torch.equal(decoder.logits(ids, RowUpdate(adapter, cut=cut)), whole), cut
+        for cut in ((0, 0), (rank, rank)):
+            assert torch.equal(decoder.logits(ids, RowUpdate(adapter, cut=cut)), decoder.logits(ids)), cut
+
+
 def test_rows_without_update_are_the_plain_base(bases: Any) -> None:
     model, tokenizer = bases("llama")
     decoder = Decoder(model, tokenizer)

@@ -12,6 +12,7 @@ import pytest
 from lora_playground.jobs import cutcurve
 from lora_playground.models.catalogue import EMBEDDED, module_shapes
 from lora_playground.runs import RunStore, write_json
+from lora_playground.ui import chat, talk
 from lora_playground.ui import spectrum_tools as tools
 from lora_playground.ui import spectrum_views as views
 from lora_playground.ui.shell import SLOTS, Shell
@@ -86,6 +87,24 @@ def test_a_cut_goes_to_chat_and_is_saved(made):
     assert "nothing is left" in refused
 
 
+def test_the_weakest_directions_are_those_of_every_module(made):
+    focus = made.runs[1].id
+    tuning, _ = made.tools.to_chat(made.ticked, focus, "bottom", 3, 1, 1, 1.0, None)
+    assert tuning[focus] == {"strength": 1.0, "keep": None, "cut": [-3, 0]}
+    nothing, _ = made.tools.to_chat(made.ticked, focus, "bottom", 0, 1, 1, 1.0, None)
+    assert nothing[focus]["cut"][0] == nothing[focus]["cut"][1] >= 0
+
+
+def test_a_cut_is_said_in_the_pane_and_survives_another_strength():
+    assert [talk.cut_words(cut) for cut in (None, [0, 3], [-2, 0], [1, 4], [2, 3], [5, 5])] == [
+        "all", "first 3", "last 2", "2 to 4", "no. 3", "none"
+    ]  # fmt: skip
+    before = {"strength": 1.0, "keep": None, "cut": [1, 4]}
+    assert chat._tuned({"strength": 0.5, "keep": None}, before) == {"strength": 0.5, "keep": None, "cut": [1, 4]}
+    assert chat._tuned({"strength": 0.5, "keep": 2}, before) == {"strength": 0.5, "keep": 2}
+    assert chat._tuned({"strength": 1.0, "keep": None}, {"keep": 3, "cut": [0, 3]}) == {"strength": 1.0, "keep": None}
+
+
 def test_the_curve_is_read_while_it_grows(made):
     run = made.runs[0]
     assert "Not measured yet" in made.tools.cut(made.ticked, run.id, *UNCUT)[3]
@@ -101,10 +120,11 @@ def test_import_ticks_the_new_run_or_says_why_not(made, tmp_path):
     with zipfile.ZipFile(good, "w") as archive:
         for path in made.runs[0].adapter.iterdir():
             archive.write(path, path.name)
-    words, ticked, *_ = made.tools.take_in([str(good)], "", "", made.ticked)
+    first, *_, (words, ticked, *_) = made.tools.take_in([str(good)], "", "", made.ticked)
+    assert "Reading the adapter" in first[0] or "modules done" in first[0], "it says what it does"
     assert "Imported as the run “mine”" in words and ticked[:2] == made.ticked[:2] and ticked[2]
     for files, hub, expected in (([], "", "Choose a zip"), (None, "../x", "no hub id"), ([__file__], "", "neither")):
-        words, *_ = made.tools.take_in(files, hub, "", made.ticked)
+        *_, (words, *_) = made.tools.take_in(files, hub, "", made.ticked)
         assert expected in words
 
 
