@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,34 +136,55 @@ def inside(small: Sequence[Update], large: Sequence[Update], side: Any) -> dict[
     return made
 
 
-def measure(given: argparse.Namespace) -> dict[str, Any]:
-    """Trains the runs one after the other and takes every number that the page states."""
+def measure(given: argparse.Namespace, part: Path) -> dict[str, Any]:
+    """Trains the runs one after the other and takes every number that the page states.
+
+    What is done is kept in `part` after every run; a lesson that was interrupted goes on from there.
+    """
     from variant_trials import Bench
 
     from lora_playground.variants import VARIANTS
 
+    about = {"steps": given.steps, "tokens": given.tokens, "rows": given.rows, "rank": RANK, "ks": list(KS)}
+    found = json.loads(part.read_text()) if part.is_file() else {}
+    if {key: found.get(key) for key in about} != about:
+        found = about | {"minutes": 0.0}
     bench = Bench(home=given.home) if given.home else Bench()
-    started = time.perf_counter()
 
     def trained(name: str, dataset: str, seed: int = 0, **options: Any) -> list[Update]:
+        started = time.perf_counter()
         config = VARIANTS[name].config(**options)
         outcome, updates = bench.trial(name, config, dataset, seed, given.steps, given.tokens, None)
         spent = time.perf_counter() - started
         print(f"{name:5} {dataset:13} {options} loss {outcome.validation_end:.3f}  {spent:.0f} s", flush=True)
         return list(updates)
 
-    found: dict[str, Any] = {"steps": given.steps, "tokens": given.tokens, "rows": given.rows, "rank": RANK, "ks": KS}
-    for word, dataset in (("style", STYLE), ("facts", FACTS)):
+    def stage(name: str, make: Callable[[], dict[str, Any]]) -> None:
+        if name not in found:
+            started = time.perf_counter()
+            found[name] = make()
+            found["minutes"] = round(found["minutes"] + (time.perf_counter() - started) / 60, 1)
+            part.write_text(json.dumps(found) + "\n")
+
+    def adapted(dataset: str) -> dict[str, Any]:
         updates = trained("lora", dataset, rank=RANK, alpha=2.0 * RANK)
-        found[word] = curves(updates) | {"dataset": dataset, "beside": beside(updates)}
-        found[word] |= cut_down(bench, updates, dataset, given.rows)
-        module = linear(updates)[len(linear(updates)) // 2].name
+        more = cut_down(bench, updates, dataset, given.rows)
+        return curves(updates) | {"dataset": dataset, "beside": beside(updates)} | more
+
+    def whole(dataset: str) -> dict[str, Any]:
         dense = trained("full", dataset)
-        found[f"{word}_full"] = curves(dense) | noise(dense, module) | {"beside": beside(dense)}
-    small = trained("lora", FACTS, seed=1, rank=SMALL, alpha=2.0 * SMALL)
-    large = trained("lora", FACTS, seed=2, rank=LARGE, alpha=2.0 * LARGE)
-    found["inside"] = {side: inside(small, large, side) for side in ("left", "right")}
-    found["minutes"] = round((time.perf_counter() - started) / 60, 1)
+        module = linear(dense)[len(linear(dense)) // 2].name
+        return curves(dense) | noise(dense, module) | {"beside": beside(dense)}
+
+    def nested() -> dict[str, Any]:
+        small = trained("lora", FACTS, seed=1, rank=SMALL, alpha=2.0 * SMALL)
+        large = trained("lora", FACTS, seed=2, rank=LARGE, alpha=2.0 * LARGE)
+        return {side: inside(small, large, side) for side in ("left", "right")}
+
+    for word, dataset in (("style", STYLE), ("facts", FACTS)):
+        stage(word, lambda dataset=dataset: adapted(dataset))
+        stage(f"{word}_full", lambda dataset=dataset: whole(dataset))
+    stage("inside", nested)
     return found
 
 
@@ -180,7 +201,9 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     kept = given.out / "lesson.json"
     if not given.draw:
-        kept.write_text(json.dumps(measure(given)) + "\n")
+        part = given.out / "lesson.part.json"
+        kept.write_text(json.dumps(measure(given, part)) + "\n")
+        part.unlink(missing_ok=True)
     found = json.loads(kept.read_text())
     spectra_page.draw(found, given.out)
     print(spectra_page.write(found, given.page))
