@@ -3,8 +3,9 @@
     python benchmarks/spectra.py [--json] [--quick] [--only small|large]
 
 Small: all 168 modules of a 0.5B-sized model at r = 16. The dense singular values of every ΔW (`numpy.linalg.svd`,
-float32, ΔW already formed) are taken once, layer by layer, and after each layer the factored spectra of the whole
-model, so that both meet the same machine. Large: the import of a rank-256 adapter of 224 modules 4096 wide.
+float32, ΔW already formed) are taken of six of its 24 like layers and scaled to all (`--layers 24` takes all), and
+before each layer the factored spectra of the whole model, so that both meet the same machine.
+Large: the import of a rank-256 adapter of 224 modules 4096 wide.
 """
 
 import argparse
@@ -160,7 +161,7 @@ def report(found: dict[str, Any]) -> None:
         print(f"{large['modules']} modules of width {large['width']}, r = {large['rank']}, {large['file_gib']:.2f} GiB")
         print(f"imported in {large['seconds']:.1f} s with {large['progress_reports']} reports of progress,", end=" ")
         print(f"at most {large['longest_silence']:.1f} s apart; again in {large['seconds_to_look_again']:.2f} s;")
-        print(f"peak memory {large['peak_memory_gib']:.2f} GiB ({large['peak_before_gib']:.2f} GiB before)")
+        print(f"peak memory {large['peak_memory_gib']:.2f} GiB ({large['peak_before_gib']:.2f} GiB before)", flush=True)
 
 
 def main() -> None:
@@ -168,19 +169,22 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON value on standard output")
     parser.add_argument("--quick", action="store_true", help="one layer dense, and an eighth of the large adapter")
     parser.add_argument("--only", choices=["small", "large"], help="one of the two parts")
+    parser.add_argument("--layers", type=int, default=6, help=f"of {LAYERS} like layers, how many are taken dense")
     options = parser.parse_args()
     found: dict[str, Any] = {}
     # The large adapter comes first, so that its peak memory is not the dense SVD's.
     if options.only != "small":
         found["large"] = large_import(28 if options.quick else 224, 4096, 256)
+        if not options.json:
+            report({"large": found["large"]})
     if options.only != "large":
-        found["small"] = compare_with_dense(1 if options.quick else LAYERS)
+        found["small"] = compare_with_dense(1 if options.quick else min(options.layers, LAYERS))
         found["ratio"] = found["small"]["ratio"]
+        if not options.json:
+            report({"small": found["small"]})
     if options.json:
         json.dump(found, sys.stdout)
         print()
-    else:
-        report(found)
 
 
 if __name__ == "__main__":

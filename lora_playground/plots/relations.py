@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from lora_playground.plots.spectrum import short_name
-from lora_playground.plots.style import SCALE, axis, figure, ink, percent, rounded, significant
+from lora_playground.plots.style import SCALE, axis, figure, ink, log_ticks, percent, rounded, significant
 
 _SHOWN = 64
 _CHANCE = "#6b7280"
@@ -145,7 +146,10 @@ def amplification_figure(values: Sequence[tuple[str, float]], colour: str, dark:
         "marker": {"color": [colour] + [_CHANCE] * (len(values) - 1)},
         "hovertemplate": "%{x}: %{text}<extra></extra>",
     }
-    y = axis("‖Uᵀ W V‖_F (log)", dark, type="log", exponentformat="power", dtick=1)
+    known = [value for _, value in values if value > 0] or [1.0]
+    low, high = min(known) / 3, 2 * max(known)  # bars of a logarithmic axis need a foot: a third of the smallest
+    span = [math.log10(low), math.log10(high)]
+    y = axis("‖Uᵀ W V‖_F (log)", dark, type="log", range=span, **log_ticks(low, high))
     x = axis("directions U, V taken from", dark, showgrid=False)
     return figure([bars], "How much of W lies where ΔW acts", dark, 340, xaxis=x, yaxis=y, showlegend=False)
 
@@ -187,13 +191,13 @@ def intruder_figure(
         "marker": {"color": [colour if c < epsilon else _CHANCE for c in cosines]},
         "hovertemplate": "direction %{x} of W + ΔW: |cos| = %{y:.2f}<extra></extra>",
     }
-    quiet = ink(dark)["quiet"]
+    text = ink(dark)["text"]
     span = {"type": "line", "xref": "paper", "x0": 0, "x1": 1}
     lines = [
-        {**span, "y0": epsilon, "y1": epsilon, "line": {"color": ink(dark)["text"], "width": 1.5, "dash": "dash"}},
-        {**span, "y0": floor[0], "y1": floor[0], "line": {"color": quiet, "width": 1.5, "dash": "dot"}},
+        {**span, "y0": epsilon, "y1": epsilon, "line": {"color": text, "width": 1.5, "dash": "dash"}},
+        {**span, "y0": floor[0], "y1": floor[0], "line": {"color": text, "width": 2, "dash": "dot"}},
     ]
-    notes = [_note(f"ε = {epsilon:g}", epsilon, ink(dark)["text"]), _note("chance", floor[0], quiet)]
+    notes = [_note(f"ε = {epsilon:g}", epsilon, text), _note("chance", floor[0], text)]
     title = "Directions new to W (intruders)" + (f" · {html.escape(short_name(module))}" if module else "")
     x = axis("direction of W + ΔW, strongest first", dark, tickformat="d", showgrid=False)
     if len(index) <= 16:

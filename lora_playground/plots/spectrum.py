@@ -76,9 +76,8 @@ def scree_figure(
         more["yaxis2"] = axis(
             "energy kept", dark, overlaying="y", side="right", range=[0, 1.05], tickformat=".0%", showgrid=False
         )
-    return figure(
-        data, title, dark, xaxis=x, yaxis=y, shapes=lines, annotations=notes, showlegend=True, hovermode="x", **more
-    )
+    look = {"shapes": lines, "annotations": notes, "showlegend": True, "hovermode": "x"}
+    return figure(data, title, dark, 354, xaxis=x, yaxis=y, **look, **more)
 
 
 def _scree_traces(
@@ -328,4 +327,4 @@ def energy_figure(
     if max(len(shares) for _, _, shares in series) <= 12:
         x["dtick"] = 1
     y = axis("energy kept", dark, range=[0, 1.04], tickformat=".0%")
-    return figure(data, title, dark, xaxis=x, yaxis=y, shapes=shapes, showlegend=True)
+    return figure(data, title, dark, 340, xaxis=x, yaxis=y, shapes=shapes, showlegend=True)

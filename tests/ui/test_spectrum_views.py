@@ -117,6 +117,17 @@ def test_a_dense_update_of_noise_stays_under_the_edge(found):
     assert any(note["text"] == "edge of noise" for note in view[0]["layout"]["annotations"])
 
 
+def test_the_edge_stands_beside_a_low_rank_run_too_and_in_the_dense_runs_colour(found):
+    lens, (small, _, full) = found
+    figure, words = views.scree_view(lens, [small, full], MODULE, True, None)
+    valid((figure, words))
+    notes = [note for note in figure["layout"]["annotations"] if note["text"] == "edge of noise"]
+    assert [note["font"]["color"] for note in notes] == [full.colour]
+    assert words.count("edge of noise") == 1 and "How low-rank is it?" in words
+    early = views.scree_view(lens, [small, full], MODULE, True, 10)
+    assert "edge of noise" not in early[1], "only the saved update has its whole spectrum"
+
+
 def test_two_adapters_with_shared_directions(found):
     lens, subjects = found
     square, overlap = views.pair_views(lens, subjects[:2], MODULE, "right", False)
