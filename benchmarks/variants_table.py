@@ -58,13 +58,14 @@ def collect(given: argparse.Namespace) -> None:
 
 def catalogue() -> list[str]:
     """What every variant is, from its declaration alone."""
+    swept = "([swept](learning-rates.md))" if SWEEP.with_suffix(".md").is_file() else "(not swept yet)"
     out = [
         "# Variants",
         "",
         "Written by `python benchmarks/variants_table.py --page`; every line comes from a variant's own file.",
         "*Rank*: whether ΔW has a rank bound set by the options. *Bases*: how the frozen weights may be stored, in",
         "bits. *GPT-2*: whether it takes Conv1D. *Rates*: the default peak learning rates, on the embedded model",
-        "([swept](learning-rates.md)) and on any other (the paper's, or what is usual for LoRA).",
+        f"{swept} and on any other (the paper's, or what is usual for LoRA).",
         "",
         "| Variant | Name | Family | Trained, of an m × n module | Rank | Bases | GPT-2 | Rates | Paper |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -102,7 +103,7 @@ def compared(rows: list[Row]) -> list[str]:
         f"Made by `python benchmarks/variants_table.py` on the embedded model: {settings['steps']} steps of "
         f"{settings['tokens']} tokens, seeds {', '.join(map(str, seeds))};",
         "size chosen so that it trains about as many parameters as LoRA at rank 8, as far as it can; peak learning",
-        "rate the best of a [sweep](learning-rates.md) on one dataset. *Scores*: the dataset's own metric on "
+        "rate the best of a sweep (learning_rates.py) on one dataset, else its default. *Scores*: the dataset's own metric on "
         f"{settings['rows']} test rows",
         "in percent, mean ± standard deviation over seeds, and in brackets the mean validation loss.",
         "*Forgets*: what it lost of the base's skills, in points, mean over all. *#*: place by mean score over the",
