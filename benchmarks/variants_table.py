@@ -103,8 +103,8 @@ def compared(rows: list[Row]) -> list[str]:
         f"Made by `python benchmarks/variants_table.py` on the embedded model: {settings['steps']} steps of "
         f"{settings['tokens']} tokens, seeds {', '.join(map(str, seeds))};",
         "size chosen so that it trains about as many parameters as LoRA at rank 8, as far as it can; peak learning",
-        "rate the best of a sweep (learning_rates.py) on one dataset, else its default. *Scores*: the dataset's own metric on "
-        f"{settings['rows']} test rows",
+        "rate the best of a sweep (learning_rates.py) on one dataset, else its default. *Scores*: the dataset's own",
+        f"metric on {settings['rows']} test rows",
         "in percent, mean ± standard deviation over seeds, and in brackets the mean validation loss.",
         "*Forgets*: what it lost of the base's skills, in points, mean over all. *#*: place by mean score over the",
         "datasets. *Tokens/s*: of one thread's processor time, since the machine was shared; median. *MB*: largest",
