@@ -76,8 +76,8 @@ def scree_figure(
         more["yaxis2"] = axis(
             "energy kept", dark, overlaying="y", side="right", range=[0, 1.05], tickformat=".0%", showgrid=False
         )
-    look: dict[str, Any] = {"shapes": lines, "annotations": notes, "showlegend": True, "hovermode": "x"}
-    return figure(data, title, dark, 354, xaxis=x, yaxis=y, **look, **more)
+    layout: dict[str, Any] = {"shapes": lines, "annotations": notes, "showlegend": True, "hovermode": "x"}
+    return figure(data, title, dark, 354, xaxis=x, yaxis=y, **layout, **more)
 
 
 def _scree_traces(
