@@ -104,17 +104,26 @@ class Bench:
             found.append((abs(self.count(name, config) - target), size, config))
         return min(found, key=lambda entry: entry[:2])[2]
 
-    def trial(
-        self, name: str, config: VariantConfig, dataset: str, seed: int, rate: float, given: Any, score: bool
-    ) -> dict[str, Any]:
-        """Trains a copy of the base and says what came of it; `given` has steps, tokens and rows."""
+    def fit(
+        self,
+        name: str,
+        config: VariantConfig,
+        dataset: str,
+        seed: int,
+        rate: float | None,
+        given: Any,
+        tick: Callable[[], bool] = lambda: False,
+    ) -> tuple[Any, Any]:
+        """Trains a copy of the base: (what came of it, the trained model).
+
+        `given` has steps and tokens; `tick` is asked before every step; without a rate the variant's own is taken.
+        """
         from lora_playground.jobs.pipeline import start_batches
-        from lora_playground.jobs.scoring import score_update
         from lora_playground.training import train
         from lora_playground.training.plan import TrainPlan
 
         variant, pad = VARIANTS[name], self.base.tokenizer.pad_token_id
-        prepared, clock = self.data(dataset, seed), [time.process_time()]
+        prepared = self.data(dataset, seed)
         training = TrainingConfig(
             steps=given.steps,
             batch_tokens=given.tokens,
@@ -125,21 +134,31 @@ class Bench:
         )
         copied = copy.deepcopy(self.base.model) if self.bits == 16 else self._load().model
         model = variant.attach(copied, config, Context(given.steps, seed, start_batches(prepared, pad), bits=self.bits))
-        attached = time.process_time()
         plan = TrainPlan.of(prepared, training, variant, pad, on_spectra=False, threads=1)
-        row: dict[str, Any] = {"size": size_of(config), "rate": rate, "attach_seconds": round(attached - clock[0], 2)}
+        return train(model, plan, lambda event: None, tick), model
+
+    def trial(
+        self, name: str, config: VariantConfig, dataset: str, seed: int, rate: float, given: Any, score: bool
+    ) -> dict[str, Any]:
+        """Trains a copy of the base and says what came of it; `given` has steps, tokens and rows."""
+        from lora_playground.jobs.scoring import score_update
+
+        self.data(dataset, seed)
+        clock = [time.process_time()]
+        row: dict[str, Any] = {"size": size_of(config), "rate": rate}
 
         def tick() -> bool:  # asked before every step
             clock.append(time.process_time())
             return False
 
         try:
-            outcome = train(model, plan, lambda event: None, tick)
+            outcome, model = self.fit(name, config, dataset, seed, rate, given, tick)
         except TrainingError as error:
             return {**row, "loss": None, "error": str(error)[:160]}
         # From the second step on: the first has the look at the validation rows in it.
         seconds = (clock[-1] - clock[2]) / (len(clock) - 3)
         row |= {
+            "start_seconds": round(clock[1] - clock[0], 2),
             "parameters": outcome.trainable_parameters,
             "start": outcome.validation_start,
             "loss": outcome.validation_end,
@@ -147,7 +166,8 @@ class Bench:
             "peak_memory_bytes": outcome.peak_memory_bytes,
         }
         if score:
-            scored = score_update(self.base, variant.updates(model), dataset, self.home, rows=given.rows, seconds=None)
+            updates = VARIANTS[name].updates(model)
+            scored = score_update(self.base, updates, dataset, self.home, rows=given.rows, seconds=None)
             row |= {
                 "score": scored["score"]["adapted"],
                 "base": scored["score"]["base"],
