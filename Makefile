@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 E2E ?= tests/e2e
 E2E_ARGS ?=
 
-.PHONY: help run test check lint types layers unit e2e bench chromium clean
+.PHONY: help run test check lint types layers unit e2e bench gpu chromium clean
 
 help:
 	@echo "make run    set up and open the app (ARGS='--port 7860 --home DIR')"
@@ -13,6 +13,7 @@ help:
 	@echo "make check  the same without the set-up"
 	@echo "make e2e    only the browser tests (E2E=tests/e2e/test_main_path.py for one file)"
 	@echo "make bench  the benchmarks, one after the other, as JSON"
+	@echo "make gpu    GPU tests and the benchmarks that a GPU changes, in under 8 minutes; writes gpu.json"
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is " + sys.version.split()[0])'
@@ -59,7 +60,10 @@ e2e: $(VENV)/.dev chromium
 	$(PY) -m pytest $(E2E) -q $(E2E_ARGS)
 
 bench: $(VENV)/.dev
-	@for script in benchmarks/*.py; do echo "== $$script"; $(PY) $$script --json || exit 1; done
+	@for script in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(PY) $$script --json || exit 1; done
+
+gpu: $(VENV)/.dev
+	$(PY) benchmarks/gpu.py --out gpu.json
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

@@ -3,10 +3,11 @@
     python benchmarks/memory_estimate.py --json [--only WORD] [--quick]
 
 On the CPU every allocation of torch is followed by its profiler, so load does not disturb it; on CUDA the measure is
-`max_memory_allocated`. Printed are estimate, measure and their ratio for each point, and the worst ratio.
+`max_memory_allocated`, in bfloat16. Printed are estimate, measure and their ratio for each point, and the worst ratio.
 """
 
 import argparse
+import gc
 import json
 import sys
 import tempfile
@@ -26,9 +27,11 @@ from lora_playground.cost import cost
 from lora_playground.data.encoding import Example
 from lora_playground.models.loading import load_base
 from lora_playground.training import TrainPlan, train
-from lora_playground.variants import get_variant
+from lora_playground.training.memory import held_bytes
+from lora_playground.variants import VARIANTS, get_variant
 from lora_playground.variants.base import Context
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MODELS: dict[str, dict[str, Any]] = {
     "narrow": {"kind": "llama", "hidden": 128, "layers": 4, "vocabulary": 2048, "intermediate_size": 384},
     "wide": {"kind": "llama", "hidden": 384, "layers": 3, "vocabulary": 4096, "intermediate_size": 1024},
@@ -36,6 +39,9 @@ MODELS: dict[str, dict[str, Any]] = {
     "head norms": {"kind": "qwen3", "hidden": 256, "layers": 3, "vocabulary": 4096, "intermediate_size": 704},
     "four norms": {"kind": "gemma3", "hidden": 256, "layers": 3, "vocabulary": 4096, "intermediate_size": 704},
     "gpt2": {"kind": "gpt2", "hidden": 256, "layers": 3, "vocabulary": 4096},
+    "phi": {"kind": "phi", "hidden": 256, "layers": 3, "vocabulary": 4096, "intermediate_size": 1024},
+    "phi3": {"kind": "phi3", "hidden": 256, "layers": 3, "vocabulary": 4096, "intermediate_size": 704},
+    "mistral": {"kind": "mistral", "hidden": 256, "layers": 3, "vocabulary": 4096, "intermediate_size": 704},
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "fourierft": {"frequencies": 200},
@@ -43,32 +49,49 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "boft": {"block_size": 4},
 }
 
-GRID: list[dict[str, Any]] = [
+SHAPES: list[dict[str, Any]] = [
     {"model": model, "variant": "lora", "rank": rank, "batch": batch, "length": length, "bits": bits}
     for model, rank, batch, length, bits in (
         ("narrow", 8, 512, 64, 16),
         ("narrow", 64, 2048, 256, 16),
         ("wide", 4, 512, 128, 16),
         ("wide", 64, 2048, 256, 16),
+        ("wide", 16, 1024, 512, 16),
         ("large head", 8, 512, 64, 16),
         ("large head", 8, 2048, 256, 16),
         ("head norms", 8, 1024, 128, 16),
         ("four norms", 8, 1024, 128, 16),
         ("gpt2", 8, 1024, 128, 16),
+        ("phi", 8, 1024, 128, 16),
+        ("phi3", 8, 1024, 128, 16),
+        ("mistral", 8, 1024, 128, 16),
         ("wide", 8, 512, 128, 4),
         ("wide", 16, 2048, 256, 4),
         ("head norms", 8, 1024, 128, 4),
+        ("wide", 8, 1024, 128, 8),
     )
-] + [
-    {"model": "wide", "variant": variant, "rank": 8, "batch": batch, "length": 128, "bits": bits}
-    for variant, batch, bits in (
-        ("dora", 1024, 16), ("dora", 1024, 4), ("pissa", 1024, 16), ("vera", 1024, 16), ("adalora", 1024, 16),
-        ("ia3", 1024, 16), ("oft", 1024, 16), ("boft", 1024, 16), ("hra", 1024, 16), ("loha", 1024, 16),
-        ("lokr", 1024, 16), ("fourierft", 512, 16), ("randlora", 1024, 16), ("miss", 1024, 16), ("shira", 1024, 16),
-        ("delora", 1024, 16), ("gralora", 1024, 16), ("slora", 1024, 16), ("nlora", 1024, 16), ("inttune", 1024, 16),
-        ("celora", 1024, 16), ("lorafa", 1024, 16), ("full", 512, 16), ("full", 2048, 16),
-    )
-]  # fmt: skip
+]
+WAYS: list[dict[str, Any]] = [
+    {"model": "wide", "variant": "lora", "rank": 8, "batch": 2048, "length": 128, "bits": 16, "training": training}
+    for training in ({"gradient_checkpointing": True}, {"accumulation": 4})
+]
+
+
+def _methods() -> list[dict[str, Any]]:
+    """Every variant of the registry, small and large, and in 4 bit where it takes that."""
+    found = []
+    for name, variant in VARIANTS.items():
+        if name == "lora":
+            continue
+        for rank, batch, length, bits in ((8, 1024, 128, 16), (32, 512, 64, 16), (8, 1024, 128, 4)):
+            if bits in variant.bits:
+                found.append(
+                    {"model": "wide", "variant": name, "rank": rank, "batch": batch, "length": length, "bits": bits}
+                )
+    return found
+
+
+GRID: list[dict[str, Any]] = SHAPES + WAYS + _methods()
 """Points: which model, variant, rank, tokens a step, longest example, and bits of the stored base."""
 
 QUICK = ("narrow lora 8 512", "wide lora 64 2048", "large head lora 8 2048", "wide lora 8 512 128 4", "gpt2 lora")
@@ -76,7 +99,8 @@ QUICK = ("narrow lora 8 512", "wide lora 64 2048", "large head lora 8 2048", "wi
 
 def label(point: dict[str, Any]) -> str:
     """'wide lora 8 512 128 16': model, variant, rank, batch, length, bits."""
-    return " ".join(str(value) for value in point.values())
+    more = list(point.get("training", ()))
+    return " ".join([*(str(point[key]) for key in ("model", "variant", "rank", "batch", "length", "bits")), *more])
 
 
 def examples(batch: int, longest: int, vocabulary: int) -> list[Example]:
@@ -98,28 +122,32 @@ def configuration(point: dict[str, Any], folder: Path) -> RunConfig:
     variant = {"name": name, **({"rank": point["rank"]} if "rank" in fields else {}), **OPTIONS.get(name, {})}
     return RunConfig.parse(
         {
-            "model": {"source": str(folder), "quantisation": "4bit" if point["bits"] == 4 else "none"},
+            "model": {"source": str(folder), "quantisation": {16: "none", 8: "8bit", 4: "4bit"}[point["bits"]]},
             "data": {"max_length": point["length"]},
             "variant": variant,
-            "training": {"steps": 2, "batch_tokens": point["batch"], "precision": point.get("precision", "float32")},
+            "training": {
+                "steps": 2,
+                "batch_tokens": point["batch"],
+                "precision": point.get("precision", "float32"),
+                **point.get("training", {}),
+            },
         }
     )
 
 
 def measured(config: RunConfig, point: dict[str, Any]) -> int:
     """Peak bytes of all tensors while the run's own loop takes two steps."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     variant = get_variant(config.variant.name)
-    base = load_base(config.model, device=device, dtype=config.training.precision)
+    base = load_base(config.model, device=DEVICE, dtype=config.training.precision)
     vocabulary = base.model.get_input_embeddings().weight.shape[0]
     data = examples(point["batch"], point["length"], vocabulary)
-    model = variant.attach(base.model, config.variant, Context(2, 0, _start(data, device), point["bits"]))
+    model = variant.attach(base.model, config.variant, Context(2, 0, _start(data), point["bits"]))
     plan = TrainPlan(config.training, variant, data, pad=0, on_spectra=False)
-    if device == "cuda":
+    if DEVICE == "cuda":
         torch.cuda.reset_peak_memory_stats()
         train(model, plan, lambda event: None, lambda: False)
         return int(torch.cuda.max_memory_allocated())
-    held = _held(model)
+    held = held_bytes(model)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         train(model, plan, lambda event: None, lambda: False)
     moves = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -127,28 +155,9 @@ def measured(config: RunConfig, point: dict[str, Any]) -> int:
     return held + int(np.cumsum([0, *(event.nbytes() for event in moves)]).max())
 
 
-def _start(data: list[Example], device: str) -> list[dict[str, torch.Tensor]]:
-    ids = torch.from_numpy(np.stack([data[0].ids[:32]] * 2).astype(np.int64)).to(device)
+def _start(data: list[Example]) -> list[dict[str, torch.Tensor]]:
+    ids = torch.from_numpy(np.stack([data[0].ids[:32]] * 2).astype(np.int64)).to(DEVICE)
     return [{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}]
-
-
-def _held(model: torch.nn.Module) -> int:
-    """Bytes of the model's own tensors, each storage once, and of the copies that full fine-tuning keeps."""
-    storages = {}
-    tensors = [*model.parameters(), *model.buffers()]
-    for parameter in list(tensors):
-        state = getattr(parameter, "quant_state", None)
-        if state is not None:
-            nested = getattr(state, "state2", None)
-            tensors += [part for part in (state.absmax, state.code) if part is not None]
-            tensors += [
-                part for part in (getattr(nested, "absmax", None), getattr(nested, "code", None)) if part is not None
-            ]
-    tensors += list(getattr(model, "_pristine_parameters", {}).values())
-    for tensor in tensors:
-        storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
-    return sum(storages.values())
 
 
 def compare(point: dict[str, Any], root: Path) -> dict[str, Any]:
@@ -157,8 +166,7 @@ def compare(point: dict[str, Any], root: Path) -> dict[str, Any]:
     if not folder.exists():
         make_checkpoint(folder, **MODELS[point["model"]], max_position_embeddings=2048)
     config = configuration(point, folder)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    found = cost(config, device, longest=point["length"])
+    found = cost(config, DEVICE, longest=point["length"])
     assert found is not None
     real = measured(config, point)
     ratio = round(found.tensors / real, 3)
@@ -178,6 +186,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as root:
         for point in points:
+            gc.collect()
             rows.append(compare(point, Path(root)))
             last = rows[-1]
             sizes = f"{last['estimate'] / 1e6:9.1f} MB estimated, {last['measured'] / 1e6:9.1f} MB measured"

@@ -14,6 +14,7 @@ from lora_playground.errors import ModelError
 from lora_playground.models.catalogue import folder_of, module_shapes, sizes_of, tensor_shapes
 from lora_playground.models.geometry import Geometry
 from lora_playground.variants import get_variant
+from lora_playground.variants.base import Memory
 from lora_playground.variants.targets import select
 
 LEARNED = 0.5
@@ -26,10 +27,11 @@ _CHUNK = 2**25
 _GROUPS = 1.15
 """Places of this app's CPU attention to a token: examples are grouped by rounded length (`training.attention`)."""
 
-PER_MODULE: dict[str, tuple[float, float, float]] = {
-    "dora": (0, 2, 0),
-}
-"""What a variant keeps beyond LoRA: inputs and outputs of an adapted module to a token, and copies of its W."""
+_READERS = (
+    ("attention", ("q_proj", "k_proj", "v_proj", "qkv_proj", "c_attn", "query_key_value")),
+    ("mlp", ("gate_proj", "up_proj", "gate_up_proj", "fc1", "c_fc")),
+)
+"""Modules of a layer that read the same input; any other reads its own."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def cost(
     tokens = _tokens(config, longest)
     most = min(config.data.max_length, longest or config.data.max_length, tokens)
     use = _Use(config, sizes, device, 2 if precision == "bfloat16" else 4, tokens, learned, most)
-    weights, adapter = use.weights(trained), 4 * trained
+    weights, adapter = use.weights(trained) + use.frozen(adapted, trained), 4 * trained
     activations, passing = use.activations(adapted)
     logits = use.logits()
     optimiser = 8 * trained
@@ -185,7 +187,7 @@ class _Use:
 
     def _norms(self, full: bool) -> float:
         g, e, t = self.sizes, self.e, self.tokens
-        kept = self._norm_bytes() + e + (e if full else 0)  # input and output; trained scales need the normed input too
+        kept = self._norm_bytes() + (e if full else 0)  # its input; trained scales need the normed input too
         if not g.rms and e == 2:
             kept += 4  # LayerNorm gives float32 under autocast
         heads = t * (g.query + g.key) * 4 if g.head_norms else 0
@@ -195,32 +197,56 @@ class _Use:
         g, e, t = self.sizes, self.e, self.tokens
         keys = 2 * (g.query if g.key < g.query else g.key)
         if self.device.startswith("cuda"):
-            return t * e * (g.query + keys + 2 * g.query)
+            return t * e * (g.query + keys + g.query)
         # With dropout the CPU has no fused attention, and keeps weights, mask and what is left of them.
         weights = g.heads * 13 * 0.8 * self.longest if g.attention_dropout else 4 * g.heads
-        return _GROUPS * t * (e * (2 * g.query + keys) + weights) + t * e * g.query
+        return _GROUPS * t * (e * (2 * g.query + keys) + weights)
 
     def _mlp(self) -> float:
-        kept = 4 if self.sizes.gated else 5
+        kept = 3 if self.sizes.gated else 4
         return self.tokens * self.e * kept * self.sizes.inner
 
     def _adapters(self, adapted: dict[str, tuple[int, int]]) -> float:
         """What the adapters keep, a layer on average."""
-        variant, t = self.config.variant, self.tokens
+        variant, t, keeps = self.config.variant, self.tokens, self._memory
         rank = getattr(variant, "rank", 0)
-        inputs, outputs, copies = PER_MODULE.get(variant.name, (0, 0, 0))
         dropout = getattr(variant, "dropout", 0.0) > 0
+        squares = keeps.squares + keeps.squares_by_rank * rank
         total = 0.0
         for out, into in adapted.values():
-            total += t * self.e * (rank + inputs * into + outputs * out) + 4 * copies * out * into
+            total += t * self.e * (rank + keeps.inputs * into + keeps.outputs * out)
+            total += 4 * (keeps.copies * out * into + squares * into**2)
             total += t * (1 + self.e) * into if dropout else 0
+        if keeps.shared and not dropout:
+            total += t * self.e * sum(self._inputs(adapted).values())
         return total / self.sizes.layers
 
+    def _inputs(self, adapted: dict[str, tuple[int, int]]) -> dict[str, int]:
+        """Widths of the inputs that adapted modules read, each once."""
+        found = {}
+        for name, (_, into) in adapted.items():
+            layer, last = name.rsplit(".", 1)[0], name.rsplit(".", 1)[1]
+            reader = next((kind for kind, names in _READERS if last in names), "")
+            if reader and self.sizes.norms == 1:  # attention and MLP side by side, behind one norm
+                layer, reader = layer.rsplit(".", 1)[0], "both"
+            found[f"{layer} {reader}" if reader else name] = into
+        return found
+
+    @property
+    def _memory(self) -> Memory:
+        return get_variant(self.config.variant.name).memory
+
+    def frozen(self, adapted: dict[str, tuple[int, int]], trained: int) -> int:
+        """Bytes of what a variant keeps that is neither the base's nor trained."""
+        rank = getattr(self.config.variant, "rank", 0)
+        lora = sum(rank * (out + into) for out, into in adapted.values())
+        return round(4 * (self._memory.frozen * lora + self._memory.trained * trained))
+
     def _dense_passing(self, adapted: dict[str, tuple[int, int]]) -> float:
-        """A quantised weight is unpacked for its product."""
-        if self.config.model.quantisation == "none":
-            return 0.0
-        return self.e * max((out * into for out, into in adapted.values()), default=0)
+        """Of the largest module: a quantised weight is unpacked for its product, and what a variant writes out."""
+        unpacked = 0 if self.config.model.quantisation == "none" else self.e
+        largest = max((out * into for out, into in adapted.values()), default=0)
+        return (unpacked + 4 * self._memory.passing) * largest
 
     def _mask(self) -> int:
         """Where attention takes a mask: rows of the batch's length at most."""

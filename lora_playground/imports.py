@@ -122,7 +122,8 @@ def import_from_hub(
     from huggingface_hub import hf_hub_download
 
     try:
-        paths = [Path(hf_hub_download(hub_id, name)) for name in (CONFIG, TENSORS)]
+        # Without the owner's token: anyone who may open the page may ask for this.
+        paths = [Path(hf_hub_download(hub_id, name, token=False)) for name in (CONFIG, TENSORS)]
     except Exception as error:  # the client's errors share no base class but Exception
         first = str(error).strip().split("\n")[0][:160]
         raise AdapterError(

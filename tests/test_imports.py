@@ -130,7 +130,7 @@ def test_hub_ids_are_checked_before_anything_is_fetched(tmp_path):
 def test_a_hub_that_cannot_be_reached_is_said(tmp_path, monkeypatch):
     import huggingface_hub
 
-    def fail(*_):
+    def fail(*_, **__):
         raise OSError("no route to host\nmore")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
@@ -146,7 +146,7 @@ def test_a_hub_adapter_is_taken_through_its_links(tmp_path, monkeypatch):
     snapshot.mkdir()
     for name in (CONFIG, TENSORS):
         (snapshot / name).symlink_to(blobs / name)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda _, name: str(snapshot / name))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda _, name, **__: str(snapshot / name))
     run = imports.import_from_hub(RunStore(tmp_path / "home"), "some/adapter").run
     assert run.config().label == "some/adapter" and not (run.adapter / TENSORS).is_symlink()
 

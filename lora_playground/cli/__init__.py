@@ -87,6 +87,13 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("--out", metavar="FILE", help="the file to write; batches go beside a script or notebook")
     add_train_flags(command("estimate", commands.estimate, show.show_estimate, "what a run would cost, by cause"))
     command("variants", commands.variants, show.show_variants, "list the variants and their options")
+    upload = command("upload", commands.upload, show.show_pairs, "make a dataset of a file, or of a hub dataset's part")
+    upload.add_argument("source", help="a file, or a hub id such as openai/gsm8k")
+    upload.add_argument("--split", default="train", help="of a hub dataset: train, or with its subset main/train")
+    upload.add_argument(
+        "--column", action="append", default=[], metavar="ROLE=NAME", help="such as prompt=Frage; may be repeated"
+    )
+    upload.add_argument("--seed", type=int, default=0, help="of the split into train, validation and test")
     command("datasets", commands.datasets, show.show_table, "list the datasets")
     command("models", commands.models, show.show_table, "list the base models at hand")
     return parser

@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -75,6 +76,8 @@ def _progress(event: dict[str, Any]) -> None:
         print(f"  {event['phase']} ...", file=sys.stderr)
     elif kind == "validation":
         print(f"  step {event['step']}: validation loss {event['loss']:.3f}", file=sys.stderr)
+    elif kind == "download":
+        print(f"  fetched {event['done'] / 1e6:,.0f} of {event['total'] / 1e6:,.0f} MB", file=sys.stderr)
     elif kind == "message":
         print(f"  {event['level']}: {event['text']}", file=sys.stderr)
 
@@ -317,6 +320,46 @@ def datasets(given: argparse.Namespace) -> list[dict[str, Any]]:
         }
         for card in list_datasets(_store(given).home)
     ]
+
+
+def upload(given: argparse.Namespace) -> dict[str, Any]:
+    """`upload`: a file or a part of a hub dataset becomes a dataset for `--dataset`."""
+    from lora_playground.data.from_hub import read_hub
+    from lora_playground.data.readers import read_file
+    from lora_playground.data.uploads import store
+
+    mapping = dict(pair.partition("=")[::2] for pair in given.column) or None
+    path = Path(given.source)
+    if path.exists() or "/" not in given.source:
+        reading, label = read_file(path, mapping=mapping), path.name
+    else:
+        reading = read_hub(given.source, given.split, mapping, _downloaded())
+        label = f"{given.source} {given.split}"
+    card = store(reading, _store(given).home, label, given.seed)
+    for text in [*reading.notes, *(problem.text for problem in reading.problems[:20])]:
+        print(f"note: {text}", file=sys.stderr)
+    return {
+        "dataset": card.name,
+        "train": card.train,
+        "validation": card.validation,
+        "test": card.test,
+        "left_out": reading.bad,
+        "repeated": reading.duplicates,
+        "columns": reading.layout.roles,
+        "metric": card.metric or None,
+    }
+
+
+def _downloaded() -> Any:
+    """What says on standard error how far a download is, at most once a second."""
+    last = [0.0]
+
+    def tell(done: int, total: int) -> None:
+        if time.monotonic() - last[0] >= 1.0:
+            last[0] = time.monotonic()
+            _progress({"type": "download", "done": done, "total": total})
+
+    return tell
 
 
 def models(given: argparse.Namespace) -> list[dict[str, Any]]:

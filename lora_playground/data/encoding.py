@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lora_playground import thoughts
 from lora_playground.data.catalogue import Row
 from lora_playground.errors import DataError
 
@@ -39,6 +40,7 @@ class Encoded:
         examples: in the rows' order; raw texts longer than a row's limit become several.
         truncated: examples that were cut at the end; unlearnable: rows left out because nothing to learn remained.
         tokens, learned: totals over the examples.
+        thoughts: answers whose thought was left out, since the model is asked for answers without one.
     """
 
     examples: list[Example] = field(default_factory=list)
@@ -46,6 +48,7 @@ class Encoded:
     unlearnable: int = 0
     tokens: int = 0
     learned: int = 0
+    thoughts: int = 0
 
 
 def encode(tokenizer: Any, rows: Sequence[Row], max_length: int) -> Encoded:
@@ -63,6 +66,8 @@ def encode(tokenizer: Any, rows: Sequence[Row], max_length: int) -> Encoded:
     for start in range(0, len(rows), _BATCH):
         part = rows[start : start + _BATCH]
         chats = [row for row in part if row.get("messages")]
+        if thoughts.thinks(tokenizer.chat_template or ""):
+            chats = [_without_thoughts(row, result) for row in chats]
         encoded = iter(_encode_chats(tokenizer, chats))
         for row in part:
             if row.get("messages"):
@@ -130,12 +135,13 @@ def _encode_batch(tokenizer: Any, chats: list[list[dict[str, str]]]) -> list[tup
     ends = _turn_end_ids(tokenizer)
     if "generation" in (tokenizer.chat_template or "") and "endgeneration" in tokenizer.chat_template:
         done = tokenizer.apply_chat_template(
-            chats, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, add_generation_prompt=False
-        )
+            chats, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, add_generation_prompt=False,
+            **thoughts.OPTIONS,
+        )  # fmt: skip
         pairs = list(zip(done["input_ids"], done["assistant_masks"]))
         if all(any(mask) for _, mask in pairs):
             return [(ids, _with_turn_end(ends, ids, mask)) for ids, mask in pairs]
-    texts = [_render(tokenizer, chat) for chat in chats]
+    texts = [_render_whole(tokenizer, chat) for chat in chats]
     spans = [_answer_spans(tokenizer, chat, text) for chat, text in zip(chats, texts)]
     tokens = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
     pairs = []
@@ -146,7 +152,25 @@ def _encode_batch(tokenizer: Any, chats: list[list[dict[str, str]]]) -> list[tup
 
 
 def _render(tokenizer: Any, messages: list[dict[str, str]], prompt: bool = False) -> str:
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt, **thoughts.OPTIONS)
+    return thoughts.closed(text) if prompt else text
+
+
+def _render_whole(tokenizer: Any, chat: list[dict[str, str]]) -> str:
+    text = _render(tokenizer, chat)
+    if chat[-1]["role"] != "assistant" or not thoughts.thinks(tokenizer.chat_template or ""):
+        return text
+    return thoughts.as_asked(text, _render(tokenizer, chat[:-1], prompt=True), chat[-1]["content"])
+
+
+def _without_thoughts(row: Row, result: Encoded) -> Row:
+    """The row, its answers without thoughts."""
+    messages = [
+        {**turn, "content": thoughts.without(turn["content"])} if turn["role"] == "assistant" else turn
+        for turn in row["messages"]
+    ]
+    result.thoughts += sum(new["content"] != old["content"] for new, old in zip(messages, row["messages"]))
+    return {**row, "messages": messages}
 
 
 def _answer_spans(tokenizer: Any, messages: list[dict[str, str]], text: str) -> list[tuple[int, int]]:

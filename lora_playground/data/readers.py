@@ -51,7 +51,7 @@ class Reading:
         problems: the first LISTED rows that cannot be used; bad: how many there are in all.
         format, encoding: as found; layout: which columns were taken for what.
         columns: names of all columns.
-        duplicates: usable rows that repeat an earlier one.
+        duplicates: usable rows that repeat an earlier one; repeats: lines of the first LISTED of them.
         notes: other things a person should know.
     """
 
@@ -64,7 +64,13 @@ class Reading:
     problems: list[Problem] = field(default_factory=list)
     bad: int = 0
     duplicates: int = 0
+    repeats: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def unit(self) -> str:
+        """What the numbers of its rows count: 'line' or 'row'."""
+        return _where(self.format)
 
     def require_all(self) -> None:
         """Raises DataError for the first bad row: for callers that do not want to skip any."""
@@ -121,7 +127,10 @@ def read_bytes(data: bytes, name: str, mapping: Mapping[str, str] | None = None)
                 reading.problems.append(Problem(line, f"{name}, {_where(kind)} {line}: {error}"))
             continue
         key = json.dumps(row, sort_keys=True)
-        reading.duplicates += key in seen
+        if key in seen:
+            reading.duplicates += 1
+            if len(reading.repeats) < LISTED:
+                reading.repeats.append(line)
         seen.add(key)
         row["meta"] = {"line": line}
         reading.rows.append(row)

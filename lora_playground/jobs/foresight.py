@@ -39,13 +39,6 @@ class Foresight:
         self.expected = known(config, **self.situation)
         self.remedies = advice(config, self.expected, **self.situation) if self.expected else []
 
-    @property
-    def memory(self) -> int | None:
-        """Bytes, as `peak_memory_bytes` counts them: of the process, or on CUDA what torch allocates."""
-        if self.expected is None:
-            return None
-        return self.expected.tensors if self.base.device.type == "cuda" else self.expected.total
-
     def fitting(self, run: Run, report: Callable[[dict[str, Any]], None]) -> TrainingConfig:
         """The training options; on CUDA with as many micro-batches as the free memory asks for. A resumed run keeps the
         number that it began with, since its batches depend on it."""

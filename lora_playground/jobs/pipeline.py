@@ -142,6 +142,7 @@ class _Execution:
 
     def result(self) -> dict[str, Any]:
         """All phases; the result is written last."""
+        forget_peak()
         with self.phase("loading"):
             model, plan = self.load()
         with self.phase("training"):
@@ -155,8 +156,10 @@ class _Execution:
         result = {"state": "done", "attempt": self.run.attempt, "seconds": self.seconds, **_trained(outcome), **scored}
         result |= self.extra()
         result["adapter_bytes"] = sum(path.stat().st_size for path in self.run.adapter.rglob("*") if path.is_file())
-        if self.foresight is not None and self.foresight.memory is not None:
-            result["estimated_memory_bytes"] = self.foresight.memory
+        if self.foresight is not None and self.foresight.expected is not None:
+            result["estimated_memory_bytes"] = self.foresight.expected.tensors
+        if outcome.tensor_bytes is not None:
+            result["tensor_memory_bytes"] = outcome.tensor_bytes
         result["peak_memory_bytes"] = max(outcome.peak_memory_bytes, peak_memory())
         self.check_stop()
         write_json(self.run.result_path, result)
@@ -168,7 +171,7 @@ class _Execution:
         config, training = self.config, self.config.training
         for text in check(config, self.home):
             self.report({"type": "message", "level": "warning", "text": text})
-        base = load_pristine(config.model, training.precision)
+        base = load_pristine(config.model, training.precision, self.fetched())
         self.check_stop()
         data = get_dataset(config.data.dataset, self.home)
         prepared = prepare_data(base.tokenizer, data, config.data, training.seed, is_embedded(config.model))
@@ -188,6 +191,18 @@ class _Execution:
             on_probe=self.prober(model, base.tokenizer, data),
             remedies=self.foresight.remedies,
         )
+
+    def fetched(self) -> Callable[[int, int], None]:
+        """What reports a download, about once a second, and ends it when a stop was asked for."""
+        last = [0.0]
+
+        def tell(done: int, total: int) -> None:
+            self.check_stop()
+            if done == total or time.monotonic() - last[0] >= 1.0:
+                last[0] = time.monotonic()
+                self.report({"type": "download", "done": done, "total": total})
+
+        return tell
 
     def tell_about(self, prepared: Prepared) -> None:
         """Messages on rows that were cut or left out."""
@@ -266,7 +281,7 @@ class _Execution:
         return scored
 
 
-def load_pristine(model: ModelConfig, precision: str) -> Base:
+def load_pristine(model: ModelConfig, precision: str, progress: Callable[[int, int], None] | None = None) -> Base:
     """The base model as it came; the one that was loaded while waiting, if it is the same and not used yet."""
     from lora_playground.models.loading import load_base
     from lora_playground.models.precision import torch_dtype
@@ -274,7 +289,7 @@ def load_pristine(model: ModelConfig, precision: str) -> Base:
     warm: Base | None = _WARM.pop("base", None)
     if warm is not None and model == _DEFAULT.model and torch_dtype(precision, "cpu") == warm.dtype:
         return warm
-    return load_base(model, dtype=precision)
+    return load_base(model, dtype=precision, progress=progress)
 
 
 def start_batches(prepared: Prepared, pad: int, count: int = 4, rows: int = 8) -> list[dict[str, Any]]:
@@ -323,6 +338,14 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def forget_peak() -> None:
+    """Begins to count the device's peak anew: a process may train one run after another."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
 
 
 def peak_memory() -> int:

@@ -6,7 +6,6 @@ It knows nothing of torch: forms, estimates and the command line use it without 
 from __future__ import annotations
 
 import json
-import os
 import re
 import struct
 import tomllib
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_playground.errors import AssetError, ConfigError, ModelError
+from lora_playground.hub import cache
 from lora_playground.models.geometry import Geometry, geometry
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
@@ -131,9 +131,7 @@ def folder_of(source: str) -> Path | None:
 
 def cached_snapshot(hub_id: str) -> Path | None:
     """The newest complete snapshot of a hub model in the local hub cache, or None."""
-    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
-    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
-    snapshots = cache / ("models--" + hub_id.replace("/", "--")) / "snapshots"
+    snapshots = cache() / ("models--" + hub_id.replace("/", "--")) / "snapshots"
     try:
         found = sorted(snapshots.iterdir(), key=lambda entry: entry.stat().st_mtime, reverse=True)
     except OSError:

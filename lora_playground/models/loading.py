@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from lora_playground.config import ModelConfig
 from lora_playground.errors import ModelError
+from lora_playground.hub import Progress, fetch, first_line
 from lora_playground.models.catalogue import cached_snapshot, read_config, resolve, tensor_shapes
 from lora_playground.models.precision import pick_device, torch_dtype
 
@@ -33,7 +34,7 @@ FALLBACK_TEMPLATE = (
 """What a base model without a chat template is trained and asked with. It ends in a line break, not in a space: a space
 would merge with the first word of the answer into one token, which a prompt alone never shows."""
 
-_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_ENDINGS = (".json", ".safetensors", ".model", ".txt", ".jinja")
 _log = logging.getLogger(__name__)
 
 
@@ -79,13 +80,19 @@ class Base:
     bits: int = 16
 
 
-def load_base(config: ModelConfig, device: str = "auto", dtype: str | torch.dtype | None = None) -> Base:
+def load_base(
+    config: ModelConfig,
+    device: str = "auto",
+    dtype: str | torch.dtype | None = None,
+    progress: Progress | None = None,
+) -> Base:
     """Loads the base model that `config` names.
 
     Args:
         config: source and quantisation.
         device: 'auto', 'cpu', 'cuda' or 'cuda:1'.
         dtype: a torch dtype, 'float32', 'bfloat16'; None or 'auto' leaves it to the probe.
+        progress: hears of a download, and may end it by raising.
 
     Raises:
         ConfigError, AssetError, ModelError: each says what was given and what to do.
@@ -93,7 +100,7 @@ def load_base(config: ModelConfig, device: str = "auto", dtype: str | torch.dtyp
     import torch
 
     place = resolve(config.source)
-    folder = place if isinstance(place, Path) else download(place)
+    folder = place if isinstance(place, Path) else download(place, progress)
     target = torch.device(pick_device(device))
     chosen = torch_dtype(dtype, target.type)
     tokenizer, own_template = load_tokenizer(folder)
@@ -118,9 +125,7 @@ def load_tokenizer(folder: Path) -> tuple[Any, bool]:
     except BaseException as error:  # the tokenizers library panics with an exception that is no Exception
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
-        raise ModelError(
-            f"The tokenizer in {folder} cannot be loaded ({_first_line(error)}); fetch it again."
-        ) from None
+        raise ModelError(f"The tokenizer in {folder} cannot be loaded ({first_line(error)}); fetch it again.") from None
     if tokenizer.eos_token is None:
         raise ModelError(f"The tokenizer in {folder} has no end-of-sequence token, so answers could not end.")
     if tokenizer.pad_token is None:
@@ -131,32 +136,20 @@ def load_tokenizer(folder: Path) -> tuple[Any, bool]:
     return tokenizer, own
 
 
-def download(hub_id: str) -> Path:
-    """The folder of a hub model: from the local cache, else fetched (resuming where it broke off).
+def download(hub_id: str, progress: Progress | None = None) -> Path:
+    """The folder of a hub model: from the local cache, else fetched (going on where it broke off; see `hub.fetch`)."""
+    return cached_snapshot(hub_id) or fetch(hub_id, partial(_wanted, hub_id), progress=progress)
 
-    The token for gated models comes from the environment (HF_TOKEN) or the hub's own login, never from a form.
-    """
-    cached = cached_snapshot(hub_id)
-    if cached is not None:
-        return cached
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=_PATTERNS, ignore_patterns=["consolidated*", "*/*"]))
-    except GatedRepoError:
-        raise ModelError(
-            f"{hub_id} is gated: accept its licence on its hub page, then start the app with HF_TOKEN set to a token "
-            "that may read it. Models that are not gated need no token."
-        ) from None
-    except RepositoryNotFoundError as error:
-        raise ModelError(f"There is no model {hub_id} on the hub, or it is private; check the spelling.") from error
-    except (LocalEntryNotFoundError, OSError) as error:
-        offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
-        why = "HF_HUB_OFFLINE is set" if offline else f"the hub cannot be reached ({_first_line(error)})"
-        raise ModelError(
-            f"{hub_id} is not on this disk and {why}. Choose 'embedded', a local folder, or go online once to fetch it."
-        ) from error
+def _wanted(hub_id: str, sizes: dict[str, int]) -> list[str]:
+    """Config, tokenizer and safetensors of the outermost folder; raises ModelError where there are none."""
+    top = [name for name in sizes if "/" not in name and not name.startswith("consolidated")]
+    names = [name for name in top if name.endswith(_ENDINGS)]
+    if not any(name.endswith(".safetensors") for name in names):
+        pickled = any(name.endswith((".bin", ".pt", ".pth")) for name in top)
+        why = "only pickled weights, which can run code" if pickled else "no weights"
+        raise ModelError(f"{hub_id} holds {why}. Choose a model stored as safetensors.")
+    return names
 
 
 def identity(folder: Path) -> str:
@@ -206,11 +199,11 @@ def _load_model(folder: Path, config: ModelConfig, device: torch.device, dtype: 
             errors.append(error)
             if "scaled_dot_product_attention" not in str(error):
                 raise ModelError(
-                    f"{config.source} cannot be loaded as a causal language model ({_first_line(error)}). "
+                    f"{config.source} cannot be loaded as a causal language model ({first_line(error)}). "
                     "Choose a text model that the installed transformers knows; code from the hub is never run."
                 ) from error
     else:
-        raise ModelError(f"{config.source} cannot be loaded ({_first_line(errors[-1])}).")
+        raise ModelError(f"{config.source} cannot be loaded ({first_line(errors[-1])}).")
     if config.quantisation == "none":
         try:
             model = model.to(device)
@@ -228,7 +221,7 @@ def _quantisation(kind: str, dtype: torch.dtype) -> Any:
     try:
         import bitsandbytes  # noqa: F401
     except Exception as error:
-        raise ModelError(f"{kind} needs bitsandbytes, which cannot be loaded here ({_first_line(error)}).") from error
+        raise ModelError(f"{kind} needs bitsandbytes, which cannot be loaded here ({first_line(error)}).") from error
     from transformers import BitsAndBytesConfig
 
     if kind == "8bit":
@@ -240,12 +233,3 @@ def _quantisation(kind: str, dtype: torch.dtype) -> Any:
 
 def _is_out_of_memory(error: BaseException) -> bool:
     return type(error).__name__ == "OutOfMemoryError" or "out of memory" in str(error).lower()
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        if secret := os.environ.get(name):
-            text = text.replace(secret, "(token)")
-    lines = text.splitlines()
-    return lines[0][:200] if lines else type(error).__name__

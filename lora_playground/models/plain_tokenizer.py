@@ -63,14 +63,19 @@ class PlainTokenizer:
         return {token.content: number for number, token in self._tokenizer.get_added_tokens_decoder().items()}
 
     def apply_chat_template(
-        self, conversation: list[dict[str, str]], tokenize: bool = False, add_generation_prompt: bool = False
+        self,
+        conversation: list[dict[str, str]],
+        tokenize: bool = False,
+        add_generation_prompt: bool = False,
+        **options: Any,
     ) -> str:
         """A chat as text; raises what the template raises."""
         if self._compiled is None:
             self._compiled = _compile(self.chat_template)
         special = {name: token for name, token in self._special.items() if token}
+        given = special | options
         return self._compiled.render(
-            messages=conversation, tools=None, documents=None, add_generation_prompt=add_generation_prompt, **special
+            messages=conversation, tools=None, documents=None, add_generation_prompt=add_generation_prompt, **given
         )
 
     def __call__(self, text: str | list[str], add_special_tokens: bool = True, **options: Any) -> dict[str, Any]:

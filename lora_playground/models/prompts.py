@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lora_playground import thoughts
 from lora_playground.errors import ChatError
 
 ROLES = ("system", "user", "assistant")
@@ -24,7 +25,10 @@ def prompt_text(tokenizer: Any, conversation: Sequence[dict[str, str]]) -> str:
         messages.append({"role": message["role"], "content": inert(tokenizer, str(message["content"]))})
     if getattr(tokenizer, "chat_template", None):
         try:
-            return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            text = tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **thoughts.OPTIONS
+            )
+            return thoughts.closed(text)
         except Exception as error:  # the template is a program of the model's authors and may raise anything
             raise ChatError(f"The model's chat template refuses this conversation: {str(error)[:200]}") from error
     lines = [f"{message['role']}: {message['content']}\n" for message in messages]

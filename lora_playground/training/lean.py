@@ -80,7 +80,7 @@ class _LoraLinear(torch.autograd.Function):
         y = torch.mm(x2, W.t()) if bias is None else torch.addmm(bias.to(x.dtype), x2, W.t())
         xa = torch.mm(x2, a.t())
         y.addmm_(xa, b.t(), alpha=s)
-        ctx.save_for_backward(x2, W, a, b, xa)
+        ctx.save_for_backward(x2 if ctx.needs_input_grad[3] else None, W, a, b, xa)  # x is for A's gradient alone
         ctx.s, ctx.shape, ctx.kinds = s, x.shape, (A.dtype, B.dtype)
         return y.view(*x.shape[:-1], -1)
 

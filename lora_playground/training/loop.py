@@ -22,7 +22,7 @@ from lora_playground.training import checkpoints as saved
 from lora_playground.training.attention import segmented
 from lora_playground.training.lean import lean
 from lora_playground.training.loss import PackedLoss, mean_loss
-from lora_playground.training.memory import memory_problem, peak_memory
+from lora_playground.training.memory import TensorMeter, memory_problem, peak_memory
 from lora_playground.training.plan import Emit, TrainOutcome, TrainPlan
 from lora_playground.training.reports import LossReport, ProbeReport, SpectraReport, ValidationReport
 from lora_playground.training.schedule import Budget, factor
@@ -84,6 +84,7 @@ class _Loop:
         self.dtype = computing_dtype(model, self.config.precision)
         self.validation_start: float | None = None
         self.spent = 0.0  # seconds of earlier attempts, which a time budget counts
+        self.meter = TensorMeter()
         self.threads = plan.threads or (probe("cpu").threads if self.device.type == "cpu" else torch.get_num_threads())
 
     @contextmanager
@@ -230,7 +231,11 @@ class _Loop:
             if self.should_stop():
                 self._flush()
                 return step, True
-            self._step(step)
+            if step == min(start + 1, self.budget.steps - 1):  # as every other, but for its memory being watched
+                with self.meter.measuring(self.model, self.optimiser, self.device):
+                    self._step(step)
+            else:
+                self._step(step)
             step += 1
             if self.losses.due:
                 self._flush()
@@ -353,6 +358,7 @@ class _Loop:
             trainable_parameters=self.trainable,
             total_parameters=count(self.model.parameters()),
             peak_memory_bytes=peak_memory(self.device),
+            tensor_bytes=self.meter.bytes,
             report_seconds=self.spectra.allowance.spent,
             probe_seconds=self.probes.allowance.spent,
         )

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch import nn
 
 from lora_playground.training.plan import TrainPlan
+
+_PERIOD = 0.001
+"""Seconds between two looks."""
 
 
 def peak_memory(device: torch.device) -> int:
@@ -16,6 +25,88 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+class TensorMeter:
+    """The most that all tensors took at once during a step: what an estimate of them can be laid beside.
+
+    The process holds more (Python, libraries, what was freed and not given back), so its size says little about them.
+
+    Attributes:
+        bytes: None until a step was measured, or where it cannot be (a CPU without glibc).
+    """
+
+    bytes: int | None = None
+
+    @contextmanager
+    def measuring(self, model: nn.Module, optimiser: torch.optim.Optimizer, device: torch.device) -> Iterator[None]:
+        """Measures the step that is done inside: CUDA's allocator keeps count of itself, on the CPU the C library is
+        asked every millisecond how much of what it gave out is in use."""
+        if device.type == "cuda":
+            yield
+            self.bytes = torch.cuda.max_memory_allocated(device)
+            return
+        ask = _in_use()
+        if ask is None:
+            yield
+            return
+        held = held_bytes(model, optimiser)
+        seen, done = [ask()], threading.Event()
+
+        def watch() -> None:
+            while not done.wait(_PERIOD):
+                seen.append(ask())
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join()
+        self.bytes = held + max(seen) - seen[0]
+
+
+class _Mallinfo(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+    ]
+
+
+def _in_use() -> Callable[[], int] | None:
+    """What tells how many bytes of the C library are in use, torch's on a CPU among them; None without glibc."""
+    try:
+        ask = ctypes.CDLL(None).mallinfo2
+    except (AttributeError, OSError):
+        return None
+    ask.restype = _Mallinfo
+
+    def bytes_() -> int:
+        found = ask()
+        return int(found.uordblks + found.hblkhd)
+
+    return bytes_
+
+
+def held_bytes(model: nn.Module, optimiser: torch.optim.Optimizer | None = None) -> int:
+    """Bytes of what lasts between steps, each storage once: parameters and buffers, the scales of quantised ones, the
+    copies that full fine-tuning keeps, and the optimiser's state."""
+    tensors: list[Any] = [*model.parameters(), *model.buffers()]
+    for parameter in list(tensors):
+        state = getattr(parameter, "quant_state", None)
+        for part in (state, getattr(state, "state2", None)):
+            tensors += [getattr(part, name, None) for name in ("absmax", "code", "offset")]
+        tensors += [getattr(parameter, name, None) for name in ("CB", "SCB")]
+    tensors += list(getattr(model, "_pristine_parameters", {}).values())
+    if optimiser is not None:
+        tensors += [value for state in optimiser.state.values() for value in state.values()]
+    storages = {}
+    for tensor in tensors:
+        if isinstance(tensor, torch.Tensor):
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
 
 
 def memory_problem(error: BaseException, plan: TrainPlan) -> str | None:

@@ -84,6 +84,7 @@ class TrainOutcome:
         validation_start, validation_end: loss on the validation examples, None where there are none.
         trainable_parameters, total_parameters: counts.
         peak_memory_bytes: on CUDA what torch allocated, else the process's largest resident set.
+        tensor_bytes: the most that all tensors took at once, None where it was not measured (see `training.memory`).
         report_seconds: spent on spectra; probe_seconds: on probes.
     """
 
@@ -100,6 +101,7 @@ class TrainOutcome:
     trainable_parameters: int
     total_parameters: int
     peak_memory_bytes: int
+    tensor_bytes: int | None = None
     report_seconds: float = 0.0
     probe_seconds: float = 0.0
 

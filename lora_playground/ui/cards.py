@@ -69,6 +69,10 @@ def progress(label: str, colour: str, state: str, digest: Digest) -> str:
     head = PHASES.get(state, state)
     if state == "training" and steps:
         head = f"step {digest.step} of {steps}"
+    here, whole = digest.download
+    fetching = state == "loading" and here < whole
+    if fetching:
+        head, filled = f"fetching the model: {size(here)} of {size(whole)}", here / whole
     stats = []
     if state == "training" and digest.eta is not None:
         stats.append(f"<span><b>{duration(digest.eta)}</b> left</span>")
@@ -80,6 +84,8 @@ def progress(label: str, colour: str, state: str, digest: Digest) -> str:
         trained, total = plan.get("trainable_parameters", 0), plan.get("total_parameters", 0)
         stats.append(f"<span><b>{count(trained)}</b> trained numbers ({share(trained, total)})</span>")
         stats.append(f"<span><b>{escape(plan.get('device', ''))}</b> {escape(plan.get('precision', ''))}</span>")
+    elif fetching:
+        stats.append("<span>it goes on from there if it is stopped</span>")
     else:
         stats.append("<span>a few seconds</span>")
     return (
@@ -138,15 +144,20 @@ def done(label: str, colour: str, result: Mapping[str, Any]) -> str:
         ("training time", duration(float(seconds.get("training", 0.0)))),
         ("trained numbers", f"{count(trained)} · {share(trained, total)}"),
         ("adapter on disk", size(result.get("adapter_bytes") or 0)),
-        ("peak memory" + _foreseen(result), size(result.get("peak_memory_bytes") or 0)),
+        *_memory(result),
     ]
     table = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
     return f'{head}<dl class="lp-table">{table}</dl>{_samples(result.get("samples") or [])}</section>'
 
 
-def _foreseen(result: Mapping[str, Any]) -> str:
-    expected = result.get("estimated_memory_bytes")
-    return f" (estimated: {size(expected)})" if expected else ""
+def _memory(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the tensors took beside what was foreseen for them, and what the process took."""
+    whole = ("whole process, at most", size(result.get("peak_memory_bytes") or 0))
+    took, expected = result.get("tensor_memory_bytes"), result.get("estimated_memory_bytes")
+    if not took:
+        return [whole]
+    foreseen = f" (estimated: {size(expected)})" if expected else ""
+    return [("memory of all tensors" + foreseen, size(took)), whole]
 
 
 def _samples(samples: Sequence[Mapping[str, Any]]) -> str:

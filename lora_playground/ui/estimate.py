@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+
 from lora_playground.errors import PlaygroundError
-from lora_playground.models.catalogue import module_shapes, parameter_count, tensor_shapes
+from lora_playground.models.catalogue import folder_of, module_shapes, parameter_count, sizes_of, tensor_shapes
 from lora_playground.runs import RunStore
 
 RECENT_RUNS = 20
 """How many of the newest runs are looked at for a speed."""
+
+_SHARE = 0.5
+"""Of what a large product reaches, training does about so much."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +37,32 @@ class Modules:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Speed (tokens/s) and peak memory (bytes) of the newest finished run with the same base model."""
+    """How fast a base model will train here.
+
+    Attributes:
+        tokens_per_second: its speed. peak_memory_bytes: what the process took, 0 where it is not known.
+        source: 'run', the newest finished run of this model; 'other run', one of another model, taken to the same
+            arithmetic; 'processor', a matrix product timed now.
+    """
 
     tokens_per_second: float
-    peak_memory_bytes: int
+    peak_memory_bytes: int = 0
+    source: str = "run"
+
+
+def modules_of(source: str) -> Modules | None:
+    """The modules of a base model, from its files or else from what the catalogue declares; None where neither is
+    known. Errors as `catalogue.sizes_of`."""
+    folder = folder_of(source)
+    if folder is not None:
+        return module_list(folder)
+    declared = sizes_of(source)
+    if declared is None:
+        return None
+    linear = {name: (out, into) for name, out, into in declared.modules()}
+    sizes = list(linear.values())
+    typical = max(dict.fromkeys(sizes), key=sizes.count)
+    return Modules(linear, ((declared.parameters,),), declared.parameters, typical)
 
 
 def module_list(folder: Path) -> Modules | None:
@@ -59,13 +87,47 @@ def _stamp(folder: Path) -> float:
         return 0.0
 
 
-def estimate(store: RunStore, source: str) -> Estimate | None:
-    """What the newest finished run of this base model took; None where there is none among the newest runs."""
+def estimate(store: RunStore, source: str, gpu: bool = False) -> Estimate | None:
+    """The speed of this base model: as its newest finished run here had it, else reckoned from another model's, else on
+    a processor from the time of a matrix product; None where nothing of the kind is known."""
+    other: tuple[float, int] | None = None
     for run in store.list()[:RECENT_RUNS]:
         result = run.result()
         try:
-            if result and result.get("tokens_per_second") and run.config().model.source == source:
-                return Estimate(float(result["tokens_per_second"]), int(result.get("peak_memory_bytes") or 0))
+            if result and result.get("tokens_per_second"):
+                speed, size = float(result["tokens_per_second"]), int(result.get("total_parameters") or 0)
+                if run.config().model.source == source:
+                    return Estimate(speed, int(result.get("peak_memory_bytes") or 0))
+                other = other or ((speed, size) if size else None)
         except (PlaygroundError, TypeError, ValueError):
             continue
-    return None
+    parameters = _parameters(source)
+    if not parameters or (other is None and gpu):
+        return None
+    if other is not None:
+        return Estimate(other[0] * other[1] / parameters, source="other run")
+    return Estimate(_SHARE * _flops() / (4 * parameters), source="processor")
+
+
+def _parameters(source: str) -> int:
+    try:
+        sizes = sizes_of(source)
+    except PlaygroundError:
+        return 0
+    return sizes.parameters if sizes else 0
+
+
+@lru_cache(maxsize=1)
+def _flops() -> float:
+    """Multiplications and additions a second of this processor in float32: a product that takes some milliseconds."""
+    side = 768
+    one = np.ones((side, side), np.float32)
+    one @ one
+    best = min(_seconds(one) for _ in range(3))
+    return 2 * side**3 / best
+
+
+def _seconds(one: np.ndarray) -> float:
+    begun = time.perf_counter()
+    one @ one
+    return max(1e-9, time.perf_counter() - begun)

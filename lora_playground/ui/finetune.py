@@ -135,7 +135,7 @@ def build(shell: Shell, page: gr.Blocks) -> Steps:
             causes = gr.HTML(apply_default_css=False)
         sweeps = _sweep()
         with gr.Accordion("Advanced", open=False, elem_classes="lp-fold", elem_id="lp-advanced"):
-            source = _model_input()
+            source, about = _model_input()
             exact = field(RANK, elem_id="lp-rank-exact")
             variant_fields = VariantFields(("rank",), name)
             advanced = Fields(option for option in _DEFAULTS.values() if option.path not in PLACED)
@@ -150,6 +150,7 @@ def build(shell: Shell, page: gr.Blocks) -> Steps:
     )  # fmt: skip
     _connect(shell, page, made, uploaded)
     _connect_memory(page, made, memory, causes)
+    source.change(model_note, source, about, queue=False, show_progress="hidden", api_visibility="private")
     seen.connect(dataset, source, advanced.inputs["data.max_length"])
     return made
 
@@ -245,13 +246,29 @@ def _heading(number: int, title: str, small: str) -> None:
     )
 
 
-def _model_input() -> gr.Dropdown:
+def _model_input() -> tuple[gr.Dropdown, gr.HTML]:
     option = _DEFAULTS["model.source"]
     listed = [(f"{card.label}{'' if card.on_disk else ' (needs the network)'}", card.source) for card in list_models()]
-    return gr.Dropdown(
+    source = gr.Dropdown(
         listed, value=option.default, label="Base model", info=option.description, allow_custom_value=True,
         elem_id="lp-model-source",
     )  # fmt: skip
+    return source, gr.HTML(model_note(option.default), apply_default_css=False, elem_id="lp-model-note")
+
+
+def model_note(source: str | None) -> str:
+    """What the catalogue says of a base model: size, licence, template, whether it is here, and whether it is gated."""
+    card = next((one for one in list_models() if one.source == source), None)
+    if card is None:
+        return '<p class="lp-note">Any hub id or folder works: it is checked when the run starts.</p>' if source else ""
+    said = [f"{count(card.parameters)} parameters", f"licence {card.licence}"]
+    if card.template:
+        said.append(f"template {card.template}")
+    text = f"{', '.join(said)}. {card.notes}"
+    text += " It is on this disk." if card.on_disk else " It is fetched when the run starts."
+    if card.gated and not card.on_disk:
+        text += " It is gated: accept its licence on its hub page, and start the app with HF_TOKEN set."
+    return f'<p class="lp-note">{escape(text)}</p>'
 
 
 def _choices(datasets: list[DatasetCard]) -> list[tuple[str, str]]:
@@ -277,7 +294,8 @@ def show_examples(shell: Shell, name: str | None) -> str:
 def _forecast(shell: Shell, made: Steps, given: Mapping[Any, Any]) -> str:
     """How long this will take, from what runs on this machine took."""
     batch = given[made.advanced.inputs["training.batch_tokens"]] or 0
-    known: Estimate | None = estimate(shell.store, str(given[made.source] or ""))
+    gpu = not device().name.startswith("CPU")
+    known: Estimate | None = estimate(shell.store, str(given[made.source] or ""), gpu)
     if given[made.unit] == "seconds":
         if known is None or not batch:
             return '<p class="lp-note">Training stops when the time is up.</p>'
@@ -287,7 +305,12 @@ def _forecast(shell: Shell, made: Steps, given: Mapping[Any, Any]) -> str:
         return '<p class="lp-note">How long that takes is known after the first run on this machine.</p>'
     seconds = (given[made.steps] or 0) * batch / known.tokens_per_second
     memory = f", {cards.size(known.peak_memory_bytes)} of memory" if known.peak_memory_bytes else ""
-    return f'<p class="lp-note">About {duration(seconds)} of training{memory}, as the last run here.</p>'
+    words = {
+        "run": f"About {duration(seconds)} of training{memory}, as the last run here.",
+        "other run": f"Roughly {duration(seconds)} of training, reckoned from a run of another model here.",
+        "processor": f"Roughly {duration(seconds)} of training, reckoned from this processor's speed.",
+    }
+    return f'<p class="lp-note">{words[known.source]}</p>'
 
 
 def _connect(shell: Shell, page: gr.Blocks, made: Steps, uploaded: upload.Upload) -> None:

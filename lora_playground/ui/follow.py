@@ -25,6 +25,7 @@ class Digest:
         version: grows by the number of events read; equal versions mean that nothing is new.
         curve: version of what the loss plot shows; picture: of what the spectrum plots show; asked: of the probes.
         steps, losses: one entry an optimiser step. validation: (step, loss). probes: (step, answers).
+        download: bytes of the base model that are here, and in all; (0, 0) where none had to be fetched.
         spectra: the newest `spectra` event. seen: values of that module and step, for the growing scree.
     """
 
@@ -45,6 +46,7 @@ class Digest:
     tokens_per_second: float = 0.0
     eta: float | None = None
     checkpoint: int = 0
+    download: tuple[int, int] = (0, 0)
     offset: int = 0
 
     @property
@@ -100,6 +102,9 @@ class Digest:
     def _take_probe(self, event: dict[str, Any]) -> None:
         self.probes.append((event["step"], event["answers"]))
         self.asked += 1
+
+    def _take_download(self, event: dict[str, Any]) -> None:
+        self.download = (int(event["done"]), int(event["total"]))
 
     def _take_checkpoint(self, event: dict[str, Any]) -> None:
         self.checkpoint = event["step"]

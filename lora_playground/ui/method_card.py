@@ -9,9 +9,8 @@ from typing import Any
 
 from lora_playground.config import RunConfig, options
 from lora_playground.errors import PlaygroundError
-from lora_playground.models.catalogue import folder_of
 from lora_playground.ui import cards, pictures
-from lora_playground.ui.estimate import module_list
+from lora_playground.ui.estimate import modules_of
 from lora_playground.ui.words import count, escape, share
 from lora_playground.variants import VARIANTS
 from lora_playground.variants.targets import select
@@ -58,8 +57,7 @@ def picture(data: dict[str, Any], source: str) -> str:
     if variant is None:
         return ""
     try:
-        folder = folder_of(source)
-        modules = module_list(folder) if folder else None
+        modules = modules_of(source)
         if not modules:
             return '<p class="lp-note">The model is not on this disk yet; its sizes are known after it was fetched.</p>'
         config: Any = RunConfig.parse({"variant": data}).variant

@@ -13,10 +13,11 @@ from typing import Any
 import gradio as gr
 
 from lora_playground.data.catalogue import Row, get_dataset
-from lora_playground.data.encoding import Example, coloured, encode
+from lora_playground.data.encoding import Encoded, Example, coloured, encode
 from lora_playground.errors import PlaygroundError
 from lora_playground.models.catalogue import folder_of
 from lora_playground.models.plain_tokenizer import PlainTokenizer
+from lora_playground.thoughts import thinks
 from lora_playground.ui import cards
 from lora_playground.ui.words import count, escape
 
@@ -73,8 +74,10 @@ def preview(home: Path, name: str, model: str, longest: Any) -> str:
         f"The model reads each example in {template}. It learns to say what is marked ({learned:.0%} of the tokens), "
         "and the mark that ends an answer, which stops it later."
     )
+    if thinks(tokenizer.chat_template):
+        said += " It is asked to answer without thinking first, here and in Chat."
     texts = "".join(_example(tokenizer, example) for example in found.examples[:SHOWN])
-    odd = _counts(rows, len(dataset.train), found.truncated, found.unlearnable, limit)
+    odd = _counts(rows, len(dataset.train), found, limit)
     head = f'<p class="lp-note">{escape(said)}</p>'
     return f'<div class="lp-seen">{head}{texts}{histogram(lengths, limit)}{odd}</div>'
 
@@ -108,17 +111,19 @@ def histogram(lengths: Sequence[int], limit: int) -> str:
     return f'<div class="lp-lengths" role="img" aria-label="{words}">{bars}</div><p class="lp-note">{words}</p>'
 
 
-def _counts(rows: Sequence[Row], total: int, truncated: int, unlearnable: int, limit: int) -> str:
+def _counts(rows: Sequence[Row], total: int, seen: Encoded, limit: int) -> str:
     """What is odd about the rows, in sentences."""
     texts = [json.dumps(row.get("messages") or row.get("text"), sort_keys=True) for row in rows]
     double = len(texts) - len(set(texts))
     found = []
-    if truncated:
-        found.append(f"{count(truncated)} are longer than {limit} tokens and will be cut (data.max_length).")
-    if unlearnable:
-        found.append(f"{count(unlearnable)} have nothing to learn within {limit} tokens and will be left out.")
+    if seen.truncated:
+        found.append(f"{count(seen.truncated)} are longer than {limit} tokens and will be cut (data.max_length).")
+    if seen.unlearnable:
+        found.append(f"{count(seen.unlearnable)} have nothing to learn within {limit} tokens and will be left out.")
+    if seen.thoughts:
+        found.append(f"{count(seen.thoughts)} answers begin with a thought, which is left out.")
     if double:
-        found.append(f"{count(double)} repeat an earlier row.")
+        found.append(f"{count(double)} repeat{'' if double > 1 else 's'} an earlier row.")
     looked = (
         f"All {count(total)} rows" if len(rows) == total else f"The first {count(len(rows))} of {count(total)} rows"
     )

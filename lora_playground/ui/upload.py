@@ -1,4 +1,5 @@
-"""The upload inside step 1: a file becomes a dataset at once, its columns can be chosen anew, its bad rows are named.
+"""The upload inside step 1: a file or a hub dataset becomes a dataset at once, its columns can be chosen anew, its bad
+rows are named.
 
 It reads nothing itself (`data.readers`) and knows no run.
 """
@@ -11,14 +12,17 @@ from typing import Any
 
 import gradio as gr
 
+from lora_playground.data.from_hub import columns_of_hub, read_hub
 from lora_playground.data.readers import Reading, columns_of, read_file
 from lora_playground.data.uploads import store
-from lora_playground.errors import PlaygroundError
+from lora_playground.errors import DataError, PlaygroundError
 from lora_playground.ui import cards
 from lora_playground.ui.words import escape
 
-SHOWN_PROBLEMS = 5
+SHOWN_PROBLEMS = 50
 ENDINGS = [".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet"]
+NOTHING = ("(nothing)", "")
+"""What stands for no column: without answers the column that asks is a chat or plain text."""
 
 
 @dataclass
@@ -26,17 +30,24 @@ class Upload:
     """The parts of the upload.
 
     Attributes:
-        file: the gr.File; prompt, completion: which column asks and which answers; again: reads with those columns.
+        file: the gr.File. repo, part, fetch: a dataset of the hub, which of its parts, and the button.
+        roles: the columns that ask, answer, add to the question, and instruct; seed: of the split into parts;
+        again: reads with those columns.
         note: what was found or what is wrong.
+        origin: gr.State with what was read last, a path or a hub dataset's (id, part).
         stored: gr.State with the id of the newest stored dataset; its `change` tells the step of it.
     """
 
     file: gr.File
+    repo: gr.Textbox
+    part: gr.Textbox
+    fetch: gr.Button
     columns: gr.Group
-    prompt: gr.Dropdown
-    completion: gr.Dropdown
+    roles: list[gr.Dropdown]
+    seed: gr.Number
     again: gr.Button
     note: gr.HTML
+    origin: gr.State
     stored: gr.State
 
 
@@ -51,64 +62,109 @@ def build(home: Path) -> Upload:
         file = gr.File(
             label="Your file", file_count="single", type="filepath", height=96, elem_id="lp-upload", show_label=False
         )
+        with gr.Row():
+            repo = gr.Textbox(
+                label="or a dataset of the Hugging Face hub", placeholder="openai/gsm8k", elem_id="lp-hub-repo",
+                min_width=150, max_lines=1,
+            )  # fmt: skip
+            part = gr.Textbox("train", label="its part", elem_id="lp-hub-part", min_width=90, max_lines=1, scale=0)
+        fetch = gr.Button("Fetch it", size="sm", elem_id="lp-hub-fetch")
         note = gr.HTML("", apply_default_css=False, elem_id="lp-upload-note")
         with gr.Group(visible=False) as columns:
-            with gr.Row():
-                prompt = gr.Dropdown([], label="Asks", info="column with the question", filterable=False, min_width=120)
-                completion = gr.Dropdown(
-                    [], label="Answers", info="column with the answer", filterable=False, min_width=120
-                )
+            roles = _role_inputs()
+            seed = gr.Number(
+                0, label="Seed", info="of the split into rows to learn from, to watch, and to test with", precision=0,
+                minimum=0, elem_id="lp-upload-seed",
+            )  # fmt: skip
             again = gr.Button("Read it with these columns", size="sm", elem_id="lp-upload-again")
-    stored = gr.State("")
-    upload = Upload(file, columns, prompt, completion, again, note, stored)
-    outputs = [columns, prompt, completion, note, stored]
-
-    def take(path: str | None) -> tuple[Any, ...]:
-        return _take(home, path, None)
-
-    def retake(path: str | None, asks: str | None, answers: str | None) -> tuple[Any, ...]:
-        mapping = {"prompt": asks or "", "completion": answers or ""}
-        return _take(home, path, mapping)
-
-    file.upload(take, file, outputs, show_progress="minimal", api_visibility="private")
-    again.click(retake, [file, prompt, completion], outputs, show_progress="minimal", api_visibility="private")
+    upload = Upload(file, repo, part, fetch, columns, roles, seed, again, note, gr.State(None), gr.State(""))
+    _connect(home, upload)
     return upload
 
 
-def _take(home: Path, path: str | None, mapping: dict[str, str] | None) -> tuple[Any, ...]:
-    """Reads and stores a file; yields updates for columns, prompt, completion, note and stored."""
-    if not path:
-        return gr.skip(), gr.skip(), gr.skip(), cards.error("Choose a file first."), gr.skip()
-    name = Path(path).name
-    try:
-        reading = read_file(Path(path), name, mapping)
-        card = store(reading, home, name)
-    except PlaygroundError as failure:
-        names = _columns(path, name)
-        shown = gr.update(visible=len(names) >= 2)
-        asks = mapping["prompt"] if mapping else None
-        answers = mapping["completion"] if mapping else None
-        return (
-            shown,
-            gr.update(choices=names, value=asks if asks in names else None),
-            gr.update(choices=names, value=answers if answers in names else None),
-            cards.error(str(failure)),
-            gr.skip(),
-        )
-    roles = reading.layout.roles
-    several = len(reading.columns) >= 2 and "messages" not in roles
-    return (
-        gr.update(visible=several),
-        gr.update(choices=reading.columns, value=roles.get("prompt")),
-        gr.update(choices=reading.columns, value=roles.get("completion")),
-        _found(reading, card.train, card.validation, card.test),
-        card.name,
+def _role_inputs() -> list[gr.Dropdown]:
+    """Dropdowns for the columns that ask, answer, add, instruct."""
+    described = (
+        ("Asks", "the question; or all of it"),
+        ("Answers", "what is learned; nothing: the first is a chat or text"),
+        ("Adds", "to the question, such as a text to work on"),
+        ("Instructs", "a system prompt"),
     )
+    made = []
+    for first in (0, 2):
+        with gr.Row():
+            for label, info in described[first : first + 2]:
+                made.append(gr.Dropdown([], label=label, info=info, filterable=False, min_width=120))
+    return made
 
 
-def _columns(path: str, name: str) -> list[str]:
+def _connect(home: Path, made: Upload) -> None:
+    outputs = [made.columns, *made.roles, made.note, made.origin, made.stored]
+    looks: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
+
+    def take(path: str | None, seed: float | None) -> list[Any]:
+        return _take(home, path, [], seed)
+
+    def fetch(repo: str | None, part: str | None, seed: float | None) -> list[Any]:
+        return _take(home, (repo or "", part or "train"), [], seed)
+
+    def retake(origin: Any, seed: float | None, *roles: str | None) -> list[Any]:
+        return _take(home, origin, [role or "" for role in roles], seed)
+
+    made.file.upload(take, [made.file, made.seed], outputs, **looks)
+    asked = [made.repo, made.part, made.seed]
+    gr.on([made.fetch.click, made.repo.submit, made.part.submit], fetch, asked, outputs, **looks)
+    made.again.click(retake, [made.origin, made.seed, *made.roles], outputs, **looks)
+
+
+def _take(home: Path, origin: Any, roles: list[str], seed: float | None) -> list[Any]:
+    """Reads and stores a file or a hub dataset; updates for the columns, the four roles, note, origin and stored."""
+    left_alone = [gr.skip()] * 5
+    if not origin or not all(origin):
+        return [*left_alone, cards.error("Choose a file, or name a dataset of the hub."), gr.skip(), gr.skip()]
     try:
-        return columns_of(Path(path), name)
+        reading = _read(origin, roles)
+        card = store(reading, home, Path(origin).name if isinstance(origin, str) else " ".join(origin), int(seed or 0))
+    except PlaygroundError as failure:
+        names = _columns(origin)
+        chosen = [role if role in names else "" for role in roles] or [""] * 4
+        return [*_columns_shown(names, chosen), cards.error(str(failure)), origin, gr.skip()]
+    found = reading.layout.roles
+    asks = found.get("prompt") or found.get("messages") or found.get("text") or ""
+    chosen = [asks, *(found.get(role, "") for role in ("completion", "input", "system"))]
+    said = _found(reading, card.train, card.validation, card.test)
+    return [*_columns_shown(reading.columns, chosen), said, origin, card.name]
+
+
+def _read(origin: Any, roles: list[str]) -> Reading:
+    asks, answers, adds, instructs = roles or [""] * 4
+    if answers or not asks:
+        named = {"prompt": asks, "completion": answers, "input": adds, "system": instructs}
+        mapping = {role: column for role, column in named.items() if column} if roles else None
+        if mapping is not None and not asks:
+            raise DataError("Choose which column asks; with nothing as the answer it is taken as a chat or plain text.")
+        return _read_as(origin, mapping)
+    try:
+        return _read_as(origin, {"messages": asks})
+    except DataError:
+        return _read_as(origin, {"text": asks})
+
+
+def _read_as(origin: Any, mapping: dict[str, str] | None) -> Reading:
+    if isinstance(origin, str):
+        return read_file(Path(origin), Path(origin).name, mapping)
+    return read_hub(origin[0], origin[1], mapping, anonymous=True)
+
+
+def _columns_shown(names: list[str], chosen: list[str]) -> list[Any]:
+    """Updates for the group of columns and its four dropdowns."""
+    several = [gr.update(choices=[NOTHING, *((name, name) for name in names)], value=value) for value in chosen]
+    return [gr.update(visible=bool(names)), *several]
+
+
+def _columns(origin: Any) -> list[str]:
+    try:
+        return columns_of(Path(origin), Path(origin).name) if isinstance(origin, str) else columns_of_hub(*origin)
     except PlaygroundError:
         return []
 
@@ -116,16 +172,23 @@ def _columns(path: str, name: str) -> list[str]:
 def _found(reading: Reading, train: int, validation: int, test: int) -> str:
     """What was read, in one sentence, then what could not be."""
     text = f"{len(reading.rows)} rows read: {train} to learn from, {validation} to watch, {test} kept back as a test."
-    if reading.duplicates:
-        text += f" {reading.duplicates} of them repeat an earlier one."
     parts = [f'<p class="lp-note">{escape(text)}</p>']
     parts += [f'<p class="lp-note">{escape(note)}</p>' for note in reading.notes]
+    if reading.duplicates:
+        some = ", ".join(map(str, reading.repeats[:SHOWN_PROBLEMS]))
+        more = " and others" if reading.duplicates > SHOWN_PROBLEMS else ""
+        many = reading.duplicates > 1
+        said = (
+            f"{reading.duplicates} rows repeat earlier ones; they were kept"
+            if many
+            else "1 row repeats an earlier one; it was kept"
+        )
+        where = f"{reading.unit.capitalize()}{'s' if many else ''} {some}{more}."
+        parts.append(f'<details class="lp-warning"><summary>{said}</summary><p>{where}</p></details>')
     if reading.bad:
         listed = "".join(f"<li>{escape(problem.text)}</li>" for problem in reading.problems[:SHOWN_PROBLEMS])
         left = reading.bad - min(SHOWN_PROBLEMS, len(reading.problems))
         more = f"<li>and {left} more</li>" if left > 0 else ""
-        parts.append(
-            f'<details class="lp-warning"><summary>{reading.bad} rows were left out</summary><ul>{listed}{more}</ul>'
-            "</details>"
-        )
+        out = f"{reading.bad} rows were left out" if reading.bad > 1 else "1 row was left out"
+        parts.append(f'<details class="lp-warning"><summary>{out}</summary><ul>{listed}{more}</ul></details>')
     return "".join(parts)

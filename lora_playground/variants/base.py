@@ -80,6 +80,31 @@ def frozen_weight(shape: tuple[int, int], before: str = "") -> Part:
     return Part("W", *shape, trained=False, before=before)
 
 
+@dataclass(frozen=True)
+class Memory:
+    """What a variant keeps in memory for an adapted (out, in) module beside its trained numbers; `lora_playground.cost`
+    reckons with it, `benchmarks/memory_estimate.py` holds it against what is allocated.
+
+    Attributes:
+        shared: whether x is kept, which modules that read the same x keep once.
+        inputs, outputs: further copies of x and of y, of each module's own.
+        copies: of W, such as a ΔW or a rotated W that is written out; passing: more of them, of one module at a time.
+        squares: matrices (in, in); squares_by_rank: so many more for each rank.
+        frozen: numbers that are neither W nor trained, in units of the size of a LoRA of that rank; trained: in units
+            of what is trained.
+    """
+
+    shared: bool = True
+    inputs: float = 0.0
+    outputs: float = 0.0
+    copies: float = 0.0
+    passing: float = 0.0
+    squares: float = 0.0
+    squares_by_rank: float = 0.0
+    frozen: float = 0.0
+    trained: float = 0.0
+
+
 @dataclass
 class Context:
     """What a variant may need at attach time beside the model and its options.
@@ -111,6 +136,7 @@ class Variant:
         bits: which base storages it can take, of 16, 8, 4.
         identity_at_start: whether the adapted model equals the base before the first step.
         low_rank: whether ΔW has a rank bound set by the options (False: dense).
+        memory: what it keeps beside its trained numbers.
     """
 
     name: str
@@ -123,6 +149,7 @@ class Variant:
     bits: tuple[int, ...] = (16, 8, 4)
     identity_at_start: bool = True
     low_rank: bool = True
+    memory: Memory = Memory()
 
     def rate(self, source: str) -> float:
         """The default peak learning rate on that base model (a ModelConfig's source)."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from lora_playground.errors import ConfigError
-from lora_playground.variants.base import Card, Context, Part, frozen_weight
+from lora_playground.variants.base import Card, Context, Memory, Part, frozen_weight
 from lora_playground.variants.options import TargetConfig
 from lora_playground.variants.peft_variant import PeftVariant
 from lora_playground.variants.targets import select
@@ -72,4 +72,5 @@ VARIANT = ButterflyBlocks(
     conv1d=False,
     low_rank=False,
     real_rate=1e-4,
+    memory=Memory(outputs=1, copies=1, squares=2.2),
 )

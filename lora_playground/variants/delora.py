@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from lora_playground.variants.base import Card, Context, Part, frozen_weight
+from lora_playground.variants.base import Card, Context, Memory, Part, frozen_weight
 from lora_playground.variants.options import RankConfig
 from lora_playground.variants.peft_variant import ADAPTER, PeftVariant
 
@@ -63,4 +63,5 @@ VARIANT = DecoupledLength(
     bits=(16,),
     conv1d=False,
     real_rate=1e-3,
+    memory=Memory(shared=False, inputs=1),
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from lora_playground.errors import ConfigError
-from lora_playground.variants.base import Card, Context, Part, frozen_weight
+from lora_playground.variants.base import Card, Context, Memory, Part, frozen_weight
 from lora_playground.variants.options import TargetConfig
 from lora_playground.variants.peft_variant import PeftVariant, is_conv1d
 from lora_playground.variants.targets import select
@@ -73,4 +73,5 @@ VARIANT = SpectralCoefficients(
     real_rate=3e-3,
     bits=(16,),
     low_rank=False,
+    memory=Memory(copies=1, passing=2),
 )

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_playground.variants.base import Card, Context, Part, frozen_weight
+from lora_playground.variants.base import Card, Context, Memory, Part, frozen_weight
 from lora_playground.variants.options import TargetConfig
 from lora_playground.variants.peft_variant import PeftVariant, is_conv1d
 
@@ -59,4 +59,5 @@ VARIANT = ScaledActivations(
     real_rate=3e-3,
     bits=(16, 4),  # PEFT loses the scales of 8-bit weights that have been used before
     low_rank=False,
+    memory=Memory(shared=False, outputs=1),
 )

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from lora_playground.config import LowRankConfig
-from lora_playground.variants.base import Card
+from lora_playground.variants.base import Card, Memory
 from lora_playground.variants.nystrom_family import NystromFamily
 
 
@@ -38,4 +38,5 @@ VARIANT = NystromFamily(
     ),
     learning_rate=2e-4,
     core_only=True,
+    memory=Memory(shared=False, frozen=1),
 )

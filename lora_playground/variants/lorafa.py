@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lora_playground.config import LowRankConfig
-from lora_playground.variants.base import Card, Context, Part
+from lora_playground.variants.base import Card, Context, Memory, Part
 from lora_playground.variants.lora_family import LoraFamily
 from lora_playground.variants.peft_variant import ADAPTER, tuner_layers
 
@@ -65,4 +65,5 @@ VARIANT = FrozenA(
         url="https://arxiv.org/abs/2308.03303",
         notes="Gradients are corrected after clipping, so clipping bounds the uncorrected ones.",
     ),
+    memory=Memory(shared=False, frozen=0.5),
 )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_playground.config import LowRankConfig
-from lora_playground.variants.base import Card, Context
+from lora_playground.variants.base import Card, Context, Memory
 from lora_playground.variants.data_start import model_inputs, need_batches
 from lora_playground.variants.start_family import StartFamily
 
@@ -56,4 +56,5 @@ VARIANT = GradientStart(
     ),
     bits=(16,),
     learning_rate=5e-4,
+    memory=Memory(frozen=1),
 )

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_playground.variants.base import Card, Context, Part, frozen_weight
+from lora_playground.variants.base import Card, Context, Memory, Part, frozen_weight
 from lora_playground.variants.options import RankConfig
 from lora_playground.variants.peft_variant import ADAPTER, PeftVariant
 
@@ -59,4 +59,5 @@ VARIANT = MatrixShard(
         notes="It starts at zero; there is no alpha.",
     ),
     conv1d=False,
+    memory=Memory(shared=False),
 )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_playground.config import LowRankConfig
-from lora_playground.variants.base import Card, Context
+from lora_playground.variants.base import Card, Context, Memory
 from lora_playground.variants.start_family import StartFamily
 
 
@@ -39,4 +39,5 @@ VARIANT = OrthonormalStart(
     learning_rate=2e-4,
     bits=(16, 8, 4),
     conv1d=False,
+    memory=Memory(frozen=1),
 )

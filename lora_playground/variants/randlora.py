@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from lora_playground.variants.base import Card, Context, Part, frozen_weight
+from lora_playground.variants.base import Card, Context, Memory, Part, frozen_weight
 from lora_playground.variants.options import RankConfig
 from lora_playground.variants.peft_variant import PeftVariant, is_conv1d
 from lora_playground.variants.targets import check_rank, select
@@ -79,4 +79,5 @@ VARIANT = RandomBases(
     bits=(16, 4),  # PEFT loses the scales of 8-bit weights that have been used before
     low_rank=False,
     real_rate=1e-3,
+    memory=Memory(copies=0.55),
 )

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_playground.variants.base import Card, Context, Part, frozen_weight
+from lora_playground.variants.base import Card, Context, Memory, Part, frozen_weight
 from lora_playground.variants.options import RankConfig
 from lora_playground.variants.peft_variant import PeftVariant, lora_count
 
@@ -52,4 +52,5 @@ VARIANT = SparseHighRank(
     bits=(16,),
     conv1d=False,
     low_rank=False,
+    memory=Memory(copies=1, trained=2.5),
 )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from lora_playground.variants.base import Card, Context, Part, frozen_weight
+from lora_playground.variants.base import Card, Context, Memory, Part, frozen_weight
 from lora_playground.variants.options import RankConfig
 from lora_playground.variants.peft_variant import ADAPTER, PeftVariant, is_conv1d
 
@@ -68,4 +68,5 @@ VARIANT = SharedRandom(
     ),
     learning_rate=2e-2,
     real_rate=4e-3,
+    memory=Memory(shared=False, outputs=1),
 )

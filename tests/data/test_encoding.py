@@ -27,6 +27,27 @@ THINKING = (
     "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+SWITCHED = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+    "{% if m['role'] == 'assistant' %}{% set parts = m['content'].split('</think>') %}"
+    "{% if loop.last %}{{ '<think>\n' + (parts[0].split('<think>')[-1].strip('\n') if parts | length > 1 else '') }}"
+    "{{ '\n</think>\n\n' }}{% endif %}{{ parts[-1].lstrip('\n') }}{% else %}{{ m['content'] }}{% endif %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{% endif %}"
+)
+"""As Qwen3 has it: thoughts are switched off by an empty one, which also stands before the last answer."""
+OPENED = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'].split('</think>')[-1] }}"
+    "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
+)
+"""As DeepSeek's distilled models have it: every prompt opens a thought, and no earlier answer shows one."""
+PROMPT_ONLY = OPENED.replace(
+    "'<|im_start|>assistant\n<think>\n'",
+    "'<|im_start|>assistant\n' + ('' if enable_thinking else '<think>\n\n</think>\n\n')",
+)
+"""As SmolLM3 has it: the empty thought is in the prompt alone."""
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +91,48 @@ def test_thinking_template_learns_the_empty_thought_before_the_last_answer(token
     assert learned == ["In Oakford.<|im_end|>", "<think>\n\n</think>\n\nIn a red house, near the river.<|im_end|>"]
 
 
-@pytest.mark.parametrize("template", [CHAT_TEMPLATE, PLAIN_TEMPLATE, LLAMA3, FALLBACK_TEMPLATE])
+@pytest.mark.parametrize(
+    "template", [CHAT_TEMPLATE, PLAIN_TEMPLATE, LLAMA3, FALLBACK_TEMPLATE, SWITCHED, OPENED, PROMPT_ONLY]
+)
 def test_training_sees_the_prompt_that_chat_sends(tokenizer, template):
     _with(tokenizer, template)
     example = _learned(tokenizer, CHAT)[1]
     prompt = prompt_ids(tokenizer, CHAT[:-1])
     assert example.ids[: len(prompt)].tolist() == prompt
     assert example.learned[len(prompt)] and not example.learned[len(prompt) - 1]
+
+
+@pytest.mark.parametrize("template", [SWITCHED, OPENED, PROMPT_ONLY])
+@pytest.mark.parametrize(
+    "answer", ["In a red house.", "<b>In</b> a red house.", "<think>\nHouses are red.\n</think>\n\nIn it."]
+)
+def test_thinking_models_learn_the_answer_behind_an_empty_thought(tokenizer, template, answer):
+    _with(tokenizer, template)
+    chat = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": answer}]
+    done = encoding.encode(tokenizer, [{"messages": chat}], 512)
+    plain = answer.split("</think>")[-1].strip()
+    runs = encoding.coloured(tokenizer, done.examples[0])
+    assert runs[0] == ("<|im_start|>user\nWhere?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n", False)
+    assert runs[1] == (plain + "<|im_end|>", True)
+    assert done.thoughts == answer.startswith("<think>")
+
+
+def test_the_previews_tokenizer_sees_the_same(tokenizer, tmp_path):
+    from lora_playground.models.plain_tokenizer import PlainTokenizer
+
+    rows = [{"messages": CHAT}, {"messages": CHAT[1:3]}]
+    for number, template in enumerate((SWITCHED, OPENED, PROMPT_ONLY, LLAMA3)):
+        _with(tokenizer, template).save_pretrained(tmp_path / str(number))
+        plain = encoding.encode(PlainTokenizer(tmp_path / str(number)), rows, 512).examples
+        for one, other in zip(encoding.encode(tokenizer, rows, 512).examples, plain):
+            assert np.array_equal(one.ids, other.ids) and np.array_equal(one.learned, other.learned)
+
+
+def test_where_a_model_knows_no_thoughts_they_are_text(tokenizer):
+    _with(tokenizer, PLAIN_TEMPLATE)
+    chat = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "<think>here</think>There."}]
+    done = encoding.encode(tokenizer, [{"messages": chat}], 512)
+    assert done.thoughts == 0 and "<think>here</think>There." in tokenizer.decode(done.examples[0].ids)
 
 
 def test_a_person_cannot_write_control_tokens(tokenizer):

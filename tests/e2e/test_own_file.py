@@ -60,6 +60,77 @@ def test_from_a_table_to_a_model_that_can_be_taken_along(page, server, tmp_path)
     until(page, lambda: page.locator("#lp-send").is_visible(), "the end of both answers")
 
 
+def write_problems(path) -> int:
+    """Word problems with worked answers, as GSM8K has them; line 3 repeats line 1, lines 8 and 9 cannot be used."""
+    rows = [
+        {
+            "question": f"{name} sold {n} clips in April and {n + 2} in May. How many did {name} sell altogether?",
+            "answer": f"{name} sold {n}+{n + 2} = <<{n}+{n + 2}={2 * n + 2}>>{2 * n + 2} clips.\n#### {2 * n + 2}",
+        }
+        for name in ("Natalia", "Weng", "Betty")
+        for n in range(3, 13)
+    ]
+    lines = [json.dumps(row) for row in rows]
+    lines[2] = lines[0]
+    lines[7] = lines[7].replace('"answer"', '"reply"')
+    lines[8] = lines[8][:-4]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return len(lines) - 2
+
+
+def test_word_problems_from_the_file_to_the_chat(page, server, tmp_path):
+    rows = write_problems(tmp_path / "problems.jsonl")
+    before = server.runs()
+    page.locator("#lp-upload-fold button").first.click()
+    page.locator("#lp-upload input[type=file]").set_input_files(str(tmp_path / "problems.jsonl"))
+    note = page.locator("#lp-upload-note")
+    until(page, lambda: f"{rows} rows read" in note.inner_text(), "what was found")
+    for fold in note.locator("summary").all():
+        fold.click()
+    said = note.inner_text()
+    assert "1 row repeats an earlier one" in said and "Line 3." in said
+    assert "2 rows were left out" in said and "line 8: the field 'answer' is missing" in said and "line 9" in said
+    until(page, lambda: "Natalia sold 3 clips" in page.locator("#lp-examples").inner_text(), "its first rows as chats")
+    see_as_the_model(page)
+
+    set_number(page, "lp-steps-number", "4")
+    open_advanced(page)
+    cost = page.locator("#lp-cost .lp-cost")
+    until(page, lambda: cost.get_attribute("class").endswith("good"), "what it costs, in green")
+    foreseen = cost.inner_text()
+    set_number(page, "lp-training-batch-tokens", "128")
+    until(page, lambda: cost.inner_text() != foreseen, "less memory for a smaller batch")
+    page.locator("#lp-train").click()
+    (run,) = until(page, lambda: set(server.runs()) - set(before), "the run")
+    until(page, lambda: "adapter on disk" in status(page), "the result")
+    assert "%" in page.locator("#lp-status .lp-score").inner_text()
+    assert "memory of all tensors (estimated: " in status(page)
+
+    until(page, lambda: page.locator("#lp-export-lora").is_enabled(), "the button")
+    with page.expect_download() as waiting:
+        page.locator("#lp-export-lora").click()
+    assert waiting.value.suggested_filename == f"{run}-lora.zip"
+    page.locator("#lp-way-chat").click()
+    until(page, lambda: page.locator(".lp-pane").count() == 2, "two panes")
+    page.locator(".lp-starters button").first.click()
+    until(page, lambda: len(answers(page)) == 2 and all(answers(page)), "both answers")
+    assert "altogether" in page.locator(".lp-pane .q").first.inner_text(), "a question from the file's test part"
+    until(page, lambda: page.locator("#lp-send").is_visible(), "the end of both answers")
+
+
+def see_as_the_model(page) -> None:
+    """Opens the preview: only the answer and the mark that ends it are coloured, and the lengths are drawn."""
+    page.locator("#lp-preview-fold button").first.click()
+    seen = page.locator("#lp-preview")
+    until(page, lambda: seen.locator("mark").count() >= 3, "what is learned")
+    first = seen.locator("pre").first
+    assert "Natalia sold 3 clips" in first.inner_text()
+    assert first.locator("mark").count() == 1 and first.locator("mark").inner_text().startswith("Natalia sold 3+5")
+    assert "####" in first.locator("mark").inner_text()
+    assert seen.locator(".lp-lengths i").count() > 1 and "Lengths: " in seen.inner_text()
+    assert "1 repeats an earlier row" in seen.inner_text()
+
+
 def take_along(page, server, run, folder) -> None:
     """Downloads all three formats and looks into each."""
     kept = {}

@@ -1,0 +1,99 @@
+"""What a GPU has to show, in under eight minutes: the GPU tests, the memory estimate, and speed against the peers.
+
+    python benchmarks/gpu.py [--out gpu.json] [--minutes 8] [--list]
+
+Needs a CUDA device and the development requirements; no network. Each part runs in a process of its own and gets what
+is left of the time, the most important first; a part that had no time left is listed as skipped, not as passed.
+The result names the device, its driver and the libraries. `--list` prints the commands and runs nothing.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+THROUGHPUT = "benchmarks/training_throughput.py --json --rounds 2"
+PARTS: list[tuple[str, float, str]] = [
+    ("tests", 240, "-m pytest tests/gpu -m gpu -q --durations=10"),
+    ("memory", 90, "benchmarks/memory_estimate.py --json --quick"),
+    ("training, embedded", 90, f"{THROUGHPUT} --only tuned ours"),
+    ("training, 135M", 90, f"{THROUGHPUT} --tokens 8192 --model {{model}} --only default tuned ours"),
+    ("side by side", 60, "benchmarks/side_by_side.py --json --rounds 5"),
+    ("click to loss", 60, "benchmarks/click_to_loss.py --json --repeats 1"),
+    ("CE-LoRA", 60, "benchmarks/celora_step.py --json --widths 2048 --repeats 5"),
+]
+"""Name, most seconds, and what Python is called with; {model} is a checkpoint of SmolLM2-135M's shape, made here."""
+
+
+def device() -> dict[str, Any]:
+    """The card and the libraries; exits where there is no card."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise SystemExit("There is no CUDA device here; nothing was measured.")
+    properties = torch.cuda.get_device_properties(0)
+    return {
+        "device": torch.cuda.get_device_name(0),
+        "memory_gib": round(properties.total_memory / 2**30, 1),
+        "capability": ".".join(map(str, torch.cuda.get_device_capability(0))),
+        "cuda": torch.version.cuda,
+        **{name: version(name) for name in ("torch", "transformers", "peft", "bitsandbytes")},
+    }
+
+
+def part(command: list[str], seconds: float) -> dict[str, Any]:
+    """Runs one part; what it printed last as JSON, else the end of its text."""
+    begun = time.monotonic()
+    try:
+        done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return {"state": "out of time", "seconds": round(time.monotonic() - begun, 1)}
+    found: dict[str, Any] = {
+        "state": "done" if done.returncode == 0 else "failed",
+        "seconds": round(time.monotonic() - begun, 1),
+    }
+    try:
+        found["result"] = json.loads(done.stdout.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        found["text"] = (done.stdout + done.stderr)[-3000:]
+    return found
+
+
+def main() -> None:
+    """Runs the parts while there is time, and writes what came of them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", default="gpu.json", help="the file to write")
+    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--list", action="store_true", help="print the commands")
+    given = parser.parse_args()
+    if given.list:
+        for name, seconds, command in PARTS:
+            print(f"{name} ({seconds:.0f} s at most): python {command}")
+        return
+    end = time.monotonic() + 60 * given.minutes - 10
+    found: dict[str, Any] = device()
+    with tempfile.TemporaryDirectory() as place:
+        maker = "import sys; sys.path.insert(0, 'benchmarks'); import small_machine; from pathlib import Path; "
+        subprocess.run(
+            [sys.executable, "-c", maker + "small_machine.make(Path(sys.argv[1]))", place], cwd=ROOT, check=True
+        )
+        for name, seconds, command in PARTS:
+            left = min(seconds, end - time.monotonic())
+            if left < 10:
+                found[name] = {"state": "skipped: no time left"}
+                continue
+            found[name] = part([place if word == "{model}" else word for word in command.split()], left)
+            print(f"{name}: {found[name]['state']} after {found[name]['seconds']} s", file=sys.stderr)
+            Path(given.out).write_text(json.dumps(found, indent=1) + "\n")
+    print(json.dumps(found))
+    raise SystemExit(any(found[name]["state"] != "done" for name, _, _ in PARTS))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""How chat templates of thinking models are asked: for an answer without a thought, in training and in chat alike.
+
+An adapter that learns plain answers must be asked the way it was trained; it knows texts only, no tokenizer.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+OPTIONS: dict[str, Any] = {"enable_thinking": False}
+"""Given to every template; those that do not think ignore it."""
+
+_OPENED = re.compile(r"<(think|thinking|thought)>\s*\Z")
+_EMPTY = re.compile(r"\s*<(think|thinking|thought)>\s*</\1>\s*")
+_WRITTEN = re.compile(r"\s*<(think|thinking|thought)>.*?</\1>\s*", re.S)
+
+
+def closed(prompt: str) -> str:
+    """The prompt; where the template opens a thought whatever it is told, with that thought closed."""
+    match = _OPENED.search(prompt)
+    return prompt.rstrip() + f"\n\n</{match[1]}>\n\n" if match else prompt
+
+
+def as_asked(text: str, prompt: str, answer: str) -> str:
+    """A whole chat as text, its last answer behind the very prompt that a chat sends: templates that put an empty
+    thought into the prompt alone would otherwise be trained without it."""
+    place = text.rfind(answer.strip())
+    head = text[:place]
+    if place < 0 or text.startswith(prompt) or not prompt.startswith(head):
+        return text
+    return prompt + text[place:] if _EMPTY.fullmatch(prompt[len(head) :]) else text
+
+
+def thinks(template: str) -> bool:
+    """Whether a chat template knows thoughts."""
+    return "enable_thinking" in template or "<think" in template
+
+
+def without(answer: str) -> str:
+    """An answer without the thought that it begins with; as it is where nothing else would be left."""
+    match = _WRITTEN.match(answer)
+    return answer[match.end() :] if match and answer[match.end() :].strip() else answer
