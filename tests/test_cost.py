@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +99,35 @@ def test_micro_batches_fit_the_room() -> None:
     assert micro_batches(given, 1000, **situation) == 1  # nothing helps: as asked
 
 
-@pytest.mark.parametrize("word", ["narrow lora 8 512", "wide lora 8 512 128 4", "gpt2 lora"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "narrow lora 8 512", "wide lora 8 512 128 4", "gpt2 lora", "wide lora 8 2048 128 16 gradient_checkpointing",
+        "wide lorafa 8 1024 128 16", "wide dora 8 1024 128 16", "wide vera 8 1024 128 4", "wide hra 32 512 64 16",
+        "wide shira 8 1024 128 16", "wide full 8 1024",
+    ],
+)  # fmt: skip
 def test_estimate_is_within_15_percent_of_the_tensors(word: str, tmp_path: Path) -> None:
     point = next(point for point in memory_estimate.GRID if memory_estimate.label(point).startswith(word))
     assert 0.85 <= memory_estimate.compare(point, tmp_path)["ratio"] <= 1.15
+
+
+def test_a_step_is_measured_as_what_is_in_use() -> None:
+    import torch
+
+    from lora_playground.training.memory import TensorMeter
+
+    model = torch.nn.Linear(1000, 1000)
+    optimiser = torch.optim.AdamW(model.parameters())
+    meter = TensorMeter()
+    with meter.measuring(model, optimiser, torch.device("cpu")):
+        large = torch.ones(20_000_000)
+        time.sleep(0.1)
+        del large
+        torch.ones(1000)
+    if meter.bytes is None:
+        pytest.skip("no glibc here")
+    assert 84_000_000 <= meter.bytes <= 90_000_000
 
 
 @pytest.mark.skipif(not os.environ.get("LORA_PLAYGROUND_SLOW"), reason="takes a minute and 3 GB; benchmarks run it too")

@@ -8,8 +8,12 @@ from __future__ import annotations
 from lora_playground.config import RunConfig
 from lora_playground.cost import advice, cost
 from lora_playground.errors import PlaygroundError
+from lora_playground.jobs.admission import BITS
+from lora_playground.ui.cards import error
 from lora_playground.ui.device import Device
 from lora_playground.ui.words import escape, size
+from lora_playground.variants import get_variant
+from lora_playground.variants.base import Variant
 
 NAMES = {
     "weights": "frozen weights",
@@ -24,6 +28,11 @@ NAMES = {
 
 def panel(config: RunConfig, machine: Device) -> tuple[str, str]:
     """A line that says whether it fits, and a table of the causes, as HTML; '' twice where the form is not valid."""
+    variant, bits = get_variant(config.variant.name), BITS[config.model.quantisation]
+    try:
+        Variant.check(variant, config.variant, {}, bits)
+    except PlaygroundError as failure:
+        return error(str(failure)), ""
     gpu = not machine.name.startswith("CPU")
     situation = {"device": "cuda" if gpu else "cpu", "precision": "bfloat16" if gpu else "float32"}
     try:

@@ -1,0 +1,124 @@
+"""The upload's and the estimates' pure parts: columns chosen on screen, what is listed by line, time reckoned ahead."""
+
+import json
+
+import pytest
+
+from lora_playground.config import RunConfig
+from lora_playground.data.catalogue import get_dataset
+from lora_playground.runs import RunStore, write_json
+from lora_playground.ui import cards, estimate, upload
+from lora_playground.ui.finetune import model_note
+
+NO_ROLES = ["", "", "", ""]
+
+
+def taken(home, path, roles=(), seed=0):
+    """What `_take` says: (columns shown, values of the four roles, note, dataset's name or None)."""
+    columns, *found, note, _, stored = upload._take(home, str(path), list(roles), seed)
+    values = [update.get("value") for update in found]
+    return columns.get("visible"), values, note, stored if isinstance(stored, str) else None
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "daten.csv"
+    rows = "".join(f"Frage {n},Antwort {n},Text {n},Sei kurz\n" for n in range(20))
+    path.write_text("Frage,Antwort,Text,Rolle\n" + rows)
+    return path
+
+
+def test_columns_are_chosen_on_screen(table, tmp_path):
+    shown, values, note, stored = taken(tmp_path, table)
+    assert shown and stored is None and "the columns found are" in note and values == NO_ROLES
+    shown, values, note, stored = taken(tmp_path, table, ["Frage", "Antwort", "Text", "Rolle"])
+    assert shown and values == ["Frage", "Antwort", "Text", "Rolle"] and "20 rows read" in note
+    first = get_dataset(stored, tmp_path).train[0]["messages"]
+    assert [turn["role"] for turn in first] == ["system", "user", "assistant"]
+    assert first[1]["content"].startswith("Frage") and "\n\nText" in first[1]["content"]
+
+
+def test_a_column_without_answers_is_text_or_a_chat(table, tmp_path):
+    _, values, _, stored = taken(tmp_path, table, ["Text", "", "", ""])
+    assert get_dataset(stored, tmp_path).train[0]["text"].startswith("Text ") and values == ["Text", "", "", ""]
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    path = tmp_path / "talks.jsonl"
+    path.write_text((json.dumps({"talk": chat, "id": 3}) + "\n") * 5)
+    _, _, _, stored = taken(tmp_path, path, ["talk", "", "", ""])
+    assert get_dataset(stored, tmp_path).train[0]["messages"] == chat
+    _, _, note, stored = taken(tmp_path, table, ["", "Antwort", "", ""])
+    assert stored is None and "Choose which column asks" in note
+
+
+def test_the_seed_splits_anew(table, tmp_path):
+    roles = ["Frage", "Antwort", "", ""]
+    parts = [get_dataset(taken(tmp_path, table, roles, seed)[3], tmp_path).test for seed in (0, 0, 1)]
+    assert parts[0] == parts[1] != parts[2]
+
+
+def test_what_cannot_be_used_is_listed_by_line(tmp_path):
+    lines = [json.dumps({"question": f"q{n % 18}", "answer": f"a{n % 18} <b>"}) for n in range(20)]
+    lines[4], lines[6] = '{"question": "q", "answer": ""}', "{"
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(lines))
+    note = taken(tmp_path, path)[2]
+    assert "2 rows were left out" in note and "line 5: &#x27;answer&#x27; is empty" in note and "line 7: " in note
+    assert "2 rows repeat earlier ones; they were kept" in note and "Lines 19, 20." in note
+
+
+def test_nothing_chosen(tmp_path):
+    for origin in (None, "", ("", "train")):
+        assert "Choose a file, or name a dataset of the hub" in upload._take(tmp_path, origin, [], 0)[5]
+    assert "is no id of a hub dataset" in upload._take(tmp_path, ("gsm8k", "train"), [], 0)[5]
+
+
+def test_time_is_reckoned_from_what_is_known(tmp_path, monkeypatch):
+    store = RunStore(tmp_path)
+    monkeypatch.setattr(estimate, "_flops", lambda: 100e9)
+    small, large = "HuggingFaceTB/SmolLM2-135M-Instruct", "HuggingFaceTB/SmolLM2-1.7B-Instruct"
+    guess = estimate.estimate(store, small)
+    assert guess.source == "processor" and guess.tokens_per_second == pytest.approx(
+        0.5 * 100e9 / (4 * 134.5e6), rel=0.01
+    )
+    assert estimate.estimate(store, small, gpu=True) is None and estimate.estimate(store, "nobody/nothing") is None
+    run = store.create(RunConfig.parse({"model": {"source": small}}))
+    write_json(run.result_path, {"tokens_per_second": 500.0, "total_parameters": 134_515_008, "peak_memory_bytes": 7})
+    assert estimate.estimate(store, small) == estimate.Estimate(500.0, 7, "run")
+    other = estimate.estimate(store, large)
+    assert other.source == "other run" and other.tokens_per_second == pytest.approx(500 * 134.5 / 1711, rel=0.01)
+
+
+def test_models_of_the_list_are_described_before_they_are_fetched(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    assert "licence Llama 3.2 Community" in model_note("meta-llama/Llama-3.2-1B-Instruct")
+    assert "accept its licence on its hub page" in model_note("meta-llama/Llama-3.2-1B-Instruct")
+    assert "gated" not in model_note("Qwen/Qwen3-0.6B") and "fetched when the run starts" in model_note(
+        "Qwen/Qwen3-0.6B"
+    )
+    assert "on this disk" in model_note("embedded") and "Any hub id" in model_note("nobody/nothing")
+    found = estimate.modules_of("Qwen/Qwen3-0.6B")
+    assert len(found.linear) == 28 * 7 and 590e6 < found.total < 600e6
+    assert estimate.modules_of("nobody/nothing") is None
+
+
+def test_a_method_that_takes_no_quantised_base_says_so_in_the_form():
+    from lora_playground.ui.costs import panel
+    from lora_playground.ui.device import Device
+
+    machine = Device("CPU, 2 cores", 0, 10**10)
+    given = {"model": {"quantisation": "4bit"}, "variant": {"name": "hra"}}
+    assert "needs a base stored in 16 bit" in panel(RunConfig.parse(given), machine)[0]
+    assert "good" in panel(RunConfig.parse(given | {"variant": {"name": "lora"}}), machine)[0]
+    small = panel(RunConfig.parse({}), Device("CPU, 2 cores", 0, 10**8))[0]
+    assert "bad" in small and "To fit: " in small
+
+
+def test_the_result_lays_the_estimate_beside_the_same_thing():
+    said = cards.done(
+        "a", "#000", {"tensor_memory_bytes": 2e8, "estimated_memory_bytes": 2.1e8, "peak_memory_bytes": 9e8}
+    )
+    assert "memory of all tensors (estimated: 210 MB)</dt><dd>200 MB" in said
+    assert "whole process, at most</dt><dd>900 MB" in said
+    assert "memory of all tensors" not in cards.done(
+        "a", "#000", {"peak_memory_bytes": 9e8, "estimated_memory_bytes": 1}
+    )
