@@ -119,11 +119,11 @@ def _parameters(source: str) -> int:
 
 @lru_cache(maxsize=1)
 def _flops() -> float:
-    """Multiplications and additions a second of this processor in float32: a product that takes some milliseconds."""
-    side = 768
+    """Multiplications and additions a second of this processor in float32: products that take a few milliseconds."""
+    side = 384
     one = np.ones((side, side), np.float32)
     one @ one
-    best = min(_seconds(one) for _ in range(3))
+    best = min(_seconds(one) for _ in range(15))  # the best: another process may be in the way
     return 2 * side**3 / best
 
 

@@ -64,7 +64,7 @@ def build(home: Path) -> Upload:
         )
         with gr.Row():
             repo = gr.Textbox(
-                label="or a dataset of the Hugging Face hub", placeholder="openai/gsm8k", elem_id="lp-hub-repo",
+                label="or a hub dataset", placeholder="openai/gsm8k", elem_id="lp-hub-repo",
                 min_width=150, max_lines=1,
             )  # fmt: skip
             part = gr.Textbox("train", label="its part", elem_id="lp-hub-part", min_width=90, max_lines=1, scale=0)

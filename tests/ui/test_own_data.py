@@ -24,23 +24,23 @@ def taken(home, path, roles=(), seed=0):
 def table(tmp_path):
     path = tmp_path / "daten.csv"
     rows = "".join(f"Frage {n},Antwort {n},Text {n},Sei kurz\n" for n in range(20))
-    path.write_text("Frage,Antwort,Text,Rolle\n" + rows)
+    path.write_text("Frage,Antwort,Stoff,Rolle\n" + rows)
     return path
 
 
 def test_columns_are_chosen_on_screen(table, tmp_path):
     shown, values, note, stored = taken(tmp_path, table)
     assert shown and stored is None and "the columns found are" in note and values == NO_ROLES
-    shown, values, note, stored = taken(tmp_path, table, ["Frage", "Antwort", "Text", "Rolle"])
-    assert shown and values == ["Frage", "Antwort", "Text", "Rolle"] and "20 rows read" in note
+    shown, values, note, stored = taken(tmp_path, table, ["Frage", "Antwort", "Stoff", "Rolle"])
+    assert shown and values == ["Frage", "Antwort", "Stoff", "Rolle"] and "20 rows read" in note
     first = get_dataset(stored, tmp_path).train[0]["messages"]
     assert [turn["role"] for turn in first] == ["system", "user", "assistant"]
     assert first[1]["content"].startswith("Frage") and "\n\nText" in first[1]["content"]
 
 
 def test_a_column_without_answers_is_text_or_a_chat(table, tmp_path):
-    _, values, _, stored = taken(tmp_path, table, ["Text", "", "", ""])
-    assert get_dataset(stored, tmp_path).train[0]["text"].startswith("Text ") and values == ["Text", "", "", ""]
+    _, values, _, stored = taken(tmp_path, table, ["Stoff", "", "", ""])
+    assert get_dataset(stored, tmp_path).train[0]["text"].startswith("Text ") and values == ["Stoff", "", "", ""]
     chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     path = tmp_path / "talks.jsonl"
     path.write_text((json.dumps({"talk": chat, "id": 3}) + "\n") * 5)
