@@ -93,7 +93,7 @@ def test_upload_watch_reload_stop_and_resume(page, server, tmp_path):
     page.locator("#lp-upload-fold button").first.click()
     page.locator("#lp-upload input[type=file]").set_input_files(str(path))
     until(page, lambda: "40 rows read" in page.locator("#lp-upload-note").inner_text(), "what was read")
-    assert "1 rows were left out" in page.locator("#lp-upload-note").inner_text()
+    assert "1 row was left out" in page.locator("#lp-upload-note").inner_text()
     until(page, lambda: "apples" in page.locator("#lp-examples").inner_text(), "the upload's examples")
     set_number(page, "lp-steps-number", "5000")
     open_advanced(page)
