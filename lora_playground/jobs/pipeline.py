@@ -168,6 +168,8 @@ class _Execution:
 
     def load(self) -> tuple[Any, TrainPlan]:
         """The model with the variant attached, and the plan of its training."""
+        from lora_playground.training.trained import count
+
         config, training = self.config, self.config.training
         for text in check(config, self.home):
             self.report({"type": "message", "level": "warning", "text": text})
@@ -179,6 +181,7 @@ class _Execution:
         pad = base.tokenizer.pad_token_id
         context = Context(training.steps, training.seed, start_batches(prepared, pad), BITS[config.model.quantisation])
         self.check_stop()
+        total = count(base.model.parameters())
         model = self.variant.attach(base.model, config.variant, context)
         self.check_stop()
         self.foresight = Foresight(config, base, prepared)
@@ -188,6 +191,7 @@ class _Execution:
             self.variant,
             pad,
             learning_rate=training.learning_rate or self.variant.rate(config.model.source),
+            base_parameters=total,
             on_probe=self.prober(model, base.tokenizer, data),
             remedies=self.foresight.remedies,
         )

@@ -197,7 +197,7 @@ class _Loop:
                 "steps": self.budget.steps,
                 "start_step": start,
                 "trainable_parameters": self.trainable,
-                "total_parameters": count(self.model.parameters()),
+                "total_parameters": self.total_parameters,
                 "tokens_per_step": self.tokens_per_step,
                 "precision": str(self.dtype).removeprefix("torch."),
                 "threads": self.threads,
@@ -220,6 +220,11 @@ class _Loop:
     def trainable(self) -> int:
         """Number of trained parameters."""
         return count(self.trained.values())
+
+    @property
+    def total_parameters(self) -> int:
+        """Number of parameters of the base; of the whole model where nobody counted them before it was attached."""
+        return self.plan.base_parameters or count(self.model.parameters())
 
     # ------------------------------------------------------------------------------------------------------ steps
 
@@ -356,7 +361,7 @@ class _Loop:
             validation_start=self.validation_start,
             validation_end=validation_end,
             trainable_parameters=self.trainable,
-            total_parameters=count(self.model.parameters()),
+            total_parameters=self.total_parameters,
             peak_memory_bytes=peak_memory(self.device),
             tensor_bytes=self.meter.bytes,
             report_seconds=self.spectra.allowance.spent,

@@ -25,6 +25,7 @@ class TrainPlan:
         train, validation, rehearsal: encoded examples.
         pad: token id for padding.
         learning_rate: peak; None takes the training config's, else the variant's own for the embedded model.
+        base_parameters: how many parameters the base has without the variant's own; None counts the whole model's.
         rehearsal_share: share of tokens drawn from `rehearsal`.
         threads: of the CPU; None leaves them to the probe.
         truncated, rows: for the plan event only.
@@ -41,6 +42,7 @@ class TrainPlan:
     rehearsal: list[Example] = field(default_factory=list)
     pad: int = 0
     learning_rate: float | None = None
+    base_parameters: int | None = None
     rehearsal_share: float = 0.0
     threads: int | None = None
     truncated: int = 0
@@ -82,7 +84,7 @@ class TrainOutcome:
         seconds: this attempt took, validation and reports included.
         final_loss: mean of the last losses (at most 10); losses: of this attempt, one a step.
         validation_start, validation_end: loss on the validation examples, None where there are none.
-        trainable_parameters, total_parameters: counts.
+        trainable_parameters: count; total_parameters: of the base, so that their ratio compares with full fine-tuning.
         peak_memory_bytes: on CUDA what torch allocated, else the process's largest resident set.
         tensor_bytes: the most that all tensors took at once, None where it was not measured (see `training.memory`).
         report_seconds: spent on spectra; probe_seconds: on probes.
