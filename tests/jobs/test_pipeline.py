@@ -13,6 +13,7 @@ from lora_playground.config import ModelConfig, RunConfig
 from lora_playground.errors import PlaygroundError, RunError
 from lora_playground.jobs.failures import Stopped
 from lora_playground.jobs.pipeline import evaluate_run, execute
+from lora_playground.models.catalogue import parameter_count
 from lora_playground.runs import Run, RunStore
 from lora_playground.variants import get_variant
 from tests.checkpoints import make_checkpoint
@@ -120,13 +121,15 @@ def test_stock_peft_loads_the_adapter_and_it_is_the_update(finished: Run, place:
     torch.testing.assert_close(adapted, merged, atol=1e-5, rtol=1e-4)
 
 
-def test_adapter_bytes_and_parameters_are_counted(finished: Run) -> None:
+def test_adapter_bytes_and_parameters_are_counted(finished: Run, place: Path) -> None:
     result = finished.result()
     assert result is not None
     files = [path for path in finished.adapter.rglob("*") if path.is_file()]
     assert result["adapter_bytes"] == sum(path.stat().st_size for path in files)
     shapes = [update.shape for update in load_updates(finished.update_path)]
     assert result["trainable_parameters"] == get_variant("lora").count(shapes, finished.config().variant)  # type: ignore[arg-type]
+    # The share that form and result show is that of the base, without what the variant adds.
+    assert result["total_parameters"] == parameter_count(place / "base")
 
 
 def test_full_fine_tuning_takes_the_same_way(place: Path) -> None:
