@@ -65,6 +65,8 @@ def main() -> int:
 
 def train(page: Any, dataset: str, steps: int) -> None:
     """Trains on this dataset as the form proposes."""
+    print(f"training on {dataset}; that and the test questions take minutes, --home shows a run that is there",
+          file=sys.stderr)  # fmt: skip
     choose(page, "lp-dataset", dataset)
     if steps:
         set_number(page, "lp-steps-number", str(steps))
@@ -73,7 +75,17 @@ def train(page: Any, dataset: str, steps: int) -> None:
 
 def take(page: Any, out: Path) -> None:
     """Photographs Fine-tune, Spectrum and Chat of the run in view."""
-    until(page, lambda: "adapter on disk" in status(page), "the result", 1800)
+    said = [""]
+
+    def ready() -> bool:
+        words = status(page)
+        head = " ".join(words.split("\n")[:2])
+        if head != said[0]:
+            said[0] = head
+            print(head, file=sys.stderr, flush=True)
+        return "adapter on disk" in words
+
+    until(page, ready, "the result", 1800)
     until(page, lambda: points(page, "lp-loss") and points(page, "lp-scree"), "the pictures")
     page.locator("#lp-steps").evaluate("node => node.scrollTo(0, 0)")
     both(page, out, "finetune")
@@ -100,7 +112,7 @@ def both(page: Any, out: Path, name: str) -> None:
                 # 256 colours are enough for flat surfaces and text, and a third of the size.
                 small = picture.convert("RGB").quantize(256)
             small.save(path, optimize=True)
-        print(f"{path} {path.stat().st_size / 1000:.0f} kB")
+        print(f"{path} {path.stat().st_size / 1000:.0f} kB", flush=True)
         page.locator(".lp-theme").click()
 
 
