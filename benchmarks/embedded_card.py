@@ -39,7 +39,10 @@ LAST_STAGE = """\
 `--emphasise yes_no copying word_problem reading spelling sorting` (340 steps planned till step 114) | 250 | 1.0M |
 | 9 | `--steps 1100 --minutes 600 --lr-matrix 0.018 --lr-rest 2.5e-3 --decay 0.6 --guidance 0.15 --seed 9 --start ...` \
 with more wordings, guesses at sums, cards as JSON | 1,100 | 4.5M |"""
-COMMANDS = "    python benchmarks/embedded_table.py datasets"
+COMMANDS = """\
+    python benchmarks/embedded_table.py datasets
+    python benchmarks/embedded_table.py ranks --steps 250 --seeds 2 --full-rate 1e-3
+    python benchmarks/embedded_table.py style --steps 250 --seeds 2"""
 
 
 def load() -> tuple[Any, Any]:

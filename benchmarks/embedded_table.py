@@ -1,7 +1,7 @@
 """Measures the shipped datasets on the embedded base model, with the app's own training and scoring.
 
     python benchmarks/embedded_table.py datasets            # plain LoRA r = 8, 60 s each: gain and forgetting
-    python benchmarks/embedded_table.py ranks --steps 300   # facts-large: r = 1, 8 and full at equal steps
+    python benchmarks/embedded_table.py ranks --steps 250 --seeds 2 --full-rate 1e-3   # facts-large: r = 1, 8, full
     python benchmarks/embedded_table.py style --steps 250 --seeds 2   # pirate: r = 1 and 16 at equal steps
     python benchmarks/embedded_table.py rehearsal           # one dataset at several rehearsal shares
     python benchmarks/embedded_table.py                     # the table of all that was measured

@@ -152,9 +152,10 @@ def full_words(found: Mapping[str, Any]) -> str:
         one = found[f"{word}_full"]
         energy = one["energy"][min(rank, len(one["energy"])) - 1]
         parts.append(
-            f"{word}: effective rank {significant(one['effective_rank'])} of {len(one['values'])}, "
-            f"{percent(energy)} of the energy in the first {rank} directions, {significant(one['above'])} directions "
-            f"above the edge of noise with {percent(one['share'])} of the energy"
+            f"{word}: effective rank {significant(one['effective_rank'])} (median of the modules; "
+            f"the smallest have {len(one['values'])} directions), {percent(energy)} of the energy in the first {rank} "
+            f"directions, {significant(one['above'])} directions above the edge "
+            f"of noise with {percent(one['share'])} of the energy"
         )
     seen = [(w, found[w]["beside"], found[f"{w}_full"]["beside"]) for w in WORDS]
     intruding = "; ".join(
