@@ -191,7 +191,10 @@ def square_words(found: Mapping[str, Any]) -> str:
                 top.append((phi[0][0] / chance, phi[0][width - 1] / (chance * width)))
         sides.append(f"{verb}: " + "; ".join(kinds))
     least = min(ratio for ratio, _ in top)
+    share = sorted(one["phi"][0][0] for one in found["inside"]["left"].values())[len(found["inside"]["left"]) // 2]
     lead = "**r = 8 and r = 64 find the same strongest direction.**"
+    if share < 0.5:
+        lead = "**r = 8 and r = 64 agree most in their strongest directions, which are alike and not the same.**"
     if least < 3:
         lead = "**r = 8 and r = 64 share their strongest direction in some modules only.**"
     return (
