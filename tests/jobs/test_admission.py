@@ -48,7 +48,7 @@ def test_a_gated_model_says_what_to_do_and_the_token_is_nowhere(
 
     monkeypatch.setenv("HF_TOKEN", secret)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", refuse)
     run = RunStore(tmp_path / "home").create(RunConfig.parse({"model": {"source": "meta-llama/Llama-3.2-1B-Instruct"}}))
     with pytest.raises(ModelError, match=r"accept its licence.*HF_TOKEN"):
         execute(run, lambda: False)
@@ -73,7 +73,7 @@ def test_other_errors_of_the_hub_hide_the_token(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", refuse)
     with pytest.raises(ModelError) as caught:
         download("nobody/nothing")
     assert "hf_secret" not in str(caught.value) and "(token)" in str(caught.value)
