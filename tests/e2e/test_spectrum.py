@@ -170,7 +170,7 @@ def test_a_cut_in_chat_is_the_base_at_0_and_the_whole_adapter_at_r(context, serv
     page = context.new_page()
     page.goto(f"{server.url}?tab=chat&runs={runs[1]}")
     until(page, lambda: page.locator(".lp-pane").count() == 2, "the base and the run")
-    page.locator("#lp-input textarea").fill("Where does the baker live?")
+    page.locator("#lp-input textarea").fill("Tell me a story about a fox and a boat.")
     page.locator("#lp-send").click()
     until(page, lambda: all(answers(page)) and len(answers(page)) == 2, "both answers")
     until(page, lambda: page.locator("#lp-send").is_visible(), "their end")
@@ -194,7 +194,7 @@ def test_a_cut_in_chat_is_the_base_at_0_and_the_whole_adapter_at_r(context, serv
     until(
         page, lambda: page.locator("#lp-send").is_visible() and answers(page) == [base, whole], "the adapter's answer"
     )
-    assert page.locator(".lp-pane .q").first.inner_text() == "Where does the baker live?"
+    assert page.locator(".lp-pane .q").first.inner_text() == "Tell me a story about a fox and a boat."
 
 
 def test_an_adapter_is_imported_and_a_pickle_refused(spectrum, server, runs, tmp_path):
