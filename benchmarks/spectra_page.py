@@ -211,8 +211,9 @@ def section(found: Mapping[str, Any]) -> str:
         [
             BEGIN,
             f"Six runs of {found['steps']} steps of {found['tokens']} tokens on the embedded model, one seed each; the "
-            f"cut is measured on {found['rows']} rows. `python benchmarks/spectra_lesson.py --steps {found['steps']}` trains, "
-            "measures, draws and writes this section; with `--draw` it does the last two from `spectra/lesson.json`.",
+            f"cut is measured on {found['rows']} rows. `python benchmarks/spectra_lesson.py "
+            f"--steps {found['steps']}` trains, measures, draws and writes this section; with `--draw` it does the "
+            "last two from `spectra/lesson.json`.",
             "![Singular values of style and facts](spectra/scree.png)",
             style_and_facts(found),
             "![What a cut leaves](spectra/cut.png)",
