@@ -10,6 +10,7 @@ well.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import random
@@ -147,6 +148,14 @@ def export(model: Any, tokenizer_dir: Path, folder: Path) -> None:
             shutil.copy(tokenizer_dir / name, folder / name)
 
 
+def weights_of(folder: Path) -> dict[str, Tensor]:
+    """{name: fp32 weights} of a model folder."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return dict(model.state_dict())
+
+
 def one_thread() -> None:
     """Both settings hold for the calling thread only: operations use one core, denormal numbers count as zero."""
     torch.set_num_threads(1)
@@ -193,9 +202,7 @@ class Pretraining:
 
     def begin_with(self, folder: Path) -> None:
         """Takes the weights of a model folder as the first ones: a second stage, on another mixture or more tokens."""
-        from transformers import AutoModelForCausalLM
-
-        self.model.load_state_dict(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict())
+        self.model.load_state_dict(weights_of(folder))
 
     def load(self) -> None:
         """Goes on from the last checkpoint."""
@@ -211,7 +218,16 @@ class Pretraining:
         state = {"model": self.model.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers]}
         torch.save(state | {"step": self.step, "seconds": self.seconds}, part)
         part.rename(self.work / "state.pt")
-        export(self.model, self.args.tokenizer, self.args.export)
+        export(self.averaged(), self.args.tokenizer, self.args.export)
+
+    def averaged(self) -> Any:
+        """What is exported: the model, or the mean of its weights and those of `--average-with`, which keeps the skills
+        of both where one stage came of the other (model soups, arXiv 2203.05482)."""
+        if not self.args.average_with:
+            return self.model
+        mean, other = copy.deepcopy(self.model), weights_of(self.args.average_with)
+        mean.load_state_dict({name: (value + other[name]) / 2 for name, value in self.model.state_dict().items()})
+        return mean
 
     def batches(self) -> Iterator[Tensor]:
         """Batches from the step that is next; chunks of rows are made as they are needed, each of its own seed."""
@@ -308,6 +324,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--export", type=Path, default=MODEL_DIR)
     parser.add_argument("--tokenizer", type=Path, default=MODEL_DIR)
     parser.add_argument("--start", type=Path, help="a model folder of the same size whose weights are the first ones")
+    parser.add_argument(
+        "--average-with", type=Path, help="a model folder whose weights' mean with the trained is exported"
+    )
     parser.add_argument("--emphasise", nargs="*", default=[], help="skills that come six times as often, as copying")
     parser.add_argument("--guidance", type=float, default=0.0, help="weight of the loss that shows heads how to copy")
     parser.add_argument("--decay", type=float, default=DECAY, help="last share of the budget, in which the rate falls")

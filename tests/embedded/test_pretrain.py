@@ -131,3 +131,29 @@ def steps(run):
     for rows in run.batches():
         yield rows
         run.step += 1
+
+
+def test_what_is_exported_can_be_the_mean_with_another_model(tokenizer, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    def weights(folder):
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
+
+    first = args(tmp_path, tokenizer, "--steps", "2")
+    pretrain.Pretraining(first).run()
+    second = args(
+        tmp_path / "second",
+        tokenizer,
+        "--steps",
+        "4",
+        "--start",
+        str(first.export),
+        "--average-with",
+        str(first.export),
+    )
+    trained = pretrain.Pretraining(second)
+    trained.run()
+    begun, ended, mean = weights(first.export), trained.model.state_dict(), weights(second.export)
+    assert not torch.equal(begun["model.norm.weight"], ended["model.norm.weight"])
+    for name, value in mean.items():
+        torch.testing.assert_close(value, (begun[name] + ended[name]) / 2, rtol=2**-8, atol=1e-6)
