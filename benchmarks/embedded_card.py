@@ -38,7 +38,11 @@ LAST_STAGE = """\
 | 8 | `--steps 250 --lr-matrix 0.012 --lr-rest 1.5e-3 --decay 0.6 --guidance 0.2 --seed 8 --start ...` and \
 `--emphasise yes_no copying word_problem reading spelling sorting` (340 steps planned till step 114) | 250 | 1.0M |
 | 9 | `--steps 1100 --minutes 600 --lr-matrix 0.018 --lr-rest 2.5e-3 --decay 0.6 --guidance 0.15 --seed 9 --start ...` \
-with more wordings, guesses at sums, cards as JSON | 1,100 | 4.5M |"""
+with more wordings, guesses at sums, cards as JSON | 1,100 | 4.5M |
+| 10 | `--steps 330 --minutes 600 --lr-matrix 0.012 --lr-rest 1.5e-3 --decay 0.7 --guidance 0.1 --seed 10 --start ...` \
+and `--emphasise word_problem sorting counting` | 330 | 1.4M |
+| 11 | `--steps 120 --minutes 600 --lr-matrix 0.008 --lr-rest 1e-3 --decay 0.9 --guidance 0.1 --seed 11 --start ...` \
+and `--average-with` stage 9: the mean of its weights and these | 120 | 0.5M |"""
 COMMANDS = """\
     python benchmarks/embedded_table.py datasets
     python benchmarks/embedded_table.py ranks --steps 250 --seeds 2 --full-rate 1e-3
