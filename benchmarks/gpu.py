@@ -1,14 +1,18 @@
 """What a GPU has to show, in under eight minutes: the GPU tests, the memory estimate, and speed against the peers.
 
-    python benchmarks/gpu.py [--out gpu.json] [--minutes 8] [--list]
+    python benchmarks/gpu.py [--out gpu.json] [--minutes 8] [--list] [--dry-run] [--only WORD]
 
 Needs a CUDA device and the development requirements; no network. Each part runs in a process of its own and gets what
 is left of the time, the most important first; a part that had no time left is listed as skipped, not as passed.
-The result names the device, its driver and the libraries. `--list` prints the commands and runs nothing.
+The result names the device, its driver and the libraries. `--list` prints the commands and runs nothing; `--dry-run`
+runs them on a CPU, to see that they run: such a result says so and measures nothing of a GPU.
 """
 
 import argparse
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +25,8 @@ ROOT = Path(__file__).resolve().parents[1]
 THROUGHPUT = "benchmarks/training_throughput.py --json --rounds 2"
 PARTS: list[tuple[str, float, str]] = [
     ("tests", 240, "-m pytest tests/gpu -m gpu -q --durations=10"),
-    ("memory", 90, "benchmarks/memory_estimate.py --json --quick"),
+    ("memory", 30, "benchmarks/memory_estimate.py --json --quick"),
+    ("memory, points never fitted", 90, "benchmarks/memory_estimate.py --json --unseen"),
     ("training, embedded", 90, f"{THROUGHPUT} --only tuned ours"),
     ("training, 135M", 90, f"{THROUGHPUT} --tokens 8192 --model {{model}} --only default tuned ours"),
     ("side by side", 60, "benchmarks/side_by_side.py --json --rounds 5"),
@@ -31,10 +36,13 @@ PARTS: list[tuple[str, float, str]] = [
 """Name, most seconds, and what Python is called with; {model} is a checkpoint of SmolLM2-135M's shape, made here."""
 
 
-def device() -> dict[str, Any]:
-    """The card and the libraries; exits where there is no card."""
+def device(dry: bool) -> dict[str, Any]:
+    """The card and the libraries; exits where there is no card, unless the run is a dry one."""
     import torch
 
+    libraries = {name: version(name) for name in ("torch", "transformers", "peft", "bitsandbytes")}
+    if dry:
+        return {"device": "none: a dry run, which measures nothing of a GPU", **libraries}
     if not torch.cuda.is_available():
         raise SystemExit("There is no CUDA device here; nothing was measured.")
     properties = torch.cuda.get_device_properties(0)
@@ -43,26 +51,30 @@ def device() -> dict[str, Any]:
         "memory_gib": round(properties.total_memory / 2**30, 1),
         "capability": ".".join(map(str, torch.cuda.get_device_capability(0))),
         "cuda": torch.version.cuda,
-        **{name: version(name) for name in ("torch", "transformers", "peft", "bitsandbytes")},
+        **libraries,
     }
 
 
 def part(command: list[str], seconds: float) -> dict[str, Any]:
-    """Runs one part; what it printed last as JSON, else the end of its text."""
+    """Runs one part in a process group of its own; what it printed as JSON, else the end of its text."""
     begun = time.monotonic()
-    try:
-        done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return {"state": "out of time", "seconds": round(time.monotonic() - begun, 1)}
-    found: dict[str, Any] = {
-        "state": "done" if done.returncode == 0 else "failed",
-        "seconds": round(time.monotonic() - begun, 1),
-    }
-    try:
-        found["result"] = json.loads(done.stdout.strip().splitlines()[-1])
-    except (ValueError, IndexError):
-        found["text"] = (done.stdout + done.stderr)[-3000:]
-    return found
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        child = subprocess.Popen(
+            [sys.executable, *command], cwd=ROOT, stdout=output, stderr=errors, text=True, start_new_session=True
+        )
+        try:
+            state = "failed" if child.wait(seconds) else "done"
+        except subprocess.TimeoutExpired:
+            state = "out of time"
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)  # servers and workers that it started, too
+        child.wait()
+        said, grumbled = (file.seek(0) or file.read() for file in (output, errors))
+    found: dict[str, Any] = {"state": state, "seconds": round(time.monotonic() - begun, 1)}
+    for text in (said, said.strip().rpartition("\n")[2]):
+        with contextlib.suppress(ValueError):
+            return found | {"result": json.loads(text)}
+    return found | {"text": (said + grumbled)[-3000:]}
 
 
 def main() -> None:
@@ -71,19 +83,25 @@ def main() -> None:
     parser.add_argument("--out", default="gpu.json", help="the file to write")
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--list", action="store_true", help="print the commands")
+    parser.add_argument("--dry-run", action="store_true", help="on a CPU, to see that the parts run")
+    parser.add_argument("--only", default="", help="parts whose name has this word")
     given = parser.parse_args()
+    parts = [one for one in PARTS if given.only in one[0]]
     if given.list:
-        for name, seconds, command in PARTS:
+        for name, seconds, command in parts:
             print(f"{name} ({seconds:.0f} s at most): python {command}")
         return
+    if given.dry_run:
+        os.environ["LORA_PLAYGROUND_GPU_DRY_RUN"] = "1"
     end = time.monotonic() + 60 * given.minutes - 10
-    found: dict[str, Any] = device()
+    found: dict[str, Any] = device(given.dry_run)
     with tempfile.TemporaryDirectory() as place:
-        maker = "import sys; sys.path.insert(0, 'benchmarks'); import small_machine; from pathlib import Path; "
-        subprocess.run(
-            [sys.executable, "-c", maker + "small_machine.make(Path(sys.argv[1]))", place], cwd=ROOT, check=True
-        )
-        for name, seconds, command in PARTS:
+        if any("{model}" in command for _, _, command in parts):
+            maker = "import sys; sys.path.insert(0, 'benchmarks'); import small_machine; from pathlib import Path; "
+            subprocess.run(
+                [sys.executable, "-c", maker + "small_machine.make(Path(sys.argv[1]))", place], cwd=ROOT, check=True
+            )
+        for name, seconds, command in parts:
             left = min(seconds, end - time.monotonic())
             if left < 10:
                 found[name] = {"state": "skipped: no time left"}
@@ -92,7 +110,7 @@ def main() -> None:
             print(f"{name}: {found[name]['state']} after {found[name]['seconds']} s", file=sys.stderr)
             Path(given.out).write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found))
-    raise SystemExit(any(found[name]["state"] != "done" for name, _, _ in PARTS))
+    raise SystemExit(any(found[name]["state"] != "done" for name, _, _ in parts))
 
 
 if __name__ == "__main__":

@@ -19,8 +19,10 @@ from lora_playground.variants.targets import select
 
 LEARNED = 0.5
 """Share of the tokens that are learned where the data does not tell."""
-RUNTIME = {"cpu": 620_000_000, "cuda": 600_000_000}
-"""What the process holds beside tensors: Python and its libraries, or the CUDA context and its kernels."""
+BESIDE = {"cpu": (600_000_000, 1_050_000_000), "cuda": (400_000_000, 1_000_000_000)}
+"""The least and the most that the process holds beside tensors: Python, its libraries and what the C library keeps of
+freed memory, as runs of small models were seen to (docs/benchmarks.md), or the CUDA context, its kernels and what
+torch's allocator keeps, which nobody has measured yet."""
 
 _CHUNK = 2**25
 """Logits computed at once (`training.loss`)."""
@@ -41,7 +43,8 @@ class Cost:
     Attributes:
         trainable, parameters: how many are trained, and how many the model has.
         adapter_bytes: of the saved adapter, in float32.
-        causes: bytes by cause: weights, adapter, gradients, optimiser, activations, logits, runtime.
+        causes: bytes by cause: weights, adapter, gradients, optimiser, activations, logits, and at most the runtime.
+        beside: the least and the most that is held beside tensors, the second being the runtime.
         tensors: peak bytes of all tensors at once; less than the sum of the causes, since gradients and activations
             are not at their highest at the same time.
     """
@@ -51,11 +54,17 @@ class Cost:
     adapter_bytes: int
     causes: dict[str, int]
     tensors: int
+    beside: tuple[int, int]
+
+    @property
+    def least(self) -> int:
+        """Peak bytes of the process (CPU) or of all that it takes of the device (CUDA), at the least."""
+        return self.tensors + self.beside[0]
 
     @property
     def total(self) -> int:
-        """Peak bytes of the process (CPU) or of all that it takes of the device (CUDA)."""
-        return self.tensors + self.causes["runtime"]
+        """The same at the most."""
+        return self.tensors + self.beside[1]
 
 
 def cost(
@@ -64,6 +73,7 @@ def cost(
     precision: str = "float32",
     longest: int | None = None,
     learned: float = LEARNED,
+    beside: tuple[int, int] | None = None,
 ) -> Cost | None:
     """Estimates a run.
 
@@ -72,6 +82,7 @@ def cost(
         precision: 'float32' or 'bfloat16': what 'auto' will choose there; a config that names one overrules it.
         longest: tokens of the longest example; None takes `data.max_length`, or the batch where that is less.
         learned: share of the tokens that are learned.
+        beside: what earlier runs held beside tensors, at the least and at the most; None takes `BESIDE`.
 
     Returns:
         None where neither the disk nor the catalogue knows the model's sizes.
@@ -98,6 +109,7 @@ def cost(
     held = gradients if config.training.accumulation > 1 else 0
     lasting = weights + adapter + optimiser
     peak = lasting + max(activations + held + max(logits, passing), gradients + passing)
+    around = beside or BESIDE["cuda" if device.startswith("cuda") else "cpu"]
     causes = {
         "weights": weights,
         "adapter": adapter,
@@ -105,9 +117,9 @@ def cost(
         "optimiser": optimiser,
         "activations": activations + (0 if logits > passing else passing),
         "logits": logits,
-        "runtime": RUNTIME["cuda" if device.startswith("cuda") else "cpu"],
+        "runtime": around[1],
     }
-    return Cost(trained, use.parameters, 4 * trained, causes, peak)
+    return Cost(trained, use.parameters, 4 * trained, causes, peak, around)
 
 
 def _trained(config: RunConfig, sizes: Geometry) -> tuple[int, dict[str, tuple[int, int]]]:

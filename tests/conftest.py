@@ -13,9 +13,9 @@ import pytest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips tests marked `gpu` where there is no CUDA device, saying so."""
+    """Skips tests marked `gpu` where there is no CUDA device, saying so; a dry run takes the CPU for one."""
     marked = [item for item in items if item.get_closest_marker("gpu")]
-    if not marked:
+    if not marked or os.environ.get("LORA_PLAYGROUND_GPU_DRY_RUN"):
         return
     import torch
 

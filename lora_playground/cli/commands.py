@@ -273,7 +273,7 @@ def estimate(given: argparse.Namespace) -> dict[str, Any]:
     if found is None:
         known = "its sizes are known once it was fetched; those of the models that are listed are known before"
         raise ConfigError("model.source", config.model.source, known)
-    return asdict(found) | {"total": found.total, "device": machine.device}
+    return asdict(found) | {"least": found.least, "total": found.total, "device": machine.device}
 
 
 def variants(given: argparse.Namespace) -> list[dict[str, Any]]:

@@ -76,5 +76,6 @@ def show_estimate(value: dict[str, Any]) -> None:
         f"{value['trainable']:,} of {value['parameters']:,} parameters, adapter {value['adapter_bytes'] / 1e6:,.1f} MB"
     )
     for cause, size in value["causes"].items():
-        print(f"  {cause:12} {size / 1e6:10,.0f} MB")
-    print(f"  {'at most':12} {value['total'] / 1e6:10,.0f} MB on {value['device']}")
+        least = f"{value['beside'][0] / 1e6:,.0f} to" if cause == "runtime" else ""
+        print(f"  {cause:12} {least:>10} {size / 1e6:10,.0f} MB")
+    print(f"  {'at most':12} {value['least'] / 1e6:7,.0f} to {value['total'] / 1e6:10,.0f} MB on {value['device']}")

@@ -362,7 +362,7 @@ class _Loop:
             validation_end=validation_end,
             trainable_parameters=self.trainable,
             total_parameters=self.total_parameters,
-            peak_memory_bytes=peak_memory(self.device),
+            peak_memory_bytes=max(self.meter.earlier, peak_memory(self.device)),
             tensor_bytes=self.meter.bytes,
             report_seconds=self.spectra.allowance.spent,
             probe_seconds=self.probes.allowance.spent,

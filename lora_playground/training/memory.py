@@ -33,24 +33,30 @@ class TensorMeter:
     The process holds more (Python, libraries, what was freed and not given back), so its size says little about them.
 
     Attributes:
-        bytes: None until a step was measured, or where it cannot be (a CPU without glibc).
+        bytes: None until a step was measured, or where it cannot be: a CPU without glibc, or a thread beside the main
+            one, whose memory the C library does not count.
+        earlier: on CUDA the device's peak before that step; measuring begins to count anew.
     """
 
     bytes: int | None = None
+    earlier: int = 0
 
     @contextmanager
     def measuring(self, model: nn.Module, optimiser: torch.optim.Optimizer, device: torch.device) -> Iterator[None]:
-        """Measures the step that is done inside: CUDA's allocator keeps count of itself, on the CPU the C library is
-        asked every millisecond how much of what it gave out is in use."""
+        """Measures the step that is done inside: what lasts, and what the step adds to it. CUDA's allocator keeps count
+        of itself, on the CPU the C library is asked every millisecond how much of what it gave out is in use."""
+        held = held_bytes(model, optimiser, device)
         if device.type == "cuda":
+            resting = torch.cuda.memory_allocated(device)
+            self.earlier = torch.cuda.max_memory_allocated(device)
+            torch.cuda.reset_peak_memory_stats(device)
             yield
-            self.bytes = torch.cuda.max_memory_allocated(device)
+            self.bytes = held + torch.cuda.max_memory_allocated(device) - resting
             return
         ask = _in_use()
-        if ask is None:
+        if ask is None or threading.current_thread() is not threading.main_thread():
             yield
             return
-        held = held_bytes(model, optimiser)
         seen, done = [ask()], threading.Event()
 
         def watch() -> None:
@@ -89,9 +95,11 @@ def _in_use() -> Callable[[], int] | None:
     return bytes_
 
 
-def held_bytes(model: nn.Module, optimiser: torch.optim.Optimizer | None = None) -> int:
+def held_bytes(
+    model: nn.Module, optimiser: torch.optim.Optimizer | None = None, device: torch.device | None = None
+) -> int:
     """Bytes of what lasts between steps, each storage once: parameters and buffers, the scales of quantised ones, the
-    copies that full fine-tuning keeps, and the optimiser's state."""
+    copies that full fine-tuning keeps, and the optimiser's state. `device`: only what lies on this kind of device."""
     tensors: list[Any] = [*model.parameters(), *model.buffers()]
     for parameter in list(tensors):
         state = getattr(parameter, "quant_state", None)
@@ -103,7 +111,7 @@ def held_bytes(model: nn.Module, optimiser: torch.optim.Optimizer | None = None)
         tensors += [value for state in optimiser.state.values() for value in state.values()]
     storages = {}
     for tensor in tensors:
-        if isinstance(tensor, torch.Tensor):
+        if isinstance(tensor, torch.Tensor) and (device is None or tensor.device.type == device.type):
             storage = tensor.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())

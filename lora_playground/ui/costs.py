@@ -5,6 +5,8 @@ It draws what `lora_playground.cost` computes and knows no form.
 
 from __future__ import annotations
 
+from typing import Any
+
 from lora_playground.config import RunConfig
 from lora_playground.cost import advice, cost
 from lora_playground.errors import PlaygroundError
@@ -22,42 +24,62 @@ NAMES = {
     "optimiser": "optimiser",
     "activations": "activations",
     "logits": "scores of the words",
-    "runtime": "Python and libraries",
+    "runtime": "Python, libraries",
 }
 
 
-def panel(config: RunConfig, machine: Device) -> tuple[str, str]:
-    """A line that says whether it fits, and a table of the causes, as HTML; '' twice where the form is not valid."""
+def panel(config: RunConfig, machine: Device, beside: tuple[int, int] | None = None) -> tuple[str, str]:
+    """A line that says whether it fits, and a table of the causes, as HTML; '' twice where the form is not valid.
+
+    `beside`: what earlier runs of this model held here beside their tensors, at the least and at the most.
+    """
     variant, bits = get_variant(config.variant.name), BITS[config.model.quantisation]
     try:
         Variant.check(variant, config.variant, {}, bits)
     except PlaygroundError as failure:
         return error(str(failure)), ""
     gpu = not machine.name.startswith("CPU")
-    situation = {"device": "cuda" if gpu else "cpu", "precision": "bfloat16" if gpu else "float32"}
+    situation: dict[str, Any] = {"device": "cuda" if gpu else "cpu", "precision": "bfloat16" if gpu else "float32"}
     try:
-        found = cost(config, **situation)  # type: ignore[arg-type]
+        found = cost(config, beside=None if gpu else beside, **situation)
     except PlaygroundError:
         return "", ""  # the field that is wrong says so
     if found is None:
         return '<p class="lp-note">How much memory it needs is known after the model was fetched.</p>', ""
     fits = not machine.total or found.total <= machine.total
+    needs = between(found.least, found.total)
     free = f" of {size(machine.total)}" if machine.total else ""
-    said = f"Needs about {size(found.total)}{free} of memory; the adapter will take {size(found.adapter_bytes)}."
+    said = f"Needs about {needs}{free} of memory; the adapter will take {size(found.adapter_bytes)}."
     if not fits:
-        help_ = "; or ".join(advice(config, found, **situation))
-        said = f"Needs about {size(found.total)}, more than the {size(machine.total)} here. To fit: {help_}."
+        help_ = "; ".join(advice(config, found, **situation))
+        more = "more than" if found.least > machine.total else "which may be more than"
+        said = f"Needs about {needs}, {more} the {size(machine.total)} here. What helps most: {help_}."
     widest = max(found.causes.values())
     rows = ""
     for cause, needed in found.causes.items():
         name = "CUDA context" if cause == "runtime" and gpu else NAMES[cause]
         rows += (
             f"<tr><td>{escape(name)}</td><td><span class='lp-bar'><i style='width:{100 * needed / widest:.1f}%'></i>"
-            f"</span></td><td>{escape(size(needed))}</td></tr>"
+            f"</span></td><td>{escape(between(*found.beside) if cause == 'runtime' else size(needed))}</td></tr>"
         )
     tone = "good" if fits else "bad"
+    if gpu:
+        measured = "Nobody has measured yet what CUDA takes beside them."
+    elif beside:
+        measured = "What is held beside them is what runs of this model took here."
+    else:
+        measured = "What is held beside them differs from machine to machine; after a run it is known for this one."
     return (
         f'<p class="lp-cost {tone}">{escape(said)}</p>',
         f'<div class="lp-cost"><table>{rows}</table><p class="lp-note">An estimate from sizes alone. Gradients and '
-        "activations are not at their highest at the same time, so the sum is a little more than is needed.</p></div>",
+        "activations are not at their highest at the same time, so the sum is more than is needed. "
+        f"{measured}</p></div>",
     )
+
+
+def between(least: int, most: int) -> str:
+    """Two sizes as a range, or as one where a person would see no difference: '780 MB to 1.2 GB'."""
+    if most <= 1.05 * least:
+        return size(most)
+    low, high = size(least), size(most)
+    return f"{low.split()[0] if low.split()[1] == high.split()[1] else low} to {high}"

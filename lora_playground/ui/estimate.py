@@ -109,6 +109,21 @@ def estimate(store: RunStore, source: str, gpu: bool = False) -> Estimate | None
     return Estimate(_SHARE * _flops() / (4 * parameters), source="processor")
 
 
+def beside(store: RunStore, source: str) -> tuple[int, int] | None:
+    """The least and the most that recent runs of this base model held beside their tensors, in a process here; None
+    where there was none."""
+    found = []
+    for run in store.list()[:RECENT_RUNS]:
+        result = run.result() or {}
+        try:
+            whole, tensors = int(result.get("peak_memory_bytes") or 0), int(result.get("tensor_memory_bytes") or 0)
+            if tensors and whole > tensors and run.config().model.source == source:
+                found.append(whole - tensors)
+        except (PlaygroundError, TypeError, ValueError):
+            continue
+    return (min(found), max(found)) if found else None
+
+
 def _parameters(source: str) -> int:
     try:
         sizes = sizes_of(source)

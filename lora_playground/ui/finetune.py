@@ -18,7 +18,7 @@ from lora_playground.errors import PlaygroundError
 from lora_playground.models.catalogue import list_models
 from lora_playground.ui import cards, costs, method_card, options_file, pictures, upload
 from lora_playground.ui.device import device
-from lora_playground.ui.estimate import Estimate, estimate
+from lora_playground.ui.estimate import Estimate, beside, estimate
 from lora_playground.ui.forms import Fields, VariantFields, field, help_text, nest, plain
 from lora_playground.ui.preview import Preview
 from lora_playground.ui.shell import Shell
@@ -149,18 +149,19 @@ def build(shell: Shell, page: gr.Blocks) -> Steps:
         *sweeps, problem, train, nonce, shell.home,
     )  # fmt: skip
     _connect(shell, page, made, uploaded)
-    _connect_memory(page, made, memory, causes)
+    _connect_memory(shell, page, made, memory, causes)
     source.change(model_note, source, about, queue=False, show_progress="hidden", api_visibility="private")
     seen.connect(dataset, source, advanced.inputs["data.max_length"])
     return made
 
 
-def _connect_memory(page: gr.Blocks, made: Steps, memory: gr.HTML, causes: gr.HTML) -> None:
+def _connect_memory(shell: Shell, page: gr.Blocks, made: Steps, memory: gr.HTML, causes: gr.HTML) -> None:
     """The memory that the run will need, drawn anew whenever something changes that it depends on."""
 
     def draw(given: dict[Any, Any]) -> tuple[str, str]:
         try:
-            return costs.panel(made.configs(given)[0], device())
+            config = made.configs(given)[0]
+            return costs.panel(config, device(), beside(shell.store, config.model.source))
         except PlaygroundError:
             return "", ""  # Train will say what is wrong
 

@@ -1,10 +1,14 @@
 """What only a GPU can show: every variant one step and back from disk, NF4, full memory, Stop, chat beside a run.
 
 `python -m pytest tests/gpu -m gpu`; small local checkpoints, no network, a few minutes on one card.
+
+With LORA_PLAYGROUND_GPU_DRY_RUN=1 the same code runs on a CPU, in bfloat16, except for what measures or fills a card's
+memory: that shows that the tests run, and nothing about a GPU.
 """
 
 import gc
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,8 +18,9 @@ import torch
 
 from lora_playground.config import ModelConfig, RunConfig
 from lora_playground.cost import cost
+from lora_playground.data.preparation import Prepared
 from lora_playground.errors import PlaygroundError
-from lora_playground.jobs.pipeline import execute
+from lora_playground.jobs.pipeline import execute, start_batches
 from lora_playground.models.decoding import Decoder
 from lora_playground.models.loading import load_base
 from lora_playground.runs import RunStore
@@ -26,8 +31,13 @@ from tests.checkpoints import make_checkpoint
 from tests.data.support import examples
 from tests.variants.trials import options
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import memory_estimate
+
 pytestmark = pytest.mark.gpu
 MIB = 2**20
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+card = pytest.mark.skipif(DEVICE == "cpu", reason="a dry run has no card whose memory it could measure or fill")
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +65,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _clean() -> Any:
     yield
+    tidy()
+
+
+def tidy() -> int:
+    """Gives back what is no longer used; bytes that are."""
     gc.collect()
+    if DEVICE == "cpu":
+        return 0
     torch.cuda.empty_cache()
+    return int(torch.cuda.memory_allocated())
 
 
 def config(place: Path, name: str = "lora", bits: str = "none", **training: Any) -> RunConfig:
@@ -70,12 +88,11 @@ def config(place: Path, name: str = "lora", bits: str = "none", **training: Any)
     )
 
 
-def attached(config: RunConfig, dtype: str = "bfloat16") -> tuple[Any, Any, Any, list[Any]]:
-    """(base, variant, model, examples), the model with the update beside it, on the GPU."""
-    base = load_base(config.model, device="cuda", dtype=dtype)
+def attached(config: RunConfig) -> tuple[Any, Any, Any, list[Any]]:
+    """(base, variant, model, examples), the model with the update beside it, on the GPU, as a run makes it."""
+    base = load_base(config.model, device=DEVICE, dtype="bfloat16")
     data = examples(40, 48, base.model.get_input_embeddings().weight.shape[0])
-    ids = torch.stack([torch.from_numpy(one.ids[:16]).long() for one in data[:4]]).cuda()
-    batches = [{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}]
+    batches = start_batches(Prepared(data, [], [], 0.0, 0, 0, {}), 0, count=1, rows=4)
     variant = VARIANTS[config.variant.name]
     return base, variant, variant.attach(base.model, config.variant, Context(2, 0, batches, base.bits)), data
 
@@ -99,55 +116,44 @@ def test_every_variant_takes_a_step_and_comes_back_from_disk(name: str, bits: st
         return
     from peft import PeftModel
 
-    ids = torch.arange(20, 36)[None].cuda()
+    ids = torch.arange(20, 36)[None].to(DEVICE)
     with torch.no_grad():
         model.eval()
         expected = model(input_ids=ids).logits.float()
-        fresh = load_base(given.model, device="cuda", dtype="bfloat16")
+        fresh = load_base(given.model, device=DEVICE, dtype="bfloat16")
         again = PeftModel.from_pretrained(fresh.model, str(tmp_path / "adapter")).eval()
         found = again(input_ids=ids).logits.float()
     # bfloat16 has eight bits: starts that are subtracted beside W round differently from one plain LoRA.
     assert (found - expected).abs().max() <= 0.06 * expected.abs().max()
 
 
+@card
 def test_nf4_takes_less_memory_than_16_bit(tmp_path: Path) -> None:
     make_checkpoint(tmp_path, hidden=512, layers=6, vocabulary=512)
     held = {}
     for bits in ("none", "4bit"):
-        before = torch.cuda.memory_allocated()
-        base = load_base(ModelConfig(source=str(tmp_path), quantisation=bits), device="cuda", dtype="bfloat16")
-        held[bits] = torch.cuda.memory_allocated() - before
+        before = memory_estimate.libraries()
+        base = load_base(ModelConfig(source=str(tmp_path), quantisation=bits), device=DEVICE, dtype="bfloat16")
+        held[bits] = tidy() - before
         del base
-        gc.collect()
-        torch.cuda.empty_cache()
     assert held["4bit"] < 0.5 * held["none"]
 
 
-@pytest.mark.parametrize(("batch", "length", "bits"), [(512, 64, "none"), (8192, 512, "none"), (2048, 256, "4bit")])
-def test_memory_estimate(batch: int, length: int, bits: str, tmp_path: Path) -> None:
-    make_checkpoint(
-        tmp_path, hidden=512, layers=8, vocabulary=8192, intermediate_size=1408, max_position_embeddings=1024
-    )
-    given = RunConfig.parse(
-        {
-            "model": {"source": str(tmp_path), "quantisation": bits},
-            "data": {"max_length": length},
-            "variant": {"name": "lora", "rank": 16},
-            "training": {"steps": 2, "batch_tokens": batch},
-        }
-    )
-    _, variant, model, _ = attached(given)
-    data = examples(6 * batch // length, length, 8000)
-    expected = cost(given, "cuda", "bfloat16", longest=length)
-    assert expected is not None
-    torch.cuda.reset_peak_memory_stats()
-    train(model, TrainPlan(given.training, variant, data, on_spectra=False), lambda event: None, lambda: False)
-    ratio = expected.tensors / torch.cuda.max_memory_allocated()
-    assert 0.85 <= ratio <= 1.15, ratio
+SIZES = {"kind": "llama", "hidden": 512, "layers": 8, "vocabulary": 8192, "intermediate_size": 1408}
 
 
+@card
+@pytest.mark.parametrize(("batch", "length", "bits"), [(2048, 64, 16), (8192, 512, 16), (4096, 256, 4)])
+def test_memory_estimate(batch: int, length: int, bits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(memory_estimate.MODELS, "card", SIZES)
+    point = {"model": "card", "variant": "lora", "rank": 16, "batch": batch, "length": length, "bits": bits}
+    found = memory_estimate.compare(point, tmp_path)
+    assert 0.85 <= found["ratio"] <= 1.15, found
+
+
+@card
 def test_full_memory_says_need_have_and_remedies_and_frees_it(place: Path) -> None:
-    before = torch.cuda.memory_allocated()
+    before = memory_estimate.libraries()
     free, _ = torch.cuda.mem_get_info()
     ballast = torch.empty(max(0, free - 600 * MIB), dtype=torch.uint8, device="cuda")
     given = config(place, batch_tokens=1 << 20, accumulation=1)
@@ -167,9 +173,7 @@ def test_full_memory_says_need_have_and_remedies_and_frees_it(place: Path) -> No
     error = run.error()
     assert error is not None and error["code"] == "oom"
     del ballast, caught
-    gc.collect()
-    torch.cuda.empty_cache()
-    assert torch.cuda.memory_allocated() - before < 100 * MIB
+    assert tidy() - before < 100 * MIB
 
 
 def test_micro_batches_are_found(place: Path) -> None:
@@ -183,24 +187,21 @@ def test_micro_batches_are_found(place: Path) -> None:
 
 
 def test_stop_frees_the_memory(place: Path) -> None:
-    before = torch.cuda.memory_allocated()
+    before = memory_estimate.libraries()
     run = RunStore(place / "home").create(config(place, steps=10_000))
     begun = time.monotonic()
 
     with pytest.raises(PlaygroundError, match="stopped"):
         execute(run, lambda: time.monotonic() - begun > 3.0)
-    gc.collect()
-    torch.cuda.empty_cache()
     assert run.state() == "cancelled"
-    assert torch.cuda.memory_allocated() - before < 50 * MIB
+    assert tidy() - before < 50 * MIB
 
 
 def test_chat_beside_training(place: Path) -> None:
     """A second process trains while this one answers: the answers are those of a quiet machine."""
     import subprocess
-    import sys
 
-    base = load_base(ModelConfig(source=str(place / "base")), device="cuda", dtype="float32")
+    base = load_base(ModelConfig(source=str(place / "base")), device=DEVICE, dtype="float32")
     decoder = Decoder(base.model, base.tokenizer)
     prompts = [[{"role": "user", "content": "What is the name of dog 3?"}]]
     quiet = decoder.generate(prompts, max_new_tokens=24)

@@ -151,6 +151,23 @@ def test_notebook_is_the_script_in_cells(place: Path, tmp_path: Path, monkeypatc
     assert difference(run, tmp_path / "from-cells", place / "base") < TOLERANCE
 
 
+def test_config_file_and_command_line_learn_the_same_to_the_last_bit(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lora_playground.cli import main
+
+    run = trained(place, {"name": "lora", "rank": 4, "dropout": 0.1}, steps=3)
+    reproduce(run, "config", tmp_path / "config.json")
+    expected = load_file(run.update_path)
+    words = shlex.split(reproduce(run, "command")["text"])[3:]
+    for asked in (["train", "--config", str(tmp_path / "config.json")], words):
+        assert main([*asked, "--home", str(place / "home"), "--json"]) == 0
+        folder = Path(json.loads(capsys.readouterr().out)["folder"])
+        again = load_file(folder / "update.safetensors")
+        assert folder != run.folder and set(again) == set(expected)
+        assert all(np.array_equal(again[name], expected[name]) for name in expected)
+
+
 def test_time_budget_takes_the_rates_it_took(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = trained(place, {"name": "lora", "rank": 4}, seconds=1.0)
     found = difference(run, rebuilt(run, tmp_path, monkeypatch), place / "base")

@@ -1,6 +1,7 @@
 """The upload's and the estimates' pure parts: columns chosen on screen, what is listed by line, time reckoned ahead."""
 
 import json
+import re
 
 import pytest
 
@@ -110,7 +111,26 @@ def test_a_method_that_takes_no_quantised_base_says_so_in_the_form():
     assert "needs a base stored in 16 bit" in panel(RunConfig.parse(given), machine)[0]
     assert "good" in panel(RunConfig.parse(given | {"variant": {"name": "lora"}}), machine)[0]
     small = panel(RunConfig.parse({}), Device("CPU, 2 cores", 0, 10**8))[0]
-    assert "bad" in small and "To fit: " in small
+    assert "bad" in small and "more than the 100 MB here. What helps most: " in small
+
+
+def test_what_the_process_takes_is_a_range_and_then_what_runs_here_took(tmp_path):
+    from lora_playground.ui.costs import between, panel
+    from lora_playground.ui.device import Device
+
+    machine, store, config = Device("CPU, 2 cores", 0, 10**10), RunStore(tmp_path), RunConfig.parse({})
+    assert estimate.beside(store, "embedded") is None
+    said, table = panel(config, machine, None)
+    assert re.search(r"Needs about \d+ MB to 1\.\d+ GB of 10\.0 GB", said) and "600 MB to 1.05 GB" in table
+    for source, whole in (("embedded", 9e8), ("embedded", 8e8), ("Qwen/Qwen3-0.6B", 5e9), ("embedded", 0)):
+        run = store.create(RunConfig.parse({"model": {"source": source}}))
+        write_json(run.result_path, {"peak_memory_bytes": whole, "tensor_memory_bytes": 1e8})
+    assert estimate.beside(store, "embedded") == (700_000_000, 800_000_000)
+    _, table = panel(config, machine, estimate.beside(store, "embedded"))
+    assert "700 to 800 MB" in table and "runs of this model took here" in table
+    tight = panel(config, Device("CPU, 2 cores", 0, 10**9), None)[0]
+    assert "which may be more than the 1.00 GB here" in tight
+    assert between(800e6, 1.2e9) == "800 MB to 1.20 GB" and between(1e9, 1.01e9) == "1.01 GB"
 
 
 def test_the_result_lays_the_estimate_beside_the_same_thing():
