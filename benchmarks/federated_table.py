@@ -29,9 +29,10 @@ from lora_playground.federated.strategies import STRATEGIES
 
 MIXED = [2, 4, 8, 12, 16]
 SETTINGS = {
-    "facts": {"dataset": "facts-small", "partition": "topic"},
-    "labels": {"dataset": "sentiment", "partition": "dirichlet", "concentration": 0.3},
+    "facts": {"dataset": "facts-small", "partition": "topic", "learning_rate": 1.5e-2},
+    "labels": {"dataset": "sentiment", "partition": "dirichlet", "concentration": 0.3, "learning_rate": 4e-3},
 }
+"""What is trained on, how it is split, and the clients' learning rate."""
 CENTRAL = "central"
 """Not a strategy: one party that holds all rows and trains as many steps as all clients together."""
 CLIENTS = 5
@@ -52,7 +53,7 @@ def config_of(given: argparse.Namespace, setting: str, strategy: str, mixed: boo
         "score_rows": given.score_rows,
     }
     # A mean over clients takes a rate at which one party alone diverges; that one gets the variant's own.
-    rate = None if central else given.learning_rate
+    rate = None if central else given.learning_rate or options["learning_rate"]
     training = {"batch_tokens": given.batch_tokens, "seed": seed, "learning_rate": rate}
     return RunConfig.parse(
         {
@@ -161,9 +162,9 @@ def main() -> int:
     parser.add_argument("--local-steps", type=int, default=5)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--batch-tokens", type=int, default=128)
-    parser.add_argument("--learning-rate", type=float, default=1.5e-2)
+    parser.add_argument("--learning-rate", type=float, help="of the clients; by default each setting's own")
     parser.add_argument("--rehearsal", type=float, default=0.0)
-    parser.add_argument("--score-rows", type=int, default=64)
+    parser.add_argument("--score-rows", type=int, default=128, help="test rows at most")
     given = parser.parse_args()
 
     import torch
@@ -197,10 +198,20 @@ def main() -> int:
                 print(line(cells[-1]), flush=True)
                 if given.json:
                     write(given, base, cells)
+    ordered(cells)
     spent = sum((cell["seconds"] + cell["scoring_seconds"]) * cell["seeds"] for cell in cells)
     clock = (time.perf_counter() - began) / 60
     print(f"\n{len(cells)} cells, {spent / 60:.1f} minutes of one core, {clock:.1f} by the clock")
     return 0
+
+
+def ordered(cells: list[dict[str, Any]]) -> None:
+    """Prints each setting's cells again, the lowest loss first, equal ranks before mixed ones."""
+    for setting in dict.fromkeys(cell["setting"] for cell in cells):
+        print(f"\n**{setting}**")
+        mine = [cell for cell in cells if cell["setting"] == setting]
+        for cell in sorted(mine, key=lambda cell: (cell["ranks"] == "2 to 16", cell["loss"])):
+            print(line(cell))
 
 
 FREE = ("json", "minutes", "settings", "strategies", "ranks")
@@ -213,6 +224,7 @@ def known(given: argparse.Namespace, base: Any) -> list[dict[str, Any]]:
         return []
     kept = json.loads(given.json.read_text())
     same = all(kept["options"].get(key) == value for key, value in vars(given).items() if key not in FREE)
+    same = same and kept.get("settings") == SETTINGS
     return kept["cells"] if same and kept["machine"]["base"] == base.fingerprint.identity[:12] else []
 
 
@@ -223,7 +235,9 @@ def write(given: argparse.Namespace, base: Any, cells: list[dict[str, Any]]) -> 
     about = {key: value for key, value in vars(given).items() if key not in FREE}
     machine = {"device": str(base.device), "dtype": str(base.dtype), "threads": torch.get_num_threads()}
     machine["base"] = base.fingerprint.identity[:12]
-    given.json.write_text(json.dumps({"options": about, "machine": machine, "cells": cells}, indent=1))
+    given.json.write_text(
+        json.dumps({"options": about, "settings": SETTINGS, "machine": machine, "cells": cells}, indent=1)
+    )
 
 
 if __name__ == "__main__":

@@ -24,6 +24,9 @@ from lora_playground.variants import VARIANTS
 
 FIRST = ("fedit", "fedex", "flexlora", "ffa")
 PLACED = ("federated.strategy",)
+MAIN = ("clients", "rounds", "local_steps", "ranks", "partition", "concentration", "drop_out")
+TRAINED = ("model.source", "data.rehearsal", "training.batch_tokens", "training.learning_rate", "training.seed")
+DELIMITERS: list[dict[str, str | bool]] = [{"left": "$$", "right": "$$", "display": True}]
 
 
 @dataclass
@@ -64,19 +67,18 @@ class Parts:
 
 def form(shell: Shell) -> dict[str, Any]:
     """The left side: data, strategies, clients and rounds, Start."""
-    datasets = [(f"{card.label} · {count(card.train)} rows", card.name) for card in list_datasets(shell.home)]
-    known = {option.path: option for option in options(FederatedConfig, "federated.")}
-    first = ("clients", "rounds", "local_steps", "ranks", "partition", "concentration", "drop_out")
-    main = [known[f"federated.{name}"] for name in first]
-    rest = [option for option in known.values() if option not in main and option.path not in PLACED]
-    trained = [option for option in options(RunConfig) if option.path in TRAINED]
-    trained += list(options(LowRankConfig, "variant."))
     gr.HTML(
         '<p class="lp-note">Several parties train the same model on rows that they keep. Only small factors travel, '
         "and a server puts them together. Tick several ways to do that and see what each gets right, and what it "
         "costs.</p>",
         apply_default_css=False,
     )
+    return _what(shell) | _how() | _go()
+
+
+def _what(shell: Shell) -> dict[str, Any]:
+    """Dataset and strategies, with the strategies' cards."""
+    datasets = [(f"{card.label} · {count(card.train)} rows", card.name) for card in list_datasets(shell.home)]
     names = [name for _, name in datasets]
     dataset = gr.Dropdown(
         datasets,
@@ -94,6 +96,16 @@ def form(shell: Shell) -> dict[str, Any]:
     )
     with gr.Accordion("What these strategies do", open=False, elem_classes="lp-fold"):
         about = gr.Markdown(describe_strategies(FIRST), latex_delimiters=DELIMITERS, elem_id="lp-fed-cards")
+    return {"dataset": dataset, "strategies": strategies, "cards": about}
+
+
+def _how() -> dict[str, Any]:
+    """Clients, ranks, split and rounds; the rest of the options under Advanced."""
+    known = {option.path: option for option in options(FederatedConfig, "federated.")}
+    main = [known[f"federated.{name}"] for name in MAIN]
+    rest = [option for option in known.values() if option not in main and option.path not in PLACED]
+    trained = [option for option in options(RunConfig) if option.path in TRAINED]
+    trained += list(options(LowRankConfig, "variant."))
     fields = Fields(main)
     fields.inputs["federated.partition"].value = "dirichlet"  # an uneven split is what there is to see
     with gr.Accordion("Advanced", open=False, elem_classes="lp-fold"):
@@ -104,32 +116,18 @@ def form(shell: Shell) -> dict[str, Any]:
         more, training = Fields(rest), Fields(trained)
     for path, part in training.inputs.items():  # the tab Fine-tune has inputs of the same options
         part.elem_id = "lp-fed-" + path.replace(".", "-").replace("_", "-")
+    return {"main": fields, "variant": variant, "more": more, "training": training}
+
+
+def _go() -> dict[str, Any]:
+    """What is wrong with the form, and the buttons."""
     problem = gr.HTML("", apply_default_css=False, elem_id="lp-fed-problem")
     with gr.Row(elem_id="lp-fed-go"):
         start = gr.Button("▶  Start", variant="primary", elem_id="lp-fed-start", min_width=140)
         stop = gr.Button("Stop (Esc)", variant="stop", elem_id="lp-fed-stop", min_width=110, visible=False)
         resume = gr.Button("Resume", elem_id="lp-fed-resume", min_width=110, visible=False)
     nonce = gr.Textbox("", visible="hidden", elem_classes="lp-hidden", label="nonce", elem_id="lp-fed-nonce")
-    return {
-        "nonce": nonce,
-        "dataset": dataset,
-        "strategies": strategies,
-        "variant": variant,
-        "cards": about,
-        "main": fields,
-        "more": more,
-        "training": training,
-        "problem": problem,
-        "start": start,
-        "stop": stop,
-        "resume": resume,
-    }
-
-
-TRAINED = ("model.source", "data.rehearsal", "training.batch_tokens", "training.learning_rate", "training.seed")
-
-
-DELIMITERS: list[dict[str, str | bool]] = [{"left": "$$", "right": "$$", "display": True}]
+    return {"problem": problem, "start": start, "stop": stop, "resume": resume, "nonce": nonce}
 
 
 def view(exports: Exports) -> dict[str, Any]:
