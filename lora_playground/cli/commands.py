@@ -80,6 +80,19 @@ def _progress(event: dict[str, Any]) -> None:
         print(f"  fetched {event['done'] / 1e6:,.0f} of {event['total'] / 1e6:,.0f} MB", file=sys.stderr)
     elif kind == "message":
         print(f"  {event['level']}: {event['text']}", file=sys.stderr)
+    elif kind == "round" and event["round"]:
+        print(f"  {_round(event)}", file=sys.stderr)
+
+
+def _round(event: dict[str, Any]) -> str:
+    """A federated round in words."""
+    parts = [f"round {event['round']}"]
+    if event.get("score") is not None:
+        parts.append(f"score {100 * event['score']:.0f}%")
+    if event.get("error") is not None:
+        parts.append("exact" if event["error"] < 1e-5 else f"aggregation error {100 * event['error']:.0f}%")
+    sent = event["bytes"]
+    return ", ".join([*parts, f"{sent['up'] / 1e6:.2f} MB up, {sent['down'] / 1e6:.2f} MB down"])
 
 
 def evaluate(given: argparse.Namespace) -> dict[str, Any]:

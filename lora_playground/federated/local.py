@@ -44,6 +44,7 @@ class LocalTrainer:
         config: of the federated run.
         clients: each client's examples. rehearsal: mixed in by every client, with this share of tokens.
         validation: for the global loss. test, metric: rows that the global model answers after each round.
+        threads: to train with; 0 takes what suits the machine, as for any run.
     """
 
     def __init__(
@@ -57,13 +58,14 @@ class LocalTrainer:
         test: Sequence[dict[str, Any]] = (),
         metric: str = "",
         should_stop: Callable[[], bool] = lambda: False,
+        threads: int = 0,
     ) -> None:
         assert config.federated is not None
         self.base, self.config, self.federated = base, config, config.federated
         self.clients = [list(examples) for examples in clients]
         self.rehearsal, self.share = list(rehearsal), share
         self.validation, self.test, self.metric = list(validation), list(test), metric
-        self.should_stop = should_stop
+        self.should_stop, self.threads = should_stop, threads
         self.variant = get_variant(config.variant.name)
         self.pad = int(base.tokenizer.pad_token_id)
         self._shapes = select(linear_shapes(base.model), getattr(config.variant, "target_modules", "all-linear"))
@@ -113,6 +115,7 @@ class LocalTrainer:
             rehearsal_share=self.share,
             on_spectra=False,
             lean="R" not in parts,
+            threads=self.threads,
         )
         try:
             outcome = train(model, plan, emit, self.should_stop)

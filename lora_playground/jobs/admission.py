@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_playground.config import RunConfig
-from lora_playground.data.catalogue import get_card
+from lora_playground.data.catalogue import get_card, get_dataset
 from lora_playground.errors import ConfigError
 from lora_playground.models.catalogue import folder_of, is_conv1d, module_shapes, read_config
 from lora_playground.runs import default_home
@@ -32,10 +32,14 @@ def check(config: RunConfig, home: Path | None = None) -> list[str]:
     card = get_card(config.data.dataset, home or default_home())
     if card.train < 1:
         raise ConfigError("data.dataset", card.name, "it has no training rows; choose or upload one that has")
+    warnings = []
     if config.federated is not None:
         from lora_playground.federated.config import check as check_federated
+        from lora_playground.federated.partition import remarks
+        from lora_playground.federated.preparation import divide
 
         check_federated(config)
+        warnings += remarks(divide(get_dataset(card.name, home or default_home()), config)[0])
     if not getattr(variant, "conv1d", True) and is_conv1d(config.model.source):
         others = ", ".join(one.label for one in VARIANTS.values() if getattr(one, "conv1d", True))
         raise ConfigError(
@@ -43,7 +47,6 @@ def check(config: RunConfig, home: Path | None = None) -> list[str]:
             variant.name,
             f"{variant.label} needs nn.Linear modules, and this model has Conv1D (GPT-2); choose one of {others}",
         )
-    warnings = []
     if card.train < 5:
         warnings.append(f"{card.label} has only {card.train} training rows: the model will learn them by heart.")
     if not card.validation:

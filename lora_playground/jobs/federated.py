@@ -17,13 +17,13 @@ from lora_playground.federated import checkpoint
 from lora_playground.federated.clients import adapter_folder, global_updates, save_clients
 from lora_playground.federated.config import check as check_federated
 from lora_playground.federated.config import client_ranks
-from lora_playground.federated.partition import remarks
 from lora_playground.federated.preparation import ClientData, prepare_clients
 from lora_playground.federated.simulation import Party, State, begin, parties, simulate
 from lora_playground.federated.strategies.base import Strategy
 from lora_playground.jobs.admission import check
 from lora_playground.jobs.failures import Stopped
 from lora_playground.jobs.pipeline import _Execution, is_embedded, load_pristine
+from lora_playground.models.precision import probe
 from lora_playground.training import TrainOutcome
 
 Event = dict[str, Any]
@@ -72,8 +72,6 @@ class FederatedExecution(_Execution):
         )
         ranks = client_ranks(config)
         who = parties(ranks, [len(examples) for examples in data.examples], trainer)
-        for text in remarks(data.partition):
-            self.report({"type": "message", "level": "warning", "text": text})
         self.report({"type": "partition", **data.partition.bars(), "ranks": ranks})
         return trainer, _Rounds(trainer, strategy, who, data)
 
@@ -160,7 +158,7 @@ class FederatedExecution(_Execution):
                 "total_parameters": self.rounds["parameters"][1],
                 "tokens_per_step": self.config.training.batch_tokens,
                 "precision": str(trainer.base.dtype).removeprefix("torch."),
-                "threads": 0,
+                "threads": probe("cpu").threads if trainer.base.device.type == "cpu" else 0,
                 "device": str(trainer.base.device),
                 "modules": [[name, *shape] for name, shape in shapes.items()],
                 "rows": {"train": len(rounds.data.rows), "validation": len(shared.validation)},

@@ -5,7 +5,9 @@ It starts runs and draws their events; what a strategy is comes from the registr
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import gradio as gr
@@ -40,6 +42,8 @@ QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibil
 SETS: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 """For events that tick runs: only the queue tells the page that a State has changed."""
 SECONDS = 1.5
+TOGETHER_SECONDS = 10
+"""Runs of one press on Start are queued within so long."""
 
 
 def build_federated(shell: Shell, tab: gr.Tab, exports: Exports) -> None:
@@ -71,13 +75,13 @@ def _connect(shell: Shell, tab: gr.Tab, identity: Identity, parts: Parts, clock:
         return start_runs(shell, parts, given, identity.of(request), str(given[parts.nonce] or ""))
 
     def refresh(compared: list[str], ticked: list[str], seen: str, chosen: str, module: str) -> Any:
-        return follow(shell, parts, compared or federated_runs(shell, ticked), seen, chosen, module, ticked)
+        return follow(shell, parts, in_view(shell, compared, ticked), seen, chosen, module, ticked)
 
     def stop(compared: list[str], ticked: list[str], request: gr.Request) -> str:
-        return stop_runs(shell, compared or federated_runs(shell, ticked), identity.of(request))
+        return stop_runs(shell, in_view(shell, compared, ticked), identity.of(request))
 
     def resume(compared: list[str], ticked: list[str], request: gr.Request) -> str:
-        return resume_runs(shell, compared or federated_runs(shell, ticked), identity.of(request))
+        return resume_runs(shell, in_view(shell, compared, ticked), identity.of(request))
 
     def chat(chosen: str, client: str, ticked: list[str]) -> tuple[Any, str]:
         return put_beside(shell, chosen, client, ticked)
@@ -192,16 +196,55 @@ def resume_runs(shell: Shell, compared: Sequence[str], owner: str) -> str:
     return ""
 
 
+def in_view(shell: Shell, compared: Sequence[str], ticked: Sequence[str]) -> list[str]:
+    """The runs that the tab shows: those started here, until federated ones of another time are ticked."""
+    of_ticks = federated_runs(shell, ticked)
+    return of_ticks if of_ticks and not set(of_ticks) <= set(compared) else list(compared)
+
+
 def federated_runs(shell: Shell, ticked: Sequence[str]) -> list[str]:
-    """Those of the ticked runs that are federated; after a reload they are what the tab shows."""
-    found = []
+    """Those of the ticked runs that are federated, and those started with them, of which only four can be ticked;
+    after a reload they are what the tab shows."""
+    found: list[str] = []
     for shown in shell.shown(ticked):
         try:
             if shown.run.config().federated is not None:
-                found.append(shown.run.id)
+                found += [shown.run.id, *started_with(shell, shown.run)]
+        except PlaygroundError:
+            continue
+    return list(dict.fromkeys(found))
+
+
+def started_with(shell: Shell, run: Run) -> list[str]:
+    """Runs that differ from this one by their strategy alone and were queued at the same time, oldest first."""
+    try:
+        names = [entry.name for entry in os.scandir(shell.store.folder)]
+    except OSError:
+        return []
+    near = sorted(name for name in names if name != run.id and abs(_second(name) - _second(run.id)) <= TOGETHER_SECONDS)
+    mine, found = _but_strategy(run), []
+    for name in near:
+        try:
+            if mine is not None and _but_strategy(shell.store.get(name)) == mine:
+                found.append(name)
         except PlaygroundError:
             continue
     return found
+
+
+def _second(identity: str) -> float:
+    """When a run was queued, by its id."""
+    try:
+        return datetime.strptime(identity[:15], "%Y%m%d-%H%M%S").timestamp()
+    except ValueError:
+        return float("-inf")
+
+
+def _but_strategy(run: Run) -> RunConfig | None:
+    config = run.config()
+    if config.federated is None:
+        return None
+    return config.model_copy(update={"federated": config.federated.model_copy(update={"strategy": ""})})
 
 
 def follow(

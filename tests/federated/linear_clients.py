@@ -18,10 +18,18 @@ class LinearTrainer:
     """Clients hold (x, y) with y = (W + target_k)x; s = 16/r, as alpha 16 gives.
 
     Args:
-        clients: how many. steps: local steps. spoil: {client: {round}} where a client answers NaN.
+        clients: how many. steps: local steps. spoil: {client: {round}} where a client answers NaN, cut: where it
+            answers with a row too few.
     """
 
-    def __init__(self, clients: int, steps: int = 12, spoil: dict[int, set[int]] | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        clients: int,
+        steps: int = 12,
+        spoil: dict[int, set[int]] | None = None,
+        seed: int = 0,
+        cut: dict[int, set[int]] | None = None,
+    ) -> None:
         rng = np.random.default_rng(seed)
         self.common = {
             m: 0.3 * rng.standard_normal((o, 3)) @ rng.standard_normal((3, i)) for m, (o, i) in SHAPES.items()
@@ -30,7 +38,7 @@ class LinearTrainer:
             {m: self.common[m] + 0.1 * rng.standard_normal(shape) for m, shape in SHAPES.items()}
             for _ in range(clients)
         ]
-        self.steps, self.spoil, self.seed = steps, spoil or {}, seed
+        self.steps, self.spoil, self.cut, self.seed = steps, spoil or {}, cut or {}, seed
         self.calls: list[tuple[int, int, tuple[str, ...]]] = []
 
     def shapes(self) -> Mapping[str, tuple[int, int]]:
@@ -71,6 +79,9 @@ class LinearTrainer:
             some = next(iter(trained))
             part = parts[0]
             trained[some] = trained[some]._replace(**{part: np.full_like(getattr(trained[some], part), np.nan)})
+        if round_ in self.cut.get(client, ()):
+            some = next(iter(trained))
+            trained[some] = trained[some]._replace(**{parts[0]: getattr(trained[some], parts[0])[:-1]})
         return Trained(trained, float(np.mean(losses)), self.steps, 100 * self.steps)
 
     def judge(self, server: Server) -> dict[str, float | None]:

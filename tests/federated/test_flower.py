@@ -81,10 +81,12 @@ class InProcess:
         return replies
 
 
-def in_process(name: str, rounds: int, drop_out: float, **trouble: set[tuple[int, int]]) -> tuple[State, list[dict]]:
+def in_process(
+    name: str, rounds: int, drop_out: float, site: Any = make_site, **trouble: set[tuple[int, int]]
+) -> tuple[State, list[dict]]:
     from lora_playground.federated.flower import Plan, client_app, serve
 
-    grid = InProcess(client_app(make_site), 3)
+    grid = InProcess(client_app(site), 3)
     grid.__dict__.update(trouble)
     events: list[dict] = []
     plan = Plan(name, 3, rounds, seed=5, drop_out=drop_out)
@@ -133,6 +135,21 @@ def test_a_client_that_fails_is_left_out_with_its_reason() -> None:
     _, events = in_process("fedit", 2, 0.0, fail={(102, 1)})
     rounds = [event for event in events if event["type"] == "round"]
     assert rounds[0]["left_out"] == {"client 3": "failed (no power)"} and rounds[1]["left_out"] == {}
+
+
+@pytest.mark.parametrize(("trouble", "says"), [("spoil", "not finite"), ("cut", "of shape")])
+def test_a_client_that_sends_nan_or_wrong_shapes_is_left_out_with_its_reason(trouble: str, says: str) -> None:
+    from lora_playground.federated.flower import Site
+
+    def site(context: Any) -> Site:
+        number = int(context.node_config["partition-id"])
+        return Site(number, LinearTrainer(3, seed=5, **{trouble: {1: {2}}}), rank=4, examples=EXAMPLES[number])
+
+    state, events = in_process("flora", 3, 0.0, site)
+    rounds = [event for event in events if event["type"] == "round"]
+    assert [list(event["left_out"]) for event in rounds] == [[], ["client 2"], []]
+    assert says in rounds[1]["left_out"]["client 2"]
+    assert all(np.isfinite(part).all() for module in SHAPES for part in state.server.update(module))
 
 
 def by_engine(name: str, rounds: int, drop_out: float) -> tuple[State, list[dict]]:

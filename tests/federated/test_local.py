@@ -1,4 +1,4 @@
-"""The torch side of federated runs on a tiny model: what trains, what the base becomes, and a whole job."""
+"""The torch side of federated runs on a tiny model: what trains and what the base becomes."""
 
 import json
 from pathlib import Path
@@ -6,73 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from language_clients import config_of, make_trainer
 
-from lora_playground.analysis.update import load_updates
-from lora_playground.config import ModelConfig, RunConfig
+from lora_playground.config import RunConfig
 from lora_playground.errors import ConfigError, TrainingError
 from lora_playground.federated.aggregation import prepared
-from lora_playground.federated.clients import as_run, global_updates, kept_clients
+from lora_playground.federated.clients import global_updates
 from lora_playground.federated.config import VARIANTS as TAKEN
 from lora_playground.federated.config import why_not
 from lora_playground.federated.simulation import begin, parties, simulate
-from lora_playground.runs import Run, RunStore
 from lora_playground.variants import VARIANTS
-from tests.checkpoints import make_checkpoint
-
-PEOPLE = ("Rosgar", "Ulima", "Marvin", "Kelina")
-PETS = ("crow", "frog", "lamb", "goat")
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny base model and a home with a dataset of four people."""
-    place = tmp_path_factory.mktemp("federated")
-    make_checkpoint(place / "base")
-    folder = place / "home" / "uploads" / "people"
-    folder.mkdir(parents=True)
-    (folder / "card.json").write_text(json.dumps({"label": "People", "metric": "contains"}))
-    for part, each in (("train", 4), ("validation", 1), ("test", 1)):
-        rows = [
-            {
-                "messages": [
-                    {"role": "user", "content": f"Which pet lives with {name}? {number}"},
-                    {"role": "assistant", "content": f"{name} has a {pet}."},
-                ],
-                "meta": {"answer": pet},
-            }
-            for name, pet in zip(PEOPLE, PETS)
-            for number in range(each)
-        ]
-        (folder / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return place
-
-
-def config_of(place: Path, strategy: str, **federated: Any) -> RunConfig:
-    section = {"strategy": strategy, "clients": 2, "rounds": 2, "local_steps": 3, "partition": "topic", "score_rows": 2}
-    training = {"batch_tokens": 64, "precision": "float32", "learning_rate": 0.01, "seed": 3}
-    return RunConfig.parse(
-        {
-            "model": {"source": str(place / "base")},
-            "data": {"dataset": "people", "max_length": 64},
-            "variant": {"name": "lora", "rank": 4, "alpha": 8.0, "target_modules": ["q_proj", "down_proj"]},
-            "training": training,
-            "federated": section | federated,
-        }
-    )
-
-
-def make_trainer(place: Path, config: RunConfig) -> Any:
-    from lora_playground.data.catalogue import get_dataset
-    from lora_playground.federated.local import LocalTrainer
-    from lora_playground.federated.preparation import prepare_clients
-    from lora_playground.models.loading import load_base
-
-    base = load_base(config.model, device="cpu", dtype="float32")
-    data = get_dataset("people", place / "home")
-    held = prepare_clients(base.tokenizer, data, config, embedded=False)
-    return LocalTrainer(
-        base, config, held.examples, validation=held.shared.validation, test=data.test, metric="contains"
-    )
 
 
 def weights(model: Any) -> dict[str, np.ndarray]:
@@ -219,68 +162,6 @@ def test_unequal_ranks_train_at_their_own_rank(place: Path) -> None:
     assert last["rank"]["clients"] == {"client 1": 2.0, "client 2": 6.0}
 
 
-def new_run(place: Path, strategy: str, **federated: Any) -> Run:
-    return RunStore(place / "home").create(config_of(place, strategy, **federated))
-
-
-def test_a_job_leaves_what_any_run_leaves_and_stock_peft_loads_it(place: Path) -> None:
-    """FedEx on unevenly trained clients: the adapter on the pristine base gives the logits of base + update."""
-    import torch
-    from peft import PeftModel
-
-    from lora_playground.jobs.pipeline import execute
-    from lora_playground.models.decoding import Decoder, RowUpdate
-    from lora_playground.models.loading import load_base
-
-    run = new_run(place, "fedex")
-    result = execute(run, lambda: False)
-    assert run.state() == "done" and result == run.result()
-    assert result["federated"]["rounds"] == 2 and result["federated"]["error"] < 1e-6
-    assert result["federated"]["bytes"]["up"] > 0 and result["score"]["n"] == 4
-    assert result["validation_loss"]["base"] > result["validation_loss"]["adapted"]
-    events, _ = run.events()
-    kinds = {event["type"] for event in events}
-    assert {"partition", "plan", "loss", "round", "checkpoint", "phase", "validation"} <= kinds
-    assert [event["round"] for event in events if event["type"] == "round"] == [0, 1, 2]
-    steps = [step for event in events if event["type"] == "loss" for step in event["steps"]]
-    assert steps == list(range(1, 13)) == list(range(1, result["steps"] + 1))
-    base = load_base(ModelConfig(source=str(place / "base")), device="cpu", dtype="float32")
-    decoder = Decoder(base.model, base.tokenizer)
-    ids = list(range(20, 40))
-    expected = decoder.logits(ids, RowUpdate(decoder.adapter(load_updates(run.update_path))))
-    plain = decoder.logits(ids)
-    model = PeftModel.from_pretrained(base.model, str(run.adapter))
-    with torch.no_grad():
-        got = model(input_ids=torch.tensor([ids])).logits[0]
-    assert (got - expected).abs().max() <= 1e-4 * expected.abs().max()
-    assert (got - plain).abs().max() > 1e-3 * expected.abs().max()
-    assert kept_clients(run) == ["client 1", "client 2"]
-    store = RunStore(place / "home")
-    alone = as_run(store, run, "client 2")
-    assert as_run(store, run, "client 2").id == alone.id and alone.state() == "done"
-    assert "client 2 alone" in alone.config().label
-    assert load_updates(alone.update_path)[0].B.shape[1] <= 8
-
-
-def test_a_stopped_job_goes_on_from_its_last_round(place: Path) -> None:
-    from lora_playground.jobs.failures import Stopped
-    from lora_playground.jobs.pipeline import execute
-
-    whole = new_run(place, "flora", rounds=3)
-    execute(whole, lambda: False)
-    run = new_run(place, "flora", rounds=3)
-    seen: list[dict] = []
-    with pytest.raises(Stopped, match="round 3 of 3"):
-        execute(run, lambda: any(e["type"] == "round" and e["round"] == 2 for e in seen), seen.append)
-    assert run.state() == "cancelled" and len(list(run.checkpoints.iterdir())) == 1
-    execute(run, lambda: False)
-    assert run.state() == "done"
-    for one, other in zip(load_updates(whole.update_path), load_updates(run.update_path)):
-        assert np.linalg.norm(one.matrix() - other.matrix()) <= 1e-6 * np.linalg.norm(one.matrix())
-    rounds = [event["round"] for event in run.history() if event["type"] == "round"]
-    assert rounds == [0, 1, 2, 3]
-
-
 def test_what_cannot_be_run_is_refused_before_anything_starts(place: Path) -> None:
     from lora_playground.jobs.admission import check
 
@@ -322,14 +203,3 @@ def test_every_variant_that_is_taken_trains(place: Path, variant: str, strategy:
     assert last["loss"] < start and last["weights"].keys() == {"client 1", "client 2"}
     assert all(np.linalg.norm(update.matrix()) > 0 for update in global_updates(state))
     trainer.close()
-
-
-def test_a_job_in_which_nobody_ever_delivers_ends_with_a_sentence(place: Path) -> None:
-    from lora_playground.jobs.pipeline import execute
-
-    run = new_run(place, "fedit", drop_out=1.0)
-    with pytest.raises(TrainingError, match="No client delivered"):
-        execute(run, lambda: False)
-    assert "drop-out" in run.error()["message"]
-    texts = [event["text"] for event in run.events()[0] if event["type"] == "message"]
-    assert sum("no client delivered" in text for text in texts) == 2

@@ -16,8 +16,8 @@ from lora_playground.federated.strategies import STRATEGIES, get_strategy
 EXAMPLES = [40, 10, 25, 25]
 
 
-def run(name: str, rounds: int, ranks=(4, 4, 4, 4), examples=EXAMPLES, drop_out=0.0, spoil=None, seed=0):
-    trainer = LinearTrainer(len(ranks), spoil=spoil, seed=seed)
+def run(name: str, rounds: int, ranks=(4, 4, 4, 4), examples=EXAMPLES, drop_out=0.0, seed=0, **trouble):
+    trainer = LinearTrainer(len(ranks), seed=seed, **trouble)
     strategy = prepared(name)
     who = parties(list(ranks), list(examples), trainer)
     state = begin(strategy, who, trainer, seed)
@@ -113,11 +113,13 @@ def test_all_clients_dropped_in_every_round_ends_cleanly(name: str) -> None:
     assert all(event["error"] is None for event in events if event["type"] == "round")
 
 
+@pytest.mark.parametrize(("trouble", "says"), [("spoil", "not finite"), ("cut", "of shape")])
 @pytest.mark.parametrize("name", list(STRATEGIES))
-def test_a_client_that_returns_nan_is_left_out_and_reported(name: str) -> None:
-    state, events, _ = run(name, 3, spoil={1: {2}})
-    second = [event for event in events if event["type"] == "round"][1]
-    assert list(second["left_out"]) == ["client 2"] and "not finite" in second["left_out"]["client 2"]
+def test_a_client_that_returns_nan_or_wrong_shapes_is_left_out_and_reported(name: str, trouble: str, says: str) -> None:
+    state, events, _ = run(name, 3, **{trouble: {1: {2}}})
+    _, second, third = [event for event in events if event["type"] == "round"]
+    assert list(second["left_out"]) == ["client 2"] and says in second["left_out"]["client 2"]
+    assert third["left_out"] == {} and "client 2" in third["weights"], "it takes part again"
     assert sum(second["weights"].values()) == pytest.approx(1.0, abs=1e-3)
     assert any("Round 2: client 2 was left out" in e["text"] for e in events if e["type"] == "message")
     for module in SHAPES:

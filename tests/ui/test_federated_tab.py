@@ -206,3 +206,20 @@ def test_every_strategy_is_described(made) -> None:
     assert words.count("<h3>") == 11 and "needs" not in words
     assert all(f"$$\n{strategy.card.equation}\n$$" in words for strategy in STRATEGIES.values())
     assert "Tick at least one" in tab.describe_strategies([])
+
+
+def test_after_a_reload_all_strategies_of_one_start_are_shown(made) -> None:
+    """Five were started and four can be ticked; a run of another time or with other options does not join them."""
+    shell, parts = made
+    names = ["flora", "fedit", "ffa", "rolora", "fedex"]
+    other, _, _ = tab.start_runs(shell, parts, given(parts, shell, clients=3, strategies=["fedit"]), "me")
+    started, ticked, _ = tab.start_runs(shell, parts, given(parts, shell, clients=2, strategies=names), "me")
+    shown = tab.in_view(shell, [], ticked)
+    assert shown[0] == started[0] and sorted(shown) == sorted(started)
+    assert tab.in_view(shell, started, ticked) == started
+    assert tab.in_view(shell, started, [""] * SLOTS) == started
+    shown = tab.in_view(shell, started, [other[0], *ticked[1:]])
+    assert shown[:2] == [other[0], started[1]] and sorted(shown) == sorted([*other, *started])
+    earlier = shell.store.get(started[4])
+    moved = earlier.folder.rename(earlier.folder.parent / f"20200101-000000{earlier.id[15:]}")
+    assert sorted(tab.in_view(shell, [], ticked)) == sorted(started[:4]) and moved.is_dir()
