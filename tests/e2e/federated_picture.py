@@ -1,0 +1,76 @@
+"""Takes the picture of docs/federated.md from the app itself: `python -m tests.e2e.federated_picture [--out DIR]`.
+
+It starts a server on a fresh home, plays four strategies on the facts of 16 people in the browser, with the settings of
+the table in docs/federated.md, and photographs what a person sees, light and dark.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import sync_playwright
+
+from tests.e2e.conftest import FLAGS, Server, find_chromium
+from tests.e2e.screenshots import OUT, both
+from tests.e2e.steps import choose, points, set_number, until
+from tests.e2e.test_federated import open_tab, tick_only, words
+
+STRATEGIES = ("FedIT", "FedEx-LoRA", "FlexLoRA / HLoRA", "FLoRA (stacking)")
+SECONDS = 1200
+
+
+def main() -> int:
+    """Takes the pictures; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--home", type=Path, help="a home whose newest federated runs are shown; by default they are made"
+    )
+    parser.add_argument("--out", type=Path, default=OUT, help="where the pictures go")
+    given = parser.parse_args()
+    chromium = find_chromium()
+    if chromium is None:
+        print("error: no Chromium; install it or set LORA_PLAYGROUND_CHROMIUM", file=sys.stderr)
+        return 1
+    given.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        server = Server(given.home or Path(folder) / "home")
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        try:
+            page = browser.new_page(viewport={"width": 1280, "height": 1330})
+            page.set_default_timeout(120_000)
+            newest = server.runs()[-len(STRATEGIES) :]
+            page.goto(server.url + (f"?tab=federated&runs={','.join(newest)}" if given.home else ""))
+            page.locator(".lp-new").wait_for()
+            open_tab(page)
+            if not given.home:
+                play(page)
+            ended = f"{len(STRATEGIES)} strategies at their end"
+            until(page, lambda: words(page, "table").count("4 of 4") == len(STRATEGIES), ended, SECONDS)
+            until(page, lambda: "of 4 (" not in words(page, "table"), "all saved", SECONDS)
+            until(page, lambda: points(page, "lp-fed-spectrum") and points(page, "lp-fed-rank"), "the pictures")
+            both(page, given.out, "federated")
+        finally:
+            browser.close()
+            server.close()
+    return 0
+
+
+def play(page: Any) -> None:
+    """Fills in the form with the settings of the table and starts."""
+    choose(page, "lp-fed-dataset", "New facts, 16 people")
+    tick_only(page, *STRATEGIES)
+    choose(page, "lp-federated-partition", "topic")
+    set_number(page, "lp-federated-local-steps", "5")
+    page.locator("#lp-federated").get_by_role("button", name="Advanced").click()
+    set_number(page, "lp-fed-training-batch-tokens", "128")
+    rate = page.locator("#lp-fed-training-learning-rate input, #lp-fed-training-learning-rate textarea").first
+    rate.fill("0.015")
+    rate.press("Tab")
+    page.locator("#lp-federated").get_by_role("button", name="Advanced").click()
+    page.locator("#lp-fed-start").click()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
