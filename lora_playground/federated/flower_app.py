@@ -46,7 +46,7 @@ def home_of(settings: Mapping[str, Any]) -> Path | None:
 def threads_of(node_config: Mapping[str, Any]) -> int:
     """Threads a client trains with: `threads` in its node's config, else OMP_NUM_THREADS, which also Flower's engine
     sets by a client's share of the cores; 0 leaves it to the trainer. Clients on one machine would otherwise each take
-    all cores, and threads that wait for each other on a busy core take a hundred times as long."""
+    all cores, and threads that wait for each other on a busy core hold a round up for minutes."""
     given = str(node_config.get("threads", "") or os.environ.get("OMP_NUM_THREADS", ""))
     if not given.isdigit():
         return 0

@@ -32,7 +32,7 @@ def check(config: RunConfig, home: Path | None = None) -> list[str]:
     card = get_card(config.data.dataset, home or default_home())
     if card.train < 1:
         raise ConfigError("data.dataset", card.name, "it has no training rows; choose or upload one that has")
-    warnings = []
+    warnings: list[str] = []
     if config.federated is not None:
         from lora_playground.federated.config import check as check_federated
         from lora_playground.federated.partition import remarks

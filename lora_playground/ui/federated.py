@@ -222,7 +222,8 @@ def started_with(shell: Shell, run: Run) -> list[str]:
     except OSError:
         return []
     near = sorted(name for name in names if name != run.id and abs(_second(name) - _second(run.id)) <= TOGETHER_SECONDS)
-    mine, found = _but_strategy(run), []
+    mine = _but_strategy(run)
+    found: list[str] = []
     for name in near:
         try:
             if mine is not None and _but_strategy(shell.store.get(name)) == mine:
