@@ -75,16 +75,8 @@ def play(base: Any, config: RunConfig) -> dict[str, Any]:
     dataset = get_dataset(config.data.dataset)
     held = prepare_clients(base.tokenizer, dataset, config, embedded=True)
     shared = held.shared
-    trainer = LocalTrainer(
-        base,
-        config,
-        held.examples,
-        shared.rehearsal,
-        shared.share,
-        shared.validation,
-        dataset.test,
-        dataset.card.metric,
-    )
+    judged = shared.validation, dataset.test, dataset.card.metric
+    trainer = LocalTrainer(base, config, held.examples, shared.rehearsal, shared.share, *judged, threads=1)
     strategy = strategy_of(config)
     who = parties(client_ranks(config), [len(mine) for mine in held.examples], trainer)
     state = begin(strategy, who, trainer, config.training.seed)
@@ -96,9 +88,9 @@ def play(base: Any, config: RunConfig) -> dict[str, Any]:
         if server.round < federated.rounds:
             return {"loss": None, "score": None}
         start = time.process_time()
-        judged = plain(server)
+        found = plain(server)
         judging[0] += time.process_time() - start
-        return judged
+        return found
 
     trainer.judge = judge  # type: ignore[method-assign]
     start = time.process_time()

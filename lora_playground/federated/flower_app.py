@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -43,21 +42,14 @@ def home_of(settings: Mapping[str, Any]) -> Path | None:
     return Path(given).expanduser() if given else None
 
 
-def threads_of(node_config: Mapping[str, Any]) -> int:
-    """Threads a client trains with: `threads` in its node's config, else OMP_NUM_THREADS, which also Flower's engine
-    sets by a client's share of the cores; 0 leaves it to the trainer. Clients on one machine would otherwise each take
-    all cores, and threads that wait for each other on a busy core hold a round up for minutes."""
-    given = str(node_config.get("threads", "") or os.environ.get("OMP_NUM_THREADS", ""))
-    if not given.isdigit():
-        return 0
-    return int(given)
-
-
 def make_site(context: Any, settings: Mapping[str, Any]) -> Site:
     """One client: its part of the dataset, or its own dataset where the node's config names one.
 
     Args:
         settings: what Flower's run config does not say, which an engine started from Python leaves empty.
+
+    `threads` in a node's config bounds what it trains with, as OMP_NUM_THREADS does: clients on one machine would
+    otherwise each take all cores, and threads that wait for each other hold a round up for minutes.
     """
     from lora_playground.federated.local import LocalTrainer
     from lora_playground.federated.preparation import prepare_clients
@@ -80,7 +72,7 @@ def make_site(context: Any, settings: Mapping[str, Any]) -> Site:
     else:
         held = prepare_clients(base.tokenizer, data, config, embedded)
         examples = [mine if k == number else [] for k, mine in enumerate(held.examples)]
-    threads = threads_of(context.node_config)
+    threads = int(context.node_config.get("threads", 0))
     trainer = LocalTrainer(base, config, examples, held.shared.rehearsal, held.shared.share, threads=threads)
     return Site(number, trainer, ranks[number], len(examples[number]))
 

@@ -91,9 +91,13 @@ def _probe(device: str) -> Precision:
 
 def _threads(cores: int) -> int:
     """All cores on small machines, so that a busy moment cannot change it (the count decides how sums are rounded);
-    on larger ones fewer, if that is clearly faster: two hyperthreads of one core gain nothing."""
+    on larger ones fewer, if that is clearly faster: two hyperthreads of one core gain nothing. OMP_NUM_THREADS bounds
+    it: who shares a machine sets that, and threads that wait for each other on busy cores hold all up."""
     import torch
 
+    told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if told.isdigit() and int(told) > 0:
+        cores = min(cores, int(told))
     if cores <= 4:
         return cores
     best, time_of_best = cores, float("inf")

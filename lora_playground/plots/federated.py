@@ -54,7 +54,7 @@ def partition_figure(event: Event | None, dark: bool = False) -> dict[str, Any]:
         }
         for i, (name, values) in enumerate(bars)
     ]
-    return figure(
+    made = figure(
         data,
         title,
         dark,
@@ -62,8 +62,10 @@ def partition_figure(event: Event | None, dark: bool = False) -> dict[str, Any]:
         barmode="stack",
         showlegend=len(bars) > 1,
         xaxis=axis("training rows", dark, rangemode="tozero"),
-        yaxis=axis("", dark, autorange="reversed", showgrid=False),
+        yaxis=axis("", dark, autorange="reversed", showgrid=False, ticksuffix="  "),
     )
+    made["layout"]["legend"] |= {"traceorder": "normal"}  # as the parts of a bar stand, not the other way round
+    return made
 
 
 def describe_partition(event: Event | None) -> str:

@@ -99,6 +99,12 @@ def test_nan_weights_are_refused(tmp_path):
         _load(tmp_path)
 
 
+def test_who_says_how_many_threads_is_obeyed(monkeypatch):
+    for told, wanted in (("1", 1), ("2,1", 2), ("64", 4), ("", 4), ("0", 4), ("many", 4)):
+        monkeypatch.setenv("OMP_NUM_THREADS", told)
+        assert precision._threads(4) == wanted
+
+
 def test_probe_is_measured_once_and_leaves_the_threads_alone():
     before = torch.get_num_threads()
     chosen = precision.probe("cpu")
