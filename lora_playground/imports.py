@@ -1,6 +1,7 @@
 """An adapter from elsewhere, or one cut down here, becomes a run: a folder that spectra, chat and comparison can read.
 
-It knows run folders and adapters' files; nothing of queues, training or torch.
+It knows run folders and adapters' files; nothing of queues, training or torch: where ΔW needs the base, `extraction`
+takes it in a process of its own.
 """
 
 from __future__ import annotations
@@ -8,21 +9,24 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lora_playground.analysis import kept
 from lora_playground.analysis.archive import unpack
-from lora_playground.analysis.importing import CONFIG, TENSORS, Adapter, open_adapter
+from lora_playground.analysis.importing import CONFIG, DORA, TENSORS, Adapter, open_adapter
+from lora_playground.analysis.methods import ALONE, SHAPES
 from lora_playground.analysis.spectra import Spectrum, analyse, effective_rank
-from lora_playground.analysis.tensors import refuse_pickle
+from lora_playground.analysis.tensors import Weights, refuse_pickle
 from lora_playground.analysis.update import Update, save_updates
 from lora_playground.config import RunConfig
-from lora_playground.errors import AdapterError, PlaygroundError
-from lora_playground.models.catalogue import cached_snapshot, folder_of, module_shapes
+from lora_playground.errors import AdapterError, ConfigError, PlaygroundError
+from lora_playground.extraction import extract
+from lora_playground.models.catalogue import cached_snapshot, declared_sizes, folder_of, module_shapes
 from lora_playground.runs import Run, RunStore, write_json, writing
+from lora_playground.variants import VARIANTS
 from lora_playground.variants.plain_lora import write_plain_lora
 
 CHAT_BYTES = 2**30
@@ -56,7 +60,8 @@ def import_adapter(
         source: folder or zip.
         title: the run's name; empty takes the source's.
         base: model source it belongs to; None tries what the adapter names and then the embedded model, and goes
-            without where neither fits.
+            without where neither fits. Without a base, a method whose ΔW is not told by its file is shown by its
+            trained tensors, and a note says so.
         links: whether the folder's files may be symbolic links (a hub cache).
         progress: called with (modules done, modules).
 
@@ -77,9 +82,8 @@ def import_adapter(
         else:
             raise AdapterError(f"there is no {source.name}.")
         adapter = open_adapter(folder, links)
-        matched, notes = _match(adapter, base)
         title = title or source.name.removesuffix(".zip")
-        return _adopt(store, adapter, title, matched, adapter.notes + notes, progress)
+        return _import(store, adapter, title, base, links, progress)
 
 
 def import_files(
@@ -133,32 +137,115 @@ def import_from_hub(
     return import_adapter(store, paths[0].parent, title or hub_id, base, links=True, progress=progress)
 
 
-def _match(adapter: Adapter, base: str | None) -> tuple[str, list[str]]:
-    """The model source that the adapter's shapes fit; raises AdapterError where an explicit one does not."""
+# --- the base it belongs to ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Base:
+    """A base that an adapter may belong to: its source ('' for none), its folder where it is on this disk, its modules'
+    (out, in) where they are known, and what a person should read of it."""
+
+    source: str = ""
+    folder: Path | None = None
+    shapes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def tells(self, adapter: Adapter) -> bool:
+        """Whether it is enough to take the adapter's ΔW, where the file alone is not."""
+        known = all(module in self.shapes for module in adapter.parts)
+        return known and (self.folder is not None or adapter.needs == SHAPES)
+
+
+def _import(
+    store: RunStore,
+    adapter: Adapter,
+    title: str,
+    base: str | None,
+    links: bool,
+    progress: Callable[[int, int], None] | None,
+) -> Imported:
+    """Takes the first base that fits, with ΔW where base or file tell it."""
+    refused: list[str] = []
+    for found in _bases(adapter, base):
+        whole = adapter.needs == ALONE and not adapter.config.dora
+        if whole or not found.tells(adapter):
+            if found.folder is not None and not whole:
+                continue
+            return _adopt(store, adapter, title, found, refused, None, progress)
+        try:
+            updates = extract(adapter, found.shapes, found.folder, links)
+            return _adopt(store, adapter, title, found, refused, updates, progress)
+        except AdapterError as error:
+            if base:
+                raise
+            if found.source == adapter.config.base or _named_embedded(adapter):
+                refused.append(f"With {found.source} as its base it could not be read: {error}")
+    raise AssertionError("the last base is none, which fits everything")
+
+
+def _bases(adapter: Adapter, base: str | None) -> Iterator[_Base]:
+    """Bases in the order in which they are tried; raises AdapterError where an explicit one does not fit."""
     if base:
         folder = folder_of(base)
         if folder is None:
-            return base, ["Its base model is not on this disk yet; it is fetched when it is first needed."]
-        adapter.check_fits(_shapes(folder, adapter))
-        return base, []
+            found = _Base(base, None, _declared(base))
+            note = "Its base model is not on this disk yet; it is fetched when it is first needed."
+            tells = adapter.needs == ALONE or found.tells(adapter)
+            yield replace(found, notes=[note if tells else _tensors_only(adapter)])
+            return
+        shapes = _shapes(folder, adapter)
+        adapter.check_fits(shapes)
+        yield _Base(base, folder, shapes)
+        return
     for source in dict.fromkeys((adapter.config.base, "embedded")):
+        # FourierFT's tensors have the same shapes whatever its base: only the name can tell.
+        if source == "embedded" and adapter.config.method == "FOURIERFT" and not _named_embedded(adapter):
+            continue
         try:
             # What a stranger's file names is looked up among downloaded models only, never as a path.
-            named = cached_snapshot(source) if _HUB_ID.fullmatch(source) and ".." not in source else None
+            named = cached_snapshot(source) if _is_hub_id(source) else None
             folder = folder_of(source) if source == "embedded" else named
             if folder is not None:
-                adapter.check_fits(_shapes(folder, adapter))
-                return source, []
+                shapes = _shapes(folder, adapter)
+                adapter.check_fits(shapes)
+                yield _Base(source, folder, shapes)
         except PlaygroundError:
             continue
     shown = f" ({adapter.config.base})" if adapter.config.base else ""
-    return "", [f"Its base model{shown} is not on this disk, so it can be looked at, compared and cut, but not asked."]
+    note = f"Its base model{shown} is not on this disk, so it can be looked at, compared and cut, but not asked."
+    known = _declared(adapter.config.base) if adapter.needs == SHAPES else {}
+    if known and all(module in known for module in adapter.parts):
+        yield _Base("", None, known, [note])
+    yield _Base("", None, {}, [note if adapter.needs == ALONE else _tensors_only(adapter)])
+
+
+def _tensors_only(adapter: Adapter) -> str:
+    kind, named = adapter.config.kind, adapter.config.base or "its base model"
+    why = "the weights W of its base" if adapter.needs != SHAPES else "the shapes of its base's modules"
+    return (
+        f"{kind.label}'s update depends on {why}, which this file does not hold. What is shown are its trained tensors "
+        f"alone ({', '.join(part for part in kind.parts[:2])}), not ΔW, and they cannot be cut or asked. To see ΔW, "
+        f"bring {named} onto this disk (choose it as the base of a run once, or give its folder to "
+        "`python -m lora_playground import --base`) and import again."
+    )
+
+
+def _declared(source: str) -> Mapping[str, tuple[int, int]]:
+    """Shapes of a base of the catalogue that is not on this disk."""
+    sizes = declared_sizes(source)
+    return {name: (out, into) for name, out, into in sizes.modules()} if sizes is not None else {}
+
+
+def _is_hub_id(name: str) -> bool:
+    return bool(_HUB_ID.fullmatch(name)) and ".." not in name
+
+
+def _named_embedded(adapter: Adapter) -> bool:
+    return adapter.config.base.rstrip("/").rsplit("/", 1)[-1] == "embedded"
 
 
 def _shapes(folder: Path, adapter: Adapter) -> Mapping[str, tuple[int, int]]:
     """Shapes of the base's modules; embeddings and head too where the adapter changes them."""
-    from lora_playground.analysis.tensors import Weights
-
     known = {name: (out, into) for name, out, into in module_shapes(folder)}
     others = [module for module in adapter.shapes if module not in known]
     if others:
@@ -170,37 +257,76 @@ def _shapes(folder: Path, adapter: Adapter) -> Mapping[str, tuple[int, int]]:
     return known
 
 
+# --- the run ---------------------------------------------------------------------------------------------------------
+
+
+def opened(run: Run) -> Adapter:
+    """The adapter of an imported run whose updates are not kept beside it, because it is large.
+
+    Raises:
+        AdapterError: its ΔW was taken with its base, and is too large to be kept.
+    """
+    if ((run.result() or {}).get("imported") or {}).get("extracted"):
+        raise AdapterError("its update was taken with its base and is too large to be kept here; its spectra are.")
+    return open_adapter(run.adapter)
+
+
+class _Keeping:
+    """Passes updates on and keeps them, up to CHAT_BYTES of float32; beyond, it keeps none."""
+
+    def __init__(self, updates: Iterator[Update]) -> None:
+        self._updates = updates
+        self.kept: list[Update] = []
+        self.size = 0
+
+    def __iter__(self) -> Iterator[Update]:
+        for update in self._updates:
+            self.size += sum(4 * part.size for part in (update.B, update.A, update.dense) if part is not None)
+            if self.size > CHAT_BYTES:
+                self.kept.clear()
+            else:
+                self.kept.append(update)
+            yield update
+
+
 def _adopt(
     store: RunStore,
     adapter: Adapter,
     title: str,
-    base: str,
-    notes: list[str],
+    base: _Base,
+    refused: list[str],
+    extracted: Iterator[Update] | None,
     progress: Callable[[int, int], None] | None,
 ) -> Imported:
-    rank = max(adapter.ranks.values())
-    config = _config(title, base or adapter.config.base or "unknown", rank, adapter.config.alpha)
-    total = len(adapter.shapes)
-    spectra = analyse(adapter.updates(), None if progress is None else lambda done: progress(done, total))
-    run = store.create(config)
+    """The run of an adapter, with the updates of its file, or with those that were extracted with its base."""
+    tells = extracted is not None or adapter.needs == ALONE
+    notes = [note for note in adapter.notes if extracted is None or note != DORA] + base.notes + refused
+    if adapter.config.kind.shared and not adapter.shared and extracted is not None:
+        notes.append("Its random matrices are not saved with it; they are drawn again from its key, as PEFT does.")
+    total = len(adapter.parts)
+    taken = _Keeping(extracted) if extracted is not None else None
+    spectra = analyse(
+        adapter.updates() if taken is None else taken,
+        None if progress is None else lambda done: progress(min(done, total), total),
+    )
+    size = 4 * sum(rank * sum(adapter.shapes[name]) for name, rank in adapter.ranks.items())
+    size = size if taken is None else taken.size
+    if tells and size > CHAT_BYTES:
+        notes.append(f"It is too large ({size / 2**30:.1f} GiB) to be cut and asked here; it can be looked at.")
+    run = store.create(_config(title if tells else f"{title[:62]} (trained tensors)", adapter, base))
     try:
         with writing(run.folder):
             run.adapter.mkdir()
             for name in (CONFIG, TENSORS):
                 shutil.copyfile(adapter.folder / name, run.adapter / name)
-            size = 4 * sum(rank * sum(adapter.shapes[name]) for name, rank in adapter.ranks.items())
-            if size <= CHAT_BYTES:
-                save_updates(adapter.updates(), run.update_path, {"source": "import"})
-            else:
-                notes = [
-                    *notes,
-                    f"It is too large ({size / 2**30:.1f} GiB) to be cut and asked here; it can be looked at.",
-                ]
-        _finish(run, spectra, {"imported": {"method": adapter.config.method, "base": base, "notes": notes}})
+            if tells and size <= CHAT_BYTES:
+                save_updates(adapter.updates() if taken is None else taken.kept, run.update_path, {"source": "import"})
+        about = {"method": adapter.config.method, "base": base.source, "notes": notes, "extracted": taken is not None}
+        _finish(run, spectra, {"imported": about})
     except BaseException:
         shutil.rmtree(run.folder, ignore_errors=True)
         raise
-    return Imported(run, base, notes)
+    return Imported(run, base.source, notes)
 
 
 def derive(store: RunStore, parent: Run, updates: Sequence[Update], title: str, made: Mapping[str, Any]) -> Run:
@@ -229,10 +355,22 @@ def derive(store: RunStore, parent: Run, updates: Sequence[Update], title: str, 
     return run
 
 
-def _config(title: str, base: str, rank: int, alpha: float) -> RunConfig:
-    variant = {"name": "lora", "rank": min(rank, 4096), "alpha": min(max(float(alpha), 1e-6), 65_536.0)}
-    data = {"title": title.strip()[:80], "model": {"source": base[:400]}, "data": {"dataset": "imported"}}
-    return RunConfig.parse({**data, "variant": variant})
+def _config(title: str, adapter: Adapter, base: _Base) -> RunConfig:
+    """A config that names the variant of this app that is the same method, or LoRA where none is."""
+    taken = adapter.config
+    # Only what a hub could mean: a path that a stranger's file names is never looked at.
+    source = base.source or (taken.base if _is_hub_id(taken.base) else "unknown")
+    name = "dora" if taken.dora else "rslora" if taken.rslora else taken.kind.variant or "lora"
+    size = {
+        "rank": min(max(adapter.ranks.values()), 4096),
+        "alpha": min(max(float(taken.alpha), 1e-6), 65_536.0),
+    }
+    data = {"title": title.strip()[:80], "model": {"source": source[:400]}, "data": {"dataset": "imported"}}
+    known = {key: value for key, value in size.items() if key in VARIANTS[name].config.model_fields}
+    try:
+        return RunConfig.parse({**data, "variant": {"name": name, **known}})
+    except ConfigError:  # such as an odd rank where this app allows even ones
+        return RunConfig.parse({**data, "variant": {"name": "lora", **size}})
 
 
 def _finish(run: Run, spectra: Mapping[str, Spectrum], result: Mapping[str, Any]) -> None:

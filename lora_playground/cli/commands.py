@@ -188,10 +188,10 @@ def spectra(given: argparse.Namespace) -> dict[str, Any]:
 
 def _each_update(run: Any) -> Iterator[Any]:
     """A run's updates one after another; an imported adapter that is too large for chat comes from its own file."""
-    from lora_playground.analysis.importing import open_adapter
+    from lora_playground.imports import opened
 
     if not run.update_path.is_file() and "imported" in (run.result() or {}):
-        yield from open_adapter(run.adapter).updates()
+        yield from opened(run).updates()
     else:
         yield from _updates(run)
 

@@ -151,6 +151,11 @@ def sizes_of(source: str) -> Geometry | None:
     folder = folder_of(source)
     if folder is not None:
         return geometry(read_config(folder))
+    return declared_sizes(source)
+
+
+def declared_sizes(source: str) -> Geometry | None:
+    """The sizes that the catalogue declares for a hub model; None for any other. No file is looked at."""
     declared = next((sizes for card, sizes in _hub_models() if card.source == source), None)
     return None if declared is None else geometry(declared)
 

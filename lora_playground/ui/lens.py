@@ -18,11 +18,11 @@ import numpy as np
 from lora_playground.analysis import kept as kept_spectra
 from lora_playground.analysis.alignment import Amplification, Intruders, alignment, amplification, intruders
 from lora_playground.analysis.cut import Cutter
-from lora_playground.analysis.importing import open_adapter
 from lora_playground.analysis.spectra import EXACT_SIDE, Spectrum, analyse, effective_rank, stable_rank
 from lora_playground.analysis.tensors import TensorFile, Weights
 from lora_playground.analysis.update import Update
 from lora_playground.errors import AdapterError, PlaygroundError
+from lora_playground.imports import opened
 from lora_playground.models.catalogue import folder_of
 from lora_playground.ui.follow import Follower
 
@@ -168,7 +168,7 @@ class Lens:
             if found:
                 return Update(module, **found)
         elif run.adapter.is_dir():
-            adapter = open_adapter(run.adapter)
+            adapter = opened(run)
             if module in adapter.shapes:
                 return adapter.update(module)
         raise AdapterError(f"{module} has no saved update in this run; it is there when the run has ended.")
@@ -179,7 +179,7 @@ class Lens:
 
     def _all(self, run: Run) -> Any:
         if not run.update_path.is_file():
-            return open_adapter(run.adapter).updates()
+            return opened(run).updates()
         file = self._file(run)
         names = dict.fromkeys(key.rsplit(".", 1)[0] for key in file.entries)
         return (self._read(run, name) for name in names)

@@ -7,7 +7,7 @@ parameters it trains, and, where ΔW has factors, what they are.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,25 +79,33 @@ class PeftVariant(Variant):
 
     def updates(self, model: torch.nn.Module) -> list[Update]:
         """ΔW of every adapted module: factors where the variant has them, else dense by `effective_delta`."""
-        import torch
-
-        found = []
-        with torch.no_grad():
-            for name, layer in tuner_layers(model):
-                pair = self.factors(layer)
-                if pair is not None:
-                    found.append(Update(name, B=_numpy(pair[0]), A=_numpy(pair[1])))
-                    continue
-                found.append(Update(name, dense=_numpy(effective_delta(layer))))
-                bias = effective_bias_delta(layer)
-                if bias is not None:
-                    found.append(Update(f"{name}.bias", dense=_numpy(bias)))
-        return found
+        return updates_of(model, self.factors)
 
     def save(self, model: torch.nn.Module, folder: Path) -> None:
         """PEFT's own format: adapter_config.json and adapter_model.safetensors."""
         # Without embeddings explicitly off, PEFT asks the hub whether the vocabulary was resized.
         model.save_pretrained(str(folder), save_embedding_layers=False)  # type: ignore[operator]
+
+
+def updates_of(
+    model: torch.nn.Module, factors: Callable[[Any], tuple[torch.Tensor, torch.Tensor] | None] | None
+) -> list[Update]:
+    """ΔW of every tuner layer of a model, and of biases that are changed with it: B·A by `factors` where that gives
+    any, else dense by `effective_delta`."""
+    import torch
+
+    found = []
+    with torch.no_grad():
+        for name, layer in tuner_layers(model):
+            pair = None if factors is None else factors(layer)
+            if pair is not None:
+                found.append(Update(name, B=_numpy(pair[0]), A=_numpy(pair[1])))
+                continue
+            found.append(Update(name, dense=_numpy(effective_delta(layer))))
+            bias = effective_bias_delta(layer)
+            if bias is not None:
+                found.append(Update(f"{name}.bias", dense=_numpy(bias)))
+    return found
 
 
 def tuner_layers(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:

@@ -1,0 +1,248 @@
+"""ΔW of an adapter whose file alone does not tell it: stock PEFT attaches it to its base's weights, module by module.
+
+`extract` runs a process of its own, so that the web process imports no torch, and gives the updates as they come; the
+process is this module's `main`. The base is never built as a model: a module's W is all that a method needs, and where
+it needs only W's shape not even that is read. It knows no run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lora_playground.analysis.importing import Adapter, open_adapter
+from lora_playground.analysis.methods import INDICES, SHAPES
+from lora_playground.analysis.tensors import Weights
+from lora_playground.analysis.update import Update
+from lora_playground.errors import AdapterError, PlaygroundError
+
+if TYPE_CHECKING:
+    import torch
+
+Pairs = Mapping[str, tuple[int, int]]
+
+
+def extract(adapter: Adapter, shapes: Pairs, base: Path | None, links: bool = False) -> Iterator[Update]:
+    """Updates of every module, and of biases that the method changes too, one after another.
+
+    Args:
+        adapter: as opened. links: whether its files may be symbolic links.
+        shapes: (out, in) of the base's modules, at least of those that the adapter changes.
+        base: the base's folder; None where its shapes are enough.
+
+    Raises:
+        AdapterError: the adapter does not fit the base, or PEFT cannot load it.
+    """
+    wanted = {module: shapes[module] for module in adapter.parts}
+    task = {"adapter": str(adapter.folder.resolve()), "base": str(base or ""), "links": links, "shapes": wanted}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lora_playground.extraction"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).resolve().parents[1],
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(json.dumps(task).encode())
+            process.stdin.close()
+        yield from _received(process.stdout)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def _received(stream: Any) -> Iterator[Update]:
+    """Updates from the process: a line of JSON before the bytes of each; the last line says how it ended."""
+    while line := stream.readline():
+        said = json.loads(line)
+        if "error" in said:
+            raise AdapterError(said["error"])
+        if said.get("done"):
+            return
+        parts = {}
+        for part, shape in said["parts"].items():
+            data = stream.read(4 * int(np.prod(shape)))
+            parts[part] = np.frombuffer(data, dtype=np.float32).reshape(shape)
+        yield Update(said["name"], **parts)
+    raise AdapterError("PEFT's process ended before the adapter was read; there may be too little memory for it.")
+
+
+# ------------------------------------------------------------------------------------------ the process that extracts
+
+
+def main() -> int:
+    """Reads a task from standard input, writes updates to standard output."""
+    task = json.loads(sys.stdin.buffer.read())
+    # Whatever a library prints must not get between the updates.
+    with os.fdopen(os.dup(1), "wb") as out:
+        os.dup2(2, 1)
+        try:
+            for update in updates(
+                open_adapter(Path(task["adapter"]), task["links"]),
+                {name: (shape[0], shape[1]) for name, shape in task["shapes"].items()},
+                Path(task["base"]) if task["base"] else None,
+            ):
+                arrays = {part: getattr(update, part) for part in ("B", "A", "dense")}
+                arrays = {part: np.asarray(a, np.float32) for part, a in arrays.items() if a is not None}
+                head = {"name": update.name, "parts": {part: list(array.shape) for part, array in arrays.items()}}
+                out.write(json.dumps(head).encode() + b"\n")
+                for array in arrays.values():
+                    out.write(np.ascontiguousarray(array).data)
+            out.write(b'{"done": true}\n')
+        except PlaygroundError as failure:
+            out.write(json.dumps({"error": str(failure)}).encode() + b"\n")
+        except BrokenPipeError:
+            return 1
+    return 0
+
+
+def updates(adapter: Adapter, shapes: Pairs, base: Path | None) -> Iterator[Update]:
+    """As `extract`, in this process."""
+    weights = Weights(base) if base is not None and adapter.needs != SHAPES else None
+    modules = list(adapter.parts)
+    groups = [modules] if adapter.config.kind.shared else [[module] for module in modules]
+    for group in groups:
+        yield from _attached(adapter, group, shapes, weights)
+
+
+def _attached(adapter: Adapter, group: Sequence[str], shapes: Pairs, weights: Weights | None) -> list[Update]:
+    """Updates of some modules: PEFT on a bare tree of linear modules that is named as the base is."""
+    import warnings
+
+    import torch
+    from peft import get_peft_model, set_peft_model_state_dict
+
+    from lora_playground.variants.peft_variant import updates_of
+
+    tree = torch.nn.Module()
+    for module in group:
+        _place(tree, module, _linear(module, shapes[module], weights))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            wrapped = get_peft_model(tree, _config(adapter, group))  # type: ignore[arg-type]
+            loaded = set_peft_model_state_dict(wrapped, _state(adapter, group, shapes))
+    except (ValueError, RuntimeError, TypeError, KeyError, NotImplementedError, AttributeError) as error:
+        raise AdapterError(_why(adapter, str(error))) from error
+    prefix = adapter.config.kind.prefix
+    lost = [
+        key for key in loaded.missing_keys if prefix in key and not any(s in key for s in adapter.config.kind.shared)
+    ]
+    if lost or loaded.unexpected_keys:
+        raise AdapterError(_why(adapter, f"{(lost or loaded.unexpected_keys)[0]} is missing or has no place there"))
+    return updates_of(wrapped, _factors(adapter))
+
+
+def _why(adapter: Adapter, said: str) -> str:
+    lines = [line.strip() for line in said.splitlines() if line.strip()] or ["no reason given"]
+    shown = next((line for line in lines if "size mismatch" in line), lines[0])
+    return f"this {adapter.config.kind.label} adapter does not fit the base model: {shown[:300]}"
+
+
+def _linear(module: str, shape: tuple[int, int], weights: Weights | None) -> torch.nn.Linear:
+    """A linear module (out, in) with the base's own weight and bias, or with zeros that take no memory."""
+    import torch
+
+    made = torch.nn.Linear(shape[1], shape[0], bias=False, device="meta")
+    W = torch.zeros(1).expand(*shape) if weights is None else _tensor(weights.weight(module, shape))
+    made.weight = torch.nn.Parameter(W, requires_grad=False)
+    bias = weights.shape(f"{module}.bias") if weights is not None else None
+    if weights is not None and bias == (shape[0],):
+        made.bias = torch.nn.Parameter(_tensor(weights.weight(f"{module}.bias", bias)), requires_grad=False)
+    return made
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(np.array(array, dtype=np.float32))
+
+
+def _place(tree: Any, name: str, module: Any) -> None:
+    """Adds a module under its dotted name."""
+    import torch
+
+    *parents, last = name.split(".")
+    for parent in parents:
+        if not hasattr(tree, parent):
+            tree.add_module(parent, torch.nn.Module())
+        tree = getattr(tree, parent)
+    tree.add_module(last, module)
+
+
+def _config(adapter: Adapter, group: Sequence[str]) -> Any:
+    """PEFT's config, made of checked values and plain names alone."""
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftType
+
+    config, first = adapter.config, group[0]
+    rank, alpha = config.of(first)
+    given: dict[str, Any] = dict(config.options)
+    if config.kind.ranked:
+        given["r"] = rank
+    shape = {part: adapter.file.entries[key].shape for part, key in adapter.parts[first].items()}
+    if config.method == "LORA":
+        given |= {"lora_alpha": alpha, "use_rslora": config.rslora, "use_dora": config.dora}
+    elif config.method == "IA3":
+        # One factor for each input is what PEFT calls feed-forward.
+        given["feedforward_modules"] = [first] if shape["ia3_l"][0] == 1 else []
+    elif config.method == "FOURIERFT":
+        given["n_frequency"] = shape["fourierft_spectrum"][0]
+    elif config.method == "SHIRA":
+        mask = given.pop("mask_type", "random")
+        if INDICES not in adapter.parts[first] and (mask != "random" or "random_seed" not in given):
+            raise AdapterError(
+                f"this SHiRA adapter does not say where the weights of {first} belong: it holds neither their places "
+                "nor the seed of a random mask."
+            )
+    return PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(config.method)](target_modules=list(group), **given)
+
+
+def _state(adapter: Adapter, group: Sequence[str], shapes: Pairs) -> dict[str, torch.Tensor]:
+    """The tensors of these modules, and those of the whole adapter, by the names that PEFT saves them under."""
+    names = {key for module in group for key in adapter.parts[module].values()}
+    state = {_plain(key): _tensor(adapter.finite(key)) for key in adapter.file.entries if key in names}
+    for module in group:
+        if INDICES in adapter.parts[module]:
+            key = adapter.parts[module][INDICES]
+            state[_plain(key)] = _places(module, adapter.finite(key), shapes[module])
+    return state | {f"base_model.{part}": _tensor(adapter.finite(key)) for part, key in adapter.shared.items()}
+
+
+def _places(module: str, array: np.ndarray, shape: tuple[int, int]) -> torch.Tensor:
+    """Rows and columns (2, k) of single weights; PEFT itself does not look whether they are within W."""
+    import torch
+
+    bounds = np.array(shape)[:, None]
+    if array.ndim != 2 or array.shape[0] != 2 or (array < 0).any() or (array >= bounds).any():
+        raise AdapterError(f"{module}: {INDICES} name places outside of {shape[0]} by {shape[1]} weights.")
+    return torch.from_numpy(array.astype(np.int64))
+
+
+def _plain(key: str) -> str:
+    key = key.replace(".default.", ".").removesuffix(".default")
+    return key if key.startswith("base_model.") else f"base_model.model.{key}"
+
+
+def _factors(adapter: Adapter) -> Any:
+    """What gives (B, A) of a layer of this method; None where its update has none."""
+    from lora_playground.variants import VARIANTS
+
+    kind = adapter.config.kind
+    if adapter.config.options.get("init_weights") in ("mini", "bat") or adapter.config.dora or not kind.variant:
+        return None
+    return getattr(VARIANTS[kind.variant], "factors", None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
