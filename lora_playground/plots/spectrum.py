@@ -57,12 +57,10 @@ def scree_figure(
     ranks = [rank] if isinstance(rank, int) else list(rank or [])
     furthest = max([length, *[r for r in ranks if r <= 2 * length]])
     lines, notes = _rank_marks(ranks, [colour for _, colour, _ in series], furthest, dark)
-    for height, colour in [(edge, ink(dark)["quiet"])] if isinstance(edge, int | float) else edge or ():
-        line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": height, "y1": height}
-        lines.append({**line, "line": {"color": colour, "width": 1.5, "dash": "dot"}})
-        note = {"xref": "paper", "x": 1, "y": math.log10(height) if log else height, "text": "edge of noise"}
-        look = {"xanchor": "right", "yanchor": "bottom", "font": {"size": 12, "color": colour}}
-        notes.append({**note, **look, "showarrow": False})
+    more_lines, more_notes = _edge_marks(
+        [(edge, ink(dark)["quiet"])] if isinstance(edge, int | float) else edge, log, dark
+    )
+    lines, notes = lines + more_lines, notes + more_notes
     x = axis("direction, strongest first", dark, range=[0.4, furthest + 0.6], tickformat="d")
     if furthest <= 20:
         x["dtick"] = 1 if furthest <= 10 else 2
@@ -78,6 +76,26 @@ def scree_figure(
         )
     layout: dict[str, Any] = {"shapes": lines, "annotations": notes, "showlegend": True, "hovermode": "x"}
     return figure(data, title, dark, 354, xaxis=x, yaxis=y, **layout, **more)
+
+
+def _edge_marks(
+    edges: Sequence[tuple[float, str]] | None, log: bool, dark: bool
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Dotted lines at the edges of noise, each with its words; edges that lie together share theirs."""
+    lines, notes, named = [], [], []  # type: list[dict[str, Any]], list[dict[str, Any]], list[float]
+    for height, colour in edges or ():
+        line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": height, "y1": height}
+        lines.append({**line, "line": {"color": colour, "width": 1.5, "dash": "dot"}})
+        if any(abs(math.log10(height / other)) < 0.25 for other in named):
+            notes[-1] |= {"text": "edges of noise", "font": {"size": 12, "color": ink(dark)["quiet"]}}
+            highest = max(height, *named)
+            notes[-1]["y"] = math.log10(highest) if log else highest
+        else:
+            note = {"xref": "paper", "x": 1, "y": math.log10(height) if log else height, "text": "edge of noise"}
+            look = {"xanchor": "right", "yanchor": "bottom", "font": {"size": 12, "color": colour}}
+            notes.append({**note, **look, "showarrow": False})
+        named.append(height)
+    return lines, notes
 
 
 def _scree_traces(

@@ -15,6 +15,9 @@ SCALE = "Cividis"
 FONT = '"Atkinson Hyperlegible Next", system-ui, sans-serif'
 
 
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
 def run_colour(slot: int) -> str:
     """The colour of the run in this slot (0, 1, ...), the same in every figure, table and pane."""
     return RUN_COLOURS[slot % len(RUN_COLOURS)]
@@ -88,7 +91,13 @@ def log_ticks(low: float, high: float) -> dict[str, Any]:
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     digits = (1, 2, 5) if last - first <= 3 else (1,)
     ticks = [float(f"{digit}e{power}") for power in range(first, last + 1) for digit in digits]
-    return {"tickvals": ticks, "ticktext": [significant(tick) for tick in ticks]}
+    return {"tickvals": ticks, "ticktext": [significant(tick) if tick >= 1e-3 else _power(tick) for tick in ticks]}
+
+
+def _power(value: float) -> str:
+    """A small round number as people write it: 10⁻⁴, 2·10⁻⁵."""
+    digit, power = f"{value:.0e}".split("e")
+    return ("" if digit == "1" else f"{digit}·") + "10" + str(int(power)).translate(_RAISED)
 
 
 def rounded(values: Iterable[float | None], digits: int = 4) -> list[float | None]:

@@ -92,15 +92,15 @@ class SpectrumTab:
             focus = gr.Radio([], label="Run in the map", elem_classes="lp-chips", elem_id="lp-spec-focus")
             measure = gr.Dropdown(
                 MEASURES, value="effective_rank",
-                label="The map shows", filterable=False, elem_id="lp-spec-measure",
+                label="The map shows", info="of every module of one run", filterable=False, elem_id="lp-spec-measure",
             )  # fmt: skip
             module = gr.Dropdown(
                 [], label="Module in the other pictures", info="or click a square of the map", elem_id="lp-spec-module",
                 filterable=False,
             )  # fmt: skip
             log = gr.Radio(
-                [("log", True), ("linear", False)], value=True, label="σ axis", elem_classes="lp-chips",
-                elem_id="lp-spec-log",
+                [("log", True), ("linear", False)], value=True, label="σ axis", info="of the singular values",
+                elem_classes="lp-chips", elem_id="lp-spec-log",
             )  # fmt: skip
         with gr.Row(elem_classes="lp-spec-replay", equal_height=False):
             play = gr.Button("▶ Replay training", size="sm", elem_id="lp-spec-play", min_width=150, scale=0)

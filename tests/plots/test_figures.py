@@ -225,6 +225,15 @@ def test_cut_curves():
     assert "1 direction is enough" in plots.describe_cut([0, 1, 8], [3, 1, 1], [None] * 3)
 
 
+def test_edges_that_lie_together_share_their_words_and_small_ticks_are_written_out():
+    near = plots.scree_figure([("a", "#000", [4.0, 1e-6])], edge=[(2.0, "#111"), (2.2, "#222"), (0.01, "#333")])
+    words = [note["text"] for note in near["layout"]["annotations"]]
+    assert words == ["edges of noise", "edge of noise"] and len(near["layout"]["shapes"]) == 3
+    assert near["layout"]["annotations"][0]["y"] == pytest.approx(np.log10(2.2))
+    ticks = dict(zip(near["layout"]["yaxis"]["tickvals"], near["layout"]["yaxis"]["ticktext"], strict=True))
+    assert ticks[1e-4] == "10⁻⁴" and ticks[0.001] == "0.001" and ticks[1.0] == "1"
+
+
 def test_edge_of_noise_is_drawn_where_the_axis_has_it():
     for log in (True, False):
         figure = plots.scree_figure([("full", "#000", [4.0, 1.0, 0.5])], log=log, edge=2.0)
