@@ -1,10 +1,11 @@
-"""The lesson of docs/spectra.md on the embedded model: trains six short runs and takes what their updates are made of.
+"""The lesson of docs/spectra.md on the embedded model: trains short runs and takes what their updates are made of.
 
-    python benchmarks/spectra_lesson.py [--steps 200]       # train, measure, draw, write the page's section
+    python benchmarks/spectra_lesson.py [--steps 160]       # train, measure, draw, write the page's section
     python benchmarks/spectra_lesson.py --draw              # from the numbers that were kept, without training
 
-Style against facts (LoRA, r = 16), full fine-tuning on both, and r = 8 against r = 64 on the same facts from other
-starts. Numbers go to docs/spectra/lesson.json; `spectra_page` makes pictures and words of them.
+Style against facts (LoRA, r = 16, cut to its first k directions; and trained at lower ranks from the start), full
+fine-tuning on both, and r = 8 against r = 64 on the same facts from other starts. Numbers go to
+docs/spectra/lesson.json; `spectra_page` makes pictures and words of them.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from lora_playground.analysis.tensors import Weights
 from lora_playground.analysis.update import Update
 from lora_playground.models.catalogue import EMBEDDED
 
-STYLE, FACTS = "pirate", "facts-medium"
+STYLE, FACTS = "pirate", "facts-large"
 RANK, SMALL, LARGE = 16, 8, 64
+LOW = (1,)  # trained at these ranks too
 FULL_RATE = 1e-3  # learns the facts in as many steps as LoRA does at its own rate
 KS = (0, 1, 2, 4, 8, 16)
 
@@ -96,44 +98,56 @@ def beside(updates: Sequence[Update], k: int = 10, epsilon: float = 0.5) -> dict
     }
 
 
-def cut_down(bench: Any, updates: Sequence[Update], dataset: str, rows: int) -> dict[str, list[float]]:
-    """Validation loss (nats per token) and task score with the first k directions of every module, k in KS."""
-    from lora_playground.config import RunConfig
-    from lora_playground.data.catalogue import get_dataset
-    from lora_playground.data.encoding import encode
-    from lora_playground.jobs.cutcurve import loss_of, score_of
-    from lora_playground.models.decoding import Decoder, RowUpdate
+class Asker:
+    """Validation loss (nats per token) and task score of updates on the first rows of a dataset."""
 
-    found = get_dataset(dataset, bench.home)
-    length = RunConfig.parse({"data": {"dataset": dataset}}).data.max_length
-    examples = encode(bench.base.tokenizer, found.validation[:rows], length).examples
-    decoder = Decoder(bench.base.model, bench.base.tokenizer)
-    adapter = decoder.adapter(updates)
-    made: dict[str, list[float]] = {"loss": [], "score": []}
-    for k in KS:
-        update = RowUpdate(adapter, cut=(0, k)) if k else None
-        made["loss"].append(float(loss_of(decoder, examples, update) or 0.0))
-        made["score"].append(float(score_of(decoder, found.test[:rows], found.card.metric, update) or 0.0))
-    return made
+    def __init__(self, bench: Any, dataset: str, rows: int) -> None:
+        from lora_playground.config import RunConfig
+        from lora_playground.data.catalogue import get_dataset
+        from lora_playground.data.encoding import encode
+        from lora_playground.models.decoding import Decoder
+
+        found = get_dataset(dataset, bench.home)
+        length = RunConfig.parse({"data": {"dataset": dataset}}).data.max_length
+        self.examples = encode(bench.base.tokenizer, found.validation[:rows], length).examples
+        self.decoder = Decoder(bench.base.model, bench.base.tokenizer)
+        self.test, self.metric = found.test[:rows], found.card.metric
+
+    def ask(self, updates: Sequence[Update], ks: Sequence[int | None] = (None,)) -> dict[str, list[float]]:
+        """Loss and score with the first k directions of every module, for every k; None is all of them, 0 the base."""
+        from lora_playground.jobs.cutcurve import loss_of, score_of
+        from lora_playground.models.decoding import RowUpdate
+
+        adapter = self.decoder.adapter(updates)
+        made: dict[str, list[float]] = {"loss": [], "score": []}
+        for k in ks:
+            update = None if k == 0 else RowUpdate(adapter, cut=None if k is None else (0, k))
+            made["loss"].append(float(loss_of(self.decoder, self.examples, update) or 0.0))
+            made["score"].append(float(score_of(self.decoder, self.test, self.metric, update) or 0.0))
+        return made
 
 
 def inside(small: Sequence[Update], large: Sequence[Update], side: Any) -> dict[str, Any]:
-    """φ(i, j) of two runs' directions, the mean over the layers for each kind of module, and what chance gives."""
+    """φ(i, j) of two runs' directions and the share of the small one's energy that lies in the large one's directions:
+    the mean over the layers for each kind of module, and what chance gives."""
     by_name = {update.name: update for update in large}
-    kinds: dict[str, list[np.ndarray]] = {}
+    kinds: dict[str, list[tuple[np.ndarray, float]]] = {}
     chance: dict[str, float] = {}
     for update in linear(small):
         V1, V2 = directions(update, side), directions(by_name[update.name], side)
         if min(V1.shape[1], SMALL) < SMALL or V2.shape[1] < SMALL:
             continue
+        matrix = update.matrix() if side == "left" else update.matrix().T
+        held = float(np.linalg.norm(V2[:, :LARGE].T @ matrix) ** 2 / np.linalg.norm(matrix) ** 2)
         kind = update.name.rsplit(".", 1)[-1]
-        kinds.setdefault(kind, []).append(similarity(V1, V2)[:SMALL, :LARGE])
+        kinds.setdefault(kind, []).append((similarity(V1, V2)[:SMALL, :LARGE], held))
         chance[kind] = float(random_similarity(1, 1, V1.shape[0])[0, 0])
     made = {}
-    for kind, squares in kinds.items():
-        width = min(square.shape[1] for square in squares)
-        mean = np.mean([square[:, :width] for square in squares], 0)
-        made[kind] = {"phi": digits(mean), "chance": chance[kind]}
+    for kind, pairs in kinds.items():
+        width = min(square.shape[1] for square, _ in pairs)
+        mean = np.mean([square[:, :width] for square, _ in pairs], 0)
+        held = float(np.mean([share for _, share in pairs]))
+        made[kind] = {"phi": digits(mean), "chance": chance[kind], "held": held}
     return made
 
 
@@ -147,6 +161,7 @@ def measure(given: argparse.Namespace, part: Path) -> dict[str, Any]:
     from lora_playground.variants import VARIANTS
 
     about = {"steps": given.steps, "tokens": given.tokens, "rows": given.rows, "rank": RANK, "ks": list(KS)}
+    about |= {"datasets": [STYLE, FACTS], "low": list(LOW)}
     found = json.loads(part.read_text()) if part.is_file() else {}
     if {key: found.get(key) for key in about} != about:
         found = about | {"minutes": 0.0}
@@ -167,23 +182,36 @@ def measure(given: argparse.Namespace, part: Path) -> dict[str, Any]:
             found["minutes"] = round(found["minutes"] + (time.perf_counter() - started) / 60, 1)
             part.write_text(json.dumps(found) + "\n")
 
+    askers: dict[str, Asker] = {}
+
+    def ask(dataset: str, updates: Sequence[Update], ks: Sequence[int | None] = (None,)) -> dict[str, list[float]]:
+        if dataset not in askers:
+            askers[dataset] = Asker(bench, dataset, given.rows)
+        return askers[dataset].ask(updates, ks)
+
     def adapted(dataset: str) -> dict[str, Any]:
         updates = trained("lora", dataset, rank=RANK, alpha=2.0 * RANK)
-        more = cut_down(bench, updates, dataset, given.rows)
-        return curves(updates) | {"dataset": dataset, "beside": beside(updates)} | more
+        return curves(updates) | {"dataset": dataset, "beside": beside(updates)} | ask(dataset, updates, KS)
 
     def whole(dataset: str) -> dict[str, Any]:
         dense = trained("full", dataset)
         module = linear(dense)[len(linear(dense)) // 2].name
-        return curves(dense) | noise(dense, module) | {"beside": beside(dense)}
+        return curves(dense) | noise(dense, module) | {"beside": beside(dense)} | ask(dataset, dense)
+
+    def low(dataset: str, rank: int) -> dict[str, Any]:
+        updates = trained("lora", dataset, rank=rank, alpha=2.0 * rank)
+        return curves(updates) | ask(dataset, updates)
 
     def nested() -> dict[str, Any]:
         small = trained("lora", FACTS, seed=1, rank=SMALL, alpha=2.0 * SMALL)
         large = trained("lora", FACTS, seed=2, rank=LARGE, alpha=2.0 * LARGE)
-        return {side: inside(small, large, side) for side in ("left", "right")}
+        made: dict[str, Any] = {side: inside(small, large, side) for side in ("left", "right")}
+        return made | {"small": ask(FACTS, small), "large": ask(FACTS, large)}
 
     for word, dataset in (("style", STYLE), ("facts", FACTS)):
         stage(word, lambda dataset=dataset: adapted(dataset))
+        for rank in LOW:
+            stage(f"{word}_{rank}", lambda dataset=dataset, rank=rank: low(dataset, rank))
         stage(f"{word}_full", lambda dataset=dataset: whole(dataset))
     stage("inside", nested)
     return found
@@ -191,7 +219,7 @@ def measure(given: argparse.Namespace, part: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=160)
     parser.add_argument("--tokens", type=int, default=512, help="tokens a step")
     parser.add_argument("--rows", type=int, default=64, help="validation and test rows of the cut")
     parser.add_argument("--home", type=Path, default=None, help="where prepared data is kept")

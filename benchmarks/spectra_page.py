@@ -43,7 +43,7 @@ def figures(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         edge=[(ones[w]["edge"], COLOURS[w]) for w in WORDS],
     )
     full["layout"]["title"]["text"] = f"Full fine-tuning: ΔW of {short_name(ones['style']['module'])}"
-    made = {"scree": scree, "cut": cut_figure(found, names), "full": full}
+    made = {"scree": scree, "cut": cut_figure(found, names), "ranks": ranks_figure(found, names), "full": full}
     for kind in MAIN_KINDS:
         phi = found["inside"]["left"].get(kind)
         if phi:
@@ -67,6 +67,29 @@ def cut_figure(found: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, 
     x = axis("directions kept of every module, k (0 is the base)", False, tickvals=list(found["ks"]))
     y = axis("share of the gain that is kept", False, tickformat=".0%")
     title = "Cut and ask again: what k directions keep of the gain"
+    return figure(data, title, False, HEIGHT, xaxis=x, yaxis=y, showlegend=True)
+
+
+def trained_at(found: Mapping[str, Any], word: str, what: str) -> list[tuple[int, float]]:
+    """(rank, loss or score) of the runs that were trained at that rank from the start, the rank of the base being 0."""
+    one = found[word]
+    points = [(0, one[what][0]), *((rank, found[f"{word}_{rank}"][what][0]) for rank in found["low"])]
+    return [*points, (found["rank"], one[what][-1])]
+
+
+def ranks_figure(found: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """The score of runs trained at rank k, beside that of the r = 16 run cut to k."""
+    data = []
+    for word in WORDS:
+        trained = trained_at(found, word, "score")
+        cut = list(zip(found["ks"], found[word]["score"], strict=True))
+        for points, dash, what in ((trained, "solid", "trained at k"), (cut, "dot", f"r = {found['rank']} cut to k")):
+            line = {"x": [k for k, _ in points], "y": [y for _, y in points], "mode": "lines+markers"}
+            look = {"line": {"color": COLOURS[word], "width": 2.5, "dash": dash}, "marker": {"size": 6}}
+            data.append({**line, **look, "name": f"{names[word]}: {what}"})
+    x = axis("directions of every module, k (0 is the base)", False, tickvals=list(found["ks"]))
+    y = axis("score", False, tickformat=".0%", range=[0, 1.05])
+    title = "What rank buys: trained at k, or trained at 16 and cut to k"
     return figure(data, title, False, HEIGHT, xaxis=x, yaxis=y, showlegend=True)
 
 
@@ -145,6 +168,40 @@ def cut_words(found: Mapping[str, Any]) -> str:
     return text
 
 
+def ranks_words(found: Mapping[str, Any]) -> str:
+    """Whether one trained direction is enough for style and for facts: by score, beside r = 16 of the same steps."""
+    share, loss = {}, {}
+    for word in WORDS:
+        score = dict(trained_at(found, word, "score"))
+        share[word] = score[1] / score[found["rank"]] if score[found["rank"]] else 0.0
+        drop = dict(trained_at(found, word, "loss"))
+        loss[word] = (drop[0] - drop[1]) / (drop[0] - drop[found["rank"]])
+    lead = "**One trained direction is not enough for either.**"
+    if share["style"] >= 0.85 and share["facts"] < 0.7:
+        lead = "**To learn, style needs one direction, facts need more.**"
+    elif share["style"] > share["facts"] + 0.1:
+        lead = "**Trained at rank one, style comes nearer to its full score than facts do.**"
+    elif min(share.values()) >= 0.85:
+        lead = "**One trained direction is enough for both.**"
+    parts = []
+    for word in WORDS:
+        scores = ", ".join(f"{percent(y)} (r = {k})" for k, y in trained_at(found, word, "score")[1:])
+        more = ""
+        if word == "facts":
+            two = found["inside"]
+            others = [percent(two[size]["score"][0]) for size in ("small", "large")]
+            more = f"; other seeds {others[0]} (r = 8), {others[1]} (r = 64)"
+        whole = percent(found[f"{word}_full"]["score"][0])
+        parts.append(f"{word} {scores}{more}, {whole} (full fine-tuning)")
+    return (
+        f"{lead} Trained from the start at rank r, each with its α = 2r, the scores are: {'; '.join(parts)}. "
+        f"Of the drop in validation loss that r = {found['rank']} reaches, r = 1 reaches {percent(loss['style'])} for "
+        f"the style and {percent(loss['facts'])} for facts. A cut after training asks something else than a rank "
+        "chosen before it: an update that may use 16 directions spreads what it learns over several, also where one "
+        "would have been enough."
+    )
+
+
 def full_words(found: Mapping[str, Any]) -> str:
     """How low-rank full fine-tuning is, beside LoRA."""
     parts, rank = [], found["rank"]
@@ -167,8 +224,12 @@ def full_words(found: Mapping[str, Any]) -> str:
         f"{significant(full['factor'])} for full ({significant(full['factor_random'])})"
         for w, lora, full in seen
     )
+    heads = [found[f"{word}_full"]["energy"][min(rank, len(found[f"{word}_full"]["energy"])) - 1] for word in WORDS]
+    lead = "**Full fine-tuning has every rank, and its spectrum decays slowly.** "
+    if min(heads) >= 0.5:
+        lead = "**Full fine-tuning has every rank, and decays: most of its energy lies in few directions.** "
     return (
-        "**Full fine-tuning has every rank, and decays.** " + "; ".join(parts) + ". Beside the base, intruder "
+        lead + "; ".join(parts) + ". Beside the base, intruder "
         f"dimensions among the ten strongest directions of W + ΔW of every module (ε = 0.5): {intruding}. "
         f"Amplification ‖ΔW‖/‖UᵀWV‖, median: {amplified}."
     )
@@ -176,30 +237,35 @@ def full_words(found: Mapping[str, Any]) -> str:
 
 def square_words(found: Mapping[str, Any]) -> str:
     """How much of r = 8 lies within r = 64, against chance."""
-    sides = []
-    top = []
-    for side, verb in (("left", "what they write"), ("right", "what they read")):
-        kinds = []
-        for kind, one in found["inside"][side].items():
-            phi, chance = one["phi"], one["chance"]
-            width = len(phi[0])
-            kinds.append(
-                f"{kind} {phi[0][0]:.2f}, {phi[0][width - 1]:.2f}, {phi[-1][width - 1]:.2f} "
-                f"({chance:.3f}, {chance * width:.2f}, {chance * width:.2f})"
-            )
-            if side == "left":
-                top.append((phi[0][0] / chance, phi[0][width - 1] / (chance * width)))
-        sides.append(f"{verb}: " + "; ".join(kinds))
-    least = min(ratio for ratio, _ in top)
-    share = sorted(one["phi"][0][0] for one in found["inside"]["left"].values())[len(found["inside"]["left"]) // 2]
-    lead = "**r = 8 and r = 64 find the same strongest direction.**"
-    if share < 0.5:
-        lead = "**r = 8 and r = 64 agree most in their strongest directions, which are alike and not the same.**"
-    if least < 3:
-        lead = "**r = 8 and r = 64 share their strongest direction in some modules only.**"
+    sides = [found["inside"][side] for side in ("left", "right")]
+    written = list(sides[0].values())
+    over = [one["held"] / min(1.0, one["chance"] * len(one["phi"][0])) for one in written]
+    shared = sorted(one["phi"][0][0] for one in written)[len(written) // 2]
+    lead = "**r = 8 lies within r = 64 hardly more than by chance.**"
+    if min(over) > 1.2:
+        lead = "**What r = 8 writes lies within r = 64 more than by chance, in every kind of module; not wholly.**"
+    if min(one["held"] for one in written) > 0.8:
+        lead = "**What r = 8 writes lies within r = 64.**"
+    first = "have the same strongest direction" if shared >= 0.5 else "have strongest directions alike, not the same"
+    lines = [
+        "| module | writes: energy of r = 8 within r = 64 | φ(1, 1) | φ(8, 64) | reads: energy | φ(1, 1) | φ(8, 64) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for kind in sides[0]:
+        cells = []
+        for side in sides:
+            one = side[kind]
+            width = len(one["phi"][0])
+            chance = min(1.0, one["chance"] * width)
+            cells += [
+                f"{percent(one['held'])} ({percent(chance)})",
+                f"{one['phi'][0][0]:.2f} ({one['chance']:.3f})",
+                f"{one['phi'][-1][width - 1]:.2f} ({chance:.2f})",
+            ]
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
     return (
-        f"{lead} Same facts, other starts, mean over the layers; φ(1, 1), φ(1, 64) and φ(8, 64), with what "
-        f"chance gives in brackets. {'. '.join(s[:1].upper() + s[1:] for s in sides)}."
+        f"{lead} Same facts, other starts; the two {first} (median φ(1, 1) of what they write: {shared:.2f}). Means "
+        "over the layers, with what chance gives in brackets:\n\n" + "\n".join(lines)
     )
 
 
@@ -210,14 +276,17 @@ def section(found: Mapping[str, Any]) -> str:
     return "\n\n".join(
         [
             BEGIN,
-            f"Six runs of {found['steps']} steps of {found['tokens']} tokens on the embedded model, one seed each; the "
-            f"cut is measured on {found['rows']} rows. `python benchmarks/spectra_lesson.py "
-            f"--steps {found['steps']}` trains, measures, draws and writes this section; with `--draw` it does the "
+            f"{6 + 2 * len(found['low'])} runs of {found['steps']} steps of {found['tokens']} tokens on the embedded "
+            f"model, one seed each; losses and scores are taken on {found['rows']} rows. "
+            f"`python benchmarks/spectra_lesson.py --steps {found['steps']}` trains, measures, draws and writes this "
+            "section; with `--draw` it does the "
             "last two from `spectra/lesson.json`.",
             "![Singular values of style and facts](spectra/scree.png)",
             style_and_facts(found),
             "![What a cut leaves](spectra/cut.png)",
             cut_words(found),
+            "![What rank buys](spectra/ranks.png)",
+            ranks_words(found),
             "![Full fine-tuning](spectra/full.png)",
             full_words(found),
             images,
