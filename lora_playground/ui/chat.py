@@ -17,13 +17,13 @@ from typing import Any
 import gradio as gr
 
 from lora_playground.chat.client import ChatClient
-from lora_playground.chat.protocol import MAX_PANES, ChatEvent, ChatRequest
+from lora_playground.chat.protocol import MAX_PANES, ChatRequest
 from lora_playground.data.catalogue import get_dataset, prompt_of
 from lora_playground.errors import PlaygroundError
 from lora_playground.ui import cards
 from lora_playground.ui.identity import Identity
 from lora_playground.ui.shell import Shell, Shown, actions
-from lora_playground.ui.talk import Talk, asked, new_talk, pane_list
+from lora_playground.ui.talk import Asked, Talk, asked, new_talk, pane_list, read_link, take
 from lora_playground.ui.words import escape
 
 PAUSE = 0.15
@@ -33,6 +33,7 @@ KEPT = 200
 """Conversations whose token details are kept for hovering; the oldest go first."""
 
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+HEAVY: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 
 
 class ChatTab:
@@ -91,37 +92,40 @@ class ChatTab:
             self.fresh = gr.Button("New conversation", size="sm", elem_id="lp-fresh")
             self.markdown = gr.Button("Save as Markdown", size="sm")
             self.json = gr.Button("Save as JSON", size="sm")
+            self.share = gr.Button("Copy link", size="sm", elem_id="lp-share")
         self.talk, self.tuning = gr.State(None), self._shell.tuning
         self._connect(tab)
 
     def _connect(self, tab: gr.Tab) -> None:
-        asks = [self.input, self.talk, self.tuning, self._shell.ticked, self.system, self.temperature, self.top_p,
-                self.length, self.seed, self.forced]  # fmt: skip
-        shows = [self.view, self.input, self.send_button, self.stop_button, self.talk, self.problem]
-        heavy: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
-        gr.on([self.send_button.click, self.input.submit], self.send, asks, shows, **heavy)
-        self.again.click(self.rewind, [self.talk], [self.input, self.talk], **QUIET).then(
-            self.send, asks, shows, **heavy
-        )
+        self._settings = [self.system, self.temperature, self.top_p, self.length, self.seed, self.forced]
+        panes = [self.talk, self.tuning, self._shell.ticked]
+        self._shows = [self.view, self.input, self.send_button, self.stop_button, self.talk, self.problem]
+        asks = {self.input, *panes, *self._settings}
+        gr.on([self.send_button.click, self.input.submit], self.send, asks, self._shows, **HEAVY)
+        self.again.click(self.answer_again, asks, self._shows, **HEAVY)
         self.stop_button.click(self.stop, self.talk, self.problem, **QUIET)
-        self.fresh.click(self.reset, [self._shell.ticked, self.tuning], [self.talk, self.view, self.problem], **QUIET)
-        self.markdown.click(None, None, None, js="() => lp.save('md')")
-        self.json.click(None, None, None, js="() => lp.save('json')")
-        self.starters.act(_chosen, None, self.input, **QUIET).then(self.send, asks, shows, **heavy)
+        self.fresh.click(self.reset, panes, self._shows, **QUIET).then(None, None, None, js="() => lp.url({chat: ''})")
+        for button, script in ((self.markdown, "save('md')"), (self.json, "save('json')"), (self.share, "share()")):
+            button.click(None, None, None, js=f"() => lp.{script}")
+        self.starters.act(_chosen, None, self.input, **QUIET).then(self.send, asks, self._shows, **HEAVY)
         self.view.act(
             self.act, [self.talk, self.tuning], [self.talk, self.tuning, self.input, self.view, self.problem], **QUIET
         )
-        panes = [self._shell.ticked, self.talk, self.tuning]
         for trigger in (self._shell.ticked.change, self.tuning.change, tab.select):
             trigger(self.show, panes, [self.view, self.talk, self.starters], **QUIET)
         tab.select(self.warm, self._shell.ticked, None, **QUIET)
+
+    def open_link(self, restored: Any) -> None:
+        """Answers the questions that the address holds, once the event `restored` has ticked its runs."""
+        outputs = [*self._shows, self.tuning, *self._settings]
+        restored.then(self.replay, [self._shell.ticked, self.tuning], outputs, **HEAVY)
 
     # --- what is shown ------------------------------------------------------------------------------------------------
 
     def _adapted(self, ticked: Sequence[str]) -> list[Shown]:
         return [one for one in self._shell.shown(ticked) if one.run.update_path.is_file()][: MAX_PANES - 1]
 
-    def show(self, ticked: list[str], talk: Talk | None, tuning: dict[str, Any]) -> tuple[Any, Any, Any]:
+    def show(self, talk: Talk | None, tuning: dict[str, Any], ticked: list[str]) -> tuple[Any, Any, Any]:
         """The panes of the ticked runs; a conversation among other panes is put away."""
         panes = pane_list(self._adapted(ticked), tuning)
         if talk is not None and [pane["run"] for pane in talk["panes"]] == [pane["run"] for pane in panes]:
@@ -129,6 +133,7 @@ class ChatTab:
                 return gr.skip(), gr.skip(), gr.skip()
             talk = {**talk, "panes": panes}  # another strength or cut, chosen in the tab Spectrum
             return talk, talk, gr.skip()
+        self._leave(talk)
         fresh = new_talk(panes)
         return fresh, fresh, self._starters(ticked)
 
@@ -161,79 +166,108 @@ class ChatTab:
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
-    async def send(self, text: str, talk: Talk | None, tuning: dict[str, Any], ticked: list[str], system: str,
-                   temperature: float, top_p: float, length: float, seed: float, forced: bool,
-                   request: gr.Request) -> AsyncIterator[Any]:  # fmt: skip
+    async def send(self, given: dict[Any, Any], request: gr.Request) -> AsyncIterator[Any]:
         """Asks all panes and yields what the page shows, a few times a second."""
-        panes = pane_list(self._adapted(ticked), tuning)
+        panes, talk = pane_list(self._adapted(given[self._shell.ticked]), given[self.tuning]), given[self.talk]
         if talk is None or [pane["run"] for pane in talk["panes"]] != [pane["run"] for pane in panes]:
+            self._leave(talk)
             talk = new_talk(panes)
-        talk["panes"] = panes
+        if talk["busy"]:
+            yield {self.problem: cards.error("An answer is under way: wait for its end, or press Stop.")}
+            return
+        talk |= {"panes": panes, "linked": False}
+        settings = _settings(*(given[part] for part in self._settings))
+        async with contextlib.aclosing(self._ask(given[self.input] or "", talk, settings, request)) as updates:
+            async for update in updates:
+                yield update
+
+    async def answer_again(self, given: dict[Any, Any], request: gr.Request) -> AsyncIterator[Any]:
+        """Asks the last question again, with the settings and panes of now."""
+        talk = given[self.talk]
+        if talk is None or not talk["turns"] or talk["busy"]:
+            yield gr.skip()
+            return
+        question = talk["turns"].pop()["q"]
+        async with contextlib.aclosing(self.send({**given, self.input: question}, request)) as updates:
+            async for update in updates:
+                yield update
+
+    async def replay(self, ticked: list[str], tuning: dict[str, Any], request: gr.Request) -> AsyncIterator[Any]:
+        """Asks what the address asks: every question of a shared conversation, with its settings."""
+        given = dict(request.query_params).get("chat", "")
         try:
-            question = ChatRequest.parse(
-                asked(talk, text or "")
-                | {
-                    "system": system or "", "temperature": temperature, "top_p": top_p, "max_new_tokens": int(length),
-                    "seed": seed if seed is not None else 0, "teacher_forced": bool(forced),
-                    "client": self._identity.of(request),
-                }
-            )  # fmt: skip
+            questions = read_link(given) if given else []
         except PlaygroundError as failure:
             yield {self.problem: cards.error(str(failure))}
             return
+        talk: Talk | None = None
+        for one in questions:
+            tuning = {**tuning, **{run: tune.model_dump(mode="json") for run, tune in one.tune.items()}}
+            panes = pane_list(self._adapted(ticked), tuning)
+            talk = talk or new_talk(panes)
+            talk |= {"panes": panes, "linked": True}
+            first = {self.tuning: tuning, **dict(zip(self._settings, _controls(one)))}
+            async with contextlib.aclosing(self._ask(one.q, talk, one.settings(), request)) as updates:
+                async for update in updates:
+                    yield {**update, **first}
+                    first = {}
+            if talk.get("left") or not talk["turns"] or len(talk["turns"][-1]["a"]) != len(panes):
+                return
+        if not questions:
+            yield gr.skip()
+
+    async def _ask(
+        self, text: str, talk: Talk, settings: dict[str, Any], request: gr.Request
+    ) -> AsyncIterator[dict[Any, Any]]:
+        """One question to the panes of `talk`; yields what the page shows."""
+        panes = talk["panes"]
+        try:
+            question = ChatRequest.parse(
+                asked(talk, text)
+                | {
+                    "system": settings["system"], "temperature": settings["temperature"], "top_p": settings["top_p"],
+                    "max_new_tokens": settings["length"], "seed": settings["seed"],
+                    "teacher_forced": settings["forced"], "client": self._identity.of(request),
+                }
+            )  # fmt: skip
+        except PlaygroundError as failure:
+            yield {self.problem: cards.error(str(failure)), self.input: text, self.view: talk, self.talk: talk}
+            return
+        knobs = ("strength", "keep", "cut")
+        tune = {pane["run"]: {knob: pane.get(knob) for knob in knobs} for pane in panes if pane["run"]}
         turn = {
             "id": secrets.token_hex(4),
             "q": text,
             "a": [{"t": [], "first": None, "end": ""} for _ in panes],
-            "raw": "",
+            "dropped": 0,
+            "ask": {**settings, "tune": tune},
         }
         talk["turns"].append(turn)
-        talk["busy"], talk["status"] = True, "asking …"
+        talk |= {"busy": True, "status": "asking …"}
         tokens: list[list[dict[str, Any]]] = [[] for _ in panes]
         self._keep(talk["key"], len(talk["turns"]) - 1, tokens)
-        yield {self.view: talk, self.talk: talk, self.input: "", self.problem: "",
-               self.send_button: gr.update(visible=False), self.stop_button: gr.update(visible=True)}  # fmt: skip
+        yield {self.view: talk, self.talk: talk, self.input: "", self.problem: "", **self._buttons(busy=True)}
         problem, last = "", 0.0
-        async with contextlib.aclosing(self._client.stream(question, talk["key"])) as stream:  # type: ignore[type-var]
-            async for event in stream:
-                problem = self._take(event, talk, turn, tokens) or problem
-                if time.monotonic() - last > PAUSE:
-                    last = time.monotonic()
-                    yield {self.view: talk}
-        talk["busy"], talk["status"] = False, ""
+        try:
+            async with contextlib.aclosing(self._client.stream(question, talk["key"])) as stream:  # type: ignore[type-var]
+                async for event in stream:
+                    problem = take(event, talk, turn, tokens) or problem
+                    if event.verified is not None:
+                        self.verified = event.verified.ok
+                    if talk.get("left"):
+                        return
+                    if time.monotonic() - last > PAUSE:
+                        last = time.monotonic()
+                        yield {self.view: talk}
+        finally:
+            talk |= {"busy": False, "status": ""}
         if problem and not any(tokens):
             talk["turns"].pop()
         yield {self.view: talk, self.talk: talk, self.problem: cards.error(problem),
-               self.input: text if problem and not any(tokens) else gr.skip(),
-               self.send_button: gr.update(visible=True), self.stop_button: gr.update(visible=False)}  # fmt: skip
+               self.input: text if problem and not any(tokens) else gr.skip(), **self._buttons(busy=False)}  # fmt: skip
 
-    def _take(self, event: ChatEvent, talk: Talk, turn: dict[str, Any], tokens: list[list[dict[str, Any]]]) -> str:
-        """Adds one event to the conversation; returns an error's text."""
-        if event.type in ("status", "restarted"):
-            talk["status"] = event.text
-            if event.type == "restarted":
-                for pane, mine in zip(turn["a"], tokens):
-                    pane.update(t=[], first=None, end="")
-                    mine.clear()
-        elif event.type == "start":
-            talk["status"] = ""
-            if event.verified is not None:
-                self.verified = talk["verified"] = event.verified.ok
-            if event.panes:
-                turn["raw"] = event.panes[0].prompt
-                turn["dropped"] = event.panes[0].dropped
-        elif event.type == "tokens" and event.pane is not None:
-            for token in event.tokens or []:
-                _add(token.model_dump(), event.pane, turn, tokens)
-        elif event.type == "pane_end" and event.pane is not None and event.end is not None:
-            turn["a"][event.pane].update(
-                end=event.end.reason, first=event.end.first_difference, mean=event.end.mean_kl, text=event.end.text
-            )
-        elif event.type == "end":
-            turn["speed"] = event.tokens_per_second
-        elif event.type == "error":
-            return event.text
-        return ""
+    def _buttons(self, busy: bool) -> dict[Any, Any]:
+        return {self.send_button: gr.update(visible=not busy), self.stop_button: gr.update(visible=busy)}
 
     def _keep(self, key: str, turn: int, tokens: list[list[dict[str, Any]]]) -> None:
         kept = self._details.setdefault(key, [])
@@ -260,17 +294,17 @@ class ChatTab:
             self._client.cancel(talk["key"])
         return ""
 
-    def rewind(self, talk: Talk | None) -> tuple[Any, Any]:
-        """Takes the last question back into the input, to ask it again with other settings."""
-        if talk is None or not talk["turns"]:
-            return gr.skip(), gr.skip()
-        last = talk["turns"].pop()
-        return last["q"], talk
+    def _leave(self, talk: Talk | None) -> None:
+        """Gives up a conversation that is put away: what is being answered in it ends, and is shown no more."""
+        if talk is not None and talk["busy"]:
+            talk["left"] = True
+            self._client.cancel(talk["key"])
 
-    def reset(self, ticked: list[str], tuning: dict[str, Any]) -> tuple[Any, Any, str]:
+    async def reset(self, talk: Talk | None, tuning: dict[str, Any], ticked: list[str]) -> dict[Any, Any]:
         """A new, empty conversation."""
+        self._leave(talk)
         fresh = new_talk(pane_list(self._adapted(ticked), tuning))
-        return fresh, fresh, ""
+        return {self.talk: fresh, self.view: fresh, self.problem: "", **self._buttons(busy=False)}
 
     def act(self, talk: Talk | None, tuning: dict[str, Any], event: gr.EventData) -> tuple[Any, ...]:
         """Clicks inside the panes: a pane's strength or cut, editing a question, a vote."""
@@ -280,23 +314,24 @@ class ChatTab:
         if event.act == "tune":
             before = tuning.get(str(event.id), {})
             return gr.skip(), {**tuning, str(event.id): _tuned(event.value, before)}, gr.skip(), gr.skip(), gr.skip()
-        if event.act == "edit":
+        if event.act == "edit" and not talk["busy"]:
             with contextlib.suppress(ValueError, IndexError):
                 number = int(event.value)
                 question = talk["turns"][number]["q"]
                 del talk["turns"][number:]
                 return talk, gr.skip(), question, talk, gr.skip()
         if event.act == "vote":
-            return gr.skip(), gr.skip(), gr.skip(), gr.skip(), self._vote(talk, str(event.id))
+            return gr.skip(), gr.skip(), gr.skip(), gr.skip(), self._vote(talk, str(event.id), str(event.value))
         return nothing
 
-    def _vote(self, talk: Talk, voted: str) -> str:
-        """Keeps with every run of the conversation which pane was preferred."""
-        if not talk["turns"]:
-            return ""
-        turn = talk["turns"][-1]
+    def _vote(self, talk: Talk, voted: str, number: str) -> str:
+        """Keeps with every run of the conversation which pane was preferred at a question."""
         runs = [pane["run"] for pane in talk["panes"] if pane["run"]]
+        if not number.isdecimal() or int(number) >= len(talk["turns"]) or voted not in ("", *runs):
+            return ""
+        turn = talk["turns"][int(number)]
         vote = {"time": time.time(), "prompt": turn["q"], "preferred": voted or "base", "panes": ["base", *runs]}
+        vote["settings"] = turn.get("ask")
         try:
             for run in runs:
                 path = self._shell.store.get(run).folder / "votes.jsonl"
@@ -305,17 +340,6 @@ class ChatTab:
         except (PlaygroundError, OSError) as failure:
             return cards.error(f"The vote could not be kept: {failure}")
         return '<p class="lp-note" role="status">Kept with the run: thank you.</p>'
-
-
-def _add(token: dict[str, Any], pane: int, turn: dict[str, Any], tokens: list[list[dict[str, Any]]]) -> None:
-    number = len(tokens[pane])
-    tokens[pane].append(token)
-    answer = turn["a"][pane]
-    shown = token["choice"] if token.get("choice") is not None else token["text"]
-    kl = token.get("kl")
-    answer["t"].append([shown, None if kl is None else round(kl, 3)])
-    if answer["first"] is None and pane > 0 and number < len(tokens[0]) and tokens[0][number]["id"] != token["id"]:
-        answer["first"] = number
 
 
 def _tuned(value: Any, before: dict[str, Any]) -> dict[str, Any]:
@@ -328,6 +352,19 @@ def _tuned(value: Any, before: dict[str, Any]) -> dict[str, Any]:
     if tuned["keep"] is None and cut and cut[0] != 0:
         tuned["cut"] = cut
     return tuned
+
+
+def _settings(system: str, temperature: float, top_p: float, length: float, seed: float | None, forced: bool) -> Any:
+    """The controls below the panes, as `talk.Asked` names them; what does not fit is left for the request to refuse."""
+    return {
+        "system": system or "", "temperature": temperature, "top_p": top_p, "length": int(length),
+        "seed": seed if seed is not None else 0, "forced": bool(forced),
+    }  # fmt: skip
+
+
+def _controls(one: Asked) -> tuple[Any, ...]:
+    """The values of those controls, in the same order."""
+    return one.system, one.temperature, one.top_p, one.length, one.seed, one.forced
 
 
 def _chosen(event: gr.EventData) -> str:

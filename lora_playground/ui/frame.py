@@ -125,7 +125,8 @@ class Frame:
         page.load(None, None, None, js="() => lp.recall()")
         page.load(self.first, None, [part for part in shown if part is not own.address], **QUIET)
         restored = page.load(self.restore, None, [own.viewed, own.ticked, own.tabs], **SETS)
-        restored.then(None, None, None, js="() => lp.settle()").then(self.refresh, state, shown, **QUIET)
+        settled = restored.then(None, None, None, js="() => lp.settle()").then(self.refresh, state, shown, **QUIET)
+        self._chat.open_link(settled)
         own.clock.tick(self.refresh, state, shown, **QUIET)
         for changed in (own.viewed, own.ticked):
             changed.change(self.refresh, state, shown, **QUIET)

@@ -1,16 +1,71 @@
-"""A conversation as plain data: its panes, its turns, the request that asks for the next one. No Gradio here."""
+"""A conversation as plain data: its panes, its turns, the request that asks for the next one, the link to it. No
+Gradio here."""
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import Field
+
+from lora_playground.chat.protocol import ChatEvent, Pane
+from lora_playground.config import Section, checked
+from lora_playground.errors import ChatError, ConfigError
 from lora_playground.ui.shell import Shown
 
 Talk = dict[str, Any]
 """`key` (a name nobody guesses), `panes` (run, label, colour, strength, keep), `turns` (id, another for another answer;
-q; a: one answer a pane with tokens `t` as [text, KL], `first` difference, `end`), `busy`, `status`, `verified`."""
+q; `ask`, the settings it was asked with; a: one answer a pane with tokens `t` as [text, KL, change of log-probability],
+`first` difference, `end`; `note`), `busy`, `status`, `verified`, `linked` (it comes from a link), `left` (nobody looks
+at it any more)."""
+
+MAX_LINKED = 12
+"""Questions that a link may ask."""
+
+
+class Tune(Section):
+    """A pane's strength and directions, as `Pane` has them, and the number of directions that the page shows."""
+
+    strength: float = Field(1.0, ge=0.0, le=2.0)
+    keep: int | None = Field(None, ge=0)
+    cut: tuple[int, int] | None = Field(None, strict=False)
+
+
+class Asked(Section):
+    """One question with everything that its answers depend on; what a link holds."""
+
+    q: str = Field(min_length=1, max_length=8_000)
+    seed: int = Field(0, ge=0, le=2**31 - 1)
+    temperature: float = Field(0.0, ge=0.0, le=2.0)
+    top_p: float = Field(1.0, ge=0.05, le=1.0)
+    length: int = Field(96, ge=8, le=512)
+    system: str = Field("", max_length=8_000)
+    forced: bool = False
+    tune: dict[str, Tune] = Field(default_factory=dict, max_length=16)
+
+    def settings(self) -> dict[str, Any]:
+        """All but the question, as plain data."""
+        return self.model_dump(mode="json", exclude={"q"})
+
+
+def read_link(text: str) -> list[Asked]:
+    """The questions of a link's `chat`, each with what it inherits from the one before it. Raises ChatError."""
+    try:
+        entries = json.loads(text)
+        if not isinstance(entries, list) or not 0 < len(entries) <= MAX_LINKED:
+            raise ValueError(f"it holds 1 to {MAX_LINKED} questions")
+        found: list[Asked] = []
+        for entry in entries:
+            if not isinstance(entry, dict):
+                raise ValueError("every question is an object")
+            found.append(checked(Asked, (found[-1].settings() if found else {}) | entry))
+            for tune in found[-1].tune.values():
+                checked(Pane, {"cut": tune.cut})
+    except (ValueError, RecursionError, ConfigError) as error:
+        raise ChatError(f"The conversation in this link cannot be read ({error}); ask for the link again.") from error
+    return found
 
 
 def pane_list(adapted: Sequence[Shown], tuning: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -70,3 +125,46 @@ def asked(talk: Talk, text: str) -> dict[str, Any]:
                 history += [{"role": "user", "content": turn["q"]}, {"role": "assistant", "content": said}]
         messages.append([*history, {"role": "user", "content": text}])
     return {"panes": panes, "messages": messages}
+
+
+def take(event: ChatEvent, talk: Talk, turn: dict[str, Any], tokens: list[list[dict[str, Any]]]) -> str:
+    """Adds one event to the conversation; returns an error's text."""
+    if event.type in ("status", "restarted"):
+        talk["status"] = event.text
+        if event.type == "restarted":
+            turn["note"] = event.text
+            for pane, mine in zip(turn["a"], tokens):
+                pane.update(t=[], first=None, end="")
+                mine.clear()
+    elif event.type == "start":
+        talk["status"] = ""
+        if event.verified is not None:
+            talk["verified"] = event.verified.ok
+        for answer, start in zip(turn["a"], event.panes or []):
+            answer["raw"] = start.prompt
+            turn["dropped"] = max(turn["dropped"], start.dropped)
+    elif event.type == "tokens" and event.pane is not None:
+        for token in event.tokens or []:
+            _add(token.model_dump(), event.pane, turn, tokens)
+    elif event.type == "pane_end" and event.pane is not None and event.end is not None:
+        turn["a"][event.pane].update(
+            end=event.end.reason, first=event.end.first_difference, mean=event.end.mean_kl, text=event.end.text
+        )
+    elif event.type == "end":
+        turn["speed"] = event.tokens_per_second
+    elif event.type == "error":
+        return event.text
+    return ""
+
+
+def _add(token: dict[str, Any], pane: int, turn: dict[str, Any], tokens: list[list[dict[str, Any]]]) -> None:
+    number = len(tokens[pane])
+    tokens[pane].append(token)
+    answer = turn["a"][pane]
+    shown = token["choice"] if token.get("choice") is not None else token["text"]
+    kl, change = token.get("kl"), None
+    if token.get("logprob") is not None and token.get("base_logprob") is not None:
+        change = round(token["logprob"] - token["base_logprob"], 3)
+    answer["t"].append([shown, None if kl is None else round(kl, 3), change])
+    if answer["first"] is None and pane > 0 and number < len(tokens[0]) and tokens[0][number]["id"] != token["id"]:
+        answer["first"] = number
