@@ -1,0 +1,64 @@
+"""One who asks much does not keep the others waiting, and a training run's memory is respected."""
+
+import threading
+import time
+
+import pytest
+
+from lora_playground.chat import engine as engines
+from lora_playground.chat import room
+from lora_playground.chat.engine import Engine
+from lora_playground.chat.protocol import ChatEvent
+from lora_playground.chat.requests import Exchange
+from tests.chat.conftest import House
+
+
+class Asked:
+    """An exchange and what it was told."""
+
+    def __init__(self, engine: Engine, house: House, client: str, tokens: int) -> None:
+        self.events: list[ChatEvent] = []
+        self.begun = self.ended = 0.0
+        self.done = threading.Event()
+        request = house.request([{}], max_new_tokens=tokens, temperature=1.5, client=client)
+        self.exchange = Exchange(request, self._collect)
+        engine.submit(self.exchange)
+
+    def _collect(self) -> None:
+        for event in self.exchange.take():
+            self.events.append(event)
+            if event.type == "start":
+                self.begun = time.monotonic()
+            if event.type in ("end", "error"):
+                self.ended = time.monotonic()
+                self.done.set()
+
+
+def test_the_next_free_place_goes_to_who_is_answered_least(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "MAX_ROWS", 4)  # two questions of one pane at once
+    engine = Engine(house.home, "cpu")
+    try:
+        greedy = [Asked(engine, house, "greedy", 40) for _ in range(6)]
+        modest = [Asked(engine, house, "modest", 8) for _ in range(2)]
+        for asked in (*greedy, *modest):
+            assert asked.done.wait(60) and asked.events[-1].type == "end"
+        first = max(asked.begun for asked in modest)
+        assert sum(asked.begun > first for asked in greedy) >= 3, "four of the six came after both of the other's"
+        refused = [Asked(engine, house, "greedy", 400) for _ in range(30)]
+        time.sleep(0.3)
+        assert any("Too many questions" in event.text for asked in refused for event in asked.events)
+        for asked in refused:
+            engine.cancel(asked.exchange)
+    finally:
+        engine.close()
+
+
+def test_a_base_without_room_beside_a_run_is_refused(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "free_bytes", lambda device: 10_000_000)
+    engine = Engine(house.home, "cpu")
+    try:
+        asked = Asked(engine, house, "", 8)
+        assert asked.done.wait(60)
+        assert asked.events[-1].type == "error" and "training run" in asked.events[-1].text
+    finally:
+        engine.close()

@@ -1,0 +1,46 @@
+"""A conversation's link is read strictly, and what one question says holds for the next."""
+
+import json
+
+import pytest
+
+from lora_playground.errors import ChatError
+from lora_playground.ui.talk import MAX_LINKED, read_link
+
+
+def test_a_question_inherits_the_settings_before_it() -> None:
+    first = {
+        "q": "Hi",
+        "seed": 7,
+        "temperature": 0.5,
+        "tune": {"run-1": {"strength": 0.5, "keep": None, "cut": [1, 3]}},
+    }
+    one, two = read_link(json.dumps([first, {"q": "And?", "length": 16}]))
+    assert (one.q, one.seed, one.temperature, one.length) == ("Hi", 7, 0.5, 96)
+    assert (two.q, two.seed, two.temperature, two.length) == ("And?", 7, 0.5, 16)
+    assert two.tune["run-1"].strength == 0.5 and two.tune["run-1"].cut == (1, 3)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "{}",
+        "[1]",
+        '[{"q": ""}]',
+        '[{"seed": 1}]',
+        '[{"q": "a", "seed": -1}]',
+        '[{"q": "a", "seed": "1"}]',
+        '[{"q": "a", "temperature": NaN}]',
+        '[{"q": "a", "length": 100000}]',
+        '[{"q": "a", "tune": {"r": {"strength": 3}}}]',
+        '[{"q": "a", "tune": {"r": {"cut": [3, 1]}}}]',
+        '[{"q": "a", "colour": "red"}]',
+        json.dumps([{"q": "a"}] * (MAX_LINKED + 1)),
+        "[" * 100_000,
+    ],
+)
+def test_what_is_no_link_is_refused(text: str) -> None:
+    with pytest.raises(ChatError, match="cannot be read"):
+        read_link(text)
