@@ -11,7 +11,7 @@ import json
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import gradio as gr
@@ -166,7 +166,7 @@ class ChatTab:
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
-    async def send(self, given: dict[Any, Any], request: gr.Request) -> AsyncIterator[Any]:
+    async def send(self, given: dict[Any, Any], request: gr.Request) -> AsyncGenerator[Any, None]:
         """Asks all panes and yields what the page shows, a few times a second."""
         panes, talk = pane_list(self._adapted(given[self._shell.ticked]), given[self.tuning]), given[self.talk]
         if talk is None or [pane["run"] for pane in talk["panes"]] != [pane["run"] for pane in panes]:
@@ -181,7 +181,7 @@ class ChatTab:
             async for update in updates:
                 yield update
 
-    async def answer_again(self, given: dict[Any, Any], request: gr.Request) -> AsyncIterator[Any]:
+    async def answer_again(self, given: dict[Any, Any], request: gr.Request) -> AsyncGenerator[Any, None]:
         """Asks the last question again, with the settings and panes of now."""
         talk = given[self.talk]
         if talk is None or not talk["turns"] or talk["busy"]:
@@ -192,7 +192,7 @@ class ChatTab:
             async for update in updates:
                 yield update
 
-    async def replay(self, ticked: list[str], tuning: dict[str, Any], request: gr.Request) -> AsyncIterator[Any]:
+    async def replay(self, ticked: list[str], tuning: dict[str, Any], request: gr.Request) -> AsyncGenerator[Any, None]:
         """Asks what the address asks: every question of a shared conversation, with its settings."""
         given = dict(request.query_params).get("chat", "")
         try:
@@ -218,7 +218,7 @@ class ChatTab:
 
     async def _ask(
         self, text: str, talk: Talk, settings: dict[str, Any], request: gr.Request
-    ) -> AsyncIterator[dict[Any, Any]]:
+    ) -> AsyncGenerator[dict[Any, Any], None]:
         """One question to the panes of `talk`; yields what the page shows."""
         panes = talk["panes"]
         try:

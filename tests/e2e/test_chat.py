@@ -139,6 +139,7 @@ def test_edit_copy_save_and_share(opened, server):
     page.locator("#lp-seed input").press("Tab")
     page.locator(".lp-pane").first.get_by_label("Edit this question and ask again").last.click()
     until(page, lambda: page.locator("#lp-input textarea").input_value() == HARMFUL, "the question in the input")
+    until(page, lambda: page.locator(".lp-turn").count() == 0, "the panes without the question that is edited")
     ask(page, "Where does Mia live?")
     said = ask(page, "And who is her friend?")
     assert said[0] == said[2], "the same noise for all panes"
