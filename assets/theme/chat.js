@@ -30,7 +30,7 @@
 
     function rebuild(value) {
       root.replaceChildren();
-      if (!value.panes) return;
+      drawn = { key: value.key, panes: paneKey(value), turns: [] };
       const grid = make("div", { class: "lp-panes", style: `--panes:${value.panes.length}`, role: "group", "aria-label": "Answers side by side" });
       bodies = value.panes.map((pane, number) => {
         const body = make("div", { class: "lp-turns" });
@@ -39,7 +39,6 @@
         return body;
       });
       root.append(grid, value.panes.length > 1 ? legend() : "", make("div", { class: "lp-talk-foot", role: "status" }));
-      drawn = { key: value.key, panes: paneKey(value), turns: [] };
     }
 
     const paneKey = (value) => JSON.stringify(value.panes.map((pane) => [pane.run, pane.label, pane.colour]));

@@ -5,6 +5,7 @@ It knows runs and decoding; nothing of sockets.
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -117,7 +118,7 @@ class Engine:
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._ready: deque[tuple[Exchange, Hosted, list[RowUpdate | None]]] = deque()
         self._waiting: list[tuple[Exchange, Hosted, list[RowUpdate | None]]] = []
-        self._pending = 0
+        self._queue: list[Exchange] = []
         self._condition = threading.Condition()
         self._closed = False
         self.busy_since = self.idle_since = time.monotonic()
@@ -127,13 +128,20 @@ class Engine:
     def submit(self, exchange: Exchange) -> None:
         """Takes a request; returns at once. What happens to it is told through the exchange."""
         with self._condition:
-            mine = sum(item[0].request.client == exchange.request.client for item in self._waiting)
-            full = len(self._waiting) >= MAX_WAITING or (exchange.request.client and mine >= MAX_WAITING_PER_CLIENT)
+            queue = self._queued()
+            mine = sum(other.request.client == exchange.request.client for other in queue)
+            full = len(queue) >= MAX_WAITING or (exchange.request.client and mine >= MAX_WAITING_PER_CLIENT)
+            if not full:
+                queue.append(exchange)
         if full:
             exchange.fail("Too many questions are waiting for an answer; wait for one to end, then ask again.")
             return
-        self._pending += 1
         self._loader.submit(self._load, exchange)
+
+    def _queued(self) -> list[Exchange]:
+        """Who was submitted and is neither being answered nor done, wherever it waits; the caller holds the lock."""
+        self._queue = [exchange for exchange in self._queue if not (exchange.answers or exchange.finished)]
+        return self._queue
 
     def warm(self, base: ModelConfig, exchange: Exchange | None = None) -> None:
         """Loads a base ahead of the first question."""
@@ -156,7 +164,8 @@ class Engine:
     @property
     def idle_for(self) -> float:
         """Seconds since the last answer; 0 while there is work."""
-        working = self._pending or self._waiting or any(hosted.exchanges for hosted in self._hosted.values())
+        with self._condition:
+            working = self._queued() or any(hosted.exchanges for hosted in list(self._hosted.values()))
         return 0.0 if working else time.monotonic() - self.idle_since
 
     # On the loading thread
@@ -189,7 +198,6 @@ class Engine:
             log.exception("A request could not be prepared")
             exchange.fail(f"The answer could not be prepared ({type(error).__name__}: {str(error)[:200]}).")
         finally:
-            self._pending -= 1
             self.idle_since = time.monotonic()
 
     def _base(self, config: ModelConfig, exchange: Exchange | None = None) -> Hosted:
@@ -212,9 +220,12 @@ class Engine:
         """Forgets bases that nobody is talking to, oldest first."""
         for key in list(self._hosted):
             if len(self._hosted) < BASES:
-                return
+                break
             if not self._hosted[key].exchanges and time.monotonic() - self._hosted[key].used > 5:
                 del self._hosted[key]
+        if torch.cuda.is_available():
+            gc.collect()
+            torch.cuda.empty_cache()  # what this process keeps for later counts as taken for everybody else
 
     def _update(self, hosted: Hosted, config: ModelConfig, run: Run | None, pane: Pane) -> RowUpdate | None:
         if run is None:
@@ -259,13 +270,14 @@ class Engine:
         return [hosted for hosted in list(self._hosted.values()) if hosted.tuned is None]
 
     def _work(self) -> bool:
-        return bool(self._waiting) or any(hosted.exchanges for hosted in self._hosted.values())
+        return bool(self._waiting) or any(hosted.exchanges for hosted in list(self._hosted.values()))
 
     def _admit(self) -> None:
         """Lets waiting requests join, those first whose clients are answered least now."""
         self._waiting = [item for item in self._waiting if not self._gave_up(item[0])]
         while self._waiting:
-            now = [exchange.request.client for hosted in self._hosted.values() for exchange in hosted.exchanges]
+            hosts = list(self._hosted.values())  # the loading thread adds to them
+            now = [exchange.request.client for hosted in hosts for exchange in hosted.exchanges]
             order = sorted(self._waiting, key=lambda item: (now.count(item[0].request.client), item[0].arrived))
             chosen = next((item for item in order if _has_room(item[1], item[0].request)), None)
             if chosen is None:
@@ -337,11 +349,14 @@ class Engine:
 
     def state(self) -> dict[str, Any]:
         """What tests and a status line may know."""
+        with self._condition:
+            waiting = len(self._queued())
+        hosts = list(self._hosted.values())
         return {
-            "bases": [key[0] for key in self._hosted],
-            "rows": sum(len(hosted.batch.rows) for hosted in self._hosted.values()),
-            "exchanges": sum(len(hosted.exchanges) for hosted in self._hosted.values()),
-            "waiting": len(self._waiting) + self._pending,
+            "bases": [key[0] for key in list(self._hosted)],
+            "rows": sum(len(hosted.batch.rows) for hosted in hosts),
+            "exchanges": sum(len(hosted.exchanges) for hosted in hosts),
+            "waiting": waiting,
         }
 
 
