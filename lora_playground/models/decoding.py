@@ -19,7 +19,7 @@ from lora_playground.analysis.update import Update
 from lora_playground.errors import ChatError
 from lora_playground.models.adapters import Adapter
 from lora_playground.models.kv import Buffers, Window
-from lora_playground.models.lean import Lean, known, lean
+from lora_playground.models.lean import Lean, Way, known, lean
 from lora_playground.models.prompts import prompt_ids, stop_ids
 from lora_playground.models.rows import Plan, Planner, RowUpdate
 from lora_playground.models.sampling import Sampling, choose, divergence
@@ -109,8 +109,11 @@ class Decoder:
         self.context = context_length(model)
         self.device = next(model.parameters()).device
         self._lean: Lean | None = lean(model)
+        self._packed = False
         if self._lean is not None and settled:
             self._lean.arrange()
+            self._packed = self._lean.pack()
+            self._lean.way = "packed" if self._packed else "whole"
         self.options = {"logits_to_keep": 1} if _accepts(model, "logits_to_keep") else {}
 
     @property
@@ -198,26 +201,29 @@ class Decoder:
             return self.model(input_ids=input_ids, use_cache=False).logits[0].float()
 
     def choose_threads(self) -> tuple[int, float]:
-        """Sets the calling thread's number of threads, and whether they share a product or take a row each, to what
-        decodes two rows fastest at this moment: beside a training run one is often faster than all. Returns the
-        number, and seconds a token."""
+        """Sets the calling thread's number of threads, and the way of multiplying (`lean.Way`), to what decodes two
+        rows fastest at this moment: beside a training run one thread is often faster than all. Returns the number, and
+        seconds a token."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-        most, found = min(cores, 8), list[tuple[float, int, bool]]()
-        ways = [(1, False)] if most == 1 else [(1, False), (most, False), (most, True)]
-        for threads, spread in ways if self.lean is not None else sorted({(1, False), (most, False)}):
-            found.append((self._seconds(threads, spread), threads, spread))
-        seconds, threads, spread = min(found)
-        self._use(threads, spread)
+        most, found = min(cores, 8), list[tuple[float, int, Way]]()
+        ways: set[tuple[int, Way]] = {(1, "whole"), (most, "whole")}
+        if self.lean is not None:
+            ways |= {(most, "spread")} if most > 1 else set()
+            ways |= {(1, "packed"), (most, "packed")} if self._packed else set()
+        for threads, way in sorted(ways):
+            found.append((self._seconds(threads, way), threads, way))
+        seconds, threads, way = min(found)
+        self._use(threads, way)
         return threads, seconds
 
-    def _use(self, threads: int, spread: bool) -> None:
+    def _use(self, threads: int, way: Way) -> None:
         torch.set_num_threads(threads)
         if self._lean is not None:
-            self._lean.spread = spread
+            self._lean.way = way
 
-    def _seconds(self, threads: int, spread: bool) -> float:
+    def _seconds(self, threads: int, way: Way) -> float:
         """Median time of a step of two rows."""
-        self._use(threads, spread)
+        self._use(threads, way)
         batch, times = self.batch(), list[float]()
         batch.add([Row([0, 1, 2, 3], max_new_tokens=10) for _ in range(2)])
         with self.evaluating():

@@ -13,6 +13,7 @@ from torch import nn
 
 from lora_playground.models.kv import Buffers
 from lora_playground.models.lean import Group, Lean
+from lora_playground.models.packed import ROWS, multiply
 from lora_playground.models.rows import Linear, Plan
 
 
@@ -56,21 +57,24 @@ class Step:
         # The residual stream beside its negative: their layer_norm is x's RMS norm, see `lean`.
         self.double = new(rows, 2 * d)
         self.x, self.minus = self.double[:, :d], self.double[:, d:]
+        self.pair, self.signs = self.double.view(rows, 2, d), torch.tensor([[1.0], [-1.0]])
         self.qkv = new(rows, (heads + 2 * groups) * size)
         self.a = new(rows, heads * size)
         widths = lean.layers[0].gate_up.widths
         self.gate_up, self.s = new(rows, sum(widths)), new(rows, widths[0])
         self.gate, self.up = self.gate_up.split(widths, 1)
-        outputs = (self.qkv, self.x, self.gate_up, self.x)
+        self.y = new(rows, d)
+        self.y1 = self.y.unsqueeze(1)
+        outputs = (self.qkv, self.y, self.gate_up, self.y)
         by_head = self.qkv.view(rows, heads + 2 * groups, size)
         self.plain_q, self.plain_k, self.v = by_head.split([heads, groups, groups], 1)
         self.q, self.k = new(rows, heads, size), new(rows, groups, size)
         # Queries that share a key head stand in for more queries.
         self.q3 = self.q.view(rows * groups, lean.share, size)
         self.a3 = self.a.view(rows * groups, lean.share, size)
+        self.packed = lean.way == "packed" and rows <= ROWS
         # One product for each row, side by side on as many cores; else one product for all.
-        self.spread = lean.spread and 1 < rows <= torch.get_num_threads()
-        self.y = new(rows, d)
+        self.spread = lean.way == "spread" and 1 < rows <= torch.get_num_threads()
         # x·turn is x with every head rotated: cos on the diagonal, ±sin half a head beside it.
         self.turn = new(rows, size, size)
         half = size // 2
@@ -92,12 +96,12 @@ class Step:
         lean, x, minus, double = self.lean, self.x, self.minus, self.double
         d, begin, end = x.shape[1], buffers.begin, buffers.end
         x.copy_(torch.embedding(lean.embed.weight, torch.tensor(ids)))
+        torch.neg(x, out=minus)
         self._rotation([end - start for start in buffers.starts])
         bias = self._mask(buffers)
         K, V, new_k, new_v = self._views(buffers, begin, end)
         for index, layer in enumerate(self.layers):
             qkv, o, gate_up, down = layer.groups
-            torch.neg(x, out=minus)
             h = torch.layer_norm(double, (2 * d,), layer.before, None, layer.epsilon[0])[:, :d]
             self._multiply(h, qkv, self.qkv, layer.added[0])
             torch.bmm(self.plain_q, self.turn, out=self.q)
@@ -106,13 +110,13 @@ class Step:
             new_v[index].copy_(self.v)
             scores = torch.baddbmm(bias, self.q3, K[index], alpha=lean.scale)
             torch.bmm(torch.softmax(scores, -1), V[index], out=self.a3)
-            self._accumulate(self.a, o, layer.added[1])
-            torch.neg(x, out=minus)
+            self._multiply(self.a, o, self.y, layer.added[1])
+            self.pair.addcmul_(self.y1, self.signs)
             h = torch.layer_norm(double, (2 * d,), layer.after, None, layer.epsilon[1])[:, :d]
             self._multiply(h, gate_up, self.gate_up, layer.added[2])
             torch.ops.aten.silu.out(self.gate, out=self.s).mul_(self.up)
-            self._accumulate(self.s, down, layer.added[3])
-        torch.neg(x, out=minus)
+            self._multiply(self.s, down, self.y, layer.added[3])
+            self.pair.addcmul_(self.y1, self.signs)
         h = torch.layer_norm(double, (2 * d,), self.last, None, lean.norm.variance_epsilon)[:, :d]  # type: ignore[arg-type]
         logits = torch.empty(self.rows, sum(lean.last.widths))
         self._multiply(h, lean.last, logits, None)
@@ -121,7 +125,9 @@ class Step:
     def _multiply(self, x: torch.Tensor, group: Group, out: torch.Tensor, added: _Added | None) -> None:
         """W x + b + what the plan adds, into `out`."""
         assert group.matrix is not None
-        if self.spread:
+        if self.packed and group.packed is not None:
+            multiply(x, group.packed, group.bias, out)
+        elif self.spread:
             torch.bmm(x.unsqueeze(1), group.matrix.expand(self.rows, -1, -1), out=out.unsqueeze(1))
             if group.bias is not None:
                 out += group.bias
@@ -129,19 +135,6 @@ class Step:
             torch.mm(x, group.matrix, out=out)
         else:
             torch.addmm(group.bias, x, group.matrix, out=out)
-        if added is not None:
-            added.add(x)
-
-    def _accumulate(self, x: torch.Tensor, group: Group, added: _Added | None) -> None:
-        """As `_multiply`, added to the residual stream."""
-        assert group.matrix is not None
-        if self.spread:
-            torch.bmm(x.unsqueeze(1), group.matrix.expand(self.rows, -1, -1), out=self.y.unsqueeze(1))
-            self.x += self.y
-        else:
-            self.x.addmm_(x, group.matrix)
-        if group.bias is not None:
-            self.x += group.bias
         if added is not None:
             added.add(x)
 

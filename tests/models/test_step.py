@@ -11,6 +11,8 @@ from lora_playground.analysis.update import Update
 from lora_playground.models import decoding
 from lora_playground.models.adapters import linear_shape, named_modules
 from lora_playground.models.decoding import Decoder, Row, RowUpdate
+from lora_playground.models.lean import Way
+from lora_playground.models.packed import multiply, pack
 from tests.checkpoints import make_checkpoint
 
 PROMPTS = ([5, 9, 3], [7, 2, 8, 1, 6, 4, 11], [12], [3, 3, 3, 3])
@@ -28,6 +30,7 @@ def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
                 parameter *= 4.0
             elif parameter.shape[0] != model.config.hidden_size:
                 parameter.normal_(0, 0.3)  # biases, which begin as zeros
+            parameter.copy_(parameter.bfloat16())  # as they are stored, so that they can be packed
     return Decoder(model, AutoTokenizer.from_pretrained(folder), settled=True)
 
 
@@ -72,10 +75,13 @@ def decode(decoder: Decoder, updates: list[Any]) -> tuple[list[torch.Tensor], li
     return seen, [row.tokens for row in rows], fast
 
 
-@pytest.mark.parametrize("spread", [False, True])
-def test_fast_steps_give_the_same_logits(decoder: Decoder, spread: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("way", ["whole", "spread", "packed"])
+def test_fast_steps_give_the_same_logits(decoder: Decoder, way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     assert decoder.lean is not None
-    monkeypatch.setattr(decoder.lean, "spread", spread)
+    if way == "packed" and decoder.lean.last.packed is None:
+        assert pack(torch.eye(4)) is None, "this processor or torch knows no such product"
+        pytest.skip("no product with weights in 16 bit here")
+    monkeypatch.setattr(decoder.lean, "way", way)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     for name, updates in compositions(decoder).items():
         got, replies, fast = decode(decoder, updates)
@@ -94,3 +100,21 @@ def test_what_is_no_plain_product_is_declined(decoder: Decoder) -> None:
     dense = [Update(name, dense=noise.normal(0, 0.05, tuple(p.shape))) for name, p in names.items() if "norm" in name]
     _, _, fast = decode(decoder, [None, RowUpdate(decoder.adapter(dense))])
     assert fast <= 3  # only when the base is alone: the adapted row, the second, has left before
+
+
+def test_only_what_16_bit_hold_is_packed() -> None:
+    noise = torch.Generator().manual_seed(0)
+    W = torch.randn(48, 40, generator=noise) * 0.05
+    assert pack(W) is None, "float32 would be rounded"
+    stored = W.bfloat16().float()
+    packed = pack(stored)
+    if packed is None:
+        assert pack(torch.eye(4)) is None, "this processor or torch knows no such product"
+        pytest.skip("no product with weights in 16 bit here")
+    assert pack(stored * 1e7) is None and pack(stored.double()) is None
+    for rows in (1, 2, 3, 7, 20):
+        x, y, bias = torch.randn(rows, 40, generator=noise), torch.empty(rows, 48), torch.randn(48, generator=noise)
+        multiply(x, packed, bias, y)
+        torch.testing.assert_close(y, x @ stored.t() + bias, atol=1e-6, rtol=1e-6)
+        multiply(x, packed, None, y)
+        torch.testing.assert_close(y, x @ stored.t(), atol=1e-6, rtol=1e-6)
