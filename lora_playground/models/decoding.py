@@ -20,6 +20,7 @@ from lora_playground.errors import ChatError
 from lora_playground.models.adapters import Adapter
 from lora_playground.models.kv import Buffers, Window
 from lora_playground.models.lean import Lean, Way, known, lean
+from lora_playground.models.precision import bounded
 from lora_playground.models.prompts import prompt_ids, stop_ids
 from lora_playground.models.rows import Plan, Planner, RowUpdate
 from lora_playground.models.sampling import Sampling, choose, divergence
@@ -205,7 +206,7 @@ class Decoder:
         rows fastest at this moment: beside a training run one thread is often faster than all. Returns the number, and
         seconds a token."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-        most, found = min(cores, 8), list[tuple[float, int, Way]]()
+        most, found = min(bounded(cores), 8), list[tuple[float, int, Way]]()
         ways: set[tuple[int, Way]] = {(1, "whole"), (most, "whole")}
         if self.lean is not None:
             ways |= {(most, "spread")} if most > 1 else set()

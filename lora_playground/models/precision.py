@@ -89,15 +89,19 @@ def _probe(device: str) -> Precision:
     return Precision(device, dtype, threads, round(slow * 1e3, 4), round(fast * 1e3, 4))
 
 
+def bounded(cores: int) -> int:
+    """So many cores, or as few as OMP_NUM_THREADS says: who shares a machine sets that, and threads that wait for each
+    other on busy cores hold all up."""
+    told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return min(cores, int(told)) if told.isdigit() and int(told) > 0 else cores
+
+
 def _threads(cores: int) -> int:
     """All cores on small machines, so that a busy moment cannot change it (the count decides how sums are rounded);
-    on larger ones fewer, if that is clearly faster: two hyperthreads of one core gain nothing. OMP_NUM_THREADS bounds
-    it: who shares a machine sets that, and threads that wait for each other on busy cores hold all up."""
+    on larger ones fewer, if that is clearly faster: two hyperthreads of one core gain nothing."""
     import torch
 
-    told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if told.isdigit() and int(told) > 0:
-        cores = min(cores, int(told))
+    cores = bounded(cores)
     if cores <= 4:
         return cores
     best, time_of_best = cores, float("inf")
