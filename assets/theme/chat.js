@@ -232,8 +232,10 @@
     show();
   }
 
+  const percent = (p) => (p >= 0.995 ? "100%" : `${(100 * p).toPrecision(2)}%`);
+
   function tops(box, detail, pane) {
-    const rows = (list) => (list || []).map(([text, value]) => [JSON.stringify(text).slice(1, -1), `${(100 * Math.exp(value)).toPrecision(2)}%`]);
+    const rows = (list) => (list || []).map(([text, value]) => [JSON.stringify(text).slice(1, -1), percent(Math.exp(value))]);
     const mine = rows(detail.top), base = pane ? rows(detail.base_top) : [];
     const table = make("table", {});
     table.append(make("tr", {}, make("th", { colspan: 2 }, pane ? "adapted: likeliest words" : "likeliest words"), base.length ? make("th", { colspan: 2 }, "base") : null));
