@@ -243,7 +243,7 @@ def test_stop_and_the_red_mark(opened, server):
         """() => {
             const element = document.createElement("div"), pane = { run: "", label: "Base model", strength: 1 };
             element.append(Object.assign(document.createElement("div"), { className: "lp-talk" }));
-            document.body.append(element);
+            document.getElementById("lp-chat").append(element); // where the theme's rules hold
             const text = '<img src=x onerror="window.harmed=1">';
             const answer = { t: [[text, null, null]], first: null, end: "stop", raw: text };
             const turns = [{ id: "a", q: text, a: [answer] }];
