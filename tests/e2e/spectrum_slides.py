@@ -1,7 +1,8 @@
 """Photographs every view of the tab Spectrum: `python -m tests.e2e.spectrum_slides --home HOME --runs ID,ID --out DIR`.
 
-It starts a server on that home, opens the runs, and takes the whole tab and each picture with its sentence, light and
-dark, and the tab as a phone shows it.
+It starts a server on that home, opens the runs, keeps the two strongest directions of the first, measures its loss and
+score over k where that was not done yet, and takes the whole tab and each picture with its sentence, light and dark,
+and the tab as a phone shows it.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from tests.e2e.conftest import FLAGS, Server, find_chromium
-from tests.e2e.steps import points, until
+from tests.e2e.steps import points, set_number, until
 
 PICTURES = ("map", "scree", "square", "overlap", "amplified", "aligned", "intruders", "energy", "curve")
 SETTLE = 1500
@@ -27,6 +28,7 @@ def main() -> int:
     parser.add_argument("--runs", required=True, help="their ids, with commas between")
     parser.add_argument("--out", type=Path, required=True, help="where the pictures go")
     parser.add_argument("--looks", default="light,dark,phone", help="which of the three")
+    parser.add_argument("--no-curve", action="store_true", help="measure no loss and score over k")
     given = parser.parse_args()
     chromium = find_chromium()
     if chromium is None:
@@ -45,6 +47,7 @@ def main() -> int:
                 until(page, lambda page=page: points(page, "lp-spec-intruders"), "the pictures")
                 if look == "dark":
                     page.locator(".lp-theme").click()
+                cut(page, not given.no_curve)
                 page.wait_for_timeout(SETTLE)
                 take(page, given.out, look)
                 page.close()
@@ -52,6 +55,18 @@ def main() -> int:
             browser.close()
             server.close()
     return 0
+
+
+def cut(page: Any, measured: bool) -> None:
+    """Keeps the two strongest directions, and measures what every k leaves."""
+    page.locator("#lp-spec-mode label").filter(has_text="strongest k").click()
+    set_number(page, "lp-spec-k", "2")
+    until(page, lambda: "2 strongest" in page.locator("#lp-spec-energy-words").inner_text(), "the cut")
+    if measured and not points(page, "lp-spec-curve"):
+        page.locator("#lp-spec-measure-cut").click()
+        until(page, lambda: points(page, "lp-spec-curve"), "the first points")
+    if measured:
+        until(page, lambda: "Measuring" not in page.locator("#lp-spec-curve-words").inner_text(), "all points")
 
 
 def take(page: Any, out: Path, look: str) -> None:

@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load, save
 
-from lora_playground.analysis.update import Update
+from lora_playground.analysis.importing import CONFIG, TENSORS
+from lora_playground.analysis.tensors import Weights
+from lora_playground.analysis.update import Update, load_updates
 from lora_playground.models.catalogue import EMBEDDED, module_shapes
 from lora_playground.plots import run_colour
 from lora_playground.runs import RunStore
@@ -215,13 +218,110 @@ def test_an_adapter_is_imported_and_a_pickle_refused(spectrum, server, runs, tmp
     page.locator("#lp-spec-upload input[type=file]").set_input_files(str(good))
     page.locator("#lp-spec-upload").get_by_text("mine").first.wait_for()
     page.locator("#lp-spec-import").click()
-    until(page, lambda: "Imported as the run" in page.locator("#lp-spec-brought").inner_text(), "the import")
+    until(page, lambda: "the run “mine”" in page.locator("#lp-spec-brought").inner_text(), "the import")
     (new,) = set(server.runs()) - known
     assert RunStore(server.home).get(new).result()["imported"]["base"] == "embedded"
     until(page, lambda: page.locator(".lp-keys .lp-key").count() == 3, "the import ticked")
     page.locator(f'#lp-runs .lp-tick[data-id="{new}"]').click()
     until(page, lambda: page.locator(".lp-keys .lp-key").count() == 2, "the import unticked")
     RunStore(server.home).delete(new)
+
+
+def test_an_adapter_that_rescales_w_is_taken_with_its_base(spectrum, server, tmp_path):
+    """IA³'s update is W with its rows rescaled, minus W: its file alone does not tell it."""
+    page, rng = spectrum, np.random.default_rng(0)
+    shapes = [(name, out) for name, out, _ in module_shapes(EMBEDDED) if name.endswith("v_proj")]
+    scales = {name: (1 + 0.2 * rng.standard_normal((out, 1))).astype(np.float32) for name, out in shapes}
+    path, known = tmp_path / "rescaled.zip", set(server.runs())
+    with zipfile.ZipFile(path, "w") as made:
+        made.writestr(CONFIG, json.dumps({"peft_type": "IA3", "base_model_name_or_path": "embedded"}))
+        made.writestr(TENSORS, save({f"base_model.model.{name}.ia3_l": scale for name, scale in scales.items()}))
+    page.locator("#lp-spec-upload input[type=file]").set_input_files(str(path))
+    page.locator("#lp-spec-upload").get_by_text("rescaled").first.wait_for()
+    page.locator("#lp-spec-import").click()
+    until(page, lambda: "the run “rescaled”" in page.locator("#lp-spec-brought").inner_text(), "the import")
+    (new,) = set(server.runs()) - known
+    run = RunStore(server.home).get(new)
+    assert run.result()["imported"]["extracted"] and run.config().variant.name == "ia3"
+    weights = Weights(EMBEDDED)
+    for update in load_updates(run.update_path):
+        W = weights.weight(update.name, update.shape)
+        np.testing.assert_allclose(update.matrix(), (scales[update.name] - 1) * W, atol=1e-5)
+    until(page, lambda: page.locator(".lp-keys .lp-key").count() == 3, "the import ticked")
+    page.locator(f'#lp-runs .lp-tick[data-id="{new}"]').click()
+    until(page, lambda: page.locator(".lp-keys .lp-key").count() == 2, "the import unticked")
+    RunStore(server.home).delete(new)
+
+
+BAD = {
+    "points outside": lambda good: {**good, "../evil.txt": b"x"},
+    "a pickle": lambda good: {CONFIG: good[CONFIG], "adapter_model.bin": b"\x80\x02}q\x00."},
+    "NaN or Inf": lambda good: {**good, TENSORS: changed(good, lambda a: a.fill(np.nan))},
+    "header lies": lambda good: {**good, TENSORS: lying(good[TENSORS])},
+    "not the other factor": lambda good: {**good, TENSORS: changed(good, drop="lora_B")},
+    "does not belong": lambda good: {**good, TENSORS: changed(good, more={f"{STEM}.vera_lambda_b": np.zeros(3)})},
+}
+STEM = "base_model.model.model.layers.0.self_attn.q_proj"
+
+
+def changed(good: dict[str, bytes], fill=None, drop: str = "", more: dict | None = None) -> bytes:
+    """The adapter's tensors with the first one filled, one left out, or others added."""
+    tensors = {key: np.array(value) for key, value in load(good[TENSORS]).items()}
+    first = next(key for key in tensors if drop in key)
+    if fill:
+        fill(tensors[first])
+    if drop:
+        del tensors[first]
+    return save({**tensors, **{key: np.asarray(a, np.float32) for key, a in (more or {}).items()}})
+
+
+def lying(content: bytes) -> bytes:
+    """A header that claims more rows than there are bytes."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    next(entry for key, entry in header.items() if key != "__metadata__")["shape"][0] *= 1000
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
+
+
+def test_bad_adapters_are_refused_in_words_and_the_server_stays_up(spectrum, server, runs, tmp_path):
+    page = spectrum
+    source = RunStore(server.home).get(runs[0]).adapter
+    good = {name: (source / name).read_bytes() for name in (CONFIG, TENSORS)}
+    known, outside = set(server.runs()), set(server.home.parent.iterdir())
+    for number, (said, make) in enumerate(BAD.items()):
+        bad = tmp_path / f"bad{number}.zip"
+        with zipfile.ZipFile(bad, "w") as made:
+            for name, content in make(good).items():
+                made.writestr(name, content)
+        page.locator("#lp-spec-upload input[type=file]").set_input_files(str(bad))
+        page.locator("#lp-spec-upload").get_by_text(f"bad{number}").first.wait_for()
+        page.locator("#lp-spec-import").click()
+        until(page, lambda said=said: said in page.locator("#lp-spec-brought").inner_text(), f"the refusal: {said}")
+    assert set(server.runs()) == known and set(server.home.parent.iterdir()) == outside
+    assert server.process.poll() is None
+    page.locator("#lp-spec-log label").filter(has_text="linear").click()
+    kind = "document.querySelector('#lp-spec-scree .js-plotly-plot').layout.yaxis.type"
+    until(page, lambda: page.evaluate(kind) == "linear", "a linear axis")
+    page.locator("#lp-spec-log label").filter(has_text="log").click()
+    until(page, lambda: page.evaluate(kind) == "log", "a logarithmic axis")
+
+
+def test_loss_and_score_over_k_are_measured(spectrum, server, runs):
+    page = spectrum
+    page.locator("#lp-spec-mode label").filter(has_text="all").click()
+    page.locator("#lp-spec-measure-cut").click()
+    until(page, lambda: "done" in words(page, "curve"), "the first points")
+    until(page, lambda: len(points(page, "lp-spec-curve")) == 3, "k = 0, 1 and 2")
+    until(page, lambda: "done" not in words(page, "curve"), "its end")
+    curve = json.loads((server.home / "runs" / runs[0] / "cut.json").read_text())
+    assert curve["done"] and curve["k"] == [0, 1, 2] and curve["metric"] == "pirate"
+    np.testing.assert_allclose(points(page, "lp-spec-curve"), curve["loss"], rtol=1e-3)
+    for mode, sentence in (("weakest k", "weakest"), ("a range", "directions 1 to 2"), ("one", "direction 1")):
+        page.locator("#lp-spec-mode label").filter(has_text=mode).click()
+        until(page, lambda sentence=sentence: sentence in words(page, "energy"), mode)
+    page.locator("#lp-spec-mode label").filter(has_text="all").click()
+    until(page, lambda: "untouched adapter" in words(page, "energy"), "all directions")
 
 
 def test_compare_sorts_and_ticks(spectrum, runs):
