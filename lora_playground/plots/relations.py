@@ -198,7 +198,7 @@ def intruder_figure(
         {**span, "y0": floor[0], "y1": floor[0], "line": {"color": text, "width": 2, "dash": "dot"}},
     ]
     notes = [_note(f"ε = {epsilon:g}", epsilon, text), _note("chance", floor[0], text)]
-    title = "Directions new to W (intruders)" + (f" · {html.escape(short_name(module))}" if module else "")
+    title = "Intruders, new to W" + (f" · {html.escape(short_name(module))}" if module else "")
     x = axis("direction of W + ΔW, strongest first", dark, tickformat="d", showgrid=False)
     if len(index) <= 16:
         x["dtick"] = 1

@@ -156,7 +156,7 @@ def pair_views(lens: Lens, pair: Sequence[Subject], module: str, side: Side, fac
 
 def base_views(lens: Lens, subject: Subject | None, module: str, k: int, epsilon: float, side: str) -> list[View]:
     """The update beside its base: amplification, alignment, intruders."""
-    titles = ["How much of W lies where ΔW acts", "Does ΔW follow W?", "Directions new to W (intruders)"]
+    titles = ["How much of W lies where ΔW acts", "Does ΔW follow W?", "Intruders, new to W"]
     if subject is None:
         return [(empty(_FIRST, title, False, 340), "") for title in titles]
     run = subject.shown.run

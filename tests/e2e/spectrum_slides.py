@@ -71,6 +71,8 @@ def cut(page: Any, measured: bool) -> None:
 
 def take(page: Any, out: Path, look: str) -> None:
     """The whole tab, and but for the phone each picture with its sentence."""
+    page.evaluate("window.scrollTo(0, 0)")
+    page.wait_for_timeout(300)
     keep(page.screenshot(full_page=True), out / f"tab-{look}.png")
     if look == "phone":
         return
