@@ -51,6 +51,17 @@ def test_parameters_and_adapter() -> None:
     assert found.tensors <= sum(found.causes.values()) - found.causes["runtime"]
 
 
+def test_what_the_process_holds_is_a_range_in_which_the_measured_runs_lie() -> None:
+    """The process's measured peaks of docs/benchmarks.md: six runs of the embedded model, and one of 135 million."""
+    found = cost(config(), "cpu", "float32")
+    assert found is not None and found.least < found.total
+    assert found.beside[0] <= 713e6 and found.beside[1] >= 1011e6
+    larger = cost(config(model={"source": "HuggingFaceTB/SmolLM2-135M-Instruct"}), "cpu", "float32")
+    assert larger is not None and larger.beside[0] <= 2878e6 - 1460e6 <= larger.beside[1]
+    here = cost(config(), "cpu", "float32", beside=(7, 9))
+    assert here is not None and (here.least, here.total) == (here.tensors + 7, here.tensors + 9)
+
+
 def test_it_follows_the_sliders() -> None:
     def total(**sections: Any) -> int:
         found = cost(config(**sections), "cuda", "bfloat16")

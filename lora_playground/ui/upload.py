@@ -42,7 +42,7 @@ class Upload:
     repo: gr.Textbox
     part: gr.Textbox
     fetch: gr.Button
-    columns: gr.Group
+    columns: gr.Column
     roles: list[gr.Dropdown]
     seed: gr.Number
     again: gr.Button
@@ -70,10 +70,10 @@ def build(home: Path) -> Upload:
             part = gr.Textbox("train", label="its part", elem_id="lp-hub-part", min_width=90, max_lines=1, scale=0)
         fetch = gr.Button("Fetch it", size="sm", elem_id="lp-hub-fetch")
         note = gr.HTML("", apply_default_css=False, elem_id="lp-upload-note")
-        with gr.Group(visible=False) as columns:
+        with gr.Column(visible=False, elem_id="lp-columns") as columns:
             roles = _role_inputs()
             seed = gr.Number(
-                0, label="Seed", info="of the split into rows to learn from, to watch, and to test with", precision=0,
+                0, label="Seed", info="of the split into rows to learn from, to watch, to test with", precision=0,
                 minimum=0, elem_id="lp-upload-seed",
             )  # fmt: skip
             again = gr.Button("Read it with these columns", size="sm", elem_id="lp-upload-again")

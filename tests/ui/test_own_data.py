@@ -121,7 +121,7 @@ def test_what_the_process_takes_is_a_range_and_then_what_runs_here_took(tmp_path
     machine, store, config = Device("CPU, 2 cores", 0, 10**10), RunStore(tmp_path), RunConfig.parse({})
     assert estimate.beside(store, "embedded") is None
     said, table = panel(config, machine, None)
-    assert re.search(r"Needs about \d+ MB to 1\.\d+ GB of 10\.0 GB", said) and "600 MB to 1.05 GB" in table
+    assert re.search(r"Needs about \d+ MB to 1\.\d+ GB of 10\.0 GB", said) and "700 MB to 1.07 GB" in table
     for source, whole in (("embedded", 9e8), ("embedded", 8e8), ("Qwen/Qwen3-0.6B", 5e9), ("embedded", 0)):
         run = store.create(RunConfig.parse({"model": {"source": source}}))
         write_json(run.result_path, {"peak_memory_bytes": whole, "tensor_memory_bytes": 1e8})
