@@ -263,10 +263,13 @@ class _Use:
         return round(4 * (self._memory.frozen * lora + self._memory.trained * trained))
 
     def _dense_passing(self, adapted: dict[str, tuple[int, int]]) -> float:
-        """Of the largest module: a quantised weight is unpacked for its product, and what a variant writes out."""
-        unpacked = 0 if self.config.model.quantisation == "none" else self.e
+        """Of the largest module: a quantised weight is unpacked for its product, and what a variant writes out. A
+        product in 8 bit is a sum in int32, its scales written out, and the two multiplied, before it is a result."""
+        stored = self.config.model.quantisation
+        unpacked = 0 if stored == "none" else self.e
         largest = max((out * into for out, into in adapted.values()), default=0)
-        return (unpacked + 4 * self._memory.passing) * largest
+        sums = 3 * self.e * self.tokens * max((out for out, _ in adapted.values()), default=0)
+        return (unpacked + 4 * self._memory.passing) * largest + (sums if stored == "8bit" else 0)
 
     def _mask(self) -> int:
         """Where attention takes a mask: rows of the batch's length at most."""

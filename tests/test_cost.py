@@ -52,10 +52,10 @@ def test_parameters_and_adapter() -> None:
 
 
 def test_what_the_process_holds_is_a_range_in_which_the_measured_runs_lie() -> None:
-    """The process's measured peaks of docs/benchmarks.md: six runs of the embedded model, and one of 135 million."""
+    """The process's measured peaks of docs/benchmarks.md: runs of the embedded model, and one of 135 million."""
     found = cost(config(), "cpu", "float32")
     assert found is not None and found.least < found.total
-    assert found.beside[0] <= 713e6 and found.beside[1] >= 1011e6
+    assert found.beside[0] <= 711e6 and found.beside[1] >= 1011e6
     larger = cost(config(model={"source": "HuggingFaceTB/SmolLM2-135M-Instruct"}), "cpu", "float32")
     assert larger is not None and larger.beside[0] <= 2878e6 - 1460e6 <= larger.beside[1]
     here = cost(config(), "cpu", "float32", beside=(7, 9))
@@ -117,6 +117,7 @@ def test_micro_batches_fit_the_room() -> None:
         "wide lorafa 8 1024 128 16", "wide dora 8 1024 128 16", "wide vera 8 1024 128 4", "wide hra 32 512 64 16",
         "wide shira 8 1024 128 16", "wide full 8 1024", "slim lorafa 48 1536", "broad lora 12 768 96 8",
         "slim lora 12 1536 96 4 gradient_checkpointing", "broad lora 12 3072 192 16 accumulation",
+        "broad lora 24 6144 192 8 accumulation",
     ],
 )  # fmt: skip
 def test_estimate_is_within_15_percent_of_the_tensors(word: str, tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_config_file_and_command_line_learn_the_same_to_the_last_bit(
     run = trained(place, {"name": "lora", "rank": 4, "dropout": 0.1}, steps=3)
     reproduce(run, "config", tmp_path / "config.json")
     expected = load_file(run.update_path)
-    words = shlex.split(reproduce(run, "command")["text"])[3:]
+    words = shlex.split(reproduce(run, "cli")["text"])[3:]
     for asked in (["train", "--config", str(tmp_path / "config.json")], words):
         assert main([*asked, "--home", str(place / "home"), "--json"]) == 0
         folder = Path(json.loads(capsys.readouterr().out)["folder"])
