@@ -36,6 +36,8 @@ SETTINGS = {
 CENTRAL = "central"
 """Not a strategy: one party that holds all rows and trains as many steps as all clients together."""
 CLIENTS = 5
+COLUMNS = ("strategy", "ranks", "score", "loss", "error", "MB up", "MB down", "rank", "CPU s")
+HEAD = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
 
 
 def config_of(given: argparse.Namespace, setting: str, strategy: str, mixed: bool, seed: int) -> RunConfig:
@@ -143,6 +145,7 @@ def line(cell: dict[str, Any]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--doc", type=Path, help="put the tables into this Markdown file, between their marks")
     parser.add_argument("--minutes", type=float, default=30.0, help="start no further run after so long")
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     names = [CENTRAL, *STRATEGIES]
@@ -169,8 +172,7 @@ def main() -> int:
     base = load_base(ModelConfig(source=given.model))
     cells = known(given, base)
     done = {(cell["setting"], cell["strategy"], cell["ranks"]) for cell in cells}
-    print("| strategy | ranks | score | loss | error | MB up | MB down | rank | CPU s |\n"
-          "|---|---|---|---|---|---|---|---|---|")  # fmt: skip
+    print(HEAD)
     for setting in given.settings:
         print(f"| **{setting}** | | | | | | | | |")
         for kind in given.ranks:
@@ -190,23 +192,33 @@ def main() -> int:
                 print(line(cells[-1]), flush=True)
                 if given.json:
                     write(given, base, cells)
-    ordered(cells)
+    for setting in dict.fromkeys(cell["setting"] for cell in cells):
+        print(f"\n**{setting}**\n{HEAD}\n{table(cells, setting)}")
+    if given.doc:
+        into(given.doc, cells)
     spent = sum((cell["seconds"] + cell["scoring_seconds"]) * cell["seeds"] for cell in cells)
     clock = (time.perf_counter() - began) / 60
     print(f"\n{len(cells)} cells, {spent / 60:.1f} minutes of one core, {clock:.1f} by the clock")
     return 0
 
 
-def ordered(cells: list[dict[str, Any]]) -> None:
-    """Prints each setting's cells again, the lowest loss first, equal ranks before mixed ones."""
+def table(cells: list[dict[str, Any]], setting: str) -> str:
+    """A setting's cells, the lowest loss first, equal ranks before mixed ones."""
+    mine = [cell for cell in cells if cell["setting"] == setting]
+    return "\n".join(map(line, sorted(mine, key=lambda cell: (cell["ranks"] == "2 to 16", cell["loss"]))))
+
+
+def into(doc: Path, cells: list[dict[str, Any]]) -> None:
+    """Puts the tables between their marks in a Markdown file: <!-- facts --> and <!-- /facts -->."""
+    text = doc.read_text(encoding="utf-8")
     for setting in dict.fromkeys(cell["setting"] for cell in cells):
-        print(f"\n**{setting}**")
-        mine = [cell for cell in cells if cell["setting"] == setting]
-        for cell in sorted(mine, key=lambda cell: (cell["ranks"] == "2 to 16", cell["loss"])):
-            print(line(cell))
+        before, rest = text.split(f"<!-- {setting} -->\n")
+        after = rest.split(f"<!-- /{setting} -->")[1]
+        text = f"{before}<!-- {setting} -->\n{HEAD}\n{table(cells, setting)}\n<!-- /{setting} -->{after}"
+    doc.write_text(text, encoding="utf-8")
 
 
-FREE = ("json", "minutes", "settings", "strategies", "ranks")
+FREE = ("json", "doc", "minutes", "settings", "strategies", "ranks")
 """Options that say which cells to make, not what is in them."""
 
 
