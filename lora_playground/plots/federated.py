@@ -166,8 +166,11 @@ def describe_rank(series: Series, ranks: Sequence[int] = ()) -> str:
     if not known:
         return "No round has ended yet."
     most, fewest = known[0], known[-1]
-    text = f"{most[1]} uses the most: {significant(most[0])} directions a module"
-    text += f"; {fewest[1]} the fewest: {significant(fewest[0])}." if len(known) > 1 and fewest[0] < most[0] else "."
+    if fewest[0] < most[0]:
+        text = f"{most[1]} uses the most: {significant(most[0])} directions a module; "
+        text += f"{fewest[1]} the fewest: {significant(fewest[0])}."
+    else:
+        text = f"{_list([label for _, label in known])}: {significant(most[0])} directions a module."
     if ranks:
         text += (
             f" All clients together bring K·r = {sum(ranks)} to a round; a mean of factors keeps {max(ranks)} of them."
@@ -193,8 +196,10 @@ def describe_rounds(series: Series, measure: str = "loss") -> str:
     ranked = sorted(known, key=lambda item: item[1], reverse=measure == "score")
     word = "score" if measure == "score" else "loss"
     written = percent if measure == "score" else significant
+    if len(ranked) == 1:
+        return f"The {word} of {ranked[0][0]} is {written(ranked[0][1])}."
     best = f"The best {word} is {written(ranked[0][1])} by {ranked[0][0]}"
-    return best + (f", the worst {written(ranked[-1][1])} by {ranked[-1][0]}." if len(ranked) > 1 else ".")
+    return f"{best}, the worst {written(ranked[-1][1])} by {ranked[-1][0]}."
 
 
 def bytes_figure(series: Series, dark: bool = False) -> dict[str, Any]:
@@ -232,8 +237,10 @@ def describe_bytes(series: Series) -> str:
     )
     if not totals:
         return "Nothing has travelled yet."
+    if len(totals) == 1:
+        return f"{totals[0][1]} sent {significant(totals[0][0])} MB, up and down together."
     text = f"{totals[0][1]} sent least: {significant(totals[0][0])} MB"
-    return text + (f"; {totals[-1][1]} most: {significant(totals[-1][0])} MB." if len(totals) > 1 else ".")
+    return f"{text}; {totals[-1][1]} most: {significant(totals[-1][0])} MB."
 
 
 def round_spectrum_figure(
@@ -245,7 +252,8 @@ def round_spectrum_figure(
     if not spectra:
         return empty("The first round has not ended yet.", title, dark)
     name: str = module if module is not None and module in spectra else next(iter(spectra))
-    title += f" · {html.escape(short_name(name))} · round {event['round']}" if event else ""
+    # Short, as it stands over half a column: which module and round.
+    title = f"Server and clients · {html.escape(short_name(name))} · round {event['round']}" if event else title
     quiet = ink(dark)["quiet"]
     found = spectra[name]
     data = [

@@ -143,7 +143,7 @@ def results_table(found: Sequence[Progress]) -> str:
         )
     head = ("strategy", "round", "score", "loss", "aggregation error", "up", "down", "time")
     lines = "".join(_line(progress) for progress in found)
-    cells = "".join(f'<th scope="col">{name}</th>' for name in head)
+    cells = "".join(f'<th scope="col">{name.replace("aggregation ", "aggregation<br>")}</th>' for name in head)
     said = "".join(cards.error(f"{p.label}: {p.problem}") for p in found if p.problem)
     said += "".join(cards.warning(f"{p.label}: {text}") for p in found for text in p.messages[-3:])
     return (
@@ -155,8 +155,8 @@ def results_table(found: Sequence[Progress]) -> str:
 def _line(progress: Progress) -> str:
     last = progress.rounds[-1] if progress.rounds else {}
     score, error, sent = last.get("score"), last.get("error"), last.get("bytes", {})
+    now = "" if progress.state == "done" else f'<br><span class="lp-note">({escape(progress.doing)})</span>'
     cells = (
-        f"{last.get('round', 0)} of {progress.planned}" + ("" if progress.state == "done" else f" ({progress.doing})"),
         "–" if score is None else percent(score),
         "–" if last.get("loss") is None else significant(last["loss"]),
         "–" if error is None else "exact" if error < 1e-5 else percent(error),
@@ -165,7 +165,8 @@ def _line(progress: Progress) -> str:
         duration(progress.seconds),
     )
     name = f'<span class="lp-key"><i style="background:{progress.colour}"></i>{escape(progress.label)}</span>'
-    return f'<tr><th scope="row">{name}</th>{"".join(f"<td>{escape(c)}</td>" for c in cells)}</tr>'
+    played = f"<td>{last.get('round', 0)} of {progress.planned}{now}</td>"
+    return f'<tr><th scope="row">{name}</th>{played}{"".join(f"<td>{escape(c)}</td>" for c in cells)}</tr>'
 
 
 def note(sentence: str) -> str:

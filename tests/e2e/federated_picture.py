@@ -48,7 +48,7 @@ def main() -> int:
                 play(page)
             ended = f"{len(STRATEGIES)} strategies at their end"
             until(page, lambda: words(page, "table").count("4 of 4") == len(STRATEGIES), ended, SECONDS)
-            until(page, lambda: "of 4 (" not in words(page, "table"), "all saved", SECONDS)
+            until(page, lambda: "\n(" not in words(page, "table"), "all saved", SECONDS)
             until(page, lambda: points(page, "lp-fed-spectrum") and points(page, "lp-fed-rank"), "the pictures")
             both(page, given.out, "federated")
         finally:
