@@ -29,10 +29,16 @@ from lora_playground.federated.strategies import STRATEGIES
 
 MIXED = [2, 4, 8, 12, 16]
 SETTINGS = {
-    "facts": {"dataset": "facts-small", "partition": "topic", "learning_rate": 1.5e-2},
-    "labels": {"dataset": "sentiment", "partition": "dirichlet", "concentration": 0.3, "learning_rate": 4e-3},
+    "facts": {"dataset": "facts-small", "partition": "topic", "learning_rate": 1.5e-2, "local_steps": 5},
+    "labels": {
+        "dataset": "sentiment",
+        "partition": "dirichlet",
+        "concentration": 0.3,
+        "learning_rate": 4e-3,
+        "local_steps": 10,
+    },
 }
-"""What is trained on, how it is split, and the clients' learning rate."""
+"""What is trained on, how it is split, the clients' learning rate and steps a round."""
 CENTRAL = "central"
 """Not a strategy: one party that holds all rows and trains as many steps as all clients together."""
 CLIENTS = 5
@@ -44,11 +50,12 @@ def config_of(given: argparse.Namespace, setting: str, strategy: str, mixed: boo
     """One cell of the table as a run's config."""
     options = SETTINGS[setting]
     central = strategy == CENTRAL
+    steps = given.local_steps or options["local_steps"]
     federated = {
         "strategy": "fedit" if central else strategy,
         "clients": 1 if central else CLIENTS,
         "rounds": given.rounds,
-        "local_steps": given.local_steps * (CLIENTS if central else 1),
+        "local_steps": steps * (CLIENTS if central else 1),
         "ranks": MIXED if mixed else [given.rank],
         "partition": "iid" if central else options["partition"],
         "concentration": options.get("concentration", 0.3),
@@ -154,7 +161,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--model", default="embedded", help="a base model's folder, instead of the embedded one")
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--local-steps", type=int, default=5)
+    parser.add_argument("--local-steps", type=int, help="of a client in a round; by default each setting's own")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--batch-tokens", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, help="of the clients; by default each setting's own")
