@@ -1,12 +1,13 @@
 """CE-LoRA against plain LoRA: step time of one linear layer and of a small model, beside the arithmetic saved.
 
-    python benchmarks/celora_step.py [--widths 1024 2048 4096] [--tokens 2048] [--repeats 7] [--skip-model] [--json]
-                                     [--threads 1 --clock cpu]
+    python benchmarks/celora_step.py [--widths 1024 2048 4096] [--tokens 2048] [--repeats 7] [--warm 2] [--json]
+                                     [--skip-model] [--skip-layer] [--threads 1 --clock cpu]
 
 A layer's step is forward and backward of a width × width module whose input wants a gradient. A model's step is
-forward, backward and AdamW of a two-layer Llama of that width, with CE-LoRA's default ratios. LoRA is timed as PEFT's
-own and with the leaner pass that this app trains it with; CE-LoRA is compared with the faster of the two. All are timed
-in turns, and medians are compared; rows are chosen beforehand, and --json says what choosing them costs.
+forward, backward and AdamW of a two-layer Llama of that width, with CE-LoRA's default ratios, and with 55 % of the rows
+of every module. LoRA is timed as PEFT's own and with the leaner pass that this app trains it with; CE-LoRA is compared
+with the faster of the two. All are timed in turns, and medians are compared; rows are chosen beforehand, and --json
+says what choosing them costs.
 On CUDA the same runs there in bfloat16. On a busy machine, `--threads 1 --clock cpu` counts the processor time that
 the process got instead of the time that went by.
 """
@@ -97,18 +98,22 @@ def timed(step: Callable[[], None], place: torch.device) -> float:
     return clock() - start
 
 
-def in_turns(steps: dict[str, Callable[[], None]], repeats: int, place: torch.device) -> dict[str, float]:
-    """Median seconds of each step, run in turns after two rounds of warming up."""
+def in_turns(
+    steps: dict[str, Callable[[], None]], repeats: int, place: torch.device, warm: int = 2
+) -> dict[str, float]:
+    """Median seconds of each step, run in turns after some rounds of warming up."""
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for repeat in range(repeats + 2):
+    for repeat in range(repeats + warm):
         for name, step in steps.items():
             seconds = timed(step, place)
-            if repeat >= 2:
+            if repeat >= warm:
                 times[name].append(seconds)
     return {name: statistics.median(found) for name, found in times.items()}
 
 
-def layer_rows(widths: list[int], tokens: int, repeats: int, place: torch.device, kind: torch.dtype) -> list[dict]:
+def layer_rows(
+    widths: list[int], tokens: int, repeats: int, place: torch.device, kind: torch.dtype, warm: int = 2
+) -> list[dict]:
     """One row a width and ratio."""
     rows = []
     for width in widths:
@@ -132,7 +137,7 @@ def layer_rows(widths: list[int], tokens: int, repeats: int, place: torch.device
             steps[f"{ratio}"]()
             _, layer = next(iter(tuner_layers(model)))
             choosing[ratio] = timed(layer.refresh, place)
-        found = in_turns(steps, repeats, place)
+        found = in_turns(steps, repeats, place, warm)
         best = min(found["peft"], found["lean"])
         for ratio in RATIOS:
             ours = found[f"{ratio}"]
@@ -171,46 +176,64 @@ def llama(width: int, place: torch.device, kind: torch.dtype) -> nn.Module:
     return LlamaForCausalLM(config).to(place, kind)
 
 
-def model_rows(widths: list[int], tokens: int, repeats: int, place: torch.device, kind: torch.dtype) -> list[dict]:
-    """One row a width, default ratios."""
+def model_rows(
+    widths: list[int], tokens: int, repeats: int, place: torch.device, kind: torch.dtype, warm: int = 2
+) -> list[dict]:
+    """Two rows a width: default ratios, and 55 % of the rows of every module."""
     rows = []
     for width in widths:
         ids = torch.randint(0, 512, (max(1, tokens // 256), 256), device=place)
-        steps, models = {}, {}
-        for name in ("peft", "lean", "celora"):
-            variant = VARIANTS["celora" if name == "celora" else "lora"]
-            model = variant.attach(llama(width, place, kind), variant.config(rank=RANK, alpha=2.0 * RANK), Context())
-            model.train()
-            if name == "lean":
-                leaner(model)
-            optimiser = torch.optim.AdamW(variant.parameter_groups(model, 1e-4, 0.0))
-
-            def step(model: Any = model, optimiser: Any = optimiser, ids: torch.Tensor = ids) -> None:
-                model(input_ids=ids, labels=ids).loss.backward()
-                optimiser.step()
-                optimiser.zero_grad()
-
+        models = {name: trained(name, width, place, kind) for name in ("peft", "lean", *MODELS)}
+        steps = {name: step_of_model(name, model, ids) for name, model in models.items()}
+        for name, step in steps.items():
             step()
-            variant.after_step(model, 1)
-            steps[name], models[name] = step, model
-        found = in_turns(steps, repeats, place)
-        layers = list(tuner_layers(models["celora"]))
-        lora = sum(saved_parts(layer, ids.numel(), 1.0) for _, layer in layers)
-        ours = sum(saved_parts(layer, ids.numel(), None) for _, layer in layers)
-        rows.append(
-            {
-                "what": "model",
-                "width": width,
-                "tokens": ids.numel(),
-                "ratio": "default",
-                "peft_ms": 1e3 * found["peft"],
-                "lean_ms": 1e3 * found["lean"],
-                "celora_ms": 1e3 * found["celora"],
-                "speedup": min(found["peft"], found["lean"]) / found["celora"],
-                "arithmetic": lora / ours,
-            }
-        )
+            VARIANTS["celora" if name in MODELS else "lora"].after_step(models[name], 1)
+        found = in_turns(steps, repeats, place, warm)
+        for name in MODELS:
+            layers = list(tuner_layers(models[name]))
+            lora = sum(saved_parts(layer, ids.numel(), 1.0) for _, layer in layers)
+            ours = sum(saved_parts(layer, ids.numel(), None) for _, layer in layers)
+            rows.append(
+                {
+                    "what": "model",
+                    "width": width,
+                    "tokens": ids.numel(),
+                    "ratio": name,
+                    "peft_ms": 1e3 * found["peft"],
+                    "lean_ms": 1e3 * found["lean"],
+                    "celora_ms": 1e3 * found[name],
+                    "speedup": min(found["peft"], found["lean"]) / found[name],
+                    "arithmetic": lora / ours,
+                }
+            )
     return rows
+
+
+MODELS: dict[str, dict[str, float]] = {
+    "default": {},
+    "55 % all": dict.fromkeys(("ratio_attention", "ratio_mlp", "ratio_other"), 0.55),
+}
+
+
+def trained(name: str, width: int, place: torch.device, kind: torch.dtype) -> nn.Module:
+    """The Llama with PEFT's LoRA, the leaner pass, or CE-LoRA of those ratios."""
+    variant = VARIANTS["celora" if name in MODELS else "lora"]
+    config = variant.config(rank=RANK, alpha=2.0 * RANK, **MODELS.get(name, {}))
+    model = variant.attach(llama(width, place, kind), config, Context())
+    model.train()
+    return leaner(model) if name == "lean" else model
+
+
+def step_of_model(name: str, model: Any, ids: torch.Tensor) -> Callable[[], None]:
+    """Forward, backward and AdamW on these token ids."""
+    optimiser = torch.optim.AdamW(VARIANTS["celora" if name in MODELS else "lora"].parameter_groups(model, 1e-4, 0.0))
+
+    def step() -> None:
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+    return step
 
 
 def saved_parts(layer: Any, tokens: int, ratio: float | None) -> float:
@@ -229,7 +252,9 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=[1024, 2048, 4096])
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--warm", type=int, default=2, help="rounds before those that count")
     parser.add_argument("--skip-model", action="store_true")
+    parser.add_argument("--skip-layer", action="store_true")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
@@ -240,9 +265,10 @@ def main() -> None:
         torch.set_num_threads(given.threads)
     place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind = torch.bfloat16 if place.type == "cuda" else torch.float32
-    rows = layer_rows(given.widths, given.tokens, given.repeats, place, kind)
+    measured = (given.widths, given.tokens, given.repeats, place, kind, given.warm)
+    rows = [] if given.skip_layer else layer_rows(*measured)
     if not given.skip_model:
-        rows += model_rows(given.widths, given.tokens, given.repeats, place, kind)
+        rows += model_rows(*measured)
     report = {
         "device": place.type,
         "dtype": str(kind).split(".")[1],

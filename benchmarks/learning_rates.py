@@ -2,11 +2,12 @@
 
     python benchmarks/learning_rates.py [--size default|matched] [--variants lora dora ...] [--minutes 10] [--table]
 
-For each variant, validation loss after a short training at its current default rate and at a quarter and four times of
-it; while the best is at an edge, one further rate that way; then half and twice the best. `--size matched` sets its
-size so that it trains about as many parameters as LoRA at rank 8, as the table of variants does; `default` takes its
-default options. Results are added to docs/learning-rates.jsonl after every training, so that a sweep can be cut short
-and taken up again; docs/learning-rates.md is written from them.
+For each variant, validation loss after a short training at its current default rate and at four times of it, and so on
+while that is better; then at a quarter; then, with --fine, at half and twice the best. A training whose loss stands
+above its start after a third of the steps is given up. `--size matched` sets its size so that it trains about as many
+parameters as LoRA at rank 8, as the table of variants does; `default` takes its default options. Results are added to
+docs/learning-rates.jsonl after every training, so that a sweep can be cut short and taken up again;
+docs/learning-rates.md is written from them.
 """
 
 import argparse
@@ -27,17 +28,18 @@ DIVERGED = math.inf
 
 
 def next_rate(start: float, losses: dict[float, float], most: int = 7, fine: bool = True) -> float | None:
-    """The rate to try next, or None when the best of them has near neighbours on both sides."""
+    """The rate to try next, or None when the best of them has near neighbours on both sides.
+
+    Four times the best until that is no better, then a quarter of it until that is no better."""
     if len(losses) >= most:
         return None
-    for rate in (start, start / 4, start * 4):
-        if not _tried(rate, losses):
-            return rate
+    if not losses:
+        return start
     best = min(losses, key=lambda rate: losses[rate])
-    if best == min(losses):
-        return best / 4
-    if best == max(losses):
+    if best == max(losses) and not math.isinf(losses[best]):
         return best * 4
+    if best == min(losses) or math.isinf(losses[best]):
+        return min(losses) / 4
     wanted = [rate for rate in (best * 2, best / 2) if not _tried(rate, losses)] if fine else []
     return wanted[0] if wanted else None
 
@@ -69,6 +71,7 @@ def sweep(given: argparse.Namespace) -> None:
     """Tries rates, variant by variant, until the best is inside or time is up."""
     benches: dict[int, Bench] = {}
     ends = time.monotonic() + 60 * given.minutes
+    settings = {"dataset": given.dataset, "steps": given.steps, "tokens": given.tokens}
     for name in given.variants:
         variant = VARIANTS[name]
         bits = max(variant.bits)
@@ -78,13 +81,14 @@ def sweep(given: argparse.Namespace) -> None:
         config = config_of(bench, name, given.size == "matched")
         bench.data(given.dataset, 0)
         while time.monotonic() < ends:
-            losses = losses_of(list(lines(given.results)), name, size_of(config))
+            ours = {**settings, "base": bench.identity}
+            known = [row for row in lines(given.results) if ours.items() <= row.items()]
+            losses = losses_of(known, name, size_of(config))
             rate = next_rate(given.start or variant.learning_rate, losses, given.most, given.fine)
             if rate is None:
                 break
-            row = in_child(lambda: bench.trial(name, config, given.dataset, 0, rate, given, score=False))  # noqa: B023
-            row = {"variant": name, "rate": rate, "size": size_of(config), "loss": None, **row}
-            row |= {"dataset": given.dataset, "steps": given.steps, "tokens": given.tokens}
+            row = in_child(lambda: bench.trial(name, config, given.dataset, 0, rate, given, False, hopeless=True))  # noqa: B023
+            row = {"variant": name, "rate": rate, "size": size_of(config), "loss": None, **row, **ours}
             add(given.results, row)
             told = row.get("error") or f"{row['loss']:.4f}  {row['cpu_seconds']:.1f} s"
             print(f"{name:10} {size_of(config)!s:20} {rate:9.2e} {told}", flush=True)
@@ -135,7 +139,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--start", type=float, default=None, help="the middle of the grid; default: the variant's rate")
     parser.add_argument("--most", type=int, default=7, help="trainings of one variant at most")
-    parser.add_argument("--coarse", dest="fine", action="store_false", help="steps of four only")
+    parser.add_argument("--fine", action="store_true", help="also half and twice the best rate")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--results", type=Path, default=RESULTS, help="another file")
     parser.add_argument("--table", action="store_true", help="only rewrite docs/learning-rates.md")

@@ -41,6 +41,7 @@ class Bench:
     Attributes:
         source: the base model; bits: 16 or 4, how it is stored.
         home: where answers of the base are kept.
+        identity: of the base's weights; results of one base are not those of another.
     """
 
     source: str = "embedded"
@@ -56,8 +57,9 @@ class Bench:
         from lora_playground.variants.targets import linear_shapes
 
         torch.set_num_threads(1)
-        scoring.SKILL_ROWS = 36
+        scoring.SKILL_ROWS, scoring._CHUNK = 36, 48
         self.base = self._load()
+        self.identity = self.base.fingerprint.identity[:12]
         self.shapes = linear_shapes(self.base.model)
         self.everything = [tuple(p.shape) for p in self.base.model.parameters()]
         self._data: dict[tuple[str, int], Any] = {}
@@ -113,10 +115,13 @@ class Bench:
         rate: float | None,
         given: Any,
         tick: Callable[[], bool] = lambda: False,
+        start: int | None = None,
+        emit: Callable[[dict[str, Any]], None] = lambda event: None,
     ) -> tuple[Any, Any]:
         """Trains a copy of the base: (what came of it, the trained model).
 
         `given` has steps and tokens; `tick` is asked before every step; without a rate the variant's own is taken.
+        `start` is another seed for the start values alone.
         """
         from lora_playground.jobs.pipeline import start_batches
         from lora_playground.training import train
@@ -133,34 +138,57 @@ class Bench:
             validate_every=given.steps,
         )
         copied = copy.deepcopy(self.base.model) if self.bits == 16 else self._load().model
-        model = variant.attach(copied, config, Context(given.steps, seed, start_batches(prepared, pad), bits=self.bits))
+        drawn = seed if start is None else start
+        model = variant.attach(
+            copied, config, Context(given.steps, drawn, start_batches(prepared, pad), bits=self.bits)
+        )
         plan = TrainPlan.of(prepared, training, variant, pad, on_spectra=False, threads=1)
-        return train(model, plan, lambda event: None, tick), model
+        return train(model, plan, emit, tick), model
 
     def trial(
-        self, name: str, config: VariantConfig, dataset: str, seed: int, rate: float, given: Any, score: bool
+        self,
+        name: str,
+        config: VariantConfig,
+        dataset: str,
+        seed: int,
+        rate: float,
+        given: Any,
+        score: bool,
+        start: int | None = None,
+        hopeless: bool = False,
     ) -> dict[str, Any]:
-        """Trains a copy of the base and says what came of it; `given` has steps, tokens and rows."""
+        """Trains a copy of the base and says what came of it; `given` has steps, tokens and rows.
+
+        `hopeless`: whether a training whose loss stands above its start after a third of the steps is given up.
+        """
         from lora_playground.jobs.scoring import score_update
 
         self.data(dataset, seed)
         clock = [time.process_time()]
         row: dict[str, Any] = {"size": size_of(config), "rate": rate}
+        losses: list[float] = []
 
         def tick() -> bool:  # asked before every step
             clock.append(time.process_time())
-            return False
+            late = hopeless and len(losses) > max(8, given.steps // 3)
+            return late and sum(losses[-4:]) > 4 * losses[0]
+
+        def emit(event: dict[str, Any]) -> None:
+            losses.extend(event.get("losses", ()))
 
         try:
-            outcome, model = self.fit(name, config, dataset, seed, rate, given, tick)
+            outcome, model = self.fit(name, config, dataset, seed, rate, given, tick, start, emit)
         except TrainingError as error:
             return {**row, "loss": None, "error": str(error)[:160]}
+        if outcome.stopped:
+            return {**row, "loss": None, "error": f"given up at step {outcome.steps}: loss {losses[-1]:.3f}"}
         # From the second step on: the first has the look at the validation rows in it.
         seconds = (clock[-1] - clock[2]) / (len(clock) - 3)
         row |= {
             "start_seconds": round(clock[1] - clock[0], 2),
             "parameters": outcome.trainable_parameters,
             "start": outcome.validation_start,
+            "train_loss": outcome.final_loss,
             "loss": outcome.validation_end,
             "tokens_per_second": round(outcome.tokens / outcome.steps / seconds, 1),
             "peak_memory_bytes": outcome.peak_memory_bytes,

@@ -33,9 +33,9 @@ Row = dict[str, Any]
 def collect(given: argparse.Namespace) -> None:
     """Trains what is missing, seed by seed, until time is up."""
     swept, known = list(lines(SWEEP)), list(lines(given.results))
-    settings = {key: getattr(given, key) for key in SETTINGS}
+    benches = {16: Bench()}
+    settings = {key: getattr(given, key) for key in SETTINGS} | {"base": benches[16].identity}
     done = {(row["variant"], row["dataset"], row["seed"]) for row in known if row["settings"] == settings}
-    benches: dict[int, Bench] = {}
     ends = time.monotonic() + 60 * given.minutes
     for seed in range(given.first_seed, given.seeds):
         for dataset in given.datasets:
@@ -47,7 +47,8 @@ def collect(given: argparse.Namespace) -> None:
                     benches[bits] = Bench(bits=bits)
                 bench = benches[bits]
                 config = config_of(bench, name, matched=True)
-                rate = best_rate(swept, name, size_of(config)) or VARIANTS[name].learning_rate
+                found = [row for row in swept if row["base"] == bench.identity]
+                rate = best_rate(found, name, size_of(config)) or VARIANTS[name].learning_rate
                 bench.data(dataset, seed)
                 row = in_child(lambda: bench.trial(name, config, dataset, seed, rate, given, score=True))  # noqa: B023
                 row = {"variant": name, "dataset": dataset, "seed": seed, "settings": settings, **row}

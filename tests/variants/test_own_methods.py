@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from trials import base, batches, checkpoint, logits, options, tokens, train
 
@@ -296,6 +296,28 @@ def test_rows_are_chosen_by_optimiser_steps_also_under_checkpointing():
     assert kept[4] is kept[2] and kept[5] is not kept[2] and kept[6] is kept[5]
 
 
+@pytest.mark.parametrize("side", [64, 520])  # the second is split by a randomised SVD, whose draws must not count
+def test_under_one_seed_celora_starts_where_lora_does(side):
+    starts = {}
+    for name in ("lora", "celora"):
+        model = torch.nn.ModuleDict({part: torch.nn.Linear(side, side) for part in ("v_proj", "up_proj", "q_proj")})
+        torch.manual_seed(3)
+        settings = (
+            LoraConfig(r=4, target_modules=list(model))
+            if name == "lora"
+            else CeLoraConfig(r=4, target_modules=list(model))
+        )
+        wrapped = get_peft_model(model, settings)
+        layers = dict(tuner_layers(wrapped))
+        starts[name] = {
+            part: layer.celora_A[ADAPTER] if name == "celora" else layer.lora_A[ADAPTER].weight
+            for part, layer in layers.items()
+        }
+    assert starts["lora"].keys() == starts["celora"].keys() == {"v_proj", "up_proj", "q_proj"}
+    for part, start in starts["lora"].items():
+        assert torch.equal(starts["celora"][part], start), part
+
+
 def test_switches_turn_either_part_off():
     exact = celora(0.2, amm=False)
     assert exact.approximation.exact and exact.approximation.B0 is None
@@ -308,8 +330,6 @@ def test_switches_turn_either_part_off():
 
 def test_pissa_starts_as_pefts_own_does():
     """Our frozen start against PEFT's rewritten W: the same function, and the same A and B."""
-    from peft import LoraConfig
-
     variant = VARIANTS["pissa"]
     ours = variant.attach(base("llama"), variant.config(rank=4, alpha=6.0), Context(4, 0))
     theirs = get_peft_model(

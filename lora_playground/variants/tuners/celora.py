@@ -76,6 +76,7 @@ class Approximation:
         self.squares: torch.Tensor | None = None
         self.B0: torch.Tensor | None = None
         self.A0: torch.Tensor | None = None
+        self._norms: torch.Tensor | None = None  # of the rows of Ws, which never change
         self._right: torch.Tensor | None = None
         self._buffer: torch.Tensor | None = None
 
@@ -84,10 +85,11 @@ class Approximation:
         if rank >= min(weight.shape) or min(weight.shape) <= 512:
             u, s, vt = torch.linalg.svd(weight, full_matrices=False)
         else:
-            u, s, v = torch.svd_lowrank(weight, q=min(rank + 8, min(weight.shape)), niter=4)
+            with torch.random.fork_rng(devices=[weight.device] if weight.is_cuda else []):
+                u, s, v = torch.svd_lowrank(weight, q=min(rank + 8, min(weight.shape)), niter=4)
             vt = v.T
         root = s[:rank].sqrt()
-        self.B0, self.A0 = u[:, :rank] * root, root[:, None] * vt[:rank]
+        self.B0, self.A0, self._norms = u[:, :rank] * root, root[:, None] * vt[:rank], None
 
     def observe(self, dy: torch.Tensor) -> None:
         """Adds the squared column norms of dY (T, m)."""
@@ -98,11 +100,15 @@ class Approximation:
         """I = the k rows with the largest ‖dY[:, i]‖·‖Ws[i, :]‖, Ws = W − B₀A₀; the rows of Ws are kept."""
         if self.exact or self.squares is None:
             return
-        rest = weight if self.B0 is None or self.A0 is None else weight - self.B0 @ self.A0
-        scores = self.squares.sqrt() * rest.norm(dim=1)
-        self.rows = scores.topk(self.keep).indices.sort().values
-        parts = [rest[self.rows]] if self.A0 is None else [self.A0, rest[self.rows]]
-        self._right = torch.cat(parts)
+        split = None if self.B0 is None or self.A0 is None else (self.B0, self.A0)
+        if self._norms is None:
+            self._norms = (weight if split is None else weight - split[0] @ split[1]).norm(dim=1)
+        rows = (self.squares.sqrt() * self._norms).topk(self.keep).indices.sort().values
+        if split is None:
+            self._right = weight[rows]
+        else:
+            self._right = torch.cat([split[1], torch.addmm(weight[rows], split[0][rows], split[1], alpha=-1)])
+        self.rows = rows
         self.squares, self.collect, self._buffer = None, False, None
 
     def thin(self, b: torch.Tensor, scale: float, kind: torch.dtype, split: bool) -> torch.Tensor:
@@ -170,6 +176,14 @@ class _ApproximateLinear(torch.autograd.Function):
         return dx, dropped_grad, grad_a, grad_b, None, None
 
 
+def loras_start(r: int, in_features: int, out_features: int) -> torch.Tensor:
+    """A (r, n) as PEFT's LoRA draws it for this layer, with the draws that LoRA makes and drops, so that under one seed
+    both begin at the same point and a comparison of their losses shows the approximation alone."""
+    start = nn.Linear(in_features, r, bias=False).weight.detach()
+    nn.Linear(r, out_features, bias=False)
+    return nn.init.kaiming_uniform_(start, a=math.sqrt(5))
+
+
 class CeLoraLayer(WrappedLinear):
     """One adapted linear layer."""
 
@@ -190,9 +204,7 @@ class CeLoraLayer(WrappedLinear):
             raise ValueError(f"r = {r} does not fit {name}: {self.out_features} × {self.in_features}")
         self.scaling[adapter] = config.alpha / r
         self.celora_dropout[adapter] = nn.Dropout(config.dropout) if config.dropout > 0 else nn.Identity()
-        a = torch.empty(r, self.in_features)
-        nn.init.kaiming_uniform_(a, a=math.sqrt(5))
-        self.celora_A[adapter] = nn.Parameter(a)
+        self.celora_A[adapter] = nn.Parameter(loras_start(r, self.in_features, self.out_features))
         self.celora_B[adapter] = nn.Parameter(torch.zeros(self.out_features, r))
         self.approximation = Approximation(self.out_features, config.ratio(name))
         on_meta = self.get_base_layer().weight.device.type == "meta"
