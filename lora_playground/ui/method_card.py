@@ -27,11 +27,14 @@ def has_rank(name: str | None) -> bool:
 
 
 def equation(name: str | None) -> str:
-    """The adapted layer, and how many numbers train in it, as LaTeX in Markdown."""
+    """The adapted layer, and how many numbers train in it, as LaTeX in Markdown; conditions get lines of their own,
+    since the form is narrow."""
     if name not in VARIANTS:
         return ""
     card = VARIANTS[name].card
-    return f"$$\n{card.equation}\n$$\n\nTrained in an $m \\times n$ module: ${card.parameters}$"
+    lines = card.equation.split(r",\quad ")
+    layer = lines[0] if len(lines) == 1 else r"\begin{gathered} " + r" \\ ".join(lines) + r" \end{gathered}"
+    return f"$$\n{layer}\n$$\n\nTrained in an $m \\times n$ module: ${card.parameters}$"
 
 
 def card(name: str | None) -> str:
