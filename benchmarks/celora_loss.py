@@ -65,6 +65,7 @@ def main() -> None:
     rows: list[Row] = list(lines(given.results)) if given.results else []
     rate = VARIANTS["lora"].learning_rate
     more = {option: getattr(given, option) for option in OPTIONS if getattr(given, option) is not None}
+    chosen: list[Row] = []
     for dataset in given.datasets:
         for seed in range(given.seeds):
             bench.data(dataset, seed)
@@ -73,21 +74,22 @@ def main() -> None:
                 changed = {**KINDS[kind], **(more if name == "celora" else {})}
                 key = {"dataset": dataset, "seed": seed, "kind": kind, "steps": given.steps, "tokens": given.tokens}
                 key |= {"rate": rate, "options": changed}
-                if any(key.items() <= row.items() for row in rows):
+                known = next((row for row in rows if key.items() <= row.items()), None)
+                if known:
+                    chosen.append(known)
                     continue
                 config = VARIANTS[name].config(**changed)
                 start = 1000 + seed if kind == "restart" else None
                 row = in_child(lambda: bench.trial(name, config, dataset, seed, rate, given, False, start))  # noqa: B023
-                rows.append({**key, **row})
+                chosen.append({**key, **row})
                 if given.results:
-                    add(given.results, rows[-1])
-        chosen = [row for row in rows if (row["steps"], row["tokens"]) == (given.steps, given.tokens)]
+                    add(given.results, chosen[-1])
         if not given.json:
             for kind in given.kinds:
                 if kind != "lora":
                     print(told(chosen, dataset, kind), flush=True)
     if given.json:
-        print(json.dumps(rows, indent=1))
+        print(json.dumps(chosen, indent=1))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from lora_playground.variants.base import Context
 from lora_playground.variants.peft_variant import ADAPTER, tuner_layers
 
 RANK, RATIOS = 16, (0.25, 0.55)
+FROZEN: int = VARIANTS["celora"].config().frozen_rank  # type: ignore[attr-defined]
 warnings.filterwarnings("ignore")
 
 
@@ -48,13 +49,13 @@ class Wrapper(nn.Module):
         return self.q_proj(x)
 
 
-def saved(m: int, n: int, tokens: int, ratio: float, r: int = RANK) -> float:
+def saved(m: int, n: int, tokens: int, ratio: float, r: int = RANK, q: int = FROZEN) -> float:
     """LoRA's multiplications over CE-LoRA's, forward and backward of one m × n layer whose input wants a gradient.
 
     Both: x·Wᵀ, the two thin products forward and four backward. LoRA adds dY·W and g·A; CE-LoRA adds dY·B₀ and one
     product of (tokens, q + k + r) with (q + k + r, n).
     """
-    q, k = max(1, 7 * r // 8), math.ceil(ratio * m)
+    k = math.ceil(ratio * m)
     both = m * n + r * (n + m) + r * (2 * m + n)
     lora = both + m * n + r * n
     ours = both + m * q + (q + k + r) * n
@@ -72,7 +73,7 @@ def layer_of(name: str, width: int, place: torch.device, kind: torch.dtype, rati
     config: Any = (
         LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=["q_proj"])
         if name == "lora"
-        else CeLoraConfig(r=RANK, alpha=2.0 * RANK, ratio_other=ratio, target_modules=["q_proj"])
+        else CeLoraConfig(r=RANK, alpha=2.0 * RANK, ratio_other=ratio, frozen_rank=FROZEN, target_modules=["q_proj"])
     )
     return get_peft_model(model, config)
 

@@ -28,7 +28,10 @@ class Config(LowRankConfig):
     ratio_mlp: float = Field(0.65, gt=0, le=1, description="Rows kept for up and down projections.")
     ratio_other: float = Field(1.0, gt=0, le=1, description="Rows kept for all other modules (1 is exact).")
     frozen_rank: int | None = Field(
-        None, ge=1, le=4096, description="Directions of W that stay exact; empty takes 7/8 of the rank."
+        64,
+        ge=1,
+        le=4096,
+        description="Directions of W that stay exact; empty takes 7/8 of the rank, as the released code does.",
     )
     refresh_every: int = Field(50, ge=1, le=1_000_000, description="Optimiser steps between choices of rows.")
 
@@ -84,14 +87,15 @@ VARIANT = ComputationEfficient(
     card=Card(
         sentence="Learns what LoRA learns with less arithmetic: the gradient that passes back through W keeps only "
         "its most important rows.",
-        equation=r"\nabla_x \approx (\nabla_y B_0) A_0 + \nabla_{y,I}\,(W - B_0A_0)_{I,:} + s\, \nabla_y B A",
+        equation=r"\begin{gathered} \nabla_x \approx (\nabla_y B_0) A_0 + \nabla_{y,I}\,(W - B_0A_0)_{I,:} \\ "
+        r"+\; s\, \nabla_y B A \end{gathered}",
         parameters=r"r(m + n)",
         frozen="All of the base model and the split B₀A₀; A and B train.",
         paper="Chen et al., CE-LoRA: Computation-Efficient LoRA Fine-Tuning for Language Models, 2025",
         url="https://arxiv.org/abs/2502.01378",
         notes="The output and LoRA's own gradients are exact; only what passes to the layers below is approximated. It "
         "pays where modules are wide (about 1024 and more) and batches large, and costs memory: the kept rows are "
-        "stored apart. The first step is exact. The frozen split keeps the rank you choose for LoRA; the released "
-        "code takes the two from one budget.",
+        "stored apart. The first step is exact. 64 directions of W stay exact; the released code keeps 7/8 of the "
+        "rank, which on the embedded model leaves two thirds of the gradient wrong.",
     ),
 )

@@ -240,7 +240,9 @@ def test_model_forward_and_last_layer_gradients_are_plain_loras(dropout):
     grads, outputs = {}, {}
     for name in ("lora", "celora"):
         variant = VARIANTS[name]
-        given = {} if name == "lora" else {"ratio_attention": 0.3, "ratio_mlp": 0.3, "refresh_every": 2}
+        given = (
+            {} if name == "lora" else {"ratio_attention": 0.3, "ratio_mlp": 0.3, "refresh_every": 2, "frozen_rank": 3}
+        )
         model = variant.attach(base("llama"), variant.config(rank=4, dropout=dropout, **given), Context(4, 0))
         generator = torch.Generator().manual_seed(0)
         for _, layer in tuner_layers(model):
