@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="NAME")
     parser.add_argument("--size", choices=["default", "matched"], default="matched")
     parser.add_argument("--dataset", default="pirate")
-    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--start", type=float, default=None, help="the middle of the grid; default: the variant's rate")
     parser.add_argument("--most", type=int, default=7, help="trainings of one variant at most")

@@ -88,9 +88,11 @@ def page(rows: list[Row], notes: str) -> str:
     out = catalogue()
     good = [row for row in rows if "score" in row]
     if not good:
-        told = "No comparison has been run with this base model yet: `python benchmarks/variants_table.py` runs it."
-        return "\n".join([*out, "", told]) + "\n"
-    return "\n".join([*out, "", *compared(good), *missing(rows), *([notes.rstrip()] if notes else [])]) + "\n"
+        told = (
+            "The comparison has not been run with this base model yet: `python benchmarks/variants_table.py` runs it."
+        )
+        return "\n".join([*out, "", told, *(["", notes.rstrip()] if notes else [])]) + "\n"
+    return "\n".join([*out, "", *compared(good), *missing(rows), *(["", notes.rstrip()] if notes else [])]) + "\n"
 
 
 def compared(rows: list[Row]) -> list[str]:
@@ -167,7 +169,7 @@ def main() -> None:
     parser.add_argument("--datasets", nargs="+", default=["pirate", "sentiment", "json"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rows", type=int, default=32, help="test rows scored")
     parser.add_argument("--minutes", type=float, default=60.0)

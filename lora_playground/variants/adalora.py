@@ -150,5 +150,6 @@ VARIANT = AdaptiveBudget(
         notes="Starts at rank 1.5 r everywhere; pruning begins after a fifth of the steps and ends, at r on average, "
         "a quarter before the last. It needs a fixed number of steps.",
     ),
+    learning_rate=1.6e-2,
     real_rate=5e-4,
 )

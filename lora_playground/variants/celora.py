@@ -96,6 +96,6 @@ VARIANT = ComputationEfficient(
         notes="The output and LoRA's own gradients are exact; only what passes to the layers below is approximated. It "
         "pays where modules are wide (about 1024 and more) and batches large, and costs memory: the kept rows are "
         "stored apart. The first step is exact. 64 directions of W stay exact; the released code keeps 7/8 of the "
-        "rank, which on the embedded model leaves two thirds of the gradient wrong.",
+        "rank, with which the gradient is off by two thirds on the embedded model.",
     ),
 )

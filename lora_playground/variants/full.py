@@ -121,7 +121,7 @@ VARIANT = FullFineTuning(
         notes="The update is dense; its spectrum shows how low its rank would have been. Not for 8 or 4 bit bases. "
         "Its count covers every parameter of the model, not only linear modules.",
     ),
-    learning_rate=2e-4,
+    learning_rate=8e-4,
     real_rate=2e-5,
     bits=(16,),
     low_rank=False,

@@ -36,7 +36,7 @@ VARIANT = NystromFamily(
         notes="It needs a higher rank than LoRA for the same freedom. The update stays in the span of W's leading "
         "rows and columns. In the mode 'released' the output changes at step 0, as in the authors' code.",
     ),
-    learning_rate=2e-4,
+    learning_rate=8e-4,
     core_only=True,
     memory=Memory(shared=False, frozen=1),
 )

@@ -55,6 +55,6 @@ VARIANT = GradientStart(
         "through every weight before the first step, so not a quantised base.",
     ),
     bits=(16,),
-    learning_rate=5e-4,
+    learning_rate=2e-3,
     memory=Memory(frozen=1),
 )

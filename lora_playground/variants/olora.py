@@ -36,7 +36,7 @@ VARIANT = OrthonormalStart(
         url="https://arxiv.org/abs/2406.01775",
         notes="Against the pristine W the update has rank up to 2r; W is not rewritten.",
     ),
-    learning_rate=2e-4,
+    learning_rate=8e-4,
     bits=(16, 8, 4),
     conv1d=False,
     memory=Memory(frozen=1),

@@ -38,7 +38,7 @@ VARIANT = PrincipalStart(
         notes="Against the pristine W the update has rank up to 2r. W is not rewritten: the start is subtracted beside "
         "it. It wants a lower learning rate than LoRA, because B and A start large.",
     ),
-    learning_rate=2e-4,
+    learning_rate=8e-4,
     real_rate=2e-5,  # as published, and as NLoRA's scripts give it
     bits=(16,),
     memory=Memory(frozen=1),

@@ -66,7 +66,7 @@ VARIANT = SharedRandom(
         url="https://arxiv.org/abs/2310.11454",
         notes="Very few parameters: raise the rank to 64 or more, and the learning rate to ten times LoRA's.",
     ),
-    learning_rate=2e-2,
+    learning_rate=8e-2,
     real_rate=4e-3,
     memory=Memory(shared=False, outputs=1),
 )
