@@ -19,7 +19,7 @@ MEASURES: dict[str, tuple[str, str]] = {
     "loss": ("Loss of the global model on validation rows", "loss (nats a token)"),
     "error": (
         "Aggregation error of the round",
-        "‖ΔW_server − ΔW_ideal‖ / ‖ΔW_ideal‖",
+        "share of ‖ΔW_ideal‖",
     ),
 }
 """{field of a `round` event: (title, axis)}."""
@@ -154,7 +154,7 @@ def rank_figure(series: Series, ranks: Sequence[int] = (), dark: bool = False) -
             {"type": "scatter", "mode": "lines", "name": f"{name} = {value}", "x": x["range"], "y": [value, value],
              "line": line, "hoverinfo": "name"}
         )  # fmt: skip
-    y = axis("directions, mean of the modules", dark, rangemode="tozero")
+    y = axis("directions a module", dark, rangemode="tozero")
     return figure(data, title, dark, xaxis=x, yaxis=y, showlegend=True, hovermode="closest")
 
 
@@ -224,7 +224,7 @@ def bytes_figure(series: Series, dark: bool = False) -> dict[str, Any]:
             ("down (server to clients)", "down_total", 0.55, "/", "down"),
         )
     ]
-    y = axis("megabytes, all clients and rounds", dark, rangemode="tozero")
+    y = axis("megabytes", dark, rangemode="tozero")
     return figure(data, title, dark, xaxis=axis("", dark, showgrid=False), yaxis=y, barmode="group", showlegend=True)
 
 
