@@ -371,9 +371,11 @@ class Supervisor:
 
     def _row(self, id: str, owner: str | None) -> Row:
         row = self.store.get(id)
-        if row is None or (owner is not None and row.owner != owner):
-            self.runs.get(id) if row is None else None  # a malformed id is told in its own words
+        if row is None:
+            self.runs.get(id)  # a malformed id is told in its own words
             raise JobError(f"There is no job {id}. List the jobs to see what there is.")
+        if owner is not None and row.owner != owner:
+            raise JobError(f"Run {id} was started in another browser; only there can it be stopped or resumed.")
         return row
 
     def _schedule(self) -> list[tuple[Row, float | None]]:

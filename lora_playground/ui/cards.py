@@ -180,10 +180,12 @@ def _cut(text: Any, characters: int = 160) -> str:
     return words if len(words) <= characters else words[: characters - 1] + "…"
 
 
-def stopped(label: str, colour: str, state: str, digest: Digest, failure: Mapping[str, Any] | None) -> str:
+def stopped(
+    label: str, colour: str, state: str, digest: Digest, failure: Mapping[str, Any] | None, mine: bool = True
+) -> str:
     """A run that ended otherwise: in one sentence why, and its last log lines to open."""
     text = {
-        "cancelled": f"Stopped by you after {digest.step} steps.",
+        "cancelled": f"Stopped{' by you' if mine else ''} after {digest.step} steps.",
         "interrupted": "The server was stopped while it ran.",
     }
     said = (failure or {}).get("message") or text.get(state, "It failed without saying why.")
@@ -191,6 +193,8 @@ def stopped(label: str, colour: str, state: str, digest: Digest, failure: Mappin
         said = text[state]
     if state == "interrupted" and digest.checkpoint:
         said = f"{said} Resume goes on from step {digest.checkpoint}."
+    if state != "cancelled" and not mine:
+        said = f"{said} It was started in another browser, and only there can it be resumed."
     log = (failure or {}).get("log") or []
     lines = "\n".join(map(str, log)) if isinstance(log, Sequence) and not isinstance(log, str) else str(log)
     folded = ""

@@ -181,8 +181,8 @@ class Frame:
         own, changes = self._page, Changes(seen)
         if seen:
             self._shell.supervisor.make_ready()  # a page is up, so a run may be asked for any moment
-        look = self._ledger.look()
-        self._header(changes, look.jobs, self._identity.of(request))
+        look, visitor = self._ledger.look(), self._identity.of(request)
+        self._header(changes, look.jobs, visitor)
         listed = {entry.id for entry in look.entries}
         older = [self._ledger.entry(identity) for identity in ticked if identity and identity not in listed]
         entries = [*look.entries, *(entry for entry in older if entry is not None)]
@@ -195,7 +195,7 @@ class Frame:
         )
         kept = {"run": viewed, "runs": ",".join(ticked)}
         changes.put("address", own.address, tuple(kept.values()), lambda: kept)
-        looked = live.look(self._shell, self._follower, viewed, ticked) if viewed else None
+        looked = live.look(self._shell, self._follower, viewed, ticked, visitor) if viewed else None
         if looked is None:
             live.clear(self._live, changes, cards.idle(look.last), look.last)
         else:

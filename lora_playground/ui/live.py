@@ -116,7 +116,7 @@ def build(exports: Exports) -> Live:
 
 @dataclass(frozen=True)
 class Looked:
-    """A run as the view needs it."""
+    """A run as the view needs it; `mine` where who looks may stop and resume it."""
 
     run: Run
     job: Job
@@ -124,10 +124,11 @@ class Looked:
     label: str
     colour: str
     rank: int | None
+    mine: bool
 
 
-def look(shell: Shell, follower: Follower, identity: str, ticked: list[str]) -> Looked | None:
-    """The run of that id, or None where there is none any more."""
+def look(shell: Shell, follower: Follower, identity: str, ticked: list[str], visitor: str) -> Looked | None:
+    """The run of that id as a visitor sees it, or None where there is none any more."""
     try:
         run = shell.store.get(identity)
         config = run.config()
@@ -136,7 +137,7 @@ def look(shell: Shell, follower: Follower, identity: str, ticked: list[str]) -> 
         return None
     colour = plots.run_colour(ticked.index(identity)) if identity in ticked else UNTICKED
     rank = getattr(config.variant, "rank", None)
-    return Looked(run, job, follower.look(run), config.label, colour, rank)
+    return Looked(run, job, follower.look(run), config.label, colour, rank, not job.owner or job.owner == visitor)
 
 
 def render(live: Live, changes: Changes, looked: Looked, module: str | None) -> None:
@@ -152,7 +153,8 @@ def render(live: Live, changes: Changes, looked: Looked, module: str | None) -> 
         len(digest.messages),
     )  # fmt: skip
     changes.put("status", live.status, bar, lambda: _status(looked, result))
-    changes.put("stops", live.stops, active, lambda: gr.update(visible=active))
+    may_stop, may_resume = active and looked.mine, job.resumable and looked.mine
+    changes.put("stops", live.stops, may_stop, lambda: gr.update(visible=may_stop))
     changes.put(
         "stop",
         live.stop,
@@ -162,7 +164,7 @@ def render(live: Live, changes: Changes, looked: Looked, module: str | None) -> 
     changes.put("ways", live.ways, job.ended, lambda: gr.update(visible=job.ended))
     for name, button in (("chat", live.chat), ("spectrum", live.spectrum), ("exports", live.exports)):
         changes.put(f"way-{name}", button, job.state == "done", lambda: gr.update(visible=job.state == "done"))
-    changes.put("resume", live.resume, job.resumable, lambda: gr.update(visible=job.resumable))
+    changes.put("resume", live.resume, may_resume, lambda: gr.update(visible=may_resume))
     changes.put(
         "probes", live.probes, (job.id, digest.asked, looked.colour), lambda: cards.probes(digest, looked.colour)
     )
@@ -219,5 +221,5 @@ def _status(looked: Looked, result: dict[str, Any] | None) -> str:
         return cards.done(label, colour, result) + cards.messages(digest)
     if job.ended:
         failure = looked.run.error() or {"message": job.error_message}
-        return cards.stopped(label, colour, job.state, digest, failure) + cards.messages(digest)
+        return cards.stopped(label, colour, job.state, digest, failure, looked.mine) + cards.messages(digest)
     return cards.progress(label, colour, job.state, digest) + cards.messages(digest)

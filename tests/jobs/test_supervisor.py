@@ -161,11 +161,13 @@ def test_a_job_that_finishes_while_it_is_stopped_is_done(queue: Supervisor, fake
     wait_for(queue, id, "done")
 
 
-def test_another_owners_job_is_unknown(queue: Supervisor) -> None:
+def test_another_owners_job_is_not_touched(queue: Supervisor) -> None:
     id = queue.submit(config(), owner="ann").id
     for ask in (queue.cancel, queue.resume, queue.delete, queue.job):
-        with pytest.raises(JobError, match="no job"):
+        with pytest.raises(JobError, match="started in another browser"):
             ask(id, owner="bob")
+    with pytest.raises((RunError, JobError), match="20260101-000000-000-0000"):
+        queue.cancel("20260101-000000-000-0000", owner="bob")
     assert not queue.job(id, owner="ann").ended and queue.jobs("bob") == []
     for bad in ("../../etc", "nothing"):
         with pytest.raises((RunError, JobError)):
