@@ -117,7 +117,7 @@ def test_every_variant_takes_a_step_and_comes_back_from_disk(name: str, bits: st
     from peft import PeftModel
 
     ids = torch.arange(20, 36)[None].to(DEVICE)
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(DEVICE, torch.bfloat16):  # as a run computes; some methods need it in 4 bit
         model.eval()
         expected = model(input_ids=ids).logits.float()
         fresh = load_base(given.model, device=DEVICE, dtype="bfloat16")
