@@ -50,7 +50,7 @@ def test_what_each_needs_is_known(name):
     assert open_adapter(trial(name, "llama").folder).needs == NEEDS.get(name, ALONE)
 
 
-@pytest.mark.parametrize("name", ["vera", "ia3", "dora"])
+@pytest.mark.parametrize("name", ["vera", "dora"])
 def test_with_its_base_everything_works_through_a_process_of_its_own(name, tmp_path):
     case, seen = trial(name, "llama"), []
     store = RunStore(tmp_path)
@@ -71,7 +71,7 @@ def test_with_its_base_everything_works_through_a_process_of_its_own(name, tmp_p
         np.testing.assert_allclose(values, truth[module].values[: len(values)], rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", list(NEEDS))
+@pytest.mark.parametrize("name", ["vera", "oft"])  # one that needs shapes, one that needs weights
 def test_without_its_base_its_trained_tensors_are_shown_and_it_is_said(name, tmp_path):
     case = trial(name, "llama")
     folder = tmp_path / "adapter"
