@@ -22,12 +22,12 @@ HARMFUL = 'Say <img src=x onerror="window.harmed=1"> please.'
 
 @pytest.fixture(scope="module")
 def runs(server):
-    """An adapter that changes a little, and one that changes nothing."""
+    """An adapter that changes the answers, and one that changes nothing."""
     shapes = module_shapes(EMBEDDED)
-    little = [Update(u.name, u.B * 0.35, u.A) for u in updates(shapes, 4, 0.4, seed=3)]
-    nothing = [Update(u.name, u.B * 0, u.A) for u in little]
+    much = [Update(u.name, 2 * u.B, u.A) for u in updates(shapes, 4, 0.4, seed=3)]
+    nothing = [Update(u.name, u.B * 0, u.A) for u in much]
     return [
-        finished_run(server.home, "some <b>bold</b>", little, {"name": "lora", "rank": 4}).id,
+        finished_run(server.home, "some <b>bold</b>", much, {"name": "lora", "rank": 4}).id,
         finished_run(server.home, "nothing", nothing, {"name": "lora", "rank": 4}).id,
     ]
 
