@@ -113,9 +113,7 @@ def test_micro_batches_fit_the_room() -> None:
 @pytest.mark.parametrize(
     "word",
     [
-        "narrow lora 8 512", "wide lora 8 512 128 4", "gpt2 lora", "wide lora 8 2048 128 16 gradient_checkpointing",
-        "wide full 8 1024", "wide vera 8 1024 128 4", "slim lorafa 48 1536",
-        "wide lora 8 2048 128 16 accumulation",
+        "narrow lora 8 512", "wide lora 8 512 128 4", "gpt2 lora", "wide full 8 1024", "slim lorafa 48 1536",
     ],
 )  # fmt: skip
 def test_estimate_is_within_15_percent_of_the_tensors(word: str, tmp_path: Path) -> None:
