@@ -48,7 +48,4 @@ def pack(weight: torch.Tensor) -> torch.Tensor | None:
 
 def multiply(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor) -> None:
     """x Wᵀ + b of rows x (R, in), into `out` (R, out), which must be contiguous."""
-    _product(x, packed, bias, output=out)
-
-
-_product = torch.ops.aten.fbgemm_linear_fp16_weight_fp32_activation.out
+    torch.ops.aten.fbgemm_linear_fp16_weight_fp32_activation.out(x, packed, bias, output=out)
