@@ -9,11 +9,12 @@ import contextlib
 import fcntl
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from lora_playground.errors import JobError, PlaygroundError, RunError
 from lora_playground.jobs.runner import Handle, Runner
-from lora_playground.jobs.store import PHASES, TERMINAL, JobStore
+from lora_playground.jobs.store import PHASES, TERMINAL, JobStore, Row
 from lora_playground.runs import Run, RunStore, writing
 
 
@@ -68,6 +69,16 @@ def recover(store: JobStore, runs: RunStore, runner: Runner) -> None:
         else:
             text = f"The server ended while this run was {row.state}. Resume to go on."
             store.move(row.id, row.attempt, "interrupted", error_message=text, finished=now)
+
+
+def as_it_stands(row: Row, runs: RunStore) -> Row:
+    """A job that ended here without success and was resumed to its end elsewhere (by the command line) is done."""
+    if row.state in TERMINAL and row.state != "done":
+        with contextlib.suppress(RunError):
+            run = runs.get(row.id)
+            if run.result_path.exists() and run.error() is None:
+                return replace(row, state="done", error_code=None, error_message=None)
+    return row
 
 
 def rebuild(store: JobStore, runs: RunStore) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from lora_playground.config import RunConfig
 from lora_playground.errors import JobError, PlaygroundError, RunError
 from lora_playground.jobs.job import Job
-from lora_playground.jobs.recovery import adopt, rebuild, recover, take_home
+from lora_playground.jobs.recovery import adopt, as_it_stands, rebuild, recover, take_home
 from lora_playground.jobs.runner import LocalRunner, Runner
 from lora_playground.jobs.schedule import Plan, plan_queue
 from lora_playground.jobs.store import TERMINAL, JobStore, Row
@@ -179,7 +179,7 @@ class Supervisor:
         """All jobs (of one owner), newest first."""
         plan = self._plan()
         rows = [row for row in self.store.list() if owner is None or row.owner == owner]
-        return [self._job(row, plan) for row in reversed(rows)]
+        return [self._job(as_it_stands(row, self.runs), plan) for row in reversed(rows)]
 
     # --- life -----------------------------------------------------------------------------------------------------
 
@@ -376,7 +376,7 @@ class Supervisor:
             raise JobError(f"There is no job {id}. List the jobs to see what there is.")
         if owner is not None and row.owner != owner:
             raise JobError(f"Run {id} was started in another browser; only there can it be stopped or resumed.")
-        return row
+        return as_it_stands(row, self.runs)
 
     def _schedule(self) -> list[tuple[Row, float | None]]:
         use = self.store.recent_use(time.time() - RECENT)

@@ -262,6 +262,17 @@ def test_what_ran_when_the_server_died_is_interrupted(home: Path, fake: FakeRunn
         wait_until(lambda: fake.started == [id])
 
 
+def test_a_run_resumed_to_its_end_by_the_command_line_is_done(home: Path, fake: FakeRunner) -> None:
+    id = died(home)
+    with Supervisor(home, fake, admit=lambda *_: []) as supervisor:
+        assert supervisor.job(id).state == "interrupted"
+        (home / "runs" / id / "result.json").write_text('{"state": "done"}')
+        assert supervisor.job(id).state == supervisor.jobs()[0].state == "done"
+        assert not supervisor.job(id).resumable and not supervisor.job(id).error_message
+        with pytest.raises(JobError, match="is done"):
+            supervisor.resume(id)
+
+
 def test_a_stop_that_the_server_died_over_stays_a_stop(home: Path, fake: FakeRunner) -> None:
     id = died(home, cancel_requested=1)
     with Supervisor(home, fake, admit=lambda *_: []) as supervisor:
