@@ -173,13 +173,17 @@ def _until(event: dict[str, Any], last: int) -> dict[str, Any] | None:
 
 
 class Run:
-    """One run's folder. Reading is safe at any time; one process at a time writes (see `locked`)."""
+    """One run's folder. Reading is safe at any time; one process at a time writes (see `locked`).
+
+    Attributes:
+        opened: monotonic seconds at which this process came to know of it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.id = folder.name
         self.attempt = 1
-        self._began = time.monotonic()
+        self.opened = self._began = time.monotonic()
         self._torn: bool | None = None
 
     def __repr__(self) -> str:

@@ -277,8 +277,9 @@ def reproduce_run(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def estimate(given: argparse.Namespace) -> dict[str, Any]:
-    """`estimate`: memory by cause, trained parameters and the adapter's size; nothing is loaded."""
+    """`estimate`: time, memory by cause, trained parameters and the adapter's size; nothing is loaded."""
     from lora_playground.cost import cost
+    from lora_playground.jobs.forecast import forecast
     from lora_playground.models.precision import probe
 
     config, machine = build_config(given), probe()
@@ -286,7 +287,9 @@ def estimate(given: argparse.Namespace) -> dict[str, Any]:
     if found is None:
         known = "its sizes are known once it was fetched; those of the models that are listed are known before"
         raise ConfigError("model.source", config.model.source, known)
-    return asdict(found) | {"least": found.least, "total": found.total, "device": machine.device}
+    time = forecast(_store(given), config, machine.device == "cuda")
+    said = {"least": found.least, "total": found.total, "device": machine.device}
+    return asdict(found) | said | {"time": asdict(time) if time else None}
 
 
 def variants(given: argparse.Namespace) -> list[dict[str, Any]]:

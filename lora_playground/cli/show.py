@@ -71,7 +71,7 @@ def show_reproduced(value: dict[str, Any]) -> None:
 
 
 def show_estimate(value: dict[str, Any]) -> None:
-    """Memory by cause in MB."""
+    """Memory by cause in MB, and the time from start to result."""
     print(
         f"{value['trainable']:,} of {value['parameters']:,} parameters, adapter {value['adapter_bytes'] / 1e6:,.1f} MB"
     )
@@ -79,3 +79,6 @@ def show_estimate(value: dict[str, Any]) -> None:
         least = f"{value['beside'][0] / 1e6:,.0f} to" if cause == "runtime" else ""
         print(f"  {cause:12} {least:>10} {size / 1e6:10,.0f} MB")
     print(f"  {'at most':12} {value['least'] / 1e6:7,.0f} to {value['total'] / 1e6:10,.0f} MB on {value['device']}")
+    if time := value["time"]:
+        seen = {"processor": "the processor's speed"}.get(time["source"], f"{time['runs']} earlier runs")
+        print(f"  {'time':12} {time['seconds'][0]:7,.0f} to {time['seconds'][1]:10,.0f} s, going by {seen}")

@@ -6,12 +6,14 @@ It knows the estimate and a run's events; it trains nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_playground.config import RunConfig, TrainingConfig
 from lora_playground.cost import advice, known, micro_batches
 from lora_playground.data.preparation import Prepared
-from lora_playground.runs import Run
+from lora_playground.jobs.forecast import forecast
+from lora_playground.runs import Run, RunStore
 
 if TYPE_CHECKING:
     from lora_playground.models.loading import Base
@@ -23,11 +25,11 @@ class Foresight:
     """The estimate for a run as it will be trained.
 
     Attributes:
-        expected: the cost, None where the model does not tell its sizes.
+        expected: the cost, None where the model does not tell its sizes. time: the forecast, None where there is none.
         remedies: what would lower it, for the error where memory is full.
     """
 
-    def __init__(self, config: RunConfig, base: Base, prepared: Prepared) -> None:
+    def __init__(self, config: RunConfig, base: Base, prepared: Prepared, home: Path) -> None:
         self.config, self.base = config, base
         sample = prepared.train[:_SAMPLE]
         self.situation: dict[str, Any] = {
@@ -38,6 +40,17 @@ class Foresight:
         }
         self.expected = known(config, **self.situation)
         self.remedies = advice(config, self.expected, **self.situation) if self.expected else []
+        self.time = forecast(RunStore(home), config, base.device.type == "cuda")
+
+    def told(self, attempt: int) -> dict[str, Any]:
+        """What a result says of this, to be laid beside what the run took; of a resumed run only the memory, since its
+        result counts the time of the last attempt."""
+        found: dict[str, Any] = {"device": self.situation["device"]}
+        if self.expected is not None:
+            found["estimated_memory_bytes"] = self.expected.tensors
+        if self.time is not None and attempt == 1:
+            found["forecast_seconds"] = [round(seconds, 1) for seconds in self.time.seconds]
+        return found
 
     def fitting(self, run: Run, report: Callable[[dict[str, Any]], None]) -> TrainingConfig:
         """The training options; on CUDA with as many micro-batches as the free memory asks for. A resumed run keeps the

@@ -143,6 +143,7 @@ class _Execution:
     def result(self) -> dict[str, Any]:
         """All phases; the result is written last."""
         forget_peak()
+        self.seconds["starting"] = round(time.monotonic() - self.run.opened, 3)  # imports, where none was ready
         with self.phase("loading"):
             model, plan = self.load()
         with self.phase("training"):
@@ -155,9 +156,9 @@ class _Execution:
             scored = self.evaluate(updates)
         result = {"state": "done", "attempt": self.run.attempt, "seconds": self.seconds, **_trained(outcome), **scored}
         result |= self.extra()
+        if self.foresight is not None:
+            result |= self.foresight.told(self.run.attempt)
         result["adapter_bytes"] = sum(path.stat().st_size for path in self.run.adapter.rglob("*") if path.is_file())
-        if self.foresight is not None and self.foresight.expected is not None:
-            result["estimated_memory_bytes"] = self.foresight.expected.tensors
         if outcome.tensor_bytes is not None:
             result["tensor_memory_bytes"] = outcome.tensor_bytes
         result["peak_memory_bytes"] = max(outcome.peak_memory_bytes, peak_memory())
@@ -184,7 +185,7 @@ class _Execution:
         total = count(base.model.parameters())
         model = self.variant.attach(base.model, config.variant, context)
         self.check_stop()
-        self.foresight = Foresight(config, base, prepared)
+        self.foresight = Foresight(config, base, prepared, self.home)
         return model, TrainPlan.of(
             prepared,
             self.foresight.fitting(self.run, self.report),

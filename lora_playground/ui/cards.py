@@ -10,7 +10,7 @@ from typing import Any
 
 from lora_playground.evaluation import METRICS
 from lora_playground.ui.follow import Digest
-from lora_playground.ui.words import PHASES, count, duration, escape, percent, share, significant, size
+from lora_playground.ui.words import PHASES, count, duration, escape, percent, share, significant, size, span
 
 ORDER = ("loading", "training", "saving", "evaluating")
 
@@ -142,12 +142,21 @@ def done(label: str, colour: str, result: Mapping[str, Any]) -> str:
         )
     facts += [
         ("training time", duration(float(seconds.get("training", 0.0)))),
+        *_whole_time(result),
         ("trained numbers", f"{count(trained)} · {share(trained, total)}"),
         ("adapter on disk", size(result.get("adapter_bytes") or 0)),
         *_memory(result),
     ]
     table = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
     return f'{head}<dl class="lp-table">{table}</dl>{_samples(result.get("samples") or [])}</section>'
+
+
+def _whole_time(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What all phases took beside what was foreseen for them."""
+    expected = result.get("forecast_seconds")
+    if not expected:
+        return []
+    return [(f"start to result (forecast: {span(*expected)})", duration(sum(result["seconds"].values())))]
 
 
 def _memory(result: Mapping[str, Any]) -> list[tuple[str, str]]:

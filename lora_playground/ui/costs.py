@@ -1,19 +1,21 @@
-"""What the chosen run will need of the memory, by cause, before it is started. Sizes only: nothing is loaded.
+"""What the chosen run will need of time and of memory, by cause, before it is started. Nothing is loaded for it.
 
-It draws what `lora_playground.cost` computes and knows no form.
+It draws what `lora_playground.cost` and `jobs.forecast` compute and knows no form.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from lora_playground.config import RunConfig
 from lora_playground.cost import advice, cost
 from lora_playground.errors import PlaygroundError
 from lora_playground.jobs.admission import BITS
+from lora_playground.jobs.forecast import Forecast
 from lora_playground.ui.cards import error
 from lora_playground.ui.device import Device
-from lora_playground.ui.words import escape, size
+from lora_playground.ui.words import count, escape, size, span
 from lora_playground.variants import get_variant
 from lora_playground.variants.base import Variant
 
@@ -26,6 +28,37 @@ NAMES = {
     "logits": "scores of the words",
     "runtime": "Python, libraries",
 }
+
+GROUNDS = {
+    "runs": "going by {runs} of this model and method here",
+    "method": "going by {runs} of this model with another method here",
+    "model": "roughly, going by {runs} of another model here",
+    "processor": "roughly, going by this processor's speed; after the first run here it is known better",
+}
+"""What a forecast's source is called; a later one is worth less."""
+
+
+def time_line(forecasts: Sequence[Forecast | None], timed: bool = False) -> str:
+    """How long the runs that were chosen will take, one after another, as HTML.
+
+    `timed`: whether training is given a time, so that the number of steps is what is foreseen.
+    """
+    known = [one for one in forecasts if one is not None]
+    if not known or len(known) < len(forecasts):
+        said = "Training stops when the time is up. " if timed else ""
+        return f'<p class="lp-note">{said}How long it takes in all is known after the first run on this machine.</p>'
+    seconds = span(sum(one.seconds[0] for one in known), sum(one.seconds[1] for one in known))
+    worst = max(known, key=lambda one: list(GROUNDS).index(one.source))
+    runs = "the last run" if worst.runs == 1 else f"the last {worst.runs} runs"
+    each = f"{len(known)} runs, one after another: " if len(known) > 1 else ""
+    steps = f", for {_steps(*worst.steps)}{' each' if each else ''}" if timed else ""
+    said = f"{each}about {seconds} from start to result{steps}, {GROUNDS[worst.source].format(runs=runs)}."
+    return f'<p class="lp-note">{escape(said[0].upper() + said[1:])}</p>'
+
+
+def _steps(least: int, most: int) -> str:
+    number = f"about {count(most)}" if most <= 1.1 * least else f"{count(least)} to {count(most)}"
+    return f"{number} step{'s' if most > 1 else ''}"
 
 
 def panel(config: RunConfig, machine: Device, beside: tuple[int, int] | None = None) -> tuple[str, str]:

@@ -15,14 +15,15 @@ import gradio as gr
 from lora_playground.config import Option, RunConfig, options
 from lora_playground.data.catalogue import DatasetCard, get_dataset, list_datasets
 from lora_playground.errors import PlaygroundError
+from lora_playground.jobs.forecast import forecasts
 from lora_playground.models.catalogue import list_models
 from lora_playground.ui import cards, costs, method_card, options_file, pictures, upload
 from lora_playground.ui.device import device
-from lora_playground.ui.estimate import Estimate, beside, estimate
+from lora_playground.ui.estimate import beside
 from lora_playground.ui.forms import Fields, VariantFields, field, help_text, nest, plain
 from lora_playground.ui.preview import Preview
 from lora_playground.ui.shell import Shell
-from lora_playground.ui.words import count, duration, escape
+from lora_playground.ui.words import count, escape
 from lora_playground.variants import VARIANTS
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
@@ -44,6 +45,7 @@ class Steps:
         exact: any rank; where it is empty the slider's counts. file: options that are taken instead of the form's.
         home: where uploads are.
         nonce: filled by the page at a click on Train; two clicks within two seconds carry the same one.
+        ended: filled with something new whenever a run has ended.
     """
 
     dataset: gr.Dropdown
@@ -69,6 +71,7 @@ class Steps:
     problem: gr.HTML
     train: gr.Button
     nonce: gr.Textbox
+    ended: gr.Textbox
     home: Path
 
     def inputs(self) -> set[Any]:
@@ -144,36 +147,43 @@ def build(shell: Shell, page: gr.Blocks) -> Steps:
         problem = gr.HTML("", apply_default_css=False, elem_id="lp-problem")
         train = gr.Button("▶  Train", variant="primary", elem_id="lp-train", size="lg")
     nonce = gr.Textbox("", visible="hidden", elem_classes="lp-hidden", label="nonce", elem_id="lp-nonce")
+    ended = gr.Textbox("", visible="hidden", elem_classes="lp-hidden", label="ended", elem_id="lp-ended")
     made = Steps(
         dataset, examples, *method, knob, rank, picture, *budget, source, advanced, variant_fields, exact, file,
-        *sweeps, problem, train, nonce, shell.home,
+        *sweeps, problem, train, nonce, ended, shell.home,
     )  # fmt: skip
     _connect(shell, page, made, uploaded)
-    _connect_memory(shell, page, made, memory, causes)
+    _connect_costs(shell, page, made, memory, causes)
     source.change(model_note, source, about, queue=False, show_progress="hidden", api_visibility="private")
     seen.connect(dataset, source, advanced.inputs["data.max_length"])
     return made
 
 
-def _connect_memory(shell: Shell, page: gr.Blocks, made: Steps, memory: gr.HTML, causes: gr.HTML) -> None:
-    """The memory that the run will need, drawn anew whenever something changes that it depends on."""
+def _connect_costs(shell: Shell, page: gr.Blocks, made: Steps, memory: gr.HTML, causes: gr.HTML) -> None:
+    """Time and memory that the run will need, drawn anew whenever something changes that they depend on, the end of a
+    run among it, which shows what this machine can do."""
 
-    def draw(given: dict[Any, Any]) -> tuple[str, str]:
+    def draw(given: dict[Any, Any]) -> tuple[str, str, str]:
         try:
-            config = made.configs(given)[0]
-            return costs.panel(config, device(), beside(shell.store, config.model.source))
+            configs, machine = made.configs(given), device()
+            gpu = not machine.name.startswith("CPU")
+            known = forecasts(shell.store, configs, gpu)
+            clock = costs.time_line(known, configs[0].training.seconds is not None)
+            return clock, *costs.panel(configs[0], machine, beside(shell.store, configs[0].model.source))
         except PlaygroundError:
-            return "", ""  # Train will say what is wrong
+            return "", "", ""  # Train will say what is wrong
 
     paths = (
         "model.quantisation", "data.max_length", "training.batch_tokens", "training.accumulation",
-        "training.gradient_checkpointing", "training.precision",
+        "training.gradient_checkpointing", "training.precision", "training.validate_every",
     )  # fmt: skip
     typed = [component.input for component in (made.exact, *made.variant_fields.components())]
     changes = [made.file.change, *(made.advanced.inputs[path].change for path in paths)]
+    parts = (made.unit, made.steps, made.seconds, made.variant, made.source, made.sweep_ranks, made.sweep_variants)
+    changes += [part.change for part in (*parts, made.ended)]
     gr.on(
-        [page.load, made.rank.input, made.variant.change, made.source.change, *typed, *changes], draw, made.inputs(),
-        [memory, causes], trigger_mode="always_last", queue=False, show_progress="hidden", api_visibility="private",
+        [page.load, made.rank.input, *typed, *changes], draw, made.inputs(), [made.forecast, memory, causes],
+        trigger_mode="always_last", queue=False, show_progress="hidden", api_visibility="private",
     )  # fmt: skip
 
 
@@ -292,42 +302,16 @@ def show_examples(shell: Shell, name: str | None) -> str:
     return about + pictures.bubbles(dataset.train)
 
 
-def _forecast(shell: Shell, made: Steps, given: Mapping[Any, Any]) -> str:
-    """How long this will take, from what runs on this machine took."""
-    batch = given[made.advanced.inputs["training.batch_tokens"]] or 0
-    gpu = not device().name.startswith("CPU")
-    known: Estimate | None = estimate(shell.store, str(given[made.source] or ""), gpu)
-    if given[made.unit] == "seconds":
-        if known is None or not batch:
-            return '<p class="lp-note">Training stops when the time is up.</p>'
-        steps = max(1, round((given[made.seconds] or 0) * known.tokens_per_second / batch))
-        return f'<p class="lp-note">About {count(steps)} steps at {count(known.tokens_per_second)} tokens/s.</p>'
-    if known is None:
-        return '<p class="lp-note">How long that takes is known after the first run on this machine.</p>'
-    seconds = (given[made.steps] or 0) * batch / known.tokens_per_second
-    memory = f", {cards.size(known.peak_memory_bytes)} of memory" if known.peak_memory_bytes else ""
-    words = {
-        "run": f"About {duration(seconds)} of training{memory}, as the last run here.",
-        "other run": f"Roughly {duration(seconds)} of training, reckoned from a run of another model here.",
-        "processor": f"Roughly {duration(seconds)} of training, reckoned from this processor's speed.",
-    }
-    return f'<p class="lp-note">{words[known.source]}</p>'
-
-
 def _connect(shell: Shell, page: gr.Blocks, made: Steps, uploaded: upload.Upload) -> None:
     """What the steps do among themselves. Nothing here starts a run."""
     quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     sized = {made.variant, made.rank, made.exact, made.source, *made.variant_fields.components()}
-    timed = {made.unit, made.steps, made.seconds, made.source, made.advanced.inputs["training.batch_tokens"]}
 
     def draw_rank(given: dict[Any, Any]) -> str:
         name = given[made.variant]
         chosen = {"name": name, **made.variant_fields.read(name, given)}
         ranked = {"rank": made.chosen_rank(given)} if method_card.has_rank(name) else {}
         return method_card.picture(chosen | ranked, given[made.source] or "")
-
-    def draw_time(given: dict[Any, Any]) -> str:
-        return _forecast(shell, made, given)
 
     def choose_family(family: str) -> Any:
         choices = _variants(family)
@@ -357,5 +341,3 @@ def _connect(shell: Shell, page: gr.Blocks, made: Steps, uploaded: upload.Upload
     gr.on([page.load, made.rank.input, made.variant.change, made.source.change, *typed], draw_rank, sized, made.picture,
           trigger_mode="always_last", **quiet)  # fmt: skip
     made.unit.input(choose_unit, made.unit, [made.steps, made.seconds], **quiet)
-    changes = [page.load, *(component.change for component in timed)]
-    gr.on(changes, draw_time, timed, made.forecast, trigger_mode="always_last", **quiet)

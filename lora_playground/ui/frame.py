@@ -120,7 +120,7 @@ class Frame:
     def _connect(self, page: gr.Blocks) -> None:
         own, view, steps = self._page, self._live, self._steps
         state = [own.viewed, own.ticked, own.seen, view.module]
-        shown = [own.header, own.runs, own.address, own.clock, own.seen, *view.outputs()]
+        shown = [own.header, own.runs, own.address, own.clock, own.seen, steps.ended, *view.outputs()]
 
         page.load(None, None, None, js="() => lp.recall()")
         page.load(self.first, None, [part for part in shown if part is not own.address], **QUIET)
@@ -153,6 +153,7 @@ class Frame:
         """What the page shows while its states still wait for the queue: the same as after that, but sooner."""
         viewed, ticked, _ = self.restore(request)
         made = self.refresh(viewed, ticked, {}, None, request)
+        made.pop(self._steps.ended, None)  # what a run costs is drawn at loading anyway
         made.pop(self._page.address, None)  # the address bar is read, and not written, until all of it was read
         made[self._page.seen] = {name: what for name, what in made[self._page.seen].items() if name != "address"}
         return made
@@ -193,6 +194,8 @@ class Frame:
             (tuple(entries), tuple(ticked), viewed, more),
             lambda: sidebar.runs(entries, ticked, viewed, more),
         )
+        done = tuple(entry.id for entry in look.entries if entry.state == "done")
+        changes.put("ended", self._steps.ended, done, lambda: f"{len(done)} {done[0] if done else ''}")
         kept = {"run": viewed, "runs": ",".join(ticked)}
         changes.put("address", own.address, tuple(kept.values()), lambda: kept)
         looked = live.look(self._shell, self._follower, viewed, ticked, visitor) if viewed else None

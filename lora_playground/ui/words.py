@@ -68,6 +68,22 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def span(least: float, most: float) -> str:
+    """Two times as a range, rounded as a range deserves: 28 to 44 s, 50 s to 2 min 10 s, 8 to 43 min; as one where a
+    person would see no difference."""
+    if most <= 1.1 * least:
+        return duration(most)
+    low, high = _rough(least), _rough(most)
+    return low if low == high else f"{low.split()[0] if low.split()[1:] == high.split()[1:] else low} to {high}"
+
+
+def _rough(seconds: float) -> str:
+    """About two digits: whole seconds, ten of them from a minute on, minutes from ten on, five from an hour on."""
+    steps = ((10, 0.1), (60, 1), (600, 10), (3600, 60), (math.inf, 300))
+    step = next(step for limit, step in steps if seconds < limit or limit == math.inf)
+    return duration(round(seconds / step) * step)
+
+
 def share(part: float, whole: float) -> str:
     """A part of a whole: 0.83%, 12%."""
     if whole <= 0:

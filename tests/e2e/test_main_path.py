@@ -39,6 +39,9 @@ def test_train_and_chat(page, server):
     set_rank(page, 2)
     until(page, lambda: "r = 4" in page.locator("#lp-picture").inner_text(), "the picture of rank 4")
     short_budget(page, 6)
+    forecast = page.locator("#lp-forecast")
+    until(page, lambda: "from start to result, for" in forecast.inner_text(), "how long it will take")
+    assert "of this model and method here" not in forecast.inner_text(), "no run of rsLoRA has ended here"
     page.locator("#lp-train").dblclick()
     identity = until(page, lambda: run_in(page.url), "the run's id in the address bar")
     assert server.runs() == sorted([*before, identity]), "two clicks start one run"
@@ -47,7 +50,8 @@ def test_train_and_chat(page, server):
     assert config["training"]["seconds"] == 6 and config["training"]["batch_tokens"] == 128
 
     until(page, lambda: "adapter on disk" in status(page), "the result")
-    assert "rslora r4" in status(page)
+    assert "rslora r4" in status(page) and "start to result (forecast: " in status(page)
+    until(page, lambda: "the last run of this model and method here" in forecast.inner_text(), "the forecast anew")
 
     page.locator("#lp-way-chat").click()
     page.locator("#lp-input textarea").wait_for()

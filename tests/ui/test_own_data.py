@@ -1,4 +1,4 @@
-"""The upload's and the estimates' pure parts: columns chosen on screen, what is listed by line, time reckoned ahead."""
+"""The upload's and the estimates' pure parts: columns chosen on screen, what is listed by line, cost told ahead."""
 
 import json
 import re
@@ -73,20 +73,30 @@ def test_nothing_chosen(tmp_path):
     assert "is no id of a hub dataset" in upload._take(tmp_path, ("gsm8k", "train"), [], 0)[5]
 
 
-def test_time_is_reckoned_from_what_is_known(tmp_path, monkeypatch):
-    store = RunStore(tmp_path)
-    monkeypatch.setattr(estimate, "_flops", lambda: 100e9)
-    small, large = "HuggingFaceTB/SmolLM2-135M-Instruct", "HuggingFaceTB/SmolLM2-1.7B-Instruct"
-    guess = estimate.estimate(store, small)
-    assert guess.source == "processor" and guess.tokens_per_second == pytest.approx(
-        0.5 * 100e9 / (4 * 134.5e6), rel=0.01
+def test_time_is_said_as_a_range_with_its_grounds():
+    from lora_playground.jobs.forecast import Forecast
+    from lora_playground.ui.costs import time_line
+
+    seen = Forecast((28.2, 44.4), (60, 60), "runs", 3)
+    guess = Forecast((11.2, 72.6), (60, 60), "processor")
+    assert "About 28 to 44 s from start to result, going by the last 3 runs of this model and method" in time_line(
+        [seen]
     )
-    assert estimate.estimate(store, small, gpu=True) is None and estimate.estimate(store, "nobody/nothing") is None
-    run = store.create(RunConfig.parse({"model": {"source": small}}))
-    write_json(run.result_path, {"tokens_per_second": 500.0, "total_parameters": 134_515_008, "peak_memory_bytes": 7})
-    assert estimate.estimate(store, small) == estimate.Estimate(500.0, 7, "run")
-    other = estimate.estimate(store, large)
-    assert other.source == "other run" and other.tokens_per_second == pytest.approx(500 * 134.5 / 1711, rel=0.01)
+    assert "About 11 s to 1 min 10 s from start to result, roughly, going by this processor" in time_line([guess])
+    both = time_line([seen, guess])
+    assert "2 runs, one after another: about 39 s to 2 min from start" in both and "this processor" in both
+    timed = time_line([Forecast((36.0, 39.0), (48, 75), "method", 1)], timed=True)
+    assert "About 39 s from start to result, for 48 to 75 steps, going by the last run of this model with an" in timed
+    assert "after the first run" in time_line([seen, None]) and "time is up" in time_line([None], timed=True)
+
+
+def test_spans_of_time():
+    from lora_playground.ui.words import span
+
+    said = [(0.8, 1.3), (28, 28.1), (50, 133), (473, 2596), (3700, 8000), (9.2, 14)]
+    assert [span(*pair) for pair in said] == [
+        "0.8 to 1.3 s", "28 s", "50 s to 2 min 10 s", "7 min 50 s to 43 min", "1 h 0 min to 2 h 15 min", "9.2 to 14 s",
+    ]  # fmt: skip
 
 
 def test_models_of_the_list_are_described_before_they_are_fetched(tmp_path, monkeypatch):
@@ -139,6 +149,9 @@ def test_the_result_lays_the_estimate_beside_the_same_thing():
     )
     assert "memory of all tensors (estimated: 210 MB)</dt><dd>200 MB" in said
     assert "whole process, at most</dt><dd>900 MB" in said
+    assert "start to result" not in said
+    timed = {"seconds": {"loading": 2.0, "training": 30.0, "evaluating": 6.0}, "forecast_seconds": [28.2, 44.4]}
+    assert "start to result (forecast: 28 to 44 s)</dt><dd>38 s" in cards.done("a", "#000", timed)
     assert "memory of all tensors" not in cards.done(
         "a", "#000", {"peak_memory_bytes": 9e8, "estimated_memory_bytes": 1}
     )
