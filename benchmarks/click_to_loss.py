@@ -21,7 +21,7 @@ from lora_playground.config import RunConfig
 from lora_playground.jobs.runner import LocalRunner
 from lora_playground.jobs.supervisor import Supervisor
 
-CONFIG = {"data": {"dataset": "pirate"}, "variant": {"name": "lora", "rank": 8}, "training": {"steps": 100}}
+CONFIG = {"data": {"dataset": "pirate"}, "variant": {"name": "lora", "rank": 8}}
 
 
 def wait_warm(runner: LocalRunner) -> None:
@@ -36,22 +36,22 @@ def wait_warm(runner: LocalRunner) -> None:
         used = now or -1.0
 
 
-def one(home: Path, warm: bool, resume: bool) -> dict[str, float]:
+def one(home: Path, warm: bool, resume: bool, steps: int) -> dict[str, float]:
     """Click, first loss, Stop, and perhaps resume to the end; seconds of each."""
     runner = LocalRunner(home, warm=warm)
     with Supervisor(home, runner) as supervisor:
         if warm:
             wait_warm(runner)
         clicked = time.monotonic()
-        job = supervisor.submit(RunConfig.parse(CONFIG))
+        job = supervisor.submit(RunConfig.parse(CONFIG | {"training": {"steps": steps}}))
         run = supervisor.runs.get(job.id)
         while not any(event["type"] == "loss" for event in run.events()[0]):
             if supervisor.job(job.id).ended:
                 raise SystemExit(f"the run ended early: {supervisor.job(job.id).error_message}")
             time.sleep(0.01)
         found = {"first_loss": time.monotonic() - clicked}
-        steps = {event["type"]: event["t"] for event in reversed(run.events()[0])}
-        found |= {f"worker_{name}": steps[name] for name in ("plan", "validation", "probe", "loss") if name in steps}
+        at = {event["type"]: event["t"] for event in reversed(run.events()[0])}
+        found |= {f"worker_{name}": at[name] for name in ("plan", "validation", "probe", "loss") if name in at}
         asked = time.monotonic()
         supervisor.cancel(job.id)
         while not supervisor.job(job.id).ended:
@@ -72,6 +72,7 @@ def one(home: Path, warm: bool, resume: bool) -> dict[str, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=100, help="of a run, which is stopped at its first loss")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     rounds: dict[str, list[dict[str, float]]] = {"warm": [], "cold": []}
@@ -79,7 +80,7 @@ def main() -> int:
         for number in range(given.repeats):
             for kind in ("warm", "cold"):
                 last = kind == "warm" and number == given.repeats - 1
-                rounds[kind].append(one(Path(folder), kind == "warm", last))
+                rounds[kind].append(one(Path(folder), kind == "warm", last, given.steps))
     result: dict[str, Any] = {}
     for kind, found in rounds.items():
         for name in found[-1]:

@@ -5,7 +5,7 @@
 Needs a CUDA device and the development requirements; no network. Each part runs in a process of its own and gets what
 is left of the time, the most important first; a part that had no time left is listed as skipped, not as passed.
 The result names the device, its driver and the libraries. `--list` prints the commands and runs nothing; `--dry-run`
-runs them on a CPU, to see that they run: such a result says so and measures nothing of a GPU.
+runs them on a CPU with less work each, to see that they run: such a result says so and measures nothing of a GPU.
 """
 
 import argparse
@@ -23,17 +23,26 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 THROUGHPUT = "benchmarks/training_throughput.py --json --rounds 2"
-PARTS: list[tuple[str, float, str]] = [
-    ("tests", 240, "-m pytest tests/gpu -m gpu -q --durations=10"),
-    ("memory", 30, "benchmarks/memory_estimate.py --json --quick"),
-    ("memory, points never fitted", 90, "benchmarks/memory_estimate.py --json --unseen"),
-    ("training, embedded", 90, f"{THROUGHPUT} --only tuned ours"),
-    ("training, 135M", 90, f"{THROUGHPUT} --tokens 8192 --model {{model}} --only default tuned ours"),
-    ("side by side", 60, "benchmarks/side_by_side.py --json --rounds 5"),
-    ("click to loss", 60, "benchmarks/click_to_loss.py --json --repeats 1"),
-    ("CE-LoRA", 60, "benchmarks/celora_step.py --json --widths 2048 --repeats 5"),
-]
-"""Name, most seconds, and what Python is called with; {model} is a checkpoint of SmolLM2-135M's shape, made here."""
+PARTS: list[tuple[str, float, str, str]] = [
+    ("tests", 240, "-m pytest tests/gpu -m gpu -q -rs --durations=10", ""),
+    ("memory", 30, "benchmarks/memory_estimate.py --json --quick", ""),
+    ("memory, points never fitted", 90, "benchmarks/memory_estimate.py --json --unseen", "--only phi"),
+    ("training, embedded", 90, f"{THROUGHPUT} --only tuned ours", "--rounds 1 --steps 2 --tokens 512"),
+    (
+        "training, 135M", 90, f"{THROUGHPUT} --tokens 8192 --model {{model}} --only default tuned ours",
+        "--rounds 1 --steps 2 --tokens 256 --only tuned ours",
+    ),
+    ("side by side", 60, "benchmarks/side_by_side.py --json --rounds 5", "--rounds 1 --tokens 8"),
+    ("click to loss", 60, "benchmarks/click_to_loss.py --json --repeats 1", "--steps 20"),
+    (
+        "CE-LoRA", 60, "benchmarks/celora_step.py --json --widths 2048 --repeats 5",
+        "--widths 256 --tokens 256 --repeats 1 --warm 1",
+    ),
+]  # fmt: skip
+"""Name, most seconds, what Python is called with, and what a dry run adds to be done on a CPU in time; {model} is a
+checkpoint of SmolLM2-135M's shape, made here, for a dry run of two layers and few words."""
+SLOWER = 2
+"""A dry run gives every part so many times its seconds."""
 
 
 def device(dry: bool) -> dict[str, Any]:
@@ -83,10 +92,14 @@ def main() -> None:
     parser.add_argument("--out", default="gpu.json", help="the file to write")
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--list", action="store_true", help="print the commands")
-    parser.add_argument("--dry-run", action="store_true", help="on a CPU, to see that the parts run")
+    parser.add_argument("--dry-run", action="store_true", help="on a CPU and smaller, to see that the parts run")
     parser.add_argument("--only", default="", help="parts whose name has this word")
     given = parser.parse_args()
-    parts = [one for one in PARTS if given.only in one[0]]
+    parts = [
+        (name, seconds * SLOWER, f"{command} {small}".rstrip()) if given.dry_run else (name, seconds, command)
+        for name, seconds, command, small in PARTS
+        if given.only in name
+    ]
     if given.list:
         for name, seconds, command in parts:
             print(f"{name} ({seconds:.0f} s at most): python {command}")
@@ -98,9 +111,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         if any("{model}" in command for _, _, command in parts):
             maker = "import sys; sys.path.insert(0, 'benchmarks'); import small_machine; from pathlib import Path; "
-            subprocess.run(
-                [sys.executable, "-c", maker + "small_machine.make(Path(sys.argv[1]))", place], cwd=ROOT, check=True
-            )
+            maker += f"small_machine.make(Path(sys.argv[1]){', layers=2, vocabulary=2048' if given.dry_run else ''})"
+            subprocess.run([sys.executable, "-c", maker, place], cwd=ROOT, check=True)
         for name, seconds, command in parts:
             left = min(seconds, end - time.monotonic())
             if left < 10:

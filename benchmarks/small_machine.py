@@ -24,8 +24,9 @@ SHAPE = {
 }  # fmt: skip
 
 
-def make(folder: Path) -> None:
-    """Writes the checkpoint; the tokenizer is small, the embeddings have SmolLM2's size."""
+def make(folder: Path, **smaller: int) -> None:
+    """Writes the checkpoint; the tokenizer is small, the embeddings have SmolLM2's size. `smaller`: sizes instead of
+    its own, for a trial."""
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     import checkpoints
 
@@ -35,7 +36,7 @@ def make(folder: Path) -> None:
         return original(where, template, 512)
 
     checkpoints.make_tokenizer = small
-    checkpoints.make_checkpoint(folder, **SHAPE)
+    checkpoints.make_checkpoint(folder, **SHAPE | smaller)
 
 
 def train(folder: Path, steps: int, batch: int) -> dict[str, Any]:
