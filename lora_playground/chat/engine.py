@@ -69,10 +69,15 @@ class Hosted:
 
     def tune(self) -> None:
         """Sets the number of threads of the calling thread to what decodes two rows fastest now: with a training run
-        on the same cores one is often faster than all."""
+        on the same cores one is often faster than all. Where that fails the number stays as it is."""
         self.tuned = time.monotonic()
-        if self.base.device.type == "cpu":
+        if self.base.device.type != "cpu":
+            return
+        try:
             threads, self._step = self.decoder.choose_threads()
+        except Exception:  # full memory, most likely: an answer can be refused, but the decoding thread must go on
+            log.exception("Threads were not chosen")
+        else:
             log.info("Decoding two rows takes %.1f ms a token with %d threads.", 1000 * self._step, threads)
 
     def stale(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import resource
 import sys
 import threading
@@ -128,7 +129,7 @@ def memory_problem(error: BaseException, plan: TrainPlan) -> str | None:
         torch.cuda.empty_cache()
         free, total = torch.cuda.mem_get_info()
         have = f" The device has {total / 2**30:.1f} GiB, of which {free / 2**30:.1f} are free now."
-    need = text.splitlines()[0][:160] if text else "an allocation failed"
+    need = _need(text)
     if plan.remedies:
         return f"The memory is full: {need}.{have} Try one of these: {'; '.join(plan.remedies)}."
     batch = plan.training.batch_tokens
@@ -137,3 +138,10 @@ def memory_problem(error: BaseException, plan: TrainPlan) -> str | None:
         advice.append("turn on training.gradient_checkpointing")
     advice.append("store the base in 4 bit, or shorten data.max_length")
     return f"The memory is full: {need}.{have} Try one of these: {'; '.join(advice)}."
+
+
+def _need(text: str) -> str:
+    """The error's first line up to what could not be allocated; what torch says after that is told in other words."""
+    first = next(iter(text.splitlines()), "")
+    asked = re.match(r".*?[Tt]ried to allocate [\d.,]+ \w+", first)
+    return (asked[0] if asked else first[:160]).rstrip(". ") or "an allocation failed"

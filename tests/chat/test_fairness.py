@@ -4,12 +4,14 @@ import threading
 import time
 
 import pytest
+import torch
 
 from lora_playground.chat import engine as engines
 from lora_playground.chat import room
 from lora_playground.chat.engine import MAX_WAITING_PER_CLIENT, Engine
 from lora_playground.chat.protocol import ChatEvent
 from lora_playground.chat.requests import Exchange
+from lora_playground.models.decoding import Batch, Token
 from tests.chat.conftest import House
 
 
@@ -63,5 +65,37 @@ def test_a_base_without_room_beside_a_run_is_refused(house: House, monkeypatch: 
         asked = Asked(engine, house, "", 8)
         assert asked.done.wait(60)
         assert asked.events[-1].type == "error" and "training run" in asked.events[-1].text
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize("while_tuning", [False, True])
+def test_memory_that_is_full_ends_one_answer_at_most(
+    house: House, monkeypatch: pytest.MonkeyPatch, while_tuning: bool
+) -> None:
+    """In the middle of an answer, or while the number of threads is chosen, before any: the thread that decodes goes
+    on, and so does the chat."""
+    step, left = Batch.step, [3]
+    if not while_tuning:
+        monkeypatch.setattr(engines.Hosted, "tune", lambda self: setattr(self, "tuned", 0.0))
+        monkeypatch.setattr(engines.Hosted, "stale", lambda self: False)
+
+    def full(self: Batch) -> list[Token]:
+        left[0] -= 1
+        if left[0] == 0:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return step(self)
+
+    monkeypatch.setattr(Batch, "step", full)
+    engine = Engine(house.home, "cpu")
+    try:
+        first = Asked(engine, house, "", 8)
+        assert first.done.wait(60)
+        if while_tuning:
+            assert first.events[-1].type == "end"
+        else:
+            assert first.events[-1].type == "error" and "memory is full" in first.events[-1].text
+        again = Asked(engine, house, "", 8)
+        assert again.done.wait(60) and again.events[-1].type == "end", "the process answers the next question"
     finally:
         engine.close()

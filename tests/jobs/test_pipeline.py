@@ -175,6 +175,51 @@ def test_nan_is_told_with_its_step_and_nothing_is_saved(place: Path, monkeypatch
     assert not run.adapter.exists() and not run.update_path.exists() and run.state() == "failed"
 
 
+CUDA_FULL = (
+    "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 23.64 GiB of which 1.25 GiB is "
+    "free. Including non-PyTorch memory, this process has 22.38 GiB memory in use. Of the allocated memory 21.50 GiB "
+    "is allocated by PyTorch, and 412.00 MiB is reserved by PyTorch but unallocated.\nmore"
+)
+
+
+def test_a_full_card_ends_the_run_with_need_have_and_the_three_most_useful_changes(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The card is pretended from the moment at which it is full: the error is torch's own, in the third step."""
+    import torch
+
+    from lora_playground.training.loss import PackedLoss
+
+    steps: list[int] = []
+    compute = PackedLoss.loss_sum
+
+    def full(self: Any, *given: Any) -> Any:
+        if len(steps) < 3:
+            return compute(self, *given)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (int(1.25 * 2**30), int(23.64 * 2**30)))
+        raise torch.OutOfMemoryError(CUDA_FULL)
+
+    variant = type(get_variant("lora"))
+    monkeypatch.setattr(variant, "after_step", lambda self, model, step: steps.append(step))
+    monkeypatch.setattr(PackedLoss, "loss_sum", full)
+    run = new_run(place, batch_tokens=4096, checkpoint_every=None)
+    with pytest.raises(PlaygroundError) as caught:
+        execute(run, never)
+    monkeypatch.undo()
+    assert str(caught.value) == (
+        "The memory is full: CUDA out of memory. Tried to allocate 20.00 GiB. The device has 23.6 GiB, of which 1.2 "
+        "are free now. Try one of these: lower training.batch_tokens to 1024; raise training.accumulation to 4; "
+        "turn on training.gradient_checkpointing."
+    )
+    error = run.error()
+    assert error is not None and (error["code"], error["message"]) == ("oom", str(caught.value))
+    assert run.state() == "failed" and not run.adapter.exists()
+    # The process goes on: the same run is executed again once there is room, which is what Resume does.
+    assert execute(run, never)["state"] == "done"
+
+
 def test_an_unexpected_error_is_recorded_with_its_traceback(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise KeyError("what is this")
