@@ -73,16 +73,35 @@ def test_train_and_chat(page, server):
     until(page, votes.is_file, "the vote")
     vote = json.loads(votes.read_text().splitlines()[0])
     assert vote["preferred"] == identity and vote["prompt"] == "Where does <b>Ann</b> live?"
-    with page.expect_download() as waiting:
-        page.get_by_role("button", name="Save as Markdown").click()
-    kept = Path(waiting.value.path()).read_text()
-    assert "Where does <b>Ann</b> live?" in kept and all(answer.strip() in kept for answer in said)
 
     page.get_by_role("button", name="More: system prompt").click()
     page.get_by_label("Continue all from the base's words").check()
     ask_again(page)
     lengths = [page.locator(".lp-pane").nth(pane).locator("span[data-i]").count() for pane in (0, 1)]
     assert lengths[0] == lengths[1] > 0, "both panes stand at the same places"
+    page.get_by_label("Continue all from the base's words").uncheck()
+    ask_again(page)
+    assert answers(page) == said
+
+    page.get_by_label("System prompt").fill("Answer <i>briefly</i>.")
+    page.locator("#lp-input textarea").fill("And Mia?")
+    page.locator("#lp-send").click()
+    turns = page.locator(".lp-pane").first.locator(".lp-turn")
+    until(page, lambda: turns.count() == 2 and page.locator("#lp-send").is_visible(), "the second turn")
+    later = answers(page)
+    for pane in (0, 1):
+        last = page.locator(".lp-pane").nth(pane).locator(".lp-turn").last
+        last.get_by_text("what the model reads").click()
+        read = last.locator("pre").inner_text()
+        assert read.index("Answer <i>briefly</i>.") < read.index("Where does <b>Ann</b> live?") < read.index("And Mia?")
+    assert page.locator(".lp-pane pre i").count() == 0, "text is never HTML"
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Save as Markdown").click()
+    assert waiting.value.suggested_filename == "chat.md"
+    kept = Path(waiting.value.path()).read_text()
+    parts = ["**You:** Where does <b>Ann</b> live?", *said, "---", "**You:** And Mia?", *later]
+    places = [kept.find(part.strip()) for part in parts]
+    assert -1 not in places and places == sorted(places), "questions and answers in their order"
 
 
 def test_upload_watch_reload_stop_and_resume(page, server, tmp_path):
