@@ -82,7 +82,9 @@ class Hosted:
 
     def stale(self) -> bool:
         """Whether `tune` should be called again before an answer; never where that would be felt."""
-        return self.tuned is not None and time.monotonic() - self.tuned > RETUNE and self._step < 0.005
+        if self.tuned is None or self._step >= 0.02:
+            return False
+        return self.decoder.outdated or (time.monotonic() - self.tuned > RETUNE and self._step < 0.005)
 
     def verify(self, updates: list[RowUpdate | None]) -> Verified:
         """Decodes the fingerprint's prompt as a base row beside these updates, and compares (see `Fingerprint`)."""

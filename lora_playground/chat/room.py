@@ -13,7 +13,7 @@ import torch
 from lora_playground.config import ModelConfig
 from lora_playground.errors import ChatError
 from lora_playground.models.catalogue import resolve
-from lora_playground.models.packed import LARGEST
+from lora_playground.models.fused import LARGEST
 from lora_playground.models.precision import pick_device, torch_dtype
 
 RESERVE = 400_000_000
@@ -24,9 +24,10 @@ def need(folder: Path, config: ModelConfig, dtype: torch.dtype) -> int:
     """Bytes that a base takes in memory: its files' size, adjusted for what it is converted to."""
     stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     if config.quantisation == "none":
-        # Files are nearly always in 16 bit; the embedded base's are. A small one is also kept as it is stored.
-        packed = stored if dtype == torch.float32 and stored <= 2 * LARGEST else 0
-        return stored * (2 if dtype == torch.float32 else 1) + packed + RESERVE
+        # Files are nearly always in 16 bit; the embedded base's are. A small one is also kept as it is stored
+        # (`models.fused`).
+        beside = stored if dtype == torch.float32 and stored <= 2 * LARGEST else 0
+        return stored * (2 if dtype == torch.float32 else 1) + beside + RESERVE
     return stored * (8 if config.quantisation == "8bit" else 5) // 16 + RESERVE
 
 

@@ -18,6 +18,7 @@ import torch
 from lora_playground.analysis.update import Update
 from lora_playground.errors import ChatError
 from lora_playground.models.adapters import Adapter
+from lora_playground.models.fused import Fused, prepare
 from lora_playground.models.kv import Buffers, Window
 from lora_playground.models.lean import Lean, Way, known, lean
 from lora_playground.models.precision import bounded
@@ -110,11 +111,11 @@ class Decoder:
         self.context = context_length(model)
         self.device = next(model.parameters()).device
         self._lean: Lean | None = lean(model)
-        self._packed = False
+        self._compiled = False  # whether compiled code was there when ways were last compared
         if self._lean is not None and settled:
             self._lean.arrange()
-            self._packed = self._lean.pack()
-            self._lean.way = "packed" if self._packed else "whole"
+            if self._lean.fuse() and prepare():
+                self._lean.way = "fused"
         self.options = {"logits_to_keep": 1} if _accepts(model, "logits_to_keep") else {}
 
     @property
@@ -201,21 +202,27 @@ class Decoder:
             input_ids = torch.tensor([list(ids)], device=self.device)
             return self.model(input_ids=input_ids, use_cache=False).logits[0].float()
 
-    def choose_threads(self) -> tuple[int, float]:
+    def choose_threads(self, wait: float = 0.0) -> tuple[int, float]:
         """Sets the calling thread's number of threads, and the way of multiplying (`lean.Way`), to what decodes two
         rows fastest at this moment: beside a training run one thread is often faster than all. Returns the number, and
-        seconds a token."""
+        seconds a token. Compiled code is tried once it is there; `wait` says for how many seconds it is waited for."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
         most, found = min(bounded(cores), 8), list[tuple[float, int, Way]]()
         ways: set[tuple[int, Way]] = {(1, "whole"), (most, "whole")}
         if self.lean is not None:
             ways |= {(most, "spread")} if most > 1 else set()
-            ways |= {(1, "packed"), (most, "packed")} if self._packed else set()
+            self._compiled = self.lean.fused is not None and prepare(wait)
+            ways |= {(1, "fused"), (most, "fused")} if self._compiled else set()
         for threads, way in sorted(ways):
             found.append((self._seconds(threads, way), threads, way))
         seconds, threads, way = min(found)
         self._use(threads, way)
         return threads, seconds
+
+    @property
+    def outdated(self) -> bool:
+        """Whether compiled code has come since `choose_threads` compared what there was."""
+        return self._lean is not None and self._lean.fused is not None and not self._compiled and prepare()
 
     def _use(self, threads: int, way: Way) -> None:
         torch.set_num_threads(threads)
@@ -270,7 +277,7 @@ class Batch:
         self._pending: list[int] = []  # per active row: the token it has to read next
         self._planner = Planner(decoder.model)
         self._plan: Plan | None = None
-        self._step: Step | None = None
+        self._step: Step | Fused | None = None
         self._buffers = Buffers()
         self._active: list[Row] = []
 

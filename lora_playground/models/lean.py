@@ -15,16 +15,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lora_playground.models.fused import Matrices, matrices
 from lora_playground.models.kv import Buffers, Window
-from lora_playground.models.packed import LARGEST, pack
 from lora_playground.models.rows import Lookup, Plan, Replaced
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3")
 TOLERANCE = 1e-4
 """Largest difference to transformers' logits, against the largest: in float32; 300 times that in half precision."""
 
-Way = Literal["whole", "spread", "packed"]
-"""How a step multiplies a few rows by W: all at once, a core for each, or by W in 16 bit (`models.packed`)."""
+Way = Literal["whole", "spread", "fused"]
+"""How a step multiplies a few rows by W: all at once, a core for each, or in one compiled call (`models.fused`)."""
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,6 @@ class Group:
         matrix: (in, sum of outs) so that x·matrix is all of them at once; None before `arrange`, unless there is only
             one and it lies well as it is.
         bias: all biases side by side, where there are any.
-        packed: the matrix in 16 bit for products with few rows, see `models.packed`; None where it is not packed.
     """
 
     def __init__(self, prefix: str, module: Any, names: tuple[str, ...]) -> None:
@@ -45,7 +44,6 @@ class Group:
         self.widths = [linear.weight.shape[0] for linear in self.linears]
         self.matrix = self.linears[0].weight.t() if len(names) == 1 else None
         self.bias = self.linears[0].bias if len(names) == 1 else None
-        self.packed: torch.Tensor | None = None
 
     def arrange(self) -> None:
         """Lets the weights be views of one tensor, in the order in which few rows are multiplied fastest. Nothing is
@@ -101,28 +99,23 @@ class Lean:
         self.layers = [_layer(layer, f"model.layers.{index}.") for index, layer in enumerate(self.inner.layers)]
         self.last = Group("", model, ("lm_head",))
         self.way: Way = "whole"
+        self.fused: Matrices | None = None
 
     def arrange(self) -> None:
         """Puts the weights of neighbours side by side, so that a token takes fewer and faster products; for a model
         that is only read from now on."""
         with torch.no_grad():
-            for group in self._groups():
+            for group in self.every_group:
                 group.arrange()
 
-    def pack(self) -> bool:
-        """Packs the weights for the way 'packed', for a model that is only read from now on; whether it could."""
-        groups = self._groups()
-        if sum(group.matrix.numel() for group in groups if group.matrix is not None) > LARGEST:
-            return False
-        for group in groups:
-            group.packed = pack(group.matrix.detach().t()) if group.matrix is not None else None
-            if group.packed is None:
-                for other in groups:
-                    other.packed = None
-                return False
-        return True
+    def fuse(self) -> bool:
+        """Lays the weights out for the way 'fused', for a model that is only read from now on; whether it could."""
+        self.fused = matrices(self)
+        return self.fused is not None
 
-    def _groups(self) -> list[Group]:
+    @property
+    def every_group(self) -> list[Group]:
+        """All projections, the head last."""
         layers = [group for layer in self.layers for group in (layer.qkv, layer.o, layer.gate_up, layer.down)]
         return [*layers, self.last]
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from lora_playground.models import fused
+from lora_playground.models.fused import Fused
 from lora_playground.models.kv import Buffers
 from lora_playground.models.lean import Group, Lean
-from lora_playground.models.packed import ROWS, multiply
 from lora_playground.models.rows import Linear, Plan
 
 
@@ -72,7 +73,6 @@ class Step:
         # Queries that share a key head stand in for more queries.
         self.q3 = self.q.view(rows * groups, lean.share, size)
         self.a3 = self.a.view(rows * groups, lean.share, size)
-        self.packed = lean.way == "packed" and rows <= ROWS
         # One product for each row, side by side on as many cores; else one product for all.
         self.spread = lean.way == "spread" and 1 < rows <= torch.get_num_threads()
         # x·turn is x with every head rotated: cos on the diagonal, ±sin half a head beside it.
@@ -125,9 +125,7 @@ class Step:
     def _multiply(self, x: torch.Tensor, group: Group, out: torch.Tensor, added: _Added | None) -> None:
         """W x + b + what the plan adds, into `out`."""
         assert group.matrix is not None
-        if self.packed and group.packed is not None:
-            multiply(x, group.packed, group.bias, out)
-        elif self.spread:
+        if self.spread:
             torch.bmm(x.unsqueeze(1), group.matrix.expand(self.rows, -1, -1), out=out.unsqueeze(1))
             if group.bias is not None:
                 out += group.bias
@@ -189,7 +187,7 @@ def _added(group: Group, plan: Plan, y: torch.Tensor) -> _Added | None:
     return _Added(joint.At, t, None if joint.run else joint.scale, parts, alpha)
 
 
-def step(lean: Lean | None, plan: Plan, rows: int) -> Step | None:
+def step(lean: Lean | None, plan: Plan, rows: int) -> Step | Fused | None:
     """The fast step for this plan, None where something in it needs the pass that knows everything."""
     if lean is None or lean.embed.weight.device.type != "cpu" or lean.embed.weight.dtype != torch.float32:
         return None
@@ -205,4 +203,8 @@ def step(lean: Lean | None, plan: Plan, rows: int) -> Step | None:
         name in names and isinstance(operation, Linear) and operation.plain
         for name, (_, operation) in plan.operations.items()
     )
-    return Step(lean, plan, rows) if known and lean.last.matrix is not None else None
+    if not known or lean.last.matrix is None:
+        return None
+    if lean.way == "fused" and lean.fused is not None and rows <= fused.ROWS:
+        return Fused(lean, lean.fused, plan, rows)
+    return Step(lean, plan, rows)

@@ -26,11 +26,11 @@ def test_need_follows_what_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     folder = make_checkpoint(tmp_path, "llama")
     size = (folder / "model.safetensors").stat().st_size
     plain, four = ModelConfig(source=str(folder), quantisation="none"), ModelConfig(source="x", quantisation="4bit")
-    assert room.need(folder, plain, torch.float32) - room.RESERVE == 3 * size, "packed in 16 bit beside float32"
+    assert room.need(folder, plain, torch.float32) - room.RESERVE == 3 * size, "in 16 bit beside float32"
     assert room.need(folder, plain, torch.bfloat16) - room.RESERVE == size
     assert room.need(folder, four, torch.bfloat16) - room.RESERVE < size / 2
     monkeypatch.setattr(room, "LARGEST", 1000)
-    assert room.need(folder, plain, torch.float32) - room.RESERVE == 2 * size, "a large one is not packed"
+    assert room.need(folder, plain, torch.float32) - room.RESERVE == 2 * size, "a large one is not"
 
 
 def test_free_memory_is_told() -> None:

@@ -11,8 +11,8 @@ from lora_playground.analysis.update import Update
 from lora_playground.models import decoding
 from lora_playground.models.adapters import linear_shape, named_modules
 from lora_playground.models.decoding import Decoder, Row, RowUpdate
+from lora_playground.models.fused import pairs, prepare
 from lora_playground.models.lean import Way
-from lora_playground.models.packed import multiply, pack
 from tests.checkpoints import make_checkpoint
 
 PROMPTS = ([5, 9, 3], [7, 2, 8, 1, 6, 4, 11], [12], [3, 3, 3, 3])
@@ -75,12 +75,12 @@ def decode(decoder: Decoder, updates: list[Any]) -> tuple[list[torch.Tensor], li
     return seen, [row.tokens for row in rows], fast
 
 
-@pytest.mark.parametrize("way", ["whole", "spread", "packed"])
+@pytest.mark.parametrize("way", ["whole", "spread", "fused"])
 def test_fast_steps_give_the_same_logits(decoder: Decoder, way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     assert decoder.lean is not None
-    if way == "packed" and decoder.lean.last.packed is None:
-        assert pack(torch.eye(4)) is None, "this processor or torch knows no such product"
-        pytest.skip("no product with weights in 16 bit here")
+    if way == "fused":
+        assert prepare(wait=120), "the kernel could not be compiled"
+        assert decoder.lean.fused is not None
     monkeypatch.setattr(decoder.lean, "way", way)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     for name, updates in compositions(decoder).items():
@@ -102,19 +102,35 @@ def test_what_is_no_plain_product_is_declined(decoder: Decoder) -> None:
     assert fast <= 3  # only when the base is alone: the adapted row, the second, has left before
 
 
-def test_only_what_16_bit_hold_is_packed() -> None:
+def test_only_what_16_bit_hold_is_taken() -> None:
     noise = torch.Generator().manual_seed(0)
     W = torch.randn(48, 40, generator=noise) * 0.05
-    assert pack(W) is None, "float32 would be rounded"
+    assert pairs(W) is None, "float32 would be rounded"
+    assert pairs(W[:, :39].bfloat16().float()) is None, "halves of a row of 39"
     stored = W.bfloat16().float()
-    packed = pack(stored)
-    if packed is None:
-        assert pack(torch.eye(4)) is None, "this processor or torch knows no such product"
-        pytest.skip("no product with weights in 16 bit here")
-    assert pack(stored * 1e7) is None and pack(stored.double()) is None
-    for rows in (1, 2, 3, 7, 20):
-        x, y, bias = torch.randn(rows, 40, generator=noise), torch.empty(rows, 48), torch.randn(48, generator=noise)
-        multiply(x, packed, bias, y)
-        torch.testing.assert_close(y, x @ stored.t() + bias, atol=1e-6, rtol=1e-6)
-        multiply(x, packed, None, y)
-        torch.testing.assert_close(y, x @ stored.t(), atol=1e-6, rtol=1e-6)
+    packed = pairs(stored)
+    assert packed is not None
+    halves = np.concatenate([packed << 16, packed & np.uint32(0xFFFF0000)], 1).view(np.float32)
+    np.testing.assert_array_equal(halves, stored.numpy())
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 7])
+def test_products_of_some_rows(rows: int) -> None:
+    kernel = pytest.importorskip("lora_playground.models.kernel")
+    noise = torch.Generator().manual_seed(rows)
+    W, x = torch.randn(48, 40, generator=noise).bfloat16().float(), torch.randn(rows + 2, 44, generator=noise)
+    packed = pairs(W)
+    assert packed is not None
+    y = np.zeros((rows + 2, 50), np.float32)
+    kernel.product(packed, x.numpy(), y, 1, rows + 1)
+    expected = np.zeros_like(y)
+    expected[1:-1, :48] = (x[1:-1, :40].double() @ W.t().double()).numpy()
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_exponential_is_one() -> None:
+    kernel = pytest.importorskip("lora_playground.models.kernel")
+    x = np.concatenate([np.linspace(-87, 87, 4001), [0.0, -1e-30, 1e-7]]).astype(np.float32)
+    got = np.array([kernel.exponential(one) for one in x])
+    np.testing.assert_allclose(got, np.exp(x.astype(np.float64)), rtol=3e-7)
+    assert kernel.exponential(np.float32(-np.inf)) < 1e-37
