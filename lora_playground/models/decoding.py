@@ -18,7 +18,7 @@ import torch
 from lora_playground.analysis.update import Update
 from lora_playground.errors import ChatError
 from lora_playground.models.adapters import Adapter
-from lora_playground.models.fused import Fused, prepare
+from lora_playground.models.fused import TOKENS, Fused, prepare
 from lora_playground.models.kv import Buffers, Window
 from lora_playground.models.lean import Lean, Way, known, lean
 from lora_playground.models.precision import bounded
@@ -429,20 +429,34 @@ class Batch:
         longest = max(len(row.prompt) for row in rows)
         first = buffers.rows
         buffers.make_room(first + len(rows), longest)
-        begin = buffers.end - longest
+        buffers.starts.extend(buffers.end - len(row.prompt) for row in rows)
+        plan = self._planner.plan([row.update for row in rows])
+        fast = step(self._lean, plan, len(rows)) if self._short(rows) else None
+        if isinstance(fast, Fused):
+            logits = fast.prompts(buffers, first, [row.prompt for row in rows])
+        else:
+            logits = self._read_prompts(rows, plan, longest)
+        buffers.rows += len(rows)
+        self._active.extend(rows)
+        self._plan, self._step = (plan, fast) if first == 0 and fast is not None else (None, None)
+        return logits
+
+    def _short(self, rows: list[Row]) -> bool:
+        """Whether prompts are read fastest by compiled code."""
+        compiled = self._lean is not None and self._lean.way == "fused"
+        return compiled and sum(len(row.prompt) for row in rows) <= TOKENS
+
+    def _read_prompts(self, rows: list[Row], plan: Plan, longest: int) -> torch.Tensor:
+        """Reads padded prompts as one matrix; logits (new rows, V) at their last tokens."""
+        buffers = self._buffers
+        first, begin = buffers.rows, buffers.end - longest
         ids = torch.zeros(len(rows), longest, dtype=torch.long)
         for index, row in enumerate(rows):
             ids[index, longest - len(row.prompt) :] = torch.tensor(row.prompt)
-            buffers.starts.append(buffers.end - len(row.prompt))
         starts = torch.tensor(buffers.starts[first:])[:, None]
         positions = (torch.arange(begin, buffers.end)[None] - starts).clamp_min(0)
         window = Window(buffers, first, first + len(rows), begin, begin)
-        plan = self._planner.plan([row.update for row in rows])
-        logits = self._forward(window, plan, ids, starts, positions)
-        buffers.rows += len(rows)
-        self._active.extend(rows)
-        self._plan = None
-        return logits
+        return self._forward(window, plan, ids, starts, positions)
 
     def _forward(
         self, window: Window, plan: Plan, ids: torch.Tensor, starts: torch.Tensor, positions: torch.Tensor

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from lora_playground.models.kv import Buffers
-from lora_playground.models.rows import Plan
+from lora_playground.models.rows import Linear, Plan, Product
 
 if TYPE_CHECKING:
     from lora_playground.models.lean import Group, Lean
@@ -27,6 +27,8 @@ LARGEST = 150_000_000
 """Weights of the largest model that is decoded so; twice as many bytes are kept beside it."""
 ROWS = 32
 """With more rows than these a product of matrices is faster."""
+TOKENS = 96
+"""With more tokens of prompts than these it is, too."""
 
 Array = np.ndarray[Any, Any]
 log = logging.getLogger(__name__)
@@ -45,9 +47,9 @@ def prepare(wait: float = 0.0) -> bool:
 
 def _compile() -> None:
     try:
-        from lora_playground.models.kernel import token
+        from lora_playground.models.kernel import tokens
 
-        token(0, 1, *_tiny())
+        tokens(0, 1, 0, 1, *_tiny())
         _compiled.set()
     except Exception as error:  # a processor, a Numba or a cache folder that cannot: decoding goes on without
         log.info("Tokens are not decoded by compiled code: %s", error)
@@ -58,11 +60,11 @@ def _tiny() -> tuple[Any, ...]:
     f, i = np.float32, np.int64
     matrices = tuple(np.zeros((1, out, half), np.uint32) for out, half in ((12, 2), (4, 2), (8, 2), (4, 2)))
     return (
-        np.zeros(1, i), np.zeros(1, i), np.zeros(1, i), 0,
+        *(np.zeros(1, i) for _ in range(5)),
         np.zeros((8, 4), f), (*matrices, np.zeros((8, 2), np.uint32)), np.zeros((1, 12), f), np.ones((3, 4), f),
         f(1e-5), np.ones((4, 2), f), np.zeros((4, 2), f), np.zeros((1, 2, 1, 1, 2, 4), f), f(1),
-        np.zeros(0, f), np.zeros((1, 4, 4), i), np.zeros((0, 5), i), np.zeros((1, 0), f),
-        *(np.zeros((1, n), f) for n in (4, 4, 12, 4, 8, 4, 4, 2, 8)),
+        np.zeros(0, f), np.zeros((1, 4, 2), i), np.zeros((0, 6), i), np.zeros((1, 0), f),
+        *(np.zeros((1, n), f) for n in (4, 4, 12, 4, 8, 4, 4, 2, 4, 8)),
     )  # fmt: skip
 
 
@@ -135,74 +137,104 @@ def _helpers(count: int) -> ThreadPoolExecutor:
 
 
 class Fused:
-    """Made for one plan; usable for as long as rows and plan stay, like `step.Step`."""
+    """Made for one plan; usable for as long as rows and plan stay, like `step.Step`. Row i of the plan is row
+    `first` + i of the buffers."""
 
     def __init__(self, lean: Lean, held: Matrices, plan: Plan, rows: int) -> None:
-        from lora_playground.models.kernel import token
+        from lora_playground.models.kernel import tokens
 
-        self.token, self.held, self.rows = token, held, rows
+        self.lean, self.tokens, self.held, self.rows = lean, tokens, held, rows
         self.added = _added(lean, plan, rows)
-        d, widths = held.table.shape[1], lean.layers[0].gate_up.widths
-        a = lean.heads * lean.size
-        sizes = (d, d, a + 2 * lean.groups * lean.size, a, sum(widths), widths[0], d)
-        self.scratch = [np.zeros((rows, size), np.float32) for size in sizes]
-        self.scores = np.zeros((rows, 0), np.float32)
-        threads = min(torch.get_num_threads(), rows)
-        cuts = [rows * part // threads for part in range(threads + 1)]
-        self.shares = list(itertools.pairwise(cuts))
+        a, widths = lean.heads * lean.size, lean.layers[0].gate_up.widths
+        d = held.table.shape[1]
+        self.sizes = (d, d, a + 2 * lean.groups * lean.size, a, sum(widths), widths[0], d)
+        self.each = np.arange(rows)
+        self.scratch: list[Array] = []
 
     def __call__(self, buffers: Buffers, ids: list[int]) -> torch.Tensor:
         """Reads a token a row at the end of the buffers; logits (R, V), float32. The caller moves the end."""
+        if not self.scratch or self.scratch[-1].shape[1] < buffers.columns:
+            self.scratch = self._scratch(self.rows, buffers.columns)
+        columns = np.full(self.rows, buffers.end)
+        return self._read(buffers, 0, [1] * self.rows, ids, self.each, columns, np.array(buffers.starts), self.scratch)
+
+    def prompts(self, buffers: Buffers, first: int, prompts: list[list[int]]) -> torch.Tensor:
+        """Reads a prompt a row, so that they end at the end of the buffers, into the rows from `first` on, whose starts
+        are set; logits (R, V) of their last tokens, float32."""
+        lean, lengths = self.lean, [len(prompt) for prompt in prompts]
+        buffers.stack(len(lean.layers), lean.groups, lean.size, lean.embed.weight)
+        ids = [token for prompt in prompts for token in prompt]
+        columns = np.concatenate([np.arange(buffers.end - length, buffers.end) for length in lengths])
+        starts = np.repeat(np.array(buffers.starts[first:]), lengths)
+        slots = np.repeat(first + self.each, lengths)
+        return self._read(
+            buffers, first, lengths, ids, slots, columns, starts, self._scratch(len(ids), buffers.columns)
+        )
+
+    def _scratch(self, count: int, columns: int) -> list[Array]:
+        return [np.empty((count, size), np.float32) for size in (*self.sizes, columns)]
+
+    def _read(
+        self, buffers: Buffers, first: int, lengths: list[int], ids: list[int], slots: Array, columns: Array,
+        starts: Array, scratch: list[Array],
+    ) -> torch.Tensor:  # fmt: skip
+        """Reads tokens, so many of each row, the rows shared out among the processors."""
         assert buffers.whole is not None
-        held, end = self.held, buffers.end
-        if self.scores.shape[1] < buffers.columns:
-            self.scores = np.zeros((self.rows, buffers.columns), np.float32)
-        starts = np.array(buffers.starts)
+        held, ends, scales = self.held, np.cumsum(lengths), self.added[3]
+        if first:
+            scales = np.concatenate([np.zeros((first, scales.shape[1]), np.float32), scales])
+        final = np.empty((self.rows, held.table.shape[1]), np.float32)
         logits = np.empty((self.rows, held.table.shape[0]), np.float32)
         given = (
-            np.array(ids), end - starts, starts, end, held.table, held.all, held.bias, held.norms, held.epsilon,
-            held.cos, held.sin, buffers.whole.numpy(), held.scale, *self.added, *self.scratch, self.scores, logits,
+            np.array(ids), slots, columns, starts, ends - 1, held.table, held.all, held.bias, held.norms, held.epsilon,
+            held.cos, held.sin, buffers.whole.numpy(), held.scale, *self.added[:3], scales, *scratch, final, logits,
         )  # fmt: skip
-        others = [_helpers(len(self.shares) - 1).submit(self.token, *share, *given) for share in self.shares[1:]]
-        self.token(*self.shares[0], *given)
+        threads = min(torch.get_num_threads(), self.rows)
+        cuts = [int(np.searchsorted(ends, ends[-1] * part / threads)) for part in range(1, threads)]
+        rows = [0, *(cut + 1 for cut in cuts), self.rows]
+        shares = [
+            (int(ends[low - 1]) if low else 0, int(ends[high - 1]), low, high)
+            for low, high in itertools.pairwise(rows)
+            if low < high
+        ]
+        others = [_helpers(threads - 1).submit(self.tokens, *share, *given) for share in shares[1:]]
+        self.tokens(*shares[0], *given)
         for other in others:
             other.result()
         return torch.from_numpy(logits)
 
 
 def _added(lean: Lean, plan: Plan, rows: int) -> tuple[Array, Array, Array, Array]:
-    """What a plan adds, as `kernel.added` reads it: (numbers, heads, parts, scales)."""
-    numbers: list[torch.Tensor] = []
-    heads = np.zeros((len(lean.layers), 4, 4), np.int64)
-    parts: list[tuple[int, int, int, int, int]] = []
-    scales: list[torch.Tensor] = []
+    """What a plan adds, as `kernel.tokens` reads it: (numbers, heads, parts, scales)."""
+    numbers: list[Array] = []
+    scales: list[Array] = []
+    heads = np.zeros((len(lean.layers), 4, 2), np.int64)
+    parts: list[tuple[int, ...]] = []
     place = strengths = 0
     for index, layer in enumerate(lean.layers):
         for number, group in enumerate((layer.qkv, layer.o, layer.gate_up, layer.down)):
-            joint = plan.joint(group.names, group.widths)
-            if joint is None:
-                heads[index, number, 2:] = len(parts)
-                continue
-            K = joint.At.shape[1]
-            numbers.append(joint.At.t().reshape(-1))
-            heads[index, number] = place, strengths, len(parts), len(parts) + len(joint.Bts)
-            place += numbers[-1].numel()
-            for Bt, (low, high), (start, stop) in zip(joint.Bts, joint.columns, joint.places):
-                parts.append((low, high, start, stop, place))
-                numbers.append(Bt.reshape(-1))
-                place += numbers[-1].numel()
-            scales.append(_scale(joint.scale, joint.run, rows, K))
-            strengths += K
-    if not numbers:
-        return np.zeros(0, np.float32), heads, np.zeros((0, 5), np.int64), np.zeros((rows, 0), np.float32)
-    return torch.cat(numbers).numpy(), heads, np.array(parts), np.ascontiguousarray(torch.cat(scales, 1).numpy())
+            heads[index, number, 0] = len(parts)
+            left = 0
+            for name, width in zip(group.names, group.widths):
+                if name in plan.operations:
+                    operation = plan.operations[name][1]
+                    assert isinstance(operation, Linear)
+                    update = operation.products[0]
+                    A, Bt = update.At.t().reshape(-1).numpy(), update.Bt.reshape(-1).numpy()
+                    K = update.At.shape[1]
+                    parts.append((place, place + A.size, K, strengths, left, left + width))
+                    numbers += [A, Bt]
+                    scales.append(_strengths(update, rows))
+                    place, strengths = place + A.size + Bt.size, strengths + K
+                left += width
+            heads[index, number, 1] = len(parts)
+    if not parts:
+        return np.zeros(0, np.float32), heads, np.zeros((0, 6), np.int64), np.zeros((rows, 0), np.float32)
+    return np.concatenate(numbers), heads, np.array(parts), np.concatenate(scales, 1)
 
 
-def _scale(scale: torch.Tensor | None, run: tuple[int, int, float] | None, rows: int, K: int) -> torch.Tensor:
+def _strengths(update: Product, rows: int) -> Array:
     """(R, K): a row's strength on each row of A."""
-    if run is None:
-        return torch.ones(rows, K) if scale is None else scale
-    first, count, strength = run
-    made = torch.zeros(rows, K)
-    made[first : first + count] = strength
-    return made
+    if update.scale is not None:
+        return update.scale.numpy()
+    return np.ones((rows, update.At.shape[1]), np.float32)

@@ -1,8 +1,7 @@
-"""A token's whole forward pass for some rows of a batch, compiled by Numba: W in 16 bit, sums in float32.
+"""The whole forward pass of some tokens of a batch, compiled by Numba: W in 16 bit, sums in float32.
 
-At a few million parameters calls cost more than arithmetic, and two thirds of a processor's time for one row is reading
-W. Here a token is one call, and W is read once for up to four rows. It knows arrays; nothing of torch, models or rows'
-owners.
+At a few million parameters calls cost more than arithmetic, and reading W as much. Here all layers are one call, and W
+is read once for up to four tokens. It knows arrays; nothing of torch, models or whose a row is.
 
 A matrix (out, in) is stored as (out, in/2) of uint32: bfloat16 number i in the lower half, number i + in/2 in the
 upper, so that a shift or a mask makes each a float32.
@@ -94,31 +93,27 @@ def product(W: Array, x: Array, y: Array, first: int, last: int) -> None:
 
 @njit(fastmath=SUMS)
 def added(
-    x: Array, y: Array, first: int, last: int, width: int, numbers: Array, head: Array, parts: Array, scales: Array
+    x: Array, y: Array, first: int, last: int, width: int, slots: Array, numbers: Array, part: Array, scales: Array
 ) -> None:
-    """Adds every row's own s·B·A·x to y. x (R, ≥ width).
+    """Adds to y what one update says of x (R, ≥ width): to each row the s·B·A·x of its slot.
 
-    head = (offset of A in `numbers`, offset in `scales`, first part, last part); scales (R, all K): a row's
-    strengths; a part = (lower and upper row of A, first column of y, last, offset of Bᵀ in `numbers`).
+    part = (offset of A (K, width) in `numbers`, of Bᵀ (K, outs), K, first column of the strengths in `scales` (slots,
+    all K), first column of y, last).
     """
-    at, own, begin, end = head
+    at, place, K, own, left, right = part
+    outs = right - left
     for row in range(first, last):
-        xr = x[row, :width]
-        for part in range(begin, end):
-            low, high, left, right, place = parts[part]
-            yr = y[row, left:right]
-            for k in range(low, high):
-                scale = scales[row, own + k]
-                if scale == 0.0:
-                    continue
-                a = numbers[at + k * width : at + (k + 1) * width]
-                t = np.float32(0)
-                for i in range(width):
-                    t += a[i] * xr[i]
-                t *= scale
-                b = numbers[place + (k - low) * (right - left) : place + (k - low + 1) * (right - left)]
-                for o in range(right - left):
-                    yr[o] += t * b[o]
+        xr, yr, strengths = x[row, :width], y[row, left:right], scales[slots[row], own : own + K]
+        for k in range(K):
+            if strengths[k] == 0.0:
+                continue
+            a, b = numbers[at + k * width : at + (k + 1) * width], numbers[place + k * outs : place + (k + 1) * outs]
+            t = np.float32(0)
+            for i in range(width):
+                t += a[i] * xr[i]
+            t *= strengths[k]
+            for o in range(outs):
+                yr[o] += t * b[o]
 
 
 @njit(fastmath=SUMS)
@@ -133,6 +128,14 @@ def normed(x: Array, weight: Array, epsilon: np.float32, h: Array, first: int, l
         factor = np.float32(1) / np.sqrt(total / np.float32(d) + epsilon)
         for i in range(d):
             hr[i] = xr[i] * factor * weight[i]
+
+
+@njit(fastmath=SUMS)
+def summed(x: Array, y: Array, first: int, last: int) -> None:
+    """x += y, of rows."""
+    for row in range(first, last):
+        for i in range(x.shape[1]):
+            x[row, i] += y[row, i]
 
 
 @njit(fastmath=SUMS)
@@ -188,57 +191,61 @@ def gated(gate_up: Array, s: Array, first: int, last: int) -> None:
 
 
 @njit(fastmath=SUMS, nogil=True, cache=True)
-def token(
-    first: int, last: int, ids: Array, positions: Array, starts: Array, end: int,
+def tokens(
+    first: int, last: int, first_wanted: int, last_wanted: int,
+    ids: Array, slots: Array, columns: Array, starts: Array, wanted: Array,
     table: Array, matrices: tuple[Array, Array, Array, Array, Array], bias: Array, norms: Array, epsilon: np.float32,
-    cos: Array, sin: Array, whole: Array, scale: np.float32,
-    numbers: Array, heads: Array, parts: Array, scales: Array,
-    x: Array, h: Array, qkv: Array, a: Array, gate_up: Array, s: Array, y: Array, scores: Array, logits: Array,
+    cos: Array, sin: Array, whole: Array, scale: np.float32, numbers: Array, heads: Array, parts: Array, scales: Array,
+    x: Array, h: Array, qkv: Array, a: Array, gate_up: Array, s: Array, y: Array, scores: Array, final: Array,
+    logits: Array,
 ) -> None:  # fmt: skip
-    """Rows first..last read a token each and write their logits (R, V).
+    """Tokens first..last are read, and of those that are wanted, first_wanted..last_wanted, the logits (W, V) written.
 
-    ids, positions, starts (R,); table (V, d); matrices: qkv, o, gate-up, down, each (layers, out, in/2), and the head
-    (V, d/2); bias (layers, outs of qkv); norms (2·layers + 1, d); cos, sin (positions, size/2); whole: keys and values
-    (layers, 2, R, groups, columns, size), column `end` of which is written; numbers, heads (layers, 4, 4), parts,
-    scales: what is added, see `added`; the rest is scratch, a row each.
+    Token t goes to column columns[t] of the row slots[t] of keys and values, which begins at starts[t]; those of one
+    row stand in order. ids, slots, columns, starts (T,); wanted (W,): which tokens; table (V, d); matrices: qkv, o,
+    gate-up, down, each (layers, out, in/2), and the head (V, d/2); bias (layers, outs of qkv); norms (2·layers + 1, d);
+    cos, sin (positions, size/2); whole (layers, 2, slots, groups, columns, size); numbers, parts, scales and heads
+    (layers, 4, 2): the updates heads[l, g] = first..last of `parts` add to product g, see `added`; the rest is scratch.
     """
     Wqkv, Wo, Wgate_up, Wdown, Whead = matrices
     layers, d = Wqkv.shape[0], x.shape[1]
     groups, size = whole.shape[3], whole.shape[5]
     queries = a.shape[1] // size
-    for row in range(first, last):
-        x[row] = table[ids[row]]
+    for t in range(first, last):
+        x[t] = table[ids[t]]
     for layer in range(layers):
         normed(x, norms[2 * layer], epsilon, h, first, last)
         product(Wqkv[layer], h, qkv, first, last)
-        added(h, qkv, first, last, d, numbers, heads[layer, 0], parts, scales)
-        for row in range(first, last):
+        for part in range(heads[layer, 0, 0], heads[layer, 0, 1]):
+            added(h, qkv, first, last, d, slots, numbers, parts[part], scales)
+        for t in range(first, last):
+            slot, column, start = slots[t], columns[t], starts[t]
             for i in range(bias.shape[1]):
-                qkv[row, i] += bias[layer, i]
-            by_head = qkv[row].reshape(queries + 2 * groups, size)
-            at = positions[row]
-            turned(by_head[: queries + groups], cos[at], sin[at])
+                qkv[t, i] += bias[layer, i]
+            by_head = qkv[t].reshape(queries + 2 * groups, size)
+            turned(by_head[: queries + groups], cos[column - start], sin[column - start])
             for group in range(groups):
                 for i in range(size):
-                    whole[layer, 0, row, group, end, i] = by_head[queries + group, i]
-                    whole[layer, 1, row, group, end, i] = by_head[queries + groups + group, i]
+                    whole[layer, 0, slot, group, column, i] = by_head[queries + group, i]
+                    whole[layer, 1, slot, group, column, i] = by_head[queries + groups + group, i]
             attended(
-                by_head[:queries], whole[layer, 0, row], whole[layer, 1, row], starts[row], end + 1, scale,
-                scores[row], a[row].reshape(queries, size),
+                by_head[:queries], whole[layer, 0, slot], whole[layer, 1, slot], start, column + 1, scale,
+                scores[t], a[t].reshape(queries, size),
             )  # fmt: skip
         product(Wo[layer], a, y, first, last)
-        added(a, y, first, last, a.shape[1], numbers, heads[layer, 1], parts, scales)
-        for row in range(first, last):
-            for i in range(d):
-                x[row, i] += y[row, i]
+        for part in range(heads[layer, 1, 0], heads[layer, 1, 1]):
+            added(a, y, first, last, a.shape[1], slots, numbers, parts[part], scales)
+        summed(x, y, first, last)
         normed(x, norms[2 * layer + 1], epsilon, h, first, last)
         product(Wgate_up[layer], h, gate_up, first, last)
-        added(h, gate_up, first, last, d, numbers, heads[layer, 2], parts, scales)
+        for part in range(heads[layer, 2, 0], heads[layer, 2, 1]):
+            added(h, gate_up, first, last, d, slots, numbers, parts[part], scales)
         gated(gate_up, s, first, last)
         product(Wdown[layer], s, y, first, last)
-        added(s, y, first, last, s.shape[1], numbers, heads[layer, 3], parts, scales)
-        for row in range(first, last):
-            for i in range(d):
-                x[row, i] += y[row, i]
+        for part in range(heads[layer, 3, 0], heads[layer, 3, 1]):
+            added(s, y, first, last, s.shape[1], slots, numbers, parts[part], scales)
+        summed(x, y, first, last)
     normed(x, norms[2 * layers], epsilon, h, first, last)
-    product(Whead, h, logits, first, last)
+    for w in range(first_wanted, last_wanted):
+        final[w] = h[wanted[w]]
+    product(Whead, final, logits, first_wanted, last_wanted)

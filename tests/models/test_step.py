@@ -94,6 +94,31 @@ def test_fast_steps_give_the_same_logits(decoder: Decoder, way: Way, monkeypatch
             torch.testing.assert_close(mine, theirs, atol=1e-5 * float(theirs.abs().max()), rtol=1e-5)
 
 
+def test_rows_that_join_read_their_prompts_beside_the_others(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert prepare(wait=120) and decoder.lean is not None
+    updates = [None, adapter(decoder, 3), RowUpdate(adapter(decoder, 5).adapter, 0.5), None]
+
+    def joined() -> list[list[int]]:
+        rows = [Row(PROMPTS[i], update, max_new_tokens=TOKENS) for i, update in enumerate(updates)]
+        with decoder.evaluating():
+            batch = decoder.batch()
+            for row in rows:
+                batch.add([row])
+                batch.step()
+                batch.step()
+            while batch.rows:
+                batch.step()
+        return [row.tokens for row in rows]
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(decoder.lean, "way", "whole")
+    expected = joined()
+    monkeypatch.setattr(decoder.lean, "way", "fused")
+    assert joined() == expected
+    monkeypatch.setattr(decoding, "TOKENS", 3)  # longer prompts are read as one matrix
+    assert joined() == expected
+
+
 def test_what_is_no_plain_product_is_declined(decoder: Decoder) -> None:
     noise = np.random.default_rng(0)
     names = dict(decoder.model.named_parameters())
