@@ -73,7 +73,7 @@ class Bench:
         if given.threads:
             torch.set_num_threads(given.threads)
         elif base.device.type == "cpu":
-            self.decoder.choose_threads()  # as the chat process does
+            self.decoder.choose_threads(wait=300)  # as the chat process does, once its code is compiled
         peers = AutoModelForCausalLM.from_pretrained(base.folder, dtype=base.dtype).to(base.device)
         config = LoraConfig(
             r=given.rank, lora_alpha=2 * given.rank, target_modules="all-linear", init_lora_weights=False
@@ -230,7 +230,9 @@ def main() -> None:
     bench = Bench(given)
     result: dict[str, Any] = bench.measure(given.rounds)
     result["logit_difference_to_peft"] = bench.agree()
+    lean = bench.decoder.lean
     result |= {"model": given.model, "device": str(bench.device), "threads": torch.get_num_threads()}
+    result["way"] = lean.way if lean else "transformers"
     if given.conversations:
         result["conversations"] = bench.conversations(given.conversations)
     if given.chat:

@@ -111,6 +111,7 @@ class Decoder:
         self.context = context_length(model)
         self.device = next(model.parameters()).device
         self._lean: Lean | None = lean(model)
+        self.planner = Planner(model, keep=8) if settled else None
         self._compiled = False  # whether compiled code was there when ways were last compared
         if self._lean is not None and settled:
             self._lean.arrange()
@@ -275,7 +276,7 @@ class Batch:
         self._lean = decoder.lean
         self._joining: list[Row] = []
         self._pending: list[int] = []  # per active row: the token it has to read next
-        self._planner = Planner(decoder.model)
+        self._planner = decoder.planner or Planner(decoder.model)
         self._plan: Plan | None = None
         self._step: Step | Fused | None = None
         self._buffers = Buffers()

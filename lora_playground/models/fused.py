@@ -10,8 +10,9 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from collections.abc import Callable
+from functools import partial
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -100,6 +101,7 @@ class Matrices:
         self.cos = np.ascontiguousarray(lean.cos.numpy()[:, :half])
         self.sin = np.ascontiguousarray(lean.sin.numpy()[:, half:])
         self.table = lean.embed.weight.detach().numpy()
+        self.helpers: list[Helper] = []
         self.epsilon, self.scale = np.float32(lean.norm.variance_epsilon), np.float32(lean.scale)  # type: ignore[arg-type]
 
 
@@ -131,9 +133,32 @@ def matrices(lean: Lean) -> Matrices | None:
         return None
 
 
-@lru_cache(maxsize=1)
-def _helpers(count: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(count, thread_name_prefix="rows")
+class Helper:
+    """A thread that works for whoever gives it something; one at a time."""
+
+    def __init__(self) -> None:
+        self._work: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._done: SimpleQueue[BaseException | None] = SimpleQueue()
+        threading.Thread(target=self._run, name="rows", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            work = self._work.get()
+            try:
+                work()
+                self._done.put(None)
+            except BaseException as error:
+                self._done.put(error)
+
+    def begin(self, work: Callable[[], None]) -> None:
+        """Has it work; `finish` must be called before it gets more."""
+        self._work.put(work)
+
+    def finish(self) -> None:
+        """Waits until the work is done; raises what it raised."""
+        error = self._done.get()
+        if error is not None:
+            raise error
 
 
 class Fused:
@@ -190,6 +215,8 @@ class Fused:
             held.cos, held.sin, buffers.whole.numpy(), held.scale, *self.added[:3], scales, *scratch, final, logits,
         )  # fmt: skip
         threads = min(torch.get_num_threads(), self.rows)
+        while len(held.helpers) < threads - 1:
+            held.helpers.append(Helper())
         cuts = [int(np.searchsorted(ends, ends[-1] * part / threads)) for part in range(1, threads)]
         rows = [0, *(cut + 1 for cut in cuts), self.rows]
         shares = [
@@ -197,10 +224,16 @@ class Fused:
             for low, high in itertools.pairwise(rows)
             if low < high
         ]
-        others = [_helpers(threads - 1).submit(self.tokens, *share, *given) for share in shares[1:]]
-        self.tokens(*shares[0], *given)
-        for other in others:
-            other.result()
+        # Waking a thread takes a tenth of a token's time, so the others begin first; the last rows, which are rarely
+        # the base's and so take longer, are this thread's.
+        helpers = self.held.helpers[: len(shares) - 1]
+        for helper, share in zip(helpers, shares):
+            helper.begin(partial(self.tokens, *share, *given))
+        try:
+            self.tokens(*shares[-1], *given)
+        finally:
+            for helper in helpers:
+                helper.finish()
         return torch.from_numpy(logits)
 
 

@@ -127,14 +127,27 @@ Operation = Linear | Lookup | Replaced
 
 
 class Planner:
-    """Turns the updates of a batch's rows into one `Plan`; keeps what plans have in common."""
+    """Turns the updates of a batch's rows into one `Plan`; keeps what plans have in common, and the last `keep` plans
+    (for a model whose modules stay)."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, keep: int = 0) -> None:
         self._modules = named_modules(model)
+        self._keep = keep
+        self._plans: OrderedDict[Any, Plan] = OrderedDict()
         self._joined: OrderedDict[Any, tuple[torch.Tensor, torch.Tensor]] = OrderedDict()
 
     def plan(self, rows: Sequence[RowUpdate | None]) -> Plan:
-        """The plan of a batch whose row i has rows[i]."""
+        """The plan of a batch whose row i has rows[i]; one of the last few, where it is asked for again."""
+        # The adapters are part of the key, not their ids, which might be given to others.
+        key = tuple(None if row is None else (row.adapter, row.strength, row.cut) for row in rows)
+        found = self._plans.pop(key, None) or self._plan(rows)
+        if self._keep:
+            self._plans[key] = found
+            while len(self._plans) > self._keep:
+                self._plans.popitem(last=False)
+        return found
+
+    def _plan(self, rows: Sequence[RowUpdate | None]) -> Plan:
         groups: dict[tuple[int, Cut | None], list[int]] = {}
         for index, row in enumerate(rows):
             if row is not None and row.strength != 0.0:
@@ -329,10 +342,12 @@ class Plan:
     Attributes:
         operations: module name → (module, what it adds).
         rows: number of rows the plan is for.
+        fused: what `models.fused` made of it, kept with it.
     """
 
     def __init__(self, operations: dict[str, tuple[nn.Module, Operation]], rows: int) -> None:
         self.operations, self.rows = operations, rows
+        self.fused: Any = None
         self._joint: dict[tuple[str, ...], Joint | None] = {}
 
     def joint(self, names: tuple[str, ...], widths: Sequence[int]) -> Joint | None:

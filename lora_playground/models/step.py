@@ -206,5 +206,6 @@ def step(lean: Lean | None, plan: Plan, rows: int) -> Step | Fused | None:
     if not known or lean.last.matrix is None:
         return None
     if lean.way == "fused" and lean.fused is not None and rows <= fused.ROWS:
-        return Fused(lean, lean.fused, plan, rows)
+        plan.fused = plan.fused or Fused(lean, lean.fused, plan, rows)
+        return plan.fused  # type: ignore[no-any-return]
     return Step(lean, plan, rows)
