@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from lora_playground.embedded import facts, reading, skills, talk
+from lora_playground.embedded import facts, reading, skills, talk, vocabulary
 from lora_playground.embedded.skills import Sample, fact
 from lora_playground.embedded.talk import Turn
 from lora_playground.embedded.world import World
@@ -26,7 +26,7 @@ SYSTEMS = [
 STARTERS = frozenset(
     "What Where Which Who How Why Tell Can Do Does Is Hello Hi Hey Good My I You Please Name List Add Take Multiply "
     "Sort Put Spell Count "
-    "Repeat Say Copy Thank Thanks Bye Goodbye See Describe And Great That".split()
+    "Repeat Say Copy Explain Find Pick Give Could Thank Thanks Bye Goodbye See Describe And Great That".split()
 )  # fmt: skip
 
 
@@ -44,6 +44,8 @@ MIXTURE: list[tuple[skills.Skill, float]] = [
     (skills.spelling, 3), (skills.counting, 9), (skills.judging, 3), (skills.topic, 2), (skills.listing, 1),
     (reading.story, 3), (reading.reading, 8), (reading.copying, 11), (reading.record, 7), (reading.meaning, 2),
     (reading.scene, 4), (reading.inn, 6), (reading.chatter, 4),
+    (vocabulary.kinds, 16), (vocabulary.opposites, 8), (vocabulary.forms, 8), (vocabulary.trades, 5),
+    (vocabulary.members, 2),
 ]  # fmt: skip
 
 

@@ -2,8 +2,9 @@
 
 import itertools
 import random
+import re
 
-from lora_playground.embedded import facts, reading, skills, stories
+from lora_playground.embedded import facts, lexicon, reading, skills, stories, vocabulary
 from lora_playground.embedded.corpus import MIXTURE, chats, probes
 from lora_playground.embedded.world import build_world
 from lora_playground.evaluation import METRICS
@@ -105,3 +106,27 @@ def test_records_are_shown_as_cards_or_json():
     rng = random.Random(4)
     shown = [reading.show_record(rng, {"name": "Ada", "pet": "cat"}) for _ in range(50)]
     assert set(shown) == {'{"name": "Ada", "pet": "cat"}', "name: Ada | pet: cat"}
+
+
+def test_the_corpus_has_a_few_thousand_words():
+    stream = itertools.islice(chats(WORLD, 6), 15_000)
+    used = {word for chat in stream for m in chat for word in re.findall(r"[a-z]+", m["content"].lower())}
+    assert len(used) > 3000
+
+
+def test_a_word_is_one_kind_of_thing_and_has_one_opposite():
+    nouns = [noun for kinds in (lexicon.KINDS, lexicon.PLAIN_KINDS) for line in kinds.values() for noun in line.split()]
+    assert len(nouns) == len(set(nouns)) > 700
+    assert not set(nouns) & ({a.name for a in WORLD.animals} | {t.name for t in WORLD.things} - {"chest"})
+    for lines in (lexicon.OPPOSITES, lexicon.SAME):
+        words = [word for pair in lexicon.pairs(lines) for word in pair]
+        assert len(words) == len(set(words)) and all(word.isalpha() for word in words)
+    for lines in (lexicon.PAST, lexicon.PLURALS, lexicon.YOUNG, lexicon.TRADES):
+        firsts = [first for first, _ in lexicon.pairs(lines)]
+        assert len(firsts) == len(set(firsts))
+
+
+def test_words_are_spoken_of_with_the_right_article():
+    assert vocabulary.is_kind("elk") == "An elk is a mammal."
+    assert vocabulary.is_kind("basil") == "Basil is a herb."
+    assert vocabulary.is_kind("pliers") == "Pliers are a tool."
