@@ -62,6 +62,7 @@ VARIANT = DecoupledLength(
     ),
     bits=(16,),
     conv1d=False,
+    learning_rate=1e-3,
     real_rate=1e-3,
     memory=Memory(shared=False, inputs=1),
 )

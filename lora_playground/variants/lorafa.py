@@ -65,5 +65,6 @@ VARIANT = FrozenA(
         url="https://arxiv.org/abs/2308.03303",
         notes="Gradients are corrected after clipping, so clipping bounds the uncorrected ones.",
     ),
+    learning_rate=1.6e-2,
     memory=Memory(shared=False, frozen=0.5),
 )

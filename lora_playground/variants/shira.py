@@ -49,6 +49,7 @@ VARIANT = SparseHighRank(
         url="https://arxiv.org/abs/2406.13175",
         notes="Sparse but of high rank: its spectrum has no sharp end at r. The rank only sets how many weights train.",
     ),
+    learning_rate=1.6e-2,
     bits=(16,),
     conv1d=False,
     low_rank=False,
