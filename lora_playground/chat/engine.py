@@ -128,6 +128,7 @@ class Engine:
         self._queue: list[Exchange] = []
         self._condition = threading.Condition()
         self._closed = False
+        self._cut = 0  # answers that were ended because nobody wanted them any more
         self.busy_since = self.idle_since = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="decode", daemon=True)
         self._thread.start()
@@ -343,6 +344,7 @@ class Engine:
         for exchange in hosted.exchanges:
             if not exchange.finished and exchange.cancelled:
                 exchange.end("cancelled")
+                self._cut += 1
             elif not exchange.finished and now - exchange.arrived > DEADLINE:
                 exchange.end("deadline")
         gone = [exchange for exchange in hosted.exchanges if exchange.finished]
@@ -364,6 +366,7 @@ class Engine:
             "rows": sum(len(hosted.batch.rows) for hosted in hosts),
             "exchanges": sum(len(hosted.exchanges) for hosted in hosts),
             "waiting": waiting,
+            "cut": self._cut,
         }
 
 
