@@ -3,10 +3,10 @@
     python benchmarks/variants_table.py [--datasets pirate sentiment json] [--seeds 3] [--minutes 60] [--page]
 
 A variant's rank (or block size, or number of frequencies) is chosen so that it trains about as many parameters as LoRA
-at rank 8; its learning rate is the best that benchmarks/learning_rates.py found at that size, on one dataset, else its
-default. All variants run with seed 0 before any runs with seed 1, so that a table cut short is even. Results are added
-to docs/variants.jsonl after every training: a table can be taken up again, and says what was not run. --page only
-rewrites the page.
+at rank 8; its learning rate is the best that benchmarks/learning_rates.py found at that size, on one dataset, on this
+base or else on one before; else its default. All variants run with seed 0 before any runs with seed 1, so that a table
+cut short is even. Results are added to docs/variants.jsonl after every training: a table can be taken up again, and
+says what was not run. --page only rewrites the page.
 """
 
 import argparse
@@ -47,8 +47,9 @@ def collect(given: argparse.Namespace) -> None:
                     benches[bits] = Bench(bits=bits)
                 bench = benches[bits]
                 config = config_of(bench, name, matched=True)
-                found = [row for row in swept if row["base"] == bench.identity]
-                rate = best_rate(found, name, size_of(config)) or VARIANTS[name].learning_rate
+                mine = [row for row in swept if row["base"] == bench.identity]
+                size = size_of(config)
+                rate = best_rate(mine, name, size) or best_rate(swept, name, size) or VARIANTS[name].learning_rate
                 bench.data(dataset, seed)
                 row = in_child(lambda: bench.trial(name, config, dataset, seed, rate, given, score=True))  # noqa: B023
                 row = {"variant": name, "dataset": dataset, "seed": seed, "settings": settings, **row}
@@ -106,7 +107,8 @@ def compared(rows: list[Row]) -> list[str]:
         f"Made by `python benchmarks/variants_table.py` on the embedded model: {settings['steps']} steps of "
         f"{settings['tokens']} tokens, seeds {', '.join(map(str, seeds))};",
         "size chosen so that it trains about as many parameters as LoRA at rank 8, as far as it can; peak learning",
-        "rate the best of a sweep (learning_rates.py) on one dataset, else its default. *Scores*: the dataset's own",
+        "rate the best of a sweep (learning_rates.py) on one dataset, on this base or, where it was not swept again,",
+        "on the one before; else its default. *Scores*: the dataset's own",
         f"metric on {settings['rows']} test rows",
         "in percent, mean ± standard deviation over seeds, and in brackets the mean validation loss.",
         "*Forgets*: what it lost of the base's skills, in points, mean over all. *#*: place by mean score over the",
