@@ -44,11 +44,12 @@ class Foresight:
 
     def told(self, attempt: int) -> dict[str, Any]:
         """What a result says of this, to be laid beside what the run took; of a resumed run only the memory, since its
-        result counts the time of the last attempt."""
+        result counts the time of the last attempt, and no time that only the processor's speed foretells: timed here,
+        while the page draws, it may be another than the form said."""
         found: dict[str, Any] = {"device": self.situation["device"]}
         if self.expected is not None:
             found["estimated_memory_bytes"] = self.expected.tensors
-        if self.time is not None and attempt == 1:
+        if self.time is not None and self.time.source != "processor" and attempt == 1:
             found["forecast_seconds"] = [round(seconds, 1) for seconds in self.time.seconds]
         return found
 

@@ -1,5 +1,6 @@
 """What a run should need, before it is trained: micro-batches found for the room on a card that is pretended."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -69,5 +70,7 @@ def test_what_it_tells_a_result(tmp_path: Path) -> None:
     assert foresight.expected is not None and foresight.time is not None
     told = foresight.told(attempt=1)
     assert told["device"] == "cpu" and told["estimated_memory_bytes"] == foresight.expected.tensors
-    assert 0 < told["forecast_seconds"][0] < told["forecast_seconds"][1]
+    assert foresight.time.source == "processor" and "forecast_seconds" not in told, "a guess is not laid beside"
+    foresight.time = replace(foresight.time, source="runs", seconds=(12.04, 15.0))
+    assert foresight.told(attempt=1)["forecast_seconds"] == [12.0, 15.0]
     assert "forecast_seconds" not in foresight.told(attempt=2)

@@ -81,7 +81,7 @@ def test_it_leaves_what_a_run_folder_holds(finished: Run) -> None:
         "total_parameters adapter_bytes peak_memory_bytes score forgetting samples".split()
     )
     assert set(result["seconds"]) == {"starting", "loading", "training", "saving", "evaluating"}
-    assert result["device"] == "cpu" and 0 < result["forecast_seconds"][0] < result["forecast_seconds"][1]
+    assert result["device"] == "cpu" and "forecast_seconds" not in result, "nothing ran here before"
     assert result["steps"] == STEPS and len(losses_of(finished)) == STEPS
     assert result["score"]["metric"] == "contains" and result["score"]["n"] == 4 and result["forgetting"] is None
     assert {"prompt", "expected", "base", "adapted", "base_score", "adapted_score"} == set(result["samples"][0])
