@@ -6,6 +6,7 @@ It knows a Hugging Face causal LM and its tokenizer; nothing of runs, panes or f
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ from lora_playground.errors import ChatError
 from lora_playground.models.adapters import Adapter
 from lora_playground.models.fused import TOKENS, Fused, prepare
 from lora_playground.models.kv import Buffers, Window
-from lora_playground.models.lean import Lean, Way, known, lean
+from lora_playground.models.lean import TOLERANCE, Lean, Way, known, lean
 from lora_playground.models.precision import bounded
 from lora_playground.models.prompts import prompt_ids, stop_ids
 from lora_playground.models.rows import Plan, Planner, RowUpdate
@@ -30,6 +31,8 @@ from lora_playground.models.step import Step, step
 __all__ = ["Adapter", "Batch", "Decoder", "Row", "RowUpdate", "Sampling", "Token"]
 
 Updates = RowUpdate | Sequence[Update] | Sequence[RowUpdate | None] | None
+
+log = logging.getLogger(__name__)
 
 # Rows decoded at once by `generate`: more gain little on a CPU and hold more memory.
 WIDTH = 48
@@ -113,9 +116,10 @@ class Decoder:
         self._lean: Lean | None = lean(model)
         self.planner = Planner(model, keep=8) if settled else None
         self._compiled = False  # whether compiled code was there when ways were last compared
+        self._agreed: bool | None = None  # whether it gave torch's logits, once that was looked at
         if self._lean is not None and settled:
             self._lean.arrange()
-            if self._lean.fuse() and prepare():
+            if self._lean.fuse() and self._ready(0.0):
                 self._lean.way = "fused"
         self.options = {"logits_to_keep": 1} if _accepts(model, "logits_to_keep") else {}
 
@@ -212,7 +216,7 @@ class Decoder:
         ways: set[tuple[int, Way]] = {(1, "whole"), (most, "whole")}
         if self.lean is not None:
             ways |= {(most, "spread")} if most > 1 else set()
-            self._compiled = self.lean.fused is not None and prepare(wait)
+            self._compiled = self._ready(wait)
             ways |= {(1, "fused"), (most, "fused")} if self._compiled else set()
         for threads, way in sorted(ways):
             found.append((self._seconds(threads, way), threads, way))
@@ -223,7 +227,34 @@ class Decoder:
     @property
     def outdated(self) -> bool:
         """Whether compiled code has come since `choose_threads` compared what there was."""
-        return self._lean is not None and self._lean.fused is not None and not self._compiled and prepare()
+        return (
+            self._lean is not None
+            and self._lean.fused is not None
+            and not self._compiled
+            and self._agreed is None
+            and prepare()
+        )
+
+    def _ready(self, wait: float) -> bool:
+        """Whether compiled code is there and gives torch's logits for a prompt and a token after it."""
+        if self._lean is None or self._lean.fused is None or not prepare(wait):
+            return False
+        if self._agreed is None:
+            before, seen = self._lean.way, list[torch.Tensor]()
+            for way in ("whole", "fused"):
+                self._lean.way = way  # type: ignore[assignment]
+                batch = self.batch()
+                batch.add([Row([0, 1, 2, 3]), Row([3, 2])])
+                with self.evaluating():
+                    prompts = batch.read()
+                    batch._pending = [1, 2]
+                    seen.append(torch.cat([prompts, batch.read()]))
+            self._lean.way = before
+            difference = float((seen[1] - seen[0]).abs().max() / seen[0].abs().max().clamp_min(1e-9))
+            self._agreed = difference <= TOLERANCE
+            if not self._agreed:
+                log.warning("Compiled code differs from torch by %.2g; not used.", difference)
+        return self._agreed
 
     def _use(self, threads: int, way: Way) -> None:
         torch.set_num_threads(threads)

@@ -154,11 +154,9 @@ class Helper:
         """Has it work; `finish` must be called before it gets more."""
         self._work.put(work)
 
-    def finish(self) -> None:
-        """Waits until the work is done; raises what it raised."""
-        error = self._done.get()
-        if error is not None:
-            raise error
+    def finish(self) -> BaseException | None:
+        """Waits until the work is done; what it raised."""
+        return self._done.get()
 
 
 class Fused:
@@ -205,6 +203,8 @@ class Fused:
     ) -> torch.Tensor:  # fmt: skip
         """Reads tokens, so many of each row, the rows shared out among the processors."""
         assert buffers.whole is not None
+        if not 0 <= min(ids) <= max(ids) < len(self.held.table):  # compiled code would read beyond
+            raise IndexError(f"a token is none of the model's {len(self.held.table)}")
         held, ends, scales = self.held, np.cumsum(lengths), self.added[3]
         if first:
             scales = np.concatenate([np.zeros((first, scales.shape[1]), np.float32), scales])
@@ -232,8 +232,9 @@ class Fused:
         try:
             self.tokens(*shares[-1], *given)
         finally:
-            for helper in helpers:
-                helper.finish()
+            errors = [error for helper in helpers if (error := helper.finish()) is not None]
+        if errors:
+            raise errors[0]
         return torch.from_numpy(logits)
 
 

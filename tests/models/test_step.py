@@ -119,6 +119,23 @@ def test_rows_that_join_read_their_prompts_beside_the_others(decoder: Decoder, m
     assert joined() == expected
 
 
+def test_compiled_code_that_differs_is_not_used(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert prepare(wait=120) and decoder.lean is not None and decoder.lean.fused is not None
+    for wrong, used in ((1.0, True), (1.5, False)):
+        monkeypatch.setattr(decoder, "_agreed", None)
+        monkeypatch.setattr(decoder.lean.fused, "norms", decoder.lean.fused.norms * np.float32(wrong))
+        assert decoder._ready(0.0) is used
+        decoder.choose_threads()
+        assert used or (decoder.lean.way != "fused" and not decoder.outdated)
+
+
+def test_a_token_beyond_the_vocabulary_is_an_error(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert prepare(wait=120) and decoder.lean is not None
+    monkeypatch.setattr(decoder.lean, "way", "fused")
+    with pytest.raises(IndexError, match="is none of the model's"):
+        decoder.next_logits([[5, 10**6]], [None])
+
+
 def test_what_is_no_plain_product_is_declined(decoder: Decoder) -> None:
     noise = np.random.default_rng(0)
     names = dict(decoder.model.named_parameters())
