@@ -1,18 +1,15 @@
-"""One token for every row of a batch in one compiled call a processor (`models.kernel`), for small models.
+"""One token for every row of a batch in one compiled call (`models.kernel`), for small models.
 
-Each processor takes some of the rows for the whole token, so that none waits for another between. Numba compiles the
-kernel in the background, once for a machine; until then, and wherever it declines, the steps of `models.step` are
-taken. It knows the lean pass's weights and a plan.
+At most a processor a row works on it, so a lone reply takes one, and one that has other work, or has to be woken first,
+is not waited for. Numba compiles the kernel in the background, once for a machine; until then, and wherever it
+declines, the steps of `models.step` are taken. It knows the lean pass's weights and a plan.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
-from collections.abc import Callable
 from functools import partial
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,13 +20,22 @@ from lora_playground.models.rows import Linear, Plan, Product
 
 if TYPE_CHECKING:
     from lora_playground.models.lean import Group, Lean
+    from lora_playground.models.turns import Helper
 
 LARGEST = 150_000_000
 """Weights of the largest model that is decoded so; twice as many bytes are kept beside it."""
 ROWS = 32
 """With more rows than these a product of matrices is faster."""
-TOKENS = 96
+TOKENS = 160
 """With more tokens of prompts than these it is, too."""
+
+PATIENCE = 200_000
+"""How often a thread looks for the next token before it sleeps, in all about two milliseconds."""
+HOLD = 100_000
+"""How often it is looked whether a thread that is awake comes."""
+STALLED, ALONE = 300, 64
+"""Threads that give way to others more often than this within a token have no processor each; then so many tokens are
+read by one thread."""
 
 Array = np.ndarray[Any, Any]
 log = logging.getLogger(__name__)
@@ -48,34 +54,39 @@ def prepare(wait: float = 0.0) -> bool:
 
 def _compile() -> None:
     try:
-        from lora_playground.models.kernel import tokens
+        from lora_playground.models.kernel import follow, lead
+        from lora_playground.models.turns import LEFT
 
-        tokens(0, 1, 0, 1, *_tiny())
+        lead(np.zeros((1, 8), np.int64), 0, _tiny())
+        follow(1, np.full((2, 8), LEFT), 0, _tiny())
         _compiled.set()
     except Exception as error:  # a processor, a Numba or a cache folder that cannot: decoding goes on without
         log.info("Tokens are not decoded by compiled code: %s", error)
 
 
 def _tiny() -> tuple[Any, ...]:
-    """Arguments of the kernel's types."""
+    """Arguments of the kernel's types: one token of a model of width 16."""
     f, i = np.float32, np.int64
-    matrices = tuple(np.zeros((1, out, half), np.uint32) for out, half in ((12, 2), (4, 2), (8, 2), (4, 2)))
+    matrices = tuple(np.zeros((1, outs // 16, 16, 8), np.uint32) for outs in (48, 16, 32, 16))
+    scratch = [(1, 1, 16), (1, 1, 16), (1, 2), *((1, outs) for outs in (16, 48, 16, 32, 16, 16, 16))]
     return (
         *(np.zeros(1, i) for _ in range(5)),
-        np.zeros((8, 4), f), (*matrices, np.zeros((8, 2), np.uint32)), np.zeros((1, 12), f), np.ones((3, 4), f),
-        f(1e-5), np.ones((4, 2), f), np.zeros((4, 2), f), np.zeros((1, 2, 1, 1, 2, 4), f), f(1),
+        np.zeros(8 * 16, f), np.array([16, 1]), (*matrices, np.zeros((1, 16, 8), np.uint32)), np.zeros((1, 0), f),
+        np.ones((3, 16), f), f(1e-5), np.ones((4, 4), f), np.zeros((4, 4), f), np.zeros((1, 2, 1, 2, 2, 8), f), f(1),
         np.zeros(0, f), np.zeros((1, 4, 2), i), np.zeros((0, 6), i), np.zeros((1, 0), f),
-        *(np.zeros((1, n), f) for n in (4, 4, 12, 4, 8, 4, 4, 2, 4, 8)),
+        *(np.zeros(shape, f) for shape in scratch),
     )  # fmt: skip
 
 
 def pairs(weight: torch.Tensor) -> Array | None:
-    """W (out, in), float32, as the kernel reads it: (out, in/2) uint32; None where bfloat16 would change it."""
+    """W (out, in), float32, as the kernel reads it: (out/16, in, 8) uint32; None where bfloat16 would change it, or it
+    does not divide so."""
     bits = weight.detach().contiguous().numpy().view(np.uint32)
-    if bits.shape[1] % 2 or (bits & 0xFFFF).any():
+    out, width = bits.shape
+    if out % 16 or width % 4 or (bits & 0xFFFF).any():
         return None
-    half = bits.shape[1] // 2
-    return np.ascontiguousarray((bits[:, :half] >> 16) | bits[:, half:])
+    blocks = bits.reshape(out // 16, 2, 8, width)
+    return np.ascontiguousarray(((blocks[:, 0] >> 16) | blocks[:, 1]).transpose(0, 2, 1))
 
 
 class Matrices:
@@ -85,10 +96,12 @@ class Matrices:
         layers = lean.layers
         groups = [[getattr(layer, name) for layer in layers] for name in ("qkv", "o", "gate_up", "down")]
         stacked = [_stacked(members) for members in groups]
-        head = pairs(lean.last.matrix.t()) if lean.last.matrix is not None else None
+        last = lean.last.matrix
+        padding = (0, 0, 0, -last.shape[1] % 16) if last is not None else ()
+        head = pairs(torch.nn.functional.pad(last.t(), padding)) if last is not None else None
         if head is None or any(one is None for one in stacked):
             raise ValueError("its weights are not bfloat16 numbers")
-        self.all = (*stacked, head)
+        self.all: tuple[Array, ...] = (*stacked, head)  # type: ignore[arg-type]
         bias = [layer.qkv.bias for layer in layers]
         width = 0 if bias[0] is None else bias[0].shape[0]
         self.bias = np.zeros((len(layers), width), np.float32)
@@ -100,7 +113,11 @@ class Matrices:
         half = lean.size // 2
         self.cos = np.ascontiguousarray(lean.cos.numpy()[:, :half])
         self.sin = np.ascontiguousarray(lean.sin.numpy()[:, half:])
-        self.table = lean.embed.weight.detach().numpy()
+        table = lean.embed.weight.detach().numpy()
+        self.tokens, self.width = table.shape
+        # One type for the compiled code, whichever way it lies.
+        self.table = (table if table.flags.c_contiguous else np.asfortranarray(table).T).reshape(-1)
+        self.steps = np.array([self.width, 1] if table.flags.c_contiguous else [1, self.tokens])
         self.helpers: list[Helper] = []
         self.epsilon, self.scale = np.float32(lean.norm.variance_epsilon), np.float32(lean.scale)  # type: ignore[arg-type]
 
@@ -119,6 +136,8 @@ def matrices(lean: Lean) -> Matrices | None:
         return None
     if any(layer.q_norm is not None or layer.k_norm is not None for layer in lean.layers):
         return None
+    if any(layer.gate_up.widths[0] % 16 for layer in lean.layers):
+        return None
     inputs = {id(layer.qkv) for layer in lean.layers}
     for group in lean.every_group:
         biases = [one.bias is not None for one in group.linears]
@@ -133,30 +152,68 @@ def matrices(lean: Lean) -> Matrices | None:
         return None
 
 
-class Helper:
-    """A thread that works for whoever gives it something; one at a time."""
+class Reading:
+    """Some tokens of each row, read again and again with other ids and columns; all arrays are in place.
 
-    def __init__(self) -> None:
-        self._work: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._done: SimpleQueue[BaseException | None] = SimpleQueue()
-        threading.Thread(target=self._run, name="rows", daemon=True).start()
+    Attributes:
+        ids, columns, starts: of the tokens (T,), to be set before a call.
+    """
 
-    def _run(self) -> None:
-        while True:
-            work = self._work.get()
-            try:
-                work()
-                self._done.put(None)
-            except BaseException as error:
-                self._done.put(error)
+    def __init__(self, fused: Fused, buffers: Buffers, first: int, lengths: list[int], patience: int) -> None:
+        assert buffers.whole is not None
+        held, rows, count = fused.held, len(lengths), sum(lengths)
+        self.fused, self.whole, self.held, self.patience = fused, buffers.whole, held, patience
+        self.threads = torch.get_num_threads()
+        parts = min(self.threads, rows)
+        self.states = np.full((parts, 8), fused.turns.LEFT)
+        self.alone = 0  # tokens for which help is not asked
+        scales = fused.added[3]
+        if first:
+            scales = np.concatenate([np.zeros((first, scales.shape[1]), np.float32), scales])
+        self.ids, self.columns, self.starts = (np.zeros(count, np.int64) for _ in range(3))
+        d, outs = held.width, 16 * len(held.all[-1])
+        shapes = [(parts, count, d), (parts, rows, d), (parts, buffers.columns), (count, d)]
+        shapes += [(count, size) for size in fused.sizes] + [(count, d), (rows, outs)]
+        scratch = [np.empty(shape, np.float32) for shape in shapes]
+        self.logits = scratch[-1]
+        slots = np.repeat(np.arange(first, first + rows), lengths)
+        self.given = (
+            self.ids, slots, self.columns, self.starts, np.cumsum(lengths) - 1, held.table, held.steps, held.all,
+            held.bias, held.norms, held.epsilon, held.cos, held.sin, self.whole.numpy(), held.scale, *fused.added[:3],
+            scales, *scratch,
+        )  # fmt: skip
 
-    def begin(self, work: Callable[[], None]) -> None:
-        """Has it work; `finish` must be called before it gets more."""
-        self._work.put(work)
+    def fits(self, fused: Fused, buffers: Buffers) -> bool:
+        """Whether it can be called for these rows again."""
+        return self.fused is fused and self.whole is buffers.whole and self.threads == torch.get_num_threads()
 
-    def finish(self) -> BaseException | None:
-        """Waits until the work is done; what it raised."""
-        return self._done.get()
+    def __call__(self) -> torch.Tensor:
+        """Logits (R, V), float32."""
+        if not 0 <= self.ids.min() <= self.ids.max() < self.held.tokens:  # compiled code would read beyond
+            raise IndexError(f"a token is none of the model's {self.held.tokens}")
+        if self.alone:
+            self.alone -= 1
+            self.fused.lead(self.states[:1], 0, self.given)
+        elif self.fused.lead(self.states, self._call_helpers(), self.given) > STALLED:
+            self.alone = ALONE
+        for helper in self.held.helpers:
+            if helper.error is not None:
+                error, helper.error = helper.error, None
+                raise error
+        return torch.from_numpy(self.logits[:, : self.held.tokens].copy())
+
+    def _call_helpers(self) -> int:
+        """Wakes those who sleep or follow another; how long it pays to wait for them: not at all for those who slept,
+        they will be there for the next token."""
+        turns, helpers, hold = self.fused.turns, self.held.helpers, 0
+        for line in range(1, len(self.states)):
+            if len(helpers) < line:
+                helpers.append(turns.Helper())
+            if self.states[line, turns.STATE] == turns.LEFT:
+                hold = HOLD if helpers[line - 1].awake else hold
+                work = partial(self.fused.follow, line, self.states, self.patience, self.given)
+                helpers[line - 1].call(self.states, line, work)
+        return hold
 
 
 class Fused:
@@ -164,78 +221,34 @@ class Fused:
     `first` + i of the buffers."""
 
     def __init__(self, lean: Lean, held: Matrices, plan: Plan, rows: int) -> None:
-        from lora_playground.models.kernel import tokens
+        from lora_playground.models import kernel, turns
 
-        self.lean, self.tokens, self.held, self.rows = lean, tokens, held, rows
+        self.turns, self.lead, self.follow = turns, kernel.lead, kernel.follow
+        self.lean, self.held, self.rows = lean, held, rows
         self.added = _added(lean, plan, rows)
         a, widths = lean.heads * lean.size, lean.layers[0].gate_up.widths
-        d = held.table.shape[1]
-        self.sizes = (d, d, a + 2 * lean.groups * lean.size, a, sum(widths), widths[0], d)
-        self.each = np.arange(rows)
-        self.scratch: list[Array] = []
+        self.sizes = (a + 2 * lean.groups * lean.size, a, sum(widths), widths[0])
 
     def __call__(self, buffers: Buffers, ids: list[int]) -> torch.Tensor:
         """Reads a token a row at the end of the buffers; logits (R, V), float32. The caller moves the end."""
-        if not self.scratch or self.scratch[-1].shape[1] < buffers.columns:
-            self.scratch = self._scratch(self.rows, buffers.columns)
-        columns = np.full(self.rows, buffers.end)
-        return self._read(buffers, 0, [1] * self.rows, ids, self.each, columns, np.array(buffers.starts), self.scratch)
+        reading = buffers.reading
+        if reading is None or not reading.fits(self, buffers):
+            reading = buffers.reading = Reading(self, buffers, 0, [1] * self.rows, PATIENCE)
+        reading.ids[:] = ids
+        reading.columns[:] = buffers.end
+        reading.starts[:] = buffers.starts
+        return reading()
 
     def prompts(self, buffers: Buffers, first: int, prompts: list[list[int]]) -> torch.Tensor:
         """Reads a prompt a row, so that they end at the end of the buffers, into the rows from `first` on, whose starts
         are set; logits (R, V) of their last tokens, float32."""
         lean, lengths = self.lean, [len(prompt) for prompt in prompts]
         buffers.stack(len(lean.layers), lean.groups, lean.size, lean.embed.weight)
-        ids = [token for prompt in prompts for token in prompt]
-        columns = np.concatenate([np.arange(buffers.end - length, buffers.end) for length in lengths])
-        starts = np.repeat(np.array(buffers.starts[first:]), lengths)
-        slots = np.repeat(first + self.each, lengths)
-        return self._read(
-            buffers, first, lengths, ids, slots, columns, starts, self._scratch(len(ids), buffers.columns)
-        )
-
-    def _scratch(self, count: int, columns: int) -> list[Array]:
-        return [np.empty((count, size), np.float32) for size in (*self.sizes, columns)]
-
-    def _read(
-        self, buffers: Buffers, first: int, lengths: list[int], ids: list[int], slots: Array, columns: Array,
-        starts: Array, scratch: list[Array],
-    ) -> torch.Tensor:  # fmt: skip
-        """Reads tokens, so many of each row, the rows shared out among the processors."""
-        assert buffers.whole is not None
-        if not 0 <= min(ids) <= max(ids) < len(self.held.table):  # compiled code would read beyond
-            raise IndexError(f"a token is none of the model's {len(self.held.table)}")
-        held, ends, scales = self.held, np.cumsum(lengths), self.added[3]
-        if first:
-            scales = np.concatenate([np.zeros((first, scales.shape[1]), np.float32), scales])
-        final = np.empty((self.rows, held.table.shape[1]), np.float32)
-        logits = np.empty((self.rows, held.table.shape[0]), np.float32)
-        given = (
-            np.array(ids), slots, columns, starts, ends - 1, held.table, held.all, held.bias, held.norms, held.epsilon,
-            held.cos, held.sin, buffers.whole.numpy(), held.scale, *self.added[:3], scales, *scratch, final, logits,
-        )  # fmt: skip
-        threads = min(torch.get_num_threads(), self.rows)
-        while len(held.helpers) < threads - 1:
-            held.helpers.append(Helper())
-        cuts = [int(np.searchsorted(ends, ends[-1] * part / threads)) for part in range(1, threads)]
-        rows = [0, *(cut + 1 for cut in cuts), self.rows]
-        shares = [
-            (int(ends[low - 1]) if low else 0, int(ends[high - 1]), low, high)
-            for low, high in itertools.pairwise(rows)
-            if low < high
-        ]
-        # Waking a thread takes a tenth of a token's time, so the others begin first; the last rows, which are rarely
-        # the base's and so take longer, are this thread's.
-        helpers = self.held.helpers[: len(shares) - 1]
-        for helper, share in zip(helpers, shares):
-            helper.begin(partial(self.tokens, *share, *given))
-        try:
-            self.tokens(*shares[-1], *given)
-        finally:
-            errors = [error for helper in helpers if (error := helper.finish()) is not None]
-        if errors:
-            raise errors[0]
-        return torch.from_numpy(logits)
+        reading = Reading(self, buffers, first, lengths, PATIENCE)
+        reading.ids[:] = [token for prompt in prompts for token in prompt]
+        reading.columns[:] = np.concatenate([np.arange(buffers.end - length, buffers.end) for length in lengths])
+        reading.starts[:] = np.repeat(np.array(buffers.starts[first:]), lengths)
+        return reading()
 
 
 def _added(lean: Lean, plan: Plan, rows: int) -> tuple[Array, Array, Array, Array]:

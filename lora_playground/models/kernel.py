@@ -1,10 +1,10 @@
 """The whole forward pass of some tokens of a batch, compiled by Numba: W in 16 bit, sums in float32.
 
-At a few million parameters calls cost more than arithmetic, and reading W as much. Here all layers are one call, and W
-is read once for up to four tokens. It knows arrays; nothing of torch, models or whose a row is.
+At a few million parameters calls cost more than arithmetic, and reading W as much. Here all layers are one call, W is
+read once for all tokens, and processors share the outputs of a product. It knows arrays; nothing of torch, models or
+whose a row is.
 
-A matrix (out, in) is stored as (out, in/2) of uint32: bfloat16 number i in the lower half, number i + in/2 in the
-upper, so that a shift or a mask makes each a float32.
+A matrix (out, in) is stored in blocks of sixteen outputs, see `models.blocks`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 from numba import njit
+
+from lora_playground.models.blocks import four_rows, one_row, three_rows, two_rows
+from lora_playground.models.turns import INDEX, PARTS, called, done, ended, met, waited
 
 # Sums may be reordered, which vector units need; infinities and NaN stay what they are.
 SUMS = {"contract", "reassoc", "nsz", "arcp"}
@@ -36,91 +39,55 @@ def exponential(x: np.float32) -> np.float32:
     return p * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
-@njit(fastmath=SUMS, inline="always")
-def lower(pair: np.uint32) -> np.float32:
-    """The number in a pair's lower half."""
-    return np.uint32(pair << np.uint32(16)).view(np.float32)
-
-
-@njit(fastmath=SUMS, inline="always")
-def upper(pair: np.uint32) -> np.float32:
-    """The number in a pair's upper half."""
-    return np.uint32(pair & np.uint32(0xFFFF0000)).view(np.float32)
-
-
-@njit(fastmath=SUMS)
-def product(W: Array, x: Array, y: Array, first: int, last: int) -> None:
-    """y[first:last] = x[first:last] Wᵀ: W (out, in/2) pairs, x (R, ≥ in), y (R, ≥ out)."""
-    half = W.shape[1]
-    row = first
-    while row < last:
-        a0, b0 = x[row, :half], x[row, half : 2 * half]
-        if last - row >= 4:
-            a1, b1 = x[row + 1, :half], x[row + 1, half : 2 * half]
-            a2, b2 = x[row + 2, :half], x[row + 2, half : 2 * half]
-            a3, b3 = x[row + 3, :half], x[row + 3, half : 2 * half]
-            for o in range(W.shape[0]):
-                w = W[o]
-                s0 = s1 = s2 = s3 = np.float32(0)
-                for i in range(half):
-                    low, high = lower(w[i]), upper(w[i])
-                    s0 += low * a0[i] + high * b0[i]
-                    s1 += low * a1[i] + high * b1[i]
-                    s2 += low * a2[i] + high * b2[i]
-                    s3 += low * a3[i] + high * b3[i]
-                y[row, o], y[row + 1, o], y[row + 2, o], y[row + 3, o] = s0, s1, s2, s3
+@njit
+def product(W: Array, x: Array, y: Array, begin: int, end: int) -> None:
+    """y = x Wᵀ, columns 16·begin..16·end of it: W (out/16, in, 8) pairs, x (R, in), y (≥ R, ≥ out)."""
+    rows = x.shape[0]
+    for block in range(begin, end):
+        row = 0
+        while rows - row >= 4:
+            four_rows(W, block, x, row, y)
             row += 4
-        elif last - row >= 2:
-            a1, b1 = x[row + 1, :half], x[row + 1, half : 2 * half]
-            for o in range(W.shape[0]):
-                w = W[o]
-                s0 = s1 = np.float32(0)
-                for i in range(half):
-                    low, high = lower(w[i]), upper(w[i])
-                    s0 += low * a0[i] + high * b0[i]
-                    s1 += low * a1[i] + high * b1[i]
-                y[row, o], y[row + 1, o] = s0, s1
-            row += 2
-        else:
-            for o in range(W.shape[0]):
-                w = W[o]
-                s0 = np.float32(0)
-                for i in range(half):
-                    s0 += lower(w[i]) * a0[i] + upper(w[i]) * b0[i]
-                y[row, o] = s0
-            row += 1
+        if rows - row == 3:
+            three_rows(W, block, x, row, y)
+        elif rows - row == 2:
+            two_rows(W, block, x, row, y)
+        elif rows - row == 1:
+            one_row(W, block, x, row, y)
 
 
 @njit(fastmath=SUMS)
-def added(
-    x: Array, y: Array, first: int, last: int, width: int, slots: Array, numbers: Array, part: Array, scales: Array
-) -> None:
-    """Adds to y what one update says of x (R, ≥ width): to each row the s·B·A·x of its slot.
+def added(x: Array, y: Array, begin: int, end: int, slots: Array, numbers: Array, part: Array, scales: Array) -> None:
+    """Adds to columns begin..end of y what one update says of x (R, in): to each row the s·B·A·x of its slot.
 
-    part = (offset of A (K, width) in `numbers`, of Bᵀ (K, outs), K, first column of the strengths in `scales` (slots,
+    part = (offset of A (K, in) in `numbers`, of Bᵀ (K, outs), K, first column of the strengths in `scales` (slots,
     all K), first column of y, last).
     """
     at, place, K, own, left, right = part
-    outs = right - left
-    for row in range(first, last):
-        xr, yr, strengths = x[row, :width], y[row, left:right], scales[slots[row], own : own + K]
+    outs, width = right - left, x.shape[1]
+    low, high = max(left, begin), min(right, end)
+    if low >= high:
+        return
+    for row in range(x.shape[0]):
+        xr, yr, strengths = x[row], y[row, low:high], scales[slots[row], own : own + K]
         for k in range(K):
             if strengths[k] == 0.0:
                 continue
-            a, b = numbers[at + k * width : at + (k + 1) * width], numbers[place + k * outs : place + (k + 1) * outs]
+            a = numbers[at + k * width : at + (k + 1) * width]
+            b = numbers[place + k * outs + low - left : place + k * outs + high - left]
             t = np.float32(0)
             for i in range(width):
                 t += a[i] * xr[i]
             t *= strengths[k]
-            for o in range(outs):
+            for o in range(high - low):
                 yr[o] += t * b[o]
 
 
 @njit(fastmath=SUMS)
-def normed(x: Array, weight: Array, epsilon: np.float32, h: Array, first: int, last: int) -> None:
+def normed(x: Array, weight: Array, epsilon: np.float32, h: Array) -> None:
     """h = x / rms(x) · weight, of rows."""
     d = x.shape[1]
-    for row in range(first, last):
+    for row in range(x.shape[0]):
         xr, hr = x[row], h[row]
         total = np.float32(0)
         for i in range(d):
@@ -131,11 +98,12 @@ def normed(x: Array, weight: Array, epsilon: np.float32, h: Array, first: int, l
 
 
 @njit(fastmath=SUMS)
-def summed(x: Array, y: Array, first: int, last: int) -> None:
-    """x += y, of rows."""
-    for row in range(first, last):
-        for i in range(x.shape[1]):
-            x[row, i] += y[row, i]
+def summed(x: Array, y: Array, begin: int, end: int) -> None:
+    """x += y, columns begin..end."""
+    for row in range(x.shape[0]):
+        xr, yr = x[row, begin:end], y[row, begin:end]
+        for i in range(end - begin):
+            xr[i] += yr[i]
 
 
 @njit(fastmath=SUMS)
@@ -154,98 +122,149 @@ def turned(heads: Array, cos: Array, sin: Array) -> None:
 def attended(
     q: Array, keys: Array, values: Array, begin: int, end: int, scale: np.float32, scores: Array, out: Array
 ) -> None:
-    """out (heads, size) = softmax(q Kᵀ · scale) V of columns begin..end: q (heads, size); keys, values (groups,
-    columns, size), each shared by as many heads; scores (≥ columns,) is scratch."""
-    heads, size = q.shape
-    share = heads // keys.shape[0]
-    for head in range(heads):
-        qh, oh, group = q[head], out[head], head // share
-        most = np.float32(-np.inf)
+    """out (heads, size) = softmax(q Kᵀ · scale) V of columns begin..end: q (heads, size), which share keys and values
+    (columns, size); scores (≥ columns,) is scratch."""
+    size = q.shape[1]
+    for head in range(q.shape[0]):
+        qh, oh = q[head], out[head]
         for c in range(begin, end):
-            s, k = np.float32(0), keys[group, c]
+            s, k = np.float32(0), keys[c]
             for i in range(size):
                 s += qh[i] * k[i]
             scores[c] = s * scale
+        most = np.float32(-np.inf)
+        for c in range(begin, end):
             most = max(most, scores[c])
         total = np.float32(0)
         for c in range(begin, end):
-            p = exponential(scores[c] - most)
-            scores[c] = p
-            total += p
+            scores[c] = exponential(scores[c] - most)
+            total += scores[c]
+        share = np.float32(1) / total
         for i in range(size):
             oh[i] = 0
         for c in range(begin, end):
-            p, v = scores[c] / total, values[group, c]
+            p, v = scores[c] * share, values[c]
             for i in range(size):
                 oh[i] += p * v[i]
 
 
 @njit(fastmath=SUMS)
-def gated(gate_up: Array, s: Array, first: int, last: int) -> None:
-    """s = silu(gate) · up: gate_up (R, 2·n), s (R, n)."""
+def gated(gate_up: Array, s: Array, begin: int, end: int) -> None:
+    """s = silu(gate) · up, columns begin..end: gate_up (R, 2·n), s (R, n)."""
     n = s.shape[1]
-    for row in range(first, last):
-        gate, up, sr = gate_up[row, :n], gate_up[row, n:], s[row]
-        for i in range(n):
+    for row in range(s.shape[0]):
+        gate, up, sr = gate_up[row, begin:end], gate_up[row, n + begin : n + end], s[row, begin:end]
+        for i in range(end - begin):
             sr[i] = gate[i] / (np.float32(1) + exponential(-gate[i])) * up[i]
 
 
-@njit(fastmath=SUMS, nogil=True, cache=True)
+@njit(fastmath=SUMS)
 def tokens(
-    first: int, last: int, first_wanted: int, last_wanted: int,
+    who: int, parts: int, states: Array,
     ids: Array, slots: Array, columns: Array, starts: Array, wanted: Array,
-    table: Array, matrices: tuple[Array, Array, Array, Array, Array], bias: Array, norms: Array, epsilon: np.float32,
-    cos: Array, sin: Array, whole: Array, scale: np.float32, numbers: Array, heads: Array, parts: Array, scales: Array,
-    x: Array, h: Array, qkv: Array, a: Array, gate_up: Array, s: Array, y: Array, scores: Array, final: Array,
-    logits: Array,
+    table: Array, steps: Array, matrices: tuple[Array, Array, Array, Array, Array], bias: Array, norms: Array,
+    epsilon: np.float32, cos: Array, sin: Array, whole: Array, scale: np.float32,
+    numbers: Array, heads: Array, updates: Array, scales: Array,
+    each_h: Array, each_final: Array, each_scores: Array, x: Array, qkv: Array, a: Array, gate_up: Array, s: Array,
+    y: Array, logits: Array,
 ) -> None:  # fmt: skip
-    """Tokens first..last are read, and of those that are wanted, first_wanted..last_wanted, the logits (W, V) written.
+    """Reads tokens and writes the logits (W, V) of those that are wanted: part `who` of so many parts of that work.
+
+    Of every product a part computes some of the outputs, so that W is read once, and waits for the others where it
+    needs theirs. Sums are the same however many parts there are.
 
     Token t goes to column columns[t] of the row slots[t] of keys and values, which begins at starts[t]; those of one
-    row stand in order. ids, slots, columns, starts (T,); wanted (W,): which tokens; table (V, d); matrices: qkv, o,
-    gate-up, down, each (layers, out, in/2), and the head (V, d/2); bias (layers, outs of qkv); norms (2·layers + 1, d);
-    cos, sin (positions, size/2); whole (layers, 2, slots, groups, columns, size); numbers, parts, scales and heads
-    (layers, 4, 2): the updates heads[l, g] = first..last of `parts` add to product g, see `added`; the rest is scratch.
+    row stand in order. ids, slots, columns, starts (T,); wanted (W,): which tokens; table (V·d,), in which a token and
+    a number are `steps` apart; matrices: qkv, o, gate-up, down, each with a dimension of layers before its own, and the
+    head; bias (layers, outs of qkv); norms (2·layers + 1, d); cos, sin (positions, size/2); whole (layers, 2, slots,
+    groups, columns, size); numbers, updates, scales and heads (layers, 4, 2): the updates heads[l, g] = first..last of
+    `updates` add to product g, see `added`; the rest is scratch, that of `each` for each part its own.
     """
     Wqkv, Wo, Wgate_up, Wdown, Whead = matrices
-    layers, d = Wqkv.shape[0], x.shape[1]
+    layers, count, d = Wqkv.shape[0], x.shape[0], x.shape[1]
     groups, size = whole.shape[3], whole.shape[5]
     queries = a.shape[1] // size
-    for t in range(first, last):
-        x[t] = table[ids[t]]
+    shared = queries // groups
+    h, scores = each_h[who], each_scores[who]
+    n = s.shape[1]
+    q0, q1 = Wqkv.shape[1] * who // parts, Wqkv.shape[1] * (who + 1) // parts
+    d0, d1 = Wo.shape[1] * who // parts, Wo.shape[1] * (who + 1) // parts
+    s0, s1 = n // 16 * who // parts, n // 16 * (who + 1) // parts
+    units = slots[count - 1] - slots[0] + 1
+    u0, u1 = units * groups * who // parts, units * groups * (who + 1) // parts
+    meeting = 0
+    for t in range(count):
+        for i in range(16 * d0, 16 * d1):
+            x[t, i] = table[ids[t] * steps[0] + i * steps[1]]
     for layer in range(layers):
-        normed(x, norms[2 * layer], epsilon, h, first, last)
-        product(Wqkv[layer], h, qkv, first, last)
-        for part in range(heads[layer, 0, 0], heads[layer, 0, 1]):
-            added(h, qkv, first, last, d, slots, numbers, parts[part], scales)
-        for t in range(first, last):
+        meeting = met(states, parts, meeting)
+        normed(x, norms[2 * layer], epsilon, h)
+        product(Wqkv[layer], h, qkv, q0, q1)
+        for update in range(heads[layer, 0, 0], heads[layer, 0, 1]):
+            added(h, qkv, 16 * q0, 16 * q1, slots, numbers, updates[update], scales)
+        if bias.shape[1]:
+            for t in range(count):
+                for i in range(16 * q0, 16 * q1):
+                    qkv[t, i] += bias[layer, i]
+        meeting = met(states, parts, meeting)
+        for t in range(count):
             slot, column, start = slots[t], columns[t], starts[t]
-            for i in range(bias.shape[1]):
-                qkv[t, i] += bias[layer, i]
-            by_head = qkv[t].reshape(queries + 2 * groups, size)
-            turned(by_head[: queries + groups], cos[column - start], sin[column - start])
+            by_head, out = qkv[t].reshape(queries + 2 * groups, size), a[t].reshape(queries, size)
             for group in range(groups):
+                unit = (slot - slots[0]) * groups + group
+                if unit < u0 or unit >= u1:
+                    continue
+                own = by_head[group * shared : (group + 1) * shared]
+                key, value = by_head[queries + group : queries + group + 1], by_head[queries + groups + group]
+                turned(own, cos[column - start], sin[column - start])
+                turned(key, cos[column - start], sin[column - start])
+                keys, values = whole[layer, 0, slot, group], whole[layer, 1, slot, group]
+                key_to, value_to = keys[column], values[column]
                 for i in range(size):
-                    whole[layer, 0, slot, group, column, i] = by_head[queries + group, i]
-                    whole[layer, 1, slot, group, column, i] = by_head[queries + groups + group, i]
-            attended(
-                by_head[:queries], whole[layer, 0, slot], whole[layer, 1, slot], start, column + 1, scale,
-                scores[t], a[t].reshape(queries, size),
-            )  # fmt: skip
-        product(Wo[layer], a, y, first, last)
-        for part in range(heads[layer, 1, 0], heads[layer, 1, 1]):
-            added(a, y, first, last, a.shape[1], slots, numbers, parts[part], scales)
-        summed(x, y, first, last)
-        normed(x, norms[2 * layer + 1], epsilon, h, first, last)
-        product(Wgate_up[layer], h, gate_up, first, last)
-        for part in range(heads[layer, 2, 0], heads[layer, 2, 1]):
-            added(h, gate_up, first, last, d, slots, numbers, parts[part], scales)
-        gated(gate_up, s, first, last)
-        product(Wdown[layer], s, y, first, last)
-        for part in range(heads[layer, 3, 0], heads[layer, 3, 1]):
-            added(s, y, first, last, s.shape[1], slots, numbers, parts[part], scales)
-        summed(x, y, first, last)
-    normed(x, norms[2 * layers], epsilon, h, first, last)
-    for w in range(first_wanted, last_wanted):
-        final[w] = h[wanted[w]]
-    product(Whead, final, logits, first_wanted, last_wanted)
+                    key_to[i], value_to[i] = key[0, i], value[i]
+                attended(
+                    own, keys, values, start, column + 1, scale, scores, out[group * shared : (group + 1) * shared]
+                )
+        meeting = met(states, parts, meeting)
+        product(Wo[layer], a, y, d0, d1)
+        for update in range(heads[layer, 1, 0], heads[layer, 1, 1]):
+            added(a, y, 16 * d0, 16 * d1, slots, numbers, updates[update], scales)
+        summed(x, y, 16 * d0, 16 * d1)
+        meeting = met(states, parts, meeting)
+        normed(x, norms[2 * layer + 1], epsilon, h)
+        product(Wgate_up[layer], h, gate_up, s0, s1)
+        product(Wgate_up[layer], h, gate_up, n // 16 + s0, n // 16 + s1)
+        for update in range(heads[layer, 2, 0], heads[layer, 2, 1]):
+            added(h, gate_up, 16 * s0, 16 * s1, slots, numbers, updates[update], scales)
+            added(h, gate_up, n + 16 * s0, n + 16 * s1, slots, numbers, updates[update], scales)
+        gated(gate_up, s, 16 * s0, 16 * s1)
+        meeting = met(states, parts, meeting)
+        product(Wdown[layer], s, y, d0, d1)
+        for update in range(heads[layer, 3, 0], heads[layer, 3, 1]):
+            added(s, y, 16 * d0, 16 * d1, slots, numbers, updates[update], scales)
+        summed(x, y, 16 * d0, 16 * d1)
+    meeting = met(states, parts, meeting)
+    normed(x, norms[2 * layers], epsilon, h)
+    final = each_final[who]
+    for w in range(final.shape[0]):
+        row, to = h[wanted[w]], final[w]
+        for i in range(d):
+            to[i] = row[i]
+    product(Whead, final, logits, Whead.shape[0] * who // parts, Whead.shape[0] * (who + 1) // parts)
+
+
+@njit(nogil=True, cache=True)
+def lead(states: Array, hold: int, given: tuple[Any, ...]) -> int:
+    """Does `tokens` (its arguments from the fourth on in `given`) together with those threads that are ready, or will
+    be within so many looks; returns how often it gave way to others while it waited for them."""
+    parts = called(states, hold)
+    tokens(0, parts, states, *given)
+    return ended(states)
+
+
+@njit(nogil=True, cache=True)
+def follow(who: int, states: Array, patience: int, given: tuple[Any, ...]) -> None:
+    """Does a part of `tokens` whenever a leader calls, until none did for `patience` looks."""
+    while waited(states, who, patience):
+        tokens(states[who, INDEX], states[who, PARTS], states, *given)
+        done(states, who)

@@ -6,7 +6,9 @@ Rows are left-padded: all end at the same column, each begins at its own. It kno
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
@@ -42,11 +44,13 @@ class Buffers:
         starts: first column of each row.
         whole: (layers, 2, capacity, heads, columns, head size), of which `layers` are views; None where it was not
             said before the first write that all have one shape.
+        reading: what `models.fused` keeps with them.
     """
 
     def __init__(self) -> None:
         self.layers: list[Stored] = []
         self.whole: torch.Tensor | None = None
+        self.reading: Any = None
         self.rows = 0
         self.end = 0
         self.starts: list[int] = []
@@ -94,7 +98,11 @@ class Buffers:
             self._spread(count, heads, size, like)
 
     def _spread(self, count: int, heads: int, size: int, like: torch.Tensor) -> None:
-        self.whole = like.new_zeros(count, 2, self.capacity, heads, self.columns, size)
+        shape = (count, 2, self.capacity, heads, self.columns, size)
+        if like.device.type == "cpu" and like.dtype == torch.float32:  # NumPy's cost nothing before they are written
+            self.whole = torch.from_numpy(np.zeros(shape, np.float32))
+        else:
+            self.whole = like.new_zeros(shape)
         self.layers = [Stored(both[0], both[1], both) for both in self.whole]
 
     def layer(self, index: int, like: torch.Tensor, like_values: torch.Tensor) -> Stored:
