@@ -1,12 +1,14 @@
 """CE-LoRA's loss against LoRA's after equally many steps on the embedded model: same data, start, seed, rank and rate.
 
-    python benchmarks/celora_loss.py [--datasets facts-small pirate] [--steps 250] [--tokens 256] [--seeds 3] [--json]
-                                     [--kinds lora celora exact no-split restart] [--results FILE]
+    python benchmarks/celora_loss.py [--datasets facts-small pirate] [--files FILE ...] [--steps 250] [--tokens 256]
+                                     [--seeds 3] [--kinds lora celora exact no-split restart] [--results FILE] [--json]
 
 Validation loss and training loss at the end, and their ratios; the goal is a mean ratio within 2 %. Other kinds tell
 causes apart: `exact` is CE-LoRA with its approximation switched off, LoRA by another way, so its distance from LoRA
 is what rounding alone does; `no-split` is without Double-LoRA; `restart` is LoRA from other start values on the same
-data, so its distance is chance. With --results a comparison is written down training by training and taken up again.
+data, so its distance is chance. Files are read as an upload is, and stand for their datasets by their names: on text
+that leaves choices open a loss stays well above 0, where a ratio of losses says more. With --results a comparison is
+written down training by training and taken up again.
 """
 
 import argparse
@@ -20,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from variant_trials import Bench, add, in_child, lines
 
+from lora_playground.data.uploads import import_file
 from lora_playground.variants import VARIANTS
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -49,7 +52,8 @@ def told(rows: list[Row], dataset: str, kind: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--datasets", nargs="+", default=["facts-small", "pirate"])
+    parser.add_argument("--datasets", nargs="*", default=["facts-small", "pirate"])
+    parser.add_argument("--files", nargs="+", type=Path, default=[], help="more datasets: JSONL, CSV, ...")
     parser.add_argument("--kinds", nargs="+", default=["lora", "celora"], choices=list(KINDS))
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--tokens", type=int, default=256)
@@ -66,21 +70,27 @@ def main() -> None:
     rate = VARIANTS["lora"].learning_rate
     more = {option: getattr(given, option) for option in OPTIONS if getattr(given, option) is not None}
     chosen: list[Row] = []
-    for dataset in given.datasets:
+    files = {file.stem: import_file(file, bench.home).name for file in given.files}
+    for dataset in [*given.datasets, *files]:
         for seed in range(given.seeds):
-            bench.data(dataset, seed)
+            place = files.get(dataset, dataset)
+            bench.data(place, seed)
             for kind in dict.fromkeys(["lora", *given.kinds]):
                 name = "lora" if kind in ("lora", "restart") else "celora"
                 changed = {**KINDS[kind], **(more if name == "celora" else {})}
                 key = {"dataset": dataset, "seed": seed, "kind": kind, "steps": given.steps, "tokens": given.tokens}
-                key |= {"rate": rate, "options": changed}
+                settled = VARIANTS[name].config(**changed)
+                key |= {
+                    "rate": rate,
+                    "options": changed | {o: getattr(settled, o) for o in OPTIONS if name == "celora"},
+                }
                 known = next((row for row in rows if key.items() <= row.items()), None)
                 if known:
                     chosen.append(known)
                     continue
                 config = VARIANTS[name].config(**changed)
                 start = 1000 + seed if kind == "restart" else None
-                row = in_child(lambda: bench.trial(name, config, dataset, seed, rate, given, False, start))  # noqa: B023
+                row = in_child(lambda: bench.trial(name, config, place, seed, rate, given, False, start))  # noqa: B023
                 chosen.append({**key, **row})
                 if given.results:
                     add(given.results, chosen[-1])
