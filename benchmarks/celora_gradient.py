@@ -27,17 +27,21 @@ from lora_playground.variants.base import Context
 from lora_playground.variants.peft_variant import ADAPTER, tuner_layers
 
 RATIOS = ("ratio_attention", "ratio_mlp", "ratio_other")
+RELEASED = {"frozen_rank": 7, "tilt": 0.0}
 SETTINGS: list[dict[str, Any]] = [
     {},
-    {"frozen_rank": 7},
-    {"frozen_rank": 7, "double_lora": False},
+    {"tilt": 0.0},
+    {"tilt": 0.15},
+    {"tilt": 0.45},
     {"frozen_rank": 32},
-    {"frozen_rank": 64},
     {"frozen_rank": 96},
-    {"frozen_rank": 7, "ratio_attention": 0.75, "ratio_mlp": 0.75},
-    {"frozen_rank": 7, "ratio_attention": 0.95, "ratio_mlp": 0.95},
-    {"frozen_rank": 64, "ratio_attention": 0.75, "ratio_mlp": 0.75},
-    {"frozen_rank": 7, **dict.fromkeys(RATIOS, 0.55)},
+    {"frozen_rank": 7},
+    RELEASED,
+    {**RELEASED, "double_lora": False},
+    {**RELEASED, "ratio_attention": 0.75, "ratio_mlp": 0.75},
+    {**RELEASED, "ratio_attention": 0.95, "ratio_mlp": 0.95},
+    {"ratio_attention": 0.75, "ratio_mlp": 0.75},
+    {**RELEASED, **dict.fromkeys(RATIOS, 0.55)},
 ]
 
 

@@ -32,7 +32,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "no-split": {"double_lora": False},
     "restart": {},
 }
-OPTIONS = ("refresh_every", "ratio_attention", "ratio_mlp", "frozen_rank")
+OPTIONS = ("refresh_every", "ratio_attention", "ratio_mlp", "tilt", "frozen_rank")
 Row = dict[str, Any]
 
 
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--seeds", type=int, default=3)
     for option in OPTIONS:
-        kind = float if option.startswith("ratio") else int
+        kind = int if option in ("refresh_every", "frozen_rank") else float
         parser.add_argument(f"--{option.replace('_', '-')}", type=kind, help="of CE-LoRA, in place of its default")
     parser.add_argument("--results", type=Path)
     parser.add_argument("--json", action="store_true")

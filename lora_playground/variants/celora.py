@@ -27,6 +27,12 @@ class Config(LowRankConfig):
     ratio_attention: float = Field(0.55, gt=0, le=1, description="Rows kept for value and output projections.")
     ratio_mlp: float = Field(0.65, gt=0, le=1, description="Rows kept for up and down projections.")
     ratio_other: float = Field(1.0, gt=0, le=1, description="Rows kept for all other modules (1 is exact).")
+    tilt: float = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description="Rows kept more in the last layer and less in the first: errors pass from a layer to those below.",
+    )
     frozen_rank: int | None = Field(
         64,
         ge=1,
@@ -51,6 +57,8 @@ class ComputationEfficient(PeftVariant):
             ratio_attention=config.ratio_attention,
             ratio_mlp=config.ratio_mlp,
             ratio_other=config.ratio_other,
+            tilt=config.tilt,
+            depth=getattr(model.config.get_text_config(), "num_hidden_layers", 0),
             frozen_rank=config.frozen_rank,
             amm=config.amm,
             double_lora=config.double_lora,

@@ -286,7 +286,7 @@ def test_rows_are_chosen_by_optimiser_steps_also_under_checkpointing():
     model.enable_input_require_grads()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     layer = dict(tuner_layers(model))["model.layers.0.mlp.up_proj"]
-    assert layer.approximation.keep == math.ceil(0.65 * 64)
+    assert layer.approximation.keep == math.ceil(0.35 * 64)  # 0.65 less the tilt, the first of two layers
     kept = []
     for step in range(1, 8):
         ids = tokens(step)
@@ -328,6 +328,20 @@ def test_switches_turn_either_part_off():
     kinds = {"self_attn.v_proj": 0.55, "self_attn.o_proj": 0.55, "mlp.up_proj": 0.65, "mlp.down_proj": 0.65,
              "self_attn.q_proj": 1.0, "mlp.gate_proj": 1.0, "attn.c_proj": 0.55, "mlp.c_proj": 0.65}  # fmt: skip
     assert {kind: CeLoraConfig().ratio(f"h.0.{kind}") for kind in kinds} == kinds
+
+
+def test_tilt_keeps_more_in_upper_layers_and_as_much_in_all():
+    plain, tilted = CeLoraConfig(depth=7), CeLoraConfig(depth=7, tilt=0.3)
+    for kind, share in (("self_attn.v_proj", 0.55), ("mlp.down_proj", 0.65)):
+        names = [f"base_model.model.model.layers.{layer}.{kind}" for layer in range(7)]
+        assert [plain.ratio(name) for name in names] == [share] * 7
+        got = [tilted.ratio(name) for name in names]
+        assert got == pytest.approx([share + 0.1 * step for step in (-3, -2, -1, 0, 1, 2, 3)])
+    assert tilted.ratio("model.layers.0.self_attn.q_proj") == 1.0  # exact everywhere
+    assert tilted.ratio("v_proj") == CeLoraConfig(tilt=0.3).ratio("layers.5.v_proj") == 0.55
+    steep = CeLoraConfig(depth=2, tilt=1.0)
+    assert [steep.ratio(f"h.{layer}.mlp.c_proj") for layer in (0, 1)] == [0.05, 1.0]
+    assert CeLoraConfig(depth=7, tilt=0.3, amm=False).ratio("model.layers.0.mlp.up_proj") == 1.0
 
 
 def test_pissa_starts_as_pefts_own_does():

@@ -6,6 +6,7 @@ the importance uses the norms of dY's columns, and rows are chosen anew by optim
 """
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,9 @@ class CeLoraConfig(PeftConfig):
     Attributes:
         ratio_attention, ratio_mlp, ratio_other: share of W's rows kept in dX: for v and o projections; for up and
             down projections; for all others (q, k, gate, and fused ones). 1 is exact.
+        tilt: added to these shares in the last decoder layer, taken from them in the first, and between them in
+            proportion, within 0.05 to 1: what a layer makes wrong reaches all layers below it.
+        depth: decoder layers of the model; 0 leaves the shares alike.
         frozen_rank: rank q of the frozen split B₀A₀ (Double-LoRA); None takes 7/8 of r.
         amm: whether dX is approximated at all.
         double_lora: whether the split is used; off means B₀A₀ = 0.
@@ -38,6 +42,8 @@ class CeLoraConfig(PeftConfig):
     ratio_attention: float = 0.55
     ratio_mlp: float = 0.65
     ratio_other: float = 1.0
+    tilt: float = 0.0
+    depth: int = 0
     frozen_rank: int | None = None
     amm: bool = True
     double_lora: bool = True
@@ -55,9 +61,13 @@ class CeLoraConfig(PeftConfig):
         """The kept share of rows for a module of this name."""
         if not self.amm:
             return 1.0
-        if name.endswith(WIDE):
-            return self.ratio_mlp
-        return self.ratio_attention if name.endswith(MIDDLE) else self.ratio_other
+        kind = self.ratio_attention if name.endswith(MIDDLE) else self.ratio_other
+        kind = self.ratio_mlp if name.endswith(WIDE) else kind
+        layer = re.search(r"\.(\d+)\.", f".{name}.")
+        if kind == 1.0 or self.depth < 2 or layer is None:
+            return kind
+        height = 2 * int(layer[1]) / (self.depth - 1) - 1
+        return min(1.0, max(0.05, kind + self.tilt * height))
 
 
 class Approximation:
