@@ -34,7 +34,7 @@ class Config(LowRankConfig):
         description="Rows kept more in the last layer and less in the first: errors pass from a layer to those below.",
     )
     frozen_rank: int | None = Field(
-        64,
+        128,
         ge=1,
         le=4096,
         description="Directions of W that stay exact; empty takes 7/8 of the rank, as the released code does.",
@@ -103,7 +103,7 @@ VARIANT = ComputationEfficient(
         url="https://arxiv.org/abs/2502.01378",
         notes="The output and LoRA's own gradients are exact; only what passes to the layers below is approximated. It "
         "pays where modules are wide (about 1024 and more) and batches large, and costs memory: the kept rows are "
-        "stored apart. The first step is exact. 64 directions of W stay exact, and rows are chosen anew every 10 "
+        "stored apart. The first step is exact. 128 directions of W stay exact, and rows are chosen anew every 10 "
         "steps, for a hundredth of the time. The released code keeps 7/8 of the rank, with which the gradient is off "
         "by two thirds on the embedded model, and chooses every 200 passes.",
     ),
