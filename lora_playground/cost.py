@@ -260,7 +260,8 @@ class _Use:
         """Bytes of what a variant keeps that is neither the base's nor trained."""
         rank = getattr(self.config.variant, "rank", 0)
         lora = sum(rank * (out + into) for out, into in adapted.values())
-        return round(4 * (self._memory.frozen * lora + self._memory.trained * trained))
+        float32, computed = get_variant(self.config.variant.name).beside(adapted, self.config.variant)
+        return round(4 * (self._memory.frozen * lora + self._memory.trained * trained + float32) + self.e * computed)
 
     def _dense_passing(self, adapted: dict[str, tuple[int, int]]) -> float:
         """Of the largest module: a quantised weight is unpacked for its product, and what a variant writes out. A

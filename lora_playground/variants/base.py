@@ -151,6 +151,10 @@ class Variant:
     low_rank: bool = True
     memory: Memory = Memory()
 
+    def beside(self, adapted: dict[str, tuple[int, int]], config: Any) -> tuple[int, int]:
+        """Numbers that adapted modules of these (out, in) keep beside what `memory` says: float32, and as computed."""
+        return 0, 0
+
     def rate(self, source: str) -> float:
         """The default peak learning rate on that base model (a ModelConfig's source)."""
         return self.learning_rate if source == "embedded" else self.real_rate

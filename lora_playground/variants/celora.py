@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,10 @@ from lora_playground.variants.start_family import save_as_plain_lora
 
 if TYPE_CHECKING:
     import torch
+
+
+MIDDLE = ("v_proj", "o_proj", "out_proj", "attn.c_proj", "dense")
+WIDE = ("up_proj", "down_proj", "fc1", "fc2", "c_fc", "mlp.c_proj", "gate_up_proj")
 
 
 class Config(LowRankConfig):
@@ -70,6 +75,19 @@ class ComputationEfficient(PeftVariant):
 
     def count(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
         return lora_count(shapes, config.rank)
+
+    def beside(self, adapted: dict[str, tuple[int, int]], config: Any) -> tuple[int, int]:
+        """B₀ and A₀ in float32, and [A; A₀; Ws[I]] of every module that is approximated."""
+        float32 = computed = 0
+        for name, (out, into) in adapted.items():
+            ratio = config.ratio_attention if name.endswith(MIDDLE) else config.ratio_other
+            ratio = config.ratio_mlp if name.endswith(WIDE) else ratio
+            if config.amm and ratio < 1:
+                q = config.frozen_rank if config.frozen_rank is not None else max(1, 7 * config.rank // 8)
+                q = min(q, out, into) if config.double_lora else 0
+                float32 += q * (out + into)
+                computed += (config.rank + q + math.ceil(ratio * out)) * into
+        return float32, computed
 
     def factors(self, layer: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
         return layer.celora_B[ADAPTER].float() * layer.scaling[ADAPTER], layer.celora_A[ADAPTER].float()

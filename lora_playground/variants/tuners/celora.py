@@ -14,11 +14,9 @@ import torch
 from peft import PeftConfig
 from torch import nn
 
+from lora_playground.variants.celora import MIDDLE, WIDE
 from lora_playground.variants.tuners.layer import WrappedLinear, WrappedModel
 from lora_playground.variants.tuners.registration import register
-
-MIDDLE = ("v_proj", "o_proj", "out_proj", "attn.c_proj", "dense")
-WIDE = ("up_proj", "down_proj", "fc1", "fc2", "c_fc", "mlp.c_proj", "gate_up_proj")
 
 
 @dataclass
@@ -134,6 +132,7 @@ class Approximation:
         size, held = self._right.shape[0] + a.shape[0], self._buffer
         if held is None or held.dtype != kind or held.shape[0] != size:
             held = self._buffer = torch.cat([a.to(kind), self._right.to(kind)])
+            self._right = held[a.shape[0] :]  # not kept twice
         else:
             held[: a.shape[0]].copy_(a)
         return held
