@@ -167,6 +167,7 @@ class Reading:
         parts = min(self.threads, rows)
         self.states = np.full((parts, 8), fused.turns.LEFT)
         self.alone = 0  # tokens for which help is not asked
+        self.errors: list[BaseException] = []  # of helpers
         scales = fused.added[3]
         if first:
             scales = np.concatenate([np.zeros((first, scales.shape[1]), np.float32), scales])
@@ -196,10 +197,8 @@ class Reading:
             self.fused.lead(self.states[:1], 0, self.given)
         elif self.fused.lead(self.states, self._call_helpers(), self.given) > STALLED:
             self.alone = ALONE
-        for helper in self.held.helpers:
-            if helper.error is not None:
-                error, helper.error = helper.error, None
-                raise error
+        if self.errors:
+            raise self.errors.pop()
         return torch.from_numpy(self.logits[:, : self.held.tokens].copy())
 
     def _call_helpers(self) -> int:
@@ -212,7 +211,7 @@ class Reading:
             if self.states[line, turns.STATE] == turns.LEFT:
                 hold = HOLD if helpers[line - 1].awake else hold
                 work = partial(self.fused.follow, line, self.states, self.patience, self.given)
-                helpers[line - 1].call(self.states, line, work)
+                helpers[line - 1].call(self.states, line, work, self.errors)
         return hold
 
 

@@ -161,7 +161,6 @@ class Helper:
     def __init__(self) -> None:
         self._work: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._states, self._line = np.full((1, 8), LEFT), 0
-        self.error: BaseException | None = None
         threading.Thread(target=self._run, name="rows", daemon=True).start()
 
     def _run(self) -> None:
@@ -173,8 +172,9 @@ class Helper:
         """Whether it looks for work somewhere."""
         return bool(self._states[self._line, STATE] == READY)
 
-    def call(self, states: Array, line: int, work: Callable[[], None]) -> None:
-        """Has it leave the leader that it follows and do `work`, which follows the one of these states."""
+    def call(self, states: Array, line: int, work: Callable[[], None], errors: list[BaseException]) -> None:
+        """Has it leave the leader that it follows and do `work`, which follows the one of these states; what that
+        raises is added to `errors`."""
         self._states[self._line, STATE] = LEFT
         self._states, self._line = states, line
         states[line, STATE] = CALLED
@@ -183,7 +183,7 @@ class Helper:
             try:
                 work()
             except BaseException as error:
-                self.error = error
+                errors.append(error)
                 states[line, STATE] = LEFT
 
         self._work.put(attempt)

@@ -120,6 +120,7 @@ def test_nothing_is_compiled_anew_while_tokens_are_read(decoder: Decoder, monkey
 def test_a_helper_leaves_when_nobody_calls() -> None:
     states = np.full((2, 8), turns.LEFT)
     helper, ended = turns.Helper(), threading.Event()
+    errors: list[BaseException] = []
 
     @numba.njit(nogil=True)
     def waited(states: Any, patience: int) -> bool:
@@ -131,10 +132,11 @@ def test_a_helper_leaves_when_nobody_calls() -> None:
 
     waited(states, 0)  # compiled beforehand
     for _ in range(3):
-        helper.call(states, 1, work)
+        helper.call(states, 1, work, errors)
         assert ended.wait(60) and states[1, turns.STATE] == turns.LEFT and not helper.awake
         ended.clear()
-    helper.call(states, 1, lambda: waited(states, 1 << 50))
-    helper.call(other := np.full((2, 8), turns.LEFT), 1, lambda: ended.set())
+    helper.call(states, 1, lambda: waited(states, 1 << 50), errors)
+    helper.call(other := np.full((2, 8), turns.LEFT), 1, lambda: ended.set(), errors)
     assert ended.wait(60), "it leaves the leader that it followed"
     assert states[1, turns.STATE] == turns.LEFT and other[1, turns.STATE] == turns.CALLED
+    assert not errors
