@@ -44,6 +44,7 @@ class Steps:
         advanced, variant_fields: inputs derived from the schema.
         exact: any rank; where it is empty the slider's counts. file: options that are taken instead of the form's.
         home: where uploads are.
+        shown: the variant whose options are in the form; it follows `variant` when the server has answered.
         nonce: filled by the page at a click on Train; two clicks within two seconds carry the same one.
         ended: filled with something new whenever a run has ended.
     """
@@ -70,6 +71,7 @@ class Steps:
     sweep_variants: gr.CheckboxGroup
     problem: gr.HTML
     train: gr.Button
+    shown: gr.Textbox
     nonce: gr.Textbox
     ended: gr.Textbox
     home: Path
@@ -146,11 +148,12 @@ def build(shell: Shell, page: gr.Blocks) -> Steps:
     with gr.Column(elem_id="lp-train-bar"):
         problem = gr.HTML("", apply_default_css=False, elem_id="lp-problem")
         train = gr.Button("▶  Train", variant="primary", elem_id="lp-train", size="lg")
+    shown = gr.Textbox(name or "", visible="hidden", elem_classes="lp-hidden", label="shown", elem_id="lp-shown")
     nonce = gr.Textbox("", visible="hidden", elem_classes="lp-hidden", label="nonce", elem_id="lp-nonce")
     ended = gr.Textbox("", visible="hidden", elem_classes="lp-hidden", label="ended", elem_id="lp-ended")
     made = Steps(
         dataset, examples, *method, knob, rank, picture, *budget, source, advanced, variant_fields, exact, file,
-        *sweeps, problem, train, nonce, ended, shell.home,
+        *sweeps, problem, train, shown, nonce, ended, shell.home,
     )  # fmt: skip
     _connect(shell, page, made, uploaded)
     _connect_costs(shell, page, made, memory, causes)
@@ -179,7 +182,7 @@ def _connect_costs(shell: Shell, page: gr.Blocks, made: Steps, memory: gr.HTML, 
     )  # fmt: skip
     typed = [component.input for component in (made.exact, *made.variant_fields.components())]
     changes = [made.file.change, *(made.advanced.inputs[path].change for path in paths)]
-    parts = (made.unit, made.steps, made.seconds, made.variant, made.source, made.sweep_ranks, made.sweep_variants)
+    parts = (made.unit, made.steps, made.seconds, made.shown, made.source, made.sweep_ranks, made.sweep_variants)
     changes += [part.change for part in (*parts, made.ended)]
     gr.on(
         [page.load, made.rank.input, *typed, *changes], draw, made.inputs(), [made.forecast, memory, causes],
@@ -313,12 +316,17 @@ def _connect(shell: Shell, page: gr.Blocks, made: Steps, uploaded: upload.Upload
         ranked = {"rank": made.chosen_rank(given)} if method_card.has_rank(name) else {}
         return method_card.picture(chosen | ranked, given[made.source] or "")
 
-    def choose_family(family: str) -> Any:
+    def choose_family(family: str, shown: str) -> list[Any]:
         choices = _variants(family)
-        return gr.update(choices=choices, value=choices[0][1] if choices else None)
+        if shown in dict(choices).values():
+            return [gr.skip()] * (1 + len(fields))
+        return [gr.update(choices=choices, value=choices[0][1]), *choose_variant(choices[0][1], shown)]
 
-    def choose_variant(name: str) -> list[Any]:
+    def choose_variant(name: str, shown: str) -> list[Any]:
+        if name == shown:
+            return [gr.skip()] * len(fields)
         return [
+            name,
             method_card.card(name),
             method_card.equation(name),
             gr.update(visible=method_card.has_rank(name)),
@@ -334,10 +342,13 @@ def _connect(shell: Shell, page: gr.Blocks, made: Steps, uploaded: upload.Upload
 
     made.dataset.change(lambda name: show_examples(shell, name), made.dataset, made.examples, **quiet)
     uploaded.stored.change(add_dataset, uploaded.stored, made.dataset, **quiet)
-    made.family.input(choose_family, made.family, made.variant, **quiet)
-    fields = [made.card, made.equation, made.knob, made.exact, *made.variant_fields.components()]
-    made.variant.change(choose_variant, made.variant, fields, **quiet)
+    # What sets options listens to a person's choice alone: `change` is told late and more than once of what the server
+    # has set, and would take away what was typed meanwhile. A choice that is told twice changes nothing then.
+    fields = [made.shown, made.card, made.equation, made.knob, made.exact, *made.variant_fields.components()]
+    last: dict[str, Any] = quiet | {"trigger_mode": "always_last"}
+    made.family.input(choose_family, [made.family, made.shown], [made.variant, *fields], **last)
+    made.variant.input(choose_variant, [made.variant, made.shown], fields, **last)
     typed = [component.input for component in (made.exact, *made.variant_fields.components())]
-    gr.on([page.load, made.rank.input, made.variant.change, made.source.change, *typed], draw_rank, sized, made.picture,
-          trigger_mode="always_last", **quiet)  # fmt: skip
+    gr.on([page.load, made.rank.input, made.shown.change, made.source.change, *typed], draw_rank, sized, made.picture,
+          **last)  # fmt: skip
     made.unit.input(choose_unit, made.unit, [made.steps, made.seconds], **quiet)

@@ -139,7 +139,8 @@ class Frame:
         steps.train.click(None, None, steps.nonce, js="() => lp.onceNonce()").then(
             self.submit, steps.inputs() | {own.viewed, own.ticked}, [own.viewed, own.ticked, steps.problem], **SETS
         ).success(None, None, None, js="() => lp.reveal('lp-view')")
-        gr.on([steps.dataset.change, steps.variant.change], lambda: "", None, steps.problem, **QUIET)
+        chosen = [part.input for part in (steps.dataset, steps.family, steps.variant)]
+        gr.on(chosen, None, None, steps.problem, js="() => ''")
         view.stop.click(self.stop, own.viewed, view.problem, **QUIET).then(self.refresh, state, shown, **QUIET)
         view.resume.click(self.resume, own.viewed, view.problem, **QUIET).then(self.refresh, state, shown, **QUIET)
         for name, button in (("chat", view.chat), ("spectrum", view.spectrum), ("compare", view.compare)):
