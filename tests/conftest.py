@@ -1,5 +1,6 @@
 """Shared fixtures: small local checkpoints and a home folder for runs. No network, no GPU."""
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -10,6 +11,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import pytest
+
+
+def pytest_collection_finish() -> None:
+    """Sets aside what importing the libraries has left: every full collection would walk through all of it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

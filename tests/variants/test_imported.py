@@ -50,7 +50,13 @@ def test_what_each_needs_is_known(name):
     assert open_adapter(trial(name, "llama").folder).needs == NEEDS.get(name, ALONE)
 
 
-@pytest.mark.parametrize("name", ["dora"])  # VeRA takes the same way in the test of projections below
+@pytest.fixture
+def at_hand(monkeypatch):
+    """What an import has done by a process of its own is done here: starting one takes most of such a test's time."""
+    monkeypatch.setattr(imports, "extract", lambda adapter, shapes, base, links: updates(adapter, shapes, base))
+
+
+@pytest.mark.parametrize("name", ["dora"])
 def test_with_its_base_everything_works_through_a_process_of_its_own(name, tmp_path):
     case, seen = trial(name, "llama"), []
     store = RunStore(tmp_path)
@@ -72,7 +78,7 @@ def test_with_its_base_everything_works_through_a_process_of_its_own(name, tmp_p
 
 
 @pytest.mark.parametrize("name", ["vera", "oft"])  # one that needs shapes, one that needs weights
-def test_without_its_base_its_trained_tensors_are_shown_and_it_is_said(name, tmp_path):
+def test_without_its_base_its_trained_tensors_are_shown_and_it_is_said(name, tmp_path, at_hand):
     case = trial(name, "llama")
     folder = tmp_path / "adapter"
     shutil.copytree(case.folder, folder)
@@ -108,7 +114,7 @@ def test_another_base_is_refused_and_nothing_is_left(name, tmp_path):
             list(updates(adapter, {module: (out, 2 * into) for module, (out, into) in shapes.items()}, None))
 
 
-def test_projections_that_are_not_saved_are_drawn_again(tmp_path):
+def test_projections_that_are_not_saved_are_drawn_again(tmp_path, at_hand):
     case = trial("vera", "llama")
     folder = tmp_path / "adapter"
     shutil.copytree(case.folder, folder)
