@@ -163,11 +163,12 @@ class Frame:
         """What the address bar says: the run looked at, the ticked ones, the tab; unknown ids are dropped."""
         query = dict(request.query_params)
         ticked = [self._known(identity) for identity in query.get("runs", "").split(",")][:SLOTS]
-        tab = query.get("tab", "fine")
+        tab = query.get("tab", "")
         return (
             self._known(query.get("run", "")),
             ticked + [""] * (SLOTS - len(ticked)),
-            gr.Tabs(selected=tab if tab in dict(TABS) else "fine"),
+            # Without one the page has its first tab open already, or one that was clicked while this was on its way.
+            gr.Tabs(selected=tab) if tab in dict(TABS) else gr.skip(),
         )
 
     def _known(self, identity: str) -> str:
