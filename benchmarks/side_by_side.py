@@ -1,6 +1,6 @@
 """Base and adapted side by side: lock-step decoding against one base reply alone, and against two `generate` calls.
 
-    python benchmarks/side_by_side.py [--json] [--rounds 7] [--tokens 64] [--conversations 100]
+    python benchmarks/side_by_side.py [--json] [--rounds 31] [--tokens 64] [--conversations 100]
 
 Contenders take turns in every round; the medians of their wall times are compared.
 
@@ -221,7 +221,7 @@ def main() -> None:
     parser.add_argument("--model", default="embedded", help="base model")
     parser.add_argument("--dtype", default=None, help="float32, bfloat16; empty leaves it to the probe")
     parser.add_argument("--rank", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=0, help="0 takes what decodes fastest now, as the chat does")
     parser.add_argument("--conversations", type=int, default=0, help="also decode so many together and alone")
