@@ -211,7 +211,7 @@ def test_a_closed_tab_frees_its_rows(server, browser, runs):
         os.kill(process, signal.SIGSTOP)  # until the web process has seen that the page is gone
         try:
             page.close()
-            time.sleep(5)
+            time.sleep(15)
         finally:
             os.kill(process, signal.SIGCONT)
         end = time.monotonic() + PATIENCE
