@@ -1,8 +1,9 @@
 """Base and adapted side by side: lock-step decoding against one base reply alone, and against two `generate` calls.
 
-    python benchmarks/side_by_side.py [--json] [--rounds 31] [--tokens 64] [--conversations 100]
+    python benchmarks/side_by_side.py [--json] [--rounds 32] [--tokens 64] [--conversations 100]
 
-Contenders take turns in every round; the medians of their wall times are compared.
+Contenders take turns in every round, in orders in which each comes as often after each other; the medians of their wall
+times are compared.
 
     single       one base reply, decoded by this project
     lock_step    the same base reply and an adapted one, together
@@ -11,16 +12,18 @@ Contenders take turns in every round; the medians of their wall times are compar
                  second, as other tools do it
 
 `ratio_single` = lock_step / single; `ratio_sequential` = lock_step / sequential. `first_token_ms` is the time from the
-question to both panes' first token. With --conversations N, N conversations with adapters of mixed ranks are decoded
-together, and each is compared, token by token, with the same conversation decoded alone. With --chat the question goes
-through the chat process, as the page asks it: `chat_first_token_ms` is the time from asking to both panes' first token,
-with base and adapter in memory, the base's check and the socket included.
+question to both panes' first token in lock step. With --conversations N, N conversations with adapters of mixed ranks
+are decoded together, and each is compared, token by token, with the same conversation decoded alone. With --chat the
+question goes through the chat process, as the page asks it: `chat_first_token_ms` is the time from asking to both
+panes' first token, with base and adapter in memory, the base's check and the socket included. With --busy the first
+two are measured again, as `busy_ms_per_token`, beside another process that multiplies matrices on every processor.
 """
 
 import argparse
 import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -50,6 +53,10 @@ QUESTIONS = (
 )
 
 
+ORDERS = ((0, 1, 3, 2), (1, 2, 0, 3), (2, 3, 1, 0), (3, 0, 2, 1))
+"""Of the contenders, round by round."""
+
+
 def wall(work: Callable[[], Any], device: torch.device) -> float:
     """Seconds that `work` takes."""
     if device.type == "cuda":
@@ -70,10 +77,14 @@ class Bench:
         base = load_base(ModelConfig(source=given.model), dtype=given.dtype)
         self.model, self.device, self.tokens, self.tokenizer = given.model, base.device, given.tokens, base.tokenizer
         self.decoder = Decoder(base.model, base.tokenizer, settled=True)
+        self.threads, self.first = torch.get_num_threads(), 0.0
+        if base.device.type == "cpu":
+            self.threads, _ = self.decoder.choose_threads(wait=300)  # as the chat process does, once it is compiled
         if given.threads:
+            self.threads = given.threads
             torch.set_num_threads(given.threads)
-        elif base.device.type == "cpu":
-            self.decoder.choose_threads(wait=300)  # as the chat process does, once its code is compiled
+            if self.decoder.lean is not None and self.decoder.lean.fused is not None:
+                self.decoder.lean.fused.threads = given.threads
         peers = AutoModelForCausalLM.from_pretrained(base.folder, dtype=base.dtype).to(base.device)
         config = LoraConfig(
             r=given.rank, lora_alpha=2 * given.rank, target_modules="all-linear", init_lora_weights=False
@@ -96,11 +107,13 @@ class Bench:
         return found
 
     def decode(self, prompt: list[int], updates: list[RowUpdate | None], tokens: int) -> list[list[int]]:
-        """Replies of exactly so many tokens, in lock step."""
+        """Replies of exactly so many tokens, in lock step; `first` is the seconds to the first."""
         with self.decoder.evaluating():
-            batch = self.decoder.batch()
+            start, batch = time.perf_counter(), self.decoder.batch()
             rows = [Row(prompt, update, max_new_tokens=tokens) for update in updates]
             batch.add(rows)
+            batch.step()
+            self.first = time.perf_counter() - start
             while batch.rows:
                 batch.step()
         return [row.tokens for row in rows]
@@ -124,26 +137,46 @@ class Bench:
             "lock_step": lambda prompt: self.decode(prompt, both, self.tokens),
             "sequential": self.generate,
             "two_base": lambda prompt: self.decode(prompt, [None, None], self.tokens),
-            "first_token": lambda prompt: self.decode(prompt, both, 1),
         }
         for run in work.values():
             run(self.prompts[0])
         seconds: dict[str, list[float]] = {name: [] for name in work}
+        first: list[float] = []
         for index in range(rounds):
-            prompt = self.prompts[index % len(self.prompts)]
-            names = list(work) if index % 2 == 0 else list(reversed(work))
-            for name in names:
+            prompt = self.prompts[index // len(ORDERS) % len(self.prompts)]
+            for name in (list(work)[place] for place in ORDERS[index % len(ORDERS)]):
                 seconds[name].append(wall(lambda run=work[name], prompt=prompt: run(prompt), self.device))  # type: ignore[misc]
+                if name == "lock_step":
+                    first.append(self.first)
         median = {name: statistics.median(values) for name, values in seconds.items()}
         pairs = list(zip(seconds["lock_step"], seconds["single"], seconds["sequential"]))
         return {
             "ratio_single": round(statistics.median(two / one for two, one, _ in pairs), 3),
             "ratio_sequential": round(statistics.median(two / other for two, _, other in pairs), 3),
-            "first_token_ms": round(1000 * median["first_token"], 1),
-            "ms_per_token": {name: round(1000 * median[name] / self.tokens, 2) for name in list(work)[:4]},
+            "first_token_ms": round(1000 * statistics.median(first), 1),
+            "ms_per_token": {name: round(1000 * median[name] / self.tokens, 2) for name in work},
             "tokens": self.tokens,
             "rounds": rounds,
         }
+
+    def beside(self, rounds: int) -> dict[str, Any]:
+        """Mean milliseconds a token of one reply and of two in lock step, beside a process that takes every core."""
+        code = "import torch\nx = torch.randn(256, 256)\nprint(flush=True)\nwhile True: x @ x"
+        both: list[RowUpdate | None] = [None, RowUpdate(self.adapter)]
+        rows: dict[str, list[RowUpdate | None]] = {"single": [None], "lock_step": both}
+        seconds: dict[str, list[float]] = {name: [] for name in rows}
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
+            assert other.stdout is not None
+            other.stdout.readline()
+            try:
+                for index in range(rounds):
+                    prompt = self.prompts[index % len(self.prompts)]
+                    for name, updates in rows.items():
+                        seconds[name].append(wall(lambda: self.decode(prompt, updates, self.tokens), self.device))  # noqa: B023
+            finally:
+                other.kill()
+        means = {name: round(1000 * statistics.mean(values) / self.tokens, 2) for name, values in seconds.items()}
+        return {"busy_ms_per_token": means}
 
     def agree(self) -> float:
         """Largest difference of the two panes' next-token logits from PEFT's own, against the largest logit."""
@@ -221,20 +254,23 @@ def main() -> None:
     parser.add_argument("--model", default="embedded", help="base model")
     parser.add_argument("--dtype", default=None, help="float32, bfloat16; empty leaves it to the probe")
     parser.add_argument("--rank", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=31)
+    parser.add_argument("--rounds", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=0, help="0 takes what decodes fastest now, as the chat does")
     parser.add_argument("--conversations", type=int, default=0, help="also decode so many together and alone")
     parser.add_argument("--chat", action="store_true", help="also time first tokens through the chat process")
+    parser.add_argument("--busy", action="store_true", help="also decode beside a process that takes every core")
     given = parser.parse_args()
     bench = Bench(given)
     result: dict[str, Any] = bench.measure(given.rounds)
     result["logit_difference_to_peft"] = bench.agree()
     lean = bench.decoder.lean
-    result |= {"model": given.model, "device": str(bench.device), "threads": torch.get_num_threads()}
+    result |= {"model": given.model, "device": str(bench.device), "threads": bench.threads}
     result["way"] = lean.way if lean else "transformers"
     if given.conversations:
         result["conversations"] = bench.conversations(given.conversations)
+    if given.busy:
+        result |= bench.beside(given.rounds)
     if given.chat:
         result |= bench.chat(8)
     if given.json:

@@ -208,21 +208,32 @@ class Decoder:
             return self.model(input_ids=input_ids, use_cache=False).logits[0].float()
 
     def choose_threads(self, wait: float = 0.0) -> tuple[int, float]:
-        """Sets the calling thread's number of threads, and the way of multiplying (`lean.Way`), to what decodes two
-        rows fastest at this moment: beside a training run one thread is often faster than all. Returns the number, and
-        seconds a token. Compiled code is tried once it is there; `wait` says for how many seconds it is waited for."""
+        """Sets the calling thread's number of threads in torch, and the way of multiplying (`lean.Way`), to what
+        decodes two rows fastest at this moment: beside a training run one thread can be a hundred times as fast as
+        two. Compiled code finds out by itself, with every token, whether help pays. It is tried once it is there;
+        `wait` says for how many seconds it is waited for.
+
+        Returns:
+            Threads that share a token, and seconds a token.
+        """
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-        most, found = min(bounded(cores), 8), list[tuple[float, int, Way]]()
-        ways: set[tuple[int, Way]] = {(1, "whole"), (most, "whole")}
-        if self.lean is not None:
-            ways |= {(most, "spread")} if most > 1 else set()
-            self._compiled = self._ready(wait)
-            ways |= {(1, "fused"), (most, "fused")} if self._compiled else set()
-        for threads, way in sorted(ways):
-            found.append((self._seconds(threads, way), threads, way))
+        most, lean = min(bounded(cores), 8), self._lean
+        found: list[tuple[float, int, Way]] = [(self._seconds(1, "whole"), 1, "whole")]
+        ways: tuple[Way, ...] = ("whole",) if lean is None else ("spread", "whole")
+        for way in ways if most > 1 else ():
+            found.append((self._seconds(most, way), most, way))
+            if found[-1][0] > 3 * found[0][0]:  # whatever they do, they wait for each other
+                break
         seconds, threads, way = min(found)
+        sharing = threads
+        self._compiled = self._ready(wait)
+        if self._compiled and lean is not None and lean.fused is not None:
+            lean.fused.threads = most
+            fused = self._seconds(threads, "fused")
+            if fused < seconds:
+                seconds, sharing, way = fused, most, "fused"
         self._use(threads, way)
-        return threads, seconds
+        return sharing, seconds
 
     @property
     def outdated(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -33,9 +34,10 @@ PATIENCE = 200_000
 """How often a thread looks for the next token before it sleeps, in all about two milliseconds."""
 HOLD = 100_000
 """How often it is looked whether a thread that is awake comes."""
-STALLED, ALONE = 300, 64
-"""Threads that give way to others more often than this within a token have no processor each; then so many tokens are
-read by one thread."""
+SPELL = 4, 256
+"""How many tokens one thread reads alone, at least and at most, after one that took longer with help than without."""
+FAIR = 4
+"""And at least so many times as many as the token has taken."""
 
 Array = np.ndarray[Any, Any]
 log = logging.getLogger(__name__)
@@ -89,8 +91,33 @@ def pairs(weight: torch.Tensor) -> Array | None:
     return np.ascontiguousarray(((blocks[:, 0] >> 16) | blocks[:, 1]).transpose(0, 2, 1))
 
 
+class Pace:
+    """Decides for which tokens help is asked. Threads that have no processor each wait for each other, up to a hundred
+    times as long as one alone would take; that passes, so it is tried again after a while.
+
+    Attributes:
+        alone: so many of the next tokens are read by one thread.
+    """
+
+    def __init__(self) -> None:
+        self.alone, self._spell = 0, SPELL[0]
+
+    def took(self, seconds: float, single: float) -> None:
+        """Learns how long a token took with help, and takes without. Where help stalls again and again the spells get
+        longer, so that what is lost stays small beside what is not."""
+        if seconds <= single:
+            self._spell = max(self._spell // 2, SPELL[0])
+            return
+        self.alone = min(max(self._spell, int(FAIR * seconds / single)), SPELL[1])
+        self._spell = min(2 * self._spell, SPELL[1])
+
+
 class Matrices:
-    """A model's weights as the kernel reads them. Make it by `matrices`."""
+    """A model's weights as the kernel reads them. Make it by `matrices`.
+
+    Attributes:
+        threads: how many share a token, at most.
+    """
 
     def __init__(self, lean: Lean) -> None:
         layers = lean.layers
@@ -119,6 +146,7 @@ class Matrices:
         self.table = (table if table.flags.c_contiguous else np.asfortranarray(table).T).reshape(-1)
         self.steps = np.array([self.width, 1] if table.flags.c_contiguous else [1, self.tokens])
         self.helpers: list[Helper] = []
+        self.pace, self.threads = Pace(), torch.get_num_threads()
         self.epsilon, self.scale = np.float32(lean.norm.variance_epsilon), np.float32(lean.scale)  # type: ignore[arg-type]
 
 
@@ -157,16 +185,17 @@ class Reading:
 
     Attributes:
         ids, columns, starts: of the tokens (T,), to be set before a call.
+        single: seconds that a call takes one thread; 0 before that is measured.
     """
 
     def __init__(self, fused: Fused, buffers: Buffers, first: int, lengths: list[int], patience: int) -> None:
         assert buffers.whole is not None
         held, rows, count = fused.held, len(lengths), sum(lengths)
         self.fused, self.whole, self.held, self.patience = fused, buffers.whole, held, patience
-        self.threads = torch.get_num_threads()
+        self.threads = held.threads
         parts = min(self.threads, rows)
         self.states = np.full((parts, 8), fused.turns.LEFT)
-        self.alone = 0  # tokens for which help is not asked
+        self.single = 0.0
         self.errors: list[BaseException] = []  # of helpers
         scales = fused.added[3]
         if first:
@@ -186,17 +215,24 @@ class Reading:
 
     def fits(self, fused: Fused, buffers: Buffers) -> bool:
         """Whether it can be called for these rows again."""
-        return self.fused is fused and self.whole is buffers.whole and self.threads == torch.get_num_threads()
+        return self.fused is fused and self.whole is buffers.whole and self.threads == self.held.threads
 
     def __call__(self) -> torch.Tensor:
         """Logits (R, V), float32."""
         if not 0 <= self.ids.min() <= self.ids.max() < self.held.tokens:  # compiled code would read beyond
             raise IndexError(f"a token is none of the model's {self.held.tokens}")
-        if self.alone:
-            self.alone -= 1
-            self.fused.lead(self.states[:1], 0, self.given)
-        elif self.fused.lead(self.states, self._call_helpers(), self.given) > STALLED:
-            self.alone = ALONE
+        pace, start = self.held.pace, time.perf_counter()
+        if pace.alone:
+            pace.alone -= 1
+            parts = self.fused.lead(self.states[:1], 0, self.given)
+        else:
+            hold = self._call_helpers()  # and the first token is read without them, to know how long that takes
+            parts = self.fused.lead(self.states if self.single else self.states[:1], hold, self.given)
+        seconds = time.perf_counter() - start
+        if parts > 1:
+            pace.took(seconds, self.single)
+        else:
+            self.single = 0.75 * self.single + 0.25 * seconds if self.single else seconds
         if self.errors:
             raise self.errors.pop()
         return torch.from_numpy(self.logits[:, : self.held.tokens].copy())
@@ -244,6 +280,7 @@ class Fused:
         lean, lengths = self.lean, [len(prompt) for prompt in prompts]
         buffers.stack(len(lean.layers), lean.groups, lean.size, lean.embed.weight)
         reading = Reading(self, buffers, first, lengths, PATIENCE)
+        reading.single = float("inf")  # it is read once, and with help
         reading.ids[:] = [token for prompt in prompts for token in prompt]
         reading.columns[:] = np.concatenate([np.arange(buffers.end - length, buffers.end) for length in lengths])
         reading.starts[:] = np.repeat(np.array(buffers.starts[first:]), lengths)

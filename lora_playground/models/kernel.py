@@ -256,10 +256,11 @@ def tokens(
 @njit(nogil=True, cache=True)
 def lead(states: Array, hold: int, given: tuple[Any, ...]) -> int:
     """Does `tokens` (its arguments from the fourth on in `given`) together with those threads that are ready, or will
-    be within so many looks; returns how often it gave way to others while it waited for them."""
+    be within so many looks; how many they were with this one."""
     parts = called(states, hold)
     tokens(0, parts, states, *given)
-    return ended(states)
+    ended(states)
+    return parts
 
 
 @njit(nogil=True, cache=True)

@@ -3,7 +3,7 @@
 To wake a thread takes a tenth of a millisecond to several, a third of a token or all of it. A thread that expects work
 soon looks for it again and again instead, and lets others run on its processor between looks. Each thread has a line of
 `states`, int64 (threads, 8), which is a cache line: its state, its index in the work and the number of parts. The
-leader's, the first, has a count of arrivals instead, and of the times that it gave way.
+leader's, the first, has a count of arrivals instead.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Array = np.ndarray[Any, Any]
 READY, CHOSEN, GO, LEFT, CALLED = range(5)
 """A thread looks for work; it is about to get some; it works; it does not look; it was woken and has not come yet."""
 STATE, INDEX, PARTS = range(3)
-ARRIVED, GAVE_WAY = range(2)
+ARRIVED = 0
 LOOKS = 64
 """Looks between which a thread does not give way."""
 
@@ -95,8 +95,6 @@ def met(states: Array, parts: int, meeting: int) -> int:
         looks += 1
         if looks % LOOKS == 0:
             gives_way()
-    if looks >= LOOKS:
-        add(states, 0, GAVE_WAY, looks // LOOKS)
     return meeting + 1
 
 
@@ -113,7 +111,6 @@ def called(states: Array, hold: int) -> int:
             store(states, other, INDEX, parts)
             parts += 1
     store(states, 0, ARRIVED, 0)
-    store(states, 0, GAVE_WAY, 0)
     for other in range(1, len(states)):
         if load(states, other, STATE) == CHOSEN:
             store(states, other, PARTS, parts)
@@ -122,15 +119,14 @@ def called(states: Array, hold: int) -> int:
 
 
 @njit
-def ended(states: Array) -> int:
-    """Waits until no thread works; how often threads gave way while they waited for each other."""
+def ended(states: Array) -> None:
+    """Waits until no thread works."""
     for other in range(1, len(states)):
         looks = 0
         while load(states, other, STATE) == GO:
             looks += 1
             if looks % LOOKS == 0:
                 gives_way()
-    return load(states, 0, GAVE_WAY)
 
 
 @njit

@@ -83,6 +83,7 @@ def test_fast_steps_give_the_same_logits(decoder: Decoder, way: Way, monkeypatch
         assert decoder.lean.fused is not None
     monkeypatch.setattr(decoder.lean, "way", way)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(decoder.lean.fused, "threads", 4)
     for name, updates in compositions(decoder).items():
         got, replies, fast = decode(decoder, updates)
         with monkeypatch.context() as other:
@@ -110,7 +111,7 @@ def test_rows_that_join_read_their_prompts_beside_the_others(decoder: Decoder, m
                 batch.step()
         return [row.tokens for row in rows]
 
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(decoder.lean.fused, "threads", 2)
     monkeypatch.setattr(decoder.lean, "way", "whole")
     expected = joined()
     monkeypatch.setattr(decoder.lean, "way", "fused")

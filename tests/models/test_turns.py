@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lora_playground.models.decoding import Decoder, Row, RowUpdate
-from lora_playground.models.fused import ALONE, STALLED, Reading, prepare
+from lora_playground.models.fused import SPELL, Matrices, Pace, prepare
 from tests.checkpoints import make_checkpoint
 from tests.models.test_step import adapter
 
@@ -32,6 +32,16 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
     return made
 
 
+@pytest.fixture
+def held(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> Matrices:
+    """Two threads share the decoder's tokens, whether that pays or not."""
+    assert decoder.lean is not None and decoder.lean.fused is not None
+    monkeypatch.setattr(decoder.lean.fused, "threads", 2)
+    monkeypatch.setattr(decoder.lean.fused, "pace", Pace())
+    monkeypatch.setattr(Pace, "took", lambda self, seconds, single: None)
+    return decoder.lean.fused
+
+
 def logits(decoder: Decoder, updates: list[RowUpdate | None], seen: list[int] | None = None) -> list[torch.Tensor]:
     """Logits of a few steps; `seen` gets how many threads took part in each."""
     found = []
@@ -48,12 +58,13 @@ def logits(decoder: Decoder, updates: list[RowUpdate | None], seen: list[int] | 
 
 
 @pytest.mark.parametrize("threads", [2, 3])
-def test_so_many_threads_give_the_bits_of_one(decoder: Decoder, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_so_many_threads_give_the_bits_of_one(
+    decoder: Decoder, held: Matrices, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     updates = [None, adapter(decoder, 3), RowUpdate(adapter(decoder, 6).adapter, 0.7)]
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    held.threads = 1
     alone = logits(decoder, updates)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    monkeypatch.setattr("lora_playground.models.fused.STALLED", 1 << 40)
+    held.threads = threads
     monkeypatch.setattr("lora_playground.models.fused.PATIENCE", 50_000_000)
     for _ in range(20):
         seen: list[int] = []
@@ -64,32 +75,56 @@ def test_so_many_threads_give_the_bits_of_one(decoder: Decoder, threads: int, mo
     pytest.fail("the threads never worked together")
 
 
-def test_where_threads_wait_for_each_other_one_goes_on_alone(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    kept: list[Reading] = []
-    made = Reading.__init__
-
-    def keep(self: Reading, fused: Any, *given: Any) -> None:
-        made(self, fused, *given)
-        kept.append(self)
-
-    monkeypatch.setattr(Reading, "__init__", keep)
-    logits(decoder, [None, None, None])
-    reading = kept[-1]
-    reading.alone = 0  # on a busy machine it may have stalled already
-    monkeypatch.setattr(reading.fused, "lead", lambda states, hold, given: STALLED + len(states))
-    reading()
-    assert reading.alone == ALONE
-    asked = []
-    monkeypatch.setattr(reading.fused, "lead", lambda states, hold, given: asked.append(len(states)) or 0)
-    for _ in range(ALONE + 1):
-        reading()
-    assert asked == [1] * ALONE + [2]
+def test_where_threads_wait_for_each_other_one_goes_on_alone() -> None:
+    """After a token that took longer with help, one thread reads some alone: the more the longer that token took, and
+    the more often in turn it happened."""
+    pace = Pace()
+    pace.took(0.9, single=1.0)
+    assert pace.alone == 0
+    spells = []
+    for _ in range(8):
+        pace.took(1.1, single=1.0)
+        spells.append(pace.alone)
+    assert spells == [4, 8, 16, 32, 64, 128, 256, 256]
+    for _ in range(10):
+        pace.took(0.9, single=1.0)
+    pace.took(1.1, single=1.0)
+    assert pace.alone == SPELL[0]
+    pace.took(30.0, single=1.0)
+    assert pace.alone == 120
+    pace.took(1000.0, single=1.0)
+    assert pace.alone == SPELL[1]
 
 
-def test_an_error_in_a_helper_reaches_the_caller(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr("lora_playground.models.fused.STALLED", 1 << 40)
+def test_help_is_asked_where_it_pays(decoder: Decoder, held: Matrices, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first token tells how long one takes alone; those of a spell are read alone, and the next with help."""
+    batch = decoder.batch()
+    batch.add([Row(PROMPTS[0], None), Row(PROMPTS[1], None)])
+    asked: list[int] = []
+    told: list[tuple[float, float]] = []
+    with decoder.evaluating():
+        batch.step()
+        monkeypatch.setattr(Pace, "took", lambda self, seconds, single: told.append((seconds, single)))
+        lead, step = batch._step.lead, batch._step
+
+        def count(states: Any, hold: int, given: Any) -> int:
+            asked.append(len(states))
+            lead(states[:1], 0, given)
+            return len(states)
+
+        monkeypatch.setattr(step, "lead", count)
+        batch.step()
+        batch.step()
+        held.pace.alone = 3
+        for _ in range(4):
+            batch.step()
+    assert asked == [1, 2, 1, 1, 1, 2]
+    assert len(told) == 2 and all(seconds > 0 and single > 0 for seconds, single in told)
+
+
+def test_an_error_in_a_helper_reaches_the_caller(
+    decoder: Decoder, held: Matrices, monkeypatch: pytest.MonkeyPatch
+) -> None:
     raised = threading.Event()
 
     def fail(*given: Any) -> None:
@@ -110,9 +145,8 @@ def test_an_error_in_a_helper_reaches_the_caller(decoder: Decoder, monkeypatch: 
             batch.step()
 
 
-def test_nothing_is_compiled_anew_while_tokens_are_read(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_compiled_anew_while_tokens_are_read(decoder: Decoder, held: Matrices) -> None:
     kernel = pytest.importorskip("lora_playground.models.kernel")
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     for updates in ([None, None, None], [None, adapter(decoder, 3), None]):
         logits(decoder, updates)
     assert [len(one.signatures) for one in (kernel.lead, kernel.follow)] == [1, 1]
