@@ -1,4 +1,4 @@
-"""Products of a few rows with W in 16 bit, sums in float32, as vector code that Numba compiles.
+"""Products of a few rows with W in 16 bit, and of rows with weights or a vector, in float32, as vector code that Numba compiles.
 
 A matrix (out, in) is stored as (out/16, in, 8) of uint32: in pair p of block b, output 16·b + p is the lower half as
 bfloat16, output 16·b + p + 8 the upper. So a shift or a mask makes eight numbers float32, W is read from end to end,
@@ -42,6 +42,17 @@ def _sum(builder: Any, sums: list[Any]) -> Any:
     return total
 
 
+def _place(context: Any, builder: Any, kind: Any, array: Any, *index: Any) -> Any:
+    """Address of an array's number at an index."""
+    return cgutils.get_item_pointer(context, builder, kind, context.make_array(kind)(context, builder, array), [*index])
+
+
+def _add_product(builder: Any, sums: Any, one: Any, other: Any) -> None:
+    """Adds one·other to the vector at an address."""
+    product = builder.fmul(one, other, flags=("contract",))
+    builder.store(builder.fadd(builder.load(sums), product, flags=("contract",)), sums)
+
+
 def _block(rows: int, apart: int) -> Any:
     """An intrinsic (W, block, x, row, y) that sets sixteen outputs y[row : row + rows, 16·block : 16·(block + 1)] of
     x Wᵀ: W as above, in a multiple of `apart`; x (R, in); y (R, ≥ out).
@@ -56,8 +67,7 @@ def _block(rows: int, apart: int) -> Any:
             block, row = (context.cast(builder, args[i], kinds[i], types.intp) for i in (1, 3))
 
             def at(which: int, *index: Any) -> Any:
-                array = context.make_array(kinds[which])(context, builder, args[which])
-                return cgutils.get_item_pointer(context, builder, kinds[which], array, list(index))
+                return _place(context, builder, kinds[which], args[which], *index)
 
             weights = at(0, block, size(0), size(0))
             inputs = [at(2, builder.add(row, size(r)), size(0)) for r in range(rows)]
@@ -75,8 +85,7 @@ def _block(rows: int, apart: int) -> Any:
                     for r in range(rows):
                         number = _same(builder, builder.gep(inputs[r], [here]))
                         for half, place in zip(halves, (sums[r][0][part], sums[r][1][part])):
-                            product = builder.fmul(half, number, flags=("contract",))
-                            builder.store(builder.fadd(builder.load(place), product, flags=("contract",)), place)
+                            _add_product(builder, place, half, number)
             first = builder.mul(block, size(2 * LANES))
             for r in range(rows):
                 for half in range(2):
@@ -90,4 +99,67 @@ def _block(rows: int, apart: int) -> Any:
     return block
 
 
+def _mix(vectors: int) -> Any:
+    """An intrinsic (M, begin, end, w, at, y) that sets y[at : at + 8·vectors] to the sum of w[c]·M[c], c from begin to
+    end, of these columns: M (C, n), w (≥ end,), y (n,), float32."""
+
+    @intrinsic
+    def mix(typing: Any, M: Any, begin: Any, end: Any, w: Any, at: Any, y: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kinds = signature.args
+            begin, end, at = (context.cast(builder, args[i], kinds[i], types.intp) for i in (1, 2, 4))
+            sums = [cgutils.alloca_once_value(builder, FLOATS(None)) for _ in range(vectors)]
+            with cgutils.for_range_slice(builder, begin, end, size(1), size) as (c, _):
+                number = _same(builder, _place(context, builder, kinds[3], args[3], c))
+                row = _place(context, builder, kinds[0], args[0], c, at)
+                for part, place in enumerate(sums):
+                    here = builder.bitcast(builder.gep(row, [size(part * LANES)]), FLOATS.as_pointer())
+                    _add_product(builder, place, builder.load(here, align=4), number)
+            out = _place(context, builder, kinds[5], args[5], at)
+            for part, place in enumerate(sums):
+                here = builder.bitcast(builder.gep(out, [size(part * LANES)]), FLOATS.as_pointer())
+                builder.store(builder.load(place), here, align=4)
+            return context.get_dummy_value()
+
+        return types.void(M, begin, end, w, at, y), code
+
+    return mix
+
+
+def _dot(vectors: int) -> Any:
+    """An intrinsic (M, begin, end, x, at, y) that adds M[c, at : at + 8·vectors]·x[at : at + 8·vectors] to y[c], c from
+    begin to end: M (C, n), x (n,), y (≥ end,), float32."""
+
+    @intrinsic
+    def dot(typing: Any, M: Any, begin: Any, end: Any, x: Any, at: Any, y: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kinds = signature.args
+            begin, end, at = (context.cast(builder, args[i], kinds[i], types.intp) for i in (1, 2, 4))
+
+            def vector(place: Any, part: int) -> Any:
+                here = builder.bitcast(builder.gep(place, [size(part * LANES)]), FLOATS.as_pointer())
+                return builder.load(here, align=4)
+
+            inputs = _place(context, builder, kinds[3], args[3], at)
+            numbers = [vector(inputs, part) for part in range(vectors)]
+            with cgutils.for_range_slice(builder, begin, end, size(1), size) as (c, _):
+                row = _place(context, builder, kinds[0], args[0], c, at)
+                total = builder.fmul(vector(row, 0), numbers[0])
+                for part in range(1, vectors):
+                    product = builder.fmul(vector(row, part), numbers[part], flags=("contract",))
+                    total = builder.fadd(total, product, flags=("contract",))
+                for half in (4, 2, 1):
+                    other = WORDS([(lane + half) % LANES for lane in range(LANES)])
+                    total = builder.fadd(total, builder.shuffle_vector(total, total, other))
+                out = _place(context, builder, kinds[5], args[5], c)
+                builder.store(builder.fadd(builder.load(out), builder.extract_element(total, size(0))), out)
+            return context.get_dummy_value()
+
+        return types.void(M, begin, end, x, at, y), code
+
+    return dot
+
+
+one_dotted, four_dotted = _dot(1), _dot(4)
+one_mixed, four_mixed = _mix(1), _mix(4)
 one_row, two_rows, three_rows, four_rows = _block(1, 4), _block(2, 2), _block(3, 1), _block(4, 1)

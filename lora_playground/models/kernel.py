@@ -14,11 +14,21 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from lora_playground.models.blocks import four_rows, one_row, three_rows, two_rows
+from lora_playground.models.blocks import (
+    four_dotted,
+    four_mixed,
+    four_rows,
+    one_dotted,
+    one_mixed,
+    one_row,
+    three_rows,
+    two_rows,
+)
 from lora_playground.models.turns import INDEX, PARTS, called, done, ended, met, waited
 
 # Sums may be reordered, which vector units need; infinities and NaN stay what they are.
 SUMS = {"contract", "reassoc", "nsz", "arcp"}
+# And with error_model="numpy" no division is looked at whether it is one by zero, which vector units need as well.
 Array = np.ndarray[Any, Any]
 
 
@@ -56,7 +66,7 @@ def product(W: Array, x: Array, y: Array, begin: int, end: int) -> None:
             one_row(W, block, x, row, y)
 
 
-@njit(fastmath=SUMS)
+@njit(fastmath=SUMS, error_model="numpy")
 def added(x: Array, y: Array, begin: int, end: int, slots: Array, numbers: Array, part: Array, scales: Array) -> None:
     """Adds to columns begin..end of y what one update says of x (R, in): to each row the s·B·A·x of its slot.
 
@@ -83,7 +93,7 @@ def added(x: Array, y: Array, begin: int, end: int, slots: Array, numbers: Array
                 yr[o] += t * b[o]
 
 
-@njit(fastmath=SUMS)
+@njit(fastmath=SUMS, error_model="numpy")
 def normed(x: Array, weight: Array, epsilon: np.float32, h: Array) -> None:
     """h = x / rms(x) · weight, of rows."""
     d = x.shape[1]
@@ -97,7 +107,7 @@ def normed(x: Array, weight: Array, epsilon: np.float32, h: Array) -> None:
             hr[i] = xr[i] * factor * weight[i]
 
 
-@njit(fastmath=SUMS)
+@njit(fastmath=SUMS, error_model="numpy")
 def summed(x: Array, y: Array, begin: int, end: int) -> None:
     """x += y, columns begin..end."""
     for row in range(x.shape[0]):
@@ -106,7 +116,7 @@ def summed(x: Array, y: Array, begin: int, end: int) -> None:
             xr[i] += yr[i]
 
 
-@njit(fastmath=SUMS)
+@njit(fastmath=SUMS, error_model="numpy")
 def turned(heads: Array, cos: Array, sin: Array) -> None:
     """Rotates heads (n, size) in place: cos, sin (size/2,) of a position."""
     half = cos.shape[0]
@@ -118,7 +128,41 @@ def turned(heads: Array, cos: Array, sin: Array) -> None:
             b[i] = q * cos[i] + p * sin[i]
 
 
-@njit(fastmath=SUMS)
+@njit(fastmath=SUMS, error_model="numpy")
+def dotted(M: Array, begin: int, end: int, x: Array, y: Array) -> None:
+    """y[c] = M[c]·x, c from begin to end: M (C, n), x (n,), y (≥ end,)."""
+    at, n = 0, x.shape[0]
+    for c in range(begin, end):
+        y[c] = 0
+    while n - at >= 32:
+        four_dotted(M, begin, end, x, at, y)
+        at += 32
+    while n - at >= 8:
+        one_dotted(M, begin, end, x, at, y)
+        at += 8
+    for i in range(at, n):
+        for c in range(begin, end):
+            y[c] += M[c, i] * x[i]
+
+
+@njit(fastmath=SUMS, error_model="numpy")
+def mixed(M: Array, begin: int, end: int, w: Array, y: Array) -> None:
+    """y (n,) = sum of w[c]·M[c] over c from begin to end: M (C, n), w (≥ end,)."""
+    at, n = 0, y.shape[0]
+    while n - at >= 32:
+        four_mixed(M, begin, end, w, at, y)
+        at += 32
+    while n - at >= 8:
+        one_mixed(M, begin, end, w, at, y)
+        at += 8
+    for i in range(at, n):
+        total = np.float32(0)
+        for c in range(begin, end):
+            total += w[c] * M[c, i]
+        y[i] = total
+
+
+@njit(fastmath=SUMS, error_model="numpy")
 def attended(
     q: Array, keys: Array, values: Array, begin: int, end: int, scale: np.float32, scores: Array, out: Array
 ) -> None:
@@ -127,28 +171,22 @@ def attended(
     size = q.shape[1]
     for head in range(q.shape[0]):
         qh, oh = q[head], out[head]
-        for c in range(begin, end):
-            s, k = np.float32(0), keys[c]
-            for i in range(size):
-                s += qh[i] * k[i]
-            scores[c] = s * scale
+        dotted(keys, begin, end, qh, scores)
+        seen = scores[begin:end]
         most = np.float32(-np.inf)
-        for c in range(begin, end):
-            most = max(most, scores[c])
+        for c in range(end - begin):
+            most = max(most, seen[c])
+        for c in range(end - begin):
+            seen[c] = exponential((seen[c] - most) * scale)
         total = np.float32(0)
-        for c in range(begin, end):
-            scores[c] = exponential(scores[c] - most)
-            total += scores[c]
-        share = np.float32(1) / total
+        for c in range(end - begin):
+            total += seen[c]
+        mixed(values, begin, end, scores, oh)
         for i in range(size):
-            oh[i] = 0
-        for c in range(begin, end):
-            p, v = scores[c] * share, values[c]
-            for i in range(size):
-                oh[i] += p * v[i]
+            oh[i] /= total
 
 
-@njit(fastmath=SUMS)
+@njit(fastmath=SUMS, error_model="numpy")
 def gated(gate_up: Array, s: Array, begin: int, end: int) -> None:
     """s = silu(gate) · up, columns begin..end: gate_up (R, 2·n), s (R, n)."""
     n = s.shape[1]
@@ -158,7 +196,7 @@ def gated(gate_up: Array, s: Array, begin: int, end: int) -> None:
             sr[i] = gate[i] / (np.float32(1) + exponential(-gate[i])) * up[i]
 
 
-@njit(fastmath=SUMS)
+@njit(fastmath=SUMS, error_model="numpy")
 def tokens(
     who: int, parts: int, states: Array,
     ids: Array, slots: Array, columns: Array, starts: Array, wanted: Array,
