@@ -1,4 +1,5 @@
-"""Products of a few rows with W in 16 bit, and of rows with weights or a vector, in float32, as vector code that Numba compiles.
+"""Products of a few rows with W in 16 bit, and sums over rows for attention, as vector code that Numba compiles; all
+sums are float32.
 
 A matrix (out, in) is stored as (out/16, in, 8) of uint32: in pair p of block b, output 16·b + p is the lower half as
 bfloat16, output 16·b + p + 8 the upper. So a shift or a mask makes eight numbers float32, W is read from end to end,
