@@ -48,6 +48,11 @@ def _place(context: Any, builder: Any, kind: Any, array: Any, *index: Any) -> An
     return cgutils.get_item_pointer(context, builder, kind, context.make_array(kind)(context, builder, array), [*index])
 
 
+def _eight(builder: Any, place: Any, part: int = 0) -> Any:
+    """Address of the eight float32, as one vector, that begin 8·part numbers after an address."""
+    return builder.bitcast(builder.gep(place, [size(part * LANES)]), FLOATS.as_pointer())
+
+
 def _add_product(builder: Any, sums: Any, one: Any, other: Any) -> None:
     """Adds one·other to the vector at an address."""
     product = builder.fmul(one, other, flags=("contract",))
@@ -92,7 +97,7 @@ def _block(rows: int, apart: int) -> Any:
                 for half in range(2):
                     place = at(4, builder.add(row, size(r)), builder.add(first, size(half * LANES)))
                     total = _sum(builder, sums[r][half])
-                    builder.store(total, builder.bitcast(place, FLOATS.as_pointer()), align=4)
+                    builder.store(total, _eight(builder, place), align=4)
             return context.get_dummy_value()
 
         return types.void(W, block, x, row, y), code
@@ -102,7 +107,7 @@ def _block(rows: int, apart: int) -> Any:
 
 def _mix(vectors: int) -> Any:
     """An intrinsic (M, begin, end, w, at, y) that sets y[at : at + 8·vectors] to the sum of w[c]·M[c], c from begin to
-    end, of these columns: M (C, n), w (≥ end,), y (n,), float32."""
+    end, of these columns: M (C, n) with rows of one piece, w (≥ end,), y (n,), float32."""
 
     @intrinsic
     def mix(typing: Any, M: Any, begin: Any, end: Any, w: Any, at: Any, y: Any) -> Any:
@@ -114,12 +119,10 @@ def _mix(vectors: int) -> Any:
                 number = _same(builder, _place(context, builder, kinds[3], args[3], c))
                 row = _place(context, builder, kinds[0], args[0], c, at)
                 for part, place in enumerate(sums):
-                    here = builder.bitcast(builder.gep(row, [size(part * LANES)]), FLOATS.as_pointer())
-                    _add_product(builder, place, builder.load(here, align=4), number)
+                    _add_product(builder, place, builder.load(_eight(builder, row, part), align=4), number)
             out = _place(context, builder, kinds[5], args[5], at)
             for part, place in enumerate(sums):
-                here = builder.bitcast(builder.gep(out, [size(part * LANES)]), FLOATS.as_pointer())
-                builder.store(builder.load(place), here, align=4)
+                builder.store(builder.load(place), _eight(builder, out, part), align=4)
             return context.get_dummy_value()
 
         return types.void(M, begin, end, w, at, y), code
@@ -129,25 +132,21 @@ def _mix(vectors: int) -> Any:
 
 def _dot(vectors: int) -> Any:
     """An intrinsic (M, begin, end, x, at, y) that adds M[c, at : at + 8·vectors]·x[at : at + 8·vectors] to y[c], c from
-    begin to end: M (C, n), x (n,), y (≥ end,), float32."""
+    begin to end: M (C, n) with rows of one piece, x (n,), y (≥ end,), float32."""
 
     @intrinsic
     def dot(typing: Any, M: Any, begin: Any, end: Any, x: Any, at: Any, y: Any) -> Any:
         def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             kinds = signature.args
             begin, end, at = (context.cast(builder, args[i], kinds[i], types.intp) for i in (1, 2, 4))
-
-            def vector(place: Any, part: int) -> Any:
-                here = builder.bitcast(builder.gep(place, [size(part * LANES)]), FLOATS.as_pointer())
-                return builder.load(here, align=4)
-
             inputs = _place(context, builder, kinds[3], args[3], at)
-            numbers = [vector(inputs, part) for part in range(vectors)]
+            numbers = [builder.load(_eight(builder, inputs, part), align=4) for part in range(vectors)]
             with cgutils.for_range_slice(builder, begin, end, size(1), size) as (c, _):
                 row = _place(context, builder, kinds[0], args[0], c, at)
-                total = builder.fmul(vector(row, 0), numbers[0])
+                weights = [builder.load(_eight(builder, row, part), align=4) for part in range(vectors)]
+                total = builder.fmul(weights[0], numbers[0])
                 for part in range(1, vectors):
-                    product = builder.fmul(vector(row, part), numbers[part], flags=("contract",))
+                    product = builder.fmul(weights[part], numbers[part], flags=("contract",))
                     total = builder.fadd(total, product, flags=("contract",))
                 for half in (4, 2, 1):
                     other = WORDS([(lane + half) % LANES for lane in range(LANES)])

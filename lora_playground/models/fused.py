@@ -37,7 +37,7 @@ HOLD = 100_000
 SPELL = 4, 256
 """How many tokens one thread reads alone, at least and at most, after one that took longer with help than without."""
 FAIR = 4
-"""And at least so many times as many as the token has taken."""
+"""And at least as many as one thread reads in so many times the time that the token took."""
 
 Array = np.ndarray[Any, Any]
 log = logging.getLogger(__name__)
