@@ -40,7 +40,8 @@ def finished_run(
     drop: float = 0.1,
 ) -> Run:
     """A run folder with growing spectra, losses and a result."""
-    config = RunConfig.parse({"title": title, "data": {"dataset": dataset}, "variant": variant})
+    parts = {"data": {"dataset": dataset}, "variant": variant, "training": {"precision": "float32"}}
+    config = RunConfig.parse({"title": title, **parts})
     run = RunStore(home).create(config)
     run.begin(1)
     run.append({"type": "plan", "steps": STEPS, "start_step": 0, "modules": [[u.name, *u.shape] for u in made]})

@@ -213,7 +213,20 @@ def _load_model(folder: Path, config: ModelConfig, device: torch.device, dtype: 
                     f"{config.source} does not fit into the memory of {device}; choose a smaller model or 4bit."
                 ) from error
             raise
+    elif device.type == "cpu":
+        keep_stored_layout(model)
     return model
+
+
+def keep_stored_layout(model: Any) -> None:
+    """Keeps 4-bit weights as they were quantised.
+
+    On processors with AVX512-BF16, bitsandbytes repacks a weight at its first forward pass in eval mode. That rounds
+    the scales of the blocks to bfloat16, so W changes by up to 0.4%, and fails where a row is no multiple of one.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _quantisation(kind: str, dtype: torch.dtype) -> Any:

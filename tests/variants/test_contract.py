@@ -156,12 +156,16 @@ def four_bit():
     pytest.importorskip("bitsandbytes")
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    from lora_playground.models.loading import keep_stored_layout
+
     settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
 
     def load():
-        return AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             checkpoint("llama"), quantization_config=settings, device_map={"": "cpu"}, dtype=torch.float32
         ).eval()
+        keep_stored_layout(model)
+        return model
 
     return load
 
