@@ -12,7 +12,7 @@ from typing import Any
 from lora_playground.config import RunConfig
 from lora_playground.errors import ModelError
 from lora_playground.models.catalogue import folder_of, module_shapes, sizes_of, tensor_shapes
-from lora_playground.models.geometry import Geometry
+from lora_playground.models.model_shape import ModelShape
 from lora_playground.variants import get_variant
 from lora_playground.variants.base import Memory
 from lora_playground.variants.targets import select
@@ -130,7 +130,7 @@ def _beside(device: str, weights: int) -> tuple[int, int]:
     return least, most + weights
 
 
-def _trained(config: RunConfig, sizes: Geometry) -> tuple[int, dict[str, tuple[int, int]]]:
+def _trained(config: RunConfig, sizes: ModelShape) -> tuple[int, dict[str, tuple[int, int]]]:
     """How many parameters are trained, and the (out, in) of the modules that are adapted."""
     variant: Any = get_variant(config.variant.name)
     folder = folder_of(config.model.source)
@@ -163,7 +163,7 @@ class _Use:
     """How much a micro-batch of `tokens` uses. `e`: bytes of an activation, 4 or 2."""
 
     config: RunConfig
-    sizes: Geometry
+    sizes: ModelShape
     device: str
     e: int
     tokens: int

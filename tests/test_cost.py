@@ -11,7 +11,7 @@ import pytest
 from lora_playground.config import RunConfig
 from lora_playground.cost import advice, cost, micro_batches
 from lora_playground.models.catalogue import EMBEDDED, list_models, module_shapes, parameter_count, sizes_of
-from lora_playground.models.geometry import geometry
+from lora_playground.models.model_shape import model_shape
 from tests.checkpoints import KINDS, make_checkpoint
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -36,7 +36,7 @@ def test_geometry_agrees_with_the_files(tmp_path: Path, kind: str) -> None:
     import json
 
     folder = make_checkpoint(tmp_path, kind)
-    found = geometry(json.loads((folder / "config.json").read_text()))
+    found = model_shape(json.loads((folder / "config.json").read_text()))
     assert [tuple(module) for module in module_shapes(folder)] == found.modules()
     # Biases are left out: in a model of 32 columns they weigh more than in any that is used (Phi has most of them).
     assert abs(found.parameters / parameter_count(folder) - 1) < 0.05

@@ -18,15 +18,15 @@ import torch
 
 import lora_playground.variants  # noqa: F401  (declares the options that a run's config is read with)
 from lora_playground.analysis.update import load_updates
+from lora_playground.chat.memory_check import check_memory
 from lora_playground.chat.protocol import ChatRequest, Pane, Verified
 from lora_playground.chat.requests import Answer, Exchange
-from lora_playground.chat.room import check_room
 from lora_playground.config import ModelConfig
 from lora_playground.errors import ChatError, PlaygroundError
-from lora_playground.models.adapters import Adapter
+from lora_playground.models.batched_lora import Planner
 from lora_playground.models.decoding import Batch, Decoder, Row, RowUpdate, Token
 from lora_playground.models.loading import Base, load_base
-from lora_playground.models.rows import Planner
+from lora_playground.models.placed_update import PlacedUpdate
 from lora_playground.runs import Run, RunStore
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Hosted:
         self.base = base
         self.decoder = Decoder(base.model, base.tokenizer, settled=True)
         self.batch: Batch = self.decoder.batch()
-        self.adapters: OrderedDict[tuple[str, int], Adapter] = OrderedDict()
+        self.adapters: OrderedDict[tuple[str, int], PlacedUpdate] = OrderedDict()
         self.active: dict[int, tuple[Exchange, Answer]] = {}
         self.exchanges: list[Exchange] = []
         self.used = time.monotonic()
@@ -215,7 +215,7 @@ class Engine:
             if exchange is not None:
                 exchange.status(f"Loading the base model {config.source} ...")
             self._make_room()
-            check_room(config, self.device)
+            check_memory(config, self.device)
             hosted = Hosted(load_base(config, device=self.device))
             self._hosted[key] = hosted
             with self._condition:
@@ -248,7 +248,7 @@ class Engine:
             )
         key = run.id, run.update_path.stat().st_mtime_ns
         if key not in hosted.adapters:
-            hosted.adapters[key] = Adapter(hosted.base.model, load_updates(run.update_path), f"Run {run.id}")
+            hosted.adapters[key] = PlacedUpdate(hosted.base.model, load_updates(run.update_path), f"Run {run.id}")
             while len(hosted.adapters) > ADAPTERS:
                 hosted.adapters.popitem(last=False)
         hosted.adapters.move_to_end(key)

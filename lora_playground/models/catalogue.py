@@ -17,7 +17,7 @@ from typing import Any
 
 from lora_playground.errors import AssetError, ConfigError, ModelError
 from lora_playground.hub import cache
-from lora_playground.models.geometry import Geometry, geometry
+from lora_playground.models.model_shape import ModelShape, model_shape
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 EMBEDDED = ASSETS / "models" / "embedded"
@@ -145,19 +145,19 @@ def cached_snapshot(hub_id: str) -> Path | None:
     return None
 
 
-def sizes_of(source: str) -> Geometry | None:
+def sizes_of(source: str) -> ModelShape | None:
     """The sizes of a base model: of its files where it is on this disk, else as the catalogue declares them; None for
     another hub model that is not here yet. Errors as `resolve`, and ModelError where its config tells no sizes."""
     folder = folder_of(source)
     if folder is not None:
-        return geometry(read_config(folder))
+        return model_shape(read_config(folder))
     return declared_sizes(source)
 
 
-def declared_sizes(source: str) -> Geometry | None:
+def declared_sizes(source: str) -> ModelShape | None:
     """The sizes that the catalogue declares for a hub model; None for any other. No file is looked at."""
     declared = next((sizes for card, sizes in _hub_models() if card.source == source), None)
-    return None if declared is None else geometry(declared)
+    return None if declared is None else model_shape(declared)
 
 
 def is_conv1d(source: str) -> bool:

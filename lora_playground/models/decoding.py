@@ -18,17 +18,17 @@ import torch
 
 from lora_playground.analysis.update import Update
 from lora_playground.errors import ChatError
-from lora_playground.models.adapters import Adapter
+from lora_playground.models.batched_lora import Plan, Planner, RowUpdate
 from lora_playground.models.fused import TOKENS, Fused, prepare
-from lora_playground.models.kv import Buffers, Window
-from lora_playground.models.lean import TOLERANCE, Lean, Way, known, lean
+from lora_playground.models.kv_cache import Buffers, Window
+from lora_playground.models.llama_forward import TOLERANCE, LlamaForward, Way, known, lean
+from lora_playground.models.placed_update import PlacedUpdate
 from lora_playground.models.precision import bounded
 from lora_playground.models.prompts import prompt_ids, stop_ids
-from lora_playground.models.rows import Plan, Planner, RowUpdate
 from lora_playground.models.sampling import Sampling, choose, divergence
 from lora_playground.models.step import Step, step
 
-__all__ = ["Adapter", "Batch", "Decoder", "Row", "RowUpdate", "Sampling", "Token"]
+__all__ = ["Batch", "Decoder", "PlacedUpdate", "Row", "RowUpdate", "Sampling", "Token"]
 
 Updates = RowUpdate | Sequence[Update] | Sequence[RowUpdate | None] | None
 
@@ -113,7 +113,7 @@ class Decoder:
         self.stop = stop_ids(model, tokenizer)
         self.context = context_length(model)
         self.device = next(model.parameters()).device
-        self._lean: Lean | None = lean(model)
+        self._lean: LlamaForward | None = lean(model)
         self.planner = Planner(model, keep=8) if settled else None
         self._compiled = False  # whether compiled code was there when ways were last compared
         self._agreed: bool | None = None  # whether it gave torch's logits, once that was looked at
@@ -124,13 +124,13 @@ class Decoder:
         self.options = {"logits_to_keep": 1} if _accepts(model, "logits_to_keep") else {}
 
     @property
-    def lean(self) -> Lean | None:
+    def lean(self) -> LlamaForward | None:
         """The short forward pass, where the model (still) is one that it knows; else transformers' own is used."""
         return self._lean if self._lean is not None and known(self.model) else None
 
-    def adapter(self, updates: Sequence[Update], name: str = "adapter") -> Adapter:
+    def adapter(self, updates: Sequence[Update], name: str = "adapter") -> PlacedUpdate:
         """Places updates on the model, for use in `RowUpdate`; raises ModelError where they do not fit."""
-        return Adapter(self.model, updates, name)
+        return PlacedUpdate(self.model, updates, name)
 
     def encode(self, conversation: Sequence[dict[str, str]]) -> list[int]:
         """Token ids of a conversation, ending where the assistant's reply begins."""

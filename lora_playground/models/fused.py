@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from lora_playground.models.kv import Buffers
-from lora_playground.models.rows import Linear, Plan, Product
+from lora_playground.models.batched_lora import Linear, Plan, Product
+from lora_playground.models.kv_cache import Buffers
 
 if TYPE_CHECKING:
-    from lora_playground.models.lean import Group, Lean
+    from lora_playground.models.llama_forward import Group, LlamaForward
     from lora_playground.models.turns import Helper
 
 LARGEST = 150_000_000
@@ -119,7 +119,7 @@ class Matrices:
         threads: how many share a token, at most.
     """
 
-    def __init__(self, lean: Lean) -> None:
+    def __init__(self, lean: LlamaForward) -> None:
         layers = lean.layers
         groups = [[getattr(layer, name) for layer in layers] for name in ("qkv", "o", "gate_up", "down")]
         stacked = [_stacked(members) for members in groups]
@@ -155,7 +155,7 @@ def _stacked(groups: list[Group]) -> Array | None:
     return None if any(one is None for one in found) else np.stack(found)  # type: ignore[arg-type]
 
 
-def matrices(lean: Lean) -> Matrices | None:
+def matrices(lean: LlamaForward) -> Matrices | None:
     """The weights for the kernel; None for a model that it does not take."""
     weight = lean.embed.weight
     if weight.device.type != "cpu" or weight.dtype != torch.float32:
@@ -255,7 +255,7 @@ class Fused:
     """Made for one plan; usable for as long as rows and plan stay, like `step.Step`. Row i of the plan is row
     `first` + i of the buffers."""
 
-    def __init__(self, lean: Lean, held: Matrices, plan: Plan, rows: int) -> None:
+    def __init__(self, lean: LlamaForward, held: Matrices, plan: Plan, rows: int) -> None:
         from lora_playground.models import kernel, turns
 
         self.turns, self.lead, self.follow = turns, kernel.lead, kernel.follow
@@ -287,7 +287,7 @@ class Fused:
         return reading()
 
 
-def _added(lean: Lean, plan: Plan, rows: int) -> tuple[Array, Array, Array, Array]:
+def _added(lean: LlamaForward, plan: Plan, rows: int) -> tuple[Array, Array, Array, Array]:
     """What a plan adds, as `kernel.tokens` reads it: (numbers, heads, parts, scales)."""
     numbers: list[Array] = []
     scales: list[Array] = []

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from lora_playground.models import fused
+from lora_playground.models.batched_lora import Linear, Plan
 from lora_playground.models.fused import Fused
-from lora_playground.models.kv import Buffers
-from lora_playground.models.lean import Group, Lean
-from lora_playground.models.rows import Linear, Plan
+from lora_playground.models.kv_cache import Buffers
+from lora_playground.models.llama_forward import Group, LlamaForward
 
 
 @dataclass
@@ -51,7 +51,7 @@ class _Layer:
 class Step:
     """Made by `step` for one plan; usable for as long as rows and plan stay."""
 
-    def __init__(self, lean: Lean, plan: Plan, rows: int) -> None:
+    def __init__(self, lean: LlamaForward, plan: Plan, rows: int) -> None:
         self.lean, self.rows = lean, rows
         d, size, heads, groups = lean.embed.weight.shape[1], lean.size, lean.heads, lean.groups
         new = lean.embed.weight.new_zeros
@@ -187,7 +187,7 @@ def _added(group: Group, plan: Plan, y: torch.Tensor) -> _Added | None:
     return _Added(joint.At, t, None if joint.run else joint.scale, parts, alpha)
 
 
-def step(lean: Lean | None, plan: Plan, rows: int) -> Step | Fused | None:
+def step(lean: LlamaForward | None, plan: Plan, rows: int) -> Step | Fused | None:
     """The fast step for this plan, None where something in it needs the pass that knows everything."""
     if lean is None or lean.embed.weight.device.type != "cpu" or lean.embed.weight.dtype != torch.float32:
         return None

@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lora_playground.analysis.update import Update
 from lora_playground.errors import ChatError, ModelError
-from lora_playground.models.adapters import Adapter, linear_shape, named_modules
 from lora_playground.models.decoding import Decoder, Row, RowUpdate, Sampling
+from lora_playground.models.placed_update import PlacedUpdate, linear_shape, named_modules
 from tests.checkpoints import make_checkpoint
 
 KINDS = ("llama", "qwen3", "gemma3", "gpt2", "phi")
@@ -341,11 +341,11 @@ def test_updates_that_do_not_fit_are_refused(bases: Any) -> None:
     model, _ = bases("llama")
     name, (out, inn) = next(iter(targets(model).items()))
     with pytest.raises(ModelError, match=r"no module or parameter 'model\.layers\.9\.foo'"):
-        Adapter(model, [Update("model.layers.9.foo", dense=np.zeros((2, 2)))])
+        PlacedUpdate(model, [Update("model.layers.9.foo", dense=np.zeros((2, 2)))])
     with pytest.raises(ModelError, match="made for another base model"):
-        Adapter(model, [Update(name, B=np.zeros((out + 1, 2)), A=np.zeros((2, inn)))])
+        PlacedUpdate(model, [Update(name, B=np.zeros((out + 1, 2)), A=np.zeros((2, inn)))])
     with pytest.raises(ModelError, match="not finite"):
-        Adapter(model, [Update(name, B=np.full((out, 2), np.nan), A=np.zeros((2, inn)))])
+        PlacedUpdate(model, [Update(name, B=np.full((out, 2), np.nan), A=np.zeros((2, inn)))])
 
 
 def test_special_tokens_in_a_message_play_no_role(bases: Any) -> None:

@@ -89,7 +89,7 @@ def named_modules(model: nn.Module) -> dict[str, nn.Module]:
     return dict(base.named_modules(remove_duplicate=False))
 
 
-class Adapter:
+class PlacedUpdate:
     """All updates of one run, placed on a model's device in its type, ready to be used by any row.
 
     Args:

@@ -43,7 +43,7 @@ def free_bytes(device: str) -> int | None:
         return None
 
 
-def check_room(config: ModelConfig, device: str = "auto") -> None:
+def check_memory(config: ModelConfig, device: str = "auto") -> None:
     """Raises ChatError where the base that `config` names would not fit now; a base not on this disk may pass."""
     place = resolve(config.source)
     if not isinstance(place, Path) or not os.path.isdir(place):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lora_playground.chat import room
+from lora_playground.chat import memory_check
 from lora_playground.config import ModelConfig
 from lora_playground.errors import ChatError
 from tests.checkpoints import make_checkpoint
@@ -14,25 +14,27 @@ from tests.checkpoints import make_checkpoint
 def test_refused_when_the_memory_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_checkpoint(tmp_path, "llama")
     config = ModelConfig(source=str(folder), quantisation="none")
-    room.check_room(config, "cpu")
-    monkeypatch.setattr(room, "free_bytes", lambda device: 100_000_000)
+    memory_check.check_memory(config, "cpu")
+    monkeypatch.setattr(memory_check, "free_bytes", lambda device: 100_000_000)
     with pytest.raises(ChatError, match=r"needs about 0\.4 GB .* 0\.1 GB free.*training run"):
-        room.check_room(config, "cpu")
-    monkeypatch.setattr(room, "free_bytes", lambda device: None)
-    room.check_room(config, "cpu")
+        memory_check.check_memory(config, "cpu")
+    monkeypatch.setattr(memory_check, "free_bytes", lambda device: None)
+    memory_check.check_memory(config, "cpu")
 
 
 def test_need_follows_what_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_checkpoint(tmp_path, "llama")
     size = (folder / "model.safetensors").stat().st_size
     plain, four = ModelConfig(source=str(folder), quantisation="none"), ModelConfig(source="x", quantisation="4bit")
-    assert room.need(folder, plain, torch.float32) - room.RESERVE == 3 * size, "in 16 bit beside float32"
-    assert room.need(folder, plain, torch.bfloat16) - room.RESERVE == size
-    assert room.need(folder, four, torch.bfloat16) - room.RESERVE < size / 2
-    monkeypatch.setattr(room, "LARGEST", 1000)
-    assert room.need(folder, plain, torch.float32) - room.RESERVE == 2 * size, "a large one is not"
+    assert memory_check.need(folder, plain, torch.float32) - memory_check.RESERVE == 3 * size, (
+        "in 16 bit beside float32"
+    )
+    assert memory_check.need(folder, plain, torch.bfloat16) - memory_check.RESERVE == size
+    assert memory_check.need(folder, four, torch.bfloat16) - memory_check.RESERVE < size / 2
+    monkeypatch.setattr(memory_check, "LARGEST", 1000)
+    assert memory_check.need(folder, plain, torch.float32) - memory_check.RESERVE == 2 * size, "a large one is not"
 
 
 def test_free_memory_is_told() -> None:
-    free = room.free_bytes("cpu")
+    free = memory_check.free_bytes("cpu")
     assert free is None or free > 0

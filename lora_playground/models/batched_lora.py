@@ -15,7 +15,17 @@ import torch
 from torch import nn
 
 from lora_playground.errors import ModelError
-from lora_playground.models.adapters import Adapter, Bias, Cut, Delta, Dense, Factors, Parameter, Table, named_modules
+from lora_playground.models.placed_update import (
+    Bias,
+    Cut,
+    Delta,
+    Dense,
+    Factors,
+    Parameter,
+    PlacedUpdate,
+    Table,
+    named_modules,
+)
 
 WIDEST_BLOCK = 128
 """Up to so many columns of A together, one product with a block-diagonal B beats one product for each module."""
@@ -34,7 +44,7 @@ class RowUpdate:
         cut: keep the singular directions [lo, hi) of every ΔW; None keeps all.
     """
 
-    adapter: Adapter
+    adapter: PlacedUpdate
     strength: float = 1.0
     cut: Cut | None = None
 

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lora_playground.models.batched_lora import Lookup, Plan, Replaced
 from lora_playground.models.fused import Matrices, matrices
-from lora_playground.models.kv import Buffers, Window
-from lora_playground.models.rows import Lookup, Plan, Replaced
+from lora_playground.models.kv_cache import Buffers, Window
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3")
 TOLERANCE = 1e-4
@@ -78,7 +78,7 @@ class _Layer:
     k_norm: nn.Module | None
 
 
-class Lean:
+class LlamaForward:
     """The pass for one model. Make it by `lean`, which checks that it fits."""
 
     def __init__(self, model: Any) -> None:
@@ -289,12 +289,12 @@ def known(model: Any) -> bool:
     return True
 
 
-def lean(model: Any) -> Lean | None:
+def lean(model: Any) -> LlamaForward | None:
     """The pass for a model, compared once with transformers' logits; None where it does not fit or does not agree."""
     if not known(model):
         return None
     try:
-        made = Lean(model)
+        made = LlamaForward(model)
         difference = _difference(model, made)
     except (AttributeError, RuntimeError, TypeError, ValueError, IndexError) as error:
         log.info("The lean pass does not fit %s: %s", type(model).__name__, error)
@@ -309,7 +309,7 @@ def lean(model: Any) -> Lean | None:
 
 
 @torch.no_grad()
-def _difference(model: Any, made: Lean) -> float:
+def _difference(model: Any, made: LlamaForward) -> float:
     """Largest difference of logits, against the largest, over a left-padded prompt of two rows and one more token."""
     vocabulary = made.embed.weight.shape[0]
     lengths = (7, 4)

@@ -12,7 +12,7 @@ from lora_playground.errors import ModelError
 
 
 @dataclass(frozen=True)
-class Geometry:
+class ModelShape:
     """Sizes of a decoder-only transformer.
 
     Attributes:
@@ -77,7 +77,7 @@ class Geometry:
 _UNGATED = ("gpt2", "phi", "gpt_neox", "opt", "starcoder2")
 
 
-def geometry(config: dict[str, Any]) -> Geometry:
+def model_shape(config: dict[str, Any]) -> ModelShape:
     """Reads the sizes off a config.json; raises ModelError where it does not tell them."""
     nested = config.get("text_config")
     if isinstance(nested, dict) and "hidden_size" in nested:
@@ -96,7 +96,7 @@ def geometry(config: dict[str, Any]) -> Geometry:
     gemma = kind.startswith("gemma3")
     tied = config.get("tie_word_embeddings")
     dropped = config.get("attn_pdrop", config.get("attention_dropout", 0.1 if kind == "gpt2" else 0.0))
-    return Geometry(
+    return ModelShape(
         kind=kind,
         hidden=hidden,
         layers=layers,
