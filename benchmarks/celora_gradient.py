@@ -21,7 +21,7 @@ import torch
 from celora_step import saved
 from variant_trials import Bench
 
-from lora_playground.jobs.pipeline import start_batches
+from lora_playground.jobs.execution import start_batches
 from lora_playground.variants import VARIANTS
 from lora_playground.variants.base import Context
 from lora_playground.variants.peft_variant import ADAPTER, tuner_layers

@@ -131,7 +131,7 @@ class Bench:
         `given` has steps and tokens; `tick` is asked before every step; without a rate the variant's own is taken.
         `start` is another seed for the start values alone.
         """
-        from lora_playground.jobs.pipeline import start_batches
+        from lora_playground.jobs.execution import start_batches
         from lora_playground.training import train
         from lora_playground.training.plan import TrainPlan
 

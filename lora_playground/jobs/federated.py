@@ -21,8 +21,8 @@ from lora_playground.federated.preparation import ClientData, prepare_clients
 from lora_playground.federated.simulation import Party, State, begin, parties, simulate
 from lora_playground.federated.strategies.base import Strategy
 from lora_playground.jobs.admission import check
+from lora_playground.jobs.execution import Execution, is_embedded, load_pristine
 from lora_playground.jobs.failures import Stopped
-from lora_playground.jobs.pipeline import _Execution, is_embedded, load_pristine
 from lora_playground.models.precision import probe
 from lora_playground.training import TrainOutcome
 
@@ -42,7 +42,7 @@ class _Rounds:
 
 
 @dataclass
-class FederatedExecution(_Execution):
+class FederatedExecution(Execution):
     """One attempt at a federated run."""
 
     rounds: dict[str, Any] = field(default_factory=dict)

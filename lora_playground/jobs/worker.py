@@ -56,9 +56,9 @@ def main(
 
 def prepare() -> None:
     """Imports what a run needs and opens the embedded base once, so that a run finds everything in place."""
-    from lora_playground.jobs import pipeline
+    from lora_playground.jobs import execution, pipeline  # noqa: F401
 
-    pipeline.prepare()
+    execution.prepare()
 
 
 class Orders:

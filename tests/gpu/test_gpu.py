@@ -20,7 +20,8 @@ from lora_playground.config import ModelConfig, RunConfig
 from lora_playground.cost import cost
 from lora_playground.data.preparation import Prepared
 from lora_playground.errors import PlaygroundError
-from lora_playground.jobs.pipeline import execute, start_batches
+from lora_playground.jobs.execution import start_batches
+from lora_playground.jobs.pipeline import execute
 from lora_playground.models.decoding import Decoder
 from lora_playground.models.loading import load_base
 from lora_playground.runs import RunStore

@@ -266,10 +266,10 @@ def test_scores_can_be_made_again_and_the_base_answers_once(
 @pytest.fixture(scope="module")
 def trained(place: Path) -> tuple[Any, Any]:
     """A pipeline that has trained, up to the moment of saving."""
-    from lora_playground.jobs.pipeline import _Execution
+    from lora_playground.jobs.execution import Execution
 
     run = new_run(place, steps=1)
-    execution = _Execution(run, never, lambda event: None)
+    execution = Execution(run, never, lambda event: None)
     model, plan = execution.load()
     execution.train(model, plan)
     return execution, model
@@ -315,9 +315,9 @@ def test_a_worker_in_a_process_of_its_own_takes_the_same_way(place: Path) -> Non
 
 
 def test_the_embedded_model_is_kept_for_the_first_use_alone() -> None:
-    from lora_playground.jobs import pipeline
+    from lora_playground.jobs import execution
 
     marker: Any = type("Base", (), {"dtype": __import__("torch").float32})()
-    pipeline._WARM["base"] = marker
-    assert pipeline.load_pristine(ModelConfig(), "float32") is marker
-    assert "base" not in pipeline._WARM
+    execution._WARM["base"] = marker
+    assert execution.load_pristine(ModelConfig(), "float32") is marker
+    assert "base" not in execution._WARM

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from lora_playground.analysis.update import load_updates
 from lora_playground.config import RunConfig
 from lora_playground.errors import RunError
-from lora_playground.jobs import pipeline
+from lora_playground.jobs import execution
 from lora_playground.jobs.pipeline import execute
 from lora_playground.reproduce import command_line, reproduce
 from lora_playground.reproduce.notebook import notebook
@@ -38,7 +38,7 @@ and is then magnified by AdamW, which divides by the root of squared gradients. 
 @pytest.fixture(autouse=True)
 def short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the model is asked on the way changes nothing that is compared here."""
-    monkeypatch.setattr(pipeline, "PROBE_TOKENS", 2)
+    monkeypatch.setattr(execution, "PROBE_TOKENS", 2)
 
 
 @pytest.fixture(scope="module")

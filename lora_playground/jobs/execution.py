@@ -1,0 +1,356 @@
+"""One attempt at a run: load, encode, attach, train, save, score.
+
+It knows the order of these steps and what goes into the run folder; each step's own work is done by the module that is
+named after it. It knows no queue and no other kind of run: a kind is a subclass, which `jobs.pipeline` chooses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lora_playground.analysis.update import Update, load_updates, save_updates
+from lora_playground.config import ModelConfig, RunConfig
+from lora_playground.data.catalogue import Dataset, get_dataset, prompt_of
+from lora_playground.data.packing import IGNORED
+from lora_playground.data.preparation import Prepared, rehearsal_examples
+from lora_playground.data.preparation import prepare as prepare_data
+from lora_playground.errors import RunError, TrainingError
+from lora_playground.jobs.admission import BITS, check
+from lora_playground.jobs.failures import Stopped
+from lora_playground.jobs.foresight import Foresight
+from lora_playground.jobs.scoring import score_update
+from lora_playground.runs import DiskFull, Run, free_bytes, publish, write_json, writing
+from lora_playground.training.plan import TrainOutcome, TrainPlan
+from lora_playground.variants import get_variant
+from lora_playground.variants.base import Context
+
+if TYPE_CHECKING:
+    from lora_playground.models.loading import Base
+
+Event = dict[str, Any]
+PROBES = 2
+PROBE_TOKENS = 48
+_WARM: dict[str, Any] = {}
+_DEFAULT = RunConfig.parse({})
+
+
+def prepare() -> None:
+    """What can be done before a run is known: imports, and the embedded base in memory where a CPU will train it."""
+    import peft  # noqa: F401
+    import torch
+    import transformers  # noqa: F401
+
+    from lora_playground.models import decoding  # noqa: F401
+    from lora_playground.models.loading import load_base
+    from lora_playground.training import loop  # noqa: F401
+
+    base = load_base(_DEFAULT.model, device="cpu")
+    if not torch.cuda.is_available():
+        _WARM["base"] = base
+        rehearsal_examples(base.tokenizer, _DEFAULT.data.max_length)
+
+
+@dataclass
+class Execution:
+    """The state of one attempt while it goes through its phases."""
+
+    run: Run
+    should_stop: Callable[[], bool]
+    emit: Callable[[Event], None]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.config = self.run.config()
+        self.home = home_of(self.run)
+        self.variant = get_variant(self.config.variant.name)
+        self.foresight: Foresight | None = None
+
+    def report(self, event: Event) -> None:
+        """Appends an event to the run and passes it on."""
+        self.run.append(event)
+        self.emit(event)
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Announces a phase and times it; does not begin one when a stop was asked for."""
+        self.check_stop()
+        self.report({"type": "phase", "phase": name})
+        began = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - began, 3)
+
+    def check_stop(self) -> None:
+        if self.should_stop():
+            raise Stopped("The run was stopped.")
+
+    def result(self) -> dict[str, Any]:
+        """All phases; the result is written last."""
+        forget_peak()
+        self.seconds["starting"] = round(time.monotonic() - self.run.opened, 3)  # imports, where none was ready
+        with self.phase("loading"):
+            model, plan = self.load()
+        with self.phase("training"):
+            outcome = self.train(model, plan)
+        with self.phase("saving"):
+            updates = self.save(model)
+        del model, plan
+        free_memory()
+        with self.phase("evaluating"):
+            scored = self.evaluate(updates)
+        result = {"state": "done", "attempt": self.run.attempt, "seconds": self.seconds, **_trained(outcome), **scored}
+        result |= self.extra()
+        if self.foresight is not None:
+            result |= self.foresight.told(self.run.attempt)
+        result["adapter_bytes"] = sum(path.stat().st_size for path in self.run.adapter.rglob("*") if path.is_file())
+        if outcome.tensor_bytes is not None:
+            result["tensor_memory_bytes"] = outcome.tensor_bytes
+        result["peak_memory_bytes"] = max(outcome.peak_memory_bytes, peak_memory())
+        self.check_stop()
+        write_json(self.run.result_path, result)
+        shutil.rmtree(self.run.checkpoints, ignore_errors=True)  # a finished run has nothing left to resume
+        return result
+
+    def load(self) -> tuple[Any, TrainPlan]:
+        """The model with the variant attached, and the plan of its training."""
+        from lora_playground.training.trained import count
+
+        config, training = self.config, self.config.training
+        for text in check(config, self.home):
+            self.report({"type": "message", "level": "warning", "text": text})
+        base = load_pristine(config.model, training.precision, self.fetched())
+        self.check_stop()
+        data = get_dataset(config.data.dataset, self.home)
+        prepared = prepare_data(base.tokenizer, data, config.data, training.seed, is_embedded(config.model))
+        self.tell_about(prepared)
+        pad = base.tokenizer.pad_token_id
+        context = Context(training.steps, training.seed, start_batches(prepared, pad), BITS[config.model.quantisation])
+        self.check_stop()
+        total = count(base.model.parameters())
+        model = self.variant.attach(base.model, config.variant, context)
+        self.check_stop()
+        self.foresight = Foresight(config, base, prepared, self.home)
+        return model, TrainPlan.of(
+            prepared,
+            self.foresight.fitting(self.run, self.report),
+            self.variant,
+            pad,
+            learning_rate=training.learning_rate or self.variant.rate(config.model.source),
+            base_parameters=total,
+            on_probe=self.prober(model, base.tokenizer, data),
+            remedies=self.foresight.remedies,
+        )
+
+    def fetched(self) -> Callable[[int, int], None]:
+        """What reports a download, about once a second, and ends it when a stop was asked for."""
+        last = [0.0]
+
+        def tell(done: int, total: int) -> None:
+            self.check_stop()
+            if done == total or time.monotonic() - last[0] >= 1.0:
+                last[0] = time.monotonic()
+                self.report({"type": "download", "done": done, "total": total})
+
+        return tell
+
+    def tell_about(self, prepared: Prepared) -> None:
+        """Messages on rows that were cut or left out."""
+        longest = self.config.data.max_length
+        if prepared.truncated:
+            text = f"{prepared.truncated} examples are longer than {longest} tokens and were cut."
+            self.report({"type": "message", "level": "warning", "text": text})
+        if prepared.unlearnable:
+            text = f"{prepared.unlearnable} rows were left out: within {longest} tokens they have nothing to learn."
+            self.report({"type": "message", "level": "warning", "text": text})
+
+    def prober(self, model: Any, tokenizer: Any, data: Dataset) -> Callable[[int], list[dict[str, Any]]] | None:
+        """What asks the model as it stands: greedy answers to the first prompts that the dataset's card names."""
+        prompts = probe_prompts(data)
+        if not prompts:
+            return None
+        from lora_playground.models.decoding import Decoder
+
+        decoder = Decoder(model, tokenizer)
+
+        def ask(step: int) -> list[dict[str, Any]]:
+            answers = decoder.generate(prompts, max_new_tokens=PROBE_TOKENS, should_stop=self.should_stop)
+            return [{"prompt": prompt[-1]["content"], "answer": answer} for prompt, answer in zip(prompts, answers)]
+
+        return ask
+
+    def train(self, model: Any, plan: TrainPlan) -> TrainOutcome:
+        """Trains; a stop leaves a checkpoint and ends the run here."""
+        from lora_playground.training.loop import train
+
+        outcome = train(model, plan, self.report, self.should_stop, self.run.checkpoints)
+        if outcome.stopped:
+            raise Stopped(f"The run was stopped after step {outcome.steps} of {outcome.planned}.")
+        return outcome
+
+    def extra(self) -> dict[str, Any]:
+        """What a kind of job adds to the result."""
+        return {}
+
+    def save(self, model: Any) -> list[Update]:
+        """Writes adapter and update, each staged and then renamed, and reads the update back; returns what it read."""
+        return self.keep(self.variant.updates(model), lambda folder: self.variant.save(model, folder))
+
+    def keep(self, updates: list[Update], write_adapter: Callable[[Path], Any]) -> list[Update]:
+        """What `save` does, for updates and a way to write the adapter's folder."""
+        _require_finite(updates)
+        need = sum(array.nbytes for update in updates for array in _parts(update).values())
+        if (free := free_bytes(self.run.folder)) < 2 * need + 1_000_000:
+            raise DiskFull(f"The disk is full: saving needs {2 * need / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free.")
+        staged, adapter = self.run.folder / "update.safetensors.tmp", self.run.folder / "adapter.tmp"
+        metadata = {"run": self.run.id, "variant": self.variant.name, "base": self.config.model.source}
+        with writing(staged):
+            save_updates(updates, staged, metadata)
+        read = load_updates(staged)
+        _require_equal(updates, read)
+        with writing(adapter):
+            adapter.mkdir()
+            write_adapter(adapter)
+        _require_adapter(adapter)
+        publish(staged, self.run.update_path)
+        publish(adapter, self.run.adapter)
+        return read
+
+    def evaluate(self, updates: list[Update]) -> dict[str, Any]:
+        """Scores base and adapted model on a pristine base."""
+        base = load_pristine(self.config.model, self.config.training.precision)
+        scored = score_update(
+            base,
+            updates,
+            self.config.data.dataset,
+            self.home,
+            skills=is_embedded(self.config.model),
+            should_stop=self.should_stop,
+        )
+        self.check_stop()
+        return scored
+
+
+def load_pristine(model: ModelConfig, precision: str, progress: Callable[[int, int], None] | None = None) -> Base:
+    """The base model as it came; the one that was loaded while waiting, if it is the same and not used yet."""
+    from lora_playground.models.loading import load_base
+    from lora_playground.models.precision import torch_dtype
+
+    warm: Base | None = _WARM.pop("base", None)
+    if warm is not None and model == _DEFAULT.model and torch_dtype(precision, "cpu") == warm.dtype:
+        return warm
+    return load_base(model, dtype=precision, progress=progress)
+
+
+def start_batches(prepared: Prepared, pad: int, count: int = 4, rows: int = 8) -> list[dict[str, Any]]:
+    """A few plain batches of training examples, one a row and padded at the end, for variants that start from data."""
+    import torch
+
+    batches = []
+    for start in range(0, min(len(prepared.train), count * rows), rows):
+        examples = prepared.train[start : start + rows]
+        shape = (len(examples), max(len(example.ids) for example in examples))
+        ids, mask, labels = np.full(shape, pad, np.int64), np.zeros(shape, np.int64), np.full(shape, IGNORED, np.int64)
+        for row, example in enumerate(examples):
+            ids[row, : len(example.ids)] = example.ids
+            mask[row, : len(example.ids)] = 1
+            labels[row, : len(example.ids)] = np.where(example.learned, example.ids, IGNORED)
+        arrays = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        batches.append({name: torch.from_numpy(array) for name, array in arrays.items()})
+    return batches
+
+
+def probe_prompts(data: Dataset) -> list[list[dict[str, str]]]:
+    """The first prompts of the card's `probes`, or of the test or validation part where it names none."""
+    named = [str(text) for text in data.card.extra.get("probes", [])]
+    if named:
+        return [[{"role": "user", "content": text}] for text in named[:PROBES]]
+    rows = [row for row in [*data.test, *data.validation, *data.train] if row.get("messages")]
+    return [prompt for row in rows[:PROBES] if (prompt := prompt_of(row))]
+
+
+def is_embedded(model: ModelConfig) -> bool:
+    """Whether the base is the embedded model, the only one whose own skills are known."""
+    return model.source == "embedded"
+
+
+def home_of(run: Run) -> Path:
+    """The home that a run's folder lies in."""
+    return run.folder.parent.parent
+
+
+def free_memory() -> None:
+    """Gives back what is no longer referred to, on the device too."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def forget_peak() -> None:
+    """Begins to count the device's peak anew: a process may train one run after another."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory() -> int:
+    """Bytes: on CUDA the most that torch has allocated, else the process's largest resident set."""
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    import resource
+
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else largest * 1024
+
+
+def _trained(outcome: TrainOutcome) -> dict[str, Any]:
+    return {
+        "steps": outcome.steps,
+        "tokens": outcome.tokens,
+        "tokens_per_second": round(outcome.tokens_per_second, 1),
+        "final_loss": outcome.final_loss if np.isfinite(outcome.final_loss) else None,
+        "validation_loss": {"base": outcome.validation_start, "adapted": outcome.validation_end},
+        "trainable_parameters": outcome.trainable_parameters,
+        "total_parameters": outcome.total_parameters,
+    }
+
+
+def _parts(update: Update) -> dict[str, np.ndarray]:
+    return {name: array for name in ("B", "A", "dense") if (array := getattr(update, name)) is not None}
+
+
+def _require_finite(updates: list[Update]) -> None:
+    for update in updates:
+        if not all(np.isfinite(array).all() for array in _parts(update).values()):
+            raise TrainingError(
+                f"The update of {update.name} is not finite; nothing was saved. Lower the learning rate and try again."
+            )
+
+
+def _require_equal(made: list[Update], read: list[Update]) -> None:
+    """Whether what lies on the disk is what was learned, number for number."""
+    found = {update.name: _parts(update) for update in read}
+    for update in made:
+        for part, array in _parts(update).items():
+            again = found.get(update.name, {}).get(part)
+            if again is None or not np.array_equal(np.asarray(array, np.float32), again):
+                raise RunError(f"The saved update of {update.name} differs from what was learned; try again.")
+
+
+def _require_adapter(folder: Path) -> None:
+    if not any(path.suffix == ".safetensors" for path in folder.rglob("*")):
+        raise RunError("The adapter was not written. See the log, and try again.")
