@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lora_playground.analysis.spectra import qr_singular_values, spectra
 from lora_playground.analysis.update import Update
-from lora_playground.imports import import_adapter
+from lora_playground.exchange.importing import import_adapter
 from lora_playground.runs import RunStore
 from lora_playground.ui.lens import Lens
 

@@ -178,7 +178,7 @@ def test_an_adapter_from_elsewhere_becomes_a_run(
     assert made["base"] == str(model)
     values = ask(capsys, home, "spectra", made["run"])["modules"][0]["singular_values"]
     assert values == pytest.approx(np.linalg.svd(update.matrix(), compute_uv=False)[:3], rel=1e-5)
-    monkeypatch.setattr("lora_playground.imports.CHAT_BYTES", 1)
+    monkeypatch.setattr("lora_playground.exchange.importing.CHAT_BYTES", 1)
     large = ask(capsys, home, "import", str(tmp_path / "mine"))
     assert not (Path(large["folder"]) / "update.safetensors").exists() and large["base"] is None
     assert ask(capsys, home, "spectra", large["run"])["modules"][0]["singular_values"] == pytest.approx(values)

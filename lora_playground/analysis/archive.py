@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from lora_playground.analysis.importing import CONFIG, MAX_CONFIG, TENSORS, brief
+from lora_playground.analysis.adapter_file import CONFIG, MAX_CONFIG, TENSORS, brief
 from lora_playground.analysis.tensors import PICKLE_NAMES
 from lora_playground.errors import AdapterError
 

@@ -188,7 +188,7 @@ def spectra(given: argparse.Namespace) -> dict[str, Any]:
 
 def _each_update(run: Any) -> Iterator[Any]:
     """A run's updates one after another; an imported adapter that is too large for chat comes from its own file."""
-    from lora_playground.imports import opened
+    from lora_playground.exchange.importing import opened
 
     if not run.update_path.is_file() and "imported" in (run.result() or {}):
         yield from opened(run).updates()
@@ -198,7 +198,7 @@ def _each_update(run: Any) -> Iterator[Any]:
 
 def import_run(given: argparse.Namespace) -> dict[str, Any]:
     """`import`: a PEFT adapter from a folder, a zip or the hub."""
-    from lora_playground.imports import import_adapter, import_from_hub
+    from lora_playground.exchange.importing import import_adapter, import_from_hub
 
     store, source = _store(given), Path(given.source).expanduser()
     title, base = given.title or "", given.base
@@ -259,7 +259,7 @@ def chat(given: argparse.Namespace) -> dict[str, Any]:
 
 def export_run(given: argparse.Namespace) -> dict[str, Any]:
     """`export`: for other tools."""
-    from lora_playground.export import export
+    from lora_playground.exchange.exporting import export
 
     run = _store(given).get(given.run)
     return export(run.folder, given.format, Path(given.out), rank=given.rank)

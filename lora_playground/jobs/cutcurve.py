@@ -100,7 +100,7 @@ def measure(
     Returns:
         k, loss (nats per token, or None), score (0 to 1, or None), planned, done, metric, rows.
     """
-    from lora_playground.analysis.cut import Cutter
+    from lora_playground.analysis.truncation import Cutter
     from lora_playground.analysis.update import load_updates
     from lora_playground.data.catalogue import get_dataset
     from lora_playground.data.encoding import encode

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from lora_playground.analysis import kept as kept_spectra
+from lora_playground.analysis import spectra_file
 from lora_playground.analysis.alignment import Amplification, Intruders, alignment, amplification, intruders
-from lora_playground.analysis.cut import Cutter
 from lora_playground.analysis.spectra import EXACT_SIDE, Spectrum, analyse, effective_rank, stable_rank
 from lora_playground.analysis.tensors import TensorFile, Weights
+from lora_playground.analysis.truncation import Cutter
 from lora_playground.analysis.update import Update
 from lora_playground.errors import AdapterError, PlaygroundError
-from lora_playground.imports import opened
+from lora_playground.exchange.importing import opened
 from lora_playground.models.catalogue import folder_of
 from lora_playground.ui.follow import Follower
 
@@ -132,10 +132,10 @@ class Lens:
         return frames
 
     def _exact(self, run: Run) -> dict[str, Spectrum]:
-        kept = run.folder / kept_spectra.NAME
+        kept = run.folder / spectra_file.NAME
         if kept.is_file():  # an imported adapter, whose file may be large
             with contextlib.suppress(AdapterError):
-                return kept_spectra.load_spectra(kept)
+                return spectra_file.load_spectra(kept)
         matrices = (u for u in self._all(run) if len(u.shape) == 2 and min(u.shape) > 1)
         return analyse(matrices, exact_side=EXACT_SIDE)
 

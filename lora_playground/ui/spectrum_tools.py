@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from lora_playground.analysis.cut import Cut
+from lora_playground.analysis.truncation import Cut
 from lora_playground.errors import PlaygroundError
-from lora_playground.imports import Imported, derive, import_files, import_from_hub
+from lora_playground.exchange.importing import Imported, derive, import_files, import_from_hub
 from lora_playground.jobs import cutcurve
 from lora_playground.models.catalogue import list_models
 from lora_playground.plots import cut_figure, describe_cut

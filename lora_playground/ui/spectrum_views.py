@@ -16,7 +16,6 @@ import numpy as np
 
 from lora_playground import plots
 from lora_playground.analysis import alignment as base_alignment
-from lora_playground.analysis.cut import Cut, energy_kept
 from lora_playground.analysis.spectra import (
     effective_rank,
     energy_captured,
@@ -24,6 +23,7 @@ from lora_playground.analysis.spectra import (
     stable_rank,
 )
 from lora_playground.analysis.subspaces import Side, compare
+from lora_playground.analysis.truncation import Cut, energy_kept
 from lora_playground.errors import PlaygroundError
 from lora_playground.plots.spectrum import short_name
 from lora_playground.plots.style import empty, percent, significant

@@ -6,8 +6,8 @@ import scipy.linalg
 
 from lora_playground.analysis import alignment as al
 from lora_playground.analysis import subspaces as sub
-from lora_playground.analysis.cut import MODES, Cut, Cutter, energy_kept
 from lora_playground.analysis.spectra import spectra
+from lora_playground.analysis.truncation import MODES, Cut, Cutter, energy_kept
 from lora_playground.analysis.update import Update
 from lora_playground.errors import AdapterError, ConfigError
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load, save
 
-from lora_playground.analysis.importing import CONFIG, TENSORS
+from lora_playground.analysis.adapter_file import CONFIG, TENSORS
 from lora_playground.analysis.tensors import Weights
 from lora_playground.analysis.update import Update, load_updates
 from lora_playground.models.catalogue import EMBEDDED, module_shapes

@@ -30,7 +30,7 @@ from lora_playground.variants import VARIANTS
 from lora_playground.variants.base import Context
 from tests.checkpoints import make_checkpoint
 from tests.data.support import examples
-from tests.variants.trials import options
+from tests.trials import options
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import memory_estimate

@@ -27,7 +27,7 @@ from lora_playground.runs import Run, RunStore
 from lora_playground.variants import VARIANTS
 from lora_playground.variants.peft_variant import effective_delta, tuner_layers
 from tests.checkpoints import make_checkpoint
-from tests.variants.trials import options
+from tests.trials import options
 
 TOLERANCE = 1e-3
 """‖ΔW − ΔW'‖ / ‖ΔW‖. Batches, start values and learning rates are the same to the last bit; attention and the LoRA

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from lora_playground.analysis.cut import Cut
+from lora_playground.analysis.truncation import Cut
 from lora_playground.analysis.update import Update
 from lora_playground.models import catalogue
 from lora_playground.plots import MEASURES, run_colour

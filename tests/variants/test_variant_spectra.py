@@ -5,9 +5,9 @@ import pytest
 import torch
 from trials import supports, trial
 
-from lora_playground.analysis.cut import Cut, Cutter
 from lora_playground.analysis.spectra import analyse, effective_rank, nonzero, stable_rank
 from lora_playground.analysis.subspaces import compare
+from lora_playground.analysis.truncation import Cut, Cutter
 from lora_playground.analysis.update import Update
 from lora_playground.variants import VARIANTS
 

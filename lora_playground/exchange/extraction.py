@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lora_playground.analysis.importing import Adapter, open_adapter
-from lora_playground.analysis.methods import INDICES, SHAPES
+from lora_playground.analysis.adapter_file import Adapter, open_adapter
+from lora_playground.analysis.adapter_methods import INDICES, SHAPES
 from lora_playground.analysis.tensors import Weights
 from lora_playground.analysis.update import Update
 from lora_playground.errors import AdapterError, PlaygroundError
@@ -44,10 +44,10 @@ def extract(adapter: Adapter, shapes: Pairs, base: Path | None, links: bool = Fa
     wanted = {module: shapes[module] for module in adapter.parts}
     task = {"adapter": str(adapter.folder.resolve()), "base": str(base or ""), "links": links, "shapes": wanted}
     process = subprocess.Popen(
-        [sys.executable, "-m", "lora_playground.extraction"],
+        [sys.executable, "-m", "lora_playground.exchange.extraction"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        cwd=Path(__file__).resolve().parents[1],
+        cwd=Path(__file__).resolve().parents[2],
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
     )
     assert process.stdin is not None and process.stdout is not None

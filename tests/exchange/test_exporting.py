@@ -12,7 +12,7 @@ from trials import base, checkpoint, logits, trial
 from lora_playground.analysis.update import Update, save_updates
 from lora_playground.config import RunConfig
 from lora_playground.errors import ConfigError, RunError
-from lora_playground.export import export
+from lora_playground.exchange.exporting import export
 from lora_playground.runs import Run
 from lora_playground.variants.plain_lora import truncate, write_plain_lora
 

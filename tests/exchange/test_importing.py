@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from lora_playground import imports
-from lora_playground.analysis.cut import Cut, Cutter
-from lora_playground.analysis.importing import CONFIG, TENSORS, open_adapter
+from lora_playground.analysis.adapter_file import CONFIG, TENSORS, open_adapter
 from lora_playground.analysis.spectra import spectra
+from lora_playground.analysis.truncation import Cut, Cutter
 from lora_playground.analysis.update import load_updates
 from lora_playground.errors import AdapterError
+from lora_playground.exchange import importing
 from lora_playground.runs import RunStore
 from lora_playground.ui.lens import Lens
 
@@ -56,9 +56,9 @@ def test_an_adapter_becomes_a_run(tmp_path, base, kind):
     store = RunStore(tmp_path / "home")
     folder = adapter(tmp_path / "mine")
     if kind == "files":
-        done = imports.import_files(store, [folder / TENSORS, folder / CONFIG], "mine", base)
+        done = importing.import_files(store, [folder / TENSORS, folder / CONFIG], "mine", base)
     else:
-        done = imports.import_adapter(store, folder if kind == "folder" else zipped(folder), base=base)
+        done = importing.import_adapter(store, folder if kind == "folder" else zipped(folder), base=base)
     run = store.get(done.run.id)
     config = run.config()
     assert run.state() == "done" and config.label == "mine"
@@ -72,7 +72,7 @@ def test_an_adapter_becomes_a_run(tmp_path, base, kind):
 
 
 def test_without_its_base_it_can_be_looked_at(tmp_path):
-    done = imports.import_adapter(RunStore(tmp_path / "home"), adapter(tmp_path / "mine"))
+    done = importing.import_adapter(RunStore(tmp_path / "home"), adapter(tmp_path / "mine"))
     assert done.base == "" and "acme/other" in done.notes[0] and "not asked" in done.notes[0]
     assert done.run.result()["imported"]["notes"] == done.notes
     assert done.run.config().model.source == "acme/other"
@@ -81,7 +81,7 @@ def test_without_its_base_it_can_be_looked_at(tmp_path):
 def test_a_stranger_cannot_name_a_path_as_its_base(tmp_path, base, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in (base, "base", "./base", "../base", "../../etc"):
-        done = imports.import_adapter(
+        done = importing.import_adapter(
             RunStore(tmp_path / "home"), adapter(tmp_path / "mine", base_model_name_or_path=name)
         )
         assert done.base == ""
@@ -101,7 +101,7 @@ def test_what_is_refused_leaves_nothing_behind(tmp_path, base, make, match):
     source = make(tmp_path, base)
     before = set(tmp_path.rglob("*"))
     with pytest.raises(AdapterError, match=match):
-        imports.import_adapter(store, source, base=base)
+        importing.import_adapter(store, source, base=base)
     assert store.list() == []
     assert {p for p in tmp_path.rglob("*") if p.is_file()} <= before
 
@@ -111,20 +111,20 @@ def test_uploads_of_other_files_are_refused(tmp_path):
     (tmp_path / "adapter_model.bin").write_bytes(b"\x80\x02}q\x00.")
     (tmp_path / "a.txt").write_text("hello")
     with pytest.raises(AdapterError, match="a pickle"):
-        imports.import_files(store, [tmp_path / "adapter_model.bin"])
+        importing.import_files(store, [tmp_path / "adapter_model.bin"])
     with pytest.raises(AdapterError, match="a pickle"):
-        imports.import_files(store, [tmp_path / "adapter_model.bin", tmp_path / "a.txt"])
+        importing.import_files(store, [tmp_path / "adapter_model.bin", tmp_path / "a.txt"])
     with pytest.raises(AdapterError, match="neither a folder nor a zip"):
-        imports.import_files(store, [tmp_path / "a.txt"])
+        importing.import_files(store, [tmp_path / "a.txt"])
     with pytest.raises(AdapterError, match="upload one zip"):
-        imports.import_files(store, [])
+        importing.import_files(store, [])
     assert store.list() == []
 
 
 def test_hub_ids_are_checked_before_anything_is_fetched(tmp_path):
     for name in ("", "adapter", "../x/y", "a/b/c", "https://x/y", "/etc/passwd"):
         with pytest.raises(AdapterError, match="no hub id"):
-            imports.import_from_hub(RunStore(tmp_path), name)
+            importing.import_from_hub(RunStore(tmp_path), name)
 
 
 def test_a_hub_that_cannot_be_reached_is_said(tmp_path, monkeypatch):
@@ -135,7 +135,7 @@ def test_a_hub_that_cannot_be_reached_is_said(tmp_path, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
     with pytest.raises(AdapterError, match=r"some/adapter cannot be fetched \(no route to host\)"):
-        imports.import_from_hub(RunStore(tmp_path), "some/adapter")
+        importing.import_from_hub(RunStore(tmp_path), "some/adapter")
 
 
 def test_a_hub_adapter_is_taken_through_its_links(tmp_path, monkeypatch):
@@ -147,7 +147,7 @@ def test_a_hub_adapter_is_taken_through_its_links(tmp_path, monkeypatch):
     for name in (CONFIG, TENSORS):
         (snapshot / name).symlink_to(blobs / name)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda _, name, **__: str(snapshot / name))
-    run = imports.import_from_hub(RunStore(tmp_path / "home"), "some/adapter").run
+    run = importing.import_from_hub(RunStore(tmp_path / "home"), "some/adapter").run
     assert run.config().label == "some/adapter" and not (run.adapter / TENSORS).is_symlink()
 
 
@@ -155,7 +155,7 @@ def test_spectra_are_kept_with_the_run_and_progress_is_told(tmp_path):
     store, seen = RunStore(tmp_path / "home"), []
     files = [adapter(tmp_path / "mine") / name for name in (CONFIG, TENSORS)]
     (tmp_path / "mine" / "README.md").write_text("about it")
-    done = imports.import_files(
+    done = importing.import_files(
         store, [*files, tmp_path / "mine" / "README.md"], progress=lambda *step: seen.append(step)
     )
     assert seen and seen[-1][0] == seen[-1][1]
@@ -170,21 +170,21 @@ def test_spectra_are_kept_with_the_run_and_progress_is_told(tmp_path):
 
 
 def test_an_adapter_too_large_for_chat_is_only_looked_at(tmp_path, monkeypatch):
-    monkeypatch.setattr(imports, "CHAT_BYTES", 100)
-    done = imports.import_adapter(RunStore(tmp_path / "home"), adapter(tmp_path / "mine"))
+    monkeypatch.setattr(importing, "CHAT_BYTES", 100)
+    done = importing.import_adapter(RunStore(tmp_path / "home"), adapter(tmp_path / "mine"))
     assert not done.run.update_path.exists() and any("too large" in note for note in done.notes)
 
 
 def test_a_cut_adapter_becomes_a_plain_lora_of_its_own(tmp_path, base):
     store = RunStore(tmp_path / "home")
-    parent = imports.import_adapter(store, adapter(tmp_path / "mine"), base=base).run
+    parent = importing.import_adapter(store, adapter(tmp_path / "mine"), base=base).run
     updates = load_updates(parent.update_path)
     cut = Cut("top", k=2, strength=0.5)
-    run = imports.derive(store, parent, Cutter(updates).cut(cut), "mine, two directions", {"cut": vars(cut)})
+    run = importing.derive(store, parent, Cutter(updates).cut(cut), "mine, two directions", {"cut": vars(cut)})
     whole = spectra(updates)[MODULE]
     again = {u.name: u for u in open_adapter(run.adapter).updates()}
     np.testing.assert_allclose(spectra(again.values())[MODULE], 0.5 * whole[:2], rtol=1e-5)
     assert run.config().label == "mine, two directions" and run.result()["derived"]["from"] == parent.id
     assert run.state() == "done"
     with pytest.raises(AdapterError, match="nothing is left"):
-        imports.derive(store, parent, Cutter(updates).cut(Cut("top", k=0)), "empty", {})
+        importing.derive(store, parent, Cutter(updates).cut(Cut("top", k=0)), "empty", {})

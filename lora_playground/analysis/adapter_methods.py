@@ -1,6 +1,6 @@
 """What PEFT's methods keep in an adapter's file, and ΔW from it where the file alone tells it. NumPy; opens no file.
 
-Of a method that needs its base, this says what it needs; `lora_playground.extraction` has PEFT itself compute ΔW then.
+For a method that needs its base, this says what it needs; `exchange.extraction` has PEFT itself compute ΔW then.
 """
 
 from __future__ import annotations

@@ -14,16 +14,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lora_playground.analysis import kept
+from lora_playground.analysis import spectra_file
+from lora_playground.analysis.adapter_file import CONFIG, DORA, TENSORS, Adapter, open_adapter
+from lora_playground.analysis.adapter_methods import ALONE, SHAPES
 from lora_playground.analysis.archive import unpack
-from lora_playground.analysis.importing import CONFIG, DORA, TENSORS, Adapter, open_adapter
-from lora_playground.analysis.methods import ALONE, SHAPES
 from lora_playground.analysis.spectra import Spectrum, analyse, effective_rank
 from lora_playground.analysis.tensors import Weights, refuse_pickle
 from lora_playground.analysis.update import Update, save_updates
 from lora_playground.config import RunConfig
 from lora_playground.errors import AdapterError, ConfigError, PlaygroundError
-from lora_playground.extraction import extract
+from lora_playground.exchange.extraction import extract
 from lora_playground.models.catalogue import cached_snapshot, declared_sizes, folder_of, module_shapes
 from lora_playground.runs import Run, RunStore, write_json, writing
 from lora_playground.variants import VARIANTS
@@ -376,7 +376,7 @@ def _config(title: str, adapter: Adapter, base: _Base) -> RunConfig:
 def _finish(run: Run, spectra: Mapping[str, Spectrum], result: Mapping[str, Any]) -> None:
     """Events as a finished training would have left them, the whole spectra, then the result."""
     with writing(run.folder):
-        kept.save_spectra(spectra, run.folder / kept.NAME)
+        spectra_file.save_spectra(spectra, run.folder / spectra_file.NAME)
     run.begin(1)
     modules = [[name, *spectrum.shape] for name, spectrum in spectra.items()]
     run.append({"type": "plan", "steps": 0, "start_step": 0, "modules": modules})

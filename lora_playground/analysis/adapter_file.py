@@ -1,8 +1,8 @@
 """Adapters from elsewhere: a PEFT folder or zip becomes updates, without its base model and without trusting it.
 
-Where ΔW cannot be told from the file alone (`methods` says of which), the trained tensors themselves are given, and
-`lora_playground.extraction` takes ΔW with the base. It opens no pickle, follows no link, obeys no pattern of the config
-as a regular expression, and writes nothing. It knows no run.
+Where ΔW cannot be computed from the file alone (`adapter_methods` says for which methods), the trained tensors
+themselves are given, and `exchange.extraction` computes ΔW with the base. It opens no pickle, follows no link,
+obeys no pattern of the config as a regular expression, and writes nothing. It knows no run.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from lora_playground.analysis import methods
-from lora_playground.analysis.methods import ALONE, INDICES, METHODS, WEIGHTS, Method, brief
+from lora_playground.analysis import adapter_methods
+from lora_playground.analysis.adapter_methods import ALONE, INDICES, METHODS, WEIGHTS, Method, brief
 from lora_playground.analysis.tensors import FLOATS, PICKLE_NAMES, TensorFile, refuse_pickle
 from lora_playground.analysis.update import Update
 from lora_playground.errors import AdapterError
@@ -38,7 +38,7 @@ class AdapterConfig:
     """What is taken over from an adapter's config: an allowlist, each value checked.
 
     Attributes:
-        method: its key in `methods.METHODS`, PEFT's peft_type.
+        method: its key in `adapter_methods.METHODS`, PEFT's peft_type.
         rank, alpha: of the whole adapter; `ranks` and `alphas` of modules whose name ends so.
         rslora: s = alpha/√r rather than alpha/r; dora: norms are trained beside the factors.
         base: the base model's name as the adapter gives it; only ever shown and compared.
@@ -85,14 +85,16 @@ def read_config(data: Any) -> AdapterConfig:
     ranks = _pattern(data, "rank_pattern")
     # AdaLoRA keeps one list of switches a module; its tensors are stored at their final rank.
     ranks = {} if method == "ADALORA" else {key: _rank(value, "rank_pattern") for key, value in ranks.items()}
-    alphas = {key: methods.number("alpha_pattern", value) for key, value in _pattern(data, "alpha_pattern").items()}
+    alphas = {
+        key: adapter_methods.number("alpha_pattern", value) for key, value in _pattern(data, "alpha_pattern").items()
+    }
     start = data.get("init_lora_weights")
     return AdapterConfig(
         method=method,
         rank=_rank(data.get("r", 8), "r") if kind.ranked else 1,
-        alpha=methods.number("lora_alpha", data.get("lora_alpha", data.get("alpha", 8))),
-        rslora=methods.switch("use_rslora", data.get("use_rslora")),
-        dora=methods.switch("use_dora", data.get("use_dora")),
+        alpha=adapter_methods.number("lora_alpha", data.get("lora_alpha", data.get("alpha", 8))),
+        rslora=adapter_methods.switch("use_rslora", data.get("use_rslora")),
+        dora=adapter_methods.switch("use_dora", data.get("use_dora")),
         ranks=ranks,
         alphas=alphas,
         base=str(data.get("base_model_name_or_path") or "")[:200],
@@ -158,9 +160,9 @@ class Adapter:
     def update(self, module: str) -> Update:
         """ΔW of one module, or what `updates` says."""
         if self.needs != ALONE:
-            return methods.trained_only(module, self.tensors(module))
+            return adapter_methods.trained_only(module, self.tensors(module))
         rank, alpha = self.config.of(module)
-        return methods.build(self.config.method, module, self.tensors(module), rank, alpha, self.config.rslora)
+        return adapter_methods.build(self.config.method, module, self.tensors(module), rank, alpha, self.config.rslora)
 
     def tensors(self, module: str) -> dict[str, np.ndarray]:
         """{part: tensor} of one module; raises AdapterError at NaN or Inf."""
@@ -218,10 +220,10 @@ def open_adapter(folder: Path, links: bool = False) -> Adapter:
     for module, keys in parts.items():
         found = {part: file.entries[key].shape for part, key in keys.items()}
         if needs == ALONE:
-            shapes[module], ranks[module] = methods.shape_of(config.method, module, found, config.of(module)[0])
+            shapes[module], ranks[module] = adapter_methods.shape_of(config.method, module, found, config.of(module)[0])
         else:
             trained = [shape for part, shape in found.items() if part != INDICES] or [()]
-            shapes[module], ranks[module] = methods.trained_shape(max(trained, key=math.prod)), config.rank
+            shapes[module], ranks[module] = adapter_methods.trained_shape(max(trained, key=math.prod)), config.rank
     return Adapter(folder, config, file, parts, shapes, ranks, _notes(config, left_out), shared, needs)
 
 

@@ -12,8 +12,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from lora_playground.analysis import archive
+from lora_playground.analysis.adapter_file import CONFIG, TENSORS, open_adapter, read_config
 from lora_playground.analysis.archive import unpack
-from lora_playground.analysis.importing import CONFIG, TENSORS, open_adapter, read_config
 from lora_playground.analysis.spectra import spectra
 from lora_playground.analysis.tensors import TensorFile, Weights
 from lora_playground.errors import AdapterError

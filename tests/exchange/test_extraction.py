@@ -9,13 +9,13 @@ import torch
 from safetensors.numpy import load_file, save_file
 from trials import checkpoint, supports, trial
 
-from lora_playground import imports
-from lora_playground.analysis.importing import CONFIG, TENSORS, open_adapter
-from lora_playground.analysis.methods import ALONE, METHODS, SHAPES, WEIGHTS
+from lora_playground.analysis.adapter_file import CONFIG, TENSORS, open_adapter
+from lora_playground.analysis.adapter_methods import ALONE, METHODS, SHAPES, WEIGHTS
 from lora_playground.analysis.spectra import analyse
 from lora_playground.analysis.update import load_updates
 from lora_playground.errors import AdapterError
-from lora_playground.extraction import updates
+from lora_playground.exchange import importing
+from lora_playground.exchange.extraction import updates
 from lora_playground.runs import RunStore
 from lora_playground.variants import VARIANTS
 
@@ -31,7 +31,7 @@ def read(name: str, kind: str) -> list:
     if adapter.needs == ALONE and not adapter.config.dora:
         return list(adapter.updates())
     folder = checkpoint(kind)
-    return list(updates(adapter, imports._shapes(folder, adapter), folder if adapter.needs != SHAPES else None))
+    return list(updates(adapter, importing._shapes(folder, adapter), folder if adapter.needs != SHAPES else None))
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
@@ -53,14 +53,14 @@ def test_what_each_needs_is_known(name):
 @pytest.fixture
 def at_hand(monkeypatch):
     """What an import has done by a process of its own is done here: starting one takes most of such a test's time."""
-    monkeypatch.setattr(imports, "extract", lambda adapter, shapes, base, links: updates(adapter, shapes, base))
+    monkeypatch.setattr(importing, "extract", lambda adapter, shapes, base, links: updates(adapter, shapes, base))
 
 
 @pytest.mark.parametrize("name", ["dora"])
 def test_with_its_base_everything_works_through_a_process_of_its_own(name, tmp_path):
     case, seen = trial(name, "llama"), []
     store = RunStore(tmp_path)
-    done = imports.import_adapter(
+    done = importing.import_adapter(
         store, case.folder, base=str(checkpoint("llama")), progress=lambda *step: seen.append(step)
     )
     result = done.run.result()
@@ -84,12 +84,12 @@ def test_without_its_base_its_trained_tensors_are_shown_and_it_is_said(name, tmp
     shutil.copytree(case.folder, folder)
     config = json.loads((folder / CONFIG).read_text()) | {"base_model_name_or_path": "acme/other"}
     (folder / CONFIG).write_text(json.dumps(config))
-    done = imports.import_adapter(RunStore(tmp_path / "home"), folder)
+    done = importing.import_adapter(RunStore(tmp_path / "home"), folder)
     label = METHODS[config["peft_type"]].label
     words = next(note for note in done.notes if label in note and "not ΔW" in note)
     assert "acme/other" in words and "--base" in words and ("weights W" in words) == (NEEDS[name] == WEIGHTS)
     assert done.run.config().label.endswith("(trained tensors)") and not done.run.update_path.exists()
-    adapter = imports.opened(done.run)
+    adapter = importing.opened(done.run)
     stored = load_file(str(folder / TENSORS))
     for module in adapter.parts:
         keys = [key for part, key in adapter.parts[module].items() if part != "shira_indices"]
@@ -104,10 +104,10 @@ def test_without_its_base_its_trained_tensors_are_shown_and_it_is_said(name, tmp
 def test_another_base_is_refused_and_nothing_is_left(name, tmp_path):
     case = trial(name, "llama")
     adapter = open_adapter(case.folder)
-    shapes = imports._shapes(checkpoint("llama"), adapter)
+    shapes = importing._shapes(checkpoint("llama"), adapter)
     store = RunStore(tmp_path)
     with pytest.raises(AdapterError, match="does not have"):
-        imports.import_adapter(store, case.folder, base=str(checkpoint("gpt2")))
+        importing.import_adapter(store, case.folder, base=str(checkpoint("gpt2")))
     assert store.list() == []
     if name != "fourierft":  # whose tensors are the same whatever the base's shapes
         with pytest.raises(AdapterError, match="does not fit the base model: size mismatch"):
@@ -123,10 +123,10 @@ def test_projections_that_are_not_saved_are_drawn_again(tmp_path, at_hand):
     tensors = load_file(str(folder / TENSORS))
     save_file({key: value for key, value in tensors.items() if "lambda" in key}, str(folder / TENSORS))
     adapter = open_adapter(folder)
-    found = {u.name: u for u in updates(adapter, imports._shapes(checkpoint("llama"), adapter), None)}
+    found = {u.name: u for u in updates(adapter, importing._shapes(checkpoint("llama"), adapter), None)}
     for update in case.updates:
         np.testing.assert_allclose(found[update.name].matrix(), update.matrix(), atol=1e-6)
-    done = imports.import_adapter(RunStore(tmp_path / "home"), folder, base=str(checkpoint("llama")))
+    done = importing.import_adapter(RunStore(tmp_path / "home"), folder, base=str(checkpoint("llama")))
     assert any("drawn again from its key" in note for note in done.notes)
 
 
@@ -142,7 +142,7 @@ def test_places_of_single_weights_are_kept_drawn_again_or_refused(tmp_path):
         (folder / CONFIG).write_text(json.dumps(stored | change))
         save_file(keep, str(folder / TENSORS))
         adapter = open_adapter(folder)
-        return {u.name: u.matrix() for u in updates(adapter, imports._shapes(checkpoint("llama"), adapter), None)}
+        return {u.name: u.matrix() for u in updates(adapter, importing._shapes(checkpoint("llama"), adapter), None)}
 
     weights = {key: value for key, value in tensors.items() if "indices" not in key}
     for change, keep in (({"random_seed": None, "mask_type": "mine"}, tensors), ({}, weights)):
@@ -166,7 +166,7 @@ def test_values_that_are_not_finite_are_refused_in_the_process_too(tmp_path):
     save_file(tensors, str(folder / TENSORS))
     store = RunStore(tmp_path / "home")
     with pytest.raises(AdapterError, match="NaN or Inf"):
-        imports.import_adapter(store, folder, base=str(checkpoint("llama")))
+        importing.import_adapter(store, folder, base=str(checkpoint("llama")))
     assert store.list() == []
 
 
@@ -189,7 +189,7 @@ def test_configs_that_lie_are_refused(name, change, match, tmp_path):
     (folder / CONFIG).write_text(json.dumps(config))
     with pytest.raises(AdapterError, match=match):
         adapter = open_adapter(folder)
-        list(updates(adapter, imports._shapes(checkpoint("llama"), adapter), checkpoint("llama")))
+        list(updates(adapter, importing._shapes(checkpoint("llama"), adapter), checkpoint("llama")))
 
 
 class Net(torch.nn.Module):
