@@ -1,4 +1,4 @@
-"""One round on the server: open the clients' messages, leave out what is damaged, aggregate, and measure the error.
+"""The server's part of a round: open the clients' messages, leave damaged ones out, aggregate, measure the error.
 
 Plain NumPy; it knows the strategies' interface but no single strategy, and neither model nor data.
 """
@@ -46,7 +46,7 @@ class Outcome:
     clients: dict[str, Factors] = field(default_factory=dict)
 
 
-def play_round(
+def aggregate(
     strategy: Strategy, server: Server, messages: Mapping[str, Message | None], parties: Mapping[str, Party]
 ) -> Outcome:
     """Aggregates one round.

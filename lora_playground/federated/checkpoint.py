@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from lora_playground.federated.core import Pair
-from lora_playground.federated.simulation import State
+from lora_playground.federated.rounds import State
 from lora_playground.federated.strategies.base import PARTS, Factor, Factors, Server
 from lora_playground.runs import publish, writing
 

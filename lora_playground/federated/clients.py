@@ -11,7 +11,7 @@ from pathlib import Path
 from lora_playground.analysis.update import Update, load_updates, save_updates
 from lora_playground.errors import RunError
 from lora_playground.federated.core import Pair, compress, stack
-from lora_playground.federated.simulation import State
+from lora_playground.federated.rounds import State
 from lora_playground.federated.strategies.base import Factors
 from lora_playground.runs import Run, RunStore, publish, write_json
 from lora_playground.variants.plain_lora import write_plain_lora

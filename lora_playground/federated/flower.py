@@ -9,17 +9,18 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from lora_playground.errors import ConfigError, PlaygroundError, TrainingError
-from lora_playground.federated.aggregation import Outcome, Party, play_round, prepared
+from lora_playground.federated.aggregation import Party, prepared
 from lora_playground.federated.core import Pair, stack
-from lora_playground.federated.simulation import State, Trainer, describe_round, draw_present, round_messages
-from lora_playground.federated.strategies.base import Factor, Factors, Message, Strategy, size
+from lora_playground.federated.rounds import Order, Reply, State, first_state, play_round
+from lora_playground.federated.simulation import Trainer
+from lora_playground.federated.strategies.base import Factor, Factors, Message, Strategy
 
 # Nothing of ours phones home: Flower and ray report their use unless told not to, and read this when imported.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -130,7 +131,7 @@ def _train(site: Site, content: RecordDict, context: Context) -> RecordDict:
     s = site.trainer.scaling(site.rank)
     held, base, known = _recall(context, s)
     if held is None or known != since:
-        if since > (-1 if strategy.start_travels else 0):
+        if since > strategy.first:
             # This process forgot (a restart): the server will send everything again in the next round.
             return RecordDict({"metrics": MetricRecord({"forgot": 1})})
         held = strategy.local(strategy.start(site.trainer.shapes(), site.rank, s, seed), site.rank, s)
@@ -206,19 +207,37 @@ def serve(grid: Grid, plan: Plan, emit: Callable[[dict[str, Any]], None]) -> Sta
     """
     strategy = plan.make()
     who, nodes, shapes = _greet(grid, plan)
-    strategy.check([party.rank for party in who.values()], [party.s for party in who.values()])
-    top = max(who.values(), key=lambda party: party.rank)
-    gradients = _gradients(grid, nodes, who, plan) if strategy.needs_gradient else None
-    server = strategy.start(shapes, top.rank, top.s, plan.seed, gradients)
-    first = -1 if strategy.start_travels else 0
-    state = State(server, dict.fromkeys(who, first))
+    state = first_state(strategy, who, shapes, lambda name: _gradients(grid, nodes[name], name, plan), plan.seed)
+
+    def by_letters(orders: Iterator[Order]) -> list[Reply]:
+        return _carry(grid, nodes, plan, orders)
+
     while state.server.round < plan.rounds:
-        round_ = state.server.round + 1
-        present = draw_present(who, plan.drop_out, plan.seed, round_)
-        letters, costs = _orders(strategy, plan, state, who, nodes, present, round_)
-        replies = list(grid.send_and_receive(letters, timeout=plan.timeout)) if letters else []
-        _finish_round(strategy, state, who, nodes, replies, costs, first, emit)
+        play_round(strategy, who, state, plan.drop_out, by_letters, lambda server: {"loss": None, "score": None}, emit)
     return state
+
+
+def _carry(grid: Grid, nodes: Mapping[str, int], plan: Plan, orders: Iterator[Order]) -> list[Reply]:
+    """Sends all orders of a round at once and reads what comes back within the time limit."""
+    letters = []
+    for order in orders:
+        told = {"round": order.round, "seed": plan.seed, "since": order.since, "plan": json.dumps(vars(plan))}
+        content = RecordDict({"arrays": _pack(order.message), "config": ConfigRecord(told)})
+        node = nodes[order.client]
+        letters.append(Letter(content, dst_node_id=node, message_type="train", group_id=str(order.round)))
+    names = {node: name for name, node in nodes.items()}
+    back = grid.send_and_receive(letters, timeout=plan.timeout) if letters else []
+    return [_read_reply(names[letter.metadata.src_node_id], letter) for letter in back]
+
+
+def _read_reply(name: str, letter: Letter) -> Reply:
+    if letter.has_error():
+        return Reply(name, None, problem=f"failed ({letter.error.reason})")
+    numbers: Mapping[str, Any] = letter.content["metrics"]
+    if numbers["forgot"]:
+        return Reply(name, None, problem="had been restarted and gets everything again", restarted=True)
+    message = _unpack(letter.content["arrays"])
+    return Reply(name, message, float(numbers["loss"]), int(numbers["steps"]), int(numbers["tokens"]))
 
 
 def run_engine(server: ServerApp, client: ClientApp, clients: int, cpus: int = 1) -> None:
@@ -232,84 +251,6 @@ def run_engine(server: ServerApp, client: ClientApp, clients: int, cpus: int = 1
         "init_args": {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": STORE_BYTES},
     }
     run_simulation(server, client, num_supernodes=clients, backend_config=resources)
-
-
-@dataclass
-class _Costs:
-    """What a round sent and how its clients fared; what `describe_round` asks for."""
-
-    messages: dict[str, Message | None]
-    losses: dict[str, float]
-    up: int
-    down: int
-
-
-def _orders(
-    strategy: Strategy,
-    plan: Plan,
-    state: State,
-    who: Mapping[str, Party],
-    nodes: Mapping[str, int],
-    present: Iterable[str],
-    round_: int,
-) -> tuple[list[Letter], _Costs]:
-    """A letter to each present client, and the bytes that they make."""
-    letters = []
-    costs = _Costs(dict.fromkeys(name for name, party in who.items() if party.examples > 0), {}, 0, 0)
-    for name in present:
-        party = who[name]
-        down = strategy.download(state.server, party.rank, party.s, state.since[name])
-        costs.down += size(down)
-        order = {"round": round_, "seed": plan.seed, "since": state.since[name], "plan": json.dumps(vars(plan))}
-        content = RecordDict({"arrays": _pack(down), "config": ConfigRecord(order)})
-        letters.append(Letter(content, dst_node_id=nodes[name], message_type="train", group_id=str(round_)))
-    return letters, costs
-
-
-def _finish_round(
-    strategy: Strategy,
-    state: State,
-    who: Mapping[str, Party],
-    nodes: Mapping[str, int],
-    replies: Iterable[Letter],
-    costs: _Costs,
-    first: int,
-    emit: Callable[[dict[str, Any]], None],
-) -> None:
-    """Aggregates what came back, and changes `state`; a client that failed is left out, one that forgot starts anew."""
-    names = {node: name for name, node in nodes.items()}
-    round_ = state.server.round + 1
-    failed: dict[str, str] = {}
-    for reply in replies:
-        name = names[reply.metadata.src_node_id]
-        if reply.has_error():
-            failed[name] = f"failed ({reply.error.reason})"
-            continue
-        numbers = reply.content["metrics"]
-        if numbers["forgot"]:
-            failed[name], state.since[name] = "had been restarted and gets everything again", first
-            continue
-        message = _unpack(reply.content["arrays"])
-        costs.messages[name] = message
-        if np.isfinite(loss := float(numbers["loss"])):  # type: ignore[arg-type]
-            costs.losses[name] = round(loss, 4)
-        costs.up += size(message)
-        state.step += int(numbers["steps"])  # type: ignore[arg-type]
-        state.tokens += int(numbers["tokens"])  # type: ignore[arg-type]
-        state.since[name] = round_ - 1
-    before = state.server
-    outcome: Outcome = play_round(strategy, before, costs.messages, who)
-    outcome.left_out.update({name: why for name, why in failed.items() if name in outcome.left_out})
-    state.server = outcome.server
-    state.up += costs.up
-    state.down += costs.down
-    if outcome.clients:
-        state.last, state.last_round = outcome.clients, round_
-    for sentence in round_messages(outcome, round_):
-        emit({"type": "message", "level": "warning", "text": sentence})
-    event = describe_round(outcome, before, costs, state) | {"loss": None, "score": None}
-    state.history.append({key: value for key, value in event.items() if key != "spectra"})
-    emit(event)
 
 
 def _greet(grid: Grid, plan: Plan) -> tuple[dict[str, Party], dict[str, int], dict[str, tuple[int, int]]]:
@@ -345,12 +286,9 @@ def _greet(grid: Grid, plan: Plan) -> tuple[dict[str, Party], dict[str, int], di
     return {who[k].name: who[k] for k in order}, {who[k].name: at[k] for k in order}, shapes
 
 
-def _gradients(grid: Grid, nodes: Mapping[str, int], who: Mapping[str, Party], plan: Plan) -> dict[str, np.ndarray]:
-    """∇W of the first client that has data."""
-    name = next((name for name, party in who.items() if party.examples > 0), None)
-    if name is None:
-        raise TrainingError("No client has a single training row after the split; use more rows or fewer clients.")
-    for reply in grid.send_and_receive([_question("gradients", nodes[name])], timeout=plan.timeout):
+def _gradients(grid: Grid, node: int, name: str, plan: Plan) -> dict[str, np.ndarray]:
+    """∇W of one client's examples."""
+    for reply in grid.send_and_receive([_question("gradients", node)], timeout=plan.timeout):
         if not reply.has_error():
             return _unpack(reply.content["arrays"])
     raise TrainingError(f"{name} did not answer when asked for the gradient that Fed-SB starts from.")

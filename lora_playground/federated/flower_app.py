@@ -21,7 +21,7 @@ from lora_playground.errors import ConfigError, PlaygroundError
 from lora_playground.federated.clients import adapter_folder, global_updates, save_clients
 from lora_playground.federated.config import check, client_ranks
 from lora_playground.federated.flower import Plan, Site, client_app, run_engine, server_app
-from lora_playground.federated.simulation import State
+from lora_playground.federated.rounds import State
 from lora_playground.runs import Run, RunStore, publish, write_json
 
 

@@ -19,7 +19,8 @@ from lora_playground.data.encoding import Example
 from lora_playground.data.packing import Batch, pack, row_length
 from lora_playground.errors import TrainingError
 from lora_playground.federated.core import Pair
-from lora_playground.federated.simulation import Emit, Trained, local_seed
+from lora_playground.federated.rounds import Emit, local_seed
+from lora_playground.federated.simulation import Trained
 from lora_playground.federated.strategies.base import Factor, Factors, Server
 from lora_playground.models.decoding import Decoder
 from lora_playground.models.loading import Base

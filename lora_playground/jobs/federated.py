@@ -14,11 +14,13 @@ from lora_playground.analysis.update import Update
 from lora_playground.data.catalogue import get_dataset
 from lora_playground.errors import TrainingError
 from lora_playground.federated import checkpoint
+from lora_playground.federated.aggregation import Party
 from lora_playground.federated.clients import adapter_folder, global_updates, save_clients
 from lora_playground.federated.config import check as check_federated
 from lora_playground.federated.config import client_ranks
 from lora_playground.federated.preparation import ClientData, prepare_clients
-from lora_playground.federated.simulation import Party, State, begin, parties, simulate
+from lora_playground.federated.rounds import State
+from lora_playground.federated.simulation import begin, parties, simulate
 from lora_playground.federated.strategies.base import Strategy
 from lora_playground.jobs.admission import check
 from lora_playground.jobs.execution import Execution, is_embedded, load_pristine

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from lora_playground.federated.core import Pair
-from lora_playground.federated.simulation import Emit, Trained, local_seed
+from lora_playground.federated.rounds import Emit, local_seed
+from lora_playground.federated.simulation import Trained
 from lora_playground.federated.strategies.base import Factors, Server
 
 SHAPES = {"layers.0.q": (12, 16), "layers.10.up": (20, 8), "layers.2.up": (20, 8)}

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from linear_clients import SHAPES, LinearTrainer
 
+from lora_playground.federated import rounds
 from lora_playground.federated.aggregation import prepared
-from lora_playground.federated.simulation import State, begin, parties, simulate
+from lora_playground.federated.rounds import State
+from lora_playground.federated.simulation import begin, parties, simulate
 from lora_playground.federated.strategies import STRATEGIES
 
 pytest.importorskip("flwr", reason="Flower is optional: pip install -r requirements-federated.txt")
@@ -129,6 +131,13 @@ def test_a_client_that_was_restarted_gets_everything_again(name: str) -> None:
     assert np.isfinite(rounds[3]["error"])
     expected, _ = by_simulation(name, 2, 0.0)
     assert state.server.round == 4 and expected.server.round == 2
+
+
+def test_a_client_that_was_away_for_long_starts_again_from_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FLoRA, client 3 away in rounds 3 to 9: what it missed is wider than a matrix, so it gets one sum of all."""
+    away = lambda who, drop_out, seed, round_: [n for n in who if n != "client 3" or not 2 < round_ < 10]  # noqa: E731
+    monkeypatch.setattr(rounds, "draw_present", away)
+    agree(in_process("flora", 10, 0.0), by_simulation("flora", 10, 0.0))
 
 
 def test_a_client_that_fails_is_left_out_with_its_reason() -> None:

@@ -81,7 +81,7 @@ def test_one_client_is_plain_training(place: Path) -> None:
     """One client, one round of FedIT against PEFT's LoRA trained by the same loop from the same start."""
     import torch
 
-    from lora_playground.federated.simulation import local_seed
+    from lora_playground.federated.rounds import local_seed
     from lora_playground.training import TrainPlan
     from lora_playground.training.loop import train
     from lora_playground.variants.base import Context

@@ -8,9 +8,11 @@ import pytest
 from linear_clients import SHAPES, LinearTrainer
 
 from lora_playground.errors import ConfigError, TrainingError
+from lora_playground.federated import rounds
 from lora_playground.federated.aggregation import prepared
 from lora_playground.federated.checkpoint import load_state, save_state
-from lora_playground.federated.simulation import State, begin, draw_present, parties, simulate
+from lora_playground.federated.rounds import State, draw_present
+from lora_playground.federated.simulation import begin, parties, simulate
 from lora_playground.federated.strategies import STRATEGIES, get_strategy
 
 EXAMPLES = [40, 10, 25, 25]
@@ -88,10 +90,11 @@ def test_drop_out_leaves_clients_out_and_they_come_back() -> None:
 
 
 def test_catching_up_costs_the_bytes_that_were_missed() -> None:
-    """FLoRA, rank 4: the stack of a round of c clients is c·r(m+n) floats; the sum over rounds is known exactly."""
-    state, events, _ = run("flora", 6, drop_out=0.5, seed=4)
+    """FLoRA, rank 1: the stack of a round of c clients is c·r(m+n) floats; the sum over rounds is known exactly."""
+    state, events, _ = run("flora", 3, ranks=(1, 1, 1, 1), drop_out=0.5, seed=4)
     rounds = [event for event in events if event["type"] == "round"]
-    unit = 4 * 4 * sum(o + i for o, i in SHAPES.values())
+    assert any(event["left_out"] for event in rounds[:2])
+    unit = 4 * sum(o + i for o, i in SHAPES.values())
     names = [f"client {k}" for k in range(1, 5)]
     delivered = {0: 0} | {event["round"]: len(event["weights"]) for event in rounds}
     since = dict.fromkeys(names, 0)
@@ -102,6 +105,25 @@ def test_catching_up_costs_the_bytes_that_were_missed() -> None:
             since[name] = event["round"] - 1
     assert state.down == down
     assert state.up == unit * sum(delivered.values())
+
+
+@pytest.mark.parametrize("name", ["flora", "fedex", "florist"])
+def test_the_servers_state_is_bounded_and_nothing_is_lost(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Client 4 is away in rounds 3 to 11. Against a server that keeps every round's change of the base by itself."""
+    away = lambda who, drop_out, seed, round_: [n for n in who if n != "client 4" or not 2 < round_ < 12]  # noqa: E731
+    monkeypatch.setattr(rounds, "draw_present", away)
+    state, events, _ = run(name, 12)
+    assert events[-1]["left_out"] == {}
+    for module, (out, inputs) in SHAPES.items():
+        ranks = [change[module][1].shape[0] for _, change in state.server.merged]
+        assert len(ranks) <= 3 and max(ranks[:-1]) <= min(out, inputs)
+    monkeypatch.setattr(rounds, "fold", lambda strategy, state: None)
+    plain, _, _ = run(name, 12)
+    assert len(plain.server.merged) == 12
+    for module in SHAPES:
+        (B, A), (C, D) = state.server.update(module), plain.server.update(module)
+        assert np.linalg.norm(B @ A - C @ D) <= 1e-6 * np.linalg.norm(C @ D)
+    assert state.down < plain.down, "the client that comes back gets one matrix's worth, not ten rounds'"
 
 
 @pytest.mark.parametrize("name", list(STRATEGIES))

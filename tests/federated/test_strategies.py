@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lora_playground.errors import ConfigError
-from lora_playground.federated.aggregation import Party, added, play_round, prepared
+from lora_playground.federated.aggregation import Party, added, aggregate, prepared
 from lora_playground.federated.strategies import STRATEGIES, get_strategy
 from lora_playground.federated.strategies.base import Factor, Factors, Message, Server, Strategy, size
 
@@ -56,7 +56,7 @@ def play(strategy: Strategy, who: dict[str, Party], rounds: int, identical: bool
             own = np.random.default_rng([stream, 0 if identical else number])
             trained[name] = train(strategy, held[name], round_, own)
             messages[name] = strategy.upload(trained[name], round_)
-        outcome = play_round(strategy, server, messages, who)
+        outcome = aggregate(strategy, server, messages, who)
         yield server, trained, messages, outcome
         server = outcome.server
 
@@ -113,7 +113,7 @@ def test_fedit_misses_the_ideal_on_the_same_factors() -> None:
     for name in ("fedit", "lorafair"):
         strategy = get_strategy(name)
         server, _ = begin(strategy, parties([4, 4, 4, 4]))
-        errors[name] = play_round(strategy, server, messages, parties([4, 4, 4, 4])).error
+        errors[name] = aggregate(strategy, server, messages, parties([4, 4, 4, 4])).error
     wanted = {module: dense_ideal(trained, module) for module in SHAPES}
     total = sum(EXAMPLES)
     mean = {
@@ -173,7 +173,7 @@ def test_flexlora_with_only_small_clients_keeps_its_rank_and_can_still_learn() -
     who = parties([2, 16])
     server, held = begin(strategy, who)
     small = train(strategy, held["c0"], 1, np.random.default_rng(0))
-    outcome = play_round(strategy, server, {"c0": strategy.upload(small, 1), "c1": None}, who)
+    outcome = aggregate(strategy, server, {"c0": strategy.upload(small, 1), "c1": None}, who)
     for factor in outcome.server.factors.values():
         assert factor.rank == 16
         assert np.linalg.matrix_rank(factor.A) == 16
@@ -234,8 +234,8 @@ def test_hetlora_with_equal_ranks_and_norms_is_the_plain_mean() -> None:
     }
     other = {module: f._replace(B=f.B[:, ::-1]) for module, f in other.items()}
     messages = {"c0": strategy.upload(one, 1), "c1": strategy.upload(other, 1)}
-    got = play_round(strategy, server, messages, who).server
-    fedit = play_round(get_strategy("fedit"), server, messages, who).server
+    got = aggregate(strategy, server, messages, who).server
+    fedit = aggregate(get_strategy("fedit"), server, messages, who).server
     for module in SHAPES:
         assert np.allclose(got.factors[module].B, fedit.factors[module].B, atol=1e-6)
         assert np.allclose(got.factors[module].A, fedit.factors[module].A, atol=1e-6)
@@ -246,7 +246,7 @@ def test_hetlora_weighs_by_norm_and_pads_with_zeros() -> None:
     who = parties([2, 4], [3.0, 3.0])
     server, held = begin(strategy, who)
     trained = {n: train(strategy, held[n], 1, np.random.default_rng(i)) for i, n in enumerate(who)}
-    got = play_round(strategy, server, {n: strategy.upload(f, 1) for n, f in trained.items()}, who).server
+    got = aggregate(strategy, server, {n: strategy.upload(f, 1) for n, f in trained.items()}, who).server
     norms = [np.sqrt(sum(np.linalg.norm(dense(f)) ** 2 for f in trained[n].values())) for n in who]
     share = norms[0] / sum(norms)
     module = next(iter(SHAPES))
@@ -346,13 +346,13 @@ def test_a_damaged_client_is_left_out_and_named(name: str, damage: str) -> None:
     else:
         del bad[key]
     spoiled = {**messages, "c1": None if damage == "dropped" else bad}
-    outcome = play_round(strategy, before, spoiled, who)
+    outcome = aggregate(strategy, before, spoiled, who)
     said = {"nan": "not finite", "shape": "of shape", "missing": "sent no", "dropped": "dropped out"}[damage]
     assert list(outcome.left_out) == ["c1"] and said in outcome.left_out["c1"]
     if damage in ("nan", "shape", "missing"):
         assert key in outcome.left_out["c1"]
     assert outcome.weights == {"c0": pytest.approx(10 / 15), "c2": pytest.approx(5 / 15)}
-    without = play_round(strategy, before, {k: v for k, v in messages.items() if k != "c1"}, who)
+    without = aggregate(strategy, before, {k: v for k, v in messages.items() if k != "c1"}, who)
     for module in SHAPES:
         B, A = outcome.server.update(module)
         C, D = without.server.update(module)
@@ -374,7 +374,7 @@ def test_a_round_without_clients_changes_nothing_and_the_next_goes_on(name: str)
                 messages[client] = strategy.upload(
                     train(strategy, held[client], round_, np.random.default_rng(number)), round_
                 )
-        outcome = play_round(strategy, server, messages, who)
+        outcome = aggregate(strategy, server, messages, who)
         assert outcome.server.round == round_
         if round_ == 2:
             assert outcome.error is None and set(outcome.left_out) == set(who)
@@ -420,7 +420,7 @@ def test_a_rank_above_the_smaller_side_is_handled() -> None:
                 held[n] = strategy.receive(held[n], got, round_, 0)
                 trained = train(strategy, held[n], round_, np.random.default_rng(index))
                 messages[n] = strategy.upload(trained, round_)
-            outcome = play_round(strategy, server, messages, who)
+            outcome = aggregate(strategy, server, messages, who)
             assert not outcome.left_out, name
             server = outcome.server
         assert server.factors["v"].rank == 8

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lora_playground.errors import ConfigError
-from lora_playground.federated.core import Pair, stack
+from lora_playground.federated.core import Pair, compress, stack
 
 Message = dict[str, np.ndarray]
 """What travels: '<module>.B', '<module>.A', '<module>.R', and '<module>.base<round>.B' / '.A' for a change of W."""
@@ -95,13 +95,21 @@ class Server:
 
     def merged_total(self) -> dict[str, Pair]:
         """All changes of the base so far, one stacked pair a module; empty where there are none."""
-        modules = {module for _, change in self.merged for module in change}
-        total: dict[str, Pair] = {}
-        for module in self.factors:
-            if module in modules:
-                pairs = [change[module] for _, change in self.merged if module in change]
-                total[module] = stack(pairs, [1.0] * len(pairs))
-        return total
+        return _sums([change for _, change in self.merged])
+
+    def folded(self, until: int) -> Server:
+        """The same server with all base changes up to round `until` as one, of rank ≤ min(m, n) in every module."""
+        old = [(round_, change) for round_, change in self.merged if round_ <= until]
+        if len(old) < 2:
+            return self
+        total = _sums([change for _, change in old])
+        total = {module: compress(pair, tolerance=0.0) if _is_wide(pair) else pair for module, pair in total.items()}
+        return replace(self, merged=((old[-1][0], total), *self.merged[len(old) :]))
+
+    def missed(self, since: int) -> bool:
+        """Whether the changes after round `since`, without the newest, have more directions than a full matrix has."""
+        changes = [change for round_, change in self.merged[:-1] if round_ > since]
+        return any(_is_wide(pair) for pair in _sums(changes).values())
 
 
 @dataclass(frozen=True)
@@ -130,6 +138,11 @@ class Strategy:
     needs_gradient: bool = False
 
     # What a party must know before the first round
+
+    @property
+    def first(self) -> int:
+        """What `since` is for a client that has received nothing: 0 where it makes the start values itself, else −1."""
+        return -1 if self.start_travels else 0
 
     def check(self, ranks: Sequence[int], scalings: Sequence[float] = ()) -> None:
         """Raises ConfigError where this strategy cannot take these client ranks or scalings."""
@@ -302,6 +315,18 @@ def ideal(clients: Mapping[str, Factors], weights: Mapping[str, float]) -> dict[
     names = list(clients)
     modules = clients[names[0]]
     return {m: stack([clients[k][m].pair for k in names], [weights[k] for k in names]) for m in modules}
+
+
+def _sums(changes: Sequence[Mapping[str, Pair]]) -> dict[str, Pair]:
+    """The sum of several changes of the base, one stacked pair a module."""
+    modules = dict.fromkeys(module for change in changes for module in change)
+    pairs = {module: [change[module] for change in changes if module in change] for module in modules}
+    return {module: stack(mine, [1.0] * len(mine)) for module, mine in pairs.items()}
+
+
+def _is_wide(pair: Pair) -> bool:
+    """Whether B (m, k) and A (k, n) have k > min(m, n)."""
+    return int(pair[1].shape[0]) > min(pair[0].shape[0], pair[1].shape[1])
 
 
 def size(message: Message) -> int:
