@@ -13,6 +13,7 @@ from lora_playground.errors import RunError
 from lora_playground.federated.core import Pair, compress, stack
 from lora_playground.federated.rounds import State
 from lora_playground.federated.strategies.base import Factors
+from lora_playground.models.catalogue import is_conv1d
 from lora_playground.runs import Run, RunStore, publish, write_json
 from lora_playground.variants.plain_lora import write_plain_lora
 
@@ -72,7 +73,7 @@ def as_run(store: RunStore, run: Run, name: str) -> Run:
     made = store.create(config.model_copy(update={"title": f"{config.label}, {name} alone"[:80], "federated": None}))
     updates = load_updates(source)
     save_updates(updates, made.update_path)
-    write_plain_lora(updates, made.adapter, base=config.model.source)
+    adapter_folder(updates, made.adapter, config.model.source)
     whole = run.result() or {}
     result = {key: whole[key] for key in ("fingerprint", "device", "precision") if key in whole}
     write_json(made.result_path, result | {"state": "done", "federated_client": {"run": run.id, "client": name}})
@@ -85,7 +86,7 @@ def _update(module: str, pair: Pair) -> Update:
     return Update(module, B=B, A=A)
 
 
-def adapter_folder(updates: list[Update], folder: Path, base: str, fan_in_fan_out: bool) -> int:
-    """Writes the global update as a plain LoRA in PEFT's format; returns its bytes."""
-    write_plain_lora(updates, folder, base=base, fan_in_fan_out=fan_in_fan_out)
+def adapter_folder(updates: list[Update], folder: Path, base: str) -> int:
+    """Writes an update as a plain LoRA in PEFT's format; returns its bytes."""
+    write_plain_lora(updates, folder, base=base, fan_in_fan_out=is_conv1d(base))
     return sum(path.stat().st_size for path in folder.iterdir())

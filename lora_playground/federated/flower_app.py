@@ -122,7 +122,7 @@ class Keeper:
         updates = global_updates(state)
         staged, adapter = run.folder / "update.safetensors.tmp", run.folder / "adapter.tmp"
         save_updates(updates, staged, {"run": run.id})
-        size = adapter_folder(updates, adapter, run.config().model.source, False)
+        size = adapter_folder(updates, adapter, run.config().model.source)
         publish(staged, run.update_path)
         publish(adapter, run.adapter)
         save_clients(run, state)

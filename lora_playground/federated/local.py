@@ -22,6 +22,7 @@ from lora_playground.federated.core import Pair
 from lora_playground.federated.rounds import Emit, local_seed
 from lora_playground.federated.simulation import Trained
 from lora_playground.federated.strategies.base import Factor, Factors, Server
+from lora_playground.models.conv1d import oriented
 from lora_playground.models.decoding import Decoder
 from lora_playground.models.loading import Base
 from lora_playground.training import TrainPlan
@@ -146,8 +147,7 @@ class LocalTrainer:
                 (loss.loss_sum(loss.put(batch)) / learned).backward()
             found = {}
             for name, module in modules.items():
-                gradient = module.weight.grad.float().cpu().numpy()
-                found[name] = gradient if gradient.shape == self._shapes[name] else gradient.T
+                found[name] = oriented(module, module.weight.grad).float().cpu().numpy()
             return found
         finally:
             for parameter in parameters:
@@ -196,11 +196,11 @@ class LocalTrainer:
     def _layers(self) -> dict[str, Any]:
         return dict(tuner_layers(self._model))
 
-    def _weights(self) -> dict[str, Any]:
-        """The frozen weight parameter of every adapted module, whether an adapter is on or not."""
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """The frozen weight of every adapted module as (out, in), whether an adapter is on or not."""
         if self._model is not None:
-            return {name: layer.base_layer.weight for name, layer in self._layers().items()}
-        return {name: self.base.model.get_submodule(name).weight for name in self._shapes}
+            return {name: oriented(layer.base_layer) for name, layer in self._layers().items()}
+        return {name: oriented(self.base.model.get_submodule(name)) for name in self._shapes}
 
     def _set_base(self, merged: Mapping[str, Pair]) -> None:
         """Makes the base W + B·A of these pairs, always from the pristine W, so that rounding does not add up."""
@@ -217,8 +217,7 @@ class LocalTrainer:
                     weight.copy_(pristine)
                     continue
                 left, right = (torch.from_numpy(np.asarray(p, np.float32)).to(weight.device) for p in merged[name])
-                delta = left @ right
-                weight.copy_(pristine.float() + (delta if delta.shape == weight.shape else delta.T))
+                weight.copy_(pristine.float() + left @ right)
         self._merged = merged
 
     def _load(self, factors: Factors, parts: tuple[str, ...]) -> None:

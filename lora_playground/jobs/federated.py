@@ -113,11 +113,8 @@ class FederatedExecution(Execution):
         state = self.rounds["state"]
         trainer.close()
         save_clients(self.run, state)
-        fan = _is_conv1d(trainer.base.model)
-        return self.keep(
-            global_updates(state),
-            lambda folder: adapter_folder(global_updates(state), folder, self.config.model.source, fan),
-        )
+        updates = global_updates(state)
+        return self.keep(updates, lambda folder: adapter_folder(updates, folder, self.config.model.source))
 
     def extra(self) -> dict[str, Any]:
         """The `federated` section of the result."""
@@ -148,8 +145,7 @@ class FederatedExecution(Execution):
     def _announce(self, rounds: _Rounds, state: State, planned: int) -> None:
         trainer, shared = rounds.trainer, rounds.data.shared
         shapes = trainer.shapes()
-        top = max(party.rank for party in rounds.who.values())
-        trained = self.variant.count(shapes.values(), self.config.variant.model_copy(update={"rank": top}))
+        trained = rounds.strategy.trained_numbers(state.server.factors)
         self.rounds["parameters"] = trained, sum(p.numel() for p in trainer.base.model.parameters())
         self.report(
             {
@@ -216,9 +212,3 @@ class _Clock:
         self.report(event)
         if event["type"] == "round" and event.get("loss") is not None:
             self.report({"type": "validation", "step": event["step"], "loss": event["loss"]})
-
-
-def _is_conv1d(model: Any) -> bool:
-    from transformers.pytorch_utils import Conv1D
-
-    return any(isinstance(module, Conv1D) for module in model.modules())

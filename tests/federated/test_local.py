@@ -203,3 +203,40 @@ def test_every_variant_that_is_taken_trains(place: Path, variant: str, strategy:
     assert last["loss"] < start and last["weights"].keys() == {"client 1", "client 2"}
     assert all(np.linalg.norm(update.matrix()) > 0 for update in global_updates(state))
     trainer.close()
+
+
+@pytest.mark.parametrize("name", ["fedit", "flora", "florist", "fedex", "fedsb"])
+def test_gpt2_is_judged_as_its_saved_adapter(place: Path, tmp_path: Path, name: str) -> None:
+    """GPT-2 stores W as (in, out), and its attn.c_proj is square: the last round's loss is that of the saved adapter,
+    loaded by stock PEFT on the base as it came; the gradient that Fed-SB starts from is that of autograd."""
+    import torch
+    from peft import PeftModel
+
+    from lora_playground.federated.clients import adapter_folder
+    from lora_playground.models.loading import load_base
+    from lora_playground.training.loss import PackedLoss, mean_loss
+    from tests.checkpoints import make_checkpoint
+
+    folder = make_checkpoint(tmp_path / "gpt2", "gpt2")
+    options = config_of(place, name).model_dump(mode="json") | {"model": {"source": str(folder)}}
+    options["variant"] |= {"target_modules": ["attn.c_proj", "mlp.c_fc"]}
+    config = RunConfig.parse(options)
+    trainer = make_trainer(place, config)
+    module = "transformer.h.0.attn.c_proj"
+    assert trainer.shapes()[module] == (32, 32)
+    events: list[dict] = []
+    state = play(trainer, config, events)
+    gradient = trainer.gradients(0)[module]
+    batches = trainer._batches
+    trainer.close()
+    saved = adapter_folder(global_updates(state), tmp_path / "adapter", str(folder))
+    assert saved and json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["fan_in_fan_out"]
+    base = load_base(config.model, device="cpu", dtype="float32").model
+    loss = PackedLoss(base, torch.float32)
+    weight = base.get_submodule(module).weight.requires_grad_(True)
+    packed = trainer._packed(trainer.clients[0])
+    sum(loss.loss_sum(loss.put(batch)) for batch in packed).backward()
+    expected = weight.grad.T.numpy() / sum(batch.learned for batch in packed)
+    assert np.linalg.norm(gradient - expected) <= 1e-5 * np.linalg.norm(expected)
+    adapted = PeftModel.from_pretrained(base, tmp_path / "adapter")
+    assert mean_loss(PackedLoss(adapted, torch.float32), batches) == pytest.approx(events[-1]["loss"], abs=2e-5)

@@ -434,3 +434,13 @@ def test_a_rank_above_the_smaller_side_is_handled() -> None:
 def test_an_unknown_strategy_is_refused_with_the_list() -> None:
     with pytest.raises(ConfigError, match="fedit"):
         get_strategy("fedavgplus")
+
+
+def test_the_number_of_trained_parameters_is_that_of_the_parts_a_round_trains() -> None:
+    """On the embedded model's modules at rank 8; LoRA trains 261,632."""
+    from lora_playground.models.catalogue import module_shapes, resolve
+
+    shapes = {name: (out, inputs) for name, out, inputs in module_shapes(resolve("embedded"))}
+    found = {name: s.trained_numbers(s.start(shapes, 8, 2.0, 0).factors) for name, s in STRATEGIES.items()}
+    frozen = {"ffa": 136_192, "fedsvd": 136_192, "rolora": 136_192, "fedsb": 49 * 8 * 8}
+    assert found == dict.fromkeys(STRATEGIES, 261_632) | frozen

@@ -183,6 +183,13 @@ class Strategy:
         """Which parts a client trains in a round (from 1): of 'B', 'A', 'R'."""
         return ("B", "A")
 
+    def trained_numbers(self, factors: Factors) -> int:
+        """How many numbers a client with these factors trains at once: of odd and even rounds, the greater."""
+        return max(
+            sum(getattr(factor, part).size for factor in factors.values() for part in self.trained(round_))
+            for round_ in (1, 2)
+        )
+
     def receive(self, held: Factors, message: Message, round_: int, seed: int) -> Factors:
         """The factors a client trains from in a round: those it held, with what the message brings put in.
 
