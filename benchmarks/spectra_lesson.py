@@ -28,6 +28,7 @@ from lora_playground.analysis.alignment import above_noise, amplification, intru
 from lora_playground.analysis.spectra import analyse, effective_rank, energy_captured, energy_rank, nonzero
 from lora_playground.analysis.subspaces import directions, random_similarity, similarity
 from lora_playground.analysis.tensors import Weights
+from lora_playground.analysis.truncation import Truncation
 from lora_playground.analysis.update import Update
 from lora_playground.models.catalogue import EMBEDDED
 
@@ -121,7 +122,7 @@ class Asker:
         adapter = self.decoder.adapter(updates)
         made: dict[str, list[float]] = {"loss": [], "score": []}
         for k in ks:
-            update = None if k == 0 else RowUpdate(adapter, cut=None if k is None else (0, k))
+            update = None if k == 0 else RowUpdate(adapter, truncation=None if k is None else Truncation("top", k=k))
             made["loss"].append(float(loss_of(self.decoder, self.examples, update) or 0.0))
             made["score"].append(float(score_of(self.decoder, self.test, self.metric, update) or 0.0))
         return made

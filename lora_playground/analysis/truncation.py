@@ -1,4 +1,5 @@
-"""Cut an update down to some of its directions and scale it, from factors, never forming m × n. It knows no model."""
+"""Keeps only some singular directions of an update and scales them, without forming ΔW (m, n) from factors. It knows no
+model."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ MODES: tuple[Mode, ...] = ("all", "top", "bottom", "range", "one")
 
 
 @dataclass(frozen=True)
-class Cut:
+class Truncation:
     """Which directions of every module's ΔW stay, and how strongly.
 
     Attributes:
@@ -45,6 +46,15 @@ class Cut:
             raise ConfigError("cut.strength", self.strength, "give a number from 0 to 2")
         if not 0.0 <= self.strength <= 2.0:
             raise ConfigError("cut.strength", self.strength, "give a number from 0 to 2")
+
+    @classmethod
+    def between(cls, low: int, high: int) -> Truncation:
+        """Directions `low` to `high` − 1, counted from 0; (−k, 0) means the k weakest, of however many there are."""
+        if low < 0:
+            return cls("bottom", k=-low)
+        if low == 0 or high <= low:
+            return cls("top", k=max(0, high - low))
+        return cls("range", first=low + 1, last=high)
 
     def kept(self, rank: int) -> slice:
         """The slice of `rank` directions, strongest first, that stay."""
@@ -80,8 +90,8 @@ class _Parts:
     Vt: np.ndarray
 
 
-class Cutter:
-    """A run's updates, decomposed once, so that every further cut is a slice.
+class Decomposition:
+    """A run's updates with their singular value decompositions, each computed once, when it is first needed.
 
     Args:
         updates: of all modules. A vector (norms and biases of full fine-tuning) counts as one direction, its strongest.
@@ -103,50 +113,53 @@ class Cutter:
         """The most directions any module has."""
         return max((self._decompose(u).values.size for u in self.updates if len(u.shape) == 2), default=0)
 
-    def cut(self, cut: Cut) -> list[Update]:
-        """The updates that are left. Nothing cut and strength 1 gives the very same arrays back, so that an answer is
-        identical to the untouched adapter's; nothing kept gives an empty list, which is the base."""
-        if cut.strength == 0 or not any(self._keeps(update, cut) for update in self.updates):
+    def truncate(self, truncation: Truncation) -> list[Update]:
+        """The updates that are left; an empty list where no direction is kept or the strength is 0.
+
+        Where all directions of an update are kept and the strength is 1, the same Update object is returned, so that
+        answers are identical to those of the whole adapter.
+        """
+        if truncation.strength == 0 or not any(self._keeps(update, truncation) for update in self.updates):
             return []
         result = []
         for update in self.updates:
-            left = self._cut_one(update, cut)
+            left = self._truncate_one(update, truncation)
             if left is not None:
                 result.append(left)
         return result
 
-    def _keeps(self, update: Update, cut: Cut) -> bool:
-        if cut.mode == "all":
+    def _keeps(self, update: Update, truncation: Truncation) -> bool:
+        if truncation.mode == "all":
             return True
-        if cut.mode in ("top", "bottom") and cut.k == 0:
+        if truncation.mode in ("top", "bottom") and truncation.k == 0:
             return False
-        kept = cut.kept(self._decompose(update).values.size if len(update.shape) == 2 else 1)
+        kept = truncation.kept(self._decompose(update).values.size if len(update.shape) == 2 else 1)
         return kept.stop > kept.start
 
-    def _cut_one(self, update: Update, cut: Cut) -> Update | None:
-        if cut.mode == "all":
-            return scaled(update, cut.strength)
+    def _truncate_one(self, update: Update, truncation: Truncation) -> Update | None:
+        if truncation.mode == "all":
+            return scaled(update, truncation.strength)
         if len(update.shape) != 2:
-            return scaled(update, cut.strength) if self._keeps(update, cut) else None
+            return scaled(update, truncation.strength) if self._keeps(update, truncation) else None
         parts = self._decompose(update)
-        kept = cut.kept(parts.values.size)
+        kept = truncation.kept(parts.values.size)
         if kept.start == 0 and kept.stop == parts.values.size:
-            return scaled(update, cut.strength)
+            return scaled(update, truncation.strength)
         if kept.start == kept.stop:
             return None
         # Both factors get √σ, so that neither overflows a half precision type.
         root = np.sqrt(parts.values[kept])
-        B = parts.U[:, kept] * (root * cut.strength)
+        B = parts.U[:, kept] * (root * truncation.strength)
         A = root[:, None] * parts.Vt[kept]
         return Update(update.name, B.astype(np.float32), A.astype(np.float32))
 
-    def energy(self, cut: Cut) -> float:
-        """Share of Σ‖ΔW‖_F² over all matrices that the cut keeps, before its strength."""
+    def energy(self, truncation: Truncation) -> float:
+        """Share of Σ‖ΔW‖_F² over all matrices that is kept, before the strength."""
         kept = total = 0.0
         for update in self.updates:
             if len(update.shape) == 2:
                 squares = self._decompose(update).values ** 2
-                kept += float(squares[cut.kept(squares.size)].sum())
+                kept += float(squares[truncation.kept(squares.size)].sum())
                 total += float(squares.sum())
         return kept / total if total else 0.0
 
@@ -161,12 +174,12 @@ def scaled(update: Update, strength: float) -> Update:
     return Update(update.name, dense=(update.dense * np.float32(strength)).astype(update.dense.dtype))
 
 
-def energy_kept(spectra: dict[str, np.ndarray], cut: Cut) -> float:
-    """As `Cutter.energy`, from singular values alone."""
+def energy_kept(spectra: dict[str, np.ndarray], truncation: Truncation) -> float:
+    """As `Decomposition.energy`, from singular values alone."""
     kept = total = 0.0
     for values in spectra.values():
         squares = np.asarray(values, dtype=np.float64) ** 2
         used = squares[squares > 1e-14 * squares[0]] if squares.size and squares[0] > 0 else squares[:0]
-        kept += float(used[cut.kept(used.size)].sum())
+        kept += float(used[truncation.kept(used.size)].sum())
         total += float(squares.sum())
     return kept / total if total else 0.0

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 import lora_playground.variants  # noqa: F401  (declares the options that a run's config is read with)
+from lora_playground.analysis.truncation import Truncation
 from lora_playground.analysis.update import load_updates
 from lora_playground.chat.memory_check import check_memory
 from lora_playground.chat.protocol import ChatRequest, Pane, Verified
@@ -253,8 +254,9 @@ class Engine:
                 hosted.adapters.popitem(last=False)
         hosted.adapters.move_to_end(key)
         adapter = hosted.adapters[key]
-        adapter.slice(pane.cut)  # the decoding thread must not wait for a decomposition
-        return RowUpdate(adapter, pane.strength, pane.cut)
+        truncation = None if pane.cut is None else Truncation.between(*pane.cut)
+        adapter.slice(truncation)  # the decoding thread must not wait for a decomposition
+        return RowUpdate(adapter, pane.strength, truncation)
 
     # On the decoding thread
 

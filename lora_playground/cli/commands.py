@@ -231,6 +231,7 @@ def _updates(run: Any) -> list[Any]:
 
 def chat(given: argparse.Namespace) -> dict[str, Any]:
     """`chat`: one prompt to base and adapted model."""
+    from lora_playground.analysis.truncation import Truncation
     from lora_playground.models.decoding import Decoder, Row, RowUpdate, Sampling
     from lora_playground.models.loading import load_base
 
@@ -242,11 +243,11 @@ def chat(given: argparse.Namespace) -> dict[str, Any]:
     if given.system:
         messages.insert(0, {"role": "system", "content": given.system})
     prompt = decoder.encode(messages)
-    cut = None if given.keep is None else (0, given.keep)
+    truncation = None if given.keep is None else Truncation("top", k=given.keep)
     sampling = Sampling(given.temperature, given.top_p, given.seed)  # one for both rows: the same noise
     pair = [
         Row(prompt, update, sampling, given.max_new_tokens, decoder.stop)
-        for update in (None, RowUpdate(decoder.adapter(updates), given.strength, cut))
+        for update in (None, RowUpdate(decoder.adapter(updates), given.strength, truncation))
     ]
     with decoder.evaluating():
         batch = decoder.batch()

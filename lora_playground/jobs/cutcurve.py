@@ -100,7 +100,7 @@ def measure(
     Returns:
         k, loss (nats per token, or None), score (0 to 1, or None), planned, done, metric, rows.
     """
-    from lora_playground.analysis.truncation import Cutter
+    from lora_playground.analysis.truncation import Decomposition, Truncation
     from lora_playground.analysis.update import load_updates
     from lora_playground.data.catalogue import get_dataset
     from lora_playground.data.encoding import encode
@@ -111,7 +111,7 @@ def measure(
     config = run.config()
     data = get_dataset(config.data.dataset, run.folder.parent.parent)
     updates = load_updates(run.update_path)
-    rank = min(Cutter(updates).rank, _DENSE_RANKS) or 1
+    rank = min(Decomposition(updates).rank, _DENSE_RANKS) or 1
     ks = sorted(set(ks)) if ks is not None else ladder(rank)
     base = load_base(config.model, dtype=config.training.precision)
     decoder = Decoder(base.model, base.tokenizer)
@@ -123,9 +123,9 @@ def measure(
     asked = [row for row in data.test if row.get("messages")][:task_rows] if metric else []
     found: dict[str, Any] = {"k": [], "loss": [], "score": [], "planned": len(ks), "done": False, "metric": metric}
     found["rows"] = {"validation": len(examples), "test": len(asked)}
-    whole = max(Cutter(updates).rank, 1)
+    whole = max(Decomposition(updates).rank, 1)
     for k in ks:
-        update = None if k == 0 else RowUpdate(adapter, cut=None if k >= whole else (0, k))
+        update = None if k == 0 else RowUpdate(adapter, truncation=None if k >= whole else Truncation("top", k=k))
         found["k"].append(k)
         found["loss"].append(loss_of(decoder, examples, update))
         found["score"].append(score_of(decoder, asked, metric, update))

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from lora_playground.analysis.truncation import Truncation
 from lora_playground.errors import ModelError
 from lora_playground.models.placed_update import (
     Bias,
-    Cut,
     Delta,
     Dense,
     Factors,
@@ -41,12 +41,12 @@ class RowUpdate:
     Attributes:
         adapter: the update, placed on the model.
         strength: factor on ΔW, 0 to 2 in the app; 0 is the base.
-        cut: keep the singular directions [lo, hi) of every ΔW; None keeps all.
+        truncation: which singular directions of every ΔW are kept; None keeps all. Its strength is not used here.
     """
 
     adapter: PlacedUpdate
     strength: float = 1.0
-    cut: Cut | None = None
+    truncation: Truncation | None = None
 
 
 @dataclass
@@ -149,7 +149,7 @@ class Planner:
     def plan(self, rows: Sequence[RowUpdate | None]) -> Plan:
         """The plan of a batch whose row i has rows[i]; one of the last few, where it is asked for again."""
         # The adapters are part of the key, not their ids, which might be given to others.
-        key = tuple(None if row is None else (row.adapter, row.strength, row.cut) for row in rows)
+        key = tuple(None if row is None else (row.adapter, row.strength, row.truncation) for row in rows)
         found = self._plans.pop(key, None) or self._plan(rows)
         if self._keep:
             self._plans[key] = found
@@ -158,15 +158,15 @@ class Planner:
         return found
 
     def _plan(self, rows: Sequence[RowUpdate | None]) -> Plan:
-        groups: dict[tuple[int, Cut | None], list[int]] = {}
+        groups: dict[tuple[int, Truncation | None], list[int]] = {}
         for index, row in enumerate(rows):
             if row is not None and row.strength != 0.0:
-                groups.setdefault((id(row.adapter), row.cut), []).append(index)
+                groups.setdefault((id(row.adapter), row.truncation), []).append(index)
         by_module: dict[str, list[tuple[list[int], Delta]]] = {}
         for indices in groups.values():
             row = rows[indices[0]]
             assert row is not None
-            for name, deltas in row.adapter.slice(row.cut).items():
+            for name, deltas in row.adapter.slice(row.truncation).items():
                 for delta in deltas:
                     by_module.setdefault(name, []).append((indices, delta))
         strengths = [0.0 if row is None else row.strength for row in rows]

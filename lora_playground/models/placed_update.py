@@ -14,12 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from lora_playground.analysis.spectra import nonzero, update_svd
+from lora_playground.analysis.truncation import Decomposition, Truncation
 from lora_playground.analysis.update import Update
 from lora_playground.errors import ModelError
-
-Cut = tuple[int, int]
-"""Singular directions [lo, hi) of every ΔW, strongest first; a negative lo means the weakest −lo of each."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +59,6 @@ class Parameter:
 Delta = Factors | Dense | Bias | Table | Parameter
 
 
-def bounds(cut: Cut, used: int) -> tuple[int, int]:
-    """The slice of `used` directions that a cut keeps."""
-    lo, hi = (used + cut[0], used) if cut[0] < 0 else cut
-    lo = min(max(0, lo), used)
-    return lo, max(lo, min(hi, used))
-
-
 def is_linear(module: nn.Module) -> bool:
     """Whether the module maps x to W x (+ b): nn.Linear, its quantised kin, GPT-2's Conv1D, PEFT's wrappers."""
     return linear_shape(module) is not None
@@ -106,10 +96,9 @@ class PlacedUpdate:
         self._model = model
         reference = next(p for p in model.parameters() if p.is_floating_point())
         self.device, self.dtype = reference.device, reference.dtype
-        self._updates = list(updates)
-        self._slices: OrderedDict[Cut | None, dict[str, list[Delta]]] = OrderedDict()
-        self._svd: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
-        for update in self._updates:
+        self._decomposition = Decomposition(updates)
+        self._slices: OrderedDict[Truncation | None, dict[str, list[Delta]]] = OrderedDict()
+        for update in self._decomposition.updates:
             for array in (update.B, update.A, update.dense):
                 if array is not None and not np.isfinite(array).all():
                     raise ModelError(
@@ -124,33 +113,33 @@ class PlacedUpdate:
         tensors = [value for delta in deltas for value in vars(delta).values() if isinstance(value, torch.Tensor)]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
-    def slice(self, cut: Cut | None) -> dict[str, list[Delta]]:
-        """Deltas by module name; with a cut only its singular directions of each ΔW are kept.
+    def slice(self, truncation: Truncation | None) -> dict[str, list[Delta]]:
+        """Deltas by module name, of the singular directions of each ΔW that `truncation` keeps; None keeps all.
 
         A ΔW of which all directions are kept is the untouched one, bit for bit.
         """
-        if cut in self._slices:
-            self._slices.move_to_end(cut)
-            return self._slices[cut]
+        if truncation in self._slices:
+            self._slices.move_to_end(truncation)
+            return self._slices[truncation]
         placed: dict[str, list[Delta]] = {}
         modules = named_modules(self._model)
-        for update in self._updates:
-            for module_name, delta in self._place(update, cut, modules):
+        for update in self._decomposition.truncate(truncation or Truncation()):
+            for module_name, delta in self._place(update, modules):
                 placed.setdefault(module_name, []).append(delta)
-        self._slices[cut] = placed
+        self._slices[truncation] = placed
         while len(self._slices) > 6:
             oldest = next(key for key in self._slices if key is not None)
             del self._slices[oldest]
         return placed
 
-    def _place(self, update: Update, cut: Cut | None, modules: dict[str, nn.Module]) -> Iterator[tuple[str, Delta]]:
+    def _place(self, update: Update, modules: dict[str, nn.Module]) -> Iterator[tuple[str, Delta]]:
         """Where an update acts: one module, or every module that shares the parameter."""
         if update.name in modules:
             module = modules[update.name]
             if is_linear(module):
-                yield update.name, self._linear(update, module, cut, transposed=False)
+                yield update.name, self._linear(update, module, transposed=False)
             elif isinstance(module, nn.Embedding):
-                yield update.name, self._table(update, module, cut)
+                yield update.name, self._table(update, module)
             else:
                 raise ModelError(
                     f"{self.name}: {update.name} is a {type(module).__name__}; only linear modules, "
@@ -168,69 +157,35 @@ class PlacedUpdate:
             if getattr(module, leaf, None) is not parameter:
                 continue
             if is_linear(module) and leaf == "weight":
-                yield module_name, self._linear(update, module, cut, transposed=type(module).__name__ == "Conv1D")
+                yield module_name, self._linear(update, module, transposed=type(module).__name__ == "Conv1D")
             elif isinstance(module, nn.Embedding) and leaf == "weight":
-                yield module_name, self._table(update, module, cut)
+                yield module_name, self._table(update, module)
             else:
                 if update.shape != tuple(parameter.shape):  # type: ignore[union-attr]
                     raise self._misfit(update, tuple(parameter.shape))  # type: ignore[union-attr]
-                vector = self._tensor(self._truncated(update, cut))
+                vector = self._tensor(update.matrix())
                 if is_linear(module) and leaf == "bias":
                     yield module_name, Bias(vector)
                 else:
                     yield module_name, Parameter(leaf, vector)
 
-    def _linear(self, update: Update, module: nn.Module, cut: Cut | None, transposed: bool) -> Delta:
-        """`transposed`: the update is dense in a Conv1D parameter's own (in, out) layout."""
+    def _linear(self, update: Update, module: nn.Module, transposed: bool) -> Delta:
+        """`transposed`: the update has the own layout of a Conv1D's parameter, (in, out)."""
         out_in = linear_shape(module)
         assert out_in is not None
-        shape = update.shape[::-1] if transposed and not update.factored else update.shape
-        if shape != out_in:
+        if (update.shape[::-1] if transposed else update.shape) != out_in:
             raise self._misfit(update, out_in)
-        if cut is not None and not self._keeps_all(update, cut):
-            U, s, Vt = self._directions(update)
-            lo, hi = bounds(cut, len(s))
-            root = np.sqrt(s[lo:hi])
-            B, A = U[:, lo:hi] * root, root[:, None] * Vt[lo:hi]
-            if transposed and not update.factored:
-                B, A = A.T, B.T
-            return Factors(self._tensor(A.T), self._tensor(B.T))
         if update.B is not None and update.A is not None:
-            return Factors(self._tensor(update.A.T), self._tensor(update.B.T))
+            At, Bt = (update.B, update.A) if transposed else (update.A.T, update.B.T)
+            return Factors(self._tensor(At), self._tensor(Bt))
         assert update.dense is not None
         return Dense(self._tensor(update.dense if transposed else update.dense.T))
 
-    def _table(self, update: Update, module: nn.Embedding, cut: Cut | None) -> Delta:
-        matrix = self._truncated(update, cut)
+    def _table(self, update: Update, module: nn.Embedding) -> Delta:
         shape = tuple(module.weight.shape)  # type: ignore[union-attr]
-        if matrix.shape != shape:
+        if update.shape != shape:
             raise self._misfit(update, shape)
-        return Table(self._tensor(matrix))
-
-    def _truncated(self, update: Update, cut: Cut | None) -> np.ndarray:
-        """ΔW itself, cut down to directions lo..hi; a vector has one direction."""
-        if cut is None:
-            return update.matrix()
-        if len(update.shape) != 2:
-            lo, hi = bounds(cut, 1)
-            return update.matrix() * float(lo < hi)
-        if self._keeps_all(update, cut):
-            return update.matrix()
-        U, s, Vt = self._directions(update)
-        lo, hi = bounds(cut, len(s))
-        return (U[:, lo:hi] * s[lo:hi]) @ Vt[lo:hi]
-
-    def _keeps_all(self, update: Update, cut: Cut) -> bool:
-        used = len(self._directions(update)[1])
-        return bounds(cut, used) == (0, used)
-
-    def _directions(self, update: Update) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Thin SVD of ΔW in float64 without directions whose σ is zero, kept for the next cut."""
-        if update.name not in self._svd:
-            U, s, Vt = update_svd(update)
-            used = nonzero(s)
-            self._svd[update.name] = U[:, :used], s[:used], Vt[:used]
-        return self._svd[update.name]
+        return Table(self._tensor(update.matrix()))
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.tensor(np.ascontiguousarray(array), dtype=self.dtype, device=self.device)

@@ -19,7 +19,7 @@ from lora_playground.analysis import spectra_file
 from lora_playground.analysis.alignment import Amplification, Intruders, alignment, amplification, intruders
 from lora_playground.analysis.spectra import EXACT_SIDE, Spectrum, analyse, effective_rank, stable_rank
 from lora_playground.analysis.tensors import TensorFile, Weights
-from lora_playground.analysis.truncation import Cutter
+from lora_playground.analysis.truncation import Decomposition
 from lora_playground.analysis.update import Update
 from lora_playground.errors import AdapterError, PlaygroundError
 from lora_playground.exchange.importing import opened
@@ -184,11 +184,11 @@ class Lens:
         names = dict.fromkeys(key.rsplit(".", 1)[0] for key in file.entries)
         return (self._read(run, name) for name in names)
 
-    def cutter(self, run: Run) -> Cutter:
+    def decomposition(self, run: Run) -> Decomposition:
         """All updates of a finished run, decomposed for cuts; raises AdapterError where none are saved."""
         if not run.update_path.is_file():
             raise AdapterError("its update is not saved (yet), or is too large to be cut here.")
-        return self._once(("cutter", run.id, _stamp(run.update_path)), lambda: Cutter(self._all(run)))
+        return self._once(("decomposition", run.id, _stamp(run.update_path)), lambda: Decomposition(self._all(run)))
 
     # --- the base --------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from lora_playground.analysis.truncation import Cut
+from lora_playground.analysis.truncation import Truncation
 from lora_playground.errors import PlaygroundError
 from lora_playground.exchange.importing import Imported, derive, import_files, import_from_hub
 from lora_playground.jobs import cutcurve
@@ -196,13 +196,13 @@ class Tools:
             return [gr.skip(), cards.error(str(failure)), gr.skip(), gr.skip()]
         return [*self._energy(subject, chosen), *self._curve(subject, chosen)]
 
-    def _energy(self, subject: views.Subject | None, cut: Cut) -> list[Any]:
+    def _energy(self, subject: views.Subject | None, cut: Truncation) -> list[Any]:
         from lora_playground.ui.spectrum import note
 
         figure, words = views.cut_view(subject, cut)
         return [draw(figure), note(words)]
 
-    def _curve(self, subject: views.Subject | None, cut: Cut | None) -> list[Any]:
+    def _curve(self, subject: views.Subject | None, cut: Truncation | None) -> list[Any]:
         from lora_playground.ui.spectrum import note
 
         if subject is None:
@@ -213,7 +213,7 @@ class Tools:
             title = "What is left when only the first k directions are kept"
             words = "Not measured yet: it answers the test questions once for every k."
             return [draw(empty("Press “Measure loss and score over k”.", title, False, 340)), note(words)]
-        energy = [views.energy_kept(subject.frames.values[-1], Cut("top", k=k)) for k in found["k"]]
+        energy = [views.energy_kept(subject.frames.values[-1], Truncation("top", k=k)) for k in found["k"]]
         figure = cut_figure(found["k"], found["loss"], found["score"], subject.colour, energy, kept)
         words = describe_cut(found["k"], found["loss"], found["score"])
         if not found.get("done"):
@@ -244,7 +244,7 @@ class Tools:
             return cards.error("Tick a run first."), gr.skip()
         try:
             chosen = views.make_cut(*given)
-            updates = self._lens.cutter(subject.shown.run).cut(chosen)
+            updates = self._lens.decomposition(subject.shown.run).truncate(chosen)
             title = f"{subject.label}: {chosen.describe()}"
             made = derive(self._shell.store, subject.shown.run, updates, title, {"cut": vars(chosen)})
         except PlaygroundError as failure:

@@ -23,7 +23,7 @@ from lora_playground.analysis.spectra import (
     stable_rank,
 )
 from lora_playground.analysis.subspaces import Side, compare
-from lora_playground.analysis.truncation import Cut, energy_kept
+from lora_playground.analysis.truncation import Truncation, energy_kept
 from lora_playground.errors import PlaygroundError
 from lora_playground.plots.spectrum import short_name
 from lora_playground.plots.style import empty, percent, significant
@@ -185,18 +185,18 @@ def base_views(lens: Lens, subject: Subject | None, module: str, k: int, epsilon
     ]
 
 
-def make_cut(mode: str, k: int, first: int, last: int, strength: float) -> Cut:
+def make_cut(mode: str, k: int, first: int, last: int, strength: float) -> Truncation:
     """The cut that the controls say; raises ConfigError."""
-    return Cut(mode, int(k), int(first), max(int(first), int(last)), float(strength))  # type: ignore[arg-type]
+    return Truncation(mode, int(k), int(first), max(int(first), int(last)), float(strength))  # type: ignore[arg-type]
 
 
-def cut_view(subject: Subject | None, cut: Cut) -> View:
+def cut_view(subject: Subject | None, cut: Truncation) -> View:
     """Energy over directions kept, summed over all modules, with what the cut keeps shaded."""
     if subject is None or not subject.frames.values:
         return empty(_FIRST, "Energy kept by the first k directions", False), _FIRST
     spectra = subject.frames.values[-1]
     rank = longest(subject)
-    shares = [energy_kept(spectra, Cut("top", k=k)) for k in range(1, min(rank, 64) + 1)]
+    shares = [energy_kept(spectra, Truncation("top", k=k)) for k in range(1, min(rank, 64) + 1)]
     kept = cut.kept(rank)
     bounds = (kept.start + 1, kept.stop) if kept.stop > kept.start else None
     figure = plots.energy_figure([(subject.label, subject.colour, shares)], bounds)

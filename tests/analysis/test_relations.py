@@ -7,7 +7,7 @@ import scipy.linalg
 from lora_playground.analysis import alignment as al
 from lora_playground.analysis import subspaces as sub
 from lora_playground.analysis.spectra import spectra
-from lora_playground.analysis.truncation import MODES, Cut, Cutter, energy_kept
+from lora_playground.analysis.truncation import MODES, Decomposition, Truncation, energy_kept
 from lora_playground.analysis.update import Update
 from lora_playground.errors import AdapterError, ConfigError
 
@@ -217,16 +217,16 @@ def expected(update: Update, kept: slice, strength: float) -> np.ndarray:
 @pytest.mark.parametrize(
     "cut, slices",
     [
-        (Cut("top", k=1), [slice(0, 1)] * 3),
-        (Cut("top", k=3, strength=0.5), [slice(0, 3), slice(0, 2), slice(0, 3)]),
-        (Cut("bottom", k=1, strength=2.0), [slice(3, 4), slice(1, 2), slice(9, 10)]),
-        (Cut("range", first=2, last=3), [slice(1, 3), slice(1, 2), slice(1, 3)]),
-        (Cut("one", first=2), [slice(1, 2)] * 3),
+        (Truncation("top", k=1), [slice(0, 1)] * 3),
+        (Truncation("top", k=3, strength=0.5), [slice(0, 3), slice(0, 2), slice(0, 3)]),
+        (Truncation("bottom", k=1, strength=2.0), [slice(3, 4), slice(1, 2), slice(9, 10)]),
+        (Truncation("range", first=2, last=3), [slice(1, 3), slice(1, 2), slice(1, 3)]),
+        (Truncation("one", first=2), [slice(1, 2)] * 3),
     ],
 )
 def test_a_cut_equals_the_dense_truncation(cut, slices):
     updates = model()
-    left = {u.name: u for u in Cutter(updates).cut(cut)}
+    left = {u.name: u for u in Decomposition(updates).truncate(cut)}
     for update, kept in zip(updates[:3], slices):
         np.testing.assert_allclose(left[update.name].matrix(), expected(update, kept, cut.strength), atol=2e-6)
     # A vector is one direction, its strongest, which cuts that begin with the second leave out.
@@ -236,23 +236,30 @@ def test_a_cut_equals_the_dense_truncation(cut, slices):
 
 def test_keeping_everything_gives_the_same_arrays_and_keeping_nothing_the_base():
     updates = model()
-    cutter = Cutter(updates)
-    for cut in (Cut(), Cut("top", k=cutter.rank), Cut("top", k=99), Cut("bottom", k=99), Cut("range", last=99)):
-        for before, after in zip(updates, cutter.cut(cut)):
+    decomposition = Decomposition(updates)
+    every = [Truncation("top", k=k) for k in (decomposition.rank, 99)] + [Truncation("bottom", k=99)]
+    for cut in (Truncation(), *every, Truncation("range", last=99)):
+        for before, after in zip(updates, decomposition.truncate(cut)):
             assert after is before, "identical answers need identical arrays"
-    for cut in (Cut("top", k=0), Cut("bottom", k=0), Cut(strength=0.0), Cut("one", first=50)):
-        assert cutter.cut(cut) == []
+    for cut in (
+        Truncation("top", k=0),
+        Truncation("bottom", k=0),
+        Truncation(strength=0.0),
+        Truncation("one", first=50),
+    ):
+        assert decomposition.truncate(cut) == []
 
 
 def test_a_module_with_fewer_directions_drops_out_of_a_range_beyond_them():
-    left = {u.name for u in Cutter(model()).cut(Cut("range", first=3, last=4))}
+    left = {u.name for u in Decomposition(model()).truncate(Truncation("range", first=3, last=4))}
     assert "b" not in left and "a" in left
 
 
 def test_top_and_bottom_of_a_cut_add_up():
     updates = model()[:2]
-    cutter = Cutter(updates)
-    top, bottom = cutter.cut(Cut("top", k=1)), cutter.cut(Cut("range", first=2, last=99))
+    decomposition = Decomposition(updates)
+    top = decomposition.truncate(Truncation("top", k=1))
+    bottom = decomposition.truncate(Truncation("range", first=2, last=99))
     for update, a, b in zip(updates, top, bottom):
         np.testing.assert_allclose(a.matrix() + b.matrix(), update.matrix(), atol=3e-6)
 
@@ -260,15 +267,18 @@ def test_top_and_bottom_of_a_cut_add_up():
 def test_energy_kept_is_counted_over_all_modules():
     updates = model()[:2]
     total = 25 + 9 + 4 + 1 + 16 + 4
-    for cut, share in ((Cut(), 1.0), (Cut("top", k=1), 41 / total), (Cut("bottom", k=1), 5 / total), (Cut("top"), 0.0)):
-        assert Cutter(updates).energy(cut) == pytest.approx(share)
+    shares = {"top": 41 / total, "bottom": 5 / total}
+    given = [(Truncation(), 1.0), (Truncation("top"), 0.0), *((Truncation(m, k=1), s) for m, s in shares.items())]
+    for cut, share in given:
+        assert Decomposition(updates).energy(cut) == pytest.approx(share)
         assert energy_kept(spectra(updates), cut) == pytest.approx(share)
-    assert energy_kept({}, Cut()) == energy_kept({"a": np.zeros(3)}, Cut()) == 0.0
+    assert energy_kept({}, Truncation()) == energy_kept({"a": np.zeros(3)}, Truncation()) == 0.0
 
 
 def test_an_untrained_adapter_can_be_cut():
     zero = [Update("q", np.zeros((4, 2), np.float32), np.ones((2, 5), np.float32))]
-    assert Cutter(zero).cut(Cut("top", k=1)) == [] and Cutter(zero).energy(Cut("top", k=1)) == 0.0
+    first = Truncation("top", k=1)
+    assert Decomposition(zero).truncate(first) == [] and Decomposition(zero).energy(first) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -286,11 +296,11 @@ def test_an_untrained_adapter_can_be_cut():
 )
 def test_a_cut_that_makes_no_sense_is_refused(options, field):
     with pytest.raises(ConfigError) as caught:
-        Cut(**options)
+        Truncation(**options)
     assert caught.value.field == field
 
 
 def test_cuts_are_said_in_words():
-    assert Cut("top", k=2).describe() == "the 2 strongest directions"
-    assert Cut("bottom", k=1, strength=0.5).describe() == "the weakest direction at strength 0.5"
-    assert {Cut(mode).describe() for mode in MODES}
+    assert Truncation("top", k=2).describe() == "the 2 strongest directions"
+    assert Truncation("bottom", k=1, strength=0.5).describe() == "the weakest direction at strength 0.5"
+    assert {Truncation(mode).describe() for mode in MODES}

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from lora_playground.analysis.truncation import Truncation
 from lora_playground.analysis.update import load_updates
 from lora_playground.chat.client import ChatClient
 from lora_playground.chat.protocol import ChatEvent, ChatRequest
@@ -43,7 +44,7 @@ def solo(house: House, name: str | None, text: str, limit: int, strength: float 
     update = None
     if name is not None:
         updates = load_updates(RunStore(house.home).get(house.runs[name]).update_path)
-        update = RowUpdate(decoder.adapter(updates), strength, cut)
+        update = RowUpdate(decoder.adapter(updates), strength, None if cut is None else Truncation.between(*cut))
     return decoder.generate([[{"role": "user", "content": text}]], update, max_new_tokens=limit)[0]
 
 

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from lora_playground.analysis.adapter_file import CONFIG, TENSORS, open_adapter
 from lora_playground.analysis.spectra import spectra
-from lora_playground.analysis.truncation import Cut, Cutter
+from lora_playground.analysis.truncation import Decomposition, Truncation
 from lora_playground.analysis.update import load_updates
 from lora_playground.errors import AdapterError
 from lora_playground.exchange import importing
@@ -179,12 +179,13 @@ def test_a_cut_adapter_becomes_a_plain_lora_of_its_own(tmp_path, base):
     store = RunStore(tmp_path / "home")
     parent = importing.import_adapter(store, adapter(tmp_path / "mine"), base=base).run
     updates = load_updates(parent.update_path)
-    cut = Cut("top", k=2, strength=0.5)
-    run = importing.derive(store, parent, Cutter(updates).cut(cut), "mine, two directions", {"cut": vars(cut)})
+    cut = Truncation("top", k=2, strength=0.5)
+    left = Decomposition(updates).truncate(cut)
+    run = importing.derive(store, parent, left, "mine, two directions", {"cut": vars(cut)})
     whole = spectra(updates)[MODULE]
     again = {u.name: u for u in open_adapter(run.adapter).updates()}
     np.testing.assert_allclose(spectra(again.values())[MODULE], 0.5 * whole[:2], rtol=1e-5)
     assert run.config().label == "mine, two directions" and run.result()["derived"]["from"] == parent.id
     assert run.state() == "done"
     with pytest.raises(AdapterError, match="nothing is left"):
-        importing.derive(store, parent, Cutter(updates).cut(Cut("top", k=0)), "empty", {})
+        importing.derive(store, parent, Decomposition(updates).truncate(Truncation("top", k=0)), "empty", {})

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lora_playground.analysis.truncation import Truncation
 from lora_playground.analysis.update import Update
 from lora_playground.errors import ChatError, ModelError
 from lora_playground.models.decoding import Decoder, Row, RowUpdate, Sampling
@@ -147,7 +148,7 @@ def test_logits_equal_the_merged_model(bases: Any, kind: str) -> None:
     for updates in (low_rank(model, 3, 5), full(model, 6)):
         adapter = decoder.adapter(updates)
         for strength, cut in ((1.0, None), (0.3, None), (2.0, None), (1.0, (0, 2)), (0.5, (1, 3))):
-            got = decoder.logits(ids, RowUpdate(adapter, strength, cut))
+            got = decoder.logits(ids, RowUpdate(adapter, strength, None if cut is None else Truncation.between(*cut)))
             if cut is not None and any(len(u.shape) != 2 for u in updates) and cut[0] > 0:
                 wanted = merged(model, [u for u in updates if len(u.shape) == 2], strength, cut)
             else:
@@ -165,9 +166,11 @@ def test_a_cut_that_keeps_all_is_bit_for_bit_the_whole_and_one_that_keeps_none_t
         adapter = decoder.adapter(updates)
         whole = decoder.logits(ids, RowUpdate(adapter))
         for cut in ((0, rank), (0, rank + 5), (-rank, 0)):
-            assert torch.equal(decoder.logits(ids, RowUpdate(adapter, cut=cut)), whole), cut
+            row = RowUpdate(adapter, truncation=Truncation.between(*cut))
+            assert torch.equal(decoder.logits(ids, row), whole), cut
         for cut in ((0, 0), (rank, rank)):
-            assert torch.equal(decoder.logits(ids, RowUpdate(adapter, cut=cut)), decoder.logits(ids)), cut
+            row = RowUpdate(adapter, truncation=Truncation.between(*cut))
+            assert torch.equal(decoder.logits(ids, row), decoder.logits(ids)), cut
 
 
 def test_rows_without_update_are_the_plain_base(bases: Any) -> None:
@@ -194,7 +197,8 @@ def test_zero_adapter_says_the_same_letters(bases: Any, temperature: float, top_
     ids = decoder.encode(TALKS[0])
     sampling = Sampling(temperature, top_p, seed=11)
     rows = [
-        Row(ids, u, sampling, max_new_tokens=40) for u in (None, update, None, RowUpdate(update.adapter, 2.0, (0, 2)))
+        Row(ids, u, sampling, max_new_tokens=40)
+        for u in (None, update, None, RowUpdate(update.adapter, 2.0, Truncation("top", k=2)))
     ]
     with decoder.evaluating():
         batch = decoder.batch()

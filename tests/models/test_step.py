@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lora_playground.analysis.truncation import Truncation
 from lora_playground.analysis.update import Update
 from lora_playground.models import decoding
 from lora_playground.models.decoding import Decoder, Row, RowUpdate
@@ -57,7 +58,7 @@ def compositions(decoder: Decoder) -> dict[str, list[RowUpdate | None]]:
         "strengths": [None, half, twice],
         "other ranks and modules": [None, small, wide, attention],
         "not all modules": [few, None, RowUpdate(attention.adapter, 0.7)],
-        "cut": [None, RowUpdate(small.adapter, 1.0, (0, 1))],
+        "cut": [None, RowUpdate(small.adapter, 1.0, Truncation("top", k=1))],
     }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from lora_playground.analysis.truncation import Cut
+from lora_playground.analysis.truncation import Truncation
 from lora_playground.analysis.update import Update
 from lora_playground.models import catalogue
 from lora_playground.plots import MEASURES, run_colour
@@ -165,12 +165,12 @@ def test_without_its_base_the_rest_is_shown(found, monkeypatch):
 
 def test_a_cut_says_what_it_keeps(found):
     _, (small, large, _) = found
-    figure, words = views.cut_view(large, Cut("top", k=3))
+    figure, words = views.cut_view(large, Truncation("top", k=3))
     assert (figure["layout"]["shapes"][0]["x0"], figure["layout"]["shapes"][0]["x1"]) == (0, 3)
     energy = np.exp(-0.2 * np.arange(8))
     assert f"{100 * energy[:3].sum() / energy.sum():.0f}% of the update's energy" in words
-    assert "base's" in views.cut_view(large, Cut("top", k=0))[1]
-    assert "untouched" in views.cut_view(small, Cut())[1]
+    assert "base's" in views.cut_view(large, Truncation("top", k=0))[1]
+    assert "untouched" in views.cut_view(small, Truncation())[1]
 
 
 def test_numbers_go_out_as_csv_and_json(found):

@@ -7,7 +7,7 @@ from trials import supports, trial
 
 from lora_playground.analysis.spectra import analyse, effective_rank, nonzero, stable_rank
 from lora_playground.analysis.subspaces import compare
-from lora_playground.analysis.truncation import Cut, Cutter
+from lora_playground.analysis.truncation import Decomposition, Truncation
 from lora_playground.analysis.update import Update
 from lora_playground.variants import VARIANTS
 
@@ -54,7 +54,7 @@ def test_factored_and_dense_agree(name, kind):
 @cases
 def test_a_cut_and_its_directions_are_those_of_the_dense_update(name, kind):
     updates = matrices(name, kind)[:4]
-    cut = {update.name: update for update in Cutter(updates).cut(Cut("top", k=2))}
+    cut = {update.name: update for update in Decomposition(updates).truncate(Truncation("top", k=2))}
     for update in updates:
         U, values, Vt = svd(update)
         if nonzero(values) < 3 or values[1] - values[2] < 1e-3 * values[0]:
