@@ -8,11 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -23,6 +21,7 @@ from typing import Any
 from lora_playground.chat.protocol import MAX_LINE, ChatEvent, ChatRequest, line
 from lora_playground.config import ModelConfig
 from lora_playground.errors import ChatError
+from lora_playground.machine import processes
 from lora_playground.runs import default_home
 
 RESTARTS, WINDOW = 5, 600.0
@@ -144,8 +143,7 @@ class ChatClient:
             try:
                 process.wait(3)
             except subprocess.TimeoutExpired:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+                processes.signal_group(process.pid, signal.SIGKILL)
                 process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -185,17 +183,13 @@ class ChatClient:
         return self.home / "chat.log"
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        package_root = str(Path(__file__).resolve().parents[2])
-        paths = [package_root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        command = [sys.executable, "-m", "lora_playground.chat.host"]
-        command += ["--socket", str(self._socket), "--home", str(self.home), "--device", self.device]
+        given = ("--socket", str(self._socket), "--home", str(self.home), "--device", self.device)
         try:
             self.home.mkdir(parents=True, exist_ok=True)
             big = self.log_path.exists() and self.log_path.stat().st_size > 1_000_000
             with open(self.log_path, "wb" if big else "ab") as log:
-                return subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, env=environment
+                return processes.start(
+                    processes.python("lora_playground.chat.host", *given), stdin=subprocess.PIPE, stdout=log
                 )
         except OSError as error:
             raise ChatError(f"The chat process cannot be started ({error}). Choose another home folder.") from error

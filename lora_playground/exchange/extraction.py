@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,15 +18,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 
 from lora_playground.analysis.adapter_file import Adapter, open_adapter
 from lora_playground.analysis.adapter_methods import INDICES, SHAPES
 from lora_playground.analysis.tensors import Weights
 from lora_playground.analysis.update import Update
 from lora_playground.errors import AdapterError, PlaygroundError
+from lora_playground.machine import processes
 
 if TYPE_CHECKING:
     import torch
+
+_LIMITS = processes.Limits(memory=psutil.virtual_memory().total, cpu_seconds=3600)
+"""What a stranger's adapter may use up before its process fails instead of the server."""
 
 Pairs = Mapping[str, tuple[int, int]]
 
@@ -43,12 +49,14 @@ def extract(adapter: Adapter, shapes: Pairs, base: Path | None, links: bool = Fa
     """
     wanted = {module: shapes[module] for module in adapter.parts}
     task = {"adapter": str(adapter.folder.resolve()), "base": str(base or ""), "links": links, "shapes": wanted}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lora_playground.exchange.extraction"],
+    process = processes.start(
+        processes.python("lora_playground.exchange.extraction"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        cwd=Path(__file__).resolve().parents[2],
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        stderr=None,
+        environment={"HF_HUB_OFFLINE": "1"},
+        hub_login=False,
+        limits=_LIMITS,
     )
     assert process.stdin is not None and process.stdout is not None
     try:
@@ -57,7 +65,7 @@ def extract(adapter: Adapter, shapes: Pairs, base: Path | None, links: bool = Fa
             process.stdin.close()
         yield from _received(process.stdout)
     finally:
-        process.kill()
+        processes.signal_group(process.pid, signal.SIGKILL)
         process.wait()
         process.stdout.close()
 

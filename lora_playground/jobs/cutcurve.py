@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_playground.errors import JobError, PlaygroundError, RunError
+from lora_playground.machine import processes
 from lora_playground.runs import Run, read_json, write_json
 
 FILE, ERROR, LOG, LOCK = "cut.json", "cut-error.json", "cut.log", ".cut.lock"
@@ -58,13 +59,8 @@ def start(run: Run) -> None:
         for name in (FILE, ERROR):
             (run.folder / name).unlink(missing_ok=True)
         with open(run.folder / LOG, "wb") as log:
-            _active[run.id] = subprocess.Popen(
-                [sys.executable, "-m", "lora_playground.jobs.cutcurve", str(run.folder)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                cwd=Path(__file__).resolve().parents[2],
+            _active[run.id] = processes.start(
+                processes.python("lora_playground.jobs.cutcurve", str(run.folder)), stdout=log
             )
 
 

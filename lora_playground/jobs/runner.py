@@ -10,11 +10,9 @@ import contextlib
 import json
 import logging
 import os
-import re
 import secrets
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -23,17 +21,15 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from lora_playground.errors import JobError
+from lora_playground.machine.processes import carrying, cpu_seconds, python, signal_group, start, started_at
 
 log = logging.getLogger(__name__)
 
 TOKEN_VARIABLE = "LORA_PLAYGROUND_WORKER"
 """Names, in every process that descends from a worker, the worker it came from; by it the last orphan is found."""
 
-_SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|COOKIE|PRIVATE|API_?KEY|ACCESS_?KEY|AUTH", re.IGNORECASE)
-
-
-HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HUB_DISABLE_IMPLICIT_TOKEN")
-"""What a worker may know of the hub's login, by its environment alone."""
+_CLOCK_ADJUSTMENT = 2.0
+"""Seconds by which two readings of the time a process began may differ."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +38,13 @@ class Handle:
 
     Attributes:
         pid: the worker, leader of its own session and process group.
-        start_ticks: its start time in clock ticks since boot ('' where the system does not tell); with `boot_id` it
-            tells the process from a later one of the same number.
+        started: when it began, in seconds since 1970 (0 where that is unknown); tells it from a later process with the
+            same number.
         token: value of TOKEN_VARIABLE in it and all its descendants.
     """
 
     pid: int
-    start_ticks: str = ""
-    boot_id: str = ""
+    started: float = 0.0
     token: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,7 +52,8 @@ class Handle:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Handle:
-        return cls(**values)
+        """Reads what `to_dict` wrote; fields that it does not know are left out."""
+        return cls(**{name: value for name, value in values.items() if name in cls.__dataclass_fields__})
 
 
 class Runner(Protocol):
@@ -103,7 +99,7 @@ class LocalRunner:
 
     def __init__(self, home: Path, command: Sequence[str] | None = None, warm: bool = True) -> None:
         self.home = home
-        self.command = list(command or (sys.executable, "-m", "lora_playground.jobs.worker"))
+        self.command = list(command or python("lora_playground.jobs.worker"))
         self.warm = warm
         self._lock = threading.Lock()
         self._ready: _Process | None = None
@@ -136,14 +132,14 @@ class LocalRunner:
         if how == "flag":
             process.send({"stop": True})
         else:
-            _signal_group(handle.pid, signal.SIGTERM if how == "terminate" else signal.SIGKILL)
+            signal_group(handle.pid, signal.SIGTERM if how == "terminate" else signal.SIGKILL)
 
     def reap(self, handle: Handle) -> None:
         process = self._running.pop(handle.pid, None)
         if process is not None:
             process.end()
         elif same_process(handle):
-            _signal_group(handle.pid, signal.SIGKILL)
+            signal_group(handle.pid, signal.SIGKILL)
         deadline = time.monotonic() + 5
         while (left := descendants(handle.token)) and time.monotonic() < deadline:
             for pid in left:
@@ -152,11 +148,7 @@ class LocalRunner:
             time.sleep(0.02)
 
     def cpu_seconds(self, handle: Handle) -> float | None:
-        fields = _stat(handle.pid)
-        if fields is None:
-            return None
-        # utime, stime, and those of children that have ended (fields 14 to 17 of proc_pid_stat(5))
-        return sum(int(value) for value in fields[11:15]) / os.sysconf("SC_CLK_TCK")
+        return cpu_seconds(handle.pid)
 
     def prepare(self) -> None:
         if not self.warm:
@@ -184,14 +176,11 @@ class LocalRunner:
         read, write = os.pipe()
         try:
             with open(self.home / "worker.log", "wb") as output:
-                popen = subprocess.Popen(
+                popen = start(
                     [*self.command, "--control", str(read)],
-                    stdin=subprocess.DEVNULL,
                     stdout=output,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                    pass_fds=(read,),
-                    env=clean_environment(os.environ) | {TOKEN_VARIABLE: token},
+                    keep_open=(read,),
+                    environment={TOKEN_VARIABLE: token},
                 )
         except OSError as error:
             os.close(write)
@@ -201,7 +190,7 @@ class LocalRunner:
         finally:
             os.close(read)
         os.set_blocking(write, False)
-        return _Process(popen, write, Handle(popen.pid, _start_ticks(popen.pid), boot_id(), token))
+        return _Process(popen, write, Handle(popen.pid, started_at(popen.pid), token))
 
 
 class _Process:
@@ -223,8 +212,8 @@ class _Process:
     def end(self) -> None:
         """Kills the group and collects the exit status. Safe to call twice."""
         # Once the leader has been waited for, its number may be another's; then the token finds what is left.
-        if self.popen.poll() is None or not os.path.isdir("/proc"):
-            _signal_group(self.handle.pid, signal.SIGKILL)
+        if self.popen.poll() is None:
+            signal_group(self.handle.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.popen.wait(5)
         if self.control >= 0:
@@ -232,70 +221,11 @@ class _Process:
             self.control = -1
 
 
-def clean_environment(environment: Any) -> dict[str, str]:
-    """The server's environment without anything that looks like a secret but the hub's token, which gated models ask
-    for, with what a worker needs."""
-    kept = {name: value for name, value in environment.items() if name in HUB_TOKENS or not _SECRET.search(name)}
-    root = str(Path(__file__).resolve().parents[2])  # the package is found from whatever folder the server was started
-    return kept | {
-        "PYTHONPATH": os.pathsep.join(filter(None, (root, kept.get("PYTHONPATH")))),
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONFAULTHANDLER": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "DO_NOT_TRACK": "1",
-    }
-
-
-def boot_id() -> str:
-    """What tells this boot of the machine from others; '' where the system does not say."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-
-
-def _stat(pid: int) -> list[str] | None:
-    """Fields of /proc/<pid>/stat from the third (state) on; None where there is no such process."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    return text[text.rindex(")") + 2 :].split()
-
-
-def _start_ticks(pid: int) -> str:
-    fields = _stat(pid)
-    return fields[19] if fields else ""
-
-
 def same_process(handle: Handle) -> bool:
-    """Whether the recorded process itself still lives; a later one of the same number does not count."""
-    fields = _stat(handle.pid)
-    if fields is None or not handle.start_ticks or handle.boot_id != boot_id():
-        return False
-    return fields[19] == handle.start_ticks and fields[0] != "Z"
+    """Whether the recorded process itself still lives; a later one with the same number does not count."""
+    return handle.started > 0 and abs(started_at(handle.pid) - handle.started) < _CLOCK_ADJUSTMENT
 
 
 def descendants(token: str) -> list[int]:
     """Living processes but this one that carry a worker's token, wherever they have put themselves."""
-    if not token or not os.path.isdir("/proc"):
-        return []
-    mark = f"{TOKEN_VARIABLE}={token}".encode()
-    found = []
-    for name in os.listdir("/proc"):
-        if not name.isdigit() or int(name) == os.getpid():
-            continue
-        try:
-            with open(f"/proc/{name}/environ", "rb") as file:
-                marked = mark in file.read().split(b"\0")
-        except OSError:
-            continue
-        if marked and (fields := _stat(int(name))) is not None and fields[0] != "Z":
-            found.append(int(name))
-    return found
-
-
-def _signal_group(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, number)
+    return carrying(TOKEN_VARIABLE, token) if token else []

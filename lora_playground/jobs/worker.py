@@ -44,7 +44,6 @@ def main(
     parser = argparse.ArgumentParser(prog="python -m lora_playground.jobs.worker", description=__doc__.split("\n")[0])
     parser.add_argument("--control", type=int, required=True, metavar="FD", help="the pipe to read orders from")
     control = parser.parse_args(arguments).control
-    _no_core_dumps()
     watched = _start_watcher(control)
     orders = Orders(control, watched)
     warming = Warming(warm_up or prepare)
@@ -183,13 +182,6 @@ def _log_to(path: Any) -> None:
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.close(handle)
-
-
-def _no_core_dumps() -> None:
-    with contextlib.suppress(ImportError, ValueError, OSError):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _start_watcher(control: int) -> bool:

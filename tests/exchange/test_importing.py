@@ -1,6 +1,7 @@
 """An adapter from elsewhere becomes a run, or nothing at all is left of it."""
 
 import json
+import sys
 import zipfile
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from lora_playground.analysis.spectra import spectra
 from lora_playground.analysis.truncation import Decomposition, Truncation
 from lora_playground.analysis.update import load_updates
 from lora_playground.errors import AdapterError
-from lora_playground.exchange import importing
+from lora_playground.exchange import extraction, importing
 from lora_playground.runs import RunStore
 from lora_playground.ui.lens import Lens
 
@@ -189,3 +190,16 @@ def test_a_cut_adapter_becomes_a_plain_lora_of_its_own(tmp_path, base):
     assert run.state() == "done"
     with pytest.raises(AdapterError, match="nothing is left"):
         importing.derive(store, parent, Decomposition(updates).truncate(Truncation("top", k=0)), "empty", {})
+
+
+def test_the_process_that_reads_a_strangers_adapter_has_no_secrets(tmp_path, monkeypatch):
+    code = "import json, os; print(json.dumps({'error': ' '.join(os.environ)}), flush=True)"
+    monkeypatch.setattr(extraction.processes, "python", lambda *_: [sys.executable, "-c", code])
+    for name in ("HF_TOKEN", "DB_PASSWORD", "HARMLESS"):
+        monkeypatch.setenv(name, "x")
+    opened = open_adapter(adapter(tmp_path / "a"))
+    with pytest.raises(AdapterError) as told:
+        list(extraction.extract(opened, dict.fromkeys(opened.parts, (12, 10)), None))
+    names = str(told.value).split()
+    assert "HARMLESS" in names and "HF_HUB_OFFLINE" in names
+    assert not {"HF_TOKEN", "DB_PASSWORD"} & set(names)

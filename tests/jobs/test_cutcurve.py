@@ -90,13 +90,8 @@ def test_an_imported_adapter_without_data_says_so(tmp_path):
 
 def test_one_curve_at_a_time_and_its_end_is_seen(tmp_path, monkeypatch):
     made = finished_run(tmp_path, "r3", small_updates(), {"name": "lora", "rank": 3})
-    real = cutcurve.subprocess.Popen
-
-    def short(_, **options):
-        code = "import sys, time; print('why', flush=True); time.sleep(float(sys.argv[1])); sys.exit(1)"
-        return real([sys.executable, "-c", code, "2"], **options)
-
-    monkeypatch.setattr(cutcurve.subprocess, "Popen", short)
+    code = "import sys, time; print('why', flush=True); time.sleep(float(sys.argv[1])); sys.exit(1)"
+    monkeypatch.setattr(cutcurve.processes, "python", lambda *_: [sys.executable, "-c", code, "2"])
     (made.folder / cutcurve.FILE).write_text(json.dumps({"k": [0]}))
     cutcurve.start(made)
     assert cutcurve.running(made) and cutcurve.read(made) is None, "what was measured before is put away"
