@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from lora_playground.federated.core import Pair, difference, norm, singular_values
+from lora_playground.analysis.spectra import qr_singular_values
+from lora_playground.federated.pairs import Pair, norm, stack
 from lora_playground.federated.strategies import get_strategy
 from lora_playground.federated.strategies.base import Factors, Message, Server, Strategy, ideal
 
@@ -89,7 +90,7 @@ def added(before: Server, after: Server) -> dict[str, Pair]:
 
 def relative_errors(got: Mapping[str, Pair], wanted: Mapping[str, Pair]) -> tuple[float, dict[str, float]]:
     """‖got − wanted‖_F/‖wanted‖_F over all modules, and module by module; 0 where both vanish."""
-    errors = {module: norm(difference(got[module], wanted[module])) for module in wanted}
+    errors = {module: norm(stack([got[module], wanted[module]], [1.0, -1.0])) for module in wanted}
     norms = {module: norm(wanted[module]) for module in wanted}
     whole = float(np.sqrt(sum(e**2 for e in errors.values())))
     size = float(np.sqrt(sum(n**2 for n in norms.values())))
@@ -113,26 +114,20 @@ def prepared(name: str, **settings: float) -> Strategy:
 
 def round_spectra(outcome: Outcome, before: Server, modules: list[str]) -> dict[str, dict[str, object]]:
     """Singular values for the screen: per module the global update so far, this round's ideal, and every client's."""
-    base = {module: replace(before, factors=_silent(before)).update(module) for module in modules}
+    base = before.merged_total()
     shown: dict[str, dict[str, object]] = {}
     for module in modules:
+
+        def sigma(added: Pair, module: str = module) -> list[float]:
+            pairs = [base[module], added] if module in base else [added]
+            return _digits(qr_singular_values(*stack(pairs, [1.0] * len(pairs))))
+
         shown[module] = {
-            "global": _digits(singular_values(outcome.server.update(module))),
-            "ideal": _digits(singular_values(_sum(base[module], outcome.ideal[module]))) if outcome.ideal else [],
-            "clients": {
-                name: _digits(singular_values(_sum(base[module], factors[module].pair)))
-                for name, factors in outcome.clients.items()
-            },
+            "global": _digits(qr_singular_values(*outcome.server.update(module))),
+            "ideal": sigma(outcome.ideal[module]) if outcome.ideal else [],
+            "clients": {name: sigma(factors[module].pair) for name, factors in outcome.clients.items()},
         }
     return shown
-
-
-def _silent(server: Server) -> Factors:
-    return {module: factor._replace(s=0.0) for module, factor in server.factors.items()}
-
-
-def _sum(one: Pair, other: Pair) -> Pair:
-    return np.concatenate([one[0], other[0]], axis=1), np.concatenate([one[1], other[1]], axis=0)
 
 
 def _digits(values: np.ndarray, most: int = 64) -> list[float]:

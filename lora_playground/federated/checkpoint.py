@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from lora_playground.federated.core import Pair
+from lora_playground.federated.pairs import Pair
 from lora_playground.federated.rounds import State
 from lora_playground.federated.strategies.base import PARTS, Factor, Factors, Server
 from lora_playground.runs import publish, writing

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lora_playground.analysis.update import Update, load_updates, save_updates
 from lora_playground.errors import RunError
-from lora_playground.federated.core import Pair, compress, stack
+from lora_playground.federated.pairs import Pair, compress, stack
 from lora_playground.federated.rounds import State
 from lora_playground.federated.strategies.base import Factors
 from lora_playground.models.catalogue import is_conv1d

@@ -17,7 +17,7 @@ import numpy as np
 
 from lora_playground.errors import ConfigError, PlaygroundError, TrainingError
 from lora_playground.federated.aggregation import Party, prepared
-from lora_playground.federated.core import Pair, stack
+from lora_playground.federated.pairs import Pair, stack
 from lora_playground.federated.rounds import Order, Reply, State, first_state, play_round
 from lora_playground.federated.simulation import Trainer
 from lora_playground.federated.strategies.base import Factor, Factors, Message, Strategy

@@ -18,7 +18,7 @@ from lora_playground.config import RunConfig
 from lora_playground.data.encoding import Example
 from lora_playground.data.packing import Batch, pack, row_length
 from lora_playground.errors import TrainingError
-from lora_playground.federated.core import Pair
+from lora_playground.federated.pairs import Pair
 from lora_playground.federated.rounds import Emit, local_seed
 from lora_playground.federated.simulation import Trained
 from lora_playground.federated.strategies.base import Factor, Factors, Server

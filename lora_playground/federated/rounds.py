@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from lora_playground.analysis.spectra import qr_singular_values
 from lora_playground.errors import TrainingError
 from lora_playground.federated.aggregation import Outcome, Party, aggregate, round_spectra
-from lora_playground.federated.core import Pair, singular_values
+from lora_playground.federated.pairs import Pair
 from lora_playground.federated.strategies.base import Factors, Message, Server, Strategy, size
 
 Emit = Callable[[dict[str, Any]], None]
@@ -221,6 +222,6 @@ def _rank(pairs: Mapping[str, Pair]) -> float:
     """Mean numerical rank over modules (directions above 1e-5 of the largest)."""
     counts = []
     for pair in pairs.values():
-        sigma = singular_values(pair)
+        sigma = qr_singular_values(*pair)
         counts.append(int(np.count_nonzero(sigma > 1e-5 * sigma[0])) if sigma.size and sigma[0] > 0 else 0)
     return round(float(np.mean(counts)), 2) if counts else 0.0

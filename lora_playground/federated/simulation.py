@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from lora_playground.federated.aggregation import Party
-from lora_playground.federated.core import Pair
+from lora_playground.federated.pairs import Pair
 from lora_playground.federated.rounds import Emit, Order, Reply, State, first_state, play_round
 from lora_playground.federated.strategies.base import Factors, Server, Strategy
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lora_playground.federated.core import Pair
+from lora_playground.federated.pairs import Pair
 from lora_playground.federated.rounds import Emit, local_seed
 from lora_playground.federated.simulation import Trained
 from lora_playground.federated.strategies.base import Factors, Server

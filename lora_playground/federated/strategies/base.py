@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lora_playground.errors import ConfigError
-from lora_playground.federated.core import Pair, compress, stack
+from lora_playground.federated.pairs import Pair, compress, stack
 
 Message = dict[str, np.ndarray]
 """What travels: '<module>.B', '<module>.A', '<module>.R', and '<module>.base<round>.B' / '.A' for a change of W."""

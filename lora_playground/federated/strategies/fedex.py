@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lora_playground.federated.core import Pair, stack
+from lora_playground.federated.pairs import Pair, stack
 from lora_playground.federated.strategies.base import Card, Factors, Server, Strategy
 
 

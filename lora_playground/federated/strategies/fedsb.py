@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lora_playground.errors import ConfigError
-from lora_playground.federated.core import sketch_svd
+from lora_playground.federated.pairs import sketch_svd
 from lora_playground.federated.strategies.base import Card, Factor, Factors, Server, Strategy, generator
 
 

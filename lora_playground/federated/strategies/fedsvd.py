@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lora_playground.analysis.spectra import factor_svd
 from lora_playground.errors import ConfigError
-from lora_playground.federated.core import svd
 from lora_playground.federated.strategies.base import Card, Factors, Server, Strategy
 
 
@@ -40,7 +40,7 @@ class FedSVD(Strategy):
         mean = self.averaged(server, clients, weights, ("B",))
         factors: Factors = {}
         for module, factor in mean.factors.items():
-            U, sigma, Vt = svd((factor.B, factor.A))
+            U, sigma, Vt = factor_svd(factor.B, factor.A)
             factors[module] = factor._replace(B=_wide(U * sigma, factor.rank), A=_tall(Vt, factor.A))
         return self.advanced(server, factors, ("B", "A"))
 

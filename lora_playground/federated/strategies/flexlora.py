@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lora_playground.federated.core import svd
+from lora_playground.analysis.spectra import factor_svd
 from lora_playground.federated.strategies.base import (
     Card,
     Factor,
@@ -38,7 +38,7 @@ class FlexLoRA(Strategy):
         spare = initial(shapes_of(server.factors), some.rank, some.s, server.seed, server.round + 1)
         factors: Factors = {}
         for module, mean in ideal(clients, weights).items():
-            U, sigma, Vt = svd(mean)
+            U, sigma, Vt = factor_svd(*mean)
             keep = min(some.rank, sigma.size)
             B, A = U[:, :keep] * sigma[:keep] / some.s, Vt[:keep]
             if keep < some.rank:  # only clients of low rank took part: unused directions get a fresh start

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lora_playground.federated.core import compress
+from lora_playground.federated.pairs import compress
 from lora_playground.federated.strategies.base import Card, Factors, Server, ideal
 from lora_playground.federated.strategies.flora import FLoRA
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lora_playground.federated.core import norm
+from lora_playground.federated.pairs import norm
 from lora_playground.federated.strategies.base import Card, Factor, Factors, Server, Strategy
 from lora_playground.federated.strategies.flexlora import truncated
 
