@@ -5,7 +5,7 @@
 
 A layer's step is forward and backward of a width × width module whose input wants a gradient. A model's step is
 forward, backward and AdamW of a two-layer Llama of that width, with CE-LoRA's default ratios, and with 55 % of the rows
-of every module. LoRA is timed as PEFT's own and with the leaner pass that this app trains it with; CE-LoRA is compared
+of every module. LoRA is timed as PEFT's own and with the fused pass that this app trains it with; CE-LoRA is compared
 with the faster of the two. All are timed in turns, and medians are compared. Rows are chosen beforehand; what it costs
 to choose them later on, norms of dY included, is timed apart, and `with_choices` is the speed-up where that is spread
 over as many steps as lie between two choices by default.
@@ -29,7 +29,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lora_playground.training.lean import lean
+from lora_playground.training.fused_lora import fused_lora
 from lora_playground.variants import VARIANTS
 from lora_playground.variants.base import Context
 from lora_playground.variants.peft_variant import ADAPTER, tuner_layers
@@ -80,9 +80,9 @@ def layer_of(name: str, width: int, place: torch.device, kind: torch.dtype, rati
     return get_peft_model(model, config)
 
 
-def leaner(model: nn.Module) -> nn.Module:
+def fused(model: nn.Module) -> nn.Module:
     """The model with this app's training pass for plain LoRA, for good."""
-    lean(model).__enter__()
+    fused_lora(model).__enter__()
     return model
 
 
@@ -132,7 +132,7 @@ def layer_rows(
             return step
 
         steps = {"peft": step_of(layer_of("lora", width, place, kind))}
-        steps["lean"] = step_of(leaner(layer_of("lora", width, place, kind)))
+        steps["fused"] = step_of(fused(layer_of("lora", width, place, kind)))
         choosing = {}
         for ratio in RATIOS:
             model = layer_of("celora", width, place, kind, ratio)
@@ -146,7 +146,7 @@ def layer_rows(
                 again.append(timed(lambda dy=dy: layer.approximation.observe(dy), place) + timed(layer.refresh, place))  # type: ignore[misc]  # noqa: B023
             choosing[ratio] = statistics.median(again)
         found = in_turns(steps, repeats, place, warm)
-        best = min(found["peft"], found["lean"])
+        best = min(found["peft"], found["fused"])
         for ratio in RATIOS:
             ours = found[f"{ratio}"]
             rows.append(
@@ -156,7 +156,7 @@ def layer_rows(
                     "tokens": tokens,
                     "ratio": ratio,
                     "peft_ms": 1e3 * found["peft"],
-                    "lean_ms": 1e3 * found["lean"],
+                    "fused_ms": 1e3 * found["fused"],
                     "celora_ms": 1e3 * ours,
                     "speedup": best / ours,
                     "with_choices": best / (ours + choosing[ratio] / EVERY),
@@ -192,7 +192,7 @@ def model_rows(
     rows = []
     for width in widths:
         ids = torch.randint(0, 512, (max(1, tokens // 256), 256), device=place)
-        models = {name: trained(name, width, place, kind) for name in ("peft", "lean", *MODELS)}
+        models = {name: trained(name, width, place, kind) for name in ("peft", "fused", *MODELS)}
         steps = {name: step_of_model(name, model, ids) for name, model in models.items()}
         for name, step in steps.items():
             step()
@@ -209,9 +209,9 @@ def model_rows(
                     "tokens": ids.numel(),
                     "ratio": name,
                     "peft_ms": 1e3 * found["peft"],
-                    "lean_ms": 1e3 * found["lean"],
+                    "fused_ms": 1e3 * found["fused"],
                     "celora_ms": 1e3 * found[name],
-                    "speedup": min(found["peft"], found["lean"]) / found[name],
+                    "speedup": min(found["peft"], found["fused"]) / found[name],
                     "arithmetic": lora / ours,
                 }
             )
@@ -225,12 +225,12 @@ MODELS: dict[str, dict[str, float]] = {
 
 
 def trained(name: str, width: int, place: torch.device, kind: torch.dtype) -> nn.Module:
-    """The Llama with PEFT's LoRA, the leaner pass, or CE-LoRA of those ratios."""
+    """The Llama with PEFT's LoRA, the fused pass, or CE-LoRA of those ratios."""
     variant = VARIANTS["celora" if name in MODELS else "lora"]
     config = variant.config(rank=RANK, alpha=2.0 * RANK, **MODELS.get(name, {}))
     model = variant.attach(llama(width, place, kind), config, Context())
     model.train()
-    return leaner(model) if name == "lean" else model
+    return fused(model) if name == "fused" else model
 
 
 def step_of_model(name: str, model: Any, ids: torch.Tensor) -> Callable[[], None]:
@@ -289,11 +289,11 @@ def main() -> None:
         print(json.dumps(report, indent=1))
         return
     print(f"{report['device']}, {report['dtype']}, {report['threads']} threads, {given.clock} time, rank {RANK}")
-    print("what   width tokens   ratio  PEFT ms  lean ms  CE-LoRA ms  speed-up  by arithmetic")
+    print("what   width tokens   ratio  PEFT ms  fused ms  CE-LoRA ms  speed-up  by arithmetic")
     for row in rows:
         print(
             f"{row['what']:6}{row['width']:6}{row['tokens']:7}{row['ratio']!s:>8}{row['peft_ms']:9.1f}"
-            f"{row['lean_ms']:9.1f}"
+            f"{row['fused_ms']:9.1f}"
             f"{row['celora_ms']:12.1f}{row['speedup']:10.2f}{row['arithmetic']:15.2f}"
         )
     wins = [row for row in rows if row["speedup"] > 1.1]

@@ -116,7 +116,7 @@ class LocalTrainer:
             learning_rate=training.learning_rate or self.variant.rate(self.config.model.source),
             rehearsal_share=self.share,
             on_spectra=False,
-            lean="R" not in parts,
+            fused="R" not in parts,
             threads=self.threads,
         )
         try:

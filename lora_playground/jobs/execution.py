@@ -121,7 +121,7 @@ class Execution:
 
     def load(self) -> tuple[Any, TrainPlan]:
         """The model with the variant attached, and the plan of its training."""
-        from lora_playground.training.trained import count
+        from lora_playground.training.trainable import count
 
         config, training = self.config, self.config.training
         for text in check(config, self.home):

@@ -20,13 +20,13 @@ from lora_playground.errors import TrainingError
 from lora_playground.models.precision import probe
 from lora_playground.training import checkpoints as saved
 from lora_playground.training.attention import segmented
-from lora_playground.training.lean import lean
+from lora_playground.training.fused_lora import fused_lora
 from lora_playground.training.loss import PackedLoss, mean_loss
 from lora_playground.training.memory import TensorMeter, memory_problem, peak_memory
 from lora_playground.training.plan import Emit, TrainOutcome, TrainPlan
 from lora_playground.training.reports import LossReport, ProbeReport, SpectraReport, ValidationReport
 from lora_playground.training.schedule import Budget, factor
-from lora_playground.training.trained import adamw, computing_dtype, count, foreach, trained_modules
+from lora_playground.training.trainable import adamw, computing_dtype, count, foreach, trained_modules
 
 VALIDATION_BATCHES = 4
 CHECKPOINT_SECONDS = 10.0
@@ -96,9 +96,9 @@ class _Loop:
             torch.set_float32_matmul_precision("high")
         torch.manual_seed(self.config.seed)
         try:
-            on_cpu = self.plan.lean and self.device.type == "cpu"
+            on_cpu = self.plan.fused and self.device.type == "cpu"
             inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-            with lean(self.model, enabled=self.plan.lean), segmented(inner, enabled=on_cpu) as self.segmented:
+            with fused_lora(self.model, enabled=self.plan.fused), segmented(inner, enabled=on_cpu) as self.segmented:
                 self.model.train()
                 yield
         finally:

@@ -32,7 +32,7 @@ class TrainPlan:
         on_spectra: updates → {module: singular values}; None takes `analysis.spectra`, False shows none.
         on_probe: step → answers of the model as it stands ("watch it learn"); each {'prompt', 'answer'}.
         remedies: what would lower the memory this run needs, the most useful first, for the error where it is full.
-        lean: use faster, equal forward passes where the model has parts they know.
+        fused: use faster, equal forward passes where the model has parts they know.
     """
 
     training: TrainingConfig
@@ -50,7 +50,7 @@ class TrainPlan:
     on_spectra: Callable[[list[Update]], dict[str, np.ndarray]] | bool | None = None
     on_probe: Callable[[int], list[dict[str, Any]]] | None = None
     remedies: list[str] = field(default_factory=list)
-    lean: bool = True
+    fused: bool = True
 
     @classmethod
     def of(cls, prepared: Prepared, training: TrainingConfig, variant: Variant, pad: int, **others: Any) -> TrainPlan:

@@ -7,7 +7,7 @@ from checkpoints import make_checkpoint
 from torch import nn
 
 from lora_playground.training.attention import Segments, segment_attention
-from lora_playground.training.lean import lean
+from lora_playground.training.fused_lora import fused_lora
 from lora_playground.training.loss import block_mask
 
 
@@ -78,7 +78,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])
-def test_lean_lora_gives_pefts_values_and_gradients(folder, bfloat16):
+def test_fused_lora_gives_pefts_values_and_gradients(folder, bfloat16):
     model = _adapted(folder)
     if bfloat16:
         for name, parameter in model.named_parameters():
@@ -87,7 +87,7 @@ def test_lean_lora_gives_pefts_values_and_gradients(folder, bfloat16):
     ids = torch.arange(20)[None]
     results = []
     for enabled in (False, True):
-        with lean(model, enabled) as count, torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        with fused_lora(model, enabled) as count, torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             assert count == (14 if enabled else 0)
             loss = model(input_ids=ids, labels=ids).loss
         model.zero_grad()
@@ -99,13 +99,13 @@ def test_lean_lora_gives_pefts_values_and_gradients(folder, bfloat16):
         assert float((one - other).abs().max()) <= (3e-2 if bfloat16 else 1e-5) * scale
 
 
-def test_lean_leaves_pefts_layers_as_they_were(folder, tmp_path):
+def test_fused_lora_leaves_pefts_layers_as_they_were(folder, tmp_path):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     model = _adapted(folder)
     ids = torch.arange(9)[None]
-    with lean(model):
+    with fused_lora(model):
         inside = model(ids).logits
         with model.disable_adapter():
             base = model(ids).logits
@@ -118,5 +118,5 @@ def test_lean_leaves_pefts_layers_as_they_were(folder, tmp_path):
 
 @pytest.mark.parametrize("options", [{"lora_dropout": 0.1}, {"use_dora": True}, {"lora_bias": True}])
 def test_what_is_not_plain_is_left_alone(folder, options):
-    with lean(_adapted(folder, **options)) as count:
+    with fused_lora(_adapted(folder, **options)) as count:
         assert count == 0

@@ -338,9 +338,9 @@ def test_gradient_checkpointing_gives_the_same_losses(folder):
     assert again == pytest.approx(plain, rel=1e-4)
 
 
-def test_lean_passes_give_the_losses_of_the_library(folder):
+def test_fused_passes_give_the_losses_of_the_library(folder):
     options = {"batch_tokens": 32}  # one short row, so that both pack alike
-    expected = run(folder, options=options, lean=False)[0].losses
+    expected = run(folder, options=options, fused=False)[0].losses
     assert run(folder, options=options)[0].losses == pytest.approx(expected, rel=1e-4)
 
 

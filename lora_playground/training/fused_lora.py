@@ -17,7 +17,7 @@ from torch import nn
 
 
 @contextmanager
-def lean(model: nn.Module, enabled: bool = True) -> Iterator[int]:
+def fused_lora(model: nn.Module, enabled: bool = True) -> Iterator[int]:
     """Swaps in the fast passes where they are known to be equal; yields how many layers have them."""
     swapped = [module for module in model.modules() if enabled and _is_plain(module)]
     for module in swapped:
