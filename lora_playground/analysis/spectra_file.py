@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from lora_playground.analysis.spectra import Spectrum
-from lora_playground.analysis.tensors import TensorFile
+from lora_playground.analysis.tensors import LARGE, TensorFile
 from lora_playground.errors import AdapterError
 
 NAME = "spectra.safetensors"
@@ -28,7 +28,7 @@ def save_spectra(spectra: Mapping[str, Spectrum], path: Path) -> None:
 
 def load_spectra(path: Path) -> dict[str, Spectrum]:
     """Reads what `save_spectra` wrote, in its order; raises AdapterError where the file is damaged."""
-    file = TensorFile(path, 100 * 2**20, 200_000)
+    file = TensorFile(path, *LARGE)
     try:
         rest = json.loads(file.metadata["spectra"])
         return {

@@ -1,21 +1,27 @@
-"""Reads safetensors files with NumPy alone, tensor by tensor, and trusts nothing the file says about itself.
+"""Reads safetensors files tensor by tensor into NumPy arrays: files from strangers, and weights larger than memory.
 
-Made for files from strangers and for weights larger than memory; it knows no adapter and no model.
+The library `safetensors` checks that header and file agree; here are the limits of size, the refusal of pickles, and
+bfloat16, which NumPy does not have. It knows no adapter and no model.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from lora_playground.errors import AdapterError
 
 MAX_HEADER = 2 * 2**20
 MAX_TENSORS = 5_000
+LARGE = (100 * 2**20, 200_000)
+"""The limits (bytes of header, number of tensors) for base models' files, which are larger than an adapter's."""
 PICKLE_NAMES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz")
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -35,7 +41,7 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor as the header declares it, checked: `start` and `stop` are bytes from the beginning of the file."""
+    """A tensor as the header declares it; `start` and `stop` are bytes from the beginning of the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -70,6 +76,9 @@ class TensorFile:
         path: the file.
         max_header: longest header accepted, bytes; max_tensors: most tensors.
 
+    Attributes:
+        entries: {name: Entry}. metadata: the strings stored beside the tensors.
+
     Raises:
         AdapterError: not a safetensors file, or one whose header does not agree with the file.
     """
@@ -77,98 +86,54 @@ class TensorFile:
     def __init__(self, path: Path, max_header: int = MAX_HEADER, max_tensors: int = MAX_TENSORS) -> None:
         self.path = path
         try:
-            size = path.stat().st_size
             with open(path, "rb") as file:
                 length = int.from_bytes(file.read(8), "little")
-                if size < 8 or length > size - 8:
-                    refuse_pickle(path)
-                    raise AdapterError(f"{path.name} is no safetensors file, or it is cut short ({size} bytes).")
-                if length > max_header:
-                    raise AdapterError(
-                        f"{path.name}: its header claims {length / 2**20:.1f} MiB; at most {max_header / 2**20:.0f} "
-                        "MiB are read. An adapter's header is far smaller: this file is damaged or made to harm."
-                    )
-                raw = file.read(length)
-        except OSError as error:
-            raise AdapterError(f"{path.name} cannot be read ({error.strerror}).") from error
-        self.entries, self.metadata = self._checked(raw, 8 + length, size, max_tensors)
-
-    def _checked(self, raw: bytes, begin: int, size: int, max_tensors: int) -> tuple[dict[str, Entry], dict[str, str]]:
-        name = self.path.name
-        try:
-            header = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates)
-        except (ValueError, RecursionError) as error:
-            refuse_pickle(self.path)
-            raise AdapterError(f"{name} is no safetensors file: its header is not valid JSON.") from error
-        if not isinstance(header, dict):
-            raise AdapterError(f"{name} is no safetensors file: its header is not a list of tensors.")
-        metadata = header.pop("__metadata__", {})
-        if len(header) > max_tensors:
-            raise AdapterError(f"{name} holds {len(header)} tensors; at most {max_tensors} are read.")
-        entries = {key: self._entry(key, value, begin, size) for key, value in header.items()}
-        position = begin
-        for key, entry in sorted(entries.items(), key=lambda item: item[1].start):
-            if entry.start != position:
+            # safe_open itself reads headers of up to 100 MB.
+            if max_header < length <= path.stat().st_size - 8:
                 raise AdapterError(
-                    f"{name}: {_brief(key)} overlaps another tensor or leaves a gap; the file is damaged."
+                    f"{path.name}: its header claims {length / 2**20:.1f} MiB; at most {max_header / 2**20:.0f} "
+                    "MiB are read. An adapter's header is far smaller: this file is damaged or made to harm."
                 )
-            position = entry.stop
-        if position != size:
-            raise AdapterError(f"{name} is {size} bytes long but its header accounts for {position}; it is damaged.")
-        return entries, metadata if isinstance(metadata, dict) else {}
-
-    def _entry(self, key: str, value: Any, begin: int, size: int) -> Entry:
-        where = f"{self.path.name}: {_brief(key)}"
-        if not isinstance(value, dict):
-            raise AdapterError(f"{where} has no description in the header; the file is damaged.")
-        dtype: Any = value.get("dtype")
-        shape: Any = value.get("shape")
-        offsets: Any = value.get("data_offsets")
-        if not isinstance(dtype, str) or dtype not in _DTYPES:
-            raise AdapterError(f"{where} is of type {_brief(str(dtype))}; known here are {', '.join(_DTYPES)}.")
-        if not _whole_numbers(shape) or not _whole_numbers(offsets) or len(offsets) != 2 or len(shape) > 8:
-            raise AdapterError(f"{where} has no valid shape or place in the header; the file is damaged.")
-        expected = _DTYPES[dtype].itemsize
-        for side in shape:
-            expected *= side
-        start, stop = begin + offsets[0], begin + offsets[1]
-        if stop - start != expected or stop > size:
-            raise AdapterError(
-                f"{where}: the header claims shape {shape}, {expected} bytes, but gives it {stop - start} "
-                f"of a file of {size}; the file is damaged or its header lies."
-            )
-        return Entry(dtype, tuple(shape), start, stop)
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.entries
+            with safe_open(path, framework="np") as opened:
+                self.metadata: dict[str, str] = opened.metadata() or {}
+                names = opened.offset_keys()  # in the order of the file; there are no gaps between tensors
+                if len(names) > max_tensors:
+                    raise AdapterError(f"{path.name} holds {len(names)} tensors; at most {max_tensors} are read.")
+                self.entries: dict[str, Entry] = {}
+                stop = 8 + length
+                for name in names:
+                    found = opened.get_slice(name)
+                    dtype, shape = found.get_dtype(), tuple(found.get_shape())
+                    start, stop = stop, stop + math.prod(shape) * _bits(dtype) // 8
+                    self.entries[name] = Entry(dtype, shape, start, stop)
+        except SafetensorError as error:
+            refuse_pickle(path)
+            raise AdapterError(f"{path.name} is no safetensors file, or it is damaged ({str(error)[:200]}).") from error
+        except OSError as error:
+            raise AdapterError(f"{path.name} cannot be read ({error.strerror or error}).") from error
 
     def read(self, key: str) -> np.ndarray:
         """One tensor; bfloat16 comes as float32, which holds it exactly, all else in its own type."""
         entry = self.entries[key]
+        if entry.dtype not in _DTYPES:
+            raise AdapterError(
+                f"{self.path.name}: {key[:100]} is of type {entry.dtype}; read are {', '.join(_DTYPES)}."
+            )
         with open(self.path, "rb") as file:
             file.seek(entry.start)
             data = file.read(entry.stop - entry.start)
         if len(data) != entry.stop - entry.start:
-            raise AdapterError(f"{self.path.name} became shorter while it was read; {_brief(key)} is missing.")
+            raise AdapterError(f"{self.path.name} became shorter while it was read; {key[:100]} is missing.")
         array = np.frombuffer(data, dtype=_DTYPES[entry.dtype]).reshape(entry.shape)
         if entry.dtype == "BF16":
             return (array.astype(np.uint32) << 16).view(np.float32)
         return array
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name occurs twice")
-    return found
-
-
-def _whole_numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**48 for n in value)
-
-
-def _brief(text: str) -> str:
-    return text if len(text) <= 100 else text[:97] + "..."
+def _bits(dtype: str) -> int:
+    """Bits of one number: 16 of 'BF16', 8 of 'F8_E4M3'. 'BOOL' takes a byte."""
+    digits = re.search(r"\d+", dtype)
+    return int(digits[0]) if digits else 8
 
 
 _CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
@@ -193,7 +158,7 @@ class Weights:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.files = [TensorFile(p, 100 * 2**20, 200_000) for p in sorted(folder.glob("*.safetensors"))]
+        self.files = [TensorFile(p, *LARGE) for p in sorted(folder.glob("*.safetensors"))]
         if not self.files:
             raise AdapterError(f"{folder} holds no safetensors file, so the base's weights cannot be looked at.")
         self._where = {key: file for file in self.files for key in file.entries}

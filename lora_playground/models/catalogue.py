@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import struct
 import tomllib
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -15,7 +14,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from lora_playground.errors import AssetError, ConfigError, ModelError
+from lora_playground.analysis.tensors import LARGE, TensorFile
+from lora_playground.errors import AdapterError, AssetError, ConfigError, ModelError
 from lora_playground.hub import cache
 from lora_playground.models.model_shape import ModelShape, model_shape
 
@@ -25,7 +25,6 @@ HUB = Path(__file__).with_name("hub.toml")
 REBUILD = "python -m lora_playground.embedded.pretrain"
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
-_HEADER_LIMIT = 32 * 2**20
 _CONV1D_TYPES = frozenset({"gpt2", "openai-gpt", "decision_transformer"})
 _BLOCK = re.compile(r"^(?:(?P<prefix>.+)\.)?(?P<list>layers|h|blocks|block)\.(?P<number>\d+)\.(?P<rest>.+)\.weight$")
 _NOT_TEXT = re.compile(r"(^|\.)(vision|visual|audio|image|multi_modal|experts|router|block_sparse_moe|mtp)[^.]*(\.|$)")
@@ -221,9 +220,7 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Shapes of all stored tensors by name, from the safetensors headers of one file or of all shards."""
     shapes: dict[str, tuple[int, ...]] = {}
     for path in _weight_files(folder):
-        for name, entry in _header(path).items():
-            if name != "__metadata__":
-                shapes[name] = tuple(entry["shape"])
+        shapes |= {name: entry.shape for name, entry in _opened(path).entries.items()}
     return shapes
 
 
@@ -245,27 +242,17 @@ def _weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _header(path: Path) -> dict[str, Any]:
-    """The JSON header of a safetensors file, checked against the file's size."""
+def _opened(path: Path) -> TensorFile:
     try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > _HEADER_LIMIT:
-                raise ValueError(f"its header claims {length} bytes")
-            header = json.loads(file.read(length))
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        if 8 + length + max(ends, default=0) != size:
-            raise ValueError(f"it has {size} bytes, its header asks for {8 + length + max(ends, default=0)}")
-        return header
-    except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{path} is no complete safetensors file ({error}); fetch or build it again.") from error
+        return TensorFile(path, *LARGE)
+    except AdapterError as error:
+        raise ModelError(f"{error} Fetch or build {path} again.") from error
 
 
 def _check_folder(folder: Path) -> None:
     read_config(folder)
     for path in _weight_files(folder):
-        _header(path)
+        _opened(path)
 
 
 def _check_embedded() -> None:
