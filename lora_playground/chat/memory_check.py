@@ -12,6 +12,7 @@ import torch
 
 from lora_playground.config import ModelConfig
 from lora_playground.errors import ChatError
+from lora_playground.machine import memory
 from lora_playground.models.catalogue import resolve
 from lora_playground.models.fused import LARGEST
 from lora_playground.models.precision import pick_device, torch_dtype
@@ -31,26 +32,14 @@ def need(folder: Path, config: ModelConfig, dtype: torch.dtype) -> int:
     return stored * (8 if config.quantisation == "8bit" else 5) // 16 + RESERVE
 
 
-def free_bytes(device: str) -> int | None:
-    """Free memory of a device, None where it cannot be told."""
-    if device.startswith("cuda"):
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            fields = dict(line.split(":", 1) for line in file)
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return None
-
-
 def check_memory(config: ModelConfig, device: str = "auto") -> None:
     """Raises ChatError where the base that `config` names would not fit now; a base not on this disk may pass."""
     place = resolve(config.source)
     if not isinstance(place, Path) or not os.path.isdir(place):
         return
     target = pick_device(device)
-    needed, free = need(place, config, torch_dtype(None, target)), free_bytes(target)
-    if free is not None and needed > free:
+    needed, free = need(place, config, torch_dtype(None, target)), memory.free(target)
+    if needed > free:
         where = "GPU" if target.startswith("cuda") else "machine"
         raise ChatError(
             f"{config.source} needs about {needed / 1e9:.1f} GB and the {where} has {free / 1e9:.1f} GB free. "

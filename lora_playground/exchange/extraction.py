@@ -18,19 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 
 from lora_playground.analysis.adapter_file import Adapter, open_adapter
 from lora_playground.analysis.adapter_methods import INDICES, SHAPES
 from lora_playground.analysis.tensors import Weights
 from lora_playground.analysis.update import Update
 from lora_playground.errors import AdapterError, PlaygroundError
-from lora_playground.machine import processes
+from lora_playground.machine import memory, processes
 
 if TYPE_CHECKING:
     import torch
 
-_LIMITS = processes.Limits(memory=psutil.virtual_memory().total, cpu_seconds=3600)
+_LIMITS = processes.Limits(memory=memory.total(), cpu_seconds=3600)
 """What a stranger's adapter may use up before its process fails instead of the server."""
 
 Pairs = Mapping[str, tuple[int, int]]

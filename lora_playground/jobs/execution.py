@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from lora_playground.jobs.admission import BITS, check
 from lora_playground.jobs.failures import Stopped
 from lora_playground.jobs.foresight import Foresight
 from lora_playground.jobs.scoring import score_update
+from lora_playground.machine import memory
 from lora_playground.runs import DiskFull, Run, free_bytes, publish, write_json, writing
 from lora_playground.training.plan import TrainOutcome, TrainPlan
 from lora_playground.variants import get_variant
@@ -94,7 +94,7 @@ class Execution:
 
     def result(self) -> dict[str, Any]:
         """All phases; the result is written last."""
-        forget_peak()
+        memory.reset_peak()
         self.seconds["starting"] = round(time.monotonic() - self.run.opened, 3)  # imports, where none was ready
         with self.phase("loading"):
             model, plan = self.load()
@@ -103,7 +103,7 @@ class Execution:
         with self.phase("saving"):
             updates = self.save(model)
         del model, plan
-        free_memory()
+        memory.release()
         with self.phase("evaluating"):
             scored = self.evaluate(updates)
         result = {"state": "done", "attempt": self.run.attempt, "seconds": self.seconds, **_trained(outcome), **scored}
@@ -113,7 +113,7 @@ class Execution:
         result["adapter_bytes"] = sum(path.stat().st_size for path in self.run.adapter.rglob("*") if path.is_file())
         if outcome.tensor_bytes is not None:
             result["tensor_memory_bytes"] = outcome.tensor_bytes
-        result["peak_memory_bytes"] = max(outcome.peak_memory_bytes, peak_memory())
+        result["peak_memory_bytes"] = max(outcome.peak_memory_bytes, memory.peak())
         self.check_stop()
         write_json(self.run.result_path, result)
         shutil.rmtree(self.run.checkpoints, ignore_errors=True)  # a finished run has nothing left to resume
@@ -284,37 +284,6 @@ def is_embedded(model: ModelConfig) -> bool:
 def home_of(run: Run) -> Path:
     """The home that a run's folder lies in."""
     return run.folder.parent.parent
-
-
-def free_memory() -> None:
-    """Gives back what is no longer referred to, on the device too."""
-    import gc
-
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def forget_peak() -> None:
-    """Begins to count the device's peak anew: a process may train one run after another."""
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-
-
-def peak_memory() -> int:
-    """Bytes: on CUDA the most that torch has allocated, else the process's largest resident set."""
-    import torch
-
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    import resource
-
-    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return largest if sys.platform == "darwin" else largest * 1024
 
 
 def _trained(outcome: TrainOutcome) -> dict[str, Any]:

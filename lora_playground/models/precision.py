@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from lora_playground.machine.device import cores
+
 if TYPE_CHECKING:
     import torch
 
@@ -69,10 +71,10 @@ def torch_dtype(name: str | torch.dtype | None, device: str = "auto") -> torch.d
 def _probe(device: str) -> Precision:
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    count = cores()
     if device.startswith("cuda"):
         dtype = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-        return Precision(device, dtype, min(cores, 8))
+        return Precision(device, dtype, min(count, 8))
     before = torch.get_num_threads()
     try:
         # One thread, and the time that it computed: beside a training run the clock on the wall would choose by luck.
@@ -82,7 +84,7 @@ def _probe(device: str) -> Precision:
         fast, slow = _product(64, torch.bfloat16), _product(64, torch.float32)
         if fast < 4 * slow:
             fast, slow = _product(512, torch.bfloat16), _product(512, torch.float32)
-        threads = _threads(cores)
+        threads = _threads(count)
     finally:
         torch.set_num_threads(before)
     dtype = "bfloat16" if fast * _GAIN < slow else "float32"

@@ -17,12 +17,13 @@ from torch import nn
 
 from lora_playground.data.packing import Batch, Stream, digest_of, pack, row_length
 from lora_playground.errors import TrainingError
+from lora_playground.machine import memory
 from lora_playground.models.precision import probe
 from lora_playground.training import checkpoints as saved
 from lora_playground.training.attention import segmented
 from lora_playground.training.fused_lora import fused_lora
 from lora_playground.training.loss import PackedLoss, mean_loss
-from lora_playground.training.memory import TensorMeter, memory_problem, peak_memory
+from lora_playground.training.memory import TensorMeter, memory_problem
 from lora_playground.training.plan import Emit, TrainOutcome, TrainPlan
 from lora_playground.training.reports import LossReport, ProbeReport, SpectraReport, ValidationReport
 from lora_playground.training.schedule import Budget, factor
@@ -362,7 +363,7 @@ class _Loop:
             validation_end=validation_end,
             trainable_parameters=self.trainable,
             total_parameters=self.total_parameters,
-            peak_memory_bytes=max(self.meter.earlier, peak_memory(self.device)),
+            peak_memory_bytes=max(self.meter.earlier, memory.peak(self.device.type)),
             tensor_bytes=self.meter.bytes,
             report_seconds=self.spectra.allowance.spent,
             probe_seconds=self.probes.allowance.spent,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import re
-import resource
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,14 +16,6 @@ from lora_playground.training.plan import TrainPlan
 
 _PERIOD = 0.001
 """Seconds between two looks."""
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: on CUDA the most that torch allocated, else the largest resident set of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 class TensorMeter:

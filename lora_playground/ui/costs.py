@@ -13,8 +13,8 @@ from lora_playground.cost import advice, cost
 from lora_playground.errors import PlaygroundError
 from lora_playground.jobs.admission import BITS
 from lora_playground.jobs.forecast import Forecast
+from lora_playground.machine.device import Device
 from lora_playground.ui.cards import error
-from lora_playground.ui.device import Device
 from lora_playground.ui.words import count, escape, size, span
 from lora_playground.variants import get_variant
 from lora_playground.variants.base import Variant
@@ -71,7 +71,7 @@ def panel(config: RunConfig, machine: Device, beside: tuple[int, int] | None = N
         Variant.check(variant, config.variant, {}, bits)
     except PlaygroundError as failure:
         return error(str(failure)), ""
-    gpu = not machine.name.startswith("CPU")
+    gpu = machine.kind == "cuda"
     situation: dict[str, Any] = {"device": "cuda" if gpu else "cpu", "precision": "bfloat16" if gpu else "float32"}
     try:
         found = cost(config, beside=None if gpu else beside, **situation)

@@ -16,9 +16,9 @@ from lora_playground.config import Option, RunConfig, options
 from lora_playground.data.catalogue import DatasetCard, get_dataset, list_datasets
 from lora_playground.errors import PlaygroundError
 from lora_playground.jobs.forecast import forecasts
+from lora_playground.machine.device import device
 from lora_playground.models.catalogue import list_models
 from lora_playground.ui import cards, costs, method_card, options_file, pictures, upload
-from lora_playground.ui.device import device
 from lora_playground.ui.estimate import beside
 from lora_playground.ui.forms import Fields, VariantFields, field, help_text, nest, plain
 from lora_playground.ui.preview import Preview
@@ -169,7 +169,7 @@ def _connect_costs(shell: Shell, page: gr.Blocks, made: Steps, memory: gr.HTML, 
     def draw(given: dict[Any, Any]) -> tuple[str, str, str]:
         try:
             configs, machine = made.configs(given), device()
-            gpu = not machine.name.startswith("CPU")
+            gpu = machine.kind == "cuda"
             known = forecasts(shell.store, configs, gpu)
             clock = costs.time_line(known, configs[0].training.seconds is not None)
             return clock, *costs.panel(configs[0], machine, beside(shell.store, configs[0].model.source))

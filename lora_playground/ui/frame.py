@@ -16,9 +16,9 @@ import gradio as gr
 from lora_playground.chat.client import ChatClient
 from lora_playground.errors import PlaygroundError
 from lora_playground.jobs.supervisor import Job
+from lora_playground.machine.device import device
 from lora_playground.models.catalogue import list_models
 from lora_playground.ui import cards, chat, compare, finetune, learn, live, sidebar, spectrum
-from lora_playground.ui.device import device
 from lora_playground.ui.exports import Exports
 from lora_playground.ui.federated import build_federated
 from lora_playground.ui.follow import Follower

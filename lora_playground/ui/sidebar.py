@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lora_playground.machine.device import Device
 from lora_playground.plots import run_colour
 from lora_playground.ui import pictures
-from lora_playground.ui.device import Device
 from lora_playground.ui.words import PHASES, duration, escape, percent, size
 
 LISTED = 24

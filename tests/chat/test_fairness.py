@@ -59,7 +59,7 @@ def test_the_next_free_place_goes_to_who_is_answered_least(house: House, monkeyp
 
 
 def test_a_base_without_room_beside_a_run_is_refused(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_check, "free_bytes", lambda device: 10_000_000)
+    monkeypatch.setattr(memory_check.memory, "free", lambda device: 10_000_000)
     engine = Engine(house.home, "cpu")
     try:
         asked = Asked(engine, house, "", 8)

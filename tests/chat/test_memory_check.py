@@ -8,6 +8,7 @@ import torch
 from lora_playground.chat import memory_check
 from lora_playground.config import ModelConfig
 from lora_playground.errors import ChatError
+from lora_playground.machine import memory
 from tests.checkpoints import make_checkpoint
 
 
@@ -15,11 +16,9 @@ def test_refused_when_the_memory_is_taken(tmp_path: Path, monkeypatch: pytest.Mo
     folder = make_checkpoint(tmp_path, "llama")
     config = ModelConfig(source=str(folder), quantisation="none")
     memory_check.check_memory(config, "cpu")
-    monkeypatch.setattr(memory_check, "free_bytes", lambda device: 100_000_000)
+    monkeypatch.setattr(memory, "free", lambda device: 100_000_000)
     with pytest.raises(ChatError, match=r"needs about 0\.4 GB .* 0\.1 GB free.*training run"):
         memory_check.check_memory(config, "cpu")
-    monkeypatch.setattr(memory_check, "free_bytes", lambda device: None)
-    memory_check.check_memory(config, "cpu")
 
 
 def test_need_follows_what_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,8 +32,3 @@ def test_need_follows_what_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert memory_check.need(folder, four, torch.bfloat16) - memory_check.RESERVE < size / 2
     monkeypatch.setattr(memory_check, "LARGEST", 1000)
     assert memory_check.need(folder, plain, torch.float32) - memory_check.RESERVE == 2 * size, "a large one is not"
-
-
-def test_free_memory_is_told() -> None:
-    free = memory_check.free_bytes("cpu")
-    assert free is None or free > 0

@@ -113,22 +113,22 @@ def test_models_of_the_list_are_described_before_they_are_fetched(tmp_path, monk
 
 
 def test_a_method_that_takes_no_quantised_base_says_so_in_the_form():
+    from lora_playground.machine.device import Device
     from lora_playground.ui.costs import panel
-    from lora_playground.ui.device import Device
 
-    machine = Device("CPU, 2 cores", 0, 10**10)
+    machine = Device("cpu", "CPU, 2 cores", 0, 10**10)
     given = {"model": {"quantisation": "4bit"}, "variant": {"name": "hra"}}
     assert "needs a base stored in 16 bit" in panel(RunConfig.parse(given), machine)[0]
     assert "good" in panel(RunConfig.parse(given | {"variant": {"name": "lora"}}), machine)[0]
-    small = panel(RunConfig.parse({}), Device("CPU, 2 cores", 0, 10**8))[0]
+    small = panel(RunConfig.parse({}), Device("cpu", "CPU, 2 cores", 0, 10**8))[0]
     assert "bad" in small and "more than the 100 MB here. What helps most: " in small
 
 
 def test_what_the_process_takes_is_a_range_and_then_what_runs_here_took(tmp_path):
+    from lora_playground.machine.device import Device
     from lora_playground.ui.costs import between, panel
-    from lora_playground.ui.device import Device
 
-    machine, store, config = Device("CPU, 2 cores", 0, 10**10), RunStore(tmp_path), RunConfig.parse({})
+    machine, store, config = Device("cpu", "CPU, 2 cores", 0, 10**10), RunStore(tmp_path), RunConfig.parse({})
     assert estimate.beside(store, "embedded") is None
     said, table = panel(config, machine, None)
     assert re.search(r"Needs about \d+ MB to 1\.\d+ GB of 10\.0 GB", said) and "700 MB to 1.07 GB" in table
@@ -138,7 +138,7 @@ def test_what_the_process_takes_is_a_range_and_then_what_runs_here_took(tmp_path
     assert estimate.beside(store, "embedded") == (700_000_000, 800_000_000)
     _, table = panel(config, machine, estimate.beside(store, "embedded"))
     assert "700 to 800 MB" in table and "runs of this model took here" in table
-    tight = panel(config, Device("CPU, 2 cores", 0, 10**9), None)[0]
+    tight = panel(config, Device("cpu", "CPU, 2 cores", 0, 10**9), None)[0]
     assert "which may be more than the 1.00 GB here" in tight
     assert between(800e6, 1.2e9) == "800 MB to 1.20 GB" and between(1e9, 1.01e9) == "1.01 GB"
 
