@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from lora_playground import thoughts
 from lora_playground.data.catalogue import Row
 from lora_playground.errors import DataError
+from lora_playground.templates import thinking_tags
+from lora_playground.templates.special_tokens import neutralise, special_tokens
 
 _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|eot|>", "</s>", "<|endoftext|>")
 _BATCH = 512
@@ -66,7 +67,7 @@ def encode(tokenizer: Any, rows: Sequence[Row], max_length: int) -> Encoded:
     for start in range(0, len(rows), _BATCH):
         part = rows[start : start + _BATCH]
         chats = [row for row in part if row.get("messages")]
-        if thoughts.thinks(tokenizer.chat_template or ""):
+        if thinking_tags.thinks(tokenizer.chat_template or ""):
             chats = [_without_thoughts(row, result) for row in chats]
         encoded = iter(_encode_chats(tokenizer, chats))
         for row in part:
@@ -94,18 +95,6 @@ def coloured(tokenizer: Any, example: Example) -> list[tuple[str, bool]]:
     return runs
 
 
-def inert(tokenizer: Any, text: str) -> str:
-    """The text with control tokens broken up, so that what a person typed cannot end a turn or play another role."""
-    return _inert(text, _control_tokens(tokenizer))
-
-
-def _inert(text: str, control_tokens: Sequence[str]) -> str:
-    for token in control_tokens:
-        if token in text:
-            text = text.replace(token, token[0] + " " + token[1:])
-    return text
-
-
 # -------------------------------------------------------------------------------------------------------- chats
 
 
@@ -113,8 +102,8 @@ def _encode_chats(tokenizer: Any, rows: Sequence[Row]) -> list[tuple[list[int], 
     """(ids, mask) of each chat, by the template's own marks where it has them, else by comparing prefixes."""
     if not rows:
         return []
-    control = _control_tokens(tokenizer)  # asked once: it walks the whole added vocabulary
-    chats = [_inert_messages(row["messages"], control) for row in rows]
+    special = special_tokens(tokenizer)
+    chats = [_neutral(row["messages"], special) for row in rows]
     try:
         return _encode_batch(tokenizer, chats)
     except Exception as error:  # a template is a program of the model's authors and may raise anything
@@ -136,7 +125,7 @@ def _encode_batch(tokenizer: Any, chats: list[list[dict[str, str]]]) -> list[tup
     if "generation" in (tokenizer.chat_template or "") and "endgeneration" in tokenizer.chat_template:
         done = tokenizer.apply_chat_template(
             chats, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, add_generation_prompt=False,
-            **thoughts.OPTIONS,
+            **thinking_tags.OPTIONS,
         )  # fmt: skip
         pairs = list(zip(done["input_ids"], done["assistant_masks"]))
         if all(any(mask) for _, mask in pairs):
@@ -152,21 +141,23 @@ def _encode_batch(tokenizer: Any, chats: list[list[dict[str, str]]]) -> list[tup
 
 
 def _render(tokenizer: Any, messages: list[dict[str, str]], prompt: bool = False) -> str:
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt, **thoughts.OPTIONS)
-    return thoughts.closed(text) if prompt else text
+    text = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=prompt, **thinking_tags.OPTIONS
+    )
+    return thinking_tags.closed(text) if prompt else text
 
 
 def _render_whole(tokenizer: Any, chat: list[dict[str, str]]) -> str:
     text = _render(tokenizer, chat)
-    if chat[-1]["role"] != "assistant" or not thoughts.thinks(tokenizer.chat_template or ""):
+    if chat[-1]["role"] != "assistant" or not thinking_tags.thinks(tokenizer.chat_template or ""):
         return text
-    return thoughts.as_asked(text, _render(tokenizer, chat[:-1], prompt=True), chat[-1]["content"])
+    return thinking_tags.as_asked(text, _render(tokenizer, chat[:-1], prompt=True), chat[-1]["content"])
 
 
 def _without_thoughts(row: Row, result: Encoded) -> Row:
     """The row, its answers without thoughts."""
     messages = [
-        {**turn, "content": thoughts.without(turn["content"])} if turn["role"] == "assistant" else turn
+        {**turn, "content": thinking_tags.without(turn["content"])} if turn["role"] == "assistant" else turn
         for turn in row["messages"]
     ]
     result.thoughts += sum(new["content"] != old["content"] for new, old in zip(messages, row["messages"]))
@@ -218,13 +209,8 @@ def _turn_end_ids(tokenizer: Any) -> frozenset[int]:
     return frozenset(ids | {tokenizer.eos_token_id})
 
 
-def _control_tokens(tokenizer: Any) -> list[str]:
-    known = set(tokenizer.get_added_vocab()) | set(tokenizer.all_special_tokens)
-    return sorted((token for token in known if len(token) > 2), key=len, reverse=True)
-
-
-def _inert_messages(messages: Sequence[dict[str, str]], control_tokens: Sequence[str]) -> list[dict[str, str]]:
-    return [{"role": turn["role"], "content": _inert(turn["content"], control_tokens)} for turn in messages]
+def _neutral(messages: Sequence[dict[str, str]], special: Sequence[str]) -> list[dict[str, str]]:
+    return [{"role": turn["role"], "content": neutralise(turn["content"], special)} for turn in messages]
 
 
 # ------------------------------------------------------------------------------------------------------ examples
@@ -241,7 +227,7 @@ def _add(result: Encoded, ids: list[int], mask: list[int], max_length: int) -> N
 
 
 def _add_text(result: Encoded, tokenizer: Any, text: str, max_length: int) -> None:
-    ids = list(tokenizer(inert(tokenizer, text))["input_ids"])
+    ids = list(tokenizer(neutralise(text, special_tokens(tokenizer)))["input_ids"])
     if not ids or ids[-1] != tokenizer.eos_token_id:
         ids.append(tokenizer.eos_token_id)
     for start in range(0, len(ids), max_length):

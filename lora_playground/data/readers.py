@@ -17,7 +17,7 @@ from typing import Any
 from lora_playground.data import parquet
 from lora_playground.data.catalogue import Row
 from lora_playground.data.columns import Layout, RowError, build_row, find_layout
-from lora_playground.data.encodings import decode
+from lora_playground.data.text_decoding import decode
 from lora_playground.errors import DataError
 
 FORMATS = ("jsonl", "json", "csv", "tsv", "txt")

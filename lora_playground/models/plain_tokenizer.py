@@ -54,9 +54,13 @@ class PlainTokenizer:
 
     @property
     def all_special_tokens(self) -> list[str]:
-        """Tokens with a meaning of their own."""
-        added = self._tokenizer.get_added_tokens_decoder().values()
-        return list({token.content for token in added if token.special} | {t for t in self._special.values() if t})
+        """Texts of the tokens that the settings name: beginning, end, unknown, padding."""
+        return [token for token in self._special.values() if token]
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, Any]:
+        """Id → token (with `content` and `special`) of those beside the trained vocabulary."""
+        return dict(self._tokenizer.get_added_tokens_decoder())
 
     def get_added_vocab(self) -> dict[str, int]:
         """Tokens beside the trained vocabulary, and their ids."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lora_playground import thoughts
 from lora_playground.errors import ChatError
+from lora_playground.templates import thinking_tags
+from lora_playground.templates.special_tokens import neutralise, special_tokens
 
 ROLES = ("system", "user", "assistant")
 
@@ -18,17 +19,17 @@ def prompt_text(tokenizer: Any, conversation: Sequence[dict[str, str]]) -> str:
     """The conversation in the model's own template, up to where the assistant begins to speak."""
     if not conversation:
         raise ChatError("There is nothing to answer: the conversation is empty.")
-    messages = []
+    messages, special = [], special_tokens(tokenizer)
     for message in conversation:
         if message.get("role") not in ROLES:
             raise ChatError(f"A message's role is {message.get('role')!r}; it must be one of {', '.join(ROLES)}.")
-        messages.append({"role": message["role"], "content": inert(tokenizer, str(message["content"]))})
+        messages.append({"role": message["role"], "content": neutralise(str(message["content"]), special)})
     if getattr(tokenizer, "chat_template", None):
         try:
             text = tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **thoughts.OPTIONS
+                messages, tokenize=False, add_generation_prompt=True, **thinking_tags.OPTIONS
             )
-            return thoughts.closed(text)
+            return thinking_tags.closed(text)
         except Exception as error:  # the template is a program of the model's authors and may raise anything
             raise ChatError(f"The model's chat template refuses this conversation: {str(error)[:200]}") from error
     lines = [f"{message['role']}: {message['content']}\n" for message in messages]
@@ -40,16 +41,6 @@ def prompt_ids(tokenizer: Any, conversation: Sequence[dict[str, str]]) -> list[i
     text = prompt_text(tokenizer, conversation)
     templated = bool(getattr(tokenizer, "chat_template", None))
     return list(tokenizer(text, add_special_tokens=not templated)["input_ids"])
-
-
-def inert(tokenizer: Any, text: str) -> str:
-    """The text with the model's control tokens broken up, so that what a person types cannot play another role."""
-    added = getattr(tokenizer, "added_tokens_decoder", None) or {}
-    control = {str(token) for token in added.values()} | set(getattr(tokenizer, "all_special_tokens", None) or [])
-    for token in control:
-        if len(token) > 2 and token in text:
-            text = text.replace(token, token[0] + " " + token[1:])
-    return text
 
 
 def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:

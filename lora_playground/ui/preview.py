@@ -17,7 +17,7 @@ from lora_playground.data.encoding import Encoded, Example, coloured, encode
 from lora_playground.errors import PlaygroundError
 from lora_playground.models.catalogue import folder_of
 from lora_playground.models.plain_tokenizer import PlainTokenizer
-from lora_playground.thoughts import thinks
+from lora_playground.templates.thinking_tags import thinks
 from lora_playground.ui import cards
 from lora_playground.ui.words import count, escape
 

@@ -1,0 +1,1 @@
+"""What a chat template makes of a conversation: knows tokenizers, but no models, rows or files."""

@@ -1,0 +1,29 @@
+"""Keeps what a person typed from acting as a special token: ending a turn, or speaking in another role.
+
+Only tokens that the tokenizer calls special are broken up. Other added tokens, such as runs of spaces or HTML tags,
+are ordinary text and stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def special_tokens(tokenizer: Any) -> list[str]:
+    """The texts of a tokenizer's special tokens, longest first. It walks all added tokens: ask once for many texts."""
+    added = (getattr(tokenizer, "added_tokens_decoder", None) or {}).values()
+    texts = {str(token) for token in added if token.special} | set(getattr(tokenizer, "all_special_tokens", ()))
+    return sorted((text for text in texts if len(text) > 1), key=lambda text: (-len(text), text))
+
+
+def neutralise(text: str, special: Sequence[str]) -> str:
+    """The text with a space inside each special token that it contains: "<|end|>" becomes "< |end|>".
+
+    Args:
+        special: what `special_tokens` gave.
+    """
+    for token in special:
+        if token in text:
+            text = text.replace(token, token[0] + " " + token[1:])
+    return text
