@@ -4,14 +4,12 @@ Plain NumPy; it knows the strategies' interface but no single strategy, and neit
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from lora_playground.analysis.spectra import qr_singular_values
 from lora_playground.federated.pairs import Pair, norm, stack
-from lora_playground.federated.strategies import get_strategy
 from lora_playground.federated.strategies.base import Factors, Message, Server, Strategy, ideal
 
 
@@ -104,14 +102,6 @@ def _ratio(error: float, size: float) -> float:
     return 0.0 if error == 0 else float("inf")
 
 
-def prepared(name: str, **settings: float) -> Strategy:
-    """A strategy with those of the settings that it has, such as `energy` and `damping`."""
-    strategy = get_strategy(name)
-    own = {entry.name for entry in fields(strategy)}
-    mine: dict[str, Any] = {key: value for key, value in settings.items() if key in own}
-    return replace(strategy, **mine)
-
-
 def round_spectra(outcome: Outcome, before: Server, modules: list[str]) -> dict[str, dict[str, object]]:
     """Singular values for the screen: per module the global update so far, this round's ideal, and every client's."""
     base = before.merged_total()
@@ -120,7 +110,7 @@ def round_spectra(outcome: Outcome, before: Server, modules: list[str]) -> dict[
 
         def sigma(added: Pair, module: str = module) -> list[float]:
             pairs = [base[module], added] if module in base else [added]
-            return _digits(qr_singular_values(*stack(pairs, [1.0] * len(pairs))))
+            return _digits(qr_singular_values(*stack(pairs)))
 
         shown[module] = {
             "global": _digits(qr_singular_values(*outcome.server.update(module))),

@@ -1,4 +1,4 @@
-"""A federated run's state as two files: arrays in float64, and the rest as JSON. NumPy only."""
+"""A federated run's state on the disk, in two files: arrays in float64 and the rest as JSON. NumPy only."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from safetensors.numpy import load_file, save_file
 
 from lora_playground.federated.pairs import Pair
 from lora_playground.federated.rounds import State
-from lora_playground.federated.strategies.base import PARTS, Factor, Factors, Server
+from lora_playground.federated.strategies.base import PARTS, Factor, Factors, Server, scaling_of
 from lora_playground.runs import publish, writing
+
+_PLAIN = ("since", "up", "down", "step", "tokens", "history", "last_round")
+"""Fields of a State that JSON holds as they are."""
 
 
 def save_state(state: State, folder: Path) -> Path:
@@ -33,21 +36,14 @@ def save_state(state: State, folder: Path) -> Path:
         save_file(
             {key: np.ascontiguousarray(value) for key, value in arrays.items()}, str(staged / "state.safetensors")
         )
-        some = {name: next(iter(factors.values())).s for name, factors in state.last.items()}
         rest = {
             "round": state.server.round,
             "seed": state.server.seed,
-            "s": next(iter(state.server.factors.values())).s,
-            "client_s": some,
+            "s": scaling_of(state.server.factors),
+            "client_s": {name: scaling_of(factors) for name, factors in state.last.items()},
             "changed": state.server.changed,
             "merged": [round_ for round_, _ in state.server.merged],
-            "since": state.since,
-            "up": state.up,
-            "down": state.down,
-            "step": state.step,
-            "tokens": state.tokens,
-            "history": state.history,
-            "last_round": state.last_round,
+            **{name: getattr(state, name) for name in _PLAIN},
         }
         (staged / "state.json").write_text(json.dumps(rest), encoding="utf-8")
     publish(staged, final)
@@ -84,17 +80,7 @@ def _state(rest: dict, arrays: dict[str, np.ndarray]) -> State:
         rest["changed"],
     )
     last = {name: _factors(f"client/{name}", arrays, s) for name, s in rest["client_s"].items()}
-    return State(
-        server,
-        rest["since"],
-        rest["up"],
-        rest["down"],
-        rest["step"],
-        rest["tokens"],
-        rest["history"],
-        last,
-        rest["last_round"],
-    )
+    return State(server, last=last, **{name: rest[name] for name in _PLAIN})
 
 
 def _arrays(prefix: str, factors: Factors) -> dict[str, np.ndarray]:

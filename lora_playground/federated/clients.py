@@ -31,7 +31,7 @@ def client_updates(state: State, factors: Factors) -> list[Update]:
     updates = []
     for module, factor in factors.items():
         pairs = [change[module] for change in base.values() if module in change] + [factor.pair]
-        updates.append(_update(module, stack(pairs, [1.0] * len(pairs))))
+        updates.append(_update(module, stack(pairs)))
     return updates
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from lora_playground.config import FederatedConfig, RunConfig
 from lora_playground.errors import ConfigError
-from lora_playground.federated.aggregation import prepared
+from lora_playground.federated.strategies import get_strategy
 from lora_playground.federated.strategies.base import Strategy
 
 __all__ = ["VARIANTS", "FederatedConfig", "check", "client_ranks", "strategy_of", "why_not"]
@@ -60,7 +60,7 @@ def client_ranks(config: RunConfig) -> list[int]:
 def strategy_of(config: RunConfig) -> Strategy:
     """The strategy with its options."""
     federated = _section(config)
-    return prepared(federated.strategy, energy=federated.energy, damping=federated.damping)
+    return get_strategy(federated.strategy, energy=federated.energy, damping=federated.damping)
 
 
 def check(config: RunConfig, bits: int | None = None) -> Strategy:

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from lora_playground.errors import ConfigError, PlaygroundError, TrainingError
-from lora_playground.federated.aggregation import Party, prepared
+from lora_playground.federated.aggregation import Party
 from lora_playground.federated.pairs import Pair, stack
 from lora_playground.federated.rounds import Order, Reply, State, first_state, play_round
 from lora_playground.federated.simulation import Trainer
+from lora_playground.federated.strategies import get_strategy
 from lora_playground.federated.strategies.base import Factor, Factors, Message, Strategy
 
 # Nothing of ours phones home: Flower and ray report their use unless told not to, and read this when imported.
@@ -69,7 +70,7 @@ class Plan:
 
     def make(self) -> Strategy:
         """The strategy with its options."""
-        return prepared(self.strategy, energy=self.energy, damping=self.damping)
+        return get_strategy(self.strategy, energy=self.energy, damping=self.damping)
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def _merged(base: Mapping[str, Pair], down: Message) -> dict[str, Pair]:
         module, _, mark = head.rpartition(".")
         if part == "B" and mark.startswith("base") and mark[4:].isdigit():
             pair = down[key], down[f"{head}.A"]
-            total[module] = stack([total[module], pair], [1.0, 1.0]) if module in total else pair
+            total[module] = stack([total[module], pair]) if module in total else pair
     return total
 
 

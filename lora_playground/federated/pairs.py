@@ -13,8 +13,13 @@ Pair = tuple[np.ndarray, np.ndarray]
 """(B, A) of shapes (m, k) and (k, n), standing for the (m, n) matrix B·A."""
 
 
-def stack(pairs: Sequence[Pair], weights: Sequence[float]) -> Pair:
-    """Σ_i w_i B_i A_i as one pair of rank Σ k_i: B's side by side, A's on top of each other, weights on the B side."""
+def stack(pairs: Sequence[Pair], weights: Sequence[float] | None = None) -> Pair:
+    """Σ_i w_i B_i A_i as one pair of rank Σ k_i: the w_i B_i side by side, the A_i on top of each other.
+
+    Args:
+        weights: w_i; all 1 where none are given.
+    """
+    weights = [1.0] * len(pairs) if weights is None else weights
     left = np.concatenate([w * B.astype(np.float64) for (B, _), w in zip(pairs, weights, strict=True)], axis=1)
     right = np.concatenate([A.astype(np.float64) for _, A in pairs], axis=0)
     return left, right

@@ -15,10 +15,9 @@ import pytest
 from linear_clients import SHAPES, LinearTrainer
 
 from lora_playground.federated import rounds
-from lora_playground.federated.aggregation import prepared
 from lora_playground.federated.rounds import State
 from lora_playground.federated.simulation import begin, parties, simulate
-from lora_playground.federated.strategies import STRATEGIES
+from lora_playground.federated.strategies import STRATEGIES, get_strategy
 
 pytest.importorskip("flwr", reason="Flower is optional: pip install -r requirements-federated.txt")
 
@@ -45,7 +44,7 @@ def make_site(context: Any) -> Any:
 def by_simulation(name: str, rounds: int, drop_out: float) -> tuple[State, list[dict]]:
     trainer = LinearTrainer(3, seed=5)
     who = parties([4, 4, 4], EXAMPLES, trainer)
-    strategy = prepared(name)
+    strategy = get_strategy(name)
     state = begin(strategy, who, trainer, 5)
     events: list[dict] = []
     assert simulate(strategy, who, trainer, state, rounds, drop_out, events.append, lambda: False)

@@ -19,9 +19,9 @@ import pytest
 from language_clients import config_of, make_trainer
 
 from lora_playground.analysis.update import load_updates
-from lora_playground.federated.aggregation import prepared
 from lora_playground.federated.clients import global_updates, kept_clients
 from lora_playground.federated.simulation import begin, parties, simulate
+from lora_playground.federated.strategies import get_strategy
 from lora_playground.runs import RunStore
 
 pytest.importorskip("flwr", reason="Flower is optional: pip install -r requirements-federated.txt")
@@ -97,7 +97,7 @@ def by_simulation(place: Path, config: Any) -> Any:
     trainer = make_trainer(place, config)
     trainer.threads = 1
     federated = config.federated
-    strategy = prepared(federated.strategy)
+    strategy = get_strategy(federated.strategy)
     who = parties([4] * federated.clients, [len(examples) for examples in trainer.clients], trainer)
     state = begin(strategy, who, trainer, config.training.seed)
     assert simulate(strategy, who, trainer, state, federated.rounds, 0.0, lambda event: None, lambda: False)

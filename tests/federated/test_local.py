@@ -10,11 +10,11 @@ from language_clients import config_of, make_trainer
 
 from lora_playground.config import RunConfig
 from lora_playground.errors import ConfigError, TrainingError
-from lora_playground.federated.aggregation import prepared
 from lora_playground.federated.clients import global_updates
 from lora_playground.federated.config import VARIANTS as TAKEN
 from lora_playground.federated.config import why_not
 from lora_playground.federated.simulation import begin, parties, simulate
+from lora_playground.federated.strategies import get_strategy
 from lora_playground.variants import VARIANTS
 
 
@@ -24,7 +24,7 @@ def weights(model: Any) -> dict[str, np.ndarray]:
 
 def play(trainer: Any, config: RunConfig, events: list[dict]) -> Any:
     federated = config.federated
-    strategy = prepared(federated.strategy)
+    strategy = get_strategy(federated.strategy)
     who = parties(federated.ranks or [4] * federated.clients, [len(e) for e in trainer.clients], trainer)
     state = begin(strategy, who, trainer, config.training.seed)
     assert simulate(strategy, who, trainer, state, federated.rounds, 0.0, events.append, lambda: False)
@@ -64,7 +64,7 @@ def test_rounds_learn_and_leave_the_base_pristine(place: Path, name: str) -> Non
 def test_only_the_parts_of_the_round_move(place: Path) -> None:
     trainer = make_trainer(place, config_of(place, "fedit"))
     for name, moved in (("ffa", "B"), ("fedsb", "R")):
-        strategy = prepared(name)
+        strategy = get_strategy(name)
         who = parties([4, 4], [8, 8], trainer)
         state = begin(strategy, who, trainer, 0)
         start = strategy.local(state.server, 4, 2.0)
@@ -93,7 +93,7 @@ def test_one_client_is_plain_training(place: Path) -> None:
     trainer.close()
     other = make_trainer(place, config)
     model = other.variant.attach(other.base.model, config.variant, Context())
-    start = prepared("fedit").start(trainer.shapes(), 4, 2.0, config.training.seed)
+    start = get_strategy("fedit").start(trainer.shapes(), 4, 2.0, config.training.seed)
     with torch.no_grad():
         for module, layer in tuner_layers(model):
             layer.lora_A["default"].weight.copy_(torch.from_numpy(start.factors[module].A))
@@ -196,7 +196,7 @@ def test_every_variant_that_is_taken_trains(place: Path, variant: str, strategy:
     config = RunConfig.parse(config.model_dump(mode="json") | {"variant": options})
     trainer = make_trainer(place, config)
     assert trainer.scaling(4) == pytest.approx(8 / np.sqrt(4) if variant == "rslora" else 8 / 4)
-    start = trainer.judge(begin(prepared(strategy), parties([4, 4], [8, 8], trainer), trainer, 3).server)["loss"]
+    start = trainer.judge(begin(get_strategy(strategy), parties([4, 4], [8, 8], trainer), trainer, 3).server)["loss"]
     events: list[dict] = []
     state = play(trainer, config, events)
     last = [event for event in events if event["type"] == "round"][-1]

@@ -9,7 +9,6 @@ from linear_clients import SHAPES, LinearTrainer
 
 from lora_playground.errors import ConfigError, TrainingError
 from lora_playground.federated import rounds
-from lora_playground.federated.aggregation import prepared
 from lora_playground.federated.checkpoint import load_state, save_state
 from lora_playground.federated.rounds import State, draw_present
 from lora_playground.federated.simulation import begin, parties, simulate
@@ -20,7 +19,7 @@ EXAMPLES = [40, 10, 25, 25]
 
 def run(name: str, rounds: int, ranks=(4, 4, 4, 4), examples=EXAMPLES, drop_out=0.0, seed=0, **trouble):
     trainer = LinearTrainer(len(ranks), seed=seed, **trouble)
-    strategy = prepared(name)
+    strategy = get_strategy(name)
     who = parties(list(ranks), list(examples), trainer)
     state = begin(strategy, who, trainer, seed)
     events: list[dict] = []

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lora_playground.errors import ConfigError
-from lora_playground.federated.aggregation import Party, added, aggregate, prepared
+from lora_playground.federated.aggregation import Party, added, aggregate
 from lora_playground.federated.strategies import STRATEGIES, get_strategy
 from lora_playground.federated.strategies.base import Factor, Factors, Message, Server, Strategy, size
 
@@ -134,7 +134,7 @@ def test_fedit_misses_the_ideal_on_the_same_factors() -> None:
 @pytest.mark.parametrize("name", list(STRATEGIES))
 @pytest.mark.parametrize("case", ["one", "identical"])
 def test_one_or_identical_clients_give_their_own_update(name: str, case: str) -> None:
-    strategy = prepared(name, energy=1.0, damping=1e-12)
+    strategy = get_strategy(name, energy=1.0, damping=1e-12)
     who = parties([4] if case == "one" else [4, 4, 4])
     for before, trained, _, outcome in play(strategy, who, 3, identical=True):
         got = added(before, outcome.server)
@@ -258,7 +258,7 @@ def test_hetlora_weighs_by_norm_and_pads_with_zeros() -> None:
 
 def test_florist_keeps_the_wanted_share_of_energy() -> None:
     for energy in (0.5, 0.9, 1.0):
-        (_, trained, _, outcome), *_ = play(prepared("florist", energy=energy), parties([2, 4, 8, 16]), 1)
+        (_, trained, _, outcome), *_ = play(get_strategy("florist", energy=energy), parties([2, 4, 8, 16]), 1)
         for module in SHAPES:
             sigma2 = np.linalg.svd(dense_ideal(trained, module), compute_uv=False) ** 2
             kept = outcome.server.merged[0][1][module][0].shape[1]
@@ -272,7 +272,7 @@ def test_florist_keeps_the_wanted_share_of_energy() -> None:
 def test_fedsb_start_from_a_gradient_is_its_leading_directions() -> None:
     rng = np.random.default_rng(0)
     gradients = {m: np.outer(rng.standard_normal(o), rng.standard_normal(i)) for m, (o, i) in SHAPES.items()}
-    server = prepared("fedsb", eta=1e-3).start(SHAPES, 4, 2.0, 0, gradients)
+    server = get_strategy("fedsb", eta=1e-3).start(SHAPES, 4, 2.0, 0, gradients)
     for module, factor in server.factors.items():
         G = -1e-3 * np.sign(gradients[module])  # rank one, because the gradient is
         assert np.linalg.norm(dense(factor) - G) <= 1e-6 * np.linalg.norm(G)
@@ -283,7 +283,7 @@ def test_fedsb_start_from_a_gradient_is_its_leading_directions() -> None:
 @pytest.mark.parametrize("name", list(STRATEGIES))
 def test_bytes_are_those_of_the_card(name: str) -> None:
     """Floats up and down in rounds 2 and 3 against the table of the methods."""
-    strategy = prepared(name, energy=1.0)
+    strategy = get_strategy(name, energy=1.0)
     r, K = 4, 3
     who = parties([r] * K)
     m = sum(o for o, _ in SHAPES.values())

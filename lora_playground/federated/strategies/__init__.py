@@ -2,6 +2,8 @@
 
 import importlib
 import pkgutil
+from dataclasses import replace
+from typing import Any
 
 from lora_playground.errors import ConfigError
 from lora_playground.federated.strategies.base import Strategy
@@ -19,9 +21,14 @@ def _discover() -> dict[str, Strategy]:
 STRATEGIES: dict[str, Strategy] = _discover()
 
 
-def get_strategy(name: str) -> Strategy:
-    """The strategy of that name; raises ConfigError naming the ones there are."""
-    try:
-        return STRATEGIES[name]
-    except KeyError:
-        raise ConfigError("federated.strategy", name, f"choose one of {', '.join(STRATEGIES)}") from None
+def get_strategy(name: str, **settings: float) -> Strategy:
+    """The strategy of that name; raises ConfigError naming the ones there are.
+
+    Args:
+        settings: options of strategies, such as `energy` and `damping`; those that this one does not have are ignored.
+    """
+    if name not in STRATEGIES:
+        raise ConfigError("federated.strategy", name, f"choose one of {', '.join(STRATEGIES)}")
+    strategy = STRATEGIES[name]
+    own: dict[str, Any] = {key: value for key, value in settings.items() if hasattr(strategy, key)}
+    return replace(strategy, **own)

@@ -91,7 +91,7 @@ class Server:
     def update(self, module: str) -> Pair:
         """The global ΔW of a module against the pristine W: all merged changes and the present factors, stacked."""
         pairs = [change[module] for _, change in self.merged if module in change] + [self.factors[module].pair]
-        return stack(pairs, [1.0] * len(pairs))
+        return stack(pairs)
 
     def merged_total(self) -> dict[str, Pair]:
         """All changes of the base so far, one stacked pair a module; empty where there are none."""
@@ -312,6 +312,11 @@ def generator(seed: int, round_: int, module: str) -> np.random.Generator:
     return np.random.default_rng([seed, round_, zlib.crc32(module.encode())])
 
 
+def scaling_of(factors: Factors) -> float:
+    """s, which all modules share."""
+    return next(iter(factors.values())).s
+
+
 def shapes_of(factors: Factors) -> dict[str, tuple[int, int]]:
     """(out, in) of every module."""
     return {module: (factor.B.shape[0], factor.A.shape[1]) for module, factor in factors.items()}
@@ -328,7 +333,7 @@ def _sums(changes: Sequence[Mapping[str, Pair]]) -> dict[str, Pair]:
     """The sum of several changes of the base, one stacked pair a module."""
     modules = dict.fromkeys(module for change in changes for module in change)
     pairs = {module: [change[module] for change in changes if module in change] for module in modules}
-    return {module: stack(mine, [1.0] * len(mine)) for module, mine in pairs.items()}
+    return {module: stack(mine) for module, mine in pairs.items()}
 
 
 def _is_wide(pair: Pair) -> bool:
