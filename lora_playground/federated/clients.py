@@ -1,12 +1,14 @@
-"""One client of a federated run as a run of its own, so that chat, spectrum and export show it beside the global one.
+"""What a federated run leaves in its folder: the global update, each client's own, and the result's `federated` part.
 
-It knows run folders and updates; no torch, no training.
+A client's own update can become a run of its own, so that chat, spectrum and export show it beside the global one. No
+torch and no training here.
 """
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from lora_playground.analysis.update import Update, load_updates, save_updates
 from lora_playground.errors import RunError
@@ -25,14 +27,24 @@ def global_updates(state: State) -> list[Update]:
     return [_update(module, state.server.update(module)) for module in state.server.factors]
 
 
+def summary(state: State) -> dict[str, Any]:
+    """The `federated` part of a run's result."""
+    last = state.history[-1] if state.history else {}
+    return {
+        "rounds": state.server.round,
+        "bytes": {"up": state.up, "down": state.down},
+        "clients": list(state.last),
+        **{name: last.get(name) for name in ("error", "rank", "score", "loss")},
+    }
+
+
 def client_updates(state: State, factors: Factors) -> list[Update]:
-    """A client's ΔW after its last local training: what it trained, on the base as it was before that round's merge."""
-    base = {round_: change for round_, change in state.server.merged if round_ < state.last_round}
-    updates = []
-    for module, factor in factors.items():
-        pairs = [change[module] for change in base.values() if module in change] + [factor.pair]
-        updates.append(_update(module, stack(pairs)))
-    return updates
+    """A client's ΔW against the pristine W after its last training, for which the base was that of the round before."""
+    base = [change for round_, change in state.server.merged if round_ < state.last_round]
+    return [
+        _update(module, stack([change[module] for change in base if module in change] + [factor.pair]))
+        for module, factor in factors.items()
+    ]
 
 
 def save_clients(run: Run, state: State) -> list[str]:
@@ -58,7 +70,7 @@ def kept_clients(run: Run) -> list[str]:
 
 
 def as_run(store: RunStore, run: Run, name: str) -> Run:
-    """A run that holds one client's own adapter; the same when asked twice. Raises RunError."""
+    """A run that holds one client's own adapter; a second call returns the same run. Raises RunError."""
     source = run.folder / FOLDER / f"{number_of(name)}.safetensors"
     if not source.is_file():
         known = ", ".join(kept_clients(run)) or "none"
@@ -73,7 +85,7 @@ def as_run(store: RunStore, run: Run, name: str) -> Run:
     made = store.create(config.model_copy(update={"title": f"{config.label}, {name} alone"[:80], "federated": None}))
     updates = load_updates(source)
     save_updates(updates, made.update_path)
-    adapter_folder(updates, made.adapter, config.model.source)
+    write_adapter(updates, made.adapter, config.model.source)
     whole = run.result() or {}
     result = {key: whole[key] for key in ("fingerprint", "device", "precision") if key in whole}
     write_json(made.result_path, result | {"state": "done", "federated_client": {"run": run.id, "client": name}})
@@ -86,7 +98,6 @@ def _update(module: str, pair: Pair) -> Update:
     return Update(module, B=B, A=A)
 
 
-def adapter_folder(updates: list[Update], folder: Path, base: str) -> int:
-    """Writes an update as a plain LoRA in PEFT's format; returns its bytes."""
+def write_adapter(updates: list[Update], folder: Path, base: str) -> None:
+    """Writes an update of the base `base` as a plain LoRA in PEFT's format."""
     write_plain_lora(updates, folder, base=base, fan_in_fan_out=is_conv1d(base))
-    return sum(path.stat().st_size for path in folder.iterdir())

@@ -18,7 +18,7 @@ from lora_playground.analysis.update import save_updates
 from lora_playground.config import RunConfig
 from lora_playground.data.catalogue import get_dataset
 from lora_playground.errors import ConfigError, PlaygroundError
-from lora_playground.federated.clients import adapter_folder, global_updates, save_clients
+from lora_playground.federated.clients import global_updates, save_clients, summary, write_adapter
 from lora_playground.federated.config import check, client_ranks
 from lora_playground.federated.flower import Plan, Site, client_app, run_engine, server_app
 from lora_playground.federated.rounds import State
@@ -26,7 +26,7 @@ from lora_playground.runs import Run, RunStore, publish, write_json
 
 
 def read_config(settings: Mapping[str, Any]) -> RunConfig:
-    """The RunConfig that `config` in Flower's run config names: a file's path, or the JSON itself."""
+    """The RunConfig in `config` of Flower's run config, which is a file's path or the JSON itself."""
     given = str(settings.get("config", ""))
     if not given:
         raise ConfigError("config", given, "name a run's config.json with a federated section: config='/path/run.json'")
@@ -37,7 +37,7 @@ def read_config(settings: Mapping[str, Any]) -> RunConfig:
 
 
 def home_of(settings: Mapping[str, Any]) -> Path | None:
-    """Where runs and uploads lie: `home` in Flower's run or node config, else the usual place."""
+    """The folder of runs and uploads that `home` in Flower's run or node config names; None where it names none."""
     given = str(settings.get("home", ""))
     return Path(given).expanduser() if given else None
 
@@ -46,10 +46,9 @@ def make_site(context: Any, settings: Mapping[str, Any]) -> Site:
     """One client: its part of the dataset, or its own dataset where the node's config names one.
 
     Args:
-        settings: what Flower's run config does not say, which an engine started from Python leaves empty.
-
-    `threads` in a node's config bounds what it trains with, as OMP_NUM_THREADS does: clients on one machine would
-    otherwise each take all cores, and threads that wait for each other hold a round up for minutes.
+        context: Flower's. Its node config may hold `partition-id` (the client's number), `dataset`, `home`, and
+            `threads` to train with. Clients on one machine that each take all cores slow each other down to minutes.
+        settings: used where Flower's run config says nothing, as when an engine is started from Python.
     """
     from lora_playground.federated.local import LocalTrainer
     from lora_playground.federated.preparation import prepare_clients
@@ -66,18 +65,16 @@ def make_site(context: Any, settings: Mapping[str, Any]) -> Site:
     base = load_base(config.model, dtype=config.training.precision)
     data = get_dataset(own or config.data.dataset, home)
     embedded = config.model.source == "embedded"
-    if own:
-        held = prepare_clients(base.tokenizer, data, _alone(config), embedded)
-        examples = [held.examples[0] if k == number else [] for k in range(len(ranks))]
-    else:
-        held = prepare_clients(base.tokenizer, data, config, embedded)
-        examples = [mine if k == number else [] for k, mine in enumerate(held.examples)]
+    held = prepare_clients(base.tokenizer, data, _alone(config) if own else config, embedded)
+    mine = held.examples[0 if own else number]
+    examples = [mine if k == number else [] for k in range(len(ranks))]
     threads = int(context.node_config.get("threads", 0))
     trainer = LocalTrainer(base, config, examples, held.shared.rehearsal, held.shared.share, threads=threads)
     return Site(number, trainer, ranks[number], len(examples[number]))
 
 
 def _alone(config: RunConfig) -> RunConfig:
+    """The config of a federation of one client, who holds all rows."""
     assert config.federated is not None
     section = config.federated.model_copy(update={"clients": 1, "partition": "iid", "ranks": None})
     return config.model_copy(update={"federated": section})
@@ -99,15 +96,8 @@ class Keeper:
         self.run = RunStore(home_of(settings)).create(config)
         self.run.begin(1)
         self.emit({"type": "phase", "phase": "training"})
-        return Plan(
-            federated.strategy,
-            federated.clients,
-            federated.rounds,
-            config.training.seed,
-            federated.drop_out,
-            federated.energy,
-            federated.damping,
-        )
+        own = ("strategy", "clients", "rounds", "drop_out", "energy", "damping")
+        return Plan(seed=config.training.seed, **{name: getattr(federated, name) for name in own})
 
     def emit(self, event: dict[str, Any]) -> None:
         """Appends an event to the run."""
@@ -115,34 +105,20 @@ class Keeper:
         self.run.append(event)
 
     def finish(self, state: State, context: Any) -> None:
-        """Saves update, adapter and clients; the result last."""
+        """Saves the global update, its adapter and the clients' own; the result last."""
         run = self.run
         assert run is not None
         self.emit({"type": "phase", "phase": "saving"})
         updates = global_updates(state)
         staged, adapter = run.folder / "update.safetensors.tmp", run.folder / "adapter.tmp"
         save_updates(updates, staged, {"run": run.id})
-        size = adapter_folder(updates, adapter, run.config().model.source)
+        write_adapter(updates, adapter, run.config().model.source)
+        size = sum(path.stat().st_size for path in adapter.iterdir())
         publish(staged, run.update_path)
         publish(adapter, run.adapter)
         save_clients(run, state)
-        last = state.history[-1] if state.history else {}
-        result = {
-            "state": "done",
-            "steps": state.step,
-            "tokens": state.tokens,
-            "adapter_bytes": size,
-            "score": None,
-            "forgetting": None,
-            "samples": [],
-            "federated": {
-                "rounds": state.server.round,
-                "bytes": {"up": state.up, "down": state.down},
-                "error": last.get("error"),
-                "rank": last.get("rank"),
-                "clients": list(state.last),
-            },
-        }
+        result = {"state": "done", "steps": state.step, "tokens": state.tokens, "adapter_bytes": size}
+        result |= {"score": None, "forgetting": None, "samples": [], "federated": summary(state)}
         write_json(run.result_path, result)
 
 

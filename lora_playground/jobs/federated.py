@@ -1,56 +1,69 @@
 """A federated run as a job: the same phases, folder and result as any run, with rounds of clients for its training.
 
-It knows the pipeline's phases and the federated package; what a strategy is, the latter knows.
+It knows the phases of an execution and the federated package, but no single strategy.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_playground.analysis.update import Update
+from lora_playground.config import FederatedConfig
 from lora_playground.data.catalogue import get_dataset
 from lora_playground.errors import TrainingError
 from lora_playground.federated import checkpoint
 from lora_playground.federated.aggregation import Party
-from lora_playground.federated.clients import adapter_folder, global_updates, save_clients
+from lora_playground.federated.clients import global_updates, save_clients, summary, write_adapter
 from lora_playground.federated.config import check as check_federated
 from lora_playground.federated.config import client_ranks
 from lora_playground.federated.preparation import ClientData, prepare_clients
-from lora_playground.federated.rounds import State
+from lora_playground.federated.rounds import Emit, State
 from lora_playground.federated.simulation import begin, parties, simulate
 from lora_playground.federated.strategies.base import Strategy
 from lora_playground.jobs.admission import check
-from lora_playground.jobs.execution import Execution, is_embedded, load_pristine
+from lora_playground.jobs.execution import Event, Execution, is_embedded, load_pristine
 from lora_playground.jobs.failures import Stopped
 from lora_playground.models.precision import probe
 from lora_playground.training import TrainOutcome
 
-Event = dict[str, Any]
+if TYPE_CHECKING:
+    from lora_playground.federated.local import LocalTrainer
 
 
 @dataclass
-class _Rounds:
-    """What training rounds need; made by `load`, kept until the updates are saved."""
+class _Federation:
+    """What the rounds of one attempt need.
 
-    trainer: Any
+    Attributes:
+        planned: steps of all clients together, as far as can be told before drop-outs are drawn.
+        state: where the run stands; changed by every round.
+    """
+
+    trainer: LocalTrainer
     strategy: Strategy
     who: dict[str, Party]
     data: ClientData
-    start_loss: float | None = None
-    state: State | None = None
+    planned: int
+    state: State
 
 
 @dataclass
 class FederatedExecution(Execution):
     """One attempt at a federated run."""
 
-    rounds: dict[str, Any] = field(default_factory=dict)
+    state: State | None = field(default=None, init=False)
+
+    @property
+    def federated(self) -> FederatedConfig:
+        """The config's federated section."""
+        assert self.config.federated is not None
+        return self.config.federated
 
     def load(self) -> tuple[Any, Any]:
-        """The base, loaded once, and every client's examples."""
+        """(trainer, federation): the base, loaded once, every client's examples, and the last whole round's state."""
         from lora_playground.federated.local import LocalTrainer
 
         config = self.config
@@ -61,149 +74,110 @@ class FederatedExecution(Execution):
         self.check_stop()
         dataset = get_dataset(config.data.dataset, self.home)
         data = prepare_clients(base.tokenizer, dataset, config, is_embedded(config.model))
+        shared = data.shared
+        judged = shared.validation, dataset.test, dataset.card.metric
         trainer = LocalTrainer(
-            base,
-            config,
-            data.examples,
-            data.shared.rehearsal,
-            data.shared.share,
-            data.shared.validation,
-            dataset.test,
-            dataset.card.metric,
-            self.should_stop,
+            base, config, data.examples, shared.rehearsal, shared.share, *judged, should_stop=self.should_stop
         )
         ranks = client_ranks(config)
         who = parties(ranks, [len(examples) for examples in data.examples], trainer)
         self.report({"type": "partition", **data.partition.bars(), "ranks": ranks})
-        return trainer, _Rounds(trainer, strategy, who, data)
+        state = checkpoint.load_state(self.run.checkpoints)
+        if state is None or state.server.round > self.federated.rounds or set(state.since) != set(who):
+            state = begin(strategy, who, trainer, config.training.seed)
+        self.state = state
+        each = sum(trainer.steps(k) for k, party in enumerate(who.values()) if party.examples > 0)
+        planned = max(1, round(each * self.federated.rounds * (1.0 - self.federated.drop_out)))
+        return trainer, _Federation(trainer, strategy, who, data, planned, state)
 
     def train(self, model: Any, plan: Any) -> TrainOutcome:
         """All rounds, from the last whole one; a stop loses at most the round it falls into."""
-        rounds, federated = plan, self.config.federated
-        assert federated is not None
-        state = checkpoint.load_state(self.run.checkpoints)
-        if state is None or state.server.round > federated.rounds or set(state.since) != set(rounds.who):
-            state = begin(rounds.strategy, rounds.who, rounds.trainer, self.config.training.seed)
-        rounds.state = state
-        clock = _Clock(self.report, self._planned(rounds), state.step)
-        self._announce(rounds, state, clock.planned)
-        # Judged on the server's start, which for all strategies but Fed-SB is the base itself.
-        judged = rounds.trainer.judge(state.server) if state.server.round == 0 else {}
-        if judged:
-            rounds.start_loss = judged.get("loss")
+        federation: _Federation = plan
+        trainer, state = federation.trainer, federation.state
+        about = self._plan_event(federation)
+        clock = _Clock(self.report, federation.planned, state.step)
+        self.report(about)
+        start_loss = None
+        if state.server.round == 0:
+            # The server's start, which for all strategies but Fed-SB is the base itself.
+            judged = trainer.judge(state.server)
+            start_loss = judged["loss"]
             self.report({"type": "round", "round": 0, "step": 0, **judged})
-        done = simulate(
-            rounds.strategy,
-            rounds.who,
-            rounds.trainer,
-            state,
-            federated.rounds,
-            federated.drop_out,
-            clock.pass_on,
-            self.should_stop,
-            self._after_round,
-        )
-        if not done:
-            raise Stopped(f"The run was stopped in round {state.server.round + 1} of {federated.rounds}.")
-        return self._outcome(rounds, state, clock)
 
-    def save(self, model: Any) -> list[Update]:
-        """The global update as any run's, in PEFT's format too, and each client's own beside it."""
-        trainer = model
-        state = self.rounds["state"]
-        trainer.close()
-        save_clients(self.run, state)
-        updates = global_updates(state)
-        return self.keep(updates, lambda folder: adapter_folder(updates, folder, self.config.model.source))
+        def keep(state: State) -> None:
+            checkpoint.save_state(state, self.run.checkpoints)
+            self.report({"type": "checkpoint", "step": state.step})
 
-    def extra(self) -> dict[str, Any]:
-        """The `federated` section of the result."""
-        state: State = self.rounds["state"]
-        last = state.history[-1] if state.history else {}
-        return {
-            "federated": {
-                "rounds": state.server.round,
-                "bytes": {"up": state.up, "down": state.down},
-                "error": last.get("error"),
-                "rank": last.get("rank"),
-                "score": last.get("score"),
-                "loss": last.get("loss"),
-                "clients": list(state.last),
-            }
-        }
-
-    def _after_round(self, state: State) -> None:
-        checkpoint.save_state(state, self.run.checkpoints)
-        self.report({"type": "checkpoint", "step": state.step})
-
-    def _planned(self, rounds: _Rounds) -> int:
-        federated = self.config.federated
-        assert federated is not None
-        each = sum(rounds.trainer.steps(k) for k, party in enumerate(rounds.who.values()) if party.examples > 0)
-        return max(1, round(each * federated.rounds * (1.0 - federated.drop_out)))
-
-    def _announce(self, rounds: _Rounds, state: State, planned: int) -> None:
-        trainer, shared = rounds.trainer, rounds.data.shared
-        shapes = trainer.shapes()
-        trained = rounds.strategy.trained_numbers(state.server.factors)
-        self.rounds["parameters"] = trained, sum(p.numel() for p in trainer.base.model.parameters())
-        self.report(
-            {
-                "type": "plan",
-                "steps": planned,
-                "start_step": state.step,
-                "trainable_parameters": trained,
-                "total_parameters": self.rounds["parameters"][1],
-                "tokens_per_step": self.config.training.batch_tokens,
-                "precision": str(trainer.base.dtype).removeprefix("torch."),
-                "threads": probe("cpu").threads if trainer.base.device.type == "cpu" else 0,
-                "device": str(trainer.base.device),
-                "modules": [[name, *shape] for name, shape in shapes.items()],
-                "rows": {"train": len(rounds.data.rows), "validation": len(shared.validation)},
-                "truncated": shared.truncated,
-            }
-        )
-
-    def _outcome(self, rounds: _Rounds, state: State, clock: _Clock) -> TrainOutcome:
-        self.rounds["state"] = state
+        rounds, drop_out = self.federated.rounds, self.federated.drop_out
+        ways = federation.strategy, federation.who, trainer
+        if not simulate(*ways, state, rounds, drop_out, clock.pass_on, self.should_stop, keep):
+            raise Stopped(f"The run was stopped in round {state.server.round + 1} of {rounds}.")
         if not state.last:
             raise TrainingError("No client delivered in any round, so nothing was learned; lower the drop-out rate.")
         losses = [loss for loss in state.history[-1].get("client_loss", {}).values() if math.isfinite(loss)]
-        trained, total = self.rounds["parameters"]
         return TrainOutcome(
             steps=state.step,
-            planned=clock.planned,
+            planned=federation.planned,
             stopped=False,
             tokens=state.tokens,
             tokens_per_second=clock.tokens_per_second,
             seconds=clock.elapsed,
             final_loss=sum(losses) / len(losses) if losses else float("nan"),
             losses=[],
-            validation_start=rounds.start_loss,
+            validation_start=start_loss,
             validation_end=state.history[-1].get("loss"),
-            trainable_parameters=trained,
-            total_parameters=total,
+            trainable_parameters=about["trainable_parameters"],
+            total_parameters=about["total_parameters"],
             peak_memory_bytes=0,
         )
 
+    def save(self, model: Any) -> list[Update]:
+        """The global update and its adapter, and each client's own update beside them."""
+        assert self.state is not None
+        model.close()
+        save_clients(self.run, self.state)
+        updates = global_updates(self.state)
+        return self.keep(updates, lambda folder: write_adapter(updates, folder, self.config.model.source))
+
+    def extra(self) -> dict[str, Any]:
+        """The `federated` section of the result."""
+        assert self.state is not None
+        return {"federated": summary(self.state)}
+
+    def _plan_event(self, federation: _Federation) -> Event:
+        trainer, shared = federation.trainer, federation.data.shared
+        base = trainer.base
+        return {
+            "type": "plan",
+            "steps": federation.planned,
+            "start_step": federation.state.step,
+            "trainable_parameters": federation.strategy.trained_numbers(federation.state.server.factors),
+            "total_parameters": sum(parameter.numel() for parameter in base.model.parameters()),
+            "tokens_per_step": self.config.training.batch_tokens,
+            "precision": str(base.dtype).removeprefix("torch."),
+            "threads": probe("cpu").threads if base.device.type == "cpu" else 0,
+            "device": str(base.device),
+            "modules": [[name, *shape] for name, shape in trainer.shapes().items()],
+            "rows": {"train": len(federation.data.rows), "validation": len(shared.validation)},
+            "truncated": shared.truncated,
+        }
+
 
 class _Clock:
-    """Passes events on, with the time left reckoned from all clients' steps together."""
+    """Passes events on with the time left, from all clients' steps together."""
 
-    def __init__(self, report: Callable[[Event], None], planned: int, done: int) -> None:
-        import time
-
-        self._now = time.monotonic
+    def __init__(self, report: Emit, planned: int, done: int) -> None:
         self.report, self.planned, self.start = report, planned, done
-        self.began = self._now()
+        self.began = time.monotonic()
         self.tokens_per_second = 0.0
 
     @property
     def elapsed(self) -> float:
-        return self._now() - self.began
+        """Seconds since this attempt's rounds began."""
+        return time.monotonic() - self.began
 
     def pass_on(self, event: Event) -> None:
-        """Reports an event; a loss event gets `eta` for the whole run, a round also the standard validation."""
+        """Reports an event: a loss with `eta` for the whole run, a round followed by its loss as a validation."""
         if event["type"] == "loss":
             last = event["steps"][-1] if event["steps"] else self.start
             self.tokens_per_second = event.get("tokens_per_second") or self.tokens_per_second

@@ -212,7 +212,7 @@ def test_gpt2_is_judged_as_its_saved_adapter(place: Path, tmp_path: Path, name: 
     import torch
     from peft import PeftModel
 
-    from lora_playground.federated.clients import adapter_folder
+    from lora_playground.federated.clients import write_adapter
     from lora_playground.models.loading import load_base
     from lora_playground.training.loss import PackedLoss, mean_loss
     from tests.checkpoints import make_checkpoint
@@ -229,8 +229,8 @@ def test_gpt2_is_judged_as_its_saved_adapter(place: Path, tmp_path: Path, name: 
     gradient = trainer.gradients(0)[module]
     batches = trainer._batches
     trainer.close()
-    saved = adapter_folder(global_updates(state), tmp_path / "adapter", str(folder))
-    assert saved and json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["fan_in_fan_out"]
+    write_adapter(global_updates(state), tmp_path / "adapter", str(folder))
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["fan_in_fan_out"]
     base = load_base(config.model, device="cpu", dtype="float32").model
     loss = PackedLoss(base, torch.float32)
     weight = base.get_submodule(module).weight.requires_grad_(True)
