@@ -32,7 +32,6 @@ class Outcome:
         weights: p_k of the clients that counted; empty where none did.
         left_out: {client: reason}.
         error: ‖ΔW_server − ΔW_ideal‖_F / ‖ΔW_ideal‖_F over all modules together; None where nothing arrived.
-        module_error: the same, module by module.
         ideal: Σ p_k s_k B_k A_k of this round; clients: the factors as the server saw them.
     """
 
@@ -40,7 +39,6 @@ class Outcome:
     weights: dict[str, float]
     left_out: dict[str, str]
     error: float | None = None
-    module_error: dict[str, float] = field(default_factory=dict)
     ideal: dict[str, Pair] = field(default_factory=dict)
     clients: dict[str, Factors] = field(default_factory=dict)
 
@@ -75,8 +73,7 @@ def aggregate(
     weights = {name: parties[name].examples / total for name in opened}
     after = strategy.aggregate(server, opened, weights)
     wanted = ideal(opened, weights)
-    overall, each = relative_errors(added(server, after), wanted)
-    return Outcome(after, weights, left_out, overall, each, wanted, opened)
+    return Outcome(after, weights, left_out, relative_error(added(server, after), wanted), wanted, opened)
 
 
 def added(before: Server, after: Server) -> dict[str, Pair]:
@@ -86,19 +83,12 @@ def added(before: Server, after: Server) -> dict[str, Pair]:
     return {module: fresh.update(module) for module in after.factors}
 
 
-def relative_errors(got: Mapping[str, Pair], wanted: Mapping[str, Pair]) -> tuple[float, dict[str, float]]:
-    """‖got − wanted‖_F/‖wanted‖_F over all modules, and module by module; 0 where both vanish."""
-    errors = {module: norm(stack([got[module], wanted[module]], [1.0, -1.0])) for module in wanted}
-    norms = {module: norm(wanted[module]) for module in wanted}
-    whole = float(np.sqrt(sum(e**2 for e in errors.values())))
-    size = float(np.sqrt(sum(n**2 for n in norms.values())))
-    each = {module: _ratio(errors[module], norms[module]) for module in wanted}
-    return _ratio(whole, size), each
-
-
-def _ratio(error: float, size: float) -> float:
+def relative_error(got: Mapping[str, Pair], wanted: Mapping[str, Pair]) -> float:
+    """‖got − wanted‖_F/‖wanted‖_F over all modules together; 0 where both vanish."""
+    error = np.linalg.norm([norm(stack([got[module], wanted[module]], [1.0, -1.0])) for module in wanted])
+    size = np.linalg.norm([norm(pair) for pair in wanted.values()])
     if size > 0:
-        return error / size
+        return float(error / size)
     return 0.0 if error == 0 else float("inf")
 
 

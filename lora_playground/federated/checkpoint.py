@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from lora_playground.federated.pairs import Pair
 from lora_playground.federated.rounds import State
-from lora_playground.federated.strategies.base import PARTS, Factor, Factors, Server, scaling_of
+from lora_playground.federated.strategies.base import Server, arrays_of, factors_of, scaling_of
 from lora_playground.runs import publish, writing
 
 _PLAIN = ("since", "up", "down", "step", "tokens", "history", "last_round")
@@ -27,12 +27,12 @@ def save_state(state: State, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir()
-        arrays = _arrays("server", state.server.factors)
+        arrays = arrays_of("server", state.server.factors)
         for round_, change in state.server.merged:
             for module, (B, A) in change.items():
                 arrays[f"merged/{round_}/{module}/B"], arrays[f"merged/{round_}/{module}/A"] = B, A
         for name, factors in state.last.items():
-            arrays |= _arrays(f"client/{name}", factors)
+            arrays |= arrays_of(f"client/{name}", factors)
         save_file(
             {key: np.ascontiguousarray(value) for key, value in arrays.items()}, str(staged / "state.safetensors")
         )
@@ -75,28 +75,9 @@ def _state(rest: dict, arrays: dict[str, np.ndarray]) -> State:
     server = Server(
         rest["round"],
         rest["seed"],
-        _factors("server", arrays, rest["s"]),
+        factors_of("server", arrays, rest["s"]),
         tuple(sorted(merged.items(), key=lambda item: item[0])),
         rest["changed"],
     )
-    last = {name: _factors(f"client/{name}", arrays, s) for name, s in rest["client_s"].items()}
+    last = {name: factors_of(f"client/{name}", arrays, s) for name, s in rest["client_s"].items()}
     return State(server, last=last, **{name: rest[name] for name in _PLAIN})
-
-
-def _arrays(prefix: str, factors: Factors) -> dict[str, np.ndarray]:
-    return {
-        f"{prefix}/{module}/{part}": getattr(factor, part)
-        for module, factor in factors.items()
-        for part in PARTS
-        if getattr(factor, part) is not None
-    }
-
-
-def _factors(prefix: str, arrays: dict[str, np.ndarray], s: float) -> Factors:
-    modules = dict.fromkeys(key.split("/")[-2] for key in arrays if key.startswith(prefix + "/"))
-    return {
-        module: Factor(
-            arrays[f"{prefix}/{module}/B"], arrays[f"{prefix}/{module}/A"], s, arrays.get(f"{prefix}/{module}/R")
-        )
-        for module in modules
-    }

@@ -17,11 +17,11 @@ import numpy as np
 
 from lora_playground.errors import ConfigError, PlaygroundError, TrainingError
 from lora_playground.federated.aggregation import Party
-from lora_playground.federated.pairs import Pair, stack
+from lora_playground.federated.pairs import Pair, bounded, stack
 from lora_playground.federated.rounds import Order, Reply, State, first_state, play_round
 from lora_playground.federated.simulation import Trainer
 from lora_playground.federated.strategies import get_strategy
-from lora_playground.federated.strategies.base import Factor, Factors, Message, Strategy
+from lora_playground.federated.strategies.base import Factors, Message, Strategy, arrays_of, factors_of
 
 # Nothing of ours phones home: Flower and ray report their use unless told not to, and read this when imported.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -155,20 +155,16 @@ def _merged(base: Mapping[str, Pair], down: Message) -> dict[str, Pair]:
         module, _, mark = head.rpartition(".")
         if part == "B" and mark.startswith("base") and mark[4:].isdigit():
             pair = down[key], down[f"{head}.A"]
-            total[module] = stack([total[module], pair]) if module in total else pair
+            total[module] = bounded(stack([total[module], pair])) if module in total else pair
     return total
 
 
 def _remember(context: Context, factors: Factors, base: Mapping[str, Pair], since: int) -> None:
-    kept: dict[str, np.ndarray] = {}
-    for module, factor in factors.items():
-        for part in ("B", "A", "R"):
-            if getattr(factor, part) is not None:
-                kept[f"held/{module}/{part}"] = np.asarray(getattr(factor, part))
+    kept = arrays_of("held", factors)
     for module, (B, A) in base.items():
         kept[f"base/{module}/B"], kept[f"base/{module}/A"] = B, A
     context.state["arrays"] = _pack(kept)
-    context.state["since"] = ConfigRecord({"since": since, "modules": list(factors)})
+    context.state["since"] = ConfigRecord({"since": since})
 
 
 def _recall(context: Context, s: float) -> tuple[Factors | None, dict[str, Pair], int]:
@@ -176,9 +172,8 @@ def _recall(context: Context, s: float) -> tuple[Factors | None, dict[str, Pair]
     if "since" not in context.state:
         return None, {}, 0
     kept = _unpack(context.state["arrays"])
-    modules = [str(name) for name in context.state["since"]["modules"]]  # type: ignore[union-attr]
-    held = {m: Factor(kept[f"held/{m}/B"], kept[f"held/{m}/A"], s, kept.get(f"held/{m}/R")) for m in modules}
-    base = {m: (kept[f"base/{m}/B"], kept[f"base/{m}/A"]) for m in modules if f"base/{m}/B" in kept}
+    held = factors_of("held", kept, s)
+    base = {m: (kept[f"base/{m}/B"], kept[f"base/{m}/A"]) for m in held if f"base/{m}/B" in kept}
     return held, base, int(context.state["since"]["since"])  # type: ignore[arg-type]
 
 

@@ -125,7 +125,8 @@ class LocalTrainer:
             if "no longer a number" not in str(error):
                 raise
             emit({"type": "message", "level": "warning", "text": f"client {client + 1}: {error}"})
-            return Trained(self._broken(factors, parts), float("nan"), self.steps(client))
+            broken = {name: _with_nan(factor, parts) for name, factor in factors.items()}
+            return Trained(broken, float("nan"), self.steps(client))
         finally:
             trained = self._read(factors, parts)
             self._unparametrise()
@@ -204,9 +205,7 @@ class LocalTrainer:
 
     def _set_base(self, merged: Mapping[str, Pair]) -> None:
         """Makes the base W + B·A of these pairs, always from the pristine W, so that rounding does not add up."""
-        if not merged and not self._merged:
-            return
-        if _same(merged, self._merged):
+        if merged is self._merged or not (merged or self._merged):
             return
         with torch.no_grad():
             for name, weight in self._weights().items():
@@ -248,22 +247,12 @@ class LocalTrainer:
         """The trained parts, the others as they were."""
         trained: Factors = {}
         for name, layer in self._layers().items():
-            fresh: dict[str, Any] = {}
-            if "A" in parts:
-                fresh["A"] = _array(layer.lora_A[ADAPTER].weight)
-            if "B" in parts:
-                fresh["B"] = _array(layer.lora_B[ADAPTER].weight)
-            if "R" in parts:
-                fresh["R"] = _array(layer.lora_B[ADAPTER].parametrizations.weight.original)
+            A, B = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
+            tensors = {"A": A.weight, "B": B.parametrizations.weight.original if "R" in parts else B.weight}
+            tensors["R"] = tensors["B"]
+            fresh: dict[str, Any] = {part: _array(tensors[part]) for part in parts}
             trained[name] = factors[name]._replace(**fresh)
         return trained
-
-    def _broken(self, factors: Factors, parts: tuple[str, ...]) -> Factors:
-        broken: Factors = {}
-        for name, factor in factors.items():
-            fresh: dict[str, Any] = {part: np.full_like(getattr(factor, part), np.nan) for part in parts}
-            broken[name] = factor._replace(**fresh)
-        return broken
 
     # --- judging --------------------------------------------------------------------------------------------------
 
@@ -303,6 +292,11 @@ class _Core(nn.Module):
         return self.B.T @ weight
 
 
+def _with_nan(factor: Factor, parts: tuple[str, ...]) -> Factor:
+    nothing: dict[str, Any] = {part: np.full_like(getattr(factor, part), np.nan) for part in parts}
+    return factor._replace(**nothing)
+
+
 def _left(factor: Factor) -> np.ndarray:
     return factor.B if factor.R is None else factor.B @ factor.R
 
@@ -313,14 +307,3 @@ def _tensor(array: np.ndarray, like: torch.Tensor) -> torch.Tensor:
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().float().cpu().numpy().copy()
-
-
-def _same(one: Mapping[str, Pair], other: Mapping[str, Pair]) -> bool:
-    """Whether two maps hold equal arrays; shapes tell most of the time."""
-    if one is other:
-        return True
-    if one.keys() != other.keys():
-        return False
-    return all(
-        a.shape == b.shape and np.array_equal(a, b) for name in one for a, b in zip(one[name], other[name], strict=True)
-    )

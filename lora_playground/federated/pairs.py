@@ -49,6 +49,17 @@ def compress(pair: Pair, energy: float = 1.0, tolerance: float = 1e-7) -> Pair:
     return U[:, :keep] * sigma[:keep], Vt[:keep]
 
 
+def is_wide(pair: Pair) -> bool:
+    """Whether B (m, k) and A (k, n) have k > min(m, n)."""
+    (m, k), n = pair[0].shape, pair[1].shape[1]
+    return bool(k > min(m, n))
+
+
+def bounded(pair: Pair) -> Pair:
+    """The same product with k ≤ min(m, n)."""
+    return compress(pair, tolerance=0.0) if is_wide(pair) else pair
+
+
 def sketch_svd(matrix: np.ndarray, rank: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Leading `rank` singular triples of a dense matrix by a randomised range finder with two power iterations
     (Halko, Martinsson, Tropp 2011): products with thin matrices and the SVD of a small core, no dense SVD."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lora_playground.errors import ConfigError
-from lora_playground.federated.pairs import Pair, compress, stack
+from lora_playground.federated.pairs import Pair, bounded, is_wide, stack
 
 Message = dict[str, np.ndarray]
 """What travels: '<module>.B', '<module>.A', '<module>.R', and '<module>.base<round>.B' / '.A' for a change of W."""
@@ -102,14 +102,13 @@ class Server:
         old = [(round_, change) for round_, change in self.merged if round_ <= until]
         if len(old) < 2:
             return self
-        total = _sums([change for _, change in old])
-        total = {module: compress(pair, tolerance=0.0) if _is_wide(pair) else pair for module, pair in total.items()}
+        total = {module: bounded(pair) for module, pair in _sums([change for _, change in old]).items()}
         return replace(self, merged=((old[-1][0], total), *self.merged[len(old) :]))
 
     def missed(self, since: int) -> bool:
         """Whether the changes after round `since`, without the newest, have more directions than a full matrix has."""
         changes = [change for round_, change in self.merged[:-1] if round_ > since]
-        return any(_is_wide(pair) for pair in _sums(changes).values())
+        return any(is_wide(pair) for pair in _sums(changes).values())
 
 
 @dataclass(frozen=True)
@@ -317,6 +316,23 @@ def scaling_of(factors: Factors) -> float:
     return next(iter(factors.values())).s
 
 
+def arrays_of(prefix: str, factors: Factors) -> dict[str, np.ndarray]:
+    """{'<prefix>/<module>/<part>': array}, for files and for what a client remembers."""
+    return {
+        f"{prefix}/{module}/{part}": getattr(factor, part)
+        for module, factor in factors.items()
+        for part in PARTS
+        if getattr(factor, part) is not None
+    }
+
+
+def factors_of(prefix: str, arrays: Mapping[str, np.ndarray], s: float) -> Factors:
+    """The factors that `arrays_of` took apart."""
+    modules = dict.fromkeys(key.split("/")[-2] for key in arrays if key.startswith(prefix + "/"))
+    parts = {module: [arrays.get(f"{prefix}/{module}/{part}") for part in PARTS] for module in modules}
+    return {module: Factor(B, A, s, R) for module, (B, A, R) in parts.items()}  # type: ignore[arg-type]
+
+
 def shapes_of(factors: Factors) -> dict[str, tuple[int, int]]:
     """(out, in) of every module."""
     return {module: (factor.B.shape[0], factor.A.shape[1]) for module, factor in factors.items()}
@@ -334,11 +350,6 @@ def _sums(changes: Sequence[Mapping[str, Pair]]) -> dict[str, Pair]:
     modules = dict.fromkeys(module for change in changes for module in change)
     pairs = {module: [change[module] for change in changes if module in change] for module in modules}
     return {module: stack(mine) for module, mine in pairs.items()}
-
-
-def _is_wide(pair: Pair) -> bool:
-    """Whether B (m, k) and A (k, n) have k > min(m, n)."""
-    return int(pair[1].shape[0]) > min(pair[0].shape[0], pair[1].shape[1])
 
 
 def size(message: Message) -> int:
