@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from checkpoints import make_checkpoint
 
 from lora_playground.config import RunConfig
-from lora_playground.cost import cost
 from lora_playground.data.encoding import Example
+from lora_playground.estimates.memory import cost
 from lora_playground.models.loading import load_base
 from lora_playground.training import TrainPlan, train
 from lora_playground.training.memory import held_bytes

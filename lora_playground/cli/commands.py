@@ -279,8 +279,8 @@ def reproduce_run(given: argparse.Namespace) -> dict[str, Any]:
 
 def estimate(given: argparse.Namespace) -> dict[str, Any]:
     """`estimate`: time, memory by cause, trained parameters and the adapter's size; nothing is loaded."""
-    from lora_playground.cost import cost
-    from lora_playground.jobs.forecast import forecast
+    from lora_playground.estimates.memory import cost
+    from lora_playground.estimates.time import forecast
     from lora_playground.models.precision import probe
 
     config, machine = build_config(given), probe()

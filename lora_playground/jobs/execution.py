@@ -23,9 +23,9 @@ from lora_playground.data.packing import IGNORED
 from lora_playground.data.preparation import Prepared, rehearsal_examples
 from lora_playground.data.preparation import prepare as prepare_data
 from lora_playground.errors import RunError, TrainingError
+from lora_playground.estimates.run_estimate import Foresight
 from lora_playground.jobs.admission import BITS, check
 from lora_playground.jobs.failures import Stopped
-from lora_playground.jobs.foresight import Foresight
 from lora_playground.jobs.scoring import score_update
 from lora_playground.machine import memory
 from lora_playground.runs import DiskFull, Run, free_bytes, publish, write_json, writing

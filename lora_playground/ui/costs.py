@@ -1,6 +1,6 @@
 """What the chosen run will need of time and of memory, by cause, before it is started. Nothing is loaded for it.
 
-It draws what `lora_playground.cost` and `jobs.forecast` compute and knows no form.
+It draws what `lora_playground.estimates.memory` and `estimates.time` compute and knows no form.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from lora_playground.config import RunConfig
-from lora_playground.cost import advice, cost
 from lora_playground.errors import PlaygroundError
+from lora_playground.estimates.memory import advice, cost
+from lora_playground.estimates.time import Forecast
 from lora_playground.jobs.admission import BITS
-from lora_playground.jobs.forecast import Forecast
 from lora_playground.machine.device import Device
 from lora_playground.ui.cards import error
 from lora_playground.ui.words import count, escape, size, span

@@ -15,11 +15,11 @@ import gradio as gr
 from lora_playground.config import Option, RunConfig, options
 from lora_playground.data.catalogue import DatasetCard, get_dataset, list_datasets
 from lora_playground.errors import PlaygroundError
-from lora_playground.jobs.forecast import forecasts
+from lora_playground.estimates.modules import beside
+from lora_playground.estimates.time import forecasts
 from lora_playground.machine.device import device
 from lora_playground.models.catalogue import list_models
 from lora_playground.ui import cards, costs, method_card, options_file, pictures, upload
-from lora_playground.ui.estimate import beside
 from lora_playground.ui.forms import Fields, VariantFields, field, help_text, nest, plain
 from lora_playground.ui.preview import Preview
 from lora_playground.ui.shell import Shell

@@ -82,7 +82,7 @@ def frozen_weight(shape: tuple[int, int], before: str = "") -> Part:
 
 @dataclass(frozen=True)
 class Memory:
-    """What a variant keeps in memory for an adapted (out, in) module beside its trained numbers; `lora_playground.cost`
+    """What a variant keeps in memory for an adapted (out, in) module beside its trained numbers; `estimates.memory`
     reckons with it, `benchmarks/memory_estimate.py` holds it against what is allocated.
 
     Attributes:

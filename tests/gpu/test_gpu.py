@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from lora_playground.config import ModelConfig, RunConfig
-from lora_playground.cost import cost
 from lora_playground.data.preparation import Prepared
 from lora_playground.errors import PlaygroundError
+from lora_playground.estimates.memory import cost
 from lora_playground.jobs.execution import start_batches
 from lora_playground.jobs.pipeline import execute
 from lora_playground.models.decoding import Decoder
@@ -159,7 +159,7 @@ def test_full_memory_says_need_have_and_remedies_and_frees_it(place: Path) -> No
     ballast = torch.empty(max(0, free - 600 * MIB), dtype=torch.uint8, device="cuda")
     given = config(place, batch_tokens=1 << 20, accumulation=1)
     run = RunStore(place / "home").create(given)
-    from lora_playground.jobs import foresight
+    from lora_playground.estimates import run_estimate as foresight
 
     original = foresight.micro_batches
     foresight.micro_batches = lambda config, room, **situation: config.training.accumulation  # as if it foresaw nothing
@@ -178,7 +178,7 @@ def test_full_memory_says_need_have_and_remedies_and_frees_it(place: Path) -> No
 
 
 def test_micro_batches_are_found(place: Path) -> None:
-    from lora_playground.cost import micro_batches
+    from lora_playground.estimates.memory import micro_batches
 
     given = config(place, batch_tokens=1 << 16)
     whole = cost(given, "cuda", "bfloat16", longest=64)

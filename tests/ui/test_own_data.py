@@ -7,8 +7,9 @@ import pytest
 
 from lora_playground.config import RunConfig
 from lora_playground.data.catalogue import get_dataset
+from lora_playground.estimates import modules as estimate
 from lora_playground.runs import RunStore, write_json
-from lora_playground.ui import cards, estimate, upload
+from lora_playground.ui import cards, upload
 from lora_playground.ui.finetune import model_note
 
 NO_ROLES = ["", "", "", ""]
@@ -74,7 +75,7 @@ def test_nothing_chosen(tmp_path):
 
 
 def test_time_is_said_as_a_range_with_its_grounds():
-    from lora_playground.jobs.forecast import Forecast
+    from lora_playground.estimates.time import Forecast
     from lora_playground.ui.costs import time_line
 
     seen = Forecast((28.2, 44.4), (60, 60), "runs", 3)

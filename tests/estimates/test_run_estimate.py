@@ -12,7 +12,7 @@ import torch
 from lora_playground.config import RunConfig
 from lora_playground.data.encoding import Example
 from lora_playground.data.preparation import Prepared
-from lora_playground.jobs.foresight import Foresight
+from lora_playground.estimates.run_estimate import Foresight
 from lora_playground.runs import Run, RunStore
 
 

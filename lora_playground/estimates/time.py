@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from lora_playground.config import RunConfig
-from lora_playground.cost import known
 from lora_playground.errors import PlaygroundError
+from lora_playground.estimates.memory import known
 from lora_playground.runs import RunStore
 
 LOOKED_AT = 20

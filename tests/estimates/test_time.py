@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from lora_playground.config import RunConfig
-from lora_playground.jobs import forecast as module
-from lora_playground.jobs.forecast import forecast, forecasts, work
+from lora_playground.estimates import time as module
+from lora_playground.estimates.time import forecast, forecasts, work
 from lora_playground.runs import RunStore, write_json
 
 SMALL, LARGE = "HuggingFaceTB/SmolLM2-135M-Instruct", "HuggingFaceTB/SmolLM2-1.7B-Instruct"

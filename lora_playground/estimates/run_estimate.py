@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_playground.config import RunConfig, TrainingConfig
-from lora_playground.cost import advice, known, micro_batches
 from lora_playground.data.preparation import Prepared
-from lora_playground.jobs.forecast import forecast
+from lora_playground.estimates.memory import advice, known, micro_batches
+from lora_playground.estimates.time import forecast
 from lora_playground.runs import Run, RunStore
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from lora_playground.config import RunConfig
-from lora_playground.cost import advice, cost, micro_batches
+from lora_playground.estimates.memory import advice, cost, micro_batches
 from lora_playground.models.catalogue import EMBEDDED, list_models, module_shapes, parameter_count, sizes_of
 from lora_playground.models.model_shape import model_shape
 from tests.checkpoints import KINDS, make_checkpoint
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import memory_estimate
 
 
