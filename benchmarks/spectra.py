@@ -23,7 +23,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lora_playground.analysis.spectra import qr_singular_values, spectra
+from lora_playground.analysis.low_rank import qr_singular_values
+from lora_playground.analysis.spectra import spectra
 from lora_playground.analysis.update import Update
 from lora_playground.exchange.importing import import_adapter
 from lora_playground.runs import RunStore

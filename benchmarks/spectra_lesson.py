@@ -25,7 +25,8 @@ import numpy as np
 import spectra_page
 
 from lora_playground.analysis.alignment import above_noise, amplification, intruders
-from lora_playground.analysis.spectra import analyse, effective_rank, energy_captured, energy_rank, nonzero
+from lora_playground.analysis.low_rank import nonzero
+from lora_playground.analysis.spectra import analyse, effective_rank, energy_captured, energy_rank
 from lora_playground.analysis.subspaces import directions, random_similarity, similarity
 from lora_playground.analysis.tensors import Weights
 from lora_playground.analysis.truncation import Truncation

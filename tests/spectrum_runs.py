@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 
 import lora_playground.variants  # noqa: F401 - configs are read by the variants' own schemas
+from lora_playground.analysis.plain_lora import write_plain_lora
 from lora_playground.analysis.spectra import analyse, effective_rank
 from lora_playground.analysis.update import Update, save_updates
 from lora_playground.config import RunConfig
 from lora_playground.runs import Run, RunStore, write_json
-from lora_playground.variants.plain_lora import write_plain_lora
 
 Shapes = list[tuple[str, int, int]]
 STEPS = 40

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from checkpoints import make_checkpoint
 
+from lora_playground.analysis.plain_lora import write_plain_lora
 from lora_playground.analysis.update import Update
 from lora_playground.cli import main
 from lora_playground.variants import VARIANTS
-from lora_playground.variants.plain_lora import write_plain_lora
 
 
 @pytest.fixture(scope="module")

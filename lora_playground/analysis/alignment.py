@@ -10,7 +10,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from lora_playground.analysis.spectra import dense_spectrum, nonzero, update_svd
+from lora_playground.analysis.low_rank import nonzero
+from lora_playground.analysis.spectra import dense_spectrum, update_svd
 from lora_playground.analysis.update import Update
 from lora_playground.errors import AdapterError
 

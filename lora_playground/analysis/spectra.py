@@ -1,8 +1,7 @@
-"""Singular values of updates ΔW and the numbers read off them. Plain NumPy, float64 inside; knows no file, no model.
+"""Singular values of updates ΔW, and the numbers that sum them up. Plain NumPy in float64; knows no file and no model.
 
-Factored updates never form the m × n product. The fast path takes fp64 Gram matrices of both factors, the accurate one
-a QR of both factors and an SVD of the r × r core; dense updates are exact where small and sketched, with the error
-stated, where large.
+Of factored updates they are exact and ΔW is never formed (`low_rank`). Of dense updates they are exact up to 1024 rows
+or columns; of larger ones the largest are estimated, with a bound on the error.
 """
 
 from __future__ import annotations
@@ -13,14 +12,12 @@ from typing import TypeAlias
 
 import numpy as np
 
+from lora_playground.analysis.low_rank import factor_singular_values, factor_svd, sketched_svd, times
 from lora_playground.analysis.update import Update
 from lora_playground.errors import AdapterError
 
 Values: TypeAlias = np.ndarray | Sequence[float]
 
-# The Gram path squares the singular values, so its absolute error is about sqrt(eps)·‖B‖‖A‖ = 1.5e-8·‖B‖‖A‖. Up to this
-# ratio ‖B‖‖A‖ / σ₁ that stays below 1e-6·σ₁ with a margin; beyond it (PiSSA's BA − B₀A₀) the QR path takes over.
-_CANCELLATION = 12.0
 # Widest batch of float64 copies held at once, in elements (128 MiB).
 _BATCH_ELEMENTS = 16 * 2**20
 # Dense updates up to this smaller side get their whole spectrum.
@@ -47,88 +44,6 @@ class Spectrum:
     exact: bool = True
     error: float = 0.0
     method: str = "gram"
-
-
-# ---------------------------------------------------------------------------------------------- factored updates
-
-
-def factor_singular_values(B: np.ndarray, A: np.ndarray) -> np.ndarray:
-    """Singular values of B·A without forming it, batched.
-
-    Args:
-        B: (..., m, r); A: (..., r, n); any float type.
-
-    Returns:
-        (..., min(m, r, n)), descending, float64; within 1e-6·σ₁ of a dense fp64 SVD.
-
-    The fast path is C = Λ^½·Qᵀ from BᵀB = QΛQᵀ (eigh, so B = 0 is no special case), then eigenvalues of C(AAᵀ)Cᵀ.
-    Where B and A are much larger than their product, that modules' values come from `qr_singular_values`.
-    """
-    B, A = _as_factors(B, A)
-    keep = min(B.shape[-2], B.shape[-1], A.shape[-1])
-    gram_b = np.swapaxes(B, -1, -2) @ B
-    gram_a = A @ np.swapaxes(A, -1, -2)
-    eig_b, Q = np.linalg.eigh(gram_b)
-    C = np.sqrt(np.clip(eig_b, 0.0, None))[..., :, None] * np.swapaxes(Q, -1, -2)
-    core = C @ gram_a @ np.swapaxes(C, -1, -2)
-    squares = np.linalg.eigvalsh((core + np.swapaxes(core, -1, -2)) / 2)
-    values = np.sqrt(np.clip(squares, 0.0, None))[..., ::-1][..., :keep]
-    # Frobenius norms bound the spectral ones within sqrt(r); traces are at hand. λmax(BᵀB) is exact.
-    norm_a = np.sqrt(np.linalg.norm(gram_a, axis=(-2, -1)))
-    product = np.sqrt(np.clip(eig_b[..., -1], 0.0, None)) * norm_a
-    doubtful = product > _CANCELLATION * values[..., 0]
-    if np.any(doubtful & (product > 0)):
-        values = np.array(values)
-        for index in np.argwhere(doubtful & (product > 0)):
-            where = tuple(index)
-            values[where] = qr_singular_values(B[where], A[where])
-    return np.ascontiguousarray(values)
-
-
-def qr_singular_values(B: np.ndarray, A: np.ndarray) -> np.ndarray:
-    """As `factor_singular_values`, by QR of both factors and an SVD of the core: slower, accurate to eps·‖B‖‖A‖."""
-    B, A = _as_factors(B, A)
-    R_b = np.linalg.qr(B, mode="r")
-    R_a = np.linalg.qr(np.swapaxes(A, -1, -2), mode="r")
-    return np.linalg.svd(R_b @ np.swapaxes(R_a, -1, -2), compute_uv=False)
-
-
-def factor_svd(B: np.ndarray, A: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Thin SVD of B·A without forming it.
-
-    Args:
-        B: (m, r); A: (r, n).
-
-    Returns:
-        U (m, k), σ (k,), Vᵀ (k, n) with k = min(m, r, n) and B·A = U·diag(σ)·Vᵀ; float64.
-    """
-    B, A = _as_factors(B, A)
-    Q_b, R_b = np.linalg.qr(B)
-    Q_a, R_a = np.linalg.qr(A.T)
-    U, values, Vt = np.linalg.svd(R_b @ R_a.T, full_matrices=False)
-    return Q_b @ U, values, Vt @ Q_a.T
-
-
-def update_svd(update: Update) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Thin SVD (U, σ, Vᵀ) of one update; from factors where it has them, else dense and exact."""
-    if update.B is not None and update.A is not None:
-        return factor_svd(update.B, update.A)
-    matrix = _as_matrix(update)
-    return np.linalg.svd(matrix, full_matrices=False)
-
-
-def nonzero(values: np.ndarray) -> int:
-    """How many of these singular values, largest first, are more than rounding."""
-    return int(np.sum(values > 1e-7 * values[0])) if values.size and values[0] > 0 else 0
-
-
-def _as_factors(B: np.ndarray, A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    B, A = np.asarray(B, dtype=np.float64), np.asarray(A, dtype=np.float64)
-    if B.ndim < 2 or A.ndim < 2 or B.shape[-1] != A.shape[-2]:
-        raise AdapterError(
-            f"factors of shapes {B.shape} and {A.shape} do not fit together; B must be (out, r) and A (r, in)."
-        )
-    return B, A
 
 
 # ------------------------------------------------------------------------------------------------- dense updates
@@ -161,7 +76,7 @@ def _gram_values(M: np.ndarray) -> np.ndarray:
 def sketched_spectrum(
     matrix: np.ndarray, values: int = SKETCHED_VALUES, iterations: int = 2, seed: int = 0
 ) -> Spectrum:
-    """The largest singular values by a randomised range finder (Halko, Martinsson, Tropp 2011) with a stated error.
+    """The largest singular values by `low_rank.sketched_svd`, with a stated error.
 
     The sketch is four times as wide as asked for. For every kept triple (û, σ̂, v̂) the residual ‖Mv̂ − σ̂û‖/√2 bounds the
     distance of σ̂ to a true singular value (it is the residual of the symmetric problem [[0, M], [Mᵀ, 0]]); the largest
@@ -171,30 +86,24 @@ def sketched_spectrum(
         matrix: (m, n); values: how many to return; iterations: power iterations; seed: of the test matrix.
     """
     M = np.asarray(matrix)
-    m, n = M.shape
-    width = min(4 * values, m, n)
-    kept = min(values, width)
-    rng = np.random.default_rng(seed)
-    Q = np.linalg.qr(_times(M, rng.standard_normal((n, width))))[0]
-    for _ in range(iterations):
-        Q = np.linalg.qr(_times(M.T, Q))[0]
-        Q = np.linalg.qr(_times(M, Q))[0]
-    U, found, Vt = np.linalg.svd(_times(M.T, Q).T, full_matrices=False)
-    residual = _times(M, Vt[:kept].T) - (Q @ U[:, :kept]) * found[:kept]
+    U, found, Vt = sketched_svd(M, values, np.random.default_rng(seed), 3 * values, iterations)
+    residual = times(M, Vt.T) - U * found
     error = float(np.linalg.norm(residual, axis=0).max() / np.sqrt(2.0))
-    return Spectrum(found[:kept], _norm(M), (m, n), exact=False, error=error, method="sketch")
-
-
-def _times(M: np.ndarray, X: np.ndarray, rows: int = 2048) -> np.ndarray:
-    """M·X in float64, converting M a slab at a time so that a large fp32 matrix is never copied whole."""
-    if M.dtype == np.float64:
-        return M @ X
-    return np.concatenate([M[i : i + rows].astype(np.float64) @ X for i in range(0, M.shape[0], rows)])
+    shape = (M.shape[0], M.shape[1])
+    return Spectrum(found, _norm(M), shape, exact=False, error=error, method="sketch")
 
 
 def _norm(M: np.ndarray, rows: int = 2048) -> float:
     squares = sum(float(np.sum(np.square(M[i : i + rows], dtype=np.float64))) for i in range(0, M.shape[0], rows))
     return float(np.sqrt(squares))
+
+
+def update_svd(update: Update) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Thin SVD (U, σ, Vᵀ) of one update; from factors where it has them, else dense and exact."""
+    if update.B is not None and update.A is not None:
+        return factor_svd(update.B, update.A)
+    matrix = _as_matrix(update)
+    return np.linalg.svd(matrix, full_matrices=False)
 
 
 def _as_matrix(update: Update) -> np.ndarray:

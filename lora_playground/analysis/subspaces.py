@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from lora_playground.analysis.low_rank import nonzero
 from lora_playground.analysis.spectra import update_svd
 from lora_playground.analysis.update import Update
 from lora_playground.errors import AdapterError
@@ -34,13 +35,9 @@ def directions(update: Update, side: Side = "right", of: Literal["update", "fact
             raise AdapterError(f"{update.name} has no factors; compare the directions of the update itself.")
         factor = np.asarray(update.A if side == "right" else update.B.T, dtype=np.float64)
         _, values, Vt = np.linalg.svd(factor, full_matrices=False)
-        return Vt[_nonzero(values)].T
+        return Vt[: nonzero(values)].T
     U, values, Vt = update_svd(update)
-    return (Vt.T if side == "right" else U)[:, _nonzero(values)]
-
-
-def _nonzero(values: np.ndarray) -> np.ndarray:
-    return values > 1e-7 * values[0] if values.size and values[0] > 0 else np.zeros(values.size, dtype=bool)
+    return (Vt.T if side == "right" else U)[:, : nonzero(values)]
 
 
 def similarity(V1: np.ndarray, V2: np.ndarray) -> np.ndarray:

@@ -9,7 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from lora_playground.analysis.spectra import nonzero, update_svd
+from lora_playground.analysis.low_rank import nonzero
+from lora_playground.analysis.spectra import update_svd
 from lora_playground.analysis.update import Update
 from lora_playground.errors import ConfigError
 

@@ -10,12 +10,12 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_playground.analysis.plain_lora import Written, write_plain_lora
 from lora_playground.analysis.update import Update, load_updates
 from lora_playground.config import RunConfig
 from lora_playground.errors import ConfigError, RunError
 from lora_playground.models.catalogue import folder_of, read_config
 from lora_playground.runs import Run
-from lora_playground.variants.plain_lora import Written, write_plain_lora
 
 if TYPE_CHECKING:
     import torch

@@ -18,6 +18,7 @@ from lora_playground.analysis import spectra_file
 from lora_playground.analysis.adapter_file import CONFIG, DORA, TENSORS, Adapter, open_adapter
 from lora_playground.analysis.adapter_methods import ALONE, SHAPES
 from lora_playground.analysis.archive import unpack
+from lora_playground.analysis.plain_lora import write_plain_lora
 from lora_playground.analysis.spectra import Spectrum, analyse, effective_rank
 from lora_playground.analysis.tensors import Weights, refuse_pickle
 from lora_playground.analysis.update import Update, save_updates
@@ -27,7 +28,6 @@ from lora_playground.exchange.extraction import extract
 from lora_playground.models.catalogue import cached_snapshot, declared_sizes, folder_of, module_shapes
 from lora_playground.runs import Run, RunStore, write_json, writing
 from lora_playground.variants import VARIANTS
-from lora_playground.variants.plain_lora import write_plain_lora
 
 CHAT_BYTES = 2**30
 """Largest update, as float32, that is kept ready for chat and cuts; larger ones can be looked at only."""

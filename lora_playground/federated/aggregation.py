@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from lora_playground.analysis.spectra import qr_singular_values
+from lora_playground.analysis.low_rank import qr_singular_values
 from lora_playground.federated.pairs import Pair, norm, stack
 from lora_playground.federated.strategies.base import Factors, Message, Server, Strategy, ideal
 

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from lora_playground.analysis.plain_lora import write_plain_lora
 from lora_playground.analysis.update import Update, load_updates, save_updates
 from lora_playground.errors import RunError
 from lora_playground.federated.pairs import Pair, compress, stack
@@ -17,7 +18,6 @@ from lora_playground.federated.rounds import State
 from lora_playground.federated.strategies.base import Factors
 from lora_playground.models.catalogue import is_conv1d
 from lora_playground.runs import Run, RunStore, publish, write_json
-from lora_playground.variants.plain_lora import write_plain_lora
 
 FOLDER = "clients"
 

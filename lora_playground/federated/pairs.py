@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lora_playground.analysis.spectra import factor_svd, qr_singular_values
+from lora_playground.analysis.low_rank import factor_svd, qr_singular_values
 
 Pair = tuple[np.ndarray, np.ndarray]
 """(B, A) of shapes (m, k) and (k, n), standing for the (m, n) matrix B·A."""
@@ -58,16 +58,3 @@ def is_wide(pair: Pair) -> bool:
 def bounded(pair: Pair) -> Pair:
     """The same product with k ≤ min(m, n)."""
     return compress(pair, tolerance=0.0) if is_wide(pair) else pair
-
-
-def sketch_svd(matrix: np.ndarray, rank: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Leading `rank` singular triples of a dense matrix by a randomised range finder with two power iterations
-    (Halko, Martinsson, Tropp 2011): products with thin matrices and the SVD of a small core, no dense SVD."""
-    m, n = matrix.shape
-    matrix = matrix.astype(np.float64)
-    width = min(rank + 8, m, n)
-    Q = np.linalg.qr(matrix @ rng.standard_normal((n, width)))[0]
-    for _ in range(2):
-        Q = np.linalg.qr(matrix @ np.linalg.qr(matrix.T @ Q)[0])[0]
-    U, sigma, Vt = factor_svd(Q, Q.T @ matrix)
-    return U[:, :rank], sigma[:rank], Vt[:rank]

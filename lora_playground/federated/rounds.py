@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lora_playground.analysis.spectra import qr_singular_values
+from lora_playground.analysis.low_rank import qr_singular_values
 from lora_playground.errors import TrainingError
 from lora_playground.federated.aggregation import Outcome, Party, aggregate, round_spectra
 from lora_playground.federated.pairs import Pair

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_playground.analysis.plain_lora import write_plain_lora
 from lora_playground.variants.base import Context, Part
 from lora_playground.variants.lora_family import LoraFamily
 from lora_playground.variants.peft_variant import ADAPTER, tuner_layers
-from lora_playground.variants.plain_lora import write_plain_lora
 
 if TYPE_CHECKING:
     import torch

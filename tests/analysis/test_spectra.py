@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from lora_playground.analysis import low_rank
 from lora_playground.analysis import spectra as sp
 from lora_playground.analysis.update import Update
 from lora_playground.errors import AdapterError
@@ -25,7 +26,7 @@ def factors(m: int, n: int, r: int, seed: int = 0, decay: float = 1.0) -> tuple[
 
 @pytest.mark.parametrize("m, n, r", SHAPES)
 @pytest.mark.parametrize("decay", [1.0, 0.5, 0.2])
-@pytest.mark.parametrize("path", [sp.factor_singular_values, sp.qr_singular_values])
+@pytest.mark.parametrize("path", [low_rank.factor_singular_values, low_rank.qr_singular_values])
 def test_factored_values_agree_with_dense_svd(m, n, r, decay, path):
     B, A = factors(m, n, r, decay=decay)
     truth = dense(B, A)
@@ -38,7 +39,7 @@ def test_factored_values_agree_with_dense_svd(m, n, r, decay, path):
 @pytest.mark.parametrize("m, n, r", SHAPES)
 def test_factor_svd_rebuilds_the_product(m, n, r):
     B, A = factors(m, n, r)
-    U, values, Vt = sp.factor_svd(B, A)
+    U, values, Vt = low_rank.factor_svd(B, A)
     k = min(m, n, r)
     assert U.shape == (m, k) and Vt.shape == (k, n)
     np.testing.assert_allclose(U * values @ Vt, B.astype(np.float64) @ A, atol=1e-10)
@@ -48,8 +49,8 @@ def test_factor_svd_rebuilds_the_product(m, n, r):
 
 def test_an_untrained_adapter_has_a_zero_spectrum():
     B, A = np.zeros((40, 8), np.float32), factors(40, 24, 8)[1]
-    assert np.array_equal(sp.factor_singular_values(B, A), np.zeros(8))
-    assert np.array_equal(sp.qr_singular_values(B, A), np.zeros(8))
+    assert np.array_equal(low_rank.factor_singular_values(B, A), np.zeros(8))
+    assert np.array_equal(low_rank.qr_singular_values(B, A), np.zeros(8))
     assert sp.effective_rank(np.zeros(8)) == sp.stable_rank(np.zeros(8)) == sp.energy_rank(np.zeros(8)) == 0
     assert np.array_equal(sp.energy_captured(np.zeros(8)), np.zeros(8))
 
@@ -61,22 +62,22 @@ def test_nearly_cancelling_factors_take_the_accurate_path():
     B1 = B0 + 1e-4 * rng.standard_normal(B0.shape)
     B, A = np.hstack([B1, -B0]), np.vstack([A0, A0])
     truth = dense(B1 - B0, A0)
-    found = sp.factor_singular_values(B, A)
+    found = low_rank.factor_singular_values(B, A)
     assert np.abs(found - truth[:8]).max() <= 1e-6 * truth[0]
 
 
 def test_batched_values_equal_single_ones():
     pairs = [factors(30, 20, 5, seed=s) for s in range(6)]
     B, A = np.stack([p[0] for p in pairs]).reshape(2, 3, 30, 5), np.stack([p[1] for p in pairs]).reshape(2, 3, 5, 20)
-    found = sp.factor_singular_values(B, A)
+    found = low_rank.factor_singular_values(B, A)
     assert found.shape == (2, 3, 5)
     for index, (b, a) in enumerate(pairs):
-        np.testing.assert_allclose(found[divmod(index, 3)], sp.factor_singular_values(b, a), rtol=1e-12)
+        np.testing.assert_allclose(found[divmod(index, 3)], low_rank.factor_singular_values(b, a), rtol=1e-12)
 
 
 def test_factors_that_do_not_fit_are_refused():
     with pytest.raises(AdapterError, match="do not fit"):
-        sp.factor_singular_values(np.zeros((4, 3)), np.zeros((2, 5)))
+        low_rank.factor_singular_values(np.zeros((4, 3)), np.zeros((2, 5)))
 
 
 @pytest.mark.parametrize("shape", [(40, 60), (300, 420), (420, 300)])
@@ -172,3 +173,14 @@ def test_summary_of_a_sketch_uses_the_whole_norm():
     exact, sketch = sp.dense_spectrum(whole), sp.dense_spectrum(whole, values=10, exact_side=50)
     assert sp.summary(sketch)["stable_rank"] == pytest.approx(sp.summary(exact)["stable_rank"], rel=0.02)
     assert sp.summary(sketch)["energy_rank_90"] == 11, "ten of 200 equal directions do not hold 90%"
+
+
+def test_sketch_finds_the_leading_triples():
+    rng = np.random.default_rng(0)
+    U, _ = np.linalg.qr(rng.standard_normal((60, 20)))
+    V, _ = np.linalg.qr(rng.standard_normal((50, 20)))
+    sigma = 0.5 ** np.arange(20)
+    got = low_rank.sketched_svd((U * sigma) @ V.T, 5, np.random.default_rng(1))
+    assert np.allclose(got[1], sigma[:5], rtol=1e-6)
+    best = (U[:, :5] * sigma[:5]) @ V[:, :5].T
+    assert np.allclose((got[0] * got[1]) @ got[2], best, atol=1e-6)

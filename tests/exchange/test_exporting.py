@@ -9,12 +9,12 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trials import base, checkpoint, logits, trial
 
+from lora_playground.analysis.plain_lora import truncate, write_plain_lora
 from lora_playground.analysis.update import Update, save_updates
 from lora_playground.config import RunConfig
 from lora_playground.errors import ConfigError, RunError
 from lora_playground.exchange.exporting import export
 from lora_playground.runs import Run
-from lora_playground.variants.plain_lora import truncate, write_plain_lora
 
 
 def finished(tmp_path, name, kind="llama"):

@@ -5,7 +5,8 @@ import pytest
 import torch
 from trials import supports, trial
 
-from lora_playground.analysis.spectra import analyse, effective_rank, nonzero, stable_rank
+from lora_playground.analysis.low_rank import nonzero
+from lora_playground.analysis.spectra import analyse, effective_rank, stable_rank
 from lora_playground.analysis.subspaces import compare
 from lora_playground.analysis.truncation import Decomposition, Truncation
 from lora_playground.analysis.update import Update

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lora_playground.analysis.low_rank import sketched_svd
 from lora_playground.errors import ConfigError
-from lora_playground.federated.pairs import sketch_svd
 from lora_playground.federated.strategies.base import Card, Factor, Factors, Server, Strategy, generator
 
 
@@ -34,7 +34,7 @@ class FedSB(Strategy):
                 )
             if gradients is not None:
                 G = -self.eta * np.sign(gradients[module])
-                B, sigma, A = sketch_svd(G, rank, generator(seed, 0, module))
+                B, sigma, A = sketched_svd(G, rank, generator(seed, 0, module))
                 R = np.diag(sigma) / s
             else:
                 rng = generator(seed, 0, module)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lora_playground.analysis.spectra import factor_svd
+from lora_playground.analysis.low_rank import factor_svd
 from lora_playground.errors import ConfigError
 from lora_playground.federated.strategies.base import Card, Factors, Server, Strategy
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lora_playground.analysis.spectra import factor_svd
+from lora_playground.analysis.low_rank import factor_svd
 from lora_playground.federated.strategies.base import (
     Card,
     Factor,

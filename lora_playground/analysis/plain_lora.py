@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from lora_playground.analysis.spectra import update_svd
 from lora_playground.analysis.update import Update
 
 
@@ -39,20 +40,14 @@ def truncate(update: Update, rank: int | None, tolerance: float = 0.0) -> tuple[
     """(B, A, ‖ΔW − BA‖², ‖ΔW‖²) of a two-dimensional update.
 
     Factors are kept as they are while they have at most `rank` columns. Otherwise (or, of a dense update without a
-    rank, with as few directions as lose no more than `tolerance` of ‖ΔW‖) the truncated SVD is taken, which
-    is the nearest matrix of that rank in the Frobenius norm (Eckart and Young), with √σ on either side. Of factors
-    it is computed from the SVD of the small core of two QR decompositions, in float64.
+    rank, with as few directions as lose no more than `tolerance` of ‖ΔW‖) the truncated SVD is taken, which is the
+    nearest matrix of that rank in the Frobenius norm (Eckart and Young), with √σ on either side.
     """
     if update.B is not None and update.A is not None:
         b, a = update.B, update.A
         if rank is None or b.shape[1] <= rank:
             return b, a, 0.0, float(np.sum((b.T @ b).astype(np.float64) * (a @ a.T)))
-        left, core_left = np.linalg.qr(b.astype(np.float64))
-        right, core_right = np.linalg.qr(a.astype(np.float64).T)
-        u, s, vt = np.linalg.svd(core_left @ core_right.T)
-        u, vt = left @ u, vt @ right.T
-    else:
-        u, s, vt = np.linalg.svd(update.matrix(), full_matrices=False)
+    u, s, vt = update_svd(update)
     energy = np.concatenate([np.cumsum(s[::-1] ** 2)[::-1], [0.0]])  # what keeping the first k directions loses
     keep = int(np.argmax(energy <= tolerance**2 * energy[0])) if rank is None else min(rank, len(s))
     keep = max(keep, 1)
