@@ -1,6 +1,8 @@
-"""Finds the encoding of an uploaded file's bytes, and refuses what is no text. It knows nothing of formats and rows."""
+"""From a file's bytes to its text: finds the encoding, and refuses what is no text. It knows no formats and rows."""
 
 from __future__ import annotations
+
+from charset_normalizer import from_bytes, is_binary
 
 from lora_playground.errors import DataError
 
@@ -17,57 +19,74 @@ _SIGNATURES = (
     (b"\x80\x05", "a Python pickle", "write the rows as jsonl"),
     (b"\xd0\xcf\x11\xe0", "an old Office document", "export it as CSV"),
 )
+_MARKS = (
+    (b"\xef\xbb\xbf", "utf-8"),
+    (b"\xff\xfe\x00\x00", "utf-32"),
+    (b"\x00\x00\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)
+_OLD = {
+    "cp1252": "Windows-1252", "cp1250": "Windows-1250", "cp1251": "Windows-1251", "cp1253": "Windows-1253",
+    "koi8_r": "KOI8-R", "cp932": "Shift JIS", "gb18030": "GB 18030", "big5": "Big5", "cp949": "EUC-KR",
+}  # fmt: skip
+"""Encodings of before Unicode that are tried, the usual one first."""
+_SAMPLE = 65_536
 
 
 def decode(data: bytes, name: str) -> tuple[str, str, list[str]]:
     """The text, the name of its encoding, and notes for the person; raises DataError naming line and byte.
 
-    A mark at the start decides; without one UTF-8 is tried, then UTF-16 where every other byte is zero, then
-    Windows-1252, unless the bytes look binary.
+    A byte order mark decides. Without one UTF-8 is tried, then UTF-16 where every other byte is zero, then the older
+    encodings, of which charset-normalizer tells the likely one.
     """
     for magic, what, remedy in _SIGNATURES:
         if data.startswith(magic):
             raise DataError(f"{name} is {what}, whatever its name says (line 1 shows it); {remedy}.")
-    for mark, encoding in ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe\x00\x00", "utf-32"), (b"\x00\x00\xfe\xff", "utf-32"),
-                           (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):  # fmt: skip
+    for mark, encoding in _MARKS:
         if data.startswith(mark):
-            return _strictly(data, "utf-8-sig" if encoding == "utf-8" else encoding, name), encoding, []
+            return _strictly(data, encoding, name), encoding, []
+    if wide := _wide_guess(data):
+        return _strictly(data, wide, name), wide, []
     try:
-        text = data.decode("utf-8")
-        encoding, notes = "utf-8", []
+        text, encoding, notes = data.decode("utf-8"), "utf-8", []
     except UnicodeDecodeError as error:
-        guess = _wide_guess(data)
-        if guess:
-            return _strictly(data, guess, name), guess, []
-        line = data.count(b"\n", 0, error.start) + 1
-        if _control_share(data) > 0.02:
-            raise DataError(
-                f"{name}, line {line}: byte {error.start} is no text; the file looks binary. "
-                "Give jsonl, json, csv, tsv or txt in UTF-8."
-            ) from error
-        text, encoding = data.decode("cp1252", errors="replace"), "windows-1252"
-        notes = [
-            f"Line {line} is not UTF-8; the file was read as Windows-1252. If letters look wrong, save it as UTF-8."
-        ]
+        text, encoding, notes = _older(data, name, error.start)
     if "\0" in text:
-        guess = _wide_guess(data)
-        if guess:
-            return _strictly(data, guess, name), guess, []
         line = text.count("\n", 0, text.index("\0")) + 1
         raise DataError(f"{name}, line {line}: there is a NUL byte, so this is no text file. Save it as UTF-8 text.")
     return text, encoding, notes
 
 
+def _older(data: bytes, name: str, place: int) -> tuple[str, str, list[str]]:
+    """Text in an encoding of before Unicode; `place` is the first byte that is not UTF-8."""
+    line = data.count(b"\n", 0, place) + 1
+    part = data[max(0, place - _SAMPLE // 2) :][:_SAMPLE]
+    likely = [] if is_binary(data[:_SAMPLE]) else from_bytes(part, cp_isolation=list(_OLD))
+    fits = [(match.chaos, list(_OLD).index(name), name) for match in likely for name in match.could_be_from_charset]
+    for _, _, encoding in sorted(fits):
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        shown = _OLD[encoding]
+        note = f"Line {line} is not UTF-8; the file was read as {shown}. If letters look wrong, save it as UTF-8."
+        return text, shown.lower(), [note]
+    raise DataError(
+        f"{name}, line {line}: byte {place} is no text; the file looks binary. "
+        "Give jsonl, json, csv, tsv or txt in UTF-8."
+    )
+
+
 def _strictly(data: bytes, encoding: str, name: str) -> str:
     try:
-        text = data.decode(encoding)
+        return data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(
             f"{name}, line {line}: byte {error.start} is not valid {encoding}, which the file's first bytes promise. "
             "Save it as UTF-8."
         ) from error
-    return text.removeprefix("\ufeff")
 
 
 def _wide_guess(data: bytes) -> str | None:
@@ -80,8 +99,3 @@ def _wide_guess(data: bytes) -> str | None:
     if even > 0.4 * half and odd < 0.1 * half:
         return "utf-16-be"
     return None
-
-
-def _control_share(data: bytes) -> float:
-    sample = data[:65_536]
-    return sum(byte < 32 and byte not in (9, 10, 12, 13) for byte in sample) / max(1, len(sample))

@@ -71,10 +71,22 @@ def test_encodings(encoding):
     assert reading.rows[0]["messages"][0]["content"] == "Größe 漢字 🙂?"
 
 
-def test_latin_1_is_read_with_a_note():
-    reading = read("question,answer\nWie groß?,zwölf\n".encode("latin-1"), "a.csv")
-    assert reading.rows[0]["messages"][0]["content"] == "Wie groß?"
-    assert reading.encoding == "windows-1252" and "Line 2 is not UTF-8" in reading.notes[0]
+@pytest.mark.parametrize(
+    ("encoding", "shown", "question", "answer"),
+    [
+        ("latin-1", "Windows-1252", "Wie groß?", "zwölf"),
+        ("cp1251", "Windows-1251", "Рейс прошёл спокойно?", "да, спокойно"),
+        ("koi8-r", "KOI8-R", "Рейс прошёл спокойно?", "да, спокойно"),
+        ("shift_jis", "Shift JIS", "犬はどこですか？", "庭にいます。"),
+        ("gb18030", "GB 18030", "狗在哪里？", "在花园里。"),
+    ],
+)
+def test_encodings_of_before_unicode_are_read_with_a_note(encoding, shown, question, answer):
+    reading = read(f'question;answer\n"{question}";"{answer}"\n'.encode(encoding), "a.csv")
+    assert [turn["content"] for turn in reading.rows[0]["messages"]] == [question, answer]
+    assert (
+        reading.encoding == shown.lower() and f"Line 2 is not UTF-8; the file was read as {shown}" in reading.notes[0]
+    )
 
 
 def test_csv_with_quoted_newlines_and_semicolons():
