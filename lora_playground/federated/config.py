@@ -1,4 +1,4 @@
-"""What a federated run's options mean together: which ranks the clients have, and what a strategy cannot take.
+"""Checks of a federated run's options together: ranks against clients, variant and base model against the strategy.
 
 It knows the schema and the strategies' declarations; neither torch nor models.
 """
@@ -10,10 +10,8 @@ from lora_playground.errors import ConfigError
 from lora_playground.federated.strategies import get_strategy
 from lora_playground.federated.strategies.base import Strategy
 
-__all__ = ["VARIANTS", "FederatedConfig", "check", "client_ranks", "strategy_of", "why_not"]
-
 VARIANTS = ("lora", "rslora", "loraplus")
-"""Variants whose update is s·B·A with both factors trained from B=0 and W untouched, which all strategies need."""
+"""Variants that every strategy can train: the update is s·B·A, B starts at 0, both factors train, W stays as it is."""
 
 _START = (
     "its update is B·A − B₀·A₀ with a start that is not zero, and here every round begins from what the server sends"
@@ -30,11 +28,11 @@ _WHY_NOT = {
     **dict.fromkeys(("nlora", "slora", "inttune"), _CORE),
     **dict.fromkeys(("pissa", "olora", "loraga", "loftq"), _START),
 }
-"""Why a variant cannot take part, where there is more to say than that it has no factors."""
+"""Reasons why a variant cannot take part, for those that have a special one."""
 
 
 def why_not(variant: str) -> str:
-    """The reason why a variant cannot be trained in parts; '' where it can."""
+    """The reason why a variant cannot take part in a federated run; '' where it can."""
     if variant in VARIANTS:
         return ""
     return _WHY_NOT.get(variant, "its update is not a product of two factors B·A")
@@ -84,7 +82,7 @@ def check(config: RunConfig, bits: int | None = None) -> Strategy:
 
 
 def table(config: RunConfig, strategies: Sequence[str]) -> list[RunConfig]:
-    """One config for each strategy, for comparing several; raises ConfigError for the first that cannot be run."""
+    """One config for each strategy; raises ConfigError for the first that cannot be run."""
     if not strategies:
         raise ConfigError("federated.strategy", [], "choose at least one strategy")
     federated = _section(config)

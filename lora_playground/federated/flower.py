@@ -1,7 +1,7 @@
-"""The same strategies and clients as a Flower app: server and clients on different machines, or in Flower's own engine.
+"""A federated run as a Flower app: server and clients on different machines, or in Flower's simulation engine.
 
-The only module that imports `flwr`, which is an optional requirement. It carries messages and keeps what each side must
-remember; what is trained and how it is put together is the business of the trainer and the strategy.
+The only module that imports `flwr`, which is optional. It carries messages and keeps what each client must remember
+between them; training is the trainer's, aggregation the strategy's part.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lora_playground.federated.simulation import Trainer
 from lora_playground.federated.strategies import get_strategy
 from lora_playground.federated.strategies.base import Factors, Message, Strategy, arrays_of, factors_of
 
-# Nothing of ours phones home: Flower and ray report their use unless told not to, and read this when imported.
+# Flower and ray report their use unless these variables say otherwise, which they read when they are imported.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
@@ -39,7 +39,7 @@ except ImportError as missing:
 
 GREETING_SECONDS = 120.0
 STORE_BYTES = 256 * 2**20
-"""Ray's shared memory: factors are small, and its default is a third of the machine."""
+"""Ray's shared memory. Factors are small; ray's default would be a third of the machine's memory."""
 
 PATIENT = {
     "RAY_raylet_start_wait_time_s": "600",
@@ -47,15 +47,15 @@ PATIENT = {
     "RAY_agent_register_timeout_ms": "600000",
     "RAY_worker_register_timeout_seconds": "600",
 }
-"""How long ray's own processes may take to start, where nothing else is said: they import much, on a busy machine."""
+"""Longer limits than ray's for its own processes to start, which takes long on a busy machine."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the server decides, the same for all clients.
+    """What the server decides for all clients.
 
     Attributes:
-        drop_out: chance that the server leaves a client out of a round; real ones drop out by themselves.
+        drop_out: chance that the server does not ask a client in a round, besides those that fail by themselves.
         timeout: seconds to wait for the clients of a round; who is later counts as dropped out.
     """
 
@@ -75,7 +75,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Site:
-    """One client: who it is, what it trains with, and how much data it has."""
+    """One client: its number, trainer, rank, and number of examples."""
 
     client: int
     trainer: Trainer
@@ -87,7 +87,7 @@ class Site:
 
 
 def client_app(make_site: Callable[[Context], Site]) -> ClientApp:
-    """A ClientApp whose site is made once a process by `make_site` and kept."""
+    """A ClientApp that makes its site by `make_site` once in a process and keeps it."""
     app = ClientApp()
     sites: dict[int, Site] = {}
 
@@ -125,7 +125,7 @@ def _introduce(site: Site) -> dict[str, Any]:
 
 
 def _train(site: Site, content: RecordDict, context: Context) -> RecordDict:
-    """One round on a client: takes the message in, trains, answers; what it must remember goes into the context."""
+    """One round on a client: reads the message, trains, answers, and keeps in the context what the next round needs."""
     order = content["config"]
     round_, seed, since = int(order["round"]), int(order["seed"]), int(order["since"])
     strategy = Plan(**json.loads(str(order["plan"]))).make()
@@ -133,7 +133,7 @@ def _train(site: Site, content: RecordDict, context: Context) -> RecordDict:
     held, base, known = _recall(context, s)
     if held is None or known != since:
         if since > strategy.first:
-            # This process forgot (a restart): the server will send everything again in the next round.
+            # The client was restarted. In the next round the server sends everything again.
             return RecordDict({"metrics": MetricRecord({"forgot": 1})})
         held = strategy.local(strategy.start(site.trainer.shapes(), site.rank, s, seed), site.rank, s)
         base = {}
@@ -148,7 +148,7 @@ def _train(site: Site, content: RecordDict, context: Context) -> RecordDict:
 
 
 def _merged(base: Mapping[str, Pair], down: Message) -> dict[str, Pair]:
-    """The changes of the base so far, with those that a message brings."""
+    """The sum of the base's changes so far and those in a message."""
     total = dict(base)
     for key in down:
         head, _, part = key.rpartition(".")
@@ -168,7 +168,7 @@ def _remember(context: Context, factors: Factors, base: Mapping[str, Pair], sinc
 
 
 def _recall(context: Context, s: float) -> tuple[Factors | None, dict[str, Pair], int]:
-    """(factors held, base changes, the round they belong to); nothing where this client has just begun."""
+    """(factors, base changes, the round that both belong to); (None, {}, 0) where this client has just begun."""
     if "since" not in context.state:
         return None, {}, 0
     kept = _unpack(context.state["arrays"])
@@ -185,7 +185,7 @@ def server_app(
     finish: Callable[[State, Context], None],
     emit: Callable[[dict[str, Any]], None] = lambda event: None,
 ) -> ServerApp:
-    """A ServerApp that plays all rounds and hands the last state to `finish`. It needs neither torch nor a model."""
+    """A ServerApp that plays all rounds and calls `finish` with the last state. It needs neither torch nor a model."""
     app = ServerApp()
 
     @app.main()
@@ -196,7 +196,7 @@ def server_app(
 
 
 def serve(grid: Grid, plan: Plan, emit: Callable[[dict[str, Any]], None]) -> State:
-    """Greets the clients, plays the rounds, returns the state after the last.
+    """Waits for the clients, plays the rounds, and returns the state after the last.
 
     Raises:
         TrainingError: too few clients came, or none has data. ConfigError: they do not fit each other or the strategy.
@@ -237,7 +237,7 @@ def _read_reply(name: str, letter: Letter) -> Reply:
 
 
 def run_engine(server: ServerApp, client: ClientApp, clients: int, cpus: int = 1) -> None:
-    """Plays both apps in Flower's simulation engine on this machine, one client at a time with so many CPUs."""
+    """Runs both apps in Flower's simulation engine on this machine, one client at a time on `cpus` cores."""
     for name, value in PATIENT.items():
         os.environ.setdefault(name, value)
     from flwr.simulation import run_simulation
@@ -250,7 +250,7 @@ def run_engine(server: ServerApp, client: ClientApp, clients: int, cpus: int = 1
 
 
 def _greet(grid: Grid, plan: Plan) -> tuple[dict[str, Party], dict[str, int], dict[str, tuple[int, int]]]:
-    """Waits for the clients and asks who they are: parties, their nodes, and the modules' shapes."""
+    """Waits for the clients; returns the parties, their nodes, and the modules' shapes."""
     deadline = time.monotonic() + GREETING_SECONDS
     nodes = list(grid.get_node_ids())
     while len(nodes) < plan.clients and time.monotonic() < deadline:

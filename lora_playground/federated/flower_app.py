@@ -1,4 +1,4 @@
-"""The Flower app for language models: reads a run's config, makes each client's trainer, keeps the server's run folder.
+"""The Flower app for language models: reads a run's config, makes each client's trainer, and writes a run folder.
 
 `python -m lora_playground.federated.flower_app run.json` plays it in Flower's simulation engine on this machine;
 `examples/flower` is the same app for `flwr run`, on as many machines as there are parties.
@@ -81,14 +81,14 @@ def _alone(config: RunConfig) -> RunConfig:
 
 
 class Keeper:
-    """The server's run folder: events as they come, and at the end the global adapter as of any run."""
+    """Writes the server's run folder: events as they come, and at the end the global adapter."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.settings = settings
         self.run: Run | None = None
 
     def plan(self, context: Any) -> Plan:
-        """Makes the run and says what the server plays."""
+        """Creates the run and returns what the server must do."""
         settings = {**self.settings, **context.run_config}
         config = read_config(settings)
         federated = config.federated
@@ -130,7 +130,7 @@ def apps(settings: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Plays a run in Flower's simulation engine."""
+    """Runs a config in Flower's simulation engine."""
     parser = argparse.ArgumentParser(prog="python -m lora_playground.federated.flower_app", description=main.__doc__)
     parser.add_argument("config", type=Path, help="a run's config.json with a federated section")
     parser.add_argument("--home", default="", help="where runs and uploads lie")

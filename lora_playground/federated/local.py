@@ -1,6 +1,7 @@
-"""Trains a client's factors on the one base that all clients share, and judges the global model: the torch side.
+"""Trains clients' factors on one base model that they share in memory, and judges the global model.
 
-It knows PEFT's LoRA layer, the training loop and the decoder; no strategy, no server, no run folder.
+The only module of this package that computes with torch. It knows PEFT's LoRA layer, the training loop and the decoder;
+no strategy, no network and no run folder.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ class LocalTrainer:
     """The simulation's Trainer for a causal language model.
 
     Args:
-        base: pristine; its weights are those of the last merge while this object is in use, and pristine after `close`.
+        base: pristine. Its weights are changed while this object is in use; `close` makes them pristine again.
         config: of the federated run.
-        clients: each client's examples. rehearsal: mixed in by every client, with this share of tokens.
-        validation: for the global loss. test, metric: rows that the global model answers after each round.
-        threads: to train with; 0 takes what suits the machine, as for any run.
+        clients: each client's examples. rehearsal: examples that every client mixes in; share: their share of tokens.
+        validation: for the global loss. test, metric: rows that the global model answers, and how they are scored.
+        threads: to train with; 0 takes what suits the machine.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class LocalTrainer:
         return self._scalings[rank]
 
     def steps(self, client: int) -> int:
-        """Local optimiser steps of a client: as told, or as many as its passes over its own rows take."""
+        """Local optimiser steps of a client in a round: as configured, or those of its passes over its own rows."""
         if self.federated.local_epochs is None:
             return self.federated.local_steps
         tokens = sum(len(example.ids) for example in self.clients[client]) / (1.0 - self.share)
@@ -98,7 +99,7 @@ class LocalTrainer:
     def train(
         self, client: int, factors: Factors, merged: Mapping[str, Pair], parts: tuple[str, ...], round_: int, emit: Emit
     ) -> Trained:
-        """Trains `parts`; a loss that is not finite gives NaN factors back, which the server leaves out and reports."""
+        """Trains `parts`. Where the loss is not finite the factors returned are NaN, which the server leaves out."""
         some = next(iter(factors.values()))
         model = self._attach(some.rank)
         self._set_base(merged)
@@ -156,7 +157,7 @@ class LocalTrainer:
                 parameter.grad = None
 
     def judge(self, server: Server) -> dict[str, float | None]:
-        """`loss` on the validation examples, `score` on the first test rows; None where there are none."""
+        """`loss` on the validation examples and `score` on the first test rows; None where there are no such rows."""
         rank = next(iter(server.factors.values())).rank
         model = self._attach(rank)
         self._set_base(server.merged_total())
@@ -173,14 +174,14 @@ class LocalTrainer:
         }
 
     def close(self) -> None:
-        """Takes the adapter off and puts the pristine weights back."""
+        """Removes the adapter and restores the pristine weights."""
         self._detach()
         self._set_base({})
 
     # --- the model ------------------------------------------------------------------------------------------------
 
     def _attach(self, rank: int) -> Any:
-        """The base with LoRA layers of this rank; the same as before where the rank is the same."""
+        """The base with LoRA layers of this rank; layers that are attached already are kept if their rank fits."""
         if self._model is None or self._rank != rank:
             self._detach()
             config = self.config.variant.model_copy(update={"rank": rank})
@@ -204,7 +205,7 @@ class LocalTrainer:
         return {name: oriented(self.base.model.get_submodule(name)) for name in self._shapes}
 
     def _set_base(self, merged: Mapping[str, Pair]) -> None:
-        """Makes the base W + B·A of these pairs, always from the pristine W, so that rounding does not add up."""
+        """Sets the base to W + B·A of these pairs, from the pristine W each time, so that rounding does not add up."""
         if merged is self._merged or not (merged or self._merged):
             return
         with torch.no_grad():
@@ -220,7 +221,7 @@ class LocalTrainer:
         self._merged = merged
 
     def _load(self, factors: Factors, parts: tuple[str, ...]) -> None:
-        """Puts factors into the layers and lets only `parts` train; a trained core becomes lora_B's parametrisation."""
+        """Copies factors into the layers and lets only `parts` train. A core R trains as lora_B's parametrisation."""
         self._unparametrise()
         with torch.no_grad():
             for name, layer in self._layers().items():
@@ -244,7 +245,7 @@ class LocalTrainer:
                 parametrize.remove_parametrizations(B, "weight", leave_parametrized=True)
 
     def _read(self, factors: Factors, parts: tuple[str, ...]) -> Factors:
-        """The trained parts, the others as they were."""
+        """The factors with the trained parts read from the layers."""
         trained: Factors = {}
         for name, layer in self._layers().items():
             A, B = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
@@ -278,7 +279,7 @@ class LocalTrainer:
 
 
 class _Core(nn.Module):
-    """weight = B·R with B frozen and orthonormal."""
+    """A parametrisation of lora_B: weight = B·R with B frozen and orthonormal."""
 
     def __init__(self, B: torch.Tensor) -> None:
         super().__init__()

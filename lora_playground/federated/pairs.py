@@ -35,7 +35,7 @@ def compress(pair: Pair, energy: float = 1.0, tolerance: float = 1e-7) -> Pair:
 
     Args:
         energy: share of Σσ² to keep; 1 keeps every direction above the tolerance.
-        tolerance: directions below this share of σ₁ count as rounding noise.
+        tolerance: directions whose σ is below this share of σ₁ are dropped as rounding noise.
 
     Returns:
         A pair of rank ≥ 1 (a zero product gives one zero column).

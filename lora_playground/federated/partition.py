@@ -1,6 +1,6 @@
 """Splitting a dataset's rows among clients: evenly, by a Dirichlet draw over labels, or by topic.
 
-It knows rows only as dicts with `meta`; neither model nor strategy. No torch.
+A row is a dict with `messages` and `meta`. It knows neither model nor strategy, and no torch.
 """
 
 import re
@@ -13,12 +13,13 @@ import numpy as np
 from lora_playground.errors import ConfigError, DataError
 
 KEYS = ("label", "topic", "person", "category", "kind")
-"""Fields of a row's meta that tell groups apart, tried in this order."""
+"""Fields of a row's meta that may hold its group, in the order in which they are tried."""
 
 ENTITY = "name"
-"""The key of groups that are read from the text: whom or what question and answer are about."""
+"""The key where groups are read from the text: the name of the person or thing that a row is about."""
 
 MOST_LABELS = 32
+"""Answers count as labels up to so many different ones."""
 _NAME = re.compile(r"\b[A-Z][a-z]{2,}")
 
 
@@ -28,9 +29,9 @@ class Partition:
 
     Attributes:
         rows: per client, ascending row indices.
-        groups: the groups' names; one ('all') where the rows carry none.
+        groups: the groups' names; only 'all' where the rows have none.
         counts: per client, rows of each group, in the order of `groups`.
-        key: which field of meta gave the groups, or ''.
+        key: the field of meta that holds the groups, or ''.
     """
 
     rows: list[list[int]]
@@ -44,7 +45,7 @@ class Partition:
         return [client for client, mine in enumerate(self.rows) if not mine]
 
     def bars(self) -> dict[str, Any]:
-        """Plain data for a stacked bar a client."""
+        """The `partition` event's data: for each client its rows of each group."""
         names = [client_name(k) for k in range(len(self.rows))]
         return {"clients": names, "groups": self.groups, "counts": self.counts, "key": self.key}
 
@@ -105,7 +106,7 @@ def split(
 
 
 def remarks(partition: Partition) -> list[str]:
-    """What a person should know about this split, in sentences; empty where all is well."""
+    """Warnings about a split, in sentences; empty where all is well."""
     said = []
     if len(partition.rows) == 1:
         said.append(
@@ -144,7 +145,7 @@ def _labels(rows: Sequence[Mapping[str, Any]], key: str, needed: bool) -> tuple[
 
 
 def _entity(row: Mapping[str, Any]) -> str:
-    """The first name in the question that the answer has too: whom or what the row is about; '' where there is none."""
+    """The first name in the question that the answer has too; '' where there is none."""
     texts = {message.get("role"): str(message.get("content", "")) for message in row.get("messages") or []}
     known = set(_NAME.findall(texts.get("assistant", "")))
     return next((name for name in _NAME.findall(texts.get("user", "")) if name in known), "")

@@ -1,4 +1,4 @@
-"""From a dataset to each client's encoded examples. It knows the split and the encoding; no torch."""
+"""Turns a dataset into each client's encoded examples. No torch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ClientData:
 
 
 def chosen_rows(train: Sequence[Row], limit: int | None, seed: int) -> list[Row]:
-    """The training rows that take part: all, or so many drawn by the seed, in the dataset's order."""
+    """The training rows that take part, in the dataset's order: all, or `limit` rows drawn by the seed."""
     if limit is None or limit >= len(train):
         return list(train)
     order = np.random.default_rng([seed, 7]).permutation(len(train))[:limit]
@@ -41,7 +41,7 @@ def chosen_rows(train: Sequence[Row], limit: int | None, seed: int) -> list[Row]
 
 
 def divide(dataset: Dataset, config: RunConfig) -> tuple[Partition, list[Row]]:
-    """Who holds which rows of a dataset; raises ConfigError or DataError. Without a tokenizer, for the screen."""
+    """(who holds which rows, the rows that take part). Needs no tokenizer. Raises ConfigError or DataError."""
     federated = config.federated
     assert federated is not None
     rows = chosen_rows(dataset.train, config.data.train_rows, config.training.seed)
@@ -57,7 +57,7 @@ def divide(dataset: Dataset, config: RunConfig) -> tuple[Partition, list[Row]]:
 
 
 def prepare_clients(tokenizer: Any, dataset: Dataset, config: RunConfig, embedded: bool) -> ClientData:
-    """Splits and encodes; a client whose rows have nothing to learn counts as one without data."""
+    """Splits and encodes the rows. A client whose rows have nothing to learn counts as one without data."""
     partition, rows = divide(dataset, config)
     examples = []
     for mine in partition.rows:

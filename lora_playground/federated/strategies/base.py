@@ -1,7 +1,7 @@
-"""What every strategy of federated low-rank adaptation declares and does, as pure functions on NumPy factors.
+"""The base class of all strategies of federated low-rank adaptation: pure functions on NumPy factors.
 
-It knows no single strategy, no model and no network: a message is a dict of named arrays, and what carries it is
-somebody else's business. Convention: y = Wx, ΔW = s·B·A with A (r, n), B (m, r); Fed-SB adds a core: ΔW = s·B·R·A.
+It knows no single strategy, no model and no network; a message is a dict of named arrays. Convention: y = Wx,
+ΔW = s·B·A with A (r, n) and B (m, r); Fed-SB has a third factor: ΔW = s·B·R·A.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lora_playground.errors import ConfigError
 from lora_playground.federated.pairs import Pair, bounded, is_wide, stack
 
 Message = dict[str, np.ndarray]
-"""What travels: '<module>.B', '<module>.A', '<module>.R', and '<module>.base<round>.B' / '.A' for a change of W."""
+"""Arrays that are sent: '<module>.B', '.A', '.R', and '<module>.base<round>.B', '.A' for a change of W in a round."""
 
 PARTS = ("B", "A", "R")
 
@@ -79,7 +79,7 @@ class Server:
         round: finished rounds; seed: of all start values.
         factors: the global factors, at the greatest rank among the clients.
         merged: changes of the base so far, (round, {module: (B, A)}) with scaling folded into B.
-        changed: in which round the server last changed a part ('B', 'A', 'R'); 0 is the start.
+        changed: the round in which each part ('B', 'A', 'R') last changed; 0 is the start.
     """
 
     round: int
@@ -113,17 +113,17 @@ class Server:
 
 @dataclass(frozen=True)
 class Strategy:
-    """Base class of all strategies. The defaults are those of methods that average what clients train.
+    """A strategy. The methods' defaults are right where the server averages what the clients train.
 
     Attributes:
         name, label: 'fedit', 'FedIT'.
         card: what a person reads.
         exact: whether the aggregate equals the weighted mean of the clients' products to rounding.
         heterogeneous: whether clients may have unequal ranks and scalings.
-        why_equal: the reason, where they may not.
-        start_travels: whether the start values must be sent (False: every party makes them from the shared seed).
+        why_equal: the reason, where they must be equal.
+        start_travels: whether start values are sent; else every party makes them from the shared seed.
         changes_base: whether the server's step changes W itself.
-        needs_gradient: whether `start` wants the gradient of W on a few examples.
+        needs_gradient: whether `start` needs the gradient of W on a few examples.
     """
 
     name: str
@@ -136,7 +136,7 @@ class Strategy:
     changes_base: bool = False
     needs_gradient: bool = False
 
-    # What a party must know before the first round
+    # Before the first round
 
     @property
     def first(self) -> int:
@@ -190,10 +190,10 @@ class Strategy:
         )
 
     def receive(self, held: Factors, message: Message, round_: int, seed: int) -> Factors:
-        """The factors a client trains from in a round: those it held, with what the message brings put in.
+        """The factors that a client starts a round with: those it holds, with the message's parts put in.
 
         Args:
-            held: from the start, or from when this client last heard from the server.
+            held: start values, or the factors of the last message that this client received.
         """
         fresh: Factors = {}
         for module, factor in held.items():
@@ -212,15 +212,15 @@ class Strategy:
     # The server's side
 
     def local(self, server: Server, rank: int, s: float) -> Factors:
-        """What a client of this rank and scaling starts the next round from. The default suits equal ranks."""
+        """The factors with which a client of this rank and scaling starts the next round; by default the server's."""
         return server.factors
 
     def download(self, server: Server, rank: int, s: float, since: int) -> Message:
         """What the server sends a client before a round.
 
         Args:
-            since: the round whose result the client last got; 0 has the start values, -1 has nothing. Parts and
-                base changes newer than that are sent, so that a client that missed rounds catches up.
+            since: the round whose result the client last received (0: the start values; −1: nothing). Parts and
+                base changes that are newer are sent, so that a client that missed rounds catches up.
         """
         message: Message = {}
         mine = self.local(server, rank, s)
@@ -236,7 +236,7 @@ class Strategy:
         return message
 
     def open(self, server: Server, message: Message, rank: int, s: float) -> Factors:
-        """The client's factors as the server sees them: what it sent, and what both sides know for the rest.
+        """A client's factors as the server sees them: the parts that it sent, and the server's own for the rest.
 
         Raises KeyError for a missing module and ValueError for a wrong shape or a value that is not finite.
         """
@@ -263,13 +263,13 @@ class Strategy:
         raise NotImplementedError
 
     def idle(self, server: Server) -> Server:
-        """The server after a round in which nobody delivered: nothing changes but the count."""
+        """The server after a round in which nobody delivered: only the number of the round changes."""
         return replace(server, round=server.round + 1)
 
     def averaged(
         self, server: Server, clients: Mapping[str, Factors], weights: Mapping[str, float], parts: Iterable[str]
     ) -> Server:
-        """The server with these parts replaced by their weighted means; the step that most strategies begin with."""
+        """The server with these parts replaced by their weighted means."""
         parts = tuple(parts)
         factors = {
             module: factor._replace(
@@ -289,7 +289,7 @@ class Strategy:
         parts: Iterable[str],
         change: dict[str, Pair] | None = None,
     ) -> Server:
-        """The server one round on, with new factors of which `parts` changed, and a change of the base if any."""
+        """The server after a round, with new factors, of which `parts` changed, and a change of the base if any."""
         round_ = server.round + 1
         merged = (*server.merged, (round_, change)) if change else server.merged
         changed = {**server.changed, **dict.fromkeys(parts, round_)}
@@ -297,8 +297,8 @@ class Strategy:
 
 
 def initial(shapes: Mapping[str, tuple[int, int]], rank: int, s: float, seed: int, round_: int) -> Factors:
-    """LoRA's start: B=0, A ~ U(−1/√n, 1/√n), which is Kaiming uniform with a=√5. The first rows for a smaller rank are
-    those for a greater one, so parties of unequal rank agree without sending anything."""
+    """LoRA's start: B=0, A ~ U(−1/√n, 1/√n), which is Kaiming uniform with a=√5. A of a smaller rank has the first rows
+    of A of a greater one, so parties of unequal rank need not send it."""
     factors: Factors = {}
     for module, (m, n) in shapes.items():
         A = generator(seed, round_, module).uniform(-1.0, 1.0, (rank, n)) / np.sqrt(n)
@@ -307,7 +307,7 @@ def initial(shapes: Mapping[str, tuple[int, int]], rank: int, s: float, seed: in
 
 
 def generator(seed: int, round_: int, module: str) -> np.random.Generator:
-    """Random numbers for one module's start values, the same for every party and whatever the order of modules."""
+    """Random numbers for one module's start values; they depend on the arguments alone, not on the order of modules."""
     return np.random.default_rng([seed, round_, zlib.crc32(module.encode())])
 
 
@@ -339,7 +339,7 @@ def shapes_of(factors: Factors) -> dict[str, tuple[int, int]]:
 
 
 def ideal(clients: Mapping[str, Factors], weights: Mapping[str, float]) -> dict[str, Pair]:
-    """Σ p_k s_k B_k A_k of every module, as a stack: what an exact server would add to the base."""
+    """Σ p_k s_k B_k A_k of every module as a stack of factors: what an exact server would add to the base."""
     names = list(clients)
     modules = clients[names[0]]
     return {m: stack([clients[k][m].pair for k in names], [weights[k] for k in names]) for m in modules}
