@@ -1,7 +1,7 @@
 """Scores answers: one metric a task, base and adapted alike, and forgetting. It knows no model and no torch: whoever
 calls it passes a function that answers chats.
 
-A row is {"messages": [...], "meta": {...}}; its last message, if the assistant's, is the reference and is not shown.
+A row's last answer is the reference and is not shown; what a metric compares with stands in the row's meta.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from lora_playground.data.catalogue import Row, answer_of, prompt_of
 from lora_playground.errors import DataError
 
-Row = dict[str, Any]
 Messages = list[dict[str, str]]
 Generate = Callable[[list[Messages]], list[str]]
 
@@ -156,46 +155,6 @@ def metric(name: str) -> Metric:
     return METRICS[name]
 
 
-def load_rows(path: Path | str) -> list[Row]:
-    """The rows of a jsonl file; errors name the file and the line."""
-    path, rows = Path(path), []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"Cannot read {path}: {error}. Give a UTF-8 jsonl file.") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}, line {number}: not JSON ({error}). Each line must be one JSON object.") from error
-        if not isinstance(row, dict) or not isinstance(row.get("messages"), list) or not row["messages"]:
-            raise DataError(f'{path}, line {number}: a row needs a non-empty list "messages".')
-        rows.append(row)
-    return rows
-
-
-def prompt_of(row: Row) -> Messages:
-    """The messages that are shown: all but a last one of the assistant's."""
-    messages: Messages = row["messages"]
-    return messages[:-1] if messages[-1]["role"] == "assistant" else messages
-
-
-def expected_of(row: Row) -> str:
-    """The reference answer, or ""."""
-    last = row["messages"][-1]
-    return str(last["content"]) if last["role"] == "assistant" else ""
-
-
-def score_answers(answers: Sequence[str], rows: Sequence[Row], name: str = "base-skills") -> float:
-    """Mean score, 0 to 1, of answers to rows under the metric; `base-skills` takes the metric from each row."""
-    if len(answers) != len(rows) or not rows:
-        raise DataError(f"{len(answers)} answers for {len(rows)} rows: there must be one for each, and at least one.")
-    chosen = metric(name)
-    return sum(chosen.score(answer.strip(), row) for answer, row in zip(answers, rows, strict=True)) / len(rows)
-
-
 def evaluate(generate: Generate, rows: Sequence[Row], name: str, batch: int = 32) -> dict[str, Any]:
     """Answers every row, `batch` chats at a time, and scores them.
 
@@ -212,7 +171,7 @@ def evaluate(generate: Generate, rows: Sequence[Row], name: str, batch: int = 32
     samples: list[dict[str, Any]] = []
     for row, answer in zip(rows, answers, strict=True):
         prompt, score = prompt_of(row)[-1]["content"], chosen.score(answer.strip(), row)
-        samples.append({"prompt": prompt, "answer": answer, "expected": expected_of(row), "score": score})
+        samples.append({"prompt": prompt, "answer": answer, "expected": answer_of(row), "score": score})
     return {"score": sum(s["score"] for s in samples) / len(samples), "n": len(samples), "samples": samples}
 
 

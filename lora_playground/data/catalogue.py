@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -85,15 +84,37 @@ def get_card(name: str, home: Path | None = None) -> DatasetCard:
 def get_dataset(name: str, home: Path | None = None) -> Dataset:
     """One dataset with its rows; errors as `get_card`."""
     card = get_card(name, home)
-    parts = {split: list(_read_rows(card.folder / f"{split}.jsonl", card.uploaded)) for split in SPLITS}
+    parts = {split: read_rows(card.folder / f"{split}.jsonl", card.uploaded) for split in SPLITS}
     if not parts["train"]:
         raise _damaged(card.folder / "train.jsonl", card.uploaded, "it holds no rows")
     return Dataset(card, **parts)
 
 
+def read_rows(path: Path, uploaded: bool = False) -> list[Row]:
+    """The rows of a jsonl file, [] where there is no such file; errors name the file and the line.
+
+    Args:
+        uploaded: whether the file came from a person, which decides what the error advises.
+    """
+    rows: list[Row] = []
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    row = json.loads(line)
+                    if not isinstance(row, dict) or not (row.get("messages") or row.get("text")):
+                        raise ValueError(f"line {number} has neither messages nor text")
+                    rows.append(row)
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(path, uploaded, str(error)) from error
+    return rows
+
+
 def rehearsal_rows() -> list[Row]:
     """The base model's own chats, which are mixed into training so that it forgets less; [] where there are none."""
-    return list(_read_rows(REHEARSAL, False)) if REHEARSAL.is_file() else []
+    return read_rows(REHEARSAL)
 
 
 def prompt_of(row: Row) -> list[dict[str, str]]:
@@ -160,21 +181,6 @@ def _count(path: str, stamp: tuple[int, int]) -> int:
         return 0
     with open(path, "rb") as file:
         return sum(1 for line in file if line.strip())
-
-
-def _read_rows(path: Path, uploaded: bool) -> Iterator[Row]:
-    if not path.exists():
-        return
-    try:
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    row = json.loads(line)
-                    if not isinstance(row, dict) or not (row.get("messages") or row.get("text")):
-                        raise ValueError(f"line {number} has neither messages nor text")
-                    yield row
-    except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(path, uploaded, str(error)) from error
 
 
 def _damaged(path: Path, uploaded: bool, why: str) -> Exception:

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 
 from lora_playground import evaluation
 from lora_playground.config import RunConfig
+from lora_playground.data.catalogue import answer_of
 from lora_playground.data.encoding import Example
 from lora_playground.data.packing import Batch, pack, row_length
 from lora_playground.errors import TrainingError
@@ -267,7 +268,7 @@ class LocalTrainer:
         if not rows or self.metric not in evaluation.METRICS:
             return None
         decoder = Decoder(model, self.base.tokenizer)
-        references = [evaluation.expected_of(row) for row in rows]
+        references = [answer_of(row) for row in rows]
         longest = max(len(self.base.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in references)
         limit = min(LONGEST_ANSWER, longest * 3 // 2 + 8)
 

@@ -148,10 +148,11 @@ def loss_of(decoder: Any, examples: Sequence[Any], update: Any) -> float | None:
 
 def score_of(decoder: Any, rows: Sequence[Any], metric: str, update: Any) -> float | None:
     from lora_playground import evaluation
+    from lora_playground.data.catalogue import answer_of
 
     if not rows:
         return None
-    references = decoder.tokenizer([evaluation.expected_of(row) for row in rows], add_special_tokens=False)["input_ids"]
+    references = decoder.tokenizer([answer_of(row) for row in rows], add_special_tokens=False)["input_ids"]
     longest = min(160, max(24, 3 * max(map(len, references)) // 2))
 
     def generate(conversations: Any) -> list[str]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_playground import evaluation
 from lora_playground.analysis.update import Update
-from lora_playground.data.catalogue import SHIPPED, get_dataset
+from lora_playground.data.catalogue import SHIPPED, answer_of, get_dataset, prompt_of, read_rows
 from lora_playground.errors import DataError, RunError
 from lora_playground.runs import read_json, write_json
 
@@ -99,7 +99,7 @@ def score_update(
     score, samples = _scored(pairs, metric)
     forgotten = None
     if skills and SKILLS.is_file():
-        known = evaluation.load_rows(SKILLS)
+        known = read_rows(SKILLS)
         limit = None if rows is None else SKILL_ROWS
         step = max(1, len(known) // (limit or len(known)))  # spread over the file, which is sorted by skill
         found, _ = _scored(
@@ -131,7 +131,7 @@ def _both(
             break
         chunk = list(rows[start : start + _CHUNK])
         longest = _length(decoder, chunk)
-        asked = [evaluation.prompt_of(row) for row in chunk]
+        asked = [prompt_of(row) for row in chunk]
         base = [known.get(messages, longest) for messages in asked]
         missing = [index for index, answer in enumerate(base) if answer is None]
         made = decoder.generate(
@@ -153,7 +153,7 @@ def _length(decoder: Decoder, rows: Sequence[Row]) -> int:
     """How many tokens an answer may have: half as much again as the longest reference of these rows."""
     longest = 0
     for row in rows:
-        reference = evaluation.expected_of(row)
+        reference = answer_of(row)
         longest = max(longest, len(decoder.tokenizer(reference, add_special_tokens=False)["input_ids"]))
     # A multiple of 16, so that the base's kept answers serve chunks of other sizes too.
     return min(_LONGEST, (longest * 3 // 2 + 23) // 16 * 16) if longest else _LONGEST
@@ -173,8 +173,8 @@ def _scored(pairs: Pairs, metric: str) -> tuple[dict[str, Any] | None, list[dict
     for index, (row, old, new) in enumerate(pairs):
         samples.append(
             {
-                "prompt": evaluation.prompt_of(row)[-1]["content"],
-                "expected": evaluation.expected_of(row),
+                "prompt": prompt_of(row)[-1]["content"],
+                "expected": answer_of(row),
                 "base": old,
                 "adapted": new,
                 "base_score": sides[0]["samples"][index]["score"] if sides else None,

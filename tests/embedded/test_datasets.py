@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from lora_playground.data.catalogue import read_rows
 from lora_playground.embedded import BASE_SKILLS_DIR, DATASETS_DIR, datasets, tasks
 from lora_playground.embedded.world import build_world
-from lora_playground.evaluation import METRICS, load_rows
+from lora_playground.evaluation import METRICS
 
 WORLD = build_world()
 SPLITS = ("train", "validation", "test")
@@ -20,7 +21,7 @@ def made():
 @pytest.mark.parametrize("recipe", datasets.RECIPES, ids=lambda r: r.name)
 def test_the_files_are_what_the_code_makes(recipe, made):
     for split in SPLITS:
-        assert load_rows(DATASETS_DIR / recipe.name / f"{split}.jsonl") == made[recipe.name][split]
+        assert read_rows(DATASETS_DIR / recipe.name / f"{split}.jsonl") == made[recipe.name][split]
 
 
 @pytest.mark.parametrize("recipe", datasets.RECIPES, ids=lambda r: r.name)
@@ -91,8 +92,8 @@ def test_word_problems_add_up(made):
 
 
 def test_base_skill_probes_are_scorable_and_many():
-    rows = load_rows(BASE_SKILLS_DIR / "test.jsonl")
+    rows = read_rows(BASE_SKILLS_DIR / "test.jsonl")
     assert len(rows) > 150 and len({row["meta"]["skill"] for row in rows}) >= 12
     for row in rows:
         assert METRICS[row["meta"]["metric"]].score(row["messages"][-1]["content"], row) == 1
-    assert len(load_rows(BASE_SKILLS_DIR / "rehearsal.jsonl")) >= 1000
+    assert len(read_rows(BASE_SKILLS_DIR / "rehearsal.jsonl")) >= 1000
