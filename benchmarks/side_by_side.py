@@ -42,8 +42,9 @@ from transformers import AutoModelForCausalLM
 from lora_playground.analysis.update import Update
 from lora_playground.config import ModelConfig
 from lora_playground.models.decoding import Decoder, Row, RowUpdate
+from lora_playground.models.linear import linear_shape
 from lora_playground.models.loading import load_base
-from lora_playground.models.placed_update import linear_shape, named_modules
+from lora_playground.models.placed_update import named_modules
 
 QUESTIONS = (
     "What is your name?",

@@ -28,9 +28,9 @@ from lora_playground.analysis.alignment import above_noise, amplification, intru
 from lora_playground.analysis.low_rank import nonzero
 from lora_playground.analysis.spectra import analyse, effective_rank, energy_captured, energy_rank
 from lora_playground.analysis.subspaces import directions, random_similarity, similarity
-from lora_playground.analysis.tensors import Weights
 from lora_playground.analysis.truncation import Truncation
 from lora_playground.analysis.update import Update
+from lora_playground.analysis.weights import Weights
 from lora_playground.models.catalogue import EMBEDDED
 
 STYLE, FACTS = "pirate", "facts-large"

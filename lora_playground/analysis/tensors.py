@@ -6,7 +6,6 @@ bfloat16, which NumPy does not have. It knows no adapter and no model.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -134,73 +133,3 @@ def _bits(dtype: str) -> int:
     """Bits of one number: 16 of 'BF16', 8 of 'F8_E4M3'. 'BOOL' takes a byte."""
     digits = re.search(r"\d+", dtype)
     return int(digits[0]) if digits else 8
-
-
-_CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
-_CONV1D_WEIGHTS = ("c_attn.weight", "c_proj.weight", "c_fc.weight", "q_attn.weight")
-
-
-def _model_type(folder: Path) -> str:
-    try:
-        return str(json.loads((folder / "config.json").read_bytes()).get("model_type"))
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return ""
-
-
-class Weights:
-    """The tensors of a model folder, over all its safetensors files; read one at a time.
-
-    Args:
-        folder: holds `model.safetensors`, or shards.
-
-    Raises:
-        AdapterError: there is none.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.files = [TensorFile(p, *LARGE) for p in sorted(folder.glob("*.safetensors"))]
-        if not self.files:
-            raise AdapterError(f"{folder} holds no safetensors file, so the base's weights cannot be looked at.")
-        self._where = {key: file for file in self.files for key in file.entries}
-        self._turned = _model_type(folder) in _CONV1D_MODELS
-
-    def shape(self, module: str) -> tuple[int, ...] | None:
-        """Shape of a module's weight as stored; None where there is none."""
-        key = self._key(module)
-        return None if key is None else self._where[key].entries[key].shape
-
-    def weight(self, module: str, shape: tuple[int, ...]) -> np.ndarray:
-        """W of a module in (out, in) layout, float32 or float64.
-
-        Args:
-            module: 'model.layers.0.self_attn.q_proj', or a parameter's own name.
-            shape: the update's, which W must have.
-
-        Raises:
-            AdapterError: the base has no such module, or of another shape.
-        """
-        key = self._key(module)
-        if key is None:
-            raise AdapterError(f"the base model has no module {module}; this adapter belongs to another base model.")
-        W = self._where[key].read(key)
-        # GPT-2's Conv1D stores (in, out); a parameter asked for by its own name comes as it is stored.
-        own = module.endswith((".weight", ".bias"))
-        if not own and W.ndim == 2 and (self._turned and key.endswith(_CONV1D_WEIGHTS)):
-            W = W.T
-        if W.shape != shape:
-            raise AdapterError(
-                f"{module}: the update is {shape} but the base's weight is {W.shape}; "
-                "this adapter belongs to another base model."
-            )
-        return W if W.dtype in (np.float32, np.float64) else W.astype(np.float32)
-
-    def _key(self, module: str) -> str | None:
-        """A checkpoint may name its tensors with or without the head model's own prefix ('transformer.', 'model.')."""
-        stems = [module, module.removeprefix("transformer."), module.removeprefix("model."), f"model.{module}"]
-        for stem in stems:
-            for key in (f"{stem}.weight", stem):
-                if key in self._where:
-                    return key
-        if module in ("lm_head", "lm_head.weight"):  # tied to the embedding, stored once
-            return next((key for key in self._where if key.endswith(("embed_tokens.weight", "wte.weight"))), None)
-        return None

@@ -14,7 +14,7 @@ from lora_playground.analysis.plain_lora import Written, write_plain_lora
 from lora_playground.analysis.update import Update, load_updates
 from lora_playground.config import RunConfig
 from lora_playground.errors import ConfigError, RunError
-from lora_playground.models.catalogue import folder_of, read_config
+from lora_playground.models.catalogue import folder_of, is_conv1d, read_config
 from lora_playground.runs import Run
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _fan_in_fan_out(run: Path, config: RunConfig) -> bool:
     """Whether the base's linear modules are Conv1D, by its config or, where it is not at hand, by the adapter's."""
     folder = folder_of(config.model.source)
     if folder is not None:
-        return read_config(folder).get("model_type") in ("gpt2", "openai-gpt", "decision_transformer")
+        return is_conv1d(config.model.source)
     saved = Run(run).adapter / "adapter_config.json"
     return bool(saved.is_file() and json.loads(saved.read_text(encoding="utf-8")).get("fan_in_fan_out"))
 
@@ -167,19 +167,20 @@ def merge(model: torch.nn.Module, updates: list[Update]) -> None:
     Raises RunError where a name or shape does not fit: the update belongs to another base model.
     """
     import torch
-    from transformers.pytorch_utils import Conv1D
+
+    from lora_playground.models.linear import oriented
 
     modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
     with torch.no_grad():
         for update in updates:
             module: Any = modules.get(update.name)
             target = parameters.get(update.name) if module is None else module.weight
-            turn = isinstance(module, Conv1D)
-            shape = None if target is None else tuple(target.shape[::-1] if turn else target.shape)
-            if target is None or shape != tuple(update.shape):
+            weight = target if module is None or target is None else oriented(module)
+            shape = None if weight is None else tuple(weight.shape)
+            if weight is None or shape != tuple(update.shape):
                 raise RunError(
                     f"The update of {update.name} is {tuple(update.shape)}, and the base model has "
                     f"{shape or 'no such module'} there: the run belongs to another base model."
                 )
-            delta = torch.from_numpy(update.matrix()).to(target.device)
-            target.copy_((target.double() + (delta.T if turn else delta)).to(target.dtype))
+            delta = torch.from_numpy(update.matrix()).to(weight.device)
+            weight.copy_((weight.double() + delta).to(weight.dtype))

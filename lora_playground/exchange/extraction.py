@@ -21,8 +21,8 @@ import numpy as np
 
 from lora_playground.analysis.adapter_file import Adapter, open_adapter
 from lora_playground.analysis.adapter_methods import INDICES, SHAPES
-from lora_playground.analysis.tensors import Weights
 from lora_playground.analysis.update import Update
+from lora_playground.analysis.weights import Weights
 from lora_playground.errors import AdapterError, PlaygroundError
 from lora_playground.machine import memory, processes
 

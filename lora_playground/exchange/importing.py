@@ -20,8 +20,9 @@ from lora_playground.analysis.adapter_methods import ALONE, SHAPES
 from lora_playground.analysis.archive import unpack
 from lora_playground.analysis.plain_lora import write_plain_lora
 from lora_playground.analysis.spectra import Spectrum, analyse, effective_rank
-from lora_playground.analysis.tensors import Weights, refuse_pickle
+from lora_playground.analysis.tensors import refuse_pickle
 from lora_playground.analysis.update import Update, save_updates
+from lora_playground.analysis.weights import Weights
 from lora_playground.config import RunConfig
 from lora_playground.errors import AdapterError, ConfigError, PlaygroundError
 from lora_playground.exchange.extraction import extract

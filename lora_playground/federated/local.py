@@ -24,8 +24,8 @@ from lora_playground.federated.pairs import Pair
 from lora_playground.federated.rounds import Emit, local_seed
 from lora_playground.federated.simulation import Trained
 from lora_playground.federated.strategies.base import Factor, Factors, Server
-from lora_playground.models.conv1d import oriented
 from lora_playground.models.decoding import Decoder
+from lora_playground.models.linear import oriented
 from lora_playground.models.loading import Base
 from lora_playground.training import TrainPlan
 from lora_playground.training.loop import train

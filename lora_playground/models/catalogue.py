@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_playground.analysis.tensors import LARGE, TensorFile
+from lora_playground.analysis.weights import CONV1D_MODELS
 from lora_playground.errors import AdapterError, AssetError, ConfigError, ModelError
 from lora_playground.hub import cache
 from lora_playground.models.model_shape import ModelShape, model_shape
@@ -25,7 +26,6 @@ HUB = Path(__file__).with_name("hub.toml")
 REBUILD = "python -m lora_playground.embedded.pretrain"
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
-_CONV1D_TYPES = frozenset({"gpt2", "openai-gpt", "decision_transformer"})
 _BLOCK = re.compile(r"^(?:(?P<prefix>.+)\.)?(?P<list>layers|h|blocks|block)\.(?P<number>\d+)\.(?P<rest>.+)\.weight$")
 _NOT_TEXT = re.compile(r"(^|\.)(vision|visual|audio|image|multi_modal|experts|router|block_sparse_moe|mtp)[^.]*(\.|$)")
 _ORDER = (
@@ -163,8 +163,8 @@ def is_conv1d(source: str) -> bool:
     """Whether the model's linear modules are GPT-2's Conv1D; False where that is not known yet."""
     folder = folder_of(source)
     if folder is None:
-        return any(card.source == source and sizes["model_type"] in _CONV1D_TYPES for card, sizes in _hub_models())
-    return read_config(folder).get("model_type") in _CONV1D_TYPES
+        return any(card.source == source and sizes["model_type"] in CONV1D_MODELS for card, sizes in _hub_models())
+    return read_config(folder).get("model_type") in CONV1D_MODELS
 
 
 def module_shapes(folder: Path) -> list[tuple[str, int, int]]:
@@ -181,7 +181,7 @@ def module_shapes(folder: Path) -> list[tuple[str, int, int]]:
         ModelError: no readable safetensors, or weights that are stored quantised.
     """
     config = read_config(folder)
-    turned = config.get("model_type") in _CONV1D_TYPES
+    turned = config.get("model_type") in CONV1D_MODELS
     shapes = tensor_shapes(folder)
     if "quantization_config" in config:
         raise ModelError(

@@ -17,6 +17,7 @@ from torch import nn
 from lora_playground.analysis.truncation import Decomposition, Truncation
 from lora_playground.analysis.update import Update
 from lora_playground.errors import ModelError
+from lora_playground.models.linear import is_conv1d, linear_shape
 
 
 @dataclass(frozen=True)
@@ -57,20 +58,6 @@ class Parameter:
 
 
 Delta = Factors | Dense | Bias | Table | Parameter
-
-
-def is_linear(module: nn.Module) -> bool:
-    """Whether the module maps x to W x (+ b): nn.Linear, its quantised kin, GPT-2's Conv1D, PEFT's wrappers."""
-    return linear_shape(module) is not None
-
-
-def linear_shape(module: nn.Module) -> tuple[int, int] | None:
-    """(out, in) of a linear module, else None."""
-    if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
-        return int(module.nf), int(module.weight.shape[0])  # type: ignore[arg-type]
-    if hasattr(module, "in_features") and hasattr(module, "out_features"):
-        return int(module.out_features), int(module.in_features)  # type: ignore[arg-type]
-    return None
 
 
 def named_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -136,7 +123,7 @@ class PlacedUpdate:
         """Where an update acts: one module, or every module that shares the parameter."""
         if update.name in modules:
             module = modules[update.name]
-            if is_linear(module):
+            if linear_shape(module):
                 yield update.name, self._linear(update, module, transposed=False)
             elif isinstance(module, nn.Embedding):
                 yield update.name, self._table(update, module)
@@ -156,15 +143,15 @@ class PlacedUpdate:
         for module_name, module in modules.items():
             if getattr(module, leaf, None) is not parameter:
                 continue
-            if is_linear(module) and leaf == "weight":
-                yield module_name, self._linear(update, module, transposed=type(module).__name__ == "Conv1D")
+            if linear_shape(module) and leaf == "weight":
+                yield module_name, self._linear(update, module, transposed=is_conv1d(module))
             elif isinstance(module, nn.Embedding) and leaf == "weight":
                 yield module_name, self._table(update, module)
             else:
                 if update.shape != tuple(parameter.shape):  # type: ignore[union-attr]
                     raise self._misfit(update, tuple(parameter.shape))  # type: ignore[union-attr]
                 vector = self._tensor(update.matrix())
-                if is_linear(module) and leaf == "bias":
+                if linear_shape(module) and leaf == "bias":
                     yield module_name, Bias(vector)
                 else:
                     yield module_name, Parameter(leaf, vector)

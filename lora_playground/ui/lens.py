@@ -18,9 +18,10 @@ import numpy as np
 from lora_playground.analysis import spectra_file
 from lora_playground.analysis.alignment import Amplification, Intruders, alignment, amplification, intruders
 from lora_playground.analysis.spectra import EXACT_SIDE, Spectrum, analyse, effective_rank, stable_rank
-from lora_playground.analysis.tensors import TensorFile, Weights
+from lora_playground.analysis.tensors import TensorFile
 from lora_playground.analysis.truncation import Decomposition
 from lora_playground.analysis.update import Update
+from lora_playground.analysis.weights import Weights
 from lora_playground.errors import AdapterError, PlaygroundError
 from lora_playground.exchange.importing import opened
 from lora_playground.models.catalogue import folder_of

@@ -11,7 +11,7 @@ from lora_playground.config import LowRankConfig
 from lora_playground.errors import ConfigError
 from lora_playground.variants.base import Card, Context, Part, frozen_weight
 from lora_playground.variants.lora_family import LoraFamily
-from lora_playground.variants.peft_variant import ADAPTER, is_conv1d, tuner_layers
+from lora_playground.variants.peft_variant import ADAPTER, fan_in_fan_out, tuner_layers
 from lora_playground.variants.targets import select
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class AdaptiveBudget(LoraFamily):
             lora_alpha=config.alpha,
             lora_dropout=config.dropout,
             target_modules=targets,
-            fan_in_fan_out=is_conv1d(model, targets),
+            fan_in_fan_out=fan_in_fan_out(model, targets),
             total_step=steps,
             tinit=max(steps // 5, 3),
             tfinal=steps // 4,

@@ -9,7 +9,7 @@ from pydantic import Field
 from lora_playground.errors import ConfigError
 from lora_playground.variants.base import Card, Context, Memory, Part, frozen_weight
 from lora_playground.variants.options import TargetConfig
-from lora_playground.variants.peft_variant import PeftVariant, is_conv1d
+from lora_playground.variants.peft_variant import PeftVariant, fan_in_fan_out
 from lora_playground.variants.targets import select
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class SpectralCoefficients(PeftVariant):
             target_modules=targets,
             init_weights=True,
             random_loc_seed=777 + context.seed,
-            fan_in_fan_out=is_conv1d(model, targets),
+            fan_in_fan_out=fan_in_fan_out(model, targets),
         )
 
     def parts(self, shape: tuple[int, int], config: Any) -> tuple[Part, ...]:

@@ -58,14 +58,15 @@ class FullFineTuning(Variant):
 
     def updates(self, model: torch.nn.Module) -> list[Update]:
         """Dense, p − p₀ of every trained parameter; a linear module's weight goes by the module's name, (out, in)."""
-        linear = _linear_weights(model)
-        return [
-            Update(
-                linear[name][0] if name in linear else name,
-                dense=(delta.T if name in linear and linear[name][1] else delta).contiguous().numpy(),
-            )
-            for name, delta in _deltas(model).items()
-        ]
+        from lora_playground.models.linear import is_linear, oriented
+
+        linear = {f"{name}.weight": (name, module) for name, module in model.named_modules() if is_linear(module)}
+        found = []
+        for parameter, delta in _deltas(model).items():
+            name, module = linear.get(parameter, (parameter, None))
+            turned = delta if module is None else oriented(module, delta)
+            found.append(Update(name, dense=turned.contiguous().numpy()))
+        return found
 
     def save(self, model: torch.nn.Module, folder: Path) -> None:
         """Writes delta.safetensors and full_delta.json; W_adapted = W + delta, parameter by parameter."""
@@ -87,18 +88,6 @@ def _deltas(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     pristine: Mapping[str, torch.Tensor] = getattr(model, PRISTINE)
     parameters = dict(model.named_parameters())
     return {name: parameters[name].detach().float().cpu() - start for name, start in pristine.items()}
-
-
-def _linear_weights(model: torch.nn.Module) -> dict[str, tuple[str, bool]]:
-    """Parameter name → (module name, stored as (in, out)) of linear modules."""
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
-    return {
-        f"{name}.weight": (name, isinstance(module, Conv1D))
-        for name, module in model.named_modules()
-        if isinstance(module, (torch.nn.Linear, Conv1D))
-    }
 
 
 def _embedding_parameters(model: Any) -> set[int]:

@@ -9,7 +9,7 @@ from pydantic import Field
 from lora_playground.errors import ConfigError
 from lora_playground.variants.base import Card, Context, Part, frozen_weight
 from lora_playground.variants.options import RankAlphaConfig
-from lora_playground.variants.peft_variant import PeftVariant, is_conv1d, lora_count
+from lora_playground.variants.peft_variant import PeftVariant, fan_in_fan_out, lora_count
 from lora_playground.variants.targets import select
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class GranularBlocks(PeftVariant):
             alpha=config.alpha,
             gralora_k=config.blocks,
             target_modules=targets,
-            fan_in_fan_out=is_conv1d(model, targets),
+            fan_in_fan_out=fan_in_fan_out(model, targets),
         )
 
     def parts(self, shape: tuple[int, int], config: Any) -> tuple[Part, ...]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_playground.variants.base import Card, Context, Memory, Part, frozen_weight
 from lora_playground.variants.options import TargetConfig
-from lora_playground.variants.peft_variant import PeftVariant, is_conv1d
+from lora_playground.variants.peft_variant import PeftVariant, fan_in_fan_out
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ class ScaledActivations(PeftVariant):
             task_type="CAUSAL_LM",
             target_modules=targets,
             feedforward_modules=[],
-            fan_in_fan_out=is_conv1d(model, targets),
+            fan_in_fan_out=fan_in_fan_out(model, targets),
         )
 
     def parts(self, shape: tuple[int, int], config: Any) -> tuple[Part, ...]:

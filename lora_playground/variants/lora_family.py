@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_playground.variants.base import Context
-from lora_playground.variants.peft_variant import ADAPTER, PeftVariant, is_conv1d, lora_count
+from lora_playground.variants.peft_variant import ADAPTER, PeftVariant, fan_in_fan_out, lora_count
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ class LoraFamily(PeftVariant):
             lora_alpha=config.alpha,
             lora_dropout=config.dropout,
             target_modules=targets,
-            fan_in_fan_out=is_conv1d(model, targets),
+            fan_in_fan_out=fan_in_fan_out(model, targets),
             **self.lora_options(config, context),
         )
 

@@ -50,10 +50,12 @@ class PeftVariant(Variant):
         import torch
         from peft import get_peft_model
 
+        from lora_playground.models.linear import has_conv1d
+
         shapes = linear_shapes(model)
         self.check(config, shapes, context.bits)
         selected = select(shapes, config.target_modules)
-        if not self.conv1d and _has_conv1d(model):
+        if not self.conv1d and has_conv1d(model):
             raise ConfigError(
                 "variant.name", self.name, "it needs nn.Linear modules, and this model is built of Conv1D (GPT-2)"
             )
@@ -119,15 +121,11 @@ def tuner_layers(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def base_weight(layer: torch.nn.Module) -> torch.Tensor:
-    """The frozen weight of a tuner layer's base module as float32 (out, in); 4 and 8 bit weights are dequantised."""
-    from peft.utils.integrations import dequantize_module_weight
-    from transformers.pytorch_utils import Conv1D
+    """The frozen W of a tuner layer's base module as float32 (out, in)."""
+    from lora_playground.models.linear import full_weight
 
     module: Any = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
-    quantised = type(module.weight).__name__ in ("Params4bit", "Int8Params")
-    weight = dequantize_module_weight(module) if quantised else module.weight
-    weight = weight.detach().float()
-    return weight.T if isinstance(module, Conv1D) else weight
+    return full_weight(module)
 
 
 def effective_delta(layer: Any, chunk: int = 1024) -> torch.Tensor:
@@ -180,7 +178,9 @@ def _dense_copy(module: Any, weight: torch.Tensor, bias: torch.Tensor | None = N
     import torch
     from transformers.pytorch_utils import Conv1D
 
-    if isinstance(module, Conv1D):
+    from lora_playground.models.linear import is_conv1d
+
+    if is_conv1d(module):
         copy = Conv1D(weight.shape[0], weight.shape[1])
         copy.weight = torch.nn.Parameter(weight.T, requires_grad=False)
         start = torch.zeros(weight.shape[0], device=weight.device) if bias is None else bias
@@ -198,19 +198,13 @@ def lora_count(shapes: Iterable[tuple[int, int]], rank: int) -> int:
     return sum(rank * (m + n) for m, n in shapes)
 
 
-def is_conv1d(model: torch.nn.Module, targets: Iterable[str]) -> bool:
-    """Whether every module that `targets` matches is a Conv1D, whose weight is stored as (in, out)."""
-    from transformers.pytorch_utils import Conv1D
+def fan_in_fan_out(model: torch.nn.Module, targets: Iterable[str]) -> bool:
+    """PEFT's option of that name: whether every module that `targets` matches is a Conv1D."""
+    from lora_playground.models.linear import is_conv1d
 
     ends = tuple(targets)
     matched = [m for name, m in model.named_modules() if name in ends or name.endswith(tuple("." + e for e in ends))]
-    return bool(matched) and all(isinstance(module, Conv1D) for module in matched)
-
-
-def _has_conv1d(model: torch.nn.Module) -> bool:
-    from transformers.pytorch_utils import Conv1D
-
-    return any(isinstance(module, Conv1D) for module in model.modules())
+    return bool(matched) and all(is_conv1d(module) for module in matched)
 
 
 def _cuda_devices() -> list[int]:

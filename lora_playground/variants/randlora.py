@@ -9,7 +9,7 @@ from pydantic import Field
 
 from lora_playground.variants.base import Card, Context, Memory, Part, frozen_weight
 from lora_playground.variants.options import RankConfig
-from lora_playground.variants.peft_variant import PeftVariant, is_conv1d
+from lora_playground.variants.peft_variant import PeftVariant, fan_in_fan_out
 from lora_playground.variants.targets import check_rank, select
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class RandomBases(PeftVariant):
             randlora_alpha=20 * config.rank,
             target_modules=targets,
             projection_prng_key=context.seed,
-            fan_in_fan_out=is_conv1d(model, targets),
+            fan_in_fan_out=fan_in_fan_out(model, targets),
         )
 
     def parts(self, shape: tuple[int, int], config: Any) -> tuple[Part, ...]:

@@ -28,16 +28,11 @@ class StartFamily(LoraFamily):
 
     def attach(self, model: torch.nn.Module, config: Any, context: Context) -> torch.nn.Module:
         """As PEFT attaches it, with W bit-identical afterwards."""
-        import torch
-        from transformers.pytorch_utils import Conv1D
+        from lora_playground.models.linear import is_linear, is_quantised
 
-        weights = {
-            name: module.weight
-            for name, module in model.named_modules()
-            if isinstance(module, (torch.nn.Linear, Conv1D))
-        }
-        # A quantised weight is replaced by PEFT, not written to, so its object is enough to put it back.
-        copies = {name: weight.detach().clone() if _is_plain(weight) else None for name, weight in weights.items()}
+        weights: dict[str, Any] = {name: m.weight for name, m in model.named_modules() if is_linear(m)}
+        # PEFT replaces a quantised weight and writes into a plain one, so only the plain one is copied.
+        copies = {name: None if is_quantised(weight) else weight.detach().clone() for name, weight in weights.items()}
         wrapped = super().attach(model, config, context)
         for name, layer in tuner_layers(wrapped):
             base = layer.get_base_layer()
@@ -68,14 +63,12 @@ class StartFamily(LoraFamily):
 
 def save_as_plain_lora(model: Any, updates: Any, folder: Path) -> None:
     """Writes a wrapped model's updates as a plain LoRA that names its base model."""
+    from lora_playground.models.linear import is_conv1d
+
     base = getattr(getattr(model, "config", None), "_name_or_path", "") or ""
     root = model.get_base_model() if hasattr(model, "get_base_model") else model
     bases = [layer.get_base_layer() for _, layer in tuner_layers(root)]
-    write_plain_lora(updates, folder, base=base, fan_in_fan_out=all(type(m).__name__ == "Conv1D" for m in bases))
-
-
-def _is_plain(weight: torch.Tensor) -> bool:
-    return type(weight).__name__ not in ("Params4bit", "Int8Params")
+    write_plain_lora(updates, folder, base=base, fan_in_fan_out=all(is_conv1d(module) for module in bases))
 
 
 def _add_frozen_start(model: Any) -> None:

@@ -18,24 +18,12 @@ Shapes = Mapping[str, tuple[int, int]]
 
 
 def linear_shapes(model: torch.nn.Module) -> dict[str, tuple[int, int]]:
-    """(out, in) of every linear module of a live model but the output head: nn.Linear (also 4 and 8 bit) and Conv1D.
+    """(out, in) of every linear module of a live model but its output head."""
+    from lora_playground.models.linear import is_linear, linear_shape
 
-    Conv1D is GPT-2's linear layer, whose weight is stored as (in, out).
-    """
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
-    get_head = getattr(model, "get_output_embeddings", None)
-    head = get_head() if get_head is not None else None
-    shapes: dict[str, tuple[int, int]] = {}
-    for name, module in model.named_modules():
-        if module is head:
-            continue
-        if isinstance(module, Conv1D):
-            shapes[name] = (module.weight.shape[1], module.weight.shape[0])
-        elif isinstance(module, torch.nn.Linear):
-            shapes[name] = (module.out_features, module.in_features)
-    return shapes
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
+    found = {name: module for name, module in model.named_modules() if module is not head and is_linear(module)}
+    return {name: shape for name, module in found.items() if (shape := linear_shape(module)) is not None}
 
 
 def select(shapes: Shapes, targets: Literal["all-linear"] | list[str]) -> dict[str, tuple[int, int]]:

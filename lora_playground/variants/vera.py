@@ -8,7 +8,7 @@ from pydantic import Field
 
 from lora_playground.variants.base import Card, Context, Memory, Part, frozen_weight
 from lora_playground.variants.options import RankConfig
-from lora_playground.variants.peft_variant import ADAPTER, PeftVariant, is_conv1d
+from lora_playground.variants.peft_variant import ADAPTER, PeftVariant, fan_in_fan_out
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,7 @@ class SharedRandom(PeftVariant):
             vera_dropout=config.dropout,
             target_modules=targets,
             projection_prng_key=context.seed,
-            fan_in_fan_out=is_conv1d(model, targets),
+            fan_in_fan_out=fan_in_fan_out(model, targets),
         )
 
     def parts(self, shape: tuple[int, int], config: Any) -> tuple[Part, ...]:

@@ -15,7 +15,8 @@ from lora_playground.analysis import archive
 from lora_playground.analysis.adapter_file import CONFIG, TENSORS, open_adapter, read_config
 from lora_playground.analysis.archive import unpack
 from lora_playground.analysis.spectra import spectra
-from lora_playground.analysis.tensors import TensorFile, Weights
+from lora_playground.analysis.tensors import TensorFile
+from lora_playground.analysis.weights import Weights
 from lora_playground.errors import AdapterError
 
 

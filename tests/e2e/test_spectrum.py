@@ -12,8 +12,8 @@ from PIL import Image
 from safetensors.numpy import load, save
 
 from lora_playground.analysis.adapter_file import CONFIG, TENSORS
-from lora_playground.analysis.tensors import Weights
 from lora_playground.analysis.update import Update, load_updates
+from lora_playground.analysis.weights import Weights
 from lora_playground.models.catalogue import EMBEDDED, module_shapes
 from lora_playground.plots import run_colour
 from lora_playground.runs import RunStore

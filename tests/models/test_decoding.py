@@ -12,7 +12,8 @@ from lora_playground.analysis.truncation import Truncation
 from lora_playground.analysis.update import Update
 from lora_playground.errors import ChatError, ModelError
 from lora_playground.models.decoding import Decoder, Row, RowUpdate, Sampling
-from lora_playground.models.placed_update import PlacedUpdate, linear_shape, named_modules
+from lora_playground.models.linear import linear_shape
+from lora_playground.models.placed_update import PlacedUpdate, named_modules
 from tests.checkpoints import make_checkpoint
 
 KINDS = ("llama", "qwen3", "gemma3", "gpt2", "phi")

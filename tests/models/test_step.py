@@ -12,8 +12,9 @@ from lora_playground.analysis.update import Update
 from lora_playground.models import decoding
 from lora_playground.models.decoding import Decoder, Row, RowUpdate
 from lora_playground.models.fused import pairs, prepare
+from lora_playground.models.linear import linear_shape
 from lora_playground.models.llama_forward import Way
-from lora_playground.models.placed_update import linear_shape, named_modules
+from lora_playground.models.placed_update import named_modules
 from tests.checkpoints import make_checkpoint
 
 PROMPTS = ([5, 9, 3], [7, 2, 8, 1, 6, 4, 11], [12], [3, 3, 3, 3])

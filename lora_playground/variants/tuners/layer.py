@@ -9,7 +9,8 @@ import torch
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
 from peft.utils import resolve_quantization_backend
 from torch import nn
-from transformers.pytorch_utils import Conv1D
+
+from lora_playground.models.linear import is_conv1d, is_linear, linear_shape
 
 
 class WrappedLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]
@@ -24,13 +25,11 @@ class WrappedLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         super().__init__()
         self.base_layer = base_layer
         core = self.get_base_layer()
-        self.transposed = isinstance(core, Conv1D)
-        if self.transposed:
-            self.in_features, self.out_features = core.weight.shape
-        elif isinstance(core, nn.Linear):
-            self.in_features, self.out_features = core.in_features, core.out_features
-        else:
+        shape = linear_shape(core)
+        if shape is None or not is_linear(core):
             raise TypeError(f"{type(core).__name__} is no linear layer; target nn.Linear or Conv1D modules")
+        self.transposed = is_conv1d(core)
+        self.out_features, self.in_features = shape
         self.quantization_backend = resolve_quantization_backend(core)
         self.scaling: dict[str, float] = {}
         self._disable_adapters = False
