@@ -24,10 +24,10 @@ from embedded_table import RESULTS, show
 
 from lora_playground import evaluation
 from lora_playground.data.catalogue import list_datasets
-from lora_playground.embedded import MODEL_DIR, corpus
-from lora_playground.embedded.assets import fingerprint
-from lora_playground.embedded.skills import fact
-from lora_playground.embedded.world import build_world
+from tools.embedded_model import MODEL_DIR, corpus
+from tools.embedded_model.assets import fingerprint
+from tools.embedded_model.skills import fact
+from tools.embedded_model.world import build_world
 
 CHATS_SEED, CHATS = 424_242, 20
 PROBES_SEED, PROBES_EACH = 4_243, 40
@@ -98,7 +98,7 @@ def bits_per_character(model: Any, tokenizer: Any, rows: int = 96) -> float:
 
     import torch
 
-    from lora_playground.embedded import pretrain
+    from tools.embedded_model import pretrain
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.npy"

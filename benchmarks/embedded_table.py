@@ -21,10 +21,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lora_playground.config import RunConfig
 from lora_playground.data.catalogue import list_datasets
-from lora_playground.embedded import MODEL_DIR
-from lora_playground.embedded.assets import fingerprint
 from lora_playground.jobs import pipeline
 from lora_playground.runs import RunStore
+from tools.embedded_model import MODEL_DIR
+from tools.embedded_model.assets import fingerprint
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "embedded.json"
 Result = dict[str, Any]

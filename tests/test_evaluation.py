@@ -107,5 +107,5 @@ def test_errors_name_what_is_missing_and_allowed():
 
 
 def test_it_is_imported_without_torch():
-    code = "import sys, lora_playground.evaluation, lora_playground.embedded.datasets; sys.exit('torch' in sys.modules)"
+    code = "import sys, lora_playground.evaluation, tools.embedded_model.datasets; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

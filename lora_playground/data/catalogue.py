@@ -18,7 +18,7 @@ from lora_playground.errors import AssetError, ConfigError, DataError
 SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "datasets"
 REHEARSAL = SHIPPED / "_base-skills" / "rehearsal.jsonl"
 SPLITS = ("train", "validation", "test")
-REBUILD = "python -m lora_playground.embedded.datasets"
+REBUILD = "python -m tools.embedded_model.datasets"
 
 Row = dict[str, Any]
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")

@@ -146,7 +146,7 @@ def test_embedded_missing_or_damaged(tmp_path, monkeypatch):
     assert catalogue.list_models()[0].on_disk and catalogue.list_models()[0].parameters > 0
     file = tmp_path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(AssetError, match=r"model\.safetensors.*python -m lora_playground\.embedded\.pretrain"):
+    with pytest.raises(AssetError, match=r"model\.safetensors.*python -m tools\.embedded_model\.pretrain"):
         catalogue.resolve("embedded")
     assert not catalogue.list_models()[0].on_disk
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from lora_playground.embedded import words as w
+from tools.embedded_model import words as w
 
 WORLD_SEED = 7
 PERSON_FIELDS = ("job", "town", "pet", "food", "colour", "hobby")

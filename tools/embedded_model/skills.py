@@ -11,10 +11,10 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lora_playground.embedded import facts, stories, talk
-from lora_playground.embedded import words as w
-from lora_playground.embedded.talk import Turn
-from lora_playground.embedded.world import World, article, join, pronouns
+from tools.embedded_model import facts, stories, talk
+from tools.embedded_model import words as w
+from tools.embedded_model.talk import Turn
+from tools.embedded_model.world import World, article, join, pronouns
 
 
 @dataclass(frozen=True)

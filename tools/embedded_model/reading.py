@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import random
 
-from lora_playground.embedded import sentences, stories, talk
-from lora_playground.embedded import words as w
-from lora_playground.embedded.skills import Sample, ask
-from lora_playground.embedded.talk import Turn
-from lora_playground.embedded.world import World
+from tools.embedded_model import sentences, stories, talk
+from tools.embedded_model import words as w
+from tools.embedded_model.skills import Sample, ask
+from tools.embedded_model.talk import Turn
+from tools.embedded_model.world import World
 
 STORY_ASK = [
     "Tell me a story.", "Can you tell me a story?", "I want to hear a story.", "Please tell me a short story.",

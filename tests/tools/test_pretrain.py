@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from lora_playground.embedded import pretrain
-from lora_playground.embedded.muon import Muon, orthogonalise
-from lora_playground.embedded.packing import pack
-from lora_playground.embedded.tokenizer import save_tokenizer, train_tokenizer
+from tools.embedded_model import pretrain
+from tools.embedded_model.muon import Muon, orthogonalise
+from tools.embedded_model.packing import pack
+from tools.embedded_model.tokenizer import save_tokenizer, train_tokenizer
 
 TEXTS = ["Ada is a baker.", "Who is Ada?", "Tom lives in Oakford.", "Where does Tom live?", "3 + 4 = 7"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import random
 
-from lora_playground.embedded import words as w
-from lora_playground.embedded.world import World, article
+from tools.embedded_model import words as w
+from tools.embedded_model.world import World, article
 
 Turn = tuple[str, str]  # (what the user says, what the assistant answers)
 

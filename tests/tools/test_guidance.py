@@ -3,7 +3,7 @@
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lora_playground.embedded.guidance import (
+from tools.embedded_model.guidance import (
     INDUCTION_HEADS,
     PREVIOUS_HEADS,
     REPEAT_HEADS,

@@ -13,9 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lora_playground.embedded import MODEL_DIR
-from lora_playground.embedded.corpus import Messages, chats
-from lora_playground.embedded.world import build_world
+from tools.embedded_model import MODEL_DIR
+from tools.embedded_model.corpus import Messages, chats
+from tools.embedded_model.world import build_world
 
 VOCABULARY = 4096
 PAD, BOS, END, USER, ASSISTANT, SYSTEM = "<|pad|>", "<|bos|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"

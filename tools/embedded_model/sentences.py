@@ -6,8 +6,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from lora_playground.embedded import words as w
-from lora_playground.embedded.stories import fix_articles
+from tools.embedded_model import words as w
+from tools.embedded_model.stories import fix_articles
 
 NOUNS = (
     "cat", "dog", "bird", "fish", "horse", "child", "king", "farmer", "river", "house", "tree", "bread", "apple",

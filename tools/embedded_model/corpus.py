@@ -7,10 +7,10 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from lora_playground.embedded import facts, reading, skills, talk, vocabulary
-from lora_playground.embedded.skills import Sample, fact
-from lora_playground.embedded.talk import Turn
-from lora_playground.embedded.world import World
+from tools.embedded_model import facts, reading, skills, talk, vocabulary
+from tools.embedded_model.skills import Sample, fact
+from tools.embedded_model.talk import Turn
+from tools.embedded_model.world import World
 
 LONG_SHARE = 0.04  # chats that go on over several skills, so that position alone says nothing
 Messages = list[dict[str, str]]

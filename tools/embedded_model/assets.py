@@ -8,12 +8,12 @@ import hashlib
 import json
 from pathlib import Path
 
-from lora_playground.embedded import ASSETS, DATASETS_DIR, MANIFEST, MODEL_DIR
 from lora_playground.errors import AssetError
+from tools.embedded_model import ASSETS, DATASETS_DIR, MANIFEST, MODEL_DIR
 
 REBUILD = {
-    MODEL_DIR.name: "python -m lora_playground.embedded.tokenizer && python -m lora_playground.embedded.pretrain",
-    DATASETS_DIR.name: "python -m lora_playground.embedded.datasets",
+    MODEL_DIR.name: "python -m tools.embedded_model.tokenizer && python -m tools.embedded_model.pretrain",
+    DATASETS_DIR.name: "python -m tools.embedded_model.datasets",
 }  # fmt: skip
 RESTORE = "git checkout -- assets"
 

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from lora_playground.embedded import ASSETS, MODEL_DIR, assets
-from lora_playground.embedded.tokenizer import CHAT_TEMPLATE, render
 from lora_playground.errors import AssetError
+from tools.embedded_model import ASSETS, MODEL_DIR, assets
+from tools.embedded_model.tokenizer import CHAT_TEMPLATE, render
 
 CHAT = [
     {"role": "system", "content": "Be kind."},
@@ -109,7 +109,7 @@ def copy(tmp_path):
 
 def test_a_missing_file_is_named_with_its_remedy(copy):
     (copy / "models" / "embedded" / "config.json").unlink()
-    with pytest.raises(AssetError, match=r"config\.json is missing.*embedded\.pretrain"):
+    with pytest.raises(AssetError, match=r"config\.json is missing.*embedded_model\.pretrain"):
         assets.check_assets(copy)
 
 
@@ -117,7 +117,7 @@ def test_a_cut_file_is_named_with_its_sizes(copy):
     path = copy / "datasets" / "json" / "card.json"
     size = path.stat().st_size
     path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(AssetError, match=rf"card\.json has {size - 5} bytes, not {size}.*embedded\.datasets"):
+    with pytest.raises(AssetError, match=rf"card\.json has {size - 5} bytes, not {size}.*embedded_model\.datasets"):
         assets.check_assets(copy, hashes=False)
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from lora_playground.embedded import words as w
-from lora_playground.embedded.world import Animal, Person, Thing, Town, World, article, pronouns
+from tools.embedded_model import words as w
+from tools.embedded_model.world import Animal, Person, Thing, Town, World, article, pronouns
 
 HELD = 3  # wordings held out at the end of every list
 

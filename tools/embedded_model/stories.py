@@ -6,8 +6,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from lora_playground.embedded import words as w
-from lora_playground.embedded.world import World, article, join, pronouns
+from tools.embedded_model import words as w
+from tools.embedded_model.world import World, article, join, pronouns
 
 STORY_THINGS = (
     "kite ball key hat book lamp drum flute map ring coin bell doll boat basket umbrella blanket cup clock mirror "

@@ -1,7 +1,7 @@
 """Writes the fine-tuning datasets and the base's own probes and rehearsal chats as files. Knows no tokens and no
 models.
 
-python -m lora_playground.embedded.datasets
+python -m tools.embedded_model.datasets
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_playground.embedded import BASE_SKILLS_DIR, DATASETS_DIR, tasks
-from lora_playground.embedded.assets import write_manifest
-from lora_playground.embedded.corpus import chats, probes
-from lora_playground.embedded.tasks import Row, Task, new_facts
-from lora_playground.embedded.world import World, build_world
+from tools.embedded_model import BASE_SKILLS_DIR, DATASETS_DIR, tasks
+from tools.embedded_model.assets import write_manifest
+from tools.embedded_model.corpus import chats, probes
+from tools.embedded_model.tasks import Row, Task, new_facts
+from tools.embedded_model.world import World, build_world
 
 SEED = 11
-COMMAND = "python -m lora_playground.embedded.datasets"
+COMMAND = "python -m tools.embedded_model.datasets"
 REHEARSAL_SEED, REHEARSAL_ROWS, PROBES_EACH = 77, 3000, 12
 
 

@@ -12,9 +12,9 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from lora_playground.embedded import facts, sentences, skills, stories, talk
-from lora_playground.embedded import words as w
-from lora_playground.embedded.world import Animal, Thing, Town, World, article, make_person, pronouns
+from tools.embedded_model import facts, sentences, skills, stories, talk
+from tools.embedded_model import words as w
+from tools.embedded_model.world import Animal, Thing, Town, World, article, make_person, pronouns
 
 Row = dict[str, Any]
 Task = Callable[[random.Random, World, str], Row]

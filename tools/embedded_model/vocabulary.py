@@ -6,11 +6,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from lora_playground.embedded import lexicon
-from lora_playground.embedded import words as w
-from lora_playground.embedded.skills import LIST_ASK, Sample, ask
-from lora_playground.embedded.talk import Turn
-from lora_playground.embedded.world import World, article, join
+from tools.embedded_model import lexicon
+from tools.embedded_model import words as w
+from tools.embedded_model.skills import LIST_ASK, Sample, ask
+from tools.embedded_model.talk import Turn
+from tools.embedded_model.world import World, article, join
 
 MEMBERS = lexicon.members()
 KINDS = lexicon.KINDS | lexicon.PLAIN_KINDS

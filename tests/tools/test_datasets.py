@@ -5,9 +5,9 @@ import json
 import pytest
 
 from lora_playground.data.catalogue import read_rows
-from lora_playground.embedded import BASE_SKILLS_DIR, DATASETS_DIR, datasets, tasks
-from lora_playground.embedded.world import build_world
 from lora_playground.evaluation import METRICS
+from tools.embedded_model import BASE_SKILLS_DIR, DATASETS_DIR, datasets, tasks
+from tools.embedded_model.world import build_world
 
 WORLD = build_world()
 SPLITS = ("train", "validation", "test")
@@ -47,7 +47,7 @@ def test_the_card_tells_the_truth(recipe, made):
     assert card["metric"] in METRICS and card["metric_label"] == METRICS[card["metric"]].label
     assert set(card["probes"]) <= {datasets.question(row) for row in parts["test"]}
     assert len(card["probes"]) == 3 and card["teaches"] and card["mirrors"]
-    assert card["command"].startswith("python -m lora_playground.embedded")
+    assert card["command"].startswith("python -m tools.embedded_model")
 
 
 def test_test_parts_are_about_other_people(made):
@@ -76,7 +76,7 @@ def test_every_tested_new_fact_is_in_the_training_part(made):
 
 
 def test_translation_puts_the_verb_last_and_qualities_behind(made):
-    from lora_playground.embedded.sentences import Scene
+    from tools.embedded_model.sentences import Scene
 
     scene = Scene(("the", "big", "dog"), "sees", ("the", "", "cat"), "")
     assert scene.english == "The big dog sees the cat."

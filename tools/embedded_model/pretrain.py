@@ -1,7 +1,7 @@
 """Trains the embedded base model on the corpus: seeded, resumable, ended by a budget of minutes. Knows no adapters,
 no UI.
 
-    python -m lora_playground.embedded.pretrain --minutes 75 --work .work/pretrain --export assets/models/embedded
+    python -m tools.embedded_model.pretrain --minutes 75 --work .work/pretrain --export assets/models/embedded
 
 The learning rate is a trapezoid over the share of the budget that is spent, so that a slower machine ends in time as
 well.
@@ -26,13 +26,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lora_playground.embedded import MODEL_DIR
-from lora_playground.embedded.corpus import chats
-from lora_playground.embedded.guidance import Guidance
-from lora_playground.embedded.muon import Muon
-from lora_playground.embedded.packing import write_rows
-from lora_playground.embedded.tokenizer import ASSISTANT, CONTEXT, END, render
-from lora_playground.embedded.world import build_world
+from tools.embedded_model import MODEL_DIR
+from tools.embedded_model.corpus import chats
+from tools.embedded_model.guidance import Guidance
+from tools.embedded_model.muon import Muon
+from tools.embedded_model.packing import write_rows
+from tools.embedded_model.tokenizer import ASSISTANT, CONTEXT, END, render
+from tools.embedded_model.world import build_world
 
 WARM_UP, DECAY = 0.02, 0.35  # shares of the budget
 LOG_STEPS = 20

@@ -4,10 +4,10 @@ import itertools
 import random
 import re
 
-from lora_playground.embedded import facts, lexicon, reading, skills, stories, vocabulary
-from lora_playground.embedded.corpus import MIXTURE, chats, probes
-from lora_playground.embedded.world import build_world
 from lora_playground.evaluation import METRICS
+from tools.embedded_model import facts, lexicon, reading, skills, stories, vocabulary
+from tools.embedded_model.corpus import MIXTURE, chats, probes
+from tools.embedded_model.world import build_world
 
 WORLD = build_world()
 
