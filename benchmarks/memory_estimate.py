@@ -28,7 +28,7 @@ from checkpoints import make_checkpoint
 
 from lora_playground.config import RunConfig
 from lora_playground.data.encoding import Example
-from lora_playground.estimates.memory import cost
+from lora_playground.estimates.memory import Conditions, estimate_memory
 from lora_playground.models.loading import load_base
 from lora_playground.training import TrainPlan, train
 from lora_playground.training.memory import held_bytes
@@ -227,7 +227,7 @@ def compare(point: dict[str, Any], root: Path) -> dict[str, Any]:
     if not folder.exists():
         make_checkpoint(folder, **MODELS[point["model"]], max_position_embeddings=2048)
     config = configuration(point, folder)
-    found = cost(config, DEVICE, longest=point["length"])
+    found = estimate_memory(config, Conditions(DEVICE, longest=point["length"]))
     assert found is not None
     real = measured(config, point)
     ratio = round(found.tensors / real, 3)

@@ -1,53 +1,70 @@
-"""What a run will cost, from sizes alone: trained parameters, the adapter's size, and memory by cause.
+"""How much memory a run will need, by cause, from sizes alone.
 
-It knows a model's geometry, the variants' counts and how this app's loop uses memory; no torch, no files but headers.
-The memory of the tensors is compared with what is really allocated in `benchmarks/memory_estimate.py`.
+It knows a model's shape, what each variant says it keeps (`variants.base.Memory`) and how this app's training loop uses
+memory. It needs no torch and reads no more of a model than file headers. `benchmarks/memory_estimate.py` compares the
+estimate with what is really allocated.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lora_playground.config import RunConfig
-from lora_playground.errors import ModelError
-from lora_playground.models.catalogue import folder_of, module_shapes, sizes_of, tensor_shapes
+from lora_playground.errors import ModelError, PlaygroundError
+from lora_playground.estimates.parameters import Shapes, modules_of, trained
+from lora_playground.models.catalogue import sizes_of
 from lora_playground.models.model_shape import ModelShape
+from lora_playground.runs import RunStore
 from lora_playground.variants import get_variant
-from lora_playground.variants.base import Memory
-from lora_playground.variants.targets import select
 
-LEARNED = 0.5
-"""Share of the tokens that are learned where the data does not tell."""
-BESIDE = {"cpu": (700_000_000, 1_050_000_000), "cuda": (400_000_000, 1_000_000_000)}
-"""The least and the most that the process holds beside tensors: Python, its libraries and what the C library keeps of
-freed memory, as runs of the embedded model were seen to (docs/benchmarks.md), or the CUDA context, its kernels and what
-torch's allocator keeps, which nobody has measured yet. On a CPU a larger model may come to hold its weights once more
-(what is read beside what it is read into, and freed memory that is kept): the most grows by them."""
+OVERHEAD = {"cpu": (700_000_000, 1_050_000_000), "cuda": (400_000_000, 1_000_000_000)}
+"""Least and most bytes that the process holds besides tensors. On a CPU: Python, its libraries, and freed memory that
+the C library keeps, as seen with the embedded model (docs/benchmarks.md); a larger model may add its weights once more,
+for what is read and not yet converted. On CUDA: the context, its kernels, and what torch's allocator keeps; that
+has not been measured."""
+RECENT_RUNS = 20
+"""How many of the newest runs are looked at for their overhead."""
 
-_CHUNK = 2**25
+_LOGITS_AT_ONCE = 2**25
 """Logits computed at once (`training.loss`)."""
-_GROUPS = 1.15
-"""Places of this app's CPU attention to a token: examples are grouped by rounded length (`training.attention`)."""
-
-_READERS = (
+_PADDED = 1.15
+"""Places per token in this app's CPU attention, which rounds the examples' lengths up (`training.attention`)."""
+_SHARED_INPUT = (
     ("attention", ("q_proj", "k_proj", "v_proj", "qkv_proj", "c_attn", "query_key_value")),
     ("mlp", ("gate_proj", "up_proj", "gate_up_proj", "fc1", "c_fc")),
 )
-"""Modules of a layer that read the same input; any other reads its own."""
+"""Modules of a layer that read the same input; any other module has an input of its own."""
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What a run will cost.
+class Conditions:
+    """What the memory depends on besides the config.
 
     Attributes:
-        trainable, parameters: how many are trained, and how many the model has.
-        adapter_bytes: of the saved adapter, in float32.
-        causes: bytes by cause: weights, adapter, gradients, optimiser, activations, logits, and at most the runtime.
-        beside: the least and the most that is held beside tensors, the second being the runtime.
-        tensors: peak bytes of all tensors at once; less than the sum of the causes, since gradients and activations
-            are not at their highest at the same time.
+        device: 'cpu' or 'cuda'. precision: what 'auto' means there, 'float32' or 'bfloat16'.
+        longest: tokens of the longest example; None takes `data.max_length`, or the batch where that is less.
+        learned: share of the tokens that count for the loss.
+    """
+
+    device: str = "cpu"
+    precision: str = "float32"
+    longest: int | None = None
+    learned: float = 0.5
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """What a run needs.
+
+    Attributes:
+        trainable, parameters: how many are trained, and how many the base model has.
+        adapter_bytes: size of the saved adapter, in float32.
+        causes: bytes by cause: weights, adapter, gradients, optimiser, activations, logits, and runtime (the most that
+            `overhead` says).
+        tensors: peak bytes of all tensors at once. This is less than the sum of the causes, since gradients and
+            activations are not largest at the same time.
+        overhead: least and most bytes besides tensors.
     """
 
     trainable: int
@@ -55,35 +72,26 @@ class Cost:
     adapter_bytes: int
     causes: dict[str, int]
     tensors: int
-    beside: tuple[int, int]
+    overhead: tuple[int, int]
 
     @property
     def least(self) -> int:
-        """Peak bytes of the process (CPU) or of all that it takes of the device (CUDA), at the least."""
-        return self.tensors + self.beside[0]
+        """The least that the process (CPU) or the device (CUDA) will hold at its peak."""
+        return self.tensors + self.overhead[0]
 
     @property
-    def total(self) -> int:
-        """The same at the most."""
-        return self.tensors + self.beside[1]
+    def most(self) -> int:
+        """The most that it will hold at its peak."""
+        return self.tensors + self.overhead[1]
 
 
-def cost(
-    config: RunConfig,
-    device: str = "cpu",
-    precision: str = "float32",
-    longest: int | None = None,
-    learned: float = LEARNED,
-    beside: tuple[int, int] | None = None,
-) -> Cost | None:
+def estimate_memory(
+    config: RunConfig, conditions: Conditions = Conditions(), overhead: tuple[int, int] | None = None
+) -> MemoryEstimate | None:
     """Estimates a run.
 
     Args:
-        device: 'cpu' or 'cuda', on which attention keeps different things.
-        precision: 'float32' or 'bfloat16': what 'auto' will choose there; a config that names one overrules it.
-        longest: tokens of the longest example; None takes `data.max_length`, or the batch where that is less.
-        learned: share of the tokens that are learned.
-        beside: what earlier runs held beside tensors, at the least and at the most; None takes `BESIDE`.
+        overhead: what earlier runs held besides tensors (`seen_overhead`); None takes OVERHEAD.
 
     Returns:
         None where neither the disk nor the catalogue knows the model's sizes.
@@ -91,215 +99,64 @@ def cost(
     Raises:
         ConfigError, ModelError: as the catalogue and the variant's options give them.
     """
-    sizes = sizes_of(config.model.source)
-    if sizes is None:
+    shape, modules = sizes_of(config.model.source), modules_of(config.model.source)
+    if shape is None or modules is None:
         return None
-    if config.training.precision != "auto":
-        precision = config.training.precision
-    trained, adapted = _trained(config, sizes)
-    tokens = _tokens(config, longest)
-    most = min(config.data.max_length, longest or config.data.max_length, tokens)
-    use = _Use(config, sizes, device, 2 if precision == "bfloat16" else 4, tokens, learned, most)
-    weights, adapter = use.weights(trained) + use.frozen(adapted, trained), 4 * trained
-    activations, passing = use.activations(adapted)
-    logits = use.logits()
-    optimiser = 8 * trained
-    if config.variant.name == "full":
-        adapter = 0
-    gradients = 4 * trained
-    held = gradients if config.training.accumulation > 1 else 0
-    lasting = weights + adapter + optimiser
-    peak = lasting + max(activations + held + max(logits, passing), gradients + passing)
-    around = beside or _beside(device, weights)
+    trainable, adapted = trained(config, modules)
+    step = _Step.of(config, shape, adapted, trainable, conditions)
+    weights, logits = step.weights() + step.frozen(), step.logits()
+    adapter = 0 if step.full else 4 * trainable  # full fine-tuning trains the weights themselves
+    kept, passing = step.activations()
+    gradients, optimiser = 4 * trainable, 8 * trainable
+    summed = gradients if config.training.accumulation > 1 else 0  # those of the micro-batches before
+    tensors = weights + adapter + optimiser + max(kept + summed + max(logits, passing), gradients + passing)
+    if overhead is None:
+        least, most = OVERHEAD["cuda" if step.cuda else "cpu"]
+        overhead = (least, most if step.cuda else most + weights)
     causes = {
         "weights": weights,
         "adapter": adapter,
         "gradients": gradients,
         "optimiser": optimiser,
-        "activations": activations + (0 if logits > passing else passing),
+        "activations": kept + (0 if logits > passing else passing),
         "logits": logits,
-        "runtime": around[1],
+        "runtime": overhead[1],
     }
-    return Cost(trained, use.parameters, 4 * trained, causes, peak, around)
+    return MemoryEstimate(trainable, shape.parameters, 4 * trainable, causes, tensors, overhead)
 
 
-def _beside(device: str, weights: int) -> tuple[int, int]:
-    if device.startswith("cuda"):
-        return BESIDE["cuda"]
-    least, most = BESIDE["cpu"]
-    return least, most + weights
+def known_memory(config: RunConfig, conditions: Conditions = Conditions()) -> MemoryEstimate | None:
+    """As `estimate_memory`, but None where the model cannot be read: for callers that do not have to say why."""
+    try:
+        return estimate_memory(config, conditions)
+    except ModelError:
+        return None
 
 
-def _trained(config: RunConfig, sizes: ModelShape) -> tuple[int, dict[str, tuple[int, int]]]:
-    """How many parameters are trained, and the (out, in) of the modules that are adapted."""
-    variant: Any = get_variant(config.variant.name)
-    folder = folder_of(config.model.source)
-    listed = module_shapes(folder) if folder is not None else sizes.modules()
-    shapes = {name: (out, into) for name, out, into in listed}
-    targets = getattr(config.variant, "target_modules", None)
-    if targets is not None:
-        adapted = select(shapes, targets)
-        return variant.count(adapted.values(), config.variant), adapted
-    # A variant that cannot be told which modules to adapt trains all parameters.
-    whole: list[tuple[int, ...]] = [(sizes.parameters,)]
-    if folder is not None:
-        whole = list(tensor_shapes(folder).values())
-    if not getattr(config.variant, "embeddings", True):
-        whole = list(shapes.values())
-    return variant.count(whole, config.variant), shapes
+def seen_overhead(store: RunStore, source: str) -> tuple[int, int] | None:
+    """The least and the most that recent runs of this base model held besides their tensors; None without such runs."""
+    found = []
+    for run in store.list()[:RECENT_RUNS]:
+        result = run.result() or {}
+        try:
+            whole, tensors = int(result.get("peak_memory_bytes") or 0), int(result.get("tensor_memory_bytes") or 0)
+            if 0 < tensors < whole and run.config().model.source == source:
+                found.append(whole - tensors)
+        except (PlaygroundError, TypeError, ValueError):
+            continue  # a result that something else wrote
+    return (min(found), max(found)) if found else None
 
 
-def _tokens(config: RunConfig, longest: int | None) -> int:
-    """Tokens of a micro-batch, padding included: rows are rounded up to the longest example and to 32."""
-    room = max(1, config.training.batch_tokens // config.training.accumulation)
-    most = min(config.data.max_length, longest or config.data.max_length)
-    if longest is None:
-        most = min(most, max(room, 64))
-    return -(-max(room, most) // 32) * 32
-
-
-@dataclass(frozen=True)
-class _Use:
-    """How much a micro-batch of `tokens` uses. `e`: bytes of an activation, 4 or 2."""
-
-    config: RunConfig
-    sizes: ModelShape
-    device: str
-    e: int
-    tokens: int
-    learned: float
-    longest: int
-
-    @property
-    def parameters(self) -> int:
-        """Parameters of the base model."""
-        return self.sizes.parameters
-
-    def weights(self, trained: int) -> int:
-        """Bytes of the frozen weights as they are stored."""
-        linear = sum(m * n for _, m, n in self.sizes.modules())
-        other = self.sizes.parameters - linear
-        stored = self.config.model.quantisation
-        if self.config.variant.name == "full":
-            # What trains is float32; a pristine copy waits in main memory.
-            whole = 4 * trained + self.e * max(0, self.parameters - trained)
-            return whole + (0 if self.device.startswith("cuda") else 4 * trained)
-        if stored == "4bit":  # four bits, and for every 64 of them a scale of 8 bits (double quantisation)
-            return round(linear * (0.5 + 1 / 64 + 4 / 64 / 256)) + self.e * other
-        if stored == "8bit":
-            return linear + sum(4 * m for _, m, _ in self.sizes.modules()) + self.e * other
-        return self.e * self.parameters
-
-    def activations(self, adapted: dict[str, tuple[int, int]]) -> tuple[int, int]:
-        """(bytes kept for backward by all layers, bytes that one layer's backward needs on top)."""
-        g, e, t = self.sizes, self.e, self.tokens
-        full = self.config.variant.name == "full"
-        layer = self._norms(full) + self._attention() + self._mlp() + self._adapters(adapted)
-        ends = t * (g.hidden * (e + self._norm_bytes()) + g.hidden * e) + self._mask()
-        passing = t * e * (2 * g.inner + g.hidden) + self._dense_passing(adapted)
-        if self.config.training.gradient_checkpointing:
-            return round(g.layers * t * g.hidden * e + ends), round(layer + passing)
-        return round(g.layers * layer + ends), round(passing)
-
-    def _norm_bytes(self) -> int:
-        """Of what a norm keeps of its input, to an entry: its float32 copy (in float32 the residual itself)."""
-        return 4
-
-    def _norms(self, full: bool) -> float:
-        g, e, t = self.sizes, self.e, self.tokens
-        kept = self._norm_bytes() + (e if full else 0)  # its input; trained scales need the normed input too
-        if not g.rms and e == 2:
-            kept += 4  # LayerNorm gives float32 under autocast
-        heads = t * (g.query + g.key) * 4 if g.head_norms else 0
-        return g.norms * t * g.hidden * kept + heads
-
-    def _attention(self) -> float:
-        g, e, t = self.sizes, self.e, self.tokens
-        keys = 2 * (g.query if g.key < g.query else g.key)
-        if self.device.startswith("cuda"):
-            return t * e * (g.query + keys + g.query)
-        # With dropout the CPU has no fused attention, and keeps weights, mask and what is left of them.
-        weights = g.heads * 13 * 0.8 * self.longest if g.attention_dropout else 4 * g.heads
-        return _GROUPS * t * (e * (2 * g.query + keys) + weights)
-
-    def _mlp(self) -> float:
-        kept = 3 if self.sizes.gated else 4
-        return self.tokens * self.e * kept * self.sizes.inner
-
-    def _adapters(self, adapted: dict[str, tuple[int, int]]) -> float:
-        """What the adapters keep, a layer on average."""
-        variant, t, keeps = self.config.variant, self.tokens, self._memory
-        rank = getattr(variant, "rank", 0)
-        dropout = getattr(variant, "dropout", 0.0) > 0
-        squares = keeps.squares + keeps.squares_by_rank * rank
-        total = 0.0
-        for out, into in adapted.values():
-            total += t * self.e * (rank + keeps.inputs * into + keeps.outputs * out)
-            total += 4 * (keeps.copies * out * into + squares * into**2)
-            total += t * (1 + self.e) * into if dropout else 0
-        if keeps.shared and not dropout:
-            total += t * self.e * sum(self._inputs(adapted).values())
-        return total / self.sizes.layers
-
-    def _inputs(self, adapted: dict[str, tuple[int, int]]) -> dict[str, int]:
-        """Widths of the inputs that adapted modules read, each once."""
-        found = {}
-        for name, (_, into) in adapted.items():
-            layer, last = name.rsplit(".", 1)[0], name.rsplit(".", 1)[1]
-            reader = next((kind for kind, names in _READERS if last in names), "")
-            if reader and self.sizes.norms == 1:  # attention and MLP side by side, behind one norm
-                layer, reader = layer.rsplit(".", 1)[0], "both"
-            found[f"{layer} {reader}" if reader else name] = into
-        return found
-
-    @property
-    def _memory(self) -> Memory:
-        return get_variant(self.config.variant.name).memory
-
-    def frozen(self, adapted: dict[str, tuple[int, int]], trained: int) -> int:
-        """Bytes of what a variant keeps that is neither the base's nor trained."""
-        rank = getattr(self.config.variant, "rank", 0)
-        lora = sum(rank * (out + into) for out, into in adapted.values())
-        float32, computed = get_variant(self.config.variant.name).beside(adapted, self.config.variant)
-        return round(4 * (self._memory.frozen * lora + self._memory.trained * trained + float32) + self.e * computed)
-
-    def _dense_passing(self, adapted: dict[str, tuple[int, int]]) -> float:
-        """Of the largest module: a quantised weight is unpacked for its product, and what a variant writes out. A
-        product in 8 bit is a sum in int32, its scales written out, and the two multiplied, before it is a result."""
-        stored = self.config.model.quantisation
-        unpacked = 0 if stored == "none" else self.e
-        largest = max((out * into for out, into in adapted.values()), default=0)
-        sums = 3 * self.e * self.tokens * max((out for out, _ in adapted.values()), default=0)
-        return (unpacked + 4 * self._memory.passing) * largest + (sums if stored == "8bit" else 0)
-
-    def _mask(self) -> int:
-        """Where attention takes a mask: rows of the batch's length at most."""
-        if not self.device.startswith("cuda"):
-            return 0
-        side = min(self.tokens, max(32, self.config.data.max_length))
-        return self.tokens * side * (self.e + 1)
-
-    def logits(self) -> int:
-        """At the head: scores, their softmax and their gradient for the learned tokens, or for a chunk of them."""
-        v, n = self.sizes.vocabulary, round(self.learned * self.tokens)
-        if n <= max(1, _CHUNK // v):
-            return 12 * n * v
-        return 4 * _CHUNK * (2 if self.e == 4 else 3)
-
-
-def advice(config: RunConfig, estimate: Cost, **situation: Any) -> list[str]:
-    """What to change so that the run needs less memory: at most three, the most useful first.
-
-    Each is tried on the estimate; what saves less than a twentieth is left out. `situation`: as for `cost`.
-    """
+def advice(config: RunConfig, estimate: MemoryEstimate, conditions: Conditions = Conditions()) -> list[str]:
+    """What to change so that the run needs less memory: at most three changes, the most useful first. Each is tried on
+    the estimate; what saves less than a twentieth is left out."""
     training, batch = config.training, config.training.batch_tokens
     changes: list[tuple[str, str, dict[str, Any]]] = []
     if not training.gradient_checkpointing:
         changes.append(("turn on training.gradient_checkpointing", "training", {"gradient_checkpointing": True}))
     if batch // training.accumulation > 64:
-        more = 4 * training.accumulation
+        more, less = 4 * training.accumulation, max(32, batch // 4)
         changes.append((f"raise training.accumulation to {more}", "training", {"accumulation": more}))
-        less = max(32, batch // 4)
         changes.append((f"lower training.batch_tokens to {less}", "training", {"batch_tokens": less}))
     if config.data.max_length > 64:
         shorter = config.data.max_length // 2
@@ -308,35 +165,154 @@ def advice(config: RunConfig, estimate: Cost, **situation: Any) -> list[str]:
         changes.append(("store the base in 4 bit (model.quantisation)", "model", {"quantisation": "4bit"}))
     found: list[tuple[int, str]] = []
     for text, section, change in changes:
-        part = getattr(config, section).model_copy(update=change)
-        given = dict(situation)
-        if "max_length" in change and given.get("longest"):
-            given["longest"] = min(given["longest"], change["max_length"])
-        again = cost(config.model_copy(update={section: part}), **given)
-        if again is not None:
+        tried = config.model_copy(update={section: getattr(config, section).model_copy(update=change)})
+        shorter = min(conditions.longest or tried.data.max_length, tried.data.max_length)
+        again = estimate_memory(tried, replace(conditions, longest=conditions.longest and shorter))
+        if again is not None and estimate.tensors - again.tensors > 0.05 * estimate.tensors:
             found.append((estimate.tensors - again.tensors, text))
-    useful = [pair for pair in sorted(found, reverse=True) if pair[0] > 0.05 * estimate.tensors]
-    return [text for _, text in useful][:3] or ["choose a smaller base model"]
+    return [text for _, text in sorted(found, reverse=True)][:3] or ["choose a smaller base model"]
 
 
-def micro_batches(config: RunConfig, room: int, **situation: Any) -> int:
-    """The fewest micro-batches a step, doubling from `training.accumulation`, with which the run needs at most nine
-    tenths of `room` bytes; the number asked for where no number of them is enough or the cost is unknown."""
+def micro_batches(config: RunConfig, available: int, conditions: Conditions = Conditions()) -> int:
+    """The fewest micro-batches a step, doubled from `training.accumulation`, with which the run needs at most nine
+    tenths of the available bytes. The number asked for, where none is enough or the model's sizes are unknown."""
     asked = micro = config.training.accumulation
     while config.training.batch_tokens // micro >= 64:
-        part = config.training.model_copy(update={"accumulation": micro})
-        found = cost(config.model_copy(update={"training": part}), **situation)
+        training = config.training.model_copy(update={"accumulation": micro})
+        found = estimate_memory(config.model_copy(update={"training": training}), conditions)
         if found is None:
             return asked
-        if found.tensors <= 0.9 * room:
+        if found.tensors <= 0.9 * available:
             return micro
         micro *= 2
     return asked
 
 
-def known(config: RunConfig, **others: Any) -> Cost | None:
-    """As `cost`, but None where the model cannot be read: for forms, which say elsewhere what is wrong with it."""
-    try:
-        return cost(config, **others)
-    except ModelError:
-        return None
+@dataclass(frozen=True)
+class _Step:
+    """What one micro-batch uses.
+
+    Attributes:
+        adapted: (out, in) of the adapted modules. trainable: trained parameters.
+        width: bytes of an activation, 4 or 2. tokens: of the micro-batch, padding included.
+        longest: tokens of the longest example. learned: share of the tokens that count for the loss.
+    """
+
+    config: RunConfig
+    shape: ModelShape
+    adapted: Shapes
+    trainable: int
+    cuda: bool
+    width: int
+    tokens: int
+    longest: int
+    learned: float
+
+    @classmethod
+    def of(cls, config: RunConfig, shape: ModelShape, adapted: Shapes, trainable: int, conditions: Conditions) -> _Step:
+        training, limit = config.training, config.data.max_length
+        precision = conditions.precision if training.precision == "auto" else training.precision
+        micro = max(1, training.batch_tokens // training.accumulation)
+        longest = min(limit, conditions.longest or max(micro, 64))
+        tokens = -(-max(micro, longest) // 32) * 32  # a batch holds at least the longest example, and is padded to 32
+        longest = min(limit, conditions.longest or limit, tokens)
+        width, cuda = 2 if precision == "bfloat16" else 4, conditions.device.startswith("cuda")
+        return cls(config, shape, adapted, trainable, cuda, width, tokens, longest, conditions.learned)
+
+    @property
+    def full(self) -> bool:
+        return self.config.variant.name == "full"
+
+    def weights(self) -> int:
+        """The base model's weights as they are stored."""
+        total, stored = self.shape.parameters, self.config.model.quantisation
+        if self.full:
+            # Trained weights are in float32. On a CPU their pristine copy lies in the same memory.
+            copies = 1 if self.cuda else 2
+            return 4 * copies * self.trainable + self.width * max(0, total - self.trainable)
+        linear = sum(out * into for _, out, into in self.shape.modules())
+        if stored == "4bit":  # for every 64 weights one scale of 8 bits, and for 256 scales one in float32
+            return round(linear * (0.5 + 1 / 64 + 4 / 64 / 256)) + self.width * (total - linear)
+        if stored == "8bit":  # one float32 scale per row
+            return linear + sum(4 * out for _, out, _ in self.shape.modules()) + self.width * (total - linear)
+        return self.width * total
+
+    def frozen(self) -> int:
+        """What the variant keeps that is neither the base model's nor trained."""
+        variant, rank = get_variant(self.config.variant.name), getattr(self.config.variant, "rank", 0)
+        lora = sum(rank * (out + into) for out, into in self.adapted.values())
+        float32, computed = variant.beside(self.adapted, self.config.variant)
+        own = variant.memory.frozen * lora + variant.memory.trained * self.trainable + float32
+        return round(4 * own + self.width * computed)
+
+    def activations(self) -> tuple[int, int]:
+        """(bytes that all layers keep for backward, bytes that the backward pass of one layer needs besides)."""
+        s, e, t = self.shape, self.width, self.tokens
+        layer = self._norms() + self._attention() + t * e * (3 if s.gated else 4) * s.inner + self._adapters()
+        ends = t * s.hidden * (2 * e + 4) + self._mask()  # embeddings and the last norm
+        passing = t * e * (2 * s.inner + s.hidden) + self._dense()
+        if self.config.training.gradient_checkpointing:  # layers keep their inputs, and are computed again one by one
+            return round(s.layers * t * s.hidden * e + ends), round(layer + passing)
+        return round(s.layers * layer + ends), round(passing)
+
+    def logits(self) -> int:
+        """Scores of the vocabulary, their softmax and their gradient, for the learned tokens or a part of them."""
+        rows, words = round(self.learned * self.tokens), self.shape.vocabulary
+        if rows <= max(1, _LOGITS_AT_ONCE // words):
+            return 12 * rows * words
+        return 4 * _LOGITS_AT_ONCE * (2 if self.width == 4 else 3)
+
+    def _norms(self) -> float:
+        s, t = self.shape, self.tokens
+        kept = 4 + (self.width if self.full else 0)  # the input in float32; trained scales need the normed one too
+        if not s.rms and self.width == 2:
+            kept += 4  # LayerNorm gives float32 under autocast
+        return s.norms * t * s.hidden * kept + (t * (s.query + s.key) * 4 if s.head_norms else 0)
+
+    def _attention(self) -> float:
+        s, e, t = self.shape, self.width, self.tokens
+        keys = 2 * (s.query if s.key < s.query else s.key)  # keys and values, repeated for groups of query heads
+        if self.cuda:
+            return t * e * (2 * s.query + keys)
+        # A CPU has no fused attention with dropout: it keeps weights, the mask, and the weights that are left.
+        weights = s.heads * 13 * 0.8 * self.longest if s.attention_dropout else 4 * s.heads
+        return _PADDED * t * (e * (2 * s.query + keys) + weights)
+
+    def _adapters(self) -> float:
+        """What the adapted modules keep, averaged over the layers."""
+        keeps, options, t = get_variant(self.config.variant.name).memory, self.config.variant, self.tokens
+        rank, dropout = getattr(options, "rank", 0), getattr(options, "dropout", 0.0) > 0
+        squares = keeps.squares + keeps.squares_by_rank * rank
+        total = 0.0
+        for out, into in self.adapted.values():
+            total += t * self.width * (rank + keeps.inputs * into + keeps.outputs * out)
+            total += 4 * (keeps.copies * out * into + squares * into**2)
+            total += t * (1 + self.width) * into if dropout else 0
+        if keeps.shared and not dropout:
+            total += t * self.width * sum(self._inputs().values())
+        return total / self.shape.layers
+
+    def _inputs(self) -> dict[str, int]:
+        """Widths of the inputs that adapted modules read, each input once."""
+        found = {}
+        for name, (_, into) in self.adapted.items():
+            layer, last = name.rsplit(".", 1)
+            reader = next((kind for kind, names in _SHARED_INPUT if last in names), "")
+            if reader and self.shape.norms == 1:  # attention and MLP run in parallel and read the same norm
+                layer, reader = layer.rsplit(".", 1)[0], "both"
+            found[f"{layer} {reader}" if reader else name] = into
+        return found
+
+    def _dense(self) -> float:
+        """Temporary matrices of the largest module: a quantised weight is unpacked, and some variants write out ΔW. An
+        8-bit product makes int32 sums, its scales written out, and the two multiplied."""
+        stored, passing = self.config.model.quantisation, get_variant(self.config.variant.name).memory.passing
+        largest = max((out * into for out, into in self.adapted.values()), default=0)
+        sums = 3 * self.width * self.tokens * max((out for out, _ in self.adapted.values()), default=0)
+        unpacked = 0 if stored == "none" else self.width
+        return (unpacked + 4 * passing) * largest + (sums if stored == "8bit" else 0)
+
+    def _mask(self) -> int:
+        """On CUDA, attention takes a mask of tokens × the longest row."""
+        side = min(self.tokens, max(32, self.config.data.max_length))
+        return self.tokens * side * (self.width + 1) if self.cuda else 0

@@ -16,7 +16,7 @@ import numpy as np
 
 from lora_playground.config import RunConfig
 from lora_playground.errors import PlaygroundError
-from lora_playground.estimates.memory import known
+from lora_playground.estimates.memory import known_memory
 from lora_playground.runs import RunStore
 
 LOOKED_AT = 20
@@ -179,7 +179,7 @@ def work(config: RunConfig, result: dict[str, Any] | None = None) -> float | Non
     if result is not None:
         total, trained = int(result.get("total_parameters") or 0), int(result.get("trainable_parameters") or 0)
     else:
-        found = known(config)
+        found = known_memory(config)
         total, trained = (found.parameters, found.trainable) if found else (0, 0)
     if not total:
         return None
@@ -219,7 +219,7 @@ def _between(slow: float, fast: float, config: RunConfig, source: str, runs: int
 def _reckoned(speed: float, config: RunConfig, end: int) -> Pace:
     """The pace of a model that has not run here at that speed; `end` 0 at the best, 1 at the worst."""
     looks = (_ASKING + _LOOKING * config.training.batch_tokens) / speed
-    found = known(config)
+    found = known_memory(config)
     loading = STARTING[end] + 2 * (found.causes["weights"] if found else 0) / DISK[end]
     return Pace(speed, None, looks, loading + _SCORING[end] + end * _CHUNK / speed)
 

@@ -23,7 +23,7 @@ from lora_playground.data.packing import IGNORED
 from lora_playground.data.preparation import Prepared, rehearsal_examples
 from lora_playground.data.preparation import prepare as prepare_data
 from lora_playground.errors import RunError, TrainingError
-from lora_playground.estimates.run_estimate import Foresight
+from lora_playground.estimates.run_estimate import RunEstimate
 from lora_playground.jobs.admission import BITS, check
 from lora_playground.jobs.failures import Stopped
 from lora_playground.jobs.scoring import score_update
@@ -72,7 +72,7 @@ class Execution:
         self.config = self.run.config()
         self.home = home_of(self.run)
         self.variant = get_variant(self.config.variant.name)
-        self.foresight: Foresight | None = None
+        self.estimate: RunEstimate | None = None
 
     def report(self, event: Event) -> None:
         """Appends an event to the run and passes it on."""
@@ -108,8 +108,8 @@ class Execution:
             scored = self.evaluate(updates)
         result = {"state": "done", "attempt": self.run.attempt, "seconds": self.seconds, **_trained(outcome), **scored}
         result |= self.extra()
-        if self.foresight is not None:
-            result |= self.foresight.told(self.run.attempt)
+        if self.estimate is not None:
+            result |= self.estimate.told(self.run.attempt)
         result["adapter_bytes"] = sum(path.stat().st_size for path in self.run.adapter.rglob("*") if path.is_file())
         if outcome.tensor_bytes is not None:
             result["tensor_memory_bytes"] = outcome.tensor_bytes
@@ -137,16 +137,17 @@ class Execution:
         total = count(base.model.parameters())
         model = self.variant.attach(base.model, config.variant, context)
         self.check_stop()
-        self.foresight = Foresight(config, base, prepared, self.home)
+        precision = str(base.dtype).removeprefix("torch.")
+        self.estimate = RunEstimate(config, base.device.type, precision, prepared, self.home)
         return model, TrainPlan.of(
             prepared,
-            self.foresight.fitting(self.run, self.report),
+            self.estimate.fitting(self.run, self.report),
             self.variant,
             pad,
             learning_rate=training.learning_rate or self.variant.rate(config.model.source),
             base_parameters=total,
             on_probe=self.prober(model, base.tokenizer, data),
-            remedies=self.foresight.remedies,
+            remedies=self.estimate.remedies,
         )
 
     def fetched(self) -> Callable[[int, int], None]:

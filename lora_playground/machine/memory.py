@@ -26,6 +26,13 @@ def free(device: str = "cpu") -> int:
     return int(psutil.virtual_memory().available)
 
 
+def available_to_torch() -> int:
+    """Bytes of the GPU that this process may use: what is free, and what torch has taken already."""
+    import torch
+
+    return free("cuda") + int(torch.cuda.memory_reserved())
+
+
 def peak(device: str | None = None) -> int:
     """The most memory held so far: on CUDA the bytes that torch has allocated, else this process's largest resident
     set. `device`: 'cpu' or a CUDA device; None means CUDA where it is available."""

@@ -6,11 +6,10 @@ It draws what `lora_playground.estimates.memory` and `estimates.time` compute an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from lora_playground.config import RunConfig
 from lora_playground.errors import PlaygroundError
-from lora_playground.estimates.memory import advice, cost
+from lora_playground.estimates.memory import Conditions, advice, estimate_memory
 from lora_playground.estimates.time import Forecast
 from lora_playground.jobs.admission import BITS
 from lora_playground.machine.device import Device
@@ -61,10 +60,10 @@ def _steps(least: int, most: int) -> str:
     return f"{number} step{'s' if most > 1 else ''}"
 
 
-def panel(config: RunConfig, machine: Device, beside: tuple[int, int] | None = None) -> tuple[str, str]:
+def panel(config: RunConfig, machine: Device, overhead: tuple[int, int] | None = None) -> tuple[str, str]:
     """A line that says whether it fits, and a table of the causes, as HTML; '' twice where the form is not valid.
 
-    `beside`: what earlier runs of this model held here beside their tensors, at the least and at the most.
+    `overhead`: what earlier runs of this model held here beside their tensors, at the least and at the most.
     """
     variant, bits = get_variant(config.variant.name), BITS[config.model.quantisation]
     try:
@@ -72,19 +71,19 @@ def panel(config: RunConfig, machine: Device, beside: tuple[int, int] | None = N
     except PlaygroundError as failure:
         return error(str(failure)), ""
     gpu = machine.kind == "cuda"
-    situation: dict[str, Any] = {"device": "cuda" if gpu else "cpu", "precision": "bfloat16" if gpu else "float32"}
+    conditions = Conditions(machine.kind, "bfloat16" if gpu else "float32")
     try:
-        found = cost(config, beside=None if gpu else beside, **situation)
+        found = estimate_memory(config, conditions, None if gpu else overhead)
     except PlaygroundError:
         return "", ""  # the field that is wrong says so
     if found is None:
         return '<p class="lp-note">How much memory it needs is known after the model was fetched.</p>', ""
-    fits = not machine.total or found.total <= machine.total
-    needs = between(found.least, found.total)
+    fits = not machine.total or found.most <= machine.total
+    needs = between(found.least, found.most)
     free = f" of {size(machine.total)}" if machine.total else ""
     said = f"Needs about {needs}{free} of memory; the adapter will take {size(found.adapter_bytes)}."
     if not fits:
-        help_ = "; ".join(advice(config, found, **situation))
+        help_ = "; ".join(advice(config, found, conditions))
         more = "more than" if found.least > machine.total else "which may be more than"
         said = f"Needs about {needs}, {more} the {size(machine.total)} here. What helps most: {help_}."
     widest = max(found.causes.values())
@@ -93,12 +92,12 @@ def panel(config: RunConfig, machine: Device, beside: tuple[int, int] | None = N
         name = "CUDA context" if cause == "runtime" and gpu else NAMES[cause]
         rows += (
             f"<tr><td>{escape(name)}</td><td><span class='lp-bar'><i style='width:{100 * needed / widest:.1f}%'></i>"
-            f"</span></td><td>{escape(between(*found.beside) if cause == 'runtime' else size(needed))}</td></tr>"
+            f"</span></td><td>{escape(between(*found.overhead) if cause == 'runtime' else size(needed))}</td></tr>"
         )
     tone = "good" if fits else "bad"
     if gpu:
         measured = "Nobody has measured yet what CUDA takes beside them."
-    elif beside:
+    elif overhead:
         measured = "What is held beside them is what runs of this model took here."
     else:
         measured = "What is held beside them differs from machine to machine; after a run it is known for this one."

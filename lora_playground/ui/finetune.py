@@ -15,7 +15,7 @@ import gradio as gr
 from lora_playground.config import Option, RunConfig, options
 from lora_playground.data.catalogue import DatasetCard, get_dataset, list_datasets
 from lora_playground.errors import PlaygroundError
-from lora_playground.estimates.modules import beside
+from lora_playground.estimates.memory import seen_overhead
 from lora_playground.estimates.time import forecasts
 from lora_playground.machine.device import device
 from lora_playground.models.catalogue import list_models
@@ -172,7 +172,7 @@ def _connect_costs(shell: Shell, page: gr.Blocks, made: Steps, memory: gr.HTML, 
             gpu = machine.kind == "cuda"
             known = forecasts(shell.store, configs, gpu)
             clock = costs.time_line(known, configs[0].training.seconds is not None)
-            return clock, *costs.panel(configs[0], machine, beside(shell.store, configs[0].model.source))
+            return clock, *costs.panel(configs[0], machine, seen_overhead(shell.store, configs[0].model.source))
         except PlaygroundError:
             return "", "", ""  # Train will say what is wrong
 

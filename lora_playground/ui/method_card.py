@@ -9,7 +9,7 @@ from typing import Any
 
 from lora_playground.config import RunConfig, options
 from lora_playground.errors import PlaygroundError
-from lora_playground.estimates.modules import modules_of
+from lora_playground.estimates.parameters import modules_of
 from lora_playground.ui import cards, pictures
 from lora_playground.ui.words import count, escape, share
 from lora_playground.variants import VARIANTS

@@ -19,7 +19,7 @@ import torch
 from lora_playground.config import ModelConfig, RunConfig
 from lora_playground.data.preparation import Prepared
 from lora_playground.errors import PlaygroundError
-from lora_playground.estimates.memory import cost
+from lora_playground.estimates.memory import Conditions, estimate_memory
 from lora_playground.jobs.execution import start_batches
 from lora_playground.jobs.pipeline import execute
 from lora_playground.models.decoding import Decoder
@@ -159,15 +159,15 @@ def test_full_memory_says_need_have_and_remedies_and_frees_it(place: Path) -> No
     ballast = torch.empty(max(0, free - 600 * MIB), dtype=torch.uint8, device="cuda")
     given = config(place, batch_tokens=1 << 20, accumulation=1)
     run = RunStore(place / "home").create(given)
-    from lora_playground.estimates import run_estimate as foresight
+    from lora_playground.estimates import run_estimate
 
-    original = foresight.micro_batches
-    foresight.micro_batches = lambda config, room, **situation: config.training.accumulation  # as if it foresaw nothing
+    original = run_estimate.micro_batches
+    run_estimate.micro_batches = lambda config, *_: config.training.accumulation  # as if nothing were known
     try:
         with pytest.raises(PlaygroundError, match=r"memory is full") as caught:
             execute(run, lambda: False)
     finally:
-        foresight.micro_batches = original
+        run_estimate.micro_batches = original
     text = str(caught.value)
     assert "GiB" in text and "Try one of these" in text
     assert "training." in text
@@ -181,9 +181,9 @@ def test_micro_batches_are_found(place: Path) -> None:
     from lora_playground.estimates.memory import micro_batches
 
     given = config(place, batch_tokens=1 << 16)
-    whole = cost(given, "cuda", "bfloat16", longest=64)
+    whole = estimate_memory(given, Conditions("cuda", "bfloat16", longest=64))
     assert whole is not None
-    micro = micro_batches(given, whole.tensors // 3, device="cuda", precision="bfloat16", longest=64, learned=0.5)
+    micro = micro_batches(given, whole.tensors // 3, Conditions("cuda", "bfloat16", longest=64))
     assert micro >= 4
 
 

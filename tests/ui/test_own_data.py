@@ -7,7 +7,8 @@ import pytest
 
 from lora_playground.config import RunConfig
 from lora_playground.data.catalogue import get_dataset
-from lora_playground.estimates import modules as estimate
+from lora_playground.estimates.memory import seen_overhead
+from lora_playground.estimates.parameters import modules_of
 from lora_playground.runs import RunStore, write_json
 from lora_playground.ui import cards, upload
 from lora_playground.ui.finetune import model_note
@@ -108,9 +109,9 @@ def test_models_of_the_list_are_described_before_they_are_fetched(tmp_path, monk
         "Qwen/Qwen3-0.6B"
     )
     assert "on this disk" in model_note("embedded") and "Any hub id" in model_note("nobody/nothing")
-    found = estimate.modules_of("Qwen/Qwen3-0.6B")
+    found = modules_of("Qwen/Qwen3-0.6B")
     assert len(found.linear) == 28 * 7 and 590e6 < found.total < 600e6
-    assert estimate.modules_of("nobody/nothing") is None
+    assert modules_of("nobody/nothing") is None
 
 
 def test_a_method_that_takes_no_quantised_base_says_so_in_the_form():
@@ -130,14 +131,14 @@ def test_what_the_process_takes_is_a_range_and_then_what_runs_here_took(tmp_path
     from lora_playground.ui.costs import between, panel
 
     machine, store, config = Device("cpu", "CPU, 2 cores", 0, 10**10), RunStore(tmp_path), RunConfig.parse({})
-    assert estimate.beside(store, "embedded") is None
+    assert seen_overhead(store, "embedded") is None
     said, table = panel(config, machine, None)
     assert re.search(r"Needs about \d+ MB to 1\.\d+ GB of 10\.0 GB", said) and "700 MB to 1.07 GB" in table
     for source, whole in (("embedded", 9e8), ("embedded", 8e8), ("Qwen/Qwen3-0.6B", 5e9), ("embedded", 0)):
         run = store.create(RunConfig.parse({"model": {"source": source}}))
         write_json(run.result_path, {"peak_memory_bytes": whole, "tensor_memory_bytes": 1e8})
-    assert estimate.beside(store, "embedded") == (700_000_000, 800_000_000)
-    _, table = panel(config, machine, estimate.beside(store, "embedded"))
+    assert seen_overhead(store, "embedded") == (700_000_000, 800_000_000)
+    _, table = panel(config, machine, seen_overhead(store, "embedded"))
     assert "700 to 800 MB" in table and "runs of this model took here" in table
     tight = panel(config, Device("cpu", "CPU, 2 cores", 0, 10**9), None)[0]
     assert "which may be more than the 1.00 GB here" in tight
