@@ -117,7 +117,7 @@ class Asker:
 
     def ask(self, updates: Sequence[Update], ks: Sequence[int | None] = (None,)) -> dict[str, list[float]]:
         """Loss and score with the first k directions of every module, for every k; None is all of them, 0 the base."""
-        from lora_playground.jobs.cutcurve import loss_of, score_of
+        from lora_playground.jobs.truncation_curve import loss_of, score_of
         from lora_playground.models.decoding import RowUpdate
 
         adapter = self.decoder.adapter(updates)

@@ -9,7 +9,8 @@ from lora_playground.analysis.plain_lora import write_plain_lora
 from lora_playground.analysis.spectra import analyse, effective_rank
 from lora_playground.analysis.update import Update, save_updates
 from lora_playground.config import RunConfig
-from lora_playground.runs import Run, RunStore, write_json
+from lora_playground.runs import Run, RunStore
+from lora_playground.runs.files import write_json
 
 Shapes = list[tuple[str, int, int]]
 STEPS = 40

@@ -27,7 +27,8 @@ from lora_playground.config import RunConfig
 from lora_playground.errors import AdapterError, ConfigError, PlaygroundError
 from lora_playground.exchange.extraction import extract
 from lora_playground.models.catalogue import cached_snapshot, declared_sizes, folder_of, module_shapes
-from lora_playground.runs import Run, RunStore, write_json, writing
+from lora_playground.runs import Run, RunStore
+from lora_playground.runs.files import write_json, writing
 from lora_playground.variants import VARIANTS
 
 CHAT_BYTES = 2**30

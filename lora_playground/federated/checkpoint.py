@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from lora_playground.federated.pairs import Pair
 from lora_playground.federated.rounds import State
 from lora_playground.federated.strategies.base import Server, arrays_of, factors_of, scaling_of
-from lora_playground.runs import publish, writing
+from lora_playground.runs.files import publish, writing
 
 _PLAIN = ("since", "up", "down", "step", "tokens", "history", "last_round")
 """Fields of a State that JSON holds as they are."""

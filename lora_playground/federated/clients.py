@@ -17,7 +17,8 @@ from lora_playground.federated.pairs import Pair, compress, stack
 from lora_playground.federated.rounds import State
 from lora_playground.federated.strategies.base import Factors
 from lora_playground.models.catalogue import is_conv1d
-from lora_playground.runs import Run, RunStore, publish, write_json
+from lora_playground.runs import Run, RunStore
+from lora_playground.runs.files import publish, write_json
 
 FOLDER = "clients"
 

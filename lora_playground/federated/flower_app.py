@@ -22,7 +22,8 @@ from lora_playground.federated.clients import global_updates, save_clients, summ
 from lora_playground.federated.config import check, client_ranks
 from lora_playground.federated.flower import Plan, Site, client_app, run_engine, server_app
 from lora_playground.federated.rounds import State
-from lora_playground.runs import Run, RunStore, publish, write_json
+from lora_playground.runs import Run, RunStore
+from lora_playground.runs.files import publish, write_json
 
 
 def read_config(settings: Mapping[str, Any]) -> RunConfig:

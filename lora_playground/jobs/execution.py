@@ -28,7 +28,8 @@ from lora_playground.jobs.admission import BITS, check
 from lora_playground.jobs.failures import Stopped
 from lora_playground.jobs.scoring import score_update
 from lora_playground.machine import memory
-from lora_playground.runs import DiskFull, Run, free_bytes, publish, write_json, writing
+from lora_playground.runs import Run
+from lora_playground.runs.files import DiskFull, free_bytes, publish, write_json, writing
 from lora_playground.training.plan import TrainOutcome, TrainPlan
 from lora_playground.variants import get_variant
 from lora_playground.variants.base import Context

@@ -13,7 +13,8 @@ import traceback
 from typing import Any
 
 from lora_playground.errors import AssetError, ConfigError, DataError, ModelError, PlaygroundError, TrainingError
-from lora_playground.runs import Run, is_disk_full
+from lora_playground.runs import Run
+from lora_playground.runs.files import is_disk_full
 
 CODES = ("oom", "nan", "disk", "data", "model", "killed", "stalled", "cancelled", "error")
 

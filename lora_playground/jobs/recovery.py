@@ -15,7 +15,8 @@ from pathlib import Path
 from lora_playground.errors import JobError, PlaygroundError, RunError
 from lora_playground.jobs.runner import Handle, Runner
 from lora_playground.jobs.store import PHASES, TERMINAL, JobStore, Row
-from lora_playground.runs import Run, RunStore, writing
+from lora_playground.runs import Run, RunStore
+from lora_playground.runs.files import writing
 
 
 def take_home(home: Path) -> int:

@@ -17,7 +17,7 @@ from lora_playground import evaluation
 from lora_playground.analysis.update import Update
 from lora_playground.data.catalogue import SHIPPED, answer_of, get_dataset, prompt_of, read_rows
 from lora_playground.errors import DataError, RunError
-from lora_playground.runs import read_json, write_json
+from lora_playground.runs.files import read_json, write_json
 
 if TYPE_CHECKING:
     from lora_playground.models.decoding import Decoder

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_playground.errors import JobError
-from lora_playground.runs import is_disk_full
+from lora_playground.runs.files import is_disk_full
 
 PHASES = ("loading", "training", "saving", "evaluating")
 """States of a job that holds the device; they are also the phases of its events."""

@@ -22,7 +22,8 @@ from lora_playground.jobs.runner import LocalRunner, Runner
 from lora_playground.jobs.schedule import Plan, plan_queue
 from lora_playground.jobs.store import TERMINAL, JobStore, Row
 from lora_playground.jobs.watch import Active
-from lora_playground.runs import DiskFull, Run, RunStore, default_home, free_bytes
+from lora_playground.runs import Run, RunStore, default_home
+from lora_playground.runs.files import DiskFull, free_bytes
 
 __all__ = ["Job", "Supervisor"]
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import gradio as gr
 
-from lora_playground.runs import writing
+from lora_playground.runs.files import writing
 
 COOKIE = "lora_playground_visitor"
 _YEAR = 365 * 24 * 3600

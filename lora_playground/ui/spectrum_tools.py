@@ -16,7 +16,7 @@ import gradio as gr
 from lora_playground.analysis.truncation import Truncation
 from lora_playground.errors import PlaygroundError
 from lora_playground.exchange.importing import Imported, derive, import_files, import_from_hub
-from lora_playground.jobs import cutcurve
+from lora_playground.jobs import truncation_curve
 from lora_playground.models.catalogue import list_models
 from lora_playground.plots import cut_figure, describe_cut
 from lora_playground.plots.style import empty
@@ -207,7 +207,7 @@ class Tools:
 
         if subject is None:
             return [draw(empty("", "What is left of loss and score", False, 340)), ""]
-        found = cutcurve.read(subject.shown.run)
+        found = truncation_curve.read(subject.shown.run)
         kept = cut.k if cut is not None and cut.mode == "top" else None
         if found is None:
             title = "What is left when only the first k directions are kept"
@@ -262,7 +262,7 @@ class Tools:
         if subject is None:
             return cards.error("Tick a run first."), gr.skip()
         try:
-            cutcurve.start(subject.shown.run)
+            truncation_curve.start(subject.shown.run)
         except PlaygroundError as failure:
             return cards.error(str(failure)), gr.skip()
         words = '<p class="lp-note" role="status">Loading the model, then one point after another appears.</p>'
@@ -274,15 +274,15 @@ class Tools:
         if subject is None:
             return [gr.skip(), gr.skip(), gr.Timer(active=False)]
         run = subject.shown.run
-        going = cutcurve.running(run)
-        found = cutcurve.read(run)
+        going = truncation_curve.running(run)
+        found = truncation_curve.read(run)
         if found is None:
             if going:
                 return [gr.skip(), gr.skip(), gr.skip()]
-            return [gr.skip(), cards.error(cutcurve.failure(run)), gr.Timer(active=False)]
+            return [gr.skip(), cards.error(truncation_curve.failure(run)), gr.Timer(active=False)]
         drawn = self._curve(subject, views.make_cut(*given))
         if not going and not found.get("done"):
-            drawn[1] = cards.error(cutcurve.failure(run))
+            drawn[1] = cards.error(truncation_curve.failure(run))
         return [*drawn, gr.skip() if going else gr.Timer(active=False)]
 
     # --- import ------------------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ import pytest
 from lora_playground.config import RunConfig
 from lora_playground.estimates import time as module
 from lora_playground.estimates.time import forecast, forecasts, work
-from lora_playground.runs import RunStore, write_json
+from lora_playground.runs import RunStore
+from lora_playground.runs.files import write_json
 
 SMALL, LARGE = "HuggingFaceTB/SmolLM2-135M-Instruct", "HuggingFaceTB/SmolLM2-1.7B-Instruct"
 SECONDS = {"starting": 0.5, "loading": 1.5, "training": 28.0, "saving": 0.5, "evaluating": 6.0}

@@ -10,7 +10,7 @@ import time
 from lora_playground.errors import TrainingError
 from lora_playground.jobs import worker
 from lora_playground.jobs.failures import Stopped, record
-from lora_playground.runs import publish, write_json
+from lora_playground.runs.files import publish, write_json
 
 
 def execute(run, should_stop, emit=None, attempt=None):

@@ -10,7 +10,8 @@ from lora_playground.config import RunConfig
 from lora_playground.jobs import runner as runner_module
 from lora_playground.jobs.runner import Handle
 from lora_playground.jobs.supervisor import Job, Supervisor
-from lora_playground.runs import Run, write_json
+from lora_playground.runs import Run
+from lora_playground.runs.files import write_json
 
 STUB = [sys.executable, str(Path(__file__).with_name("stub_worker.py"))]
 

@@ -7,7 +7,7 @@ import pytest
 
 from lora_playground.errors import AssetError, ConfigError, DataError, ModelError, PlaygroundError, TrainingError
 from lora_playground.jobs.failures import CODES, Stopped, explain, explain_exit
-from lora_playground.runs import DiskFull
+from lora_playground.runs.files import DiskFull
 
 
 class OutOfMemoryError(RuntimeError):

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lora_playground import runs as runs_module
 from lora_playground.analysis.update import load_updates
 from lora_playground.config import ModelConfig, RunConfig
 from lora_playground.errors import PlaygroundError, RunError
@@ -17,7 +16,7 @@ from lora_playground.models.catalogue import parameter_count
 from lora_playground.runs import Run, RunStore
 from lora_playground.variants import get_variant
 from tests.checkpoints import make_checkpoint
-from tests.test_runs import FaultyOs
+from tests.faults import FaultyOs
 
 STEPS = 6
 
@@ -282,7 +281,7 @@ def test_a_disk_that_fails_at_the_nth_call_of_saving(
     execution, model = trained
     run = execution.run
     faulty = FaultyOs(n)
-    monkeypatch.setattr(runs_module, "os", faulty)
+    faulty.install(monkeypatch)
     try:
         execution.save(model)
     except PlaygroundError as error:

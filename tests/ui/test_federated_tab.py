@@ -13,7 +13,8 @@ from lora_playground.analysis.update import Update, load_updates, save_updates
 from lora_playground.config import RunConfig
 from lora_playground.errors import ConfigError
 from lora_playground.federated.strategies import STRATEGIES
-from lora_playground.runs import RunStore, write_json
+from lora_playground.runs import RunStore
+from lora_playground.runs.files import write_json
 from lora_playground.ui import federated as tab
 from lora_playground.ui.exports import Exports
 from lora_playground.ui.shell import SLOTS, Shell

@@ -9,7 +9,8 @@ from lora_playground.config import RunConfig
 from lora_playground.data.catalogue import get_dataset
 from lora_playground.estimates.memory import seen_overhead
 from lora_playground.estimates.parameters import modules_of
-from lora_playground.runs import RunStore, write_json
+from lora_playground.runs import RunStore
+from lora_playground.runs.files import write_json
 from lora_playground.ui import cards, upload
 from lora_playground.ui.finetune import model_note
 

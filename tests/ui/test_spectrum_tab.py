@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 
-from lora_playground.jobs import cutcurve
+from lora_playground.jobs import truncation_curve
 from lora_playground.models.catalogue import EMBEDDED, module_shapes
-from lora_playground.runs import RunStore, write_json
+from lora_playground.runs import RunStore
+from lora_playground.runs.files import write_json
 from lora_playground.ui import chat, talk
 from lora_playground.ui import spectrum_tools as tools
 from lora_playground.ui import spectrum_views as views
@@ -109,7 +110,7 @@ def test_the_curve_is_read_while_it_grows(made):
     run = made.runs[0]
     assert "Not measured yet" in made.tools.cut(made.ticked, run.id, *UNCUT)[3]
     points = {"k": [0, 1], "loss": [3.0, 2.0], "score": [0.1, 0.5], "planned": 3, "done": False, "metric": "exact"}
-    write_json(run.folder / cutcurve.FILE, points)
+    write_json(run.folder / truncation_curve.FILE, points)
     assert "Measuring, 2 of 3 done" in made.tools.cut(made.ticked, run.id, *UNCUT)[3]
     _, words, timer = made.tools.look(made.ticked, run.id, *UNCUT)
     assert "ended early" in words and timer.active is False, "no process measures it"

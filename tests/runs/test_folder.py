@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 import lora_playground.variants  # noqa: F401  (the schemas of stored configs)
-from lora_playground import runs
 from lora_playground.config import RunConfig
 from lora_playground.errors import RunError
-from lora_playground.runs import DiskFull, Run, RunStore, history, publish, write_json
+from lora_playground.runs import Run, RunStore
+from lora_playground.runs.files import DiskFull, is_disk_full, publish, write_json
+from lora_playground.runs.folder import ID_PATTERN
+from tests.faults import FaultyOs
+from lora_playground.runs.history import history
 
 
 @pytest.fixture
@@ -20,37 +23,12 @@ def store(tmp_path: Path) -> RunStore:
     return RunStore(tmp_path / "home")
 
 
-class FaultyOs:
-    """The os module, whose N-th write, fsync or rename fails as on a full disk; writes may be cut short before."""
-
-    CALLS = ("write", "fsync", "replace")
-
-    def __init__(self, fail_at: int, short: bool = False) -> None:
-        self.left, self.short, self.fired = fail_at, short, False
-
-    def __getattr__(self, name: str):
-        real = getattr(os, name)
-        if name not in self.CALLS:
-            return real
-
-        def call(*args, **kwargs):
-            self.left -= 1
-            if self.left == 0:
-                self.fired = True
-                if name == "write" and self.short:
-                    return real(args[0], args[1][: len(args[1]) // 2])
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return real(*args, **kwargs)
-
-        return call
-
-
 def test_create_and_read_back(store: RunStore) -> None:
     config = RunConfig.parse({"variant": {"name": "lora", "rank": 3}, "training": {"steps": 7}})
     run = store.create(config)
     again = store.get(run.id)
     assert again.config() == config
-    assert runs.ID_PATTERN.fullmatch(run.id)
+    assert ID_PATTERN.fullmatch(run.id)
     assert again.state() == "queued" and again.result() is None and again.error() is None
 
 
@@ -146,7 +124,7 @@ def test_write_json_is_all_or_nothing_at_every_failing_call(tmp_path: Path, monk
     path = tmp_path / "result.json"
     write_json(path, {"version": 1})
     faulty = FaultyOs(n)
-    monkeypatch.setattr(runs, "os", faulty)
+    faulty.install(monkeypatch)
     with pytest.raises(DiskFull, match=r"disk is full .*MB free"):
         write_json(path, {"version": 2})
     monkeypatch.undo()
@@ -158,7 +136,7 @@ def test_write_json_is_all_or_nothing_at_every_failing_call(tmp_path: Path, monk
 
 def test_no_further_write_is_left_uncovered(tmp_path: Path, monkeypatch) -> None:
     faulty = FaultyOs(5)
-    monkeypatch.setattr(runs, "os", faulty)
+    faulty.install(monkeypatch)
     write_json(tmp_path / "result.json", {})
     assert not faulty.fired
 
@@ -170,7 +148,7 @@ def test_publishing_a_folder_leaves_old_or_new(tmp_path: Path, monkeypatch, n: i
         (tmp_path / name / "a").write_text(text)
         (tmp_path / name / "b").write_text(text)
     faulty = FaultyOs(n)
-    monkeypatch.setattr(runs, "os", faulty)
+    faulty.install(monkeypatch)
     try:
         publish(tmp_path / "adapter.new.tmp", tmp_path / "adapter")
     except DiskFull:
@@ -184,7 +162,7 @@ def test_publishing_a_folder_leaves_old_or_new(tmp_path: Path, monkeypatch, n: i
 def test_a_full_disk_tears_at_most_its_own_event(store: RunStore, monkeypatch, short: bool) -> None:
     run = store.create(RunConfig())
     run.append({"type": "validation", "step": 1, "loss": 2.0})
-    monkeypatch.setattr(runs, "os", FaultyOs(1, short))
+    FaultyOs(1, short).install(monkeypatch)
     with pytest.raises(DiskFull):
         run.append({"type": "validation", "step": 2, "loss": 1.0})
     monkeypatch.undo()
@@ -193,7 +171,7 @@ def test_a_full_disk_tears_at_most_its_own_event(store: RunStore, monkeypatch, s
 
 
 def test_create_leaves_no_folder_when_the_disk_is_full(store: RunStore, monkeypatch) -> None:
-    monkeypatch.setattr(runs, "os", FaultyOs(1))
+    FaultyOs(1).install(monkeypatch)
     with pytest.raises(DiskFull):
         store.create(RunConfig())
     monkeypatch.undo()
@@ -229,15 +207,15 @@ def test_state_follows_the_folder(store: RunStore) -> None:
 
 
 def test_words_of_other_libraries_for_a_full_disk() -> None:
-    assert runs.is_disk_full(RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"))
+    assert is_disk_full(RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"))
     try:
         try:
             raise OSError(errno.EFBIG, "File too large")
         except OSError as inner:
             raise ValueError("could not save") from inner
     except ValueError as outer:
-        assert runs.is_disk_full(outer)
-    assert not runs.is_disk_full(ValueError("rank"))
+        assert is_disk_full(outer)
+    assert not is_disk_full(ValueError("rank"))
 
 
 def test_default_home(monkeypatch, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The run folder: create, append events, read, list, delete, and write whole files or none.
+"""The run folder: create, append events, read, list, delete.
 
 It knows plain files and the RunConfig; nothing of jobs, training or torch. Whoever only reads needs no lock. A stored
 config is read by the variant's own schema, so import `lora_playground.variants` before asking for one.
@@ -15,161 +15,23 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from lora_playground.config import RunConfig
 from lora_playground.errors import RunError
+from lora_playground.runs.files import read_json, write_json, writing
+from lora_playground.runs.history import history
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 LOG_LINES = 40
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FULL_WORDS = ("no space left on device", "disk quota exceeded", "file too large", "database or disk is full")
-
-
-class DiskFull(RunError):
-    """A file could not be written because the disk, a quota or a size limit is full."""
 
 
 def default_home() -> Path:
     """Where runs, uploads and caches live: LORA_PLAYGROUND_HOME, or ~/.lora-playground."""
     return Path(os.environ.get("LORA_PLAYGROUND_HOME") or Path.home() / ".lora-playground")
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether an error, or what caused it, says that there is no room; libraries in Rust or C++ say it in words."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, DiskFull) or (isinstance(seen, OSError) and seen.errno in _FULL):
-            return True
-        if any(words in str(seen).lower() for words in _FULL_WORDS):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
-
-
-def free_bytes(folder: Path) -> int:
-    """Free bytes for this user on the disk that holds `folder` (or its nearest parent that exists)."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns errors of writing at `path` into RunError or DiskFull, with the path and the remedy."""
-    try:
-        yield
-    except OSError as error:
-        if is_disk_full(error):
-            with contextlib.suppress(OSError):
-                free = free_bytes(path)
-                raise DiskFull(
-                    f"The disk is full ({free / 1e6:.0f} MB free): {path.name} could not be written. "
-                    f"Make room on the disk that holds {path.parent} and start again."
-                ) from error
-            raise DiskFull(f"The disk is full: {path} could not be written. Make room and start again.") from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT):
-            raise RunError(
-                f"{path} cannot be written ({error.strerror}). Choose another folder with --home DIR "
-                "or the environment variable LORA_PLAYGROUND_HOME."
-            ) from error
-        raise
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file whole or not at all: temporary file, fsync, rename, fsync of the folder.
-
-    Raises DiskFull or RunError; an earlier file of that name is intact then, and no temporary file stays behind.
-    """
-    data = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1).encode() + b"\n"
-    staged = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
-    with writing(path):
-        try:
-            handle = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-            try:
-                _write_all(handle, data)
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-            os.replace(staged, path)
-        except BaseException:
-            staged.unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
-
-
-def _write_all(handle: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(handle, data) :]
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes renames and new names in `folder` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def publish(staged: Path, final: Path) -> None:
-    """Puts a staged file or folder in its final place by one rename, contents synced first; replaces what was there."""
-    with writing(final):
-        files = [path for path in staged.rglob("*") if path.is_file()] if staged.is_dir() else [staged]
-        for path in files:
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-        if final.is_dir():
-            old = final.with_name(f"{final.name}.{secrets.token_hex(4)}.tmp")
-            os.replace(final, old)
-            try:
-                os.replace(staged, final)
-            except BaseException:
-                os.rename(old, final)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(staged, final)
-        sync_folder(final.parent)
-
-
-def read_json(path: Path) -> Any | None:
-    """The value in a JSON file; None where the file is missing or damaged."""
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-
-
-def history(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Events as one run, without what a resumed attempt did again.
-
-    A new attempt's `plan` says at which step it starts; loss points, validations, spectra, probes and checkpoints of
-    earlier attempts beyond that step are dropped.
-    """
-    kept: list[dict[str, Any]] = []
-    for event in events:
-        if event.get("type") == "plan" and event.get("attempt", 1) > 1:
-            start = int(event.get("start_step", 0))
-            kept = [cut for old in kept if (cut := _until(old, start)) is not None]
-        kept.append(event)
-    return kept
-
-
-def _until(event: dict[str, Any], last: int) -> dict[str, Any] | None:
-    if event.get("type") == "loss":
-        keep = sum(1 for step in event.get("steps", []) if step <= last)
-        if keep == len(event.get("steps", [])):
-            return event
-        cut = {key: event[key][:keep] for key in ("steps", "losses", "learning_rates") if key in event}
-        return event | cut if keep else None
-    return None if isinstance(event.get("step"), int) and event["step"] > last else event
 
 
 class Run:

@@ -13,7 +13,7 @@ from lora_playground.config import ModelConfig
 from lora_playground.data.catalogue import get_dataset
 from lora_playground.data.encoding import encode
 from lora_playground.errors import JobError, RunError
-from lora_playground.jobs import cutcurve
+from lora_playground.jobs import truncation_curve
 from lora_playground.models.catalogue import EMBEDDED, module_shapes
 from tests.spectrum_runs import finished_run
 
@@ -60,7 +60,7 @@ def merged_loss(updates: list[Update], keep: int) -> float:
 
 def test_losses_are_those_of_weights_merged_by_hand(run):
     seen: list[int] = []
-    found = cutcurve.measure(run, [0, 2, 3], 1, ROWS, lambda points: seen.append(len(points["k"])))
+    found = truncation_curve.measure(run, [0, 2, 3], 1, ROWS, lambda points: seen.append(len(points["k"])))
     assert found["k"] == [0, 2, 3] and found["done"] and seen == [1, 2, 3]
     for k, loss in zip(found["k"], found["loss"], strict=True):
         assert loss == pytest.approx(merged_loss(small_updates(), k), rel=2e-3)
@@ -70,34 +70,35 @@ def test_losses_are_those_of_weights_merged_by_hand(run):
 
 @pytest.mark.parametrize("rank, expected", [(1, [0, 1]), (2, [0, 1, 2]), (8, [0, 1, 2, 3, 4, 6, 8])])
 def test_ladder_ends_at_the_rank(rank, expected):
-    assert cutcurve.ladder(rank) == expected
-    assert cutcurve.ladder(64)[-1] == 64 and len(cutcurve.ladder(64)) < 14
+    assert truncation_curve.ladder(rank) == expected
+    assert truncation_curve.ladder(64)[-1] == 64 and len(truncation_curve.ladder(64)) < 14
 
 
 def test_a_run_without_update_has_no_curve(tmp_path):
     made = finished_run(tmp_path, "r3", small_updates(), {"name": "lora", "rank": 3})
-    assert cutcurve.read(made) is None
+    assert truncation_curve.read(made) is None
     made.update_path.unlink()
     with pytest.raises(RunError, match="saved update"):
-        cutcurve.start(made)
+        truncation_curve.start(made)
 
 
 def test_an_imported_adapter_without_data_says_so(tmp_path):
     made = finished_run(tmp_path, "r3", small_updates(), {"name": "lora", "rank": 3}, dataset="imported")
-    assert cutcurve.main(str(made.folder)) == 1
-    assert "without its dataset" in cutcurve.failure(made) and cutcurve.read(made) is None
+    assert truncation_curve.main(str(made.folder)) == 1
+    assert "without its dataset" in truncation_curve.failure(made) and truncation_curve.read(made) is None
 
 
 def test_one_curve_at_a_time_and_its_end_is_seen(tmp_path, monkeypatch):
     made = finished_run(tmp_path, "r3", small_updates(), {"name": "lora", "rank": 3})
     code = "import sys, time; print('why', flush=True); time.sleep(float(sys.argv[1])); sys.exit(1)"
-    monkeypatch.setattr(cutcurve.processes, "python", lambda *_: [sys.executable, "-c", code, "2"])
-    (made.folder / cutcurve.FILE).write_text(json.dumps({"k": [0]}))
-    cutcurve.start(made)
-    assert cutcurve.running(made) and cutcurve.read(made) is None, "what was measured before is put away"
+    monkeypatch.setattr(truncation_curve.processes, "python", lambda *_: [sys.executable, "-c", code, "2"])
+    (made.folder / truncation_curve.FILE).write_text(json.dumps({"k": [0]}))
+    truncation_curve.start(made)
+    assert truncation_curve.running(made)
+    assert truncation_curve.read(made) is None, "what was measured before is put away"
     with pytest.raises(JobError, match="Another curve"):
-        cutcurve.start(made)
+        truncation_curve.start(made)
     until = time.monotonic() + 120
-    while cutcurve.running(made) and time.monotonic() < until:
+    while truncation_curve.running(made) and time.monotonic() < until:
         time.sleep(0.1)
-    assert not cutcurve.running(made) and "ended early" in cutcurve.failure(made)
+    assert not truncation_curve.running(made) and "ended early" in truncation_curve.failure(made)

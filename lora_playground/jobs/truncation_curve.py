@@ -18,7 +18,8 @@ from typing import Any
 
 from lora_playground.errors import JobError, PlaygroundError, RunError
 from lora_playground.machine import processes
-from lora_playground.runs import Run, read_json, write_json
+from lora_playground.runs import Run
+from lora_playground.runs.files import read_json, write_json
 
 FILE, ERROR, LOG, LOCK = "cut.json", "cut-error.json", "cut.log", ".cut.lock"
 TASK_ROWS, VALIDATION_ROWS = 32, 32
@@ -60,7 +61,7 @@ def start(run: Run) -> None:
             (run.folder / name).unlink(missing_ok=True)
         with open(run.folder / LOG, "wb") as log:
             _active[run.id] = processes.start(
-                processes.python("lora_playground.jobs.cutcurve", str(run.folder)), stdout=log
+                processes.python("lora_playground.jobs.truncation_curve", str(run.folder)), stdout=log
             )
 
 
