@@ -46,6 +46,7 @@ check: lint types layers unit e2e
 lint:
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m tools.structure
 
 types:
 	$(PY) -m mypy
