@@ -1,4 +1,4 @@
-"""Checks the shape of the code: no module or function too long, no circle of imports. It reads source text and runs nothing.
+"""Checks the shape of the code: no module or function too long, no circle of imports. It runs nothing of it.
 
 python -m tools.structure
 """
@@ -13,16 +13,14 @@ from pathlib import Path
 
 MODULE_LINES = 400
 FUNCTION_LINES = 60
-ROOTS = ("app.py", "lora_playground", "tools", "benchmarks", "tests")
+FOLDERS = ("lora_playground", "tools", "benchmarks", "tests")
 
 
 def modules(root: Path) -> dict[str, Path]:
     """Dotted name of every module below `root`, and its file."""
-    files = [
-        path for name in ROOTS for path in ([root / name] if name.endswith(".py") else (root / name).rglob("*.py"))
-    ]
+    files = [root / "app.py"] + [path for folder in FOLDERS for path in (root / folder).rglob("*.py")]
     found = {}
-    for path in sorted(files):
+    for path in sorted(filter(Path.is_file, files)):
         parts = path.relative_to(root).with_suffix("").parts
         found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
@@ -41,7 +39,7 @@ def too_long(path: Path, tree: ast.Module) -> Iterator[str]:
 
 
 def imported(name: str, path: Path, tree: ast.Module, known: dict[str, Path]) -> set[str]:
-    """The modules of `known` that a module imports, at its top or inside a function; imports for type checkers alone too."""
+    """The modules of `known` that a module imports, wherever the import stands."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     found: set[str] = set()
     for node in ast.walk(tree):

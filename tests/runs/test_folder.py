@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import threading
 from pathlib import Path
 
@@ -14,8 +13,8 @@ from lora_playground.errors import RunError
 from lora_playground.runs import Run, RunStore
 from lora_playground.runs.files import DiskFull, is_disk_full, publish, write_json
 from lora_playground.runs.folder import ID_PATTERN
-from tests.faults import FaultyOs
 from lora_playground.runs.history import history
+from tests.faults import FaultyOs
 
 
 @pytest.fixture
