@@ -41,6 +41,11 @@ class ModelConfig(Section):
         "none", description="Store the frozen weights in 16/32 bit (none), 8 bit, or 4 bit NF4 (QLoRA)."
     )
 
+    @property
+    def bits(self) -> int:
+        """How many bits a frozen weight is stored in: 4, 8, or 16 for any unquantised one."""
+        return {"none": 16, "8bit": 8, "4bit": 4}[self.quantisation]
+
 
 class DataConfig(Section):
     """What the adapter learns from."""

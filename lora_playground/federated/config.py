@@ -70,7 +70,7 @@ def check(config: RunConfig, bits: int | None = None) -> Strategy:
         raise ConfigError("variant.name", config.variant.name, f"{reason}; federated runs take {', '.join(VARIANTS)}")
     if getattr(config.variant, "dropout", 0.0) and strategy.name == "fedsb":
         raise ConfigError("variant.dropout", config.variant.dropout, "Fed-SB trains without dropout; set it to 0")  # type: ignore[attr-defined]
-    stored = {"none": 16, "8bit": 8, "4bit": 4}[config.model.quantisation] if bits is None else bits
+    stored = config.model.bits if bits is None else bits
     if stored < 16 and strategy.changes_base:
         raise ConfigError(
             "model.quantisation",

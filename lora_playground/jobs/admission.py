@@ -15,8 +15,6 @@ from lora_playground.models.catalogue import folder_of, is_conv1d, module_shapes
 from lora_playground.runs import default_home
 from lora_playground.variants import VARIANTS, get_variant
 
-BITS = {"none": 16, "8bit": 8, "4bit": 4}
-
 
 def check(config: RunConfig, home: Path | None = None) -> list[str]:
     """Warnings for the person about a config that can run.
@@ -55,12 +53,12 @@ def check(config: RunConfig, home: Path | None = None) -> list[str]:
     if folder is None:
         return warnings
     shapes = {name: (out, into) for name, out, into in module_shapes(folder)}
-    variant.check(config.variant, shapes, BITS[config.model.quantisation])
+    variant.check(config.variant, shapes, config.model.bits)
     if config.federated is not None:
         from lora_playground.federated.config import client_ranks
 
         widest = config.variant.model_copy(update={"rank": max(client_ranks(config))})
-        variant.check(widest, shapes, BITS[config.model.quantisation])
+        variant.check(widest, shapes, config.model.bits)
     context = context_length(read_config(folder))
     if context is not None and config.data.max_length > context:
         raise ConfigError("data.max_length", config.data.max_length, f"this model reads at most {context} tokens")

@@ -24,7 +24,7 @@ from lora_playground.data.preparation import Prepared, rehearsal_examples
 from lora_playground.data.preparation import prepare as prepare_data
 from lora_playground.errors import RunError, TrainingError
 from lora_playground.estimates.run_estimate import RunEstimate
-from lora_playground.jobs.admission import BITS, check
+from lora_playground.jobs.admission import check
 from lora_playground.jobs.failures import Stopped
 from lora_playground.jobs.scoring import score_update
 from lora_playground.machine import memory
@@ -133,7 +133,7 @@ class Execution:
         prepared = prepare_data(base.tokenizer, data, config.data, training.seed, is_embedded(config.model))
         self.tell_about(prepared)
         pad = base.tokenizer.pad_token_id
-        context = Context(training.steps, training.seed, start_batches(prepared, pad), BITS[config.model.quantisation])
+        context = Context(training.steps, training.seed, start_batches(prepared, pad), config.model.bits)
         self.check_stop()
         total = count(base.model.parameters())
         model = self.variant.attach(base.model, config.variant, context)

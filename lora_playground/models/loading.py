@@ -111,9 +111,8 @@ def load_base(
     logits = prompt_logits(model)
     if not np.isfinite(logits).all():
         raise ModelError(f"{config.source} computes NaN in {chosen}; set precision to float32, or fetch it again.")
-    bits = {"none": 16, "8bit": 8, "4bit": 4}[config.quantisation]
     fingerprint = Fingerprint(identity(folder), logits)
-    return Base(model, tokenizer, folder, target, chosen, fingerprint, own_template, bits)
+    return Base(model, tokenizer, folder, target, chosen, fingerprint, own_template, config.bits)
 
 
 def load_tokenizer(folder: Path) -> tuple[Any, bool]:

@@ -11,7 +11,6 @@ from lora_playground.config import RunConfig
 from lora_playground.errors import PlaygroundError
 from lora_playground.estimates.memory import Conditions, advice, estimate_memory
 from lora_playground.estimates.time import Forecast
-from lora_playground.jobs.admission import BITS
 from lora_playground.machine.device import Device
 from lora_playground.ui.cards import error
 from lora_playground.ui.words import count, escape, size, span
@@ -65,7 +64,7 @@ def panel(config: RunConfig, machine: Device, overhead: tuple[int, int] | None =
 
     `overhead`: what earlier runs of this model held here beside their tensors, at the least and at the most.
     """
-    variant, bits = get_variant(config.variant.name), BITS[config.model.quantisation]
+    variant, bits = get_variant(config.variant.name), config.model.bits
     try:
         Variant.check(variant, config.variant, {}, bits)
     except PlaygroundError as failure:
