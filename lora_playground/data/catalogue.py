@@ -1,4 +1,4 @@
-"""Which datasets there are, shipped and uploaded, and their rows. It knows no torch and no tokenizer.
+"""Lists the datasets, shipped and uploaded, and reads their rows. It knows no torch and no tokenizer.
 
 A dataset is a folder with `card.json` and `train.jsonl`, `validation.jsonl`, `test.jsonl`. A row is
 `{"messages": [{"role", "content"}, ...], "meta": {...}}`, or `{"text": "...", "meta": {...}}` for raw text.
@@ -63,8 +63,10 @@ class Dataset:
 
 
 def list_datasets(home: Path | None = None) -> list[DatasetCard]:
-    """Cards of the shipped datasets by name, then of the uploads in HOME/uploads, newest first; broken ones are left
-    out, names that begin with '_' are not for people."""
+    """Cards of the shipped datasets by name, then of the uploads in HOME/uploads, newest first.
+
+    Left out are damaged ones, and those whose name begins with '_': they are for the app itself.
+    """
     shipped = [card for folder in _folders(SHIPPED) if (card := _card_or_none(folder, False))]
     uploads = [card for folder in _folders(home / "uploads") if (card := _card_or_none(folder, True))] if home else []
     return shipped + uploads[::-1]
@@ -176,7 +178,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 @lru_cache(maxsize=1024)
 def _count(path: str, stamp: tuple[int, int]) -> int:
-    """Lines of a file; the stamp makes a changed file count anew."""
+    """Lines of a file that are not blank. `stamp` is there so that a changed file is counted anew."""
     if stamp[1] == 0:
         return 0
     with open(path, "rb") as file:

@@ -1,6 +1,5 @@
-"""Packs encoded examples into batches of one static shape, none seeing another; the same seed gives the same batches.
-
-Plain NumPy: it knows no tokenizer, no model and no device.
+"""Packs encoded examples into batches of one fixed shape. Examples in one row do not see each other; the same seed
+gives the same batches. Plain NumPy: it knows no tokenizer, no model and no device.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ _WINDOW_ROWS = 16
 
 @dataclass(frozen=True)
 class Batch:
-    """Packed rows, all arrays (rows, length) int64.
+    """Rows of one or more examples each; all arrays are (rows, length) int64.
 
     Attributes:
-        ids: token ids, `pad` where nothing is.
+        ids: token ids, `pad` behind the last example of a row.
         positions: position within the example, from 0 in each.
         segments: number of the example within its row, from 1; 0 for padding.
-        targets: the next token where it is to be learned, else IGNORED; never one of another example.
+        targets: at each place the token that comes next, if it is to be learned, else IGNORED.
         tokens: tokens that are not padding; learned: targets that are not ignored.
     """
 
@@ -38,21 +37,24 @@ class Batch:
 
 
 def row_length(examples: Sequence[Example], batch_tokens: int, multiple: int = 32, whole: bool = False) -> int:
-    """Length of the rows to pack into: the longest example rounded up, and about four times the median example where
-    that is more (short rows waste room, long ones make attention dear); `whole` makes one row of the whole batch."""
+    """How long the rows of a batch should be, in tokens, rounded up to `multiple`.
+
+    At least the longest example. Four times the median example where that is more: short rows leave much of themselves
+    empty, long ones make attention expensive. `whole` makes one row of the whole batch.
+    """
     lengths = np.array([len(example.ids) for example in examples])
     wanted = max(int(lengths.max()), batch_tokens if whole else min(4 * int(np.median(lengths)), batch_tokens))
     return -(-wanted // multiple) * multiple
 
 
 def pack(examples: Sequence[Example], length: int, rows: int, pad: int, solo: bool = False) -> list[Batch]:
-    """All examples once, in as few batches as best-fit decreasing finds; for validation. `solo`: one example a row."""
+    """All examples once, for validation, in as few batches as best-fit decreasing finds. `solo`: one example a row."""
     bins = _bins(sorted(examples, key=lambda example: -len(example.ids)), length, solo)
     return [as_batch(bins[start : start + rows], length, rows, pad) for start in range(0, len(bins), rows)]
 
 
 def digest_of(examples: Iterable[Example]) -> str:
-    """Tells whether two runs learn from the same examples: SHA-256 over their tokens and masks."""
+    """SHA-256 over the tokens and masks of examples: equal for two runs that learn from the same examples."""
     digest = hashlib.sha256()
     for example in examples:
         digest.update(example.ids.tobytes() + example.learned.tobytes())
@@ -60,14 +62,15 @@ def digest_of(examples: Iterable[Example]) -> str:
 
 
 class Stream:
-    """An endless stream of batches: shuffled epoch after epoch, packed in windows, with a share of rehearsal mixed in.
+    """An endless stream of batches. Each epoch is shuffled; a window of some hundred examples is packed at a time; a
+    share of rehearsal is mixed in.
 
     Args:
         examples: to learn from.
         rehearsal: other examples, of which so many are mixed in that they make up `share` of the tokens.
         length, rows: shape of a batch.
         pad: token id for padding.
-        seed: the stream is a function of it and of the examples alone.
+        seed: the same seed and examples give the same stream.
         share: of rehearsal tokens, 0 to 0.9.
         solo: one example a row, for models that cannot keep packed ones apart.
     """
@@ -101,11 +104,11 @@ class Stream:
         return as_batch(self.layout(), self.length, self.rows, self.pad)
 
     def layout(self) -> list[list[Example]]:
-        """The next batch as rows of examples, before they are laid out as arrays."""
+        """The examples of the next batch, row by row."""
         return [self._row() for _ in range(self.rows)]
 
     def skip(self, batches: int) -> None:
-        """Goes on as if so many batches had been taken: where a resumed run picks up the data."""
+        """Leaves out so many batches: those that a resumed run has already seen."""
         for _ in range(batches * self.rows):
             self._row()
 
@@ -115,11 +118,11 @@ class Stream:
         return self._ready.pop()
 
     def _fill(self) -> None:
-        """Packs the next window; the emptiest rows stay open for the next one."""
-        room = _WINDOW_ROWS * max(self.rows, 4) * self.length
+        """Packs the next window. Its two emptiest rows are not given out: their examples are packed with the next one."""
+        wanted = _WINDOW_ROWS * max(self.rows, 4) * self.length
         window = [example for row in self._open for example in row]
         size = sum(len(example.ids) for example in window)
-        while size < room:
+        while size < wanted:
             example = next(self._examples)
             window.append(example)
             size += len(example.ids)
@@ -133,7 +136,7 @@ class Stream:
 
 
 def as_batch(rows: Sequence[Sequence[Example]], length: int, height: int, pad: int) -> Batch:
-    """Lays rows of examples out as one batch of `height` rows."""
+    """One batch of `height` rows; those beyond the given ones hold only padding."""
     ids = np.full((height, length), pad, dtype=np.int64)
     positions, segments = np.tile(np.arange(length), (height, 1)), np.zeros_like(ids)
     targets = np.full_like(ids, IGNORED)
@@ -159,15 +162,17 @@ def _bins(examples: Sequence[Example], length: int, solo: bool) -> list[list[Exa
 
 
 def _mixing(examples: Sequence[Example], length: int) -> list[Example]:
-    """The order in which a stream packs: what needs most of a row first, the rest as it came. Packed by length, rows
-    would hold examples of one kind, and a step could see rehearsal alone."""
+    """The order in which a window is packed: first what fills more than half a row, then the rest as it came.
+
+    Sorting all of it by length would put examples of one kind together, and a step could see rehearsal alone.
+    """
     long = [example for example in examples if 2 * len(example.ids) > length]
     short = [example for example in examples if 2 * len(example.ids) <= length]
     return [*sorted(long, key=lambda example: -len(example.ids)), *short]
 
 
 def _best_fit(examples: Sequence[Example], length: int) -> list[list[Example]]:
-    """Best-fit: each example goes into the fullest row that still takes it. `free[s]` lists rows with s places left."""
+    """Each example goes into the fullest row that still has space for it. `free[s]`: rows with space for s tokens."""
     bins: list[list[Example]] = []
     free: list[list[int]] = [[] for _ in range(length + 1)]
     for example in examples:

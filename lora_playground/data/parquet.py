@@ -1,4 +1,4 @@
-"""Rows of an uploaded Parquet file, by pyarrow where it is installed. It knows no columns' meaning."""
+"""Reads the rows of a Parquet file with pyarrow, which is optional. It does not know what the columns mean."""
 
 from __future__ import annotations
 

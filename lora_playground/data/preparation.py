@@ -10,11 +10,12 @@ import numpy as np
 from lora_playground.config import DataConfig
 from lora_playground.data.catalogue import Dataset, rehearsal_rows
 from lora_playground.data.encoding import Example, encode
+from lora_playground.errors import DataError
 
 REHEARSAL_ROWS = 1500
-"""Enough that a short run hardly repeats one, few enough to be encoded in a third of a second."""
+"""So many that a short run hardly repeats one, and so few that they are encoded in a third of a second."""
 _KEPT: dict[tuple[int, int], tuple[Any, list[Example]]] = {}
-"""With the tokenizer itself, so that its id stays its own."""
+"""By tokenizer (its id) and longest example. The tokenizer is kept too, so that no other one gets its id."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def prepare(tokenizer: Any, dataset: Dataset, config: DataConfig, seed: int, emb
 
 
 def rehearsal_examples(tokenizer: Any, max_length: int) -> list[Example]:
-    """The embedded base model's own chats, encoded; kept, so that a worker can have them ready before its run comes."""
+    """The embedded base model's own chats, encoded. The last ones are kept: a worker makes them before its run starts."""
     key = (id(tokenizer), max_length)
     if key not in _KEPT:
         _KEPT.clear()
@@ -79,9 +80,7 @@ def rehearsal_examples(tokenizer: Any, max_length: int) -> list[Example]:
 
 
 def _validation(tokenizer: Any, dataset: Dataset, max_length: int) -> list[Example]:
-    """Validation examples; none where none of the rows has a learnable token."""
-    from lora_playground.errors import DataError
-
+    """Validation examples; [] where no row has a token to learn."""
     try:
         return encode(tokenizer, dataset.validation, max_length).examples
     except DataError:

@@ -122,7 +122,7 @@ def choose_metric(rows: list[Row]) -> str:
     slots = [dict(_SLOT.findall(prompt_of(row)[-1]["content"])) for row in rows]
     if all(slots):
         for row, fields in zip(rows, slots):
-            # Yes and no are never said as such: 'familyFriendly[no]' becomes 'not for families'.
+            # No sentence says yes or no for a field: 'familyFriendly[no]' becomes 'not for families'.
             row["meta"]["fields"] = {name: value for name, value in fields.items() if value not in ("yes", "no")}
         return "slots"
     if max(map(len, answers)) <= 40:
