@@ -118,7 +118,7 @@ class Stream:
         return self._ready.pop()
 
     def _fill(self) -> None:
-        """Packs the next window. Its two emptiest rows are not given out: their examples are packed with the next one."""
+        """Packs the next window; the examples of its two emptiest rows are packed again with the next one."""
         wanted = _WINDOW_ROWS * max(self.rows, 4) * self.length
         window = [example for row in self._open for example in row]
         size = sum(len(example.ids) for example in window)

@@ -71,7 +71,7 @@ def prepare(tokenizer: Any, dataset: Dataset, config: DataConfig, seed: int, emb
 
 
 def rehearsal_examples(tokenizer: Any, max_length: int) -> list[Example]:
-    """The embedded base model's own chats, encoded. The last ones are kept: a worker makes them before its run starts."""
+    """The embedded base model's own chats, encoded; kept, since a worker makes them before its run starts."""
     key = (id(tokenizer), max_length)
     if key not in _KEPT:
         _KEPT.clear()
