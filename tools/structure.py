@@ -26,9 +26,9 @@ def modules(root: Path) -> dict[str, Path]:
     return found
 
 
-def too_long(path: Path, tree: ast.Module) -> Iterator[str]:
+def too_long(path: Path, text: str, tree: ast.Module) -> Iterator[str]:
     """One line for a module over MODULE_LINES, and for each function over FUNCTION_LINES."""
-    length = len(path.read_text(encoding="utf-8").splitlines())
+    length = len(text.splitlines())
     if length > MODULE_LINES:
         yield f"{path}: {length} lines; at most {MODULE_LINES}"
     for node in ast.walk(tree):
@@ -67,8 +67,9 @@ def problems(root: Path) -> list[str]:
     """Everything that breaks a rule, one line each."""
     known, found, graph = modules(root), [], {}
     for name, path in known.items():
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        found += too_long(path.relative_to(root), tree)
+        text = path.read_text(encoding="utf-8")
+        tree = ast.parse(text)
+        found += too_long(path.relative_to(root), text, tree)
         graph[name] = imported(name, path, tree, known)
     around = circle(graph)
     return [*found, *([f"circle of imports: {around}"] if around else [])]

@@ -23,7 +23,7 @@ def test_long_modules_and_functions_are_named(tree):
     tree("long.py", "x = 1\n" * (structure.MODULE_LINES + 1))
     root = tree("deep.py", "def f():\n" + "    x = 1\n" * structure.FUNCTION_LINES)
     found = structure.problems(root)
-    assert len(found) == 2 and "long.py: 401 lines" in found[1] and "f has 61 lines" in found[0]
+    assert len(found) == 2 and "f has 61 lines" in found[0] and "long.py: 401 lines" in found[1]
 
 
 @pytest.mark.parametrize("text", ["from lora_playground.a import x", "def f():\n    from lora_playground import a"])
