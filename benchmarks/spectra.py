@@ -28,7 +28,7 @@ from lora_playground.analysis.spectra import spectra
 from lora_playground.analysis.update import Update
 from lora_playground.exchange.importing import import_adapter
 from lora_playground.runs import RunStore
-from lora_playground.ui.lens import Lens
+from lora_playground.ui.spectrum_cache import SpectrumCache
 
 LAYERS, RANK = 24, 16
 SHAPES = {
@@ -131,7 +131,7 @@ def large_import(modules: int, width: int, rank: int) -> dict[str, float]:
         )
         seconds = time.perf_counter() - told[0]
         start = time.perf_counter()
-        found = Lens().frames(done.run)
+        found = SpectrumCache().frames(done.run)
         again = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {

@@ -21,9 +21,18 @@ from lora_playground.chat.protocol import MAX_PANES, ChatRequest
 from lora_playground.data.catalogue import get_dataset, prompt_of
 from lora_playground.errors import PlaygroundError
 from lora_playground.ui import cards
+from lora_playground.ui.conversation import (
+    Conversation,
+    asked,
+    new_conversation,
+    pane_list,
+    read_link,
+    settings_of,
+    take,
+    tuned,
+)
 from lora_playground.ui.identity import Identity
 from lora_playground.ui.shell import Shell, Shown, actions
-from lora_playground.ui.talk import Asked, Talk, asked, new_talk, pane_list, read_link, take
 from lora_playground.ui.words import escape
 
 PAUSE = 0.15
@@ -93,26 +102,29 @@ class ChatTab:
             self.markdown = gr.Button("Save as Markdown", size="sm")
             self.json = gr.Button("Save as JSON", size="sm")
             self.share = gr.Button("Copy link", size="sm", elem_id="lp-share")
-        self.talk, self.tuning = gr.State(None), self._shell.tuning
+        self.conversation, self.tuning = gr.State(None), self._shell.tuning
         self._connect(tab)
 
     def _connect(self, tab: gr.Tab) -> None:
         self._settings = [self.system, self.temperature, self.top_p, self.length, self.seed, self.forced]
-        panes = [self.talk, self.tuning, self._shell.ticked]
-        self._shows = [self.view, self.input, self.send_button, self.stop_button, self.talk, self.problem]
+        panes = [self.conversation, self.tuning, self._shell.ticked]
+        self._shows = [self.view, self.input, self.send_button, self.stop_button, self.conversation, self.problem]
         asks = {self.input, *panes, *self._settings}
         gr.on([self.send_button.click, self.input.submit], self.send, asks, self._shows, **HEAVY)
         self.again.click(self.answer_again, asks, self._shows, **HEAVY)
-        self.stop_button.click(self.stop, self.talk, self.problem, **QUIET)
+        self.stop_button.click(self.stop, self.conversation, self.problem, **QUIET)
         self.fresh.click(self.reset, panes, self._shows, **QUIET).then(None, None, None, js="() => lp.url({chat: ''})")
         for button, script in ((self.markdown, "save('md')"), (self.json, "save('json')"), (self.share, "share()")):
             button.click(None, None, None, js=f"() => lp.{script}")
         self.starters.act(_chosen, None, self.input, **QUIET).then(self.send, asks, self._shows, **HEAVY)
         self.view.act(
-            self.act, [self.talk, self.tuning], [self.talk, self.tuning, self.input, self.view, self.problem], **QUIET
+            self.act,
+            [self.conversation, self.tuning],
+            [self.conversation, self.tuning, self.input, self.view, self.problem],
+            **QUIET,
         )
         for trigger in (self._shell.ticked.change, self.tuning.change, tab.select):
-            trigger(self.show, panes, [self.view, self.talk, self.starters], **QUIET)
+            trigger(self.show, panes, [self.view, self.conversation, self.starters], **QUIET)
         tab.select(self.warm, self._shell.ticked, None, **QUIET)
 
     def open_link(self, restored: Any) -> None:
@@ -125,16 +137,20 @@ class ChatTab:
     def _adapted(self, ticked: Sequence[str]) -> list[Shown]:
         return [one for one in self._shell.shown(ticked) if one.run.update_path.is_file()][: MAX_PANES - 1]
 
-    def show(self, talk: Talk | None, tuning: dict[str, Any], ticked: list[str]) -> tuple[Any, Any, Any]:
+    def show(
+        self, conversation: Conversation | None, tuning: dict[str, Any], ticked: list[str]
+    ) -> tuple[Any, Any, Any]:
         """The panes of the ticked runs; a conversation among other panes is put away."""
         panes = pane_list(self._adapted(ticked), tuning)
-        if talk is not None and [pane["run"] for pane in talk["panes"]] == [pane["run"] for pane in panes]:
-            if talk["panes"] == panes or talk["busy"]:
+        if conversation is not None and [pane["run"] for pane in conversation["panes"]] == [
+            pane["run"] for pane in panes
+        ]:
+            if conversation["panes"] == panes or conversation["busy"]:
                 return gr.skip(), gr.skip(), gr.skip()
-            talk = {**talk, "panes": panes}  # another strength or cut, chosen in the tab Spectrum
-            return talk, talk, gr.skip()
-        self._leave(talk)
-        fresh = new_talk(panes)
+            conversation = {**conversation, "panes": panes}  # another strength or cut, chosen in the tab Spectrum
+            return conversation, conversation, gr.skip()
+        self._leave(conversation)
+        fresh = new_conversation(panes)
         return fresh, fresh, self._starters(ticked)
 
     def _starters(self, ticked: list[str]) -> str:
@@ -168,26 +184,29 @@ class ChatTab:
 
     async def send(self, given: dict[Any, Any], request: gr.Request) -> AsyncGenerator[Any, None]:
         """Asks all panes and yields what the page shows, a few times a second."""
-        panes, talk = pane_list(self._adapted(given[self._shell.ticked]), given[self.tuning]), given[self.talk]
-        if talk is None or [pane["run"] for pane in talk["panes"]] != [pane["run"] for pane in panes]:
-            self._leave(talk)
-            talk = new_talk(panes)
-        if talk["busy"]:
+        panes, conversation = (
+            pane_list(self._adapted(given[self._shell.ticked]), given[self.tuning]),
+            given[self.conversation],
+        )
+        if conversation is None or [pane["run"] for pane in conversation["panes"]] != [pane["run"] for pane in panes]:
+            self._leave(conversation)
+            conversation = new_conversation(panes)
+        if conversation["busy"]:
             yield {self.problem: cards.error("An answer is under way: wait for its end, or press Stop.")}
             return
-        talk |= {"panes": panes, "linked": False}
-        settings = _settings(*(given[part] for part in self._settings))
-        async with contextlib.aclosing(self._ask(given[self.input] or "", talk, settings, request)) as updates:
+        conversation |= {"panes": panes, "linked": False}
+        settings = settings_of(*(given[part] for part in self._settings))
+        async with contextlib.aclosing(self._ask(given[self.input] or "", conversation, settings, request)) as updates:
             async for update in updates:
                 yield update
 
     async def answer_again(self, given: dict[Any, Any], request: gr.Request) -> AsyncGenerator[Any, None]:
         """Asks the last question again, with the settings and panes of now."""
-        talk = given[self.talk]
-        if talk is None or not talk["turns"] or talk["busy"]:
+        conversation = given[self.conversation]
+        if conversation is None or not conversation["turns"] or conversation["busy"]:
             yield gr.skip()
             return
-        question = talk["turns"].pop()["q"]
+        question = conversation["turns"].pop()["q"]
         async with contextlib.aclosing(self.send({**given, self.input: question}, request)) as updates:
             async for update in updates:
                 yield update
@@ -200,30 +219,34 @@ class ChatTab:
         except PlaygroundError as failure:
             yield {self.problem: cards.error(str(failure))}
             return
-        talk: Talk | None = None
+        conversation: Conversation | None = None
         for one in questions:
             tuning = {**tuning, **{run: tune.model_dump(mode="json") for run, tune in one.tune.items()}}
             panes = pane_list(self._adapted(ticked), tuning)
-            talk = talk or new_talk(panes)
-            talk |= {"panes": panes, "linked": True}
-            first = {self.tuning: tuning, **dict(zip(self._settings, _controls(one)))}
-            async with contextlib.aclosing(self._ask(one.q, talk, one.settings(), request)) as updates:
+            conversation = conversation or new_conversation(panes)
+            conversation |= {"panes": panes, "linked": True}
+            first = {self.tuning: tuning, **dict(zip(self._settings, one.controls()))}
+            async with contextlib.aclosing(self._ask(one.q, conversation, one.settings(), request)) as updates:
                 async for update in updates:
                     yield {**update, **first}
                     first = {}
-            if talk.get("left") or not talk["turns"] or len(talk["turns"][-1]["a"]) != len(panes):
+            if (
+                conversation.get("left")
+                or not conversation["turns"]
+                or len(conversation["turns"][-1]["a"]) != len(panes)
+            ):
                 return
         if not questions:
             yield gr.skip()
 
     async def _ask(
-        self, text: str, talk: Talk, settings: dict[str, Any], request: gr.Request
+        self, text: str, conversation: Conversation, settings: dict[str, Any], request: gr.Request
     ) -> AsyncGenerator[dict[Any, Any], None]:
-        """One question to the panes of `talk`; yields what the page shows."""
-        panes = talk["panes"]
+        """One question to the panes of `conversation`; yields what the page shows."""
+        panes = conversation["panes"]
         try:
             question = ChatRequest.parse(
-                asked(talk, text)
+                asked(conversation, text)
                 | {
                     "system": settings["system"], "temperature": settings["temperature"], "top_p": settings["top_p"],
                     "max_new_tokens": settings["length"], "seed": settings["seed"],
@@ -231,7 +254,12 @@ class ChatTab:
                 }
             )  # fmt: skip
         except PlaygroundError as failure:
-            yield {self.problem: cards.error(str(failure)), self.input: text, self.view: talk, self.talk: talk}
+            yield {
+                self.problem: cards.error(str(failure)),
+                self.input: text,
+                self.view: conversation,
+                self.conversation: conversation,
+            }
             return
         knobs = ("strength", "keep", "cut")
         tune = {pane["run"]: {knob: pane.get(knob) for knob in knobs} for pane in panes if pane["run"]}
@@ -242,28 +270,34 @@ class ChatTab:
             "dropped": 0,
             "ask": {**settings, "tune": tune},
         }
-        talk["turns"].append(turn)
-        talk |= {"busy": True, "status": "asking …"}
+        conversation["turns"].append(turn)
+        conversation |= {"busy": True, "status": "asking …"}
         tokens: list[list[dict[str, Any]]] = [[] for _ in panes]
-        self._keep(talk["key"], len(talk["turns"]) - 1, tokens)
-        yield {self.view: talk, self.talk: talk, self.input: "", self.problem: "", **self._buttons(busy=True)}
+        self._keep(conversation["key"], len(conversation["turns"]) - 1, tokens)
+        yield {
+            self.view: conversation,
+            self.conversation: conversation,
+            self.input: "",
+            self.problem: "",
+            **self._buttons(busy=True),
+        }
         problem, last = "", 0.0
         try:
-            async with contextlib.aclosing(self._client.stream(question, talk["key"])) as stream:  # type: ignore[type-var]
+            async with contextlib.aclosing(self._client.stream(question, conversation["key"])) as stream:  # type: ignore[type-var]
                 async for event in stream:
-                    problem = take(event, talk, turn, tokens) or problem
+                    problem = take(event, conversation, turn, tokens) or problem
                     if event.verified is not None:
                         self.verified = event.verified.ok
-                    if talk.get("left"):
+                    if conversation.get("left"):
                         return
                     if time.monotonic() - last > PAUSE:
                         last = time.monotonic()
-                        yield {self.view: talk}
+                        yield {self.view: conversation}
         finally:
-            talk |= {"busy": False, "status": ""}
+            conversation |= {"busy": False, "status": ""}
         if problem and not any(tokens):
-            talk["turns"].pop()
-        yield {self.view: talk, self.talk: talk, self.problem: cards.error(problem),
+            conversation["turns"].pop()
+        yield {self.view: conversation, self.conversation: conversation, self.problem: cards.error(problem),
                self.input: text if problem and not any(tokens) else gr.skip(), **self._buttons(busy=False)}  # fmt: skip
 
     def _buttons(self, busy: bool) -> dict[Any, Any]:
@@ -288,48 +322,50 @@ class ChatTab:
 
     # --- other events -------------------------------------------------------------------------------------------------
 
-    async def stop(self, talk: Talk | None) -> str:
+    async def stop(self, conversation: Conversation | None) -> str:
         """Ends the answer before its next token."""
-        if talk is not None:
-            self._client.cancel(talk["key"])
+        if conversation is not None:
+            self._client.cancel(conversation["key"])
         return ""
 
-    def _leave(self, talk: Talk | None) -> None:
+    def _leave(self, conversation: Conversation | None) -> None:
         """Gives up a conversation that is put away: what is being answered in it ends, and is shown no more."""
-        if talk is not None and talk["busy"]:
-            talk["left"] = True
-            self._client.cancel(talk["key"])
+        if conversation is not None and conversation["busy"]:
+            conversation["left"] = True
+            self._client.cancel(conversation["key"])
 
-    async def reset(self, talk: Talk | None, tuning: dict[str, Any], ticked: list[str]) -> dict[Any, Any]:
+    async def reset(
+        self, conversation: Conversation | None, tuning: dict[str, Any], ticked: list[str]
+    ) -> dict[Any, Any]:
         """A new, empty conversation."""
-        self._leave(talk)
-        fresh = new_talk(pane_list(self._adapted(ticked), tuning))
-        return {self.talk: fresh, self.view: fresh, self.problem: "", **self._buttons(busy=False)}
+        self._leave(conversation)
+        fresh = new_conversation(pane_list(self._adapted(ticked), tuning))
+        return {self.conversation: fresh, self.view: fresh, self.problem: "", **self._buttons(busy=False)}
 
-    def act(self, talk: Talk | None, tuning: dict[str, Any], event: gr.EventData) -> tuple[Any, ...]:
+    def act(self, conversation: Conversation | None, tuning: dict[str, Any], event: gr.EventData) -> tuple[Any, ...]:
         """Clicks inside the panes: a pane's strength or cut, editing a question, a vote."""
         nothing = (gr.skip(),) * 5
-        if talk is None:
+        if conversation is None:
             return nothing
         if event.act == "tune":
             before = tuning.get(str(event.id), {})
-            return gr.skip(), {**tuning, str(event.id): _tuned(event.value, before)}, gr.skip(), gr.skip(), gr.skip()
-        if event.act == "edit" and not talk["busy"]:
+            return gr.skip(), {**tuning, str(event.id): tuned(event.value, before)}, gr.skip(), gr.skip(), gr.skip()
+        if event.act == "edit" and not conversation["busy"]:
             with contextlib.suppress(ValueError, IndexError):
                 number = int(event.value)
-                question = talk["turns"][number]["q"]
-                del talk["turns"][number:]
-                return talk, gr.skip(), question, talk, gr.skip()
+                question = conversation["turns"][number]["q"]
+                del conversation["turns"][number:]
+                return conversation, gr.skip(), question, conversation, gr.skip()
         if event.act == "vote":
-            return gr.skip(), gr.skip(), gr.skip(), gr.skip(), self._vote(talk, str(event.id), str(event.value))
+            return gr.skip(), gr.skip(), gr.skip(), gr.skip(), self._vote(conversation, str(event.id), str(event.value))
         return nothing
 
-    def _vote(self, talk: Talk, voted: str, number: str) -> str:
+    def _vote(self, conversation: Conversation, voted: str, number: str) -> str:
         """Keeps with every run of the conversation which pane was preferred at a question."""
-        runs = [pane["run"] for pane in talk["panes"] if pane["run"]]
-        if not number.isdecimal() or int(number) >= len(talk["turns"]) or voted not in ("", *runs):
+        runs = [pane["run"] for pane in conversation["panes"] if pane["run"]]
+        if not number.isdecimal() or int(number) >= len(conversation["turns"]) or voted not in ("", *runs):
             return ""
-        turn = talk["turns"][int(number)]
+        turn = conversation["turns"][int(number)]
         vote = {"time": time.time(), "prompt": turn["q"], "preferred": voted or "base", "panes": ["base", *runs]}
         vote["settings"] = turn.get("ask")
         try:
@@ -340,31 +376,6 @@ class ChatTab:
         except (PlaygroundError, OSError) as failure:
             return cards.error(f"The vote could not be kept: {failure}")
         return '<p class="lp-note" role="status">Kept with the run: thank you.</p>'
-
-
-def _tuned(value: Any, before: dict[str, Any]) -> dict[str, Any]:
-    """Strength and number of directions kept, from the page; what does not fit is left for the request to refuse.
-
-    A cut from the tab Spectrum that no number says (weakest, a range, one) stays until a number is given.
-    """
-    given = value if isinstance(value, dict) else {}
-    tuned, cut = {"strength": given.get("strength", 1.0), "keep": given.get("keep")}, before.get("cut")
-    if tuned["keep"] is None and cut and cut[0] != 0:
-        tuned["cut"] = cut
-    return tuned
-
-
-def _settings(system: str, temperature: float, top_p: float, length: float, seed: float | None, forced: bool) -> Any:
-    """The controls below the panes, as `talk.Asked` names them; what does not fit is left for the request to refuse."""
-    return {
-        "system": system or "", "temperature": temperature, "top_p": top_p, "length": int(length),
-        "seed": seed if seed is not None else 0, "forced": bool(forced),
-    }  # fmt: skip
-
-
-def _controls(one: Asked) -> tuple[Any, ...]:
-    """The values of those controls, in the same order."""
-    return one.system, one.temperature, one.top_p, one.length, one.seed, one.forced
 
 
 def _chosen(event: gr.EventData) -> str:

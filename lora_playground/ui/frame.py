@@ -23,9 +23,9 @@ from lora_playground.ui.exports import Exports
 from lora_playground.ui.federated import build_federated
 from lora_playground.ui.follow import Follower
 from lora_playground.ui.identity import Identity
-from lora_playground.ui.ledger import Ledger
 from lora_playground.ui.live import Changes
 from lora_playground.ui.reproduce import Reproduce
+from lora_playground.ui.run_list_cache import RunListCache
 from lora_playground.ui.shell import SLOTS, Shell, actions
 from lora_playground.ui.words import count
 
@@ -72,7 +72,7 @@ class Frame:
         self._exports = Exports(shell_parts["store"], Path(self._downloads.name))
         self._global = Exports(shell_parts["store"], Path(self._downloads.name), prefix="lp-fed")
         self._again = Reproduce(shell_parts["store"], Path(self._downloads.name))
-        self._ledger = Ledger(shell_parts["store"], shell_parts["supervisor"], self._follower)
+        self._run_list = RunListCache(shell_parts["store"], shell_parts["supervisor"], self._follower)
 
     def build(self) -> gr.Blocks:
         """The whole page as a gr.Blocks that is not launched yet."""
@@ -184,10 +184,10 @@ class Frame:
         own, changes = self._page, Changes(seen)
         if seen:
             self._shell.supervisor.make_ready()  # a page is up, so a run may be asked for any moment
-        look, visitor = self._ledger.look(), self._identity.of(request)
+        look, visitor = self._run_list.read(), self._identity.of(request)
         self._header(changes, look.jobs, visitor)
         listed = {entry.id for entry in look.entries}
-        older = [self._ledger.entry(identity) for identity in ticked if identity and identity not in listed]
+        older = [self._run_list.entry(identity) for identity in ticked if identity and identity not in listed]
         entries = [*look.entries, *(entry for entry in older if entry is not None)]
         more = look.total - len(entries)
         changes.put(
@@ -266,7 +266,7 @@ class Frame:
             if not started:
                 return gr.skip(), gr.skip(), cards.error(f"{prefix}{failure}")
             return started[0].id, with_ticked(ticked, [job.id for job in started]), cards.error(f"{prefix}{failure}")
-        self._ledger.look(fresh=True)
+        self._run_list.read(fresh=True)
         return started[0].id, with_ticked(ticked, [job.id for job in started]), ""
 
     def stop(self, viewed: str, request: gr.Request) -> str:
@@ -286,7 +286,7 @@ class Frame:
             do()
         except PlaygroundError as failure:
             return cards.error(str(failure))
-        self._ledger.look(fresh=True)
+        self._run_list.read(fresh=True)
         return ""
 
     def go(self, name: str) -> Any:

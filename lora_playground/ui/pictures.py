@@ -12,7 +12,7 @@ ROLES = {"system": "Instruction", "user": "Person", "assistant": "Model"}
 
 
 SIDE, LINE, SLOT = 118.0, 330.0, 34.0
-"""Pixels of W's longer side, of a line before it is broken, and of the least room that a matrix and its words get."""
+"""Pixels of W's longer side, of a line before it is broken, and of the least space that a matrix and its words get."""
 
 
 def factors(parts: Sequence[Part]) -> str:
@@ -25,14 +25,14 @@ def factors(parts: Sequence[Part]) -> str:
         for part in line:
             width, height, slot = max(1.5, part.columns * scale), max(1.5, part.rows * scale), _slot(part, scale)
             if part.before:
-                drawn.append(_sign(part.before, x + _room(part.before) / 2, top + tallest / 2))
-                x += _room(part.before)
+                drawn.append(_sign(part.before, x + _sign_width(part.before) / 2, top + tallest / 2))
+                x += _sign_width(part.before)
             left = x + (slot - width) / 2
             drawn.append(_box(part, left, top + (tallest - height) / 2, width, height, top + tallest + 15))
             x += slot
             if part.after:
-                drawn.append(_sign(part.after, x + _room(part.after) / 2, top + tallest / 2))
-                x += _room(part.after)
+                drawn.append(_sign(part.after, x + _sign_width(part.after) / 2, top + tallest / 2))
+                x += _sign_width(part.after)
         top, widest = top + tallest + 50, max(widest, x)
     told = "; ".join(
         f"{part.name} is {part.rows} by {part.columns}, "
@@ -50,7 +50,7 @@ def _lines(parts: Sequence[Part], scale: float) -> list[list[Part]]:
     lines: list[list[Part]] = []
     x = 0.0
     for part in parts:
-        needed = _room(part.before) + _slot(part, scale) + _room(part.after)
+        needed = _sign_width(part.before) + _slot(part, scale) + _sign_width(part.after)
         if not lines or part.again or x + needed > LINE:
             lines.append([])
             x = 0.0
@@ -63,7 +63,7 @@ def _slot(part: Part, scale: float) -> float:
     return max(part.columns * scale, SLOT, 6.9 * len(_under(part)))
 
 
-def _room(sign: str) -> float:
+def _sign_width(sign: str) -> float:
     return 10.0 * len(sign) + 8 if sign else 0.0
 
 

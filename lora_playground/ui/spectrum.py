@@ -12,8 +12,8 @@ from typing import Any
 import gradio as gr
 
 from lora_playground.ui import spectrum_views as views
-from lora_playground.ui.lens import Lens
 from lora_playground.ui.shell import Shell, draw, points
+from lora_playground.ui.spectrum_cache import SpectrumCache
 from lora_playground.ui.spectrum_tools import Tools
 from lora_playground.ui.words import escape
 
@@ -64,7 +64,7 @@ class SpectrumTab:
 
     def __init__(self, shell: Shell) -> None:
         self._shell = shell
-        self.lens = Lens()
+        self.cache = SpectrumCache()
 
     def build(self, tab: gr.Tab) -> None:
         """Makes the parts inside `tab` and connects them."""
@@ -78,7 +78,7 @@ class SpectrumTab:
                     self.scree, self.scree_words = picture("scree")
             self._pair()
             self._base()
-            self.tools = Tools(self._shell, self.lens)
+            self.tools = Tools(self._shell, self.cache)
             self.tools.build()
         self.clicks = points("lp-spec-map")
         self.following = gr.Timer(FOLLOW, active=False)
@@ -193,7 +193,7 @@ class SpectrumTab:
     # --- events ------------------------------------------------------------------------------------------------------
 
     def _subjects(self, ticked: Sequence[str]) -> list[views.Subject]:
-        return views.subjects(self.lens, self._shell.shown(ticked))
+        return views.subjects(self.cache, self._shell.shown(ticked))
 
     def choose(
         self, ticked: list[str], focus: str | None, module: str | None, step: float, first: str, second: str, *cut: Any
@@ -242,8 +242,8 @@ class SpectrumTab:
         subject = _focused(found, focus)
         at = None if subject is None or not subject.frames.steps or step >= subject.frames.steps[-1] else int(step)
         return (
-            views.map_view(self.lens, subject, module or "", measure, at),
-            views.scree_view(self.lens, found, module or "", log, at),
+            views.map_view(self.cache, subject, module or "", measure, at),
+            views.scree_view(self.cache, found, module or "", log, at),
         )
 
     def pair(
@@ -252,7 +252,7 @@ class SpectrumTab:
         """The square of two adapters, and what they share."""
         by_id = {one.shown.run.id: one for one in self._subjects(ticked)}
         chosen = [by_id[identity] for identity in (first, second) if identity in by_id]
-        (square, words), (overlap, angles) = views.pair_views(self.lens, chosen, module or "", side, factor)
+        (square, words), (overlap, angles) = views.pair_views(self.cache, chosen, module or "", side, factor)
         return draw(square), note(words), draw(overlap), note(angles)
 
     def base(
@@ -260,7 +260,7 @@ class SpectrumTab:
     ) -> list[Any]:
         """Amplification, alignment, intruders."""
         subject = _focused(self._subjects(ticked), focus)
-        found = views.base_views(self.lens, subject, module or "", int(leading), float(epsilon), side)
+        found = views.base_views(self.cache, subject, module or "", int(leading), float(epsilon), side)
         return [part for figure, words in found for part in (draw(figure), note(words))]
 
     def _views(
@@ -270,8 +270,8 @@ class SpectrumTab:
         found = self._subjects(ticked)
         shown = [*self._top(ticked, focus, module, measure, log, step)]
         if len(found) > 1:
-            shown += views.pair_views(self.lens, found[:2], module or "", "right", False)
-        return shown + views.base_views(self.lens, _focused(found, focus), module or "", 10, 0.5, "left")
+            shown += views.pair_views(self.cache, found[:2], module or "", "right", False)
+        return shown + views.base_views(self.cache, _focused(found, focus), module or "", 10, 0.5, "left")
 
     def pick(self, ticked: list[str], event: gr.EventData) -> Any:
         """A click on a square of the map chooses its module."""

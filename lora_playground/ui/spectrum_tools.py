@@ -22,8 +22,8 @@ from lora_playground.plots import cut_figure, describe_cut
 from lora_playground.plots.style import empty
 from lora_playground.ui import cards
 from lora_playground.ui import spectrum_views as views
-from lora_playground.ui.lens import Lens
 from lora_playground.ui.shell import Shell, draw
+from lora_playground.ui.spectrum_cache import SpectrumCache
 from lora_playground.ui.words import escape
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ Subjects = Callable[[Sequence[str]], list[views.Subject]]
 class Tools:
     """Cut, curve, export, import."""
 
-    def __init__(self, shell: Shell, lens: Lens) -> None:
-        self._shell, self._lens = shell, lens
+    def __init__(self, shell: Shell, cache: SpectrumCache) -> None:
+        self._shell, self._cache = shell, cache
 
     def build(self) -> None:
         """Makes the parts where it is called."""
@@ -244,7 +244,7 @@ class Tools:
             return cards.error("Tick a run first."), gr.skip()
         try:
             chosen = views.make_cut(*given)
-            updates = self._lens.decomposition(subject.shown.run).truncate(chosen)
+            updates = self._cache.decomposition(subject.shown.run).truncate(chosen)
             title = f"{subject.label}: {chosen.describe()}"
             made = derive(self._shell.store, subject.shown.run, updates, title, {"cut": vars(chosen)})
         except PlaygroundError as failure:

@@ -27,8 +27,8 @@ from lora_playground.analysis.truncation import Truncation, energy_kept
 from lora_playground.errors import PlaygroundError
 from lora_playground.plots.spectrum import short_name
 from lora_playground.plots.style import empty, percent, significant
-from lora_playground.ui.lens import Frames, Lens
 from lora_playground.ui.shell import Shown
+from lora_playground.ui.spectrum_cache import Frames, SpectrumCache
 
 View = tuple[dict[str, Any], str]
 _FIRST = "Tick a run in the list on the left to see what it learned."
@@ -48,20 +48,20 @@ class Subject:
         return self.shown.colour
 
 
-def subjects(lens: Lens, shown: Sequence[Shown]) -> list[Subject]:
+def subjects(cache: SpectrumCache, shown: Sequence[Shown]) -> list[Subject]:
     """The shown runs, read; a run that cannot be read is left out."""
     found = []
     for one in shown:
         try:
             config = one.run.config()
-            frames = lens.frames(one.run)
+            frames = cache.frames(one.run)
         except PlaygroundError:
             continue
         found.append(Subject(one, frames, config.label, getattr(config.variant, "rank", None)))
     return found
 
 
-def map_view(lens: Lens, subject: Subject | None, module: str, measure: str, step: int | None) -> View:
+def map_view(cache: SpectrumCache, subject: Subject | None, module: str, measure: str, step: int | None) -> View:
     """Layers × modules of one run at one step; the colour scale is that of its end, so that a replay fills up."""
     title = plots.MEASURES[measure][0]
     if subject is None:
@@ -71,15 +71,15 @@ def map_view(lens: Lens, subject: Subject | None, module: str, measure: str, ste
         words = "The map fills when training begins."
         return empty(words, title, False, 360), words
     try:
-        values = lens.measure(subject.shown.run, subject.frames, index, measure)
-        last = lens.measure(subject.shown.run, subject.frames, len(subject.frames.steps) - 1, measure)
+        values = cache.measure(subject.shown.run, subject.frames, index, measure)
+        last = cache.measure(subject.shown.run, subject.frames, len(subject.frames.steps) - 1, measure)
     except PlaygroundError as error:
         return empty("The base's weights are not on this disk.", title, False, 360), f"Not shown: {error}"
     figure = plots.map_figure(values, measure, selected=module, top=max(last.values(), default=0.0))
     return figure, f"{subject.label}: {plots.describe_map(values, measure)}"
 
 
-def scree_view(lens: Lens, all_: Sequence[Subject], module: str, log: bool, step: int | None) -> View:
+def scree_view(cache: SpectrumCache, all_: Sequence[Subject], module: str, log: bool, step: int | None) -> View:
     """Singular values of one module, all ticked runs overlaid."""
     series, ranks, sentences = [], [], []
     edges: list[tuple[float, str]] = []
@@ -97,7 +97,7 @@ def scree_view(lens: Lens, all_: Sequence[Subject], module: str, log: bool, step
         error = subject.frames.errors.get(module, 0.0) if index == len(subject.frames.steps) - 1 else 0.0
         norm = subject.frames.frobenius[index].get(module)
         sentences.append(plots.describe_scree(subject.label, sigma, ranks[-1], error, norm if error else None))
-        edge, words = _noise(lens, subject, module, values) if index == len(subject.frames.steps) - 1 else (0.0, "")
+        edge, words = _noise(cache, subject, module, values) if index == len(subject.frames.steps) - 1 else (0.0, "")
         if words:
             edges.append((edge, subject.colour))
             sentences.append(words)
@@ -111,12 +111,12 @@ def _used(values: np.ndarray) -> int:
     return int(np.sum(values > 1e-6 * values[0])) if len(values) and values[0] > 0 else 0
 
 
-def _noise(lens: Lens, subject: Subject, module: str, values: np.ndarray) -> tuple[float, str]:
+def _noise(cache: SpectrumCache, subject: Subject, module: str, values: np.ndarray) -> tuple[float, str]:
     """The Marchenko–Pastur edge of a dense update and what stands above it; "" for factors, which have no such null."""
     if not subject.frames.exact or values[0] <= 0:
         return 0.0, ""
     try:
-        update = lens.update(subject.shown.run, module)
+        update = cache.update(subject.shown.run, module)
     except PlaygroundError:
         return 0.0, ""
     if update.factored or len(update.shape) != 2:
@@ -134,7 +134,9 @@ def _noise(lens: Lens, subject: Subject, module: str, values: np.ndarray) -> tup
     )
 
 
-def pair_views(lens: Lens, pair: Sequence[Subject], module: str, side: Side, factor: bool) -> tuple[View, View]:
+def pair_views(
+    cache: SpectrumCache, pair: Sequence[Subject], module: str, side: Side, factor: bool
+) -> tuple[View, View]:
     """Two adapters: the square φ(i, j), and φ(k, k) against chance."""
     titles = "Shared directions φ(i, j)", "How much they have in common"
     if len(pair) < 2:
@@ -142,7 +144,7 @@ def pair_views(lens: Lens, pair: Sequence[Subject], module: str, side: Side, fac
         return (empty(words, titles[0], False, 360), words), (empty("", titles[1], False, 360), "")
     one, two = pair[0], pair[1]
     try:
-        updates = [lens.update(subject.shown.run, module) for subject in (one, two)]
+        updates = [cache.update(subject.shown.run, module) for subject in (one, two)]
         found = compare(updates[0], updates[1], side, "factor" if factor else "update")
     except PlaygroundError as error:
         words = f"Not shown: {error}"
@@ -154,21 +156,23 @@ def pair_views(lens: Lens, pair: Sequence[Subject], module: str, side: Side, fac
     return (square, words), (overlap, f"Angles between their directions, smallest first: {shown}.")
 
 
-def base_views(lens: Lens, subject: Subject | None, module: str, k: int, epsilon: float, side: str) -> list[View]:
+def base_views(
+    cache: SpectrumCache, subject: Subject | None, module: str, k: int, epsilon: float, side: str
+) -> list[View]:
     """The update beside its base: amplification, alignment, intruders."""
     titles = ["How much of W lies where ΔW acts", "Does ΔW follow W?", "Intruders, new to W"]
     if subject is None:
         return [(empty(_FIRST, title, False, 340), "") for title in titles]
     run = subject.shown.run
     try:
-        strength, cosines, found = lens.beside(run, module, side)
+        strength, cosines, found = cache.beside(run, module, side)
     except PlaygroundError as error:
         return [
             (empty("Not shown.", title, False, 340), f"Not shown: {error}" * (title is titles[0])) for title in titles
         ]
     bars = [("ΔW", strength.by_update), ("W itself", strength.by_base), ("random", strength.by_random)]
     closest = found.cosines[: max(1, k)].tolist()
-    rows, columns = lens.update(run, module).shape
+    rows, columns = cache.update(run, module).shape
     floor = base_alignment.random_floor(rows if side == "left" else columns, cosines.shape[1])[0]
     return [
         (

@@ -16,7 +16,7 @@ from lora_playground.analysis.update import load_updates
 from lora_playground.errors import AdapterError
 from lora_playground.exchange import extraction, importing
 from lora_playground.runs import RunStore
-from lora_playground.ui.lens import Lens
+from lora_playground.ui.spectrum_cache import SpectrumCache
 
 MODULE = "model.layers.0.self_attn.q_proj"
 
@@ -162,12 +162,12 @@ def test_spectra_are_kept_with_the_run_and_progress_is_told(tmp_path):
     assert seen and seen[-1][0] == seen[-1][1]
     (done.run.adapter / TENSORS).write_bytes(b"gone")
     done.run.update_path.unlink(missing_ok=True)
-    frames = Lens().frames(done.run)
+    frames = SpectrumCache().frames(done.run)
     assert frames.exact, "they come from the kept file; the adapter's own is not read again"
     expected = spectra(open_adapter(tmp_path / "mine").updates())[MODULE]
     np.testing.assert_array_equal(frames.values[-1][MODULE], expected)
     (done.run.folder / "spectra.safetensors").write_bytes(b"damaged")
-    assert not Lens().frames(done.run).exact, "then the 4 digits of the events are shown"
+    assert not SpectrumCache().frames(done.run).exact, "then the 4 digits of the events are shown"
 
 
 def test_an_adapter_too_large_for_chat_is_only_looked_at(tmp_path, monkeypatch):

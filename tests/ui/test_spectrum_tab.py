@@ -13,7 +13,7 @@ from lora_playground.jobs import truncation_curve
 from lora_playground.models.catalogue import EMBEDDED, module_shapes
 from lora_playground.runs import RunStore
 from lora_playground.runs.files import write_json
-from lora_playground.ui import chat, talk
+from lora_playground.ui import conversation
 from lora_playground.ui import spectrum_tools as tools
 from lora_playground.ui import spectrum_views as views
 from lora_playground.ui.shell import SLOTS, Shell
@@ -97,13 +97,16 @@ def test_the_weakest_directions_are_those_of_every_module(made):
 
 
 def test_a_cut_is_said_in_the_pane_and_survives_another_strength():
-    assert [talk.cut_words(cut) for cut in (None, [0, 3], [-2, 0], [1, 4], [2, 3], [5, 5])] == [
+    assert [conversation.cut_words(cut) for cut in (None, [0, 3], [-2, 0], [1, 4], [2, 3], [5, 5])] == [
         "all", "first 3", "last 2", "2 to 4", "no. 3", "none"
     ]  # fmt: skip
     before = {"strength": 1.0, "keep": None, "cut": [1, 4]}
-    assert chat._tuned({"strength": 0.5, "keep": None}, before) == {"strength": 0.5, "keep": None, "cut": [1, 4]}
-    assert chat._tuned({"strength": 0.5, "keep": 2}, before) == {"strength": 0.5, "keep": 2}
-    assert chat._tuned({"strength": 1.0, "keep": None}, {"keep": 3, "cut": [0, 3]}) == {"strength": 1.0, "keep": None}
+    assert conversation.tuned({"strength": 0.5, "keep": None}, before) == {"strength": 0.5, "keep": None, "cut": [1, 4]}
+    assert conversation.tuned({"strength": 0.5, "keep": 2}, before) == {"strength": 0.5, "keep": 2}
+    assert conversation.tuned({"strength": 1.0, "keep": None}, {"keep": 3, "cut": [0, 3]}) == {
+        "strength": 1.0,
+        "keep": None,
+    }
 
 
 def test_the_curve_is_read_while_it_grows(made):

@@ -16,8 +16,8 @@ from lora_playground.plots import MEASURES, run_colour
 from lora_playground.runs import RunStore
 from lora_playground.ui import compare
 from lora_playground.ui import spectrum_views as views
-from lora_playground.ui.lens import Lens
 from lora_playground.ui.shell import Shown
+from lora_playground.ui.spectrum_cache import SpectrumCache
 from tests.spectrum_runs import STEPS, finished_run, updates
 
 SHAPES = [(f"model.layers.{i}.self_attn.{k}_proj", 20, 16) for i in range(3) for k in "qv"]
@@ -55,9 +55,9 @@ def base(tmp_path_factory):
 
 @pytest.fixture
 def found(runs, base, monkeypatch):
-    monkeypatch.setattr("lora_playground.ui.lens.folder_of", lambda source: base[0])
-    lens = Lens()
-    return lens, views.subjects(lens, [Shown(run, run_colour(i), i) for i, run in enumerate(runs)])
+    monkeypatch.setattr("lora_playground.ui.spectrum_cache.folder_of", lambda source: base[0])
+    cache = SpectrumCache()
+    return cache, views.subjects(cache, [Shown(run, run_colour(i), i) for i, run in enumerate(runs)])
 
 
 def valid(view) -> None:
@@ -77,8 +77,8 @@ def test_newest_spectra_are_those_of_the_saved_update(found):
 
 @pytest.mark.parametrize("measure", list(MEASURES))
 def test_map_shows_every_measure_and_replays(found, measure, base):
-    lens, (small, *_) = found
-    view = views.map_view(lens, small, MODULE, measure, None)
+    cache, (small, *_) = found
+    view = views.map_view(cache, small, MODULE, measure, None)
     valid(view)
     shown = view[0]["data"][0]
     row, column = 1, [name.split(".")[-1] for name, _, _ in SHAPES[:2]].index("v_proj")
@@ -93,74 +93,74 @@ def test_map_shows_every_measure_and_replays(found, measure, base):
         "relative": norm / np.linalg.norm(base[1][f"{MODULE}.weight"]),
     }[measure]
     assert shown["z"][row][column] == pytest.approx(expected, rel=1e-3)
-    half = views.map_view(lens, small, MODULE, measure, 20)[0]["data"][0]
+    half = views.map_view(cache, small, MODULE, measure, 20)[0]["data"][0]
     assert half["zmax"] == shown["zmax"], "a replay keeps its colours"
     if measure in ("frobenius", "sigma_1", "relative"):
         assert half["z"][row][column] == pytest.approx(expected / 2, rel=2e-3)
 
 
 def test_scree_overlays_all_runs_in_their_colours(found):
-    lens, subjects = found
-    view = views.scree_view(lens, subjects[:2], MODULE, True, None)
+    cache, subjects = found
+    view = views.scree_view(cache, subjects[:2], MODULE, True, None)
     valid(view)
     assert [trace["line"]["color"] for trace in view[0]["data"]] == [run_colour(0), run_colour(1)]
     assert "small: 90% of the update's energy lies in 2 of 2 directions" in view[1] and "of 8 directions" in view[1]
-    early = views.scree_view(lens, subjects[:1], MODULE, True, 10)
+    early = views.scree_view(cache, subjects[:1], MODULE, True, 10)
     assert early[0]["data"][0]["y"][0] == pytest.approx(1.0, rel=1e-3), "a quarter of the way, a quarter of σ"
 
 
 def test_a_dense_update_of_noise_stays_under_the_edge(found):
-    lens, (*_, full) = found
-    view = views.scree_view(lens, [full], MODULE, False, None)
+    cache, (*_, full) = found
+    view = views.scree_view(cache, [full], MODULE, False, None)
     valid(view)
     assert "0 of its 16 directions stand above" in view[1] or "1 of its 16" in view[1]
     assert any(note["text"] == "edge of noise" for note in view[0]["layout"]["annotations"])
 
 
 def test_the_edge_stands_beside_a_low_rank_run_too_and_in_the_dense_runs_colour(found):
-    lens, (small, _, full) = found
-    figure, words = views.scree_view(lens, [small, full], MODULE, True, None)
+    cache, (small, _, full) = found
+    figure, words = views.scree_view(cache, [small, full], MODULE, True, None)
     valid((figure, words))
     notes = [note for note in figure["layout"]["annotations"] if note["text"] == "edge of noise"]
     assert [note["font"]["color"] for note in notes] == [full.colour]
     assert words.count("edge of noise") == 1 and "How low-rank is it?" in words
-    early = views.scree_view(lens, [small, full], MODULE, True, 10)
+    early = views.scree_view(cache, [small, full], MODULE, True, 10)
     assert "edge of noise" not in early[1], "only the saved update has its whole spectrum"
 
 
 def test_two_adapters_with_shared_directions(found):
-    lens, subjects = found
-    square, overlap = views.pair_views(lens, subjects[:2], MODULE, "right", False)
+    cache, subjects = found
+    square, overlap = views.pair_views(cache, subjects[:2], MODULE, "right", False)
     valid(square)
     valid(overlap)
     z = np.array(square[0]["data"][0]["z"])
     assert z.shape == (2, 8) and z[1, 1:].min() > 0.999, "the small one lies in the large one"
     assert "share 100%" in square[1]
-    one, _ = views.pair_views(lens, subjects[:1], MODULE, "right", False)
+    one, _ = views.pair_views(cache, subjects[:1], MODULE, "right", False)
     assert "Tick two runs" in one[1]
-    dense, _ = views.pair_views(lens, [subjects[0], subjects[2]], MODULE, "left", True)
+    dense, _ = views.pair_views(cache, [subjects[0], subjects[2]], MODULE, "left", True)
     assert "no factors" in dense[1]
 
 
 def test_update_beside_its_base(found):
-    lens, (small, *_) = found
-    shown = views.base_views(lens, small, MODULE, 5, 0.5, "left")
+    cache, (small, *_) = found
+    shown = views.base_views(cache, small, MODULE, 5, 0.5, "left")
     assert len(shown) == 3
     for view in shown:
         valid(view)
         assert view[1]
     assert len(shown[2][0]["data"][0]["x"]) == 5
-    assert all(view[1] == "" for view in views.base_views(lens, None, MODULE, 5, 0.5, "left"))
+    assert all(view[1] == "" for view in views.base_views(cache, None, MODULE, 5, 0.5, "left"))
 
 
 def test_without_its_base_the_rest_is_shown(found, monkeypatch):
     _, (small, *_) = found
-    monkeypatch.setattr("lora_playground.ui.lens.folder_of", lambda source: None)
-    lens = Lens()
-    shown = views.base_views(lens, small, MODULE, 5, 0.5, "left")
+    monkeypatch.setattr("lora_playground.ui.spectrum_cache.folder_of", lambda source: None)
+    cache = SpectrumCache()
+    shown = views.base_views(cache, small, MODULE, 5, 0.5, "left")
     assert "not on this disk" in shown[0][1]
-    assert "not on this disk" in views.map_view(lens, small, MODULE, "relative", None)[1]
-    valid(views.map_view(lens, small, MODULE, "effective_rank", None))
+    assert "not on this disk" in views.map_view(cache, small, MODULE, "relative", None)[1]
+    valid(views.map_view(cache, small, MODULE, "effective_rank", None))
 
 
 def test_a_cut_says_what_it_keeps(found):
@@ -186,17 +186,17 @@ def test_numbers_go_out_as_csv_and_json(found):
 
 
 def test_pictures_go_out_as_one_page(found):
-    lens, subjects = found
-    page = views.as_html([views.scree_view(lens, subjects, MODULE, True, None)], "Spectra <of> runs")
+    cache, subjects = found
+    page = views.as_html([views.scree_view(cache, subjects, MODULE, True, None)], "Spectra <of> runs")
     assert "Spectra &lt;of&gt; runs" in page and page.count("Plotly.newPlot") >= 1
     assert not re.search(r"<script[^>]*\ssrc=", page), "the page must open with no network"
 
 
 def test_a_run_that_is_gone_is_left_out(home, found):
-    lens, _ = found
+    cache, _ = found
     gone = finished_run(home, "gone", updates(SHAPES, 1, 0.1), {"name": "lora", "rank": 1})
     RunStore(home).delete(gone.id)
-    assert views.subjects(lens, [Shown(gone, "#000", 0)]) == []
+    assert views.subjects(cache, [Shown(gone, "#000", 0)]) == []
 
 
 # -------------------------------------------------------------------------------------------------------- compare

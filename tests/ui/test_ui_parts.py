@@ -15,11 +15,11 @@ from lora_playground.config import RunConfig, options
 from lora_playground.errors import ConfigError
 from lora_playground.runs import RunStore
 from lora_playground.ui import cards, forms, pictures, sidebar, words
+from lora_playground.ui.conversation import asked, new_conversation
 from lora_playground.ui.exports import zipped
 from lora_playground.ui.follow import Digest, Follower
 from lora_playground.ui.frame import toggled, with_ticked
 from lora_playground.ui.identity import COOKIE, Identity, VisitorMiddleware
-from lora_playground.ui.talk import asked, new_talk
 from lora_playground.variants import VARIANTS
 
 HOSTILE = "<script>alert(1)</script>\"'&\x00"
@@ -218,16 +218,16 @@ def test_conversation_asks_each_pane_from_its_own_words():
         {"run": "", "label": "Base", "colour": "", "strength": 1.0, "keep": None, "cut": None},
         {"run": "r1", "label": "r1", "colour": "#000", "strength": 0.5, "keep": 3, "cut": None},
     ]
-    talk = new_talk(panes)
-    talk["turns"].append({"q": "one", "a": [{"t": [["ba", 0.0], ["se", 0.0]]}, {"t": [], "text": "adapted"}]})
-    request = ChatRequest.parse(asked(talk, "two"))
+    conversation = new_conversation(panes)
+    conversation["turns"].append({"q": "one", "a": [{"t": [["ba", 0.0], ["se", 0.0]]}, {"t": [], "text": "adapted"}]})
+    request = ChatRequest.parse(asked(conversation, "two"))
     assert [[m.content for m in messages] for messages in request.messages] == [
         ["one", "base", "two"],
         ["one", "adapted", "two"],
     ]
     assert request.panes[1].cut == (0, 3) and request.panes[1].strength == 0.5 and request.panes[0].run is None
     with pytest.raises(ConfigError, match="write a message first"):
-        ChatRequest.parse(asked(talk, "  "))
+        ChatRequest.parse(asked(conversation, "  "))
 
 
 def test_web_process_builds_the_page_without_torch(tmp_path):

@@ -15,7 +15,7 @@ from lora_playground.config import Section, checked
 from lora_playground.errors import ChatError, ConfigError
 from lora_playground.ui.shell import Shown
 
-Talk = dict[str, Any]
+Conversation = dict[str, Any]
 """`key` (a name nobody guesses), `panes` (run, label, colour, strength, keep), `turns` (id, another for another answer;
 q; `ask`, the settings it was asked with; a: one answer a pane with tokens `t` as [text, KL, change of log-probability],
 `first` difference, `end`; `note`), `busy`, `status`, `verified`, `linked` (it comes from a link), `left` (nobody looks
@@ -48,6 +48,33 @@ class Asked(Section):
     def settings(self) -> dict[str, Any]:
         """All but the question, as plain data."""
         return self.model_dump(mode="json", exclude={"q"})
+
+    def controls(self) -> tuple[Any, ...]:
+        """The settings in the order in which `settings_of` takes them."""
+        return self.system, self.temperature, self.top_p, self.length, self.seed, self.forced
+
+
+def settings_of(
+    system: str, temperature: float, top_p: float, length: float, seed: float | None, forced: bool
+) -> dict[str, Any]:
+    """The values of the page's controls as `Asked` names them. They are not checked here: the request checks them."""
+    return {
+        "system": system or "", "temperature": temperature, "top_p": top_p, "length": int(length),
+        "seed": seed if seed is not None else 0, "forced": bool(forced),
+    }  # fmt: skip
+
+
+def tuned(value: Any, before: Mapping[str, Any]) -> dict[str, Any]:
+    """A pane's strength and number of directions kept, as the page sends them. The request checks them.
+
+    A cut that no single number describes (the weakest directions, a range, one direction) comes from the Spectrum tab.
+    It stays in force until the page sends a number.
+    """
+    given = value if isinstance(value, dict) else {}
+    found, cut = {"strength": given.get("strength", 1.0), "keep": given.get("keep")}, before.get("cut")
+    if found["keep"] is None and cut and cut[0] != 0:
+        found["cut"] = cut
+    return found
 
 
 def read_link(text: str) -> list[Asked]:
@@ -98,17 +125,17 @@ def cut_words(cut: Sequence[int] | None) -> str:
     return f"no. {cut[1]}" if cut[1] == cut[0] + 1 else f"{cut[0] + 1} to {cut[1]}"
 
 
-def new_talk(panes: list[dict[str, Any]]) -> Talk:
+def new_conversation(panes: list[dict[str, Any]]) -> Conversation:
     """An empty conversation."""
     return {
         "key": secrets.token_hex(12), "panes": panes, "turns": [], "busy": False, "status": "", "verified": None,
     }  # fmt: skip
 
 
-def asked(talk: Talk, text: str) -> dict[str, Any]:
+def asked(conversation: Conversation, text: str) -> dict[str, Any]:
     """The part of a ChatRequest that says who is asked what: each pane goes on from its own answers."""
     panes, messages = [], []
-    for number, pane in enumerate(talk["panes"]):
+    for number, pane in enumerate(conversation["panes"]):
         keep = pane["keep"]
         panes.append(
             {
@@ -118,7 +145,7 @@ def asked(talk: Talk, text: str) -> dict[str, Any]:
             }
         )
         history: list[dict[str, str]] = []
-        for turn in talk["turns"]:
+        for turn in conversation["turns"]:
             answer = turn["a"][number] if number < len(turn["a"]) else {}
             said = answer.get("text") or "".join(token[0] for token in answer.get("t", []))
             if said:
@@ -127,19 +154,19 @@ def asked(talk: Talk, text: str) -> dict[str, Any]:
     return {"panes": panes, "messages": messages}
 
 
-def take(event: ChatEvent, talk: Talk, turn: dict[str, Any], tokens: list[list[dict[str, Any]]]) -> str:
+def take(event: ChatEvent, conversation: Conversation, turn: dict[str, Any], tokens: list[list[dict[str, Any]]]) -> str:
     """Adds one event to the conversation; returns an error's text."""
     if event.type in ("status", "restarted"):
-        talk["status"] = event.text
+        conversation["status"] = event.text
         if event.type == "restarted":
             turn["note"] = event.text
             for pane, mine in zip(turn["a"], tokens):
                 pane.update(t=[], first=None, end="")
                 mine.clear()
     elif event.type == "start":
-        talk["status"] = ""
+        conversation["status"] = ""
         if event.verified is not None:
-            talk["verified"] = event.verified.ok
+            conversation["verified"] = event.verified.ok
         for answer, start in zip(turn["a"], event.panes or []):
             answer["raw"] = start.prompt
             turn["dropped"] = max(turn["dropped"], start.dropped)

@@ -18,7 +18,7 @@ FRESH = 0.6
 
 
 @dataclass(frozen=True)
-class Look:
+class RunList:
     """All jobs, the newest runs as lines of the list, how many runs there are, and the newest result as HTML."""
 
     jobs: tuple[Job, ...]
@@ -27,22 +27,22 @@ class Look:
     last: str
 
 
-class Ledger:
+class RunListCache:
     """Looks at the runs of one home; safe to call from many threads."""
 
     def __init__(self, store: RunStore, supervisor: Supervisor, follower: Follower) -> None:
         self._store, self._supervisor, self._follower = store, supervisor, follower
         self._lock = threading.Lock()
-        self._at, self._look = -1e9, Look((), (), 0, "")
+        self._at, self._list = -1e9, RunList((), (), 0, "")
         self._done: dict[str, Entry] = {}
         self._last: tuple[str, str] = ("", "")
 
-    def look(self, fresh: bool = False) -> Look:
+    def read(self, fresh: bool = False) -> RunList:
         """The newest look; `fresh` reads again, for what a person has just done."""
         with self._lock:
             if fresh or time.monotonic() - self._at > FRESH:
-                self._look, self._at = self._read(), time.monotonic()
-            return self._look
+                self._list, self._at = self._read(), time.monotonic()
+            return self._list
 
     def entry(self, identity: str) -> Entry | None:
         """The line of one run, for a ticked one that is too old to be listed."""
@@ -51,13 +51,13 @@ class Ledger:
         except PlaygroundError:
             return None
 
-    def _read(self) -> Look:
+    def _read(self) -> RunList:
         jobs = tuple(self._supervisor.jobs())
         known = {job.id: job for job in jobs}
         every = self._store.list()
         entries = [self._entry(run, known.get(run.id)) for run in every[:LISTED]]
         kept = tuple(entry for entry in entries if entry is not None)
-        return Look(jobs, kept, len(every), self._newest(kept))
+        return RunList(jobs, kept, len(every), self._newest(kept))
 
     def _entry(self, run: Run, job: Job | None) -> Entry | None:
         if run.id in self._done:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lora_playground.errors import ChatError
-from lora_playground.ui.talk import MAX_LINKED, read_link
+from lora_playground.ui.conversation import MAX_LINKED, read_link
 
 
 def test_a_question_inherits_the_settings_before_it() -> None:

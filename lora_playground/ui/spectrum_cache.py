@@ -69,7 +69,7 @@ class Frames:
         return list(self.values[-1]) if self.values else []
 
 
-class Lens:
+class SpectrumCache:
     """Looks at runs; safe to call from many threads, one answer for all browsers."""
 
     def __init__(self, follower: Follower | None = None) -> None:
