@@ -1,6 +1,6 @@
-"""Causal attention over packed rows that only computes what is seen: each example attends to itself, no mask is made.
+"""Causal attention over packed rows, in which each example attends to itself only and no mask is made.
 
-Dense masks make attention cost rows × length² whatever the examples' sizes. Here the examples are gathered into a few
+With a mask, attention costs rows × length² whatever the examples' lengths. Here the examples are gathered into a few
 groups of similar length, each group is one causal call, and the results are put back. It knows no model.
 """
 
@@ -18,15 +18,15 @@ NAME = "playground_segments"
 
 
 class Segments:
-    """Where the examples of a packed batch lie, and how they are grouped by length.
+    """Where the examples of a packed batch are, and how they are grouped by length.
 
     Args:
         segments: (rows, length) number of the example within its row, 0 for padding.
 
     Attributes:
-        gather: (p,) flat token index of every place in the groups; groups: (examples, length) of each;
-        empty: places in the groups that hold no token. back: (rows · length,) place of every token;
-        outside: tokens that are padding.
+        groups: (examples, length) of each group. gather: (p,) index in the flattened batch of the token at each of the
+            groups' p places; empty: places without a token. back: (rows · length,) the place of every token; outside:
+            tokens that are padding.
     """
 
     def __init__(self, segments: np.ndarray) -> None:
@@ -69,7 +69,7 @@ def segment_attention(
     segments: Segments | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What transformers calls for attention; without `segments` (generation) it is the library's own.
+    """What transformers calls for attention. Without `segments`, as in generation, the library's own is used.
 
     Args:
         query: (rows, heads, length, d); key, value: (rows, key heads, length, d).
@@ -106,7 +106,7 @@ def segment_attention(
 
 @contextmanager
 def segmented(model: Any, enabled: bool = True) -> Iterator[bool]:
-    """Lets the model use `segment_attention` for the time being; yields whether it does (only in place of SDPA)."""
+    """Makes the model use `segment_attention` inside the block, if it uses SDPA now; yields whether it does."""
     config = getattr(model, "config", None)
     before = getattr(config, "_attn_implementation", None)
     if not enabled or before != "sdpa" or not hasattr(model, "set_attn_implementation"):
@@ -129,8 +129,8 @@ def segmented(model: Any, enabled: bool = True) -> Iterator[bool]:
 
 
 class _Rearrange(torch.autograd.Function):
-    """Rows by index, where every row that matters appears once: so the gradient is a selection as well, by the inverse
-    index, and rows that hold nothing get none."""
+    """Selects rows by index, each row at most once. The gradient is then a selection too, by the inverse index, which
+    is faster than autograd's sum over the index. Rows named as empty are zero, and so are their gradients."""
 
     @staticmethod
     def forward(
@@ -167,6 +167,6 @@ def _band(size: int, window: int, like: torch.Tensor) -> torch.Tensor:
 
 
 def _group_length(size: int) -> int:
-    """The length of the group an example of `size` tokens goes into: few groups, at most a third of a place empty."""
+    """The length of the group for an example of `size` tokens, rounded up so that there are few groups."""
     step = 16 if size <= 64 else 32 if size <= 128 else 64 if size <= 512 else 256
     return -(-size // step) * step

@@ -1,7 +1,8 @@
-"""Writes and reads checkpoints: trained parameters, optimiser, generators, position. Each is whole or not there.
+"""Writes and reads checkpoints: trained parameters, optimiser, random number generators, position. A checkpoint is
+complete or absent.
 
-A checkpoint is written as `step-N.tmp`, synced and renamed; `state.json` lists the sizes of the other files, so that a
-damaged one is noticed and the one before it taken. It knows no model and no loop.
+It is written as `step-N.tmp`, synced and renamed. `state.json` lists the sizes of the other files, so that a damaged
+checkpoint is noticed and the one before it is used. It knows no model and no loop.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from lora_playground.errors import TrainingError
 
 KEPT = 2
 _NAME = re.compile(r"step-(\d+)")
+_PLAIN = ("step", "steps", "tokens", "signature", "validation_start", "seconds")
+"""Fields of `State` that are written as JSON."""
 
 
 @dataclass
@@ -28,10 +31,10 @@ class State:
     """What a resumed run needs.
 
     Attributes:
-        step: optimiser steps done; steps: planned; tokens: seen.
-        signature: what must agree for the checkpoint to fit (seed, shapes, names).
-        parameters: trained parameters by name; optimiser: its state_dict; generators: of torch, by device.
-        validation_start: the loss before the first step. seconds: since the run began to train.
+        step: optimiser steps done; steps: planned; tokens: trained on.
+        signature: of what must be equal for the checkpoint to fit (seed, data, shapes, names).
+        parameters: trained parameters by name; optimiser: its state_dict; generators: torch's, by device.
+        validation_start: the validation loss before the first step. seconds: of training, earlier attempts included.
     """
 
     step: int
@@ -57,15 +60,7 @@ def save(folder: Path, state: State) -> Path:
         torch.save(state.optimiser, staging / "optimiser.pt")
         torch.save(state.generators, staging / "generators.pt")
         sizes = {path.name: path.stat().st_size for path in staging.iterdir()}
-        about = {
-            "step": state.step,
-            "steps": state.steps,
-            "tokens": state.tokens,
-            "signature": state.signature,
-            "validation_start": state.validation_start,
-            "seconds": state.seconds,
-            "sizes": sizes,
-        }
+        about = {name: getattr(state, name) for name in _PLAIN} | {"sizes": sizes}
         (staging / "state.json").write_text(json.dumps(about), encoding="utf-8")
         for path in staging.iterdir():
             _sync(path)
@@ -87,7 +82,7 @@ def save(folder: Path, state: State) -> Path:
 
 
 def load_newest(folder: Path, signature: str) -> State | None:
-    """The newest whole checkpoint with this signature, or None; what was being written when a run died is removed."""
+    """The newest complete checkpoint with this signature, or None. Half-written ones are removed."""
     if not folder.is_dir():
         return None
     for leftover in folder.glob("step-*.tmp"):
@@ -99,6 +94,21 @@ def load_newest(folder: Path, signature: str) -> State | None:
     return None
 
 
+def generators() -> dict[str, torch.Tensor]:
+    """The states of torch's random number generators, by device."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def restore_generators(states: dict[str, torch.Tensor]) -> None:
+    """Sets what `generators` gave."""
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+
+
 def _load(folder: Path, signature: str) -> State | None:
     try:
         about = json.loads((folder / "state.json").read_text(encoding="utf-8"))
@@ -107,17 +117,12 @@ def _load(folder: Path, signature: str) -> State | None:
         if any((folder / name).stat().st_size != size for name, size in about["sizes"].items()):
             return None
         return State(
-            about["step"],
-            about["steps"],
-            about["tokens"],
-            signature,
-            load_file(str(folder / "parameters.safetensors")),
-            torch.load(folder / "optimiser.pt", map_location="cpu", weights_only=True),
-            torch.load(folder / "generators.pt", map_location="cpu", weights_only=True),
-            about["validation_start"],
-            about.get("seconds", 0.0),
+            **{name: about.get(name, 0.0) for name in _PLAIN},
+            parameters=load_file(str(folder / "parameters.safetensors")),
+            optimiser=torch.load(folder / "optimiser.pt", map_location="cpu", weights_only=True),
+            generators=torch.load(folder / "generators.pt", map_location="cpu", weights_only=True),
         )
-    except Exception:  # whatever is wrong with it, the checkpoint before it is the answer
+    except Exception:  # whatever is wrong with it, the checkpoint before it is used
         return None
 
 

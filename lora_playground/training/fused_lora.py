@@ -1,8 +1,8 @@
-"""A faster forward and backward pass of PEFT's plain LoRA layer, equal to PEFT's, for the time of the training.
+"""A faster forward and backward pass for PEFT's plain LoRA layer while a model trains; its results equal PEFT's.
 
-PEFT makes s·B·A·x in five passes over the output and keeps what each needs; here the small products are added into the
-large ones in place, and the transposed products are written the way matrix libraries do them fast. Modules, parameters
-and state dicts stay PEFT's own. It knows no variant by name: a layer that is anything but plain is left alone.
+PEFT computes s·B·A·x in five passes over the output and keeps what each pass needs. Here the small products are added
+into the large ones in place, and transposed operands are laid out as matrix libraries multiply them fastest. Modules,
+parameters and state dicts stay PEFT's. A layer that is anything but plain LoRA keeps PEFT's own pass.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import nn
 
 @contextmanager
 def fused_lora(model: nn.Module, enabled: bool = True) -> Iterator[int]:
-    """Swaps in the fast passes where they are known to be equal; yields how many layers have them."""
+    """Uses the fast pass inside the block, in every layer that is plain LoRA; yields how many layers those are."""
     swapped = [module for module in model.modules() if enabled and _is_plain(module)]
     for module in swapped:
         module.forward = partial(_forward, module, module.forward)
@@ -80,7 +80,7 @@ class _LoraLinear(torch.autograd.Function):
         y = torch.mm(x2, W.t()) if bias is None else torch.addmm(bias.to(x.dtype), x2, W.t())
         xa = torch.mm(x2, a.t())
         y.addmm_(xa, b.t(), alpha=s)
-        ctx.save_for_backward(x2 if ctx.needs_input_grad[3] else None, W, a, b, xa)  # x is for A's gradient alone
+        ctx.save_for_backward(x2 if ctx.needs_input_grad[3] else None, W, a, b, xa)  # only A's gradient needs x
         ctx.s, ctx.shape, ctx.kinds = s, x.shape, (A.dtype, B.dtype)
         return y.view(*x.shape[:-1], -1)
 

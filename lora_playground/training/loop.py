@@ -1,6 +1,6 @@
-"""The training loop: plain PyTorch, one optimiser step after another, no waiting for the device between them.
+"""The training loop: plain PyTorch, one optimiser step after another, without waiting for the device in between.
 
-It knows no user interface, no run folder (only a folder for checkpoints) and no single variant.
+It knows no user interface, no run folder (only a folder for checkpoints) and no particular variant.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ from lora_playground.training.fused_lora import fused_lora
 from lora_playground.training.loss import PackedLoss, mean_loss
 from lora_playground.training.memory import TensorMeter, memory_problem
 from lora_playground.training.plan import Emit, TrainOutcome, TrainPlan
-from lora_playground.training.reports import LossReport, ProbeReport, SpectraReport, ValidationReport
+from lora_playground.training.reports import Fields, LossReport, Report, spectra_fields
 from lora_playground.training.schedule import Budget, factor
 from lora_playground.training.trainable import adamw, computing_dtype, count, foreach, trained_modules
 
 VALIDATION_BATCHES = 4
 CHECKPOINT_SECONDS = 10.0
+SPECTRA_SHARE, PROBE_SHARE, VALIDATION_SHARE = 0.01, 0.03, 0.03
+"""Shares of the training time that live spectra, probes and validation may take between start and end."""
 
 
 def train(
@@ -46,9 +48,9 @@ def train(
         model: what `Variant.attach` returned; on its device; trained in place.
         plan: data, options and callbacks.
         emit: takes events without `t` and `attempt`.
-        should_stop: asked before every step; a stopped run leaves a checkpoint behind.
-        checkpoints: folder for them, or None for none. A whole checkpoint of the same run in it is resumed from, and
-            the losses go on as if nothing had happened.
+        should_stop: asked before every step; a stopped run leaves a checkpoint.
+        checkpoints: folder for them, None for none. Training goes on from the newest checkpoint of the same run in it,
+            with the losses of a run that was never interrupted.
 
     Raises:
         TrainingError: the loss is not finite (naming the step), the memory is full (need, have, remedies), or there is
@@ -62,7 +64,7 @@ def train(
         problem = memory_problem(error, plan)
         if problem is None:
             raise
-    # Raised outside of the handler, so that the traceback does not keep the tensors alive.
+    # Raised outside the handler, so that the traceback does not keep the tensors alive.
     raise TrainingError(problem)
 
 
@@ -83,14 +85,16 @@ class _Loop:
                 "There is nothing to learn from: the training part has no usable row. Choose other data."
             )
         self.dtype = computing_dtype(model, self.config.precision)
+        self.trainable = count(self.trained.values())
+        self.total_parameters = plan.base_parameters or count(model.parameters())
         self.validation_start: float | None = None
-        self.spent = 0.0  # seconds of earlier attempts, which a time budget counts
+        self.spent = 0.0  # seconds of earlier attempts, which count for a time budget
         self.meter = TensorMeter()
         self.threads = plan.threads or (probe("cpu").threads if self.device.type == "cpu" else torch.get_num_threads())
 
     @contextmanager
     def environment(self) -> Iterator[None]:
-        """Threads, seeds and matmul precision for the time of the training."""
+        """Threads, seed, matmul precision and the faster passes, inside the block only."""
         threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
         torch.set_num_threads(self.threads)
         if self.device.type == "cuda":
@@ -108,23 +112,20 @@ class _Loop:
             torch.set_float32_matmul_precision(precision)
 
     def run(self) -> TrainOutcome:
-        """Everything from the first look at the data to the last validation."""
+        """From packing the data to the last validation."""
         self._prepare()
         start = self._resume()
         self.budget = Budget(self.total, self.config.seconds, start)
-        self.losses = LossReport(self.emit, lambda: self.budget.steps)
-        self.spectra = SpectraReport(self.plan, self.emit, lambda: self.plan.variant.updates(self.model))
-        self.probes = ProbeReport(self.plan, self.emit)
-        self.validations = ValidationReport(self.emit, lambda: mean_loss(self.loss, self.validation))
+        self._make_reports()
         self._emit_plan(start)
-        begun = time.perf_counter()
+        begun, validation_end = time.perf_counter(), None
         done, stopped = self._steps(start)
-        validation_end = self.validations.send(done) if done > start else None
         if done > start:
-            self._quietly(self.spectra.send, done, self._elapsed())
-            self._quietly(self.probes.send, done, self._elapsed())
+            validation_end = self._validate(done)
+            self._aside(self.spectra.send, done)
+            self._aside(self.probes.send, done)
         if self.folder is not None and stopped:
-            self._save(done)
+            self._save(done, self._elapsed())
         seconds = time.perf_counter() - begun
         return self._outcome(done, stopped, validation_end, seconds)
 
@@ -139,10 +140,10 @@ class _Loop:
             text = "This model cannot keep packed examples apart, so every example gets a row of its own (slower)."
             self.emit({"type": "message", "level": "info", "text": text})
         examples = [*plan.train, *plan.rehearsal]
-        room = max(1, config.batch_tokens // config.accumulation)
-        # Attention by segments costs the same in one long row, which packs best; a dense mask wants short rows.
-        length = row_length(examples, room, whole=self.loss.segmented)
-        rows = max(1, room // length)
+        micro = max(1, config.batch_tokens // config.accumulation)
+        # One long row packs best, and attention by segments costs the same in it; with a mask, short rows are cheaper.
+        length = row_length(examples, micro, whole=self.loss.segmented)
+        rows = max(1, micro // length)
         self.stream = Stream(
             plan.train, length, rows, plan.pad, config.seed, plan.rehearsal, plan.rehearsal_share, self.loss.solo
         )
@@ -154,13 +155,41 @@ class _Loop:
         self.tokens = 0
         self.tokens_per_step = length * rows * config.accumulation
 
+    def _make_reports(self) -> None:
+        plan = self.plan
+        self.losses = LossReport(self.emit, lambda: self.budget.steps)
+
+        def spectra(step: int) -> Fields:
+            return spectra_fields(
+                plan.variant.updates(self.model), plan.on_spectra if callable(plan.on_spectra) else None
+            )
+
+        def probe(step: int) -> Fields:
+            assert plan.on_probe is not None
+            return {"answers": plan.on_probe(step)}
+
+        def validation(step: int) -> Fields | None:
+            value = mean_loss(self.loss, self.validation)
+            return None if value is None else {"loss": round(value, 6)}
+
+        # Spectra of dense updates may take seconds, so they wait until their share pays for a first look.
+        self.spectra = Report(
+            self.emit, "spectra", None if plan.on_spectra is False else spectra, SPECTRA_SHARE,
+            every=1.0, cost=0.0 if plan.variant.low_rank else 0.3, title="Live spectra are",
+        )  # fmt: skip
+        self.probes = Report(
+            self.emit, "probe", probe if plan.on_probe else None, PROBE_SHARE, every=2.0, title="'Watch it learn' is"
+        )
+        # With half a second of grace, so that a short run has a validation curve too.
+        self.validations = Report(self.emit, "validation", validation, VALIDATION_SHARE, grace=0.5)
+
     def _validation_batches(self, length: int, rows: int) -> list[Batch]:
-        """The first examples that fit into a few batches: the same ones every time."""
-        chosen, room = [], VALIDATION_BATCHES * length * rows
+        """The first examples that fit into a few batches, so that they are the same each time."""
+        chosen, left = [], VALIDATION_BATCHES * length * rows
         for example in self.plan.validation:
-            if len(example.ids) <= length and len(example.ids) <= room:
+            if len(example.ids) <= min(length, left):
                 chosen.append(example)
-                room -= len(example.ids)
+                left -= len(example.ids)
         return pack(chosen, length, rows, self.plan.pad, self.loss.solo)
 
     def _resume(self) -> int:
@@ -173,7 +202,7 @@ class _Loop:
             for name, tensor in state.parameters.items():
                 self.trained[name].copy_(tensor)
         self.optimiser.load_state_dict(state.optimiser)
-        _set_generators(state.generators)
+        saved.restore_generators(state.generators)
         self.stream.skip(state.step * self.config.accumulation)
         self.total, self.tokens, self.validation_start = state.steps, state.tokens, state.validation_start
         self.spent = state.seconds
@@ -182,7 +211,7 @@ class _Loop:
         return state.step
 
     def _signature(self) -> str:
-        """What has to agree for a checkpoint to be continued: seed, batch, data and trained parameters."""
+        """A digest of what must be equal for a checkpoint to be continued: seed, batch, data, trained parameters."""
         config = self.config
         digest = hashlib.sha256(repr((config.seed, config.batch_tokens, config.accumulation)).encode())
         digest.update(repr([(name, tuple(p.shape)) for name, p in self.trained.items()]).encode())
@@ -217,16 +246,6 @@ class _Loop:
             }
         )
 
-    @property
-    def trainable(self) -> int:
-        """Number of trained parameters."""
-        return count(self.trained.values())
-
-    @property
-    def total_parameters(self) -> int:
-        """Number of parameters of the base; of the whole model where nobody counted them before it was attached."""
-        return self.plan.base_parameters or count(self.model.parameters())
-
     # ------------------------------------------------------------------------------------------------------ steps
 
     def _steps(self, start: int) -> tuple[int, bool]:
@@ -237,7 +256,7 @@ class _Loop:
             if self.should_stop():
                 self._flush()
                 return step, True
-            if step == min(start + 1, self.budget.steps - 1):  # as every other, but for its memory being watched
+            if step == min(start + 1, self.budget.steps - 1):  # the second step, for the first one warms caches up
                 with self.meter.measuring(self.model, self.optimiser, self.device):
                     self._step(step)
             else:
@@ -246,33 +265,38 @@ class _Loop:
             if self.losses.due:
                 self._flush()
                 self._keep_to_budget(step, start)
-                self._quietly(self.spectra.maybe, step, self._elapsed())
-                self._quietly(self.probes.maybe, step, self._elapsed())
+                self._aside(self.spectra.maybe, step)
+                self._aside(self.probes.maybe, step)
             if step < self.budget.steps:
                 self._validate_if_due(step)
             if self.folder is not None and self._save_due(step, last_save):
                 self._flush()
-                self._quietly(self._save, step)
+                self._aside(self._save, step)
                 last_save = time.perf_counter()
         self._flush()
         return step, False
 
     def _keep_to_budget(self, step: int, start: int) -> None:
-        """Corrects the plan where a time budget says so; the look at the finished model belongs to its time."""
-        self.budget.reserve = sum(part.allowance.cost for part in (self.validations, self.spectra, self.probes))
+        """Corrects the plan where a time budget says so. What is reported of the finished model belongs to its time."""
+        self.budget.reserve = sum(report.cost for report in (self.validations, self.spectra, self.probes))
         if self.budget.update(step, self._elapsed()):
             self._emit_plan(start)
 
     def _validate_if_due(self, step: int) -> None:
-        """As often as the person asked for; else about ten times in a run, if the time pays for it."""
+        """As often as the person asked for; else about ten times in a run, if their share of the time allows it."""
         every = self.config.validate_every
         if every and step % every == 0:
-            self._quietly(self.validations.send, step)
+            self._aside(self.validations.send, step)
         elif not every and step % max(1, self.budget.steps // 10) == 0:
-            self._quietly(self.validations.maybe, step, self._elapsed())
+            self._aside(self.validations.maybe, step)
+
+    def _validate(self, step: int) -> float | None:
+        """The loss on the validation examples, None where there are none."""
+        fields = self._aside(self.validations.send, step)
+        return fields and fields["loss"]
 
     def _step(self, step: int) -> None:
-        """One optimiser step; nothing in it waits for the device."""
+        """One optimiser step. Nothing in it waits for the device."""
         batches = [next(self.stream) for _ in range(self.config.accumulation)]
         learned = max(1, sum(batch.learned for batch in batches))
         rate = factor(step, self.budget.steps, self.config)
@@ -295,14 +319,11 @@ class _Loop:
         self.plan.variant.after_step(self.model, step + 1)
 
     def _first_look(self) -> None:
-        """The first loss at once, since someone is waiting for it; then, before anything has changed, how the model
-        does on the validation examples and what it answers."""
+        """Before the first step has changed anything: its loss at once, since someone is waiting for it, then the
+        validation loss and the answers of the untrained model."""
         self._flush()
-        self._quietly(self._validate_start)
-        self._quietly(self.probes.send, 0, 0.0)
-
-    def _validate_start(self) -> None:
-        self.validation_start = self.validations.send(0)
+        self.validation_start = self._validate(0)
+        self._aside(self.probes.send, 0)
 
     def _flush(self) -> None:
         bad = self.losses.flush()
@@ -314,15 +335,15 @@ class _Loop:
                 f"or the clipping norm (now {self.config.clip:g})."
             )
 
-    def _quietly(self, action: Callable[..., Any], *arguments: Any) -> None:
-        """Does something beside the training: outside of its clock, and without touching its random numbers."""
-        start, state = time.perf_counter(), _generators()
-        training = self.model.training
-        action(*arguments)
+    def _aside(self, action: Callable[..., Any], step: int) -> Any:
+        """Calls `action(step, seconds of training so far)` without counting its time as training and without changing
+        the training's random numbers."""
+        start, state, training = time.perf_counter(), saved.generators(), self.model.training
+        result = action(step, self._elapsed())
         self.model.train(training)
-        _set_generators(state)
-        taken = time.perf_counter() - start
-        self.losses.pause(taken)
+        saved.restore_generators(state)
+        self.losses.pause(time.perf_counter() - start)
+        return result
 
     def _elapsed(self) -> float:
         return time.perf_counter() - self.clock
@@ -332,7 +353,7 @@ class _Loop:
             return step % self.config.checkpoint_every == 0
         return time.perf_counter() - last >= CHECKPOINT_SECONDS
 
-    def _save(self, step: int) -> None:
+    def _save(self, step: int, elapsed: float) -> None:
         assert self.folder is not None
         state = saved.State(
             step,
@@ -341,9 +362,9 @@ class _Loop:
             self.signature,
             dict(self.trained),
             self.optimiser.state_dict(),
-            _generators(),
+            saved.generators(),
             self.validation_start,
-            self._elapsed(),
+            elapsed,
         )
         saved.save(self.folder, state)
         self.emit({"type": "checkpoint", "step": step})
@@ -365,22 +386,5 @@ class _Loop:
             total_parameters=self.total_parameters,
             peak_memory_bytes=max(self.meter.earlier, memory.peak(self.device.type)),
             tensor_bytes=self.meter.bytes,
-            report_seconds=self.spectra.allowance.spent,
-            probe_seconds=self.probes.allowance.spent,
+            report_seconds=self.spectra.spent,
         )
-
-
-# ---------------------------------------------------------------------------------------------------------- helpers
-
-
-def _generators() -> dict[str, torch.Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def _set_generators(states: dict[str, torch.Tensor]) -> None:
-    torch.set_rng_state(states["cpu"])
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])

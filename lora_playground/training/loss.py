@@ -37,16 +37,16 @@ class DeviceBatch:
 
 
 class PackedLoss:
-    """Computes the summed cross-entropy of packed batches for one model.
+    """Computes the summed cross-entropy of packed batches of one model.
 
-    On the first look at a model it checks, on a handful of tokens, that two examples packed into one row do not see
-    each other, and that decoder and head alone give the model's own logits. Where the first fails, examples are not
-    packed (`solo`); where the second fails, the model's own forward is used.
+    When made, it checks on a few tokens that two examples packed into one row do not see each other, and that decoder
+    and head alone give the model's own logits. Where the first fails, examples are not packed (`solo`); where the
+    second fails, the model's own forward pass is used.
 
     Args:
         model: causal language model, possibly wrapped by PEFT.
         dtype: of the computation; bfloat16 runs under autocast.
-        segmented: whether the model has `attention.segment_attention` in use; it is dropped if it fails the check.
+        segmented: whether the model uses `attention.segment_attention`; without effect if that fails the check.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, segmented: bool = False) -> None:
@@ -67,7 +67,7 @@ class PackedLoss:
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
-        """Evaluation mode for the time being."""
+        """Evaluation mode inside the block."""
         training = self.model.training
         self.model.eval()
         try:
@@ -82,19 +82,20 @@ class PackedLoss:
         return torch.autocast(self.device.type, self.dtype)
 
     def put(self, batch: Batch) -> DeviceBatch:
-        """Copies a batch to the device; indices are found on the host, so that nothing has to wait for the device."""
+        """Copies a batch to the device. Indices are computed on the host, so that nothing waits for the device."""
         targets = torch.from_numpy(batch.targets).flatten()
         places = (targets != IGNORED).nonzero().squeeze(1)
         inputs: dict[str, Any] = {"input_ids": self._move(torch.from_numpy(batch.ids)), "use_cache": False}
         if self.segmented:
             inputs["position_ids"] = self._move(torch.from_numpy(batch.positions))
             inputs["segments"] = Segments(batch.segments)
-            # A mask of four dimensions is passed on as it is, so none is made.
+            # transformers passes a mask of four dimensions on as it is, and makes none of its own.
             inputs["attention_mask"] = torch.zeros(1, 1, 1, 1, device=self.device)
         elif batch.segments.max(initial=0) > 1:
             inputs["position_ids"] = self._move(torch.from_numpy(batch.positions))
             if self.float_mask and (self.window is None or batch.ids.shape[1] <= self.window):
-                inputs["attention_mask"] = block_mask(self._move(torch.from_numpy(batch.segments)), self._mask_dtype())
+                segments = self._move(torch.from_numpy(batch.segments))
+                inputs["attention_mask"] = block_mask(segments, self.dtype)  # in the dtype of the queries
         return DeviceBatch(inputs, self._move(places), self._move(targets[places]))
 
     def loss_sum(self, batch: DeviceBatch) -> torch.Tensor:
@@ -133,10 +134,6 @@ class PackedLoss:
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
 
-    def _mask_dtype(self) -> torch.dtype:
-        """Attention masks have to have the dtype of the queries."""
-        return self.dtype
-
     def _head_is_all(self) -> bool:
         """Whether decoder and head alone give the model's logits (no soft cap, no scale, nothing between)."""
         ids = torch.arange(8, device=self.device)[None] % self.head.weight.shape[0]
@@ -164,7 +161,7 @@ class PackedLoss:
 
 
 def block_mask(segments: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """(R, 1, L, L) additive mask: 0 where a token may look (same example, not later), −inf elsewhere."""
+    """(R, 1, L, L) additive mask: 0 where a token attends (same example, not later), −inf elsewhere."""
     length = segments.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
     seen = (segments[:, :, None] == segments[:, None, :]) & causal
@@ -173,7 +170,7 @@ def block_mask(segments: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def mean_loss(loss: PackedLoss, batches: Sequence[Batch]) -> float | None:
-    """Mean loss a learned token over the batches, in evaluation mode; None where there is nothing to learn."""
+    """Mean loss per learned token over the batches, in evaluation mode; None where there is nothing to learn."""
     learned = sum(batch.learned for batch in batches)
     if not learned:
         return None
@@ -191,7 +188,7 @@ def _close(one: torch.Tensor, other: torch.Tensor, dtype: torch.dtype) -> bool:
 
 
 def _window(config: Any) -> int | None:
-    """Width of the narrowest sliding or chunked attention, None where every layer sees everything."""
+    """Tokens that the narrowest sliding or chunked attention sees, None where every layer sees all."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     kinds = getattr(text, "layer_types", None)
     if kinds is not None and not any("sliding" in kind or "chunked" in kind for kind in kinds):
@@ -201,8 +198,8 @@ def _window(config: Any) -> int | None:
 
 
 class _FrozenHeadLoss(torch.autograd.Function):
-    """Cross-entropy through a frozen head in chunks; the gradient of the hidden states is made in the forward pass, so
-    that no logits are kept or computed twice."""
+    """Cross-entropy through a frozen head in chunks. The gradient of the hidden states is computed in the forward pass,
+    so that no logits are kept or computed twice."""
 
     @staticmethod
     def forward(

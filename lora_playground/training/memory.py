@@ -1,4 +1,4 @@
-"""How much memory a run has taken, and what to tell a person when there was too little. It knows no loop."""
+"""How much memory the tensors of a step take, and what to tell a person when memory was full. It knows no loop."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from torch import nn
 from lora_playground.training.plan import TrainPlan
 
 _PERIOD = 0.001
-"""Seconds between two looks."""
+"""Seconds between two readings."""
 
 
 class TensorMeter:
-    """The most that all tensors took at once during a step: what an estimate of them can be laid beside.
+    """The most memory that all tensors took at once during a step, to compare with the estimate.
 
-    The process holds more (Python, libraries, what was freed and not given back), so its size says little about them.
+    The size of the process would not do: it includes Python, libraries, and freed memory that was not given back.
 
     Attributes:
-        bytes: None until a step was measured, or where it cannot be: a CPU without glibc, or a thread beside the main
-            one, whose memory the C library does not count.
-        earlier: on CUDA the device's peak before that step; measuring begins to count anew.
+        bytes: None until a step was measured, and where none can be: on a CPU without glibc, or in a thread other than
+            the main one, whose memory the C library does not count.
+        earlier: on CUDA the device's peak before that step, since measuring resets torch's count.
     """
 
     bytes: int | None = None
@@ -34,8 +34,8 @@ class TensorMeter:
 
     @contextmanager
     def measuring(self, model: nn.Module, optimiser: torch.optim.Optimizer, device: torch.device) -> Iterator[None]:
-        """Measures the step that is done inside: what lasts, and what the step adds to it. CUDA's allocator keeps count
-        of itself, on the CPU the C library is asked every millisecond how much of what it gave out is in use."""
+        """Measures the step done inside the block: what lasts, and the most that the step adds. On CUDA torch's
+        allocator counts; on the CPU the C library is asked every millisecond how many bytes are in use."""
         held = held_bytes(model, optimiser, device)
         if device.type == "cuda":
             resting = torch.cuda.memory_allocated(device)
@@ -72,7 +72,8 @@ class _Mallinfo(ctypes.Structure):
 
 
 def _in_use() -> Callable[[], int] | None:
-    """What tells how many bytes of the C library are in use, torch's on a CPU among them; None without glibc."""
+    """A function that gives the bytes allocated from the C library, torch's tensors on a CPU included; None without
+    glibc."""
     try:
         ask = ctypes.CDLL(None).mallinfo2
     except (AttributeError, OSError):
@@ -89,8 +90,8 @@ def _in_use() -> Callable[[], int] | None:
 def held_bytes(
     model: nn.Module, optimiser: torch.optim.Optimizer | None = None, device: torch.device | None = None
 ) -> int:
-    """Bytes of what lasts between steps, each storage once: parameters and buffers, the scales of quantised ones, the
-    copies that full fine-tuning keeps, and the optimiser's state. `device`: only what lies on this kind of device."""
+    """Bytes of all tensors that last between steps, each storage counted once: parameters, buffers, scales of quantised
+    weights, the copies that full fine-tuning keeps, the optimiser's state. `device`: only tensors on that device."""
     tensors: list[Any] = [*model.parameters(), *model.buffers()]
     for parameter in list(tensors):
         state = getattr(parameter, "quant_state", None)
@@ -109,7 +110,7 @@ def held_bytes(
 
 
 def memory_problem(error: BaseException, plan: TrainPlan) -> str | None:
-    """Need, have and remedies if the memory was full, else None."""
+    """If `error` means that memory was full: what was needed, what there is, and what helps. Else None."""
     text = str(error)
     full = isinstance(error, torch.OutOfMemoryError | MemoryError)
     if not full and "DefaultCPUAllocator" not in text and "out of memory" not in text.lower():
@@ -119,19 +120,16 @@ def memory_problem(error: BaseException, plan: TrainPlan) -> str | None:
         torch.cuda.empty_cache()
         free, total = torch.cuda.mem_get_info()
         have = f" The device has {total / 2**30:.1f} GiB, of which {free / 2**30:.1f} are free now."
-    need = _need(text)
-    if plan.remedies:
-        return f"The memory is full: {need}.{have} Try one of these: {'; '.join(plan.remedies)}."
-    batch = plan.training.batch_tokens
-    advice = [f"lower training.batch_tokens (now {batch}) or raise training.accumulation"]
-    if not plan.training.gradient_checkpointing:
-        advice.append("turn on training.gradient_checkpointing")
-    advice.append("store the base in 4 bit, or shorten data.max_length")
-    return f"The memory is full: {need}.{have} Try one of these: {'; '.join(advice)}."
+    remedies = plan.remedies or [
+        f"lower training.batch_tokens (now {plan.training.batch_tokens}) or raise training.accumulation",
+        "turn on training.gradient_checkpointing",
+        "store the base in 4 bit, or shorten data.max_length",
+    ]
+    return f"The memory is full: {_need(text)}.{have} Try one of these: {'; '.join(remedies)}."
 
 
 def _need(text: str) -> str:
-    """The error's first line up to what could not be allocated; what torch says after that is told in other words."""
+    """The error's first line, up to the size that could not be allocated."""
     first = next(iter(text.splitlines()), "")
     asked = re.match(r".*?[Tt]ried to allocate [\d.,]+ \w+", first)
     return (asked[0] if asked else first[:160]).rstrip(". ") or "an allocation failed"

@@ -1,4 +1,4 @@
-"""What a training run is told and what it gives back. It knows no loop."""
+"""What the training loop is given and what it returns. It knows no loop."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from lora_playground.variants.base import Variant
 
 @dataclass
 class TrainPlan:
-    """Everything `train` needs beside the model.
+    """Everything `train` needs besides the model.
 
     Attributes:
         training: steps, batch, schedule, seed, ... as the person chose them.
-        variant: whose hooks are called and whose updates are shown.
+        variant: its hooks are called and its updates are shown.
         train, validation, rehearsal: encoded examples.
         pad: token id for padding.
-        learning_rate: peak; None takes the training config's, else the variant's own for the embedded model.
-        base_parameters: how many parameters the base has without the variant's own; None counts the whole model's.
+        learning_rate: peak; None takes the training config's, else the variant's for the embedded model.
+        base_parameters: how many parameters the base model has; None counts all of the model that trains.
         rehearsal_share: share of tokens drawn from `rehearsal`.
-        threads: of the CPU; None leaves them to the probe.
+        threads: of the CPU; None takes the number that `models.precision` found.
         truncated, rows: for the plan event only.
-        on_spectra: updates → {module: singular values}; None takes `analysis.spectra`, False shows none.
-        on_probe: step → answers of the model as it stands ("watch it learn"); each {'prompt', 'answer'}.
-        remedies: what would lower the memory this run needs, the most useful first, for the error where it is full.
-        fused: use faster, equal forward passes where the model has parts they know.
+        on_spectra: updates → {module: singular values}; None takes `analysis.spectra`, False sends none.
+        on_probe: step → the model's answers at that step ("watch it learn"), each {'prompt', 'answer'}.
+        remedies: what would lower the memory, the most useful first, for the error message when memory is full.
+        fused: use this app's faster passes for LoRA layers and attention, which give the same results.
     """
 
     training: TrainingConfig
@@ -76,18 +76,18 @@ class TrainPlan:
 
 @dataclass
 class TrainOutcome:
-    """What came of it.
+    """What training returns.
 
     Attributes:
         steps: optimiser steps done, of `planned`; stopped: whether the person stopped it.
-        tokens: tokens (without padding) this attempt has seen; tokens_per_second: over its pure training time.
-        seconds: this attempt took, validation and reports included.
+        tokens: trained on in this attempt, without padding; tokens_per_second: over its pure training time.
+        seconds: that this attempt took, validation and reports included.
         final_loss: mean of the last losses (at most 10); losses: of this attempt, one a step.
         validation_start, validation_end: loss on the validation examples, None where there are none.
-        trainable_parameters: count; total_parameters: of the base, so that their ratio compares with full fine-tuning.
+        trainable_parameters, total_parameters: how many are trained, and how many the base model has.
         peak_memory_bytes: on CUDA what torch allocated, else the process's largest resident set.
-        tensor_bytes: the most that all tensors took at once, None where it was not measured (see `training.memory`).
-        report_seconds: spent on spectra; probe_seconds: on probes.
+        tensor_bytes: the most that all tensors took at once, None where that was not measured (`training.memory`).
+        report_seconds: spent on spectra.
     """
 
     steps: int
@@ -105,7 +105,6 @@ class TrainOutcome:
     peak_memory_bytes: int
     tensor_bytes: int | None = None
     report_seconds: float = 0.0
-    probe_seconds: float = 0.0
 
 
 Emit = Callable[[dict[str, Any]], None]

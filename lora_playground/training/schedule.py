@@ -24,10 +24,10 @@ def factor(step: int, steps: int, config: TrainingConfig) -> float:
 
 
 class Budget:
-    """Sets the number of steps so that training takes about `seconds`; without a time budget it never changes it.
+    """Sets the number of steps so that training takes about `seconds`. Without a time budget the number never changes.
 
-    The first steps are left out, since they warm caches up. The estimate is taken after a few more and corrected at
-    every tenth of the time; when the time is over, so is the training.
+    The first steps are not counted, since they warm caches up. The number is estimated after FEWEST more steps and
+    corrected at every tenth of the time; when the time is up, training ends.
 
     Attributes:
         steps: planned.
@@ -35,7 +35,7 @@ class Budget:
     """
 
     FEWEST = 3
-    """Steps that tell how long one takes."""
+    """The fewest steps from which the time of one is taken."""
 
     def __init__(self, steps: int, seconds: float | None, start: int = 0) -> None:
         self.steps, self.seconds, self.start = steps, seconds, start
@@ -44,7 +44,7 @@ class Budget:
         self._marks: list[tuple[int, float]] = []
 
     def update(self, done: int, elapsed: float) -> bool:
-        """Looks at the clock after `done` steps and `elapsed` seconds; whether the number of steps changed."""
+        """To be called after `done` steps and `elapsed` seconds; returns whether the number of steps changed."""
         if self.seconds is None:
             return False
         if not self._marks:
@@ -62,7 +62,7 @@ class Budget:
         return before != self.steps
 
     def _each(self, done: int, elapsed: float) -> float:
-        """Seconds a step: the mean of what it took on the whole and since the last look."""
+        """Seconds a step: the mean of its average over all steps and its average since the last correction."""
         (first, began), (last, looked) = self._marks[0], self._marks[-1]
         whole = (elapsed - began) / (done - first)
         recent = (elapsed - looked) / (done - last) if done - last >= self.FEWEST else whole

@@ -1,4 +1,4 @@
-"""What of a model trains and in what: parameters, modules, arithmetic, optimiser. It knows no loop."""
+"""What trains in a model and how: parameters, modules, precision, optimiser. It knows no loop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 
 def computing_dtype(model: nn.Module, precision: str) -> torch.dtype:
-    """What to compute in: as asked, else in the dtype in which the frozen weights lie (which the probe chose)."""
+    """The dtype to compute in: as asked, else that of the frozen weights, which `models.precision` chose."""
     if precision != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
     kinds = [p.dtype for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
@@ -27,12 +27,12 @@ def adamw(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
 
 
 def foreach(device: torch.device) -> bool:
-    """Whether many small tensors can be worked on at once there."""
+    """Whether torch can process lists of tensors in one call on this device."""
     return device.type in ("cpu", "cuda")
 
 
 def count(parameters: Any) -> int:
-    """Number of parameters; 4-bit ones lie two to a byte."""
+    """Number of parameters; of 4-bit ones, two are stored in a byte."""
     total = 0
     for parameter in parameters:
         packed = type(parameter).__name__ == "Params4bit" and parameter.dtype == torch.uint8

@@ -2,7 +2,6 @@
 
 import json
 import math
-import time
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from lora_playground.models.loading import load_base
 from lora_playground.training import TrainPlan, train
 from lora_playground.training import checkpoints as saved
 from lora_playground.training.loss import PackedLoss, mean_loss
-from lora_playground.training.reports import ValidationReport
+from lora_playground.training.reports import Report
 from lora_playground.training.schedule import Budget, factor
 from lora_playground.variants import get_variant
 from lora_playground.variants.base import Context
@@ -410,16 +409,19 @@ def test_a_budget_shorter_than_the_first_look_still_trains():
     assert seen[0] == 1 + Budget.FEWEST
 
 
-def test_validations_take_a_share_of_the_time():
+def test_reports_between_start_and_end_take_a_share_of_the_time():
     told = []
-    report = ValidationReport(told.append, lambda: time.sleep(0.01) or 1.0)
-    report.send(0)
-    assert report.allowance.spent == 0.0 and report.allowance.cost >= 0.01  # both ends are for nothing
-    report.allowance.cost = 0.6
-    report.maybe(1, 1.0)
-    assert len(told) == 1
-    report.maybe(2, 10.0)
-    assert [event["step"] for event in told] == [0, 2]
+    report = Report(told.append, "validation", lambda step: {"loss": 1.0}, share=0.1, grace=0.5)
+    assert report.send(0, 0.0) == {"loss": 1.0}
+    report.cost = 0.6
+    report.maybe(1, 0.9)  # 0.09 s and the grace do not pay for 0.6
+    assert [event["step"] for event in told] == [0]
+    report.maybe(2, 1.0)
+    assert told[1:] == [{"type": "validation", "step": 2, "loss": 1.0}]
+    report.every, report.cost = 2.0, 0.0
+    report.maybe(3, 2.9)
+    report.maybe(4, 3.0)
+    assert [event["step"] for event in told] == [0, 2, 4]
 
 
 def test_seconds_end_the_run(folder):
