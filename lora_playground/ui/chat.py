@@ -21,6 +21,7 @@ from lora_playground.chat.protocol import MAX_PANES, ChatRequest
 from lora_playground.data.catalogue import get_dataset, prompt_of
 from lora_playground.errors import PlaygroundError
 from lora_playground.ui import cards
+from lora_playground.ui.controls import Slider
 from lora_playground.ui.conversation import (
     Conversation,
     asked,
@@ -84,11 +85,11 @@ class ChatTab:
                 "Stop", variant="stop", elem_id="lp-chat-stop", visible=False, min_width=90, scale=1
             )
         with gr.Row(elem_id="lp-sampling"):
-            self.temperature = gr.Slider(
+            self.temperature = Slider(
                 0, 2, value=0, step=0.05, label="Temperature", info="0: always the likeliest word", buttons=[]
             )
-            self.top_p = gr.Slider(0.05, 1, value=1, step=0.05, label="Top-p", info="choose among so much", buttons=[])
-            self.length = gr.Slider(8, 512, value=96, step=8, label="Length", info="tokens at most", buttons=[])
+            self.top_p = Slider(0.05, 1, value=1, step=0.05, label="Top-p", info="choose among so much", buttons=[])
+            self.length = Slider(8, 512, value=96, step=8, label="Length", info="tokens at most", buttons=[])
             self.seed = gr.Number(0, label="Seed", info="of the shared noise", precision=0, elem_id="lp-seed")
         with gr.Accordion("More: system prompt, equal context", open=False, elem_classes="lp-fold"):
             self.system = gr.Textbox("", label="System prompt", info="put before the conversation", lines=2)

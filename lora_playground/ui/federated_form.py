@@ -15,6 +15,7 @@ from lora_playground.data.catalogue import list_datasets
 from lora_playground.federated.config import VARIANTS as TAKEN
 from lora_playground.federated.strategies import STRATEGIES
 from lora_playground.plots import federated as pictures
+from lora_playground.ui.controls import CheckboxGroup, Dropdown
 from lora_playground.ui.exports import Exports
 from lora_playground.ui.federated_view import describe_strategies
 from lora_playground.ui.forms import Fields
@@ -80,14 +81,14 @@ def _what(shell: Shell) -> dict[str, Any]:
     """Dataset and strategies, with the strategies' cards."""
     datasets = [(f"{card.label} · {count(card.train)} rows", card.name) for card in list_datasets(shell.home)]
     names = [name for _, name in datasets]
-    dataset = gr.Dropdown(
+    dataset = Dropdown(
         datasets,
         value="sentiment" if "sentiment" in names else next(iter(names), None),
         label="Data",
         filterable=False,
         elem_id="lp-fed-dataset",
     )
-    strategies = gr.CheckboxGroup(
+    strategies = CheckboxGroup(
         [(strategy.label, name) for name, strategy in STRATEGIES.items()],
         value=list(FIRST),
         label="Strategies to compare, one run each",
@@ -109,7 +110,7 @@ def _how() -> dict[str, Any]:
     fields = Fields(main)
     fields.inputs["federated.partition"].value = "dirichlet"  # an uneven split is what there is to see
     with gr.Accordion("Advanced", open=False, elem_classes="lp-fold"):
-        variant = gr.Dropdown(
+        variant = Dropdown(
             [(VARIANTS[name].label, name) for name in TAKEN if name in VARIANTS], value="lora", label="Variant",
             info="Those whose update is a product B·A that starts at zero.", filterable=False, elem_id="lp-fed-variant",
         )  # fmt: skip
@@ -143,15 +144,15 @@ def view(exports: Exports) -> dict[str, Any]:
                         empty = pictures.bytes_figure([]) if name == "bytes" else pictures.rounds_figure([], name)
                         plots[name], words[name] = _plot(name, draw(empty))
         with gr.Row():
-            run = gr.Dropdown([], label="Run", filterable=False, elem_id="lp-fed-run")
-            module = gr.Dropdown([], label="Module", filterable=False, elem_id="lp-fed-module")
+            run = Dropdown([], label="Run", filterable=False, elem_id="lp-fed-run")
+            module = Dropdown([], label="Module", filterable=False, elem_id="lp-fed-module")
         with gr.Row(elem_classes="lp-plots", equal_height=False):
             with gr.Column(min_width=280):
                 plots["spectrum"], words["spectrum"] = _plot("spectrum", draw(pictures.round_spectrum_figure(None)))
             with gr.Column(min_width=280):
                 plots["rank"], words["rank"] = _plot("rank", draw(pictures.rank_figure([])))
         with gr.Row(elem_id="lp-fed-alone"):
-            client = gr.Dropdown(
+            client = Dropdown(
                 [], label="One client alone", info="kept when a run is done", filterable=False, elem_id="lp-fed-client"
             )
             beside = gr.Button("Chat: base, this client, global", elem_id="lp-fed-beside", min_width=220)

@@ -20,6 +20,7 @@ from lora_playground.estimates.time import forecasts
 from lora_playground.machine.device import device
 from lora_playground.models.catalogue import list_models
 from lora_playground.ui import cards, costs, method_card, options_file, pictures, upload
+from lora_playground.ui.controls import CheckboxGroup, Dropdown, Radio, Slider
 from lora_playground.ui.forms import Fields, VariantFields, field, help_text, nest, plain
 from lora_playground.ui.preview import Preview
 from lora_playground.ui.shell import Shell
@@ -194,7 +195,7 @@ def _data_step(shell: Shell) -> tuple[gr.Dropdown, gr.HTML, upload.Upload]:
     _heading(1, "Data", "what it learns from")
     datasets = list_datasets(shell.home)
     first = _first([card.name for card in datasets], _DEFAULTS["data.dataset"].default)
-    dataset = gr.Dropdown(
+    dataset = Dropdown(
         _choices(datasets), value=first, label="Dataset", show_label=False, filterable=False, elem_id="lp-dataset"
     )
     examples = gr.HTML(show_examples(shell, first), apply_default_css=False, elem_id="lp-examples")
@@ -205,8 +206,8 @@ def _method_step(name: str | None) -> tuple[gr.Dropdown, gr.Radio, gr.HTML, gr.M
     _heading(2, "Method", "how the update is written")
     mine = VARIANTS[name].family if name else None
     families = sorted({variant.family for variant in VARIANTS.values()}, key=lambda one: (one != mine, one))
-    family = gr.Dropdown(families, value=mine, label="Family", show_label=False, filterable=False, elem_id="lp-family")
-    variant = gr.Radio(
+    family = Dropdown(families, value=mine, label="Family", show_label=False, filterable=False, elem_id="lp-family")
+    variant = Radio(
         _variants(mine), value=name, label="Variant", show_label=False, elem_classes="lp-chips", elem_id="lp-variant"
     )
     equation = gr.Markdown(method_card.equation(name), elem_id="lp-equation", latex_delimiters=method_card.DELIMITERS)
@@ -216,7 +217,7 @@ def _method_step(name: str | None) -> tuple[gr.Dropdown, gr.Radio, gr.HTML, gr.M
 def _rank_step(name: str | None) -> tuple[gr.Column, gr.Slider, gr.HTML]:
     _heading(3, "Rank", "how many directions it may use")
     with gr.Column(visible=method_card.has_rank(name)) as knob:
-        rank = gr.Slider(
+        rank = Slider(
             0, len(RANKS) - 1, value=RANKS.index(8), step=1, label="Rank r", show_label=False,
             elem_id="lp-rank-slider", buttons=[],
         )  # fmt: skip
@@ -227,7 +228,7 @@ def _rank_step(name: str | None) -> tuple[gr.Column, gr.Slider, gr.HTML]:
 
 def _budget_step() -> tuple[gr.Radio, gr.Number, gr.Number, gr.HTML]:
     _heading(4, "Budget", "how long it may train")
-    unit = gr.Radio(
+    unit = Radio(
         ["steps", "seconds"], value="steps", show_label=False, label="Unit", elem_classes="lp-chips", elem_id="lp-unit"
     )
     counted, timed = _DEFAULTS["training.steps"], _DEFAULTS["training.seconds"]
@@ -242,9 +243,9 @@ def _budget_step() -> tuple[gr.Radio, gr.Number, gr.Number, gr.HTML]:
 
 def _sweep() -> tuple[gr.CheckboxGroup, gr.CheckboxGroup]:
     with gr.Accordion("Sweep: several runs with one click", open=False, elem_classes="lp-fold"):
-        ranks = gr.CheckboxGroup([(str(rank), rank) for rank in RANKS], label="Ranks", elem_id="lp-sweep-ranks")
+        ranks = CheckboxGroup([(str(rank), rank) for rank in RANKS], label="Ranks", elem_id="lp-sweep-ranks")
         listed = [(variant.label, variant.name) for variant in VARIANTS.values()]
-        variants = gr.CheckboxGroup(listed, label="Variants", elem_id="lp-sweep-variants")
+        variants = CheckboxGroup(listed, label="Variants", elem_id="lp-sweep-variants")
     return ranks, variants
 
 
@@ -263,7 +264,7 @@ def _heading(number: int, title: str, small: str) -> None:
 def _model_input() -> tuple[gr.Dropdown, gr.HTML]:
     option = _DEFAULTS["model.source"]
     listed = [(f"{card.label}{'' if card.on_disk else ' (needs the network)'}", card.source) for card in list_models()]
-    source = gr.Dropdown(
+    source = Dropdown(
         listed, value=option.default, label="Base model", info=option.description, allow_custom_value=True,
         elem_id="lp-model-source",
     )  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 
 from lora_playground.config import Option, options
+from lora_playground.ui.controls import Judged
 from lora_playground.variants import VARIANTS
 
 _Key = tuple[str, str, tuple[str, ...], float | None, float | None, bool]
@@ -55,7 +56,7 @@ def field(option: Option, **more: Any) -> gr.components.Component:
     if option.kind == "bool":
         return gr.Checkbox(bool(option.default), **common)
     if option.kind == "choice":
-        return gr.Dropdown(list(option.choices), value=option.default, filterable=False, **common)
+        return Judged(list(option.choices), value=option.default, filterable=False, **common)
     return gr.Textbox(_text(option.default), max_lines=1, **common)
 
 

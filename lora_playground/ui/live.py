@@ -17,6 +17,7 @@ from lora_playground.jobs.supervisor import Job
 from lora_playground.plots.spectrum import short_name
 from lora_playground.runs import Run
 from lora_playground.ui import cards
+from lora_playground.ui.controls import Dropdown
 from lora_playground.ui.exports import Exports
 from lora_playground.ui.follow import Digest, Follower
 from lora_playground.ui.shell import Shell, actions, draw, points
@@ -100,7 +101,7 @@ def build(exports: Exports) -> Live:
                 scree = gr.Plot(show_label=False, elem_classes="lp-plot", elem_id="lp-scree")
             with gr.Column(min_width=200, elem_id="lp-module-column"):
                 scree_words = gr.HTML("", apply_default_css=False, elem_classes="lp-words")
-                module = gr.Dropdown(
+                module = Dropdown(
                     [],
                     label="Module in this picture",
                     info="or click a square of the map",

@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 
 from lora_playground.ui import spectrum_views as views
+from lora_playground.ui.controls import Dropdown, Radio, Slider
 from lora_playground.ui.shell import Shell, draw, points
 from lora_playground.ui.spectrum_cache import SpectrumCache
 from lora_playground.ui.spectrum_tools import Tools
@@ -89,22 +90,22 @@ class SpectrumTab:
 
     def _controls(self) -> None:
         with gr.Row(elem_classes="lp-spec-controls", equal_height=False):
-            focus = gr.Radio([], label="Run in the map", elem_classes="lp-chips", elem_id="lp-spec-focus")
-            measure = gr.Dropdown(
+            focus = Radio([], label="Run in the map", elem_classes="lp-chips", elem_id="lp-spec-focus")
+            measure = Dropdown(
                 MEASURES, value="effective_rank",
                 label="The map shows", info="of every module of one run", filterable=False, elem_id="lp-spec-measure",
             )  # fmt: skip
-            module = gr.Dropdown(
+            module = Dropdown(
                 [], label="Module in the other pictures", info="or click a square of the map", elem_id="lp-spec-module",
                 filterable=False,
             )  # fmt: skip
-            log = gr.Radio(
+            log = Radio(
                 [("log", True), ("linear", False)], value=True, label="σ axis", info="of the singular values",
                 elem_classes="lp-chips", elem_id="lp-spec-log",
             )  # fmt: skip
         with gr.Row(elem_classes="lp-spec-replay", equal_height=False):
             play = gr.Button("▶ Replay training", size="sm", elem_id="lp-spec-play", min_width=150, scale=0)
-            step = gr.Slider(
+            step = Slider(
                 0, 1, value=0, step=1, label="Step", info="Drag to see how the spectrum grew.", elem_id="lp-spec-step",
                 buttons=[],
             )  # fmt: skip
@@ -113,10 +114,10 @@ class SpectrumTab:
     def _pair(self) -> None:
         heading("Two adapters", "do they use the same directions?")
         with gr.Row(elem_classes="lp-spec-controls", equal_height=False):
-            self.first = gr.Dropdown([], label="First run", filterable=False, elem_id="lp-spec-first")
-            self.second = gr.Dropdown([], label="Second run", filterable=False, elem_id="lp-spec-second")
-            self.side = gr.Radio(SIDES, value="right", label="Directions", elem_classes="lp-chips")
-            self.factor = gr.Radio(
+            self.first = Dropdown([], label="First run", filterable=False, elem_id="lp-spec-first")
+            self.second = Dropdown([], label="Second run", filterable=False, elem_id="lp-spec-second")
+            self.side = Radio(SIDES, value="right", label="Directions", elem_classes="lp-chips")
+            self.factor = Radio(
                 [("of ΔW", False), ("of A or B alone", True)], value=False,
                 label="Taken (the LoRA paper's figures take A and B)", elem_classes="lp-chips",
             )  # fmt: skip
@@ -129,14 +130,14 @@ class SpectrumTab:
     def _base(self) -> None:
         heading("The update and its base", "what it makes louder, and what is new")
         with gr.Row(elem_classes="lp-spec-controls", equal_height=False):
-            self.base_side = gr.Radio(
+            self.base_side = Radio(
                 [(label.replace("it", "ΔW", 1), side) for label, side in reversed(SIDES)], value="left",
                 label="Directions", elem_classes="lp-chips",
             )  # fmt: skip
-            self.leading = gr.Slider(
+            self.leading = Slider(
                 1, 32, value=10, step=1, label="Directions of W + ΔW looked at", buttons=[], elem_id="lp-spec-leading"
             )
-            self.epsilon = gr.Slider(
+            self.epsilon = Slider(
                 0, 1, value=0.5, step=0.05, label="Threshold ε of an intruder", buttons=[], elem_id="lp-spec-epsilon"
             )
         with gr.Row(elem_classes="lp-plots", equal_height=False):

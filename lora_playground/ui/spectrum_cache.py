@@ -165,7 +165,11 @@ class SpectrumCache:
     def _read(self, run: Run, module: str) -> Update:
         if run.update_path.is_file():
             file = self._file(run)
-            found = {part: file.read(f"{module}.{part}") for part in ("B", "A", "dense") if f"{module}.{part}" in file}
+            found = {
+                part: file.read(f"{module}.{part}")
+                for part in ("B", "A", "dense")
+                if f"{module}.{part}" in file.entries
+            }
             if found:
                 return Update(module, **found)
         elif run.adapter.is_dir():

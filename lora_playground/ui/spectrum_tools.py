@@ -22,6 +22,7 @@ from lora_playground.plots import cut_figure, describe_cut
 from lora_playground.plots.style import empty
 from lora_playground.ui import cards
 from lora_playground.ui import spectrum_views as views
+from lora_playground.ui.controls import Dropdown, Radio, Slider
 from lora_playground.ui.shell import Shell, draw
 from lora_playground.ui.spectrum_cache import SpectrumCache
 from lora_playground.ui.words import escape
@@ -70,15 +71,15 @@ class Tools:
 
         heading("Cut and ask again", "keep only some directions of every module")
         with gr.Row(elem_classes="lp-spec-controls", equal_height=False):
-            self.mode = gr.Radio(MODES, value="all", label="Keep", elem_classes="lp-chips", elem_id="lp-spec-mode")
-            self.k = gr.Slider(0, 8, value=1, step=1, label="k", visible=False, buttons=[], elem_id="lp-spec-k")
-            self.first = gr.Slider(
+            self.mode = Radio(MODES, value="all", label="Keep", elem_classes="lp-chips", elem_id="lp-spec-mode")
+            self.k = Slider(0, 8, value=1, step=1, label="k", visible=False, buttons=[], elem_id="lp-spec-k")
+            self.first = Slider(
                 1, 8, value=1, step=1, label="from direction", visible=False, buttons=[], elem_id="lp-spec-from"
             )
-            self.last = gr.Slider(
+            self.last = Slider(
                 1, 8, value=2, step=1, label="to direction", visible=False, buttons=[], elem_id="lp-spec-to"
             )
-            self.strength = gr.Slider(
+            self.strength = Slider(
                 0, 2, value=1, step=0.05, label="Strength", info="0 is the base, 1 as trained", buttons=[],
                 elem_id="lp-spec-strength",
             )  # fmt: skip
@@ -97,7 +98,7 @@ class Tools:
         heading("Take along, bring in", "figures, numbers, adapters")
         with gr.Row(elem_classes="lp-spec-files", equal_height=False):
             with gr.Column(min_width=280):
-                self.which = gr.Dropdown(PICTURES, value="scree", label="Picture", filterable=False)
+                self.which = Dropdown(PICTURES, value="scree", label="Picture", filterable=False)
                 with gr.Row(elem_classes="lp-spec-ways"):
                     self.png = gr.Button("PNG", elem_id="lp-spec-png", min_width=70)
                     self.svg = gr.Button("SVG", elem_id="lp-spec-svg", min_width=70)
@@ -118,7 +119,7 @@ class Tools:
                     "", label="or from the hub", placeholder="somebody/some-adapter", elem_id="lp-spec-hub",
                     max_length=200,
                 )  # fmt: skip
-                self.base = gr.Dropdown(_bases(), value="", label="Its base model", filterable=False)
+                self.base = Dropdown(_bases(), value="", label="Its base model", filterable=False)
                 self.bring = gr.Button("Import", elem_id="lp-spec-import")
                 gr.HTML(_LARGE, apply_default_css=False)
                 self.brought = gr.HTML("", apply_default_css=False, elem_id="lp-spec-brought")

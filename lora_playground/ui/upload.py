@@ -17,6 +17,7 @@ from lora_playground.data.readers import Reading, columns_of, read_file
 from lora_playground.data.uploads import store
 from lora_playground.errors import DataError, PlaygroundError
 from lora_playground.ui import cards
+from lora_playground.ui.controls import Dropdown
 from lora_playground.ui.words import escape
 
 SHOWN_PROBLEMS = 50
@@ -94,7 +95,7 @@ def _role_inputs() -> list[gr.Dropdown]:
     for first in (0, 2):
         with gr.Row():
             for label, info in described[first : first + 2]:
-                made.append(gr.Dropdown([], label=label, info=info, filterable=False, min_width=120))
+                made.append(Dropdown([], label=label, info=info, filterable=False, min_width=120))
     return made
 
 
