@@ -280,7 +280,7 @@ def reproduce_run(given: argparse.Namespace) -> dict[str, Any]:
 def estimate(given: argparse.Namespace) -> dict[str, Any]:
     """`estimate`: time, memory by cause, trained parameters and the adapter's size; nothing is loaded."""
     from lora_playground.estimates.memory import Conditions, estimate_memory
-    from lora_playground.estimates.time import forecast
+    from lora_playground.estimates.time import estimate_time
     from lora_playground.models.precision import probe
 
     config, machine = build_config(given), probe()
@@ -288,7 +288,7 @@ def estimate(given: argparse.Namespace) -> dict[str, Any]:
     if found is None:
         known = "its sizes are known once it was fetched; those of the models that are listed are known before"
         raise ConfigError("model.source", config.model.source, known)
-    time = forecast(_store(given), config, machine.device == "cuda")
+    time = estimate_time(_store(given), config, machine.device == "cuda")
     told = asdict(found) | {"least": found.least, "total": found.most, "device": machine.device}
     return told | {"beside": told.pop("overhead"), "time": asdict(time) if time else None}
 

@@ -12,7 +12,7 @@ from typing import Any
 from lora_playground.config import RunConfig, TrainingConfig
 from lora_playground.data.preparation import Prepared
 from lora_playground.estimates.memory import Conditions, advice, known_memory, micro_batches
-from lora_playground.estimates.time import forecast
+from lora_playground.estimates.time import estimate_time
 from lora_playground.machine import memory
 from lora_playground.runs import Run, RunStore
 
@@ -43,7 +43,7 @@ class RunEstimate:
         )
         self.memory = known_memory(config, self.conditions)
         self.remedies = advice(config, self.memory, self.conditions) if self.memory else []
-        self.time = forecast(RunStore(home), config, device == "cuda")
+        self.time = estimate_time(RunStore(home), config, device == "cuda")
 
     def told(self, attempt: int) -> dict[str, Any]:
         """The fields of a run's result that are compared with what the run took. A resumed run gets no time, since its

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from lora_playground.config import RunConfig
 from lora_playground.errors import PlaygroundError
 from lora_playground.estimates.memory import Conditions, advice, estimate_memory
-from lora_playground.estimates.time import Forecast
+from lora_playground.estimates.time import TimeEstimate
 from lora_playground.machine.device import Device
 from lora_playground.ui.cards import error
 from lora_playground.ui.words import count, escape, size, span
@@ -33,16 +33,16 @@ GROUNDS = {
     "model": "roughly, going by {runs} of another model here",
     "processor": "roughly, going by this processor's speed; after the first run here it is known better",
 }
-"""What a forecast's source is called; a later one is worth less."""
+"""What an estimate's source is called; a later one is worth less."""
 
 
-def time_line(forecasts: Sequence[Forecast | None], timed: bool = False) -> str:
+def time_line(estimates: Sequence[TimeEstimate | None], timed: bool = False) -> str:
     """How long the runs that were chosen will take, one after another, as HTML.
 
     `timed`: whether training is given a time, so that the number of steps is what is foreseen.
     """
-    known = [one for one in forecasts if one is not None]
-    if not known or len(known) < len(forecasts):
+    known = [one for one in estimates if one is not None]
+    if not known or len(known) < len(estimates):
         said = "Training stops when the time is up. " if timed else ""
         return f'<p class="lp-note">{said}How long it takes in all is known after the first run on this machine.</p>'
     seconds = span(sum(one.seconds[0] for one in known), sum(one.seconds[1] for one in known))

@@ -16,7 +16,7 @@ from lora_playground.config import Option, RunConfig, options
 from lora_playground.data.catalogue import DatasetCard, get_dataset, list_datasets
 from lora_playground.errors import PlaygroundError
 from lora_playground.estimates.memory import seen_overhead
-from lora_playground.estimates.time import forecasts
+from lora_playground.estimates.time import estimate_times
 from lora_playground.machine.device import device
 from lora_playground.models.catalogue import list_models
 from lora_playground.ui import cards, costs, method_card, options_file, pictures, upload
@@ -171,7 +171,7 @@ def _connect_costs(shell: Shell, page: gr.Blocks, made: Steps, memory: gr.HTML, 
         try:
             configs, machine = made.configs(given), device()
             gpu = machine.kind == "cuda"
-            known = forecasts(shell.store, configs, gpu)
+            known = estimate_times(shell.store, configs, gpu)
             clock = costs.time_line(known, configs[0].training.seconds is not None)
             return clock, *costs.panel(configs[0], machine, seen_overhead(shell.store, configs[0].model.source))
         except PlaygroundError:

@@ -77,18 +77,18 @@ def test_nothing_chosen(tmp_path):
 
 
 def test_time_is_said_as_a_range_with_its_grounds():
-    from lora_playground.estimates.time import Forecast
+    from lora_playground.estimates.time import TimeEstimate
     from lora_playground.ui.costs import time_line
 
-    seen = Forecast((28.2, 44.4), (60, 60), "runs", 3)
-    guess = Forecast((11.2, 72.6), (60, 60), "processor")
+    seen = TimeEstimate((28.2, 44.4), (60, 60), "runs", 3)
+    guess = TimeEstimate((11.2, 72.6), (60, 60), "processor")
     assert "About 28 to 44 s from start to result, going by the last 3 runs of this model and method" in time_line(
         [seen]
     )
     assert "About 11 s to 1 min 10 s from start to result, roughly, going by this processor" in time_line([guess])
     both = time_line([seen, guess])
     assert "2 runs, one after another: about 39 s to 2 min from start" in both and "this processor" in both
-    timed = time_line([Forecast((36.0, 39.0), (48, 75), "method", 1)], timed=True)
+    timed = time_line([TimeEstimate((36.0, 39.0), (48, 75), "method", 1)], timed=True)
     assert "About 39 s from start to result, for 48 to 75 steps, going by the last run of this model with an" in timed
     assert "after the first run" in time_line([seen, None]) and "time is up" in time_line([None], timed=True)
 
