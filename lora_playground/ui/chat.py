@@ -33,7 +33,7 @@ from lora_playground.ui.conversation import (
     tuned,
 )
 from lora_playground.ui.identity import Identity
-from lora_playground.ui.shell import Shell, Shown, actions
+from lora_playground.ui.shell import QUIET, SETS, Shell, Shown, actions
 from lora_playground.ui.words import escape
 
 PAUSE = 0.15
@@ -41,9 +41,6 @@ PAUSE = 0.15
 STARTERS = 4
 KEPT = 200
 """Conversations whose token details are kept for hovering; the oldest go first."""
-
-QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-HEAVY: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 
 
 class ChatTab:
@@ -111,13 +108,13 @@ class ChatTab:
         panes = [self.conversation, self.tuning, self._shell.ticked]
         self._shows = [self.view, self.input, self.send_button, self.stop_button, self.conversation, self.problem]
         asks = {self.input, *panes, *self._settings}
-        gr.on([self.send_button.click, self.input.submit], self.send, asks, self._shows, **HEAVY)
-        self.again.click(self.answer_again, asks, self._shows, **HEAVY)
+        gr.on([self.send_button.click, self.input.submit], self.send, asks, self._shows, **SETS)
+        self.again.click(self.answer_again, asks, self._shows, **SETS)
         self.stop_button.click(self.stop, self.conversation, self.problem, **QUIET)
         self.fresh.click(self.reset, panes, self._shows, **QUIET).then(None, None, None, js="() => lp.url({chat: ''})")
         for button, script in ((self.markdown, "save('md')"), (self.json, "save('json')"), (self.share, "share()")):
             button.click(None, None, None, js=f"() => lp.{script}")
-        self.starters.act(_chosen, None, self.input, **QUIET).then(self.send, asks, self._shows, **HEAVY)
+        self.starters.act(_chosen, None, self.input, **QUIET).then(self.send, asks, self._shows, **SETS)
         self.view.act(
             self.act,
             [self.conversation, self.tuning],
@@ -131,7 +128,7 @@ class ChatTab:
     def open_link(self, restored: Any) -> None:
         """Answers the questions that the address holds, once the event `restored` has ticked its runs."""
         outputs = [*self._shows, self.tuning, *self._settings]
-        restored.then(self.replay, [self._shell.ticked, self.tuning], outputs, **HEAVY)
+        restored.then(self.replay, [self._shell.ticked, self.tuning], outputs, **SETS)
 
     # --- what is shown ------------------------------------------------------------------------------------------------
 

@@ -15,11 +15,9 @@ from lora_playground import plots
 from lora_playground.errors import PlaygroundError
 from lora_playground.runs import Run
 from lora_playground.ui.follow import Follower
-from lora_playground.ui.shell import Shell, actions, draw
+from lora_playground.ui.shell import QUIET, SETS, Shell, actions, draw
 from lora_playground.ui.words import count, duration, escape, percent, size
 
-QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-SETS: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 """For an event that ticks a run: only the queue tells the page that a State has changed."""
 LISTED = 60
 QUIETLY = "#8b979b"

@@ -35,11 +35,9 @@ from lora_playground.ui.federated_view import (
 )
 from lora_playground.ui.forms import nest
 from lora_playground.ui.identity import Identity
-from lora_playground.ui.shell import SLOTS, Shell, draw
+from lora_playground.ui.shell import QUIET, SETS, SLOTS, Shell, draw
 
 SPLIT = ("federated.clients", "federated.partition", "federated.concentration", "federated.group")
-QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-SETS: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 """For events that tick runs: only the queue tells the page that a State has changed."""
 SECONDS = 1.5
 TOGETHER_SECONDS = 10

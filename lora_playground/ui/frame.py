@@ -26,7 +26,7 @@ from lora_playground.ui.identity import Identity
 from lora_playground.ui.live import Changes
 from lora_playground.ui.reproduce import Reproduce
 from lora_playground.ui.run_list_cache import RunListCache
-from lora_playground.ui.shell import SLOTS, Shell, actions
+from lora_playground.ui.shell import QUIET, SETS, SLOTS, Shell, actions
 from lora_playground.ui.words import count
 
 FAST, SLOW = 1.0, 3.0
@@ -35,8 +35,6 @@ FAST, SLOW = 1.0, 3.0
 TABS = (("fine", "Fine-tune"), ("spectrum", "Spectrum"), ("chat", "Chat"), ("compare", "Compare"),
         ("federated", "Federated"), ("learn", "Learn"))  # fmt: skip
 
-QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-SETS: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 """For events that set a gr.State others listen to: only the queue tells the page that a State has changed."""
 
 

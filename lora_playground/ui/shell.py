@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 SLOTS = 4
 """How many runs can be ticked at once; a run keeps its slot, and so its colour, while it is ticked."""
 
+QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+"""How an event is connected that only draws: at once, beside the queue, without a spinner, in no public API."""
+SETS: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+"""How an event is connected that changes something or takes long: in the queue, as many at once as there are."""
+
 
 @dataclass(frozen=True)
 class Shown:

@@ -13,12 +13,11 @@ import gradio as gr
 
 from lora_playground.ui import spectrum_views as views
 from lora_playground.ui.controls import Dropdown, Radio, Slider
-from lora_playground.ui.shell import Shell, draw, points
+from lora_playground.ui.shell import QUIET, Shell, draw, points
 from lora_playground.ui.spectrum_cache import SpectrumCache
 from lora_playground.ui.spectrum_tools import Tools
 from lora_playground.ui.words import escape
 
-QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 FOLLOW, PLAY = 2.0, 0.6
 """Seconds between two looks at a run that trains, and between two steps of a replay."""
 

@@ -23,7 +23,7 @@ from lora_playground.plots.style import empty
 from lora_playground.ui import cards
 from lora_playground.ui import spectrum_views as views
 from lora_playground.ui.controls import Dropdown, Radio, Slider
-from lora_playground.ui.shell import Shell, draw
+from lora_playground.ui.shell import QUIET, Shell, draw
 from lora_playground.ui.spectrum_cache import SpectrumCache
 from lora_playground.ui.words import escape
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from lora_playground.runs import RunStore
     from lora_playground.ui.spectrum import Controls
 
-QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 MODES = [
     ("all", "all"), ("strongest k", "top"), ("weakest k", "bottom"), ("a range", "range"), ("one", "one"),
 ]  # fmt: skip
