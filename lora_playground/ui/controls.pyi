@@ -1,0 +1,97 @@
+"""Gradio's inputs, made to take what a page sends while their bounds or choices change. They know no run and no tab.
+
+The server sets a slider's bounds together with its value, and a list's choices together with what is chosen. A page may
+send a value that fitted the bounds before, for instance 1 where the least is 2. Gradio answers that with an error. Here
+such a value is brought within the bounds, and a choice that is not offered counts as none.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from gradio.events import Dependency
+
+class Slider(gr.Slider):
+    """A slider whose value is brought within its bounds."""
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> Any:
+        """A number as it was sent, between `minimum` and `maximum`."""
+        if isinstance(payload, int | float):
+            payload = min(max(payload, self.minimum), self.maximum)
+        return super().preprocess(payload)
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+
+class Dropdown(gr.Dropdown):
+    """A list in which a value that is not offered counts as nothing chosen."""
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> Any:
+        """The chosen value, or None."""
+        return super().preprocess(payload if self.allow_custom_value else _offered(self, payload))
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+
+class Judged(gr.Dropdown):
+    """A list for an option of the schema: whatever is sent is passed on, for the schema to judge."""
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> Any:
+        """The value as it was sent."""
+        return payload
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+
+class Radio(gr.Radio):
+    """Buttons of which one is chosen; a value that is not offered counts as none."""
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> Any:
+        """The chosen value, or None."""
+        return super().preprocess(_offered(self, payload))
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+
+class CheckboxGroup(gr.CheckboxGroup):
+    """Boxes of which several are ticked; values that are not offered are left out."""
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> Any:
+        """The ticked values."""
+        return super().preprocess(_offered(self, payload or []))
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+
+def _offered(part: Dropdown | Radio | CheckboxGroup, payload: Any) -> Any:
+    values = [value for _, value in part.choices]
+    if isinstance(payload, list):
+        return [one for one in payload if one in values]
+    return payload if payload in values else None
