@@ -44,13 +44,18 @@ class _WithoutStubs(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def exec_module(self, module: ModuleType) -> None:
         assert self._usual is not None
         self._usual.exec_module(module)
-        if hasattr(module, "create_or_modify_pyi"):
-            vars(module)["create_or_modify_pyi"] = lambda *_: None
+        _write_no_stubs(module)
+
+
+def _write_no_stubs(module: ModuleType) -> None:
+    if hasattr(module, "create_or_modify_pyi"):
+        vars(module)["create_or_modify_pyi"] = lambda *_: None
 
 
 def import_gradio() -> None:
-    """Imports Gradio; nothing happens where it is imported already."""
+    """Imports Gradio. Where it is imported already, only stub files are kept from being written beside our inputs."""
     if "gradio" in sys.modules:
+        _write_no_stubs(sys.modules[_STUBS])
         return
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     finder = _WithoutStubs()
