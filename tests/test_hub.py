@@ -128,8 +128,8 @@ def test_what_cannot_be_fetched_says_why(hub, source, said):
 def test_a_run_fetches_its_model_and_tells_how_far_it_is(hub, tmp_path):
     from lora_playground.jobs.pipeline import execute
     from lora_playground.runs import RunStore
+    from lora_playground.runs.history import RunProgress
     from lora_playground.ui import cards
-    from lora_playground.ui.follow import Digest
 
     run = RunStore(tmp_path / "home").create(
         RunConfig.parse(
@@ -149,9 +149,8 @@ def test_a_run_fetches_its_model_and_tells_how_far_it_is(hub, tmp_path):
         execute(run, stop, emit=events.append)
     fetched = [event for event in events if event["type"] == "download"]
     assert fetched and fetched[-1]["done"] == fetched[-1]["total"] > 2**20
-    digest = Digest()
-    digest.take({"type": "download", "done": 300_000_000, "total": 1_200_000_000})
-    assert "fetching the model: 300 MB of 1.20 GB" in cards.progress("a", "#000", "loading", digest)
+    progress = RunProgress.of([{"type": "download", "done": 300_000_000, "total": 1_200_000_000}])
+    assert "fetching the model: 300 MB of 1.20 GB" in cards.progress("a", "#000", "loading", progress)
 
 
 # ------------------------------------------------------------------------------------------------------------ datasets

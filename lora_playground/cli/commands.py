@@ -56,7 +56,6 @@ def _execute(run: Any) -> dict[str, Any]:
         result = execute(run, stop.is_set, emit=_progress)
     finally:
         signal.signal(signal.SIGINT, previous)
-    losses = [loss for event in run.events()[0] if event["type"] == "loss" for loss in event["losses"]]
     return {
         "run": run.id,
         "folder": str(run.folder),
@@ -64,7 +63,7 @@ def _execute(run: Any) -> dict[str, Any]:
         "trainable_parameters": result["trainable_parameters"],
         "train_seconds": result["seconds"]["training"],
         "tokens_per_second": result["tokens_per_second"],
-        "losses": losses,
+        "losses": run.progress().losses,
         "score": result.get("score"),
         "forgetting": result.get("forgetting"),
     }

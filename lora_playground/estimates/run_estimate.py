@@ -61,9 +61,9 @@ class RunEstimate:
         number that it began with, since its batches depend on it."""
         training = self.config.training
         micro = training.accumulation
-        told = [event["recipe"] for event in run.events()[0] if event["type"] == "plan" and "recipe" in event]
+        told = run.progress().plan.get("recipe")
         if told:
-            micro = int(told[0].get("accumulation", micro))
+            micro = int(told.get("accumulation", micro))
         elif self.conditions.device == "cuda" and self.memory is not None:
             micro = micro_batches(self.config, memory.available_to_torch(), self.conditions)
             if micro != training.accumulation:

@@ -86,7 +86,7 @@ class Job:
             run.id,
             "",
             run.state(),
-            max(1, run.last_attempt()),
+            max(1, run.progress().attempt),
             run.config().label,
             run.created(),
             error_code=error.get("code"),

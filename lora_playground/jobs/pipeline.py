@@ -34,7 +34,7 @@ def execute(
         the first are recorded in `error.json`.
     """
     with run.locked():
-        run.begin(attempt if attempt is not None else run.last_attempt() + 1)
+        run.begin(attempt if attempt is not None else run.progress().attempt + 1)
         run.sweep()
         try:
             return execution_of(run)(run, should_stop, emit or (lambda event: None)).result()

@@ -101,5 +101,5 @@ def adopt(store: JobStore, run: Run, owner: str) -> None:
         run.config().label,
         state if state in TERMINAL else "interrupted",
         run.created(),
-        max(1, run.last_attempt()),
+        max(1, run.progress().attempt),
     )

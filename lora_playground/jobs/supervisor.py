@@ -280,7 +280,6 @@ class Supervisor:
             return
         run.attempt = row.attempt
         run.sweep()
-        offset = run.events_path.stat().st_size if run.events_path.exists() else 0
         try:
             handle = self.runner.submit(run.folder, row.attempt)
         except PlaygroundError as error:
@@ -289,7 +288,7 @@ class Supervisor:
                 row.id, row.attempt, "failed", error_code="error", error_message=str(error), finished=time.time()
             )
             return
-        active = Active(run, row.owner, row.attempt, handle, row.used, offset)
+        active = Active(run, row.owner, row.attempt, handle, self.runs.progress(run), row.used)
         self._active[row.id] = active
         self.store.set(row.id, row.attempt, handle=handle.to_dict())
         fresh = self.store.get(row.id)
@@ -299,7 +298,7 @@ class Supervisor:
     def _watch(self, id: str, active: Active) -> None:
         if active.status is None:
             active.status = self.runner.poll(active.handle)  # before the events, so that none is missed
-        for phase in active.read():
+        if (phase := active.read()) is not None:
             self.store.move(id, active.attempt, phase)
         if active.status is not None:
             self._end(id, active)
@@ -396,4 +395,4 @@ class Supervisor:
         active = self._active.get(row.id)
         if active is None:
             return Job.of_row(row, position, eta)
-        return Job.of_row(row, position, active.eta, active.step, active.steps)
+        return Job.of_row(row, position, active.eta, active.progress.step, active.progress.planned)

@@ -14,6 +14,7 @@ from lora_playground.jobs.failures import explain_exit
 from lora_playground.jobs.runner import Handle, Runner
 from lora_playground.jobs.store import PHASES
 from lora_playground.runs import Run
+from lora_playground.runs.history import RunProgress
 
 TERMINATE_AFTER = 0.7
 """Seconds after the stop flag until SIGTERM; `KILL_AFTER` until SIGKILL. Together well under two seconds."""
@@ -27,25 +28,22 @@ class Active:
     Attributes:
         run, owner, attempt, handle: what runs, for whom, where.
         used_before: seconds of device time of earlier attempts.
-        offset: how far its events have been read.
+        progress: what its events say.
         stop_asked: when a person asked to stop it, or None.
         status: its exit status once it has ended; kept, since a runner forgets what was reaped.
-        step, steps, eta: progress, from its events.
     """
 
     run: Run
     owner: str
     attempt: int
     handle: Handle
+    progress: RunProgress
     used_before: float = 0.0
-    offset: int = 0
     stop_asked: float | None = None
     status: int | None = None
-    step: int = 0
-    steps: int = 0
-    eta: float | None = None
     stalled: float = 0.0
     began: float = field(default_factory=time.monotonic)
+    _phase: str = ""
     _pressed: set[str] = field(default_factory=set)
     _sign_of_life: float = field(default_factory=time.monotonic)
     _cpu: float = 0.0
@@ -56,23 +54,20 @@ class Active:
         """Seconds of device time, all attempts."""
         return self.used_before + time.monotonic() - self.began
 
-    def read(self) -> list[str]:
-        """Reads new events into the progress; returns the phases that began."""
-        events, self.offset = self.run.events(self.offset)
-        if events:
+    @property
+    def eta(self) -> float | None:
+        """Seconds until training ends; None where this attempt has not said so yet."""
+        return self.progress.eta if self.progress.attempt == self.attempt else None
+
+    def read(self) -> str | None:
+        """Reads new events into the progress; returns the phase that has begun since the last call, if any."""
+        known, before = self.progress.version, self._phase
+        self.progress.read(self.run.events_path)
+        if self.progress.version != known:
             self._sign_of_life = time.monotonic()
-        phases = []
-        for event in events:
-            if event.get("attempt") != self.attempt:
-                continue
-            kind = event["type"]
-            if kind == "phase" and event.get("phase") in PHASES:
-                phases.append(str(event["phase"]))
-            elif kind == "plan":
-                self.steps, self.step = int(event.get("steps", 0)), int(event.get("start_step", 0))
-            elif kind == "loss" and event.get("steps"):
-                self.step, self.eta = int(event["steps"][-1]), event.get("eta")
-        return phases
+        if self.progress.attempt == self.attempt and self.progress.phase in PHASES:
+            self._phase = self.progress.phase
+        return self._phase if self._phase != before else None
 
     def press(self, runner: Runner) -> None:
         """Stop goes flag, SIGTERM, SIGKILL, as time passes; each is sent once."""

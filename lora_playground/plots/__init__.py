@@ -34,10 +34,8 @@ from lora_playground.plots.spectrum import (
 )
 from lora_playground.plots.style import RUN_COLOURS, run_colour, significant
 from lora_playground.plots.training import (
-    LossSeries,
     describe_loss,
     loss_figure,
-    loss_series,
     losses_figure,
     sparkline,
 )
@@ -45,7 +43,6 @@ from lora_playground.plots.training import (
 __all__ = [
     "MEASURES",
     "RUN_COLOURS",
-    "LossSeries",
     "Point",
     "alignment_figure",
     "amplification_figure",
@@ -63,7 +60,6 @@ __all__ = [
     "energy_figure",
     "intruder_figure",
     "loss_figure",
-    "loss_series",
     "losses_figure",
     "map_figure",
     "module_grid",

@@ -1,61 +1,17 @@
-"""Loss curves, and the small spark of a loss beside a run's name. It knows events, no model and no file."""
+"""Loss curves, and the small spark of a loss beside a run's name. It knows no model and no file."""
 
 from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 from lora_playground.plots.style import axis, empty, figure, rounded, significant
+from lora_playground.runs.history import RunProgress
 
 _POINTS = 320
 """Most points a curve is drawn with; more cannot be told apart on a screen and only make the update heavy."""
-
-
-@dataclass
-class LossSeries:
-    """A run's losses so far.
-
-    Attributes:
-        steps, losses: training loss of each step (nats per token).
-        validation: (step, loss) pairs.
-        planned: steps the run will take, 0 where unknown.
-    """
-
-    steps: list[int] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    validation: list[tuple[int, float]] = field(default_factory=list)
-    planned: int = 0
-
-
-def loss_series(events: Iterable[Mapping[str, Any]]) -> LossSeries:
-    """Collects losses from a run's events. After a resume, what was trained again replaces what it repeats."""
-    train: dict[int, float] = {}
-    checks: dict[int, float] = {}
-    planned = 0
-    for event in events:
-        kind = event.get("type")
-        if kind == "plan":
-            planned = int(event.get("steps", 0))
-            start = int(event.get("start_step", 0))
-            train = {step: loss for step, loss in train.items() if step <= start}
-            checks = {step: loss for step, loss in checks.items() if step <= start}
-        elif kind == "loss":
-            train.update(zip(map(int, event.get("steps", [])), map(_number, event.get("losses", []))))
-        elif kind == "validation" and "step" in event:
-            checks[int(event["step"])] = _number(event.get("loss"))
-    steps = sorted(train)
-    return LossSeries(steps, [train[step] for step in steps], sorted(checks.items()), planned)
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
-
-
-def _as_series(source: LossSeries | Iterable[Mapping[str, Any]]) -> LossSeries:
-    return source if isinstance(source, LossSeries) else loss_series(source)
 
 
 def smoothed(losses: Sequence[float], window: float) -> list[float]:
@@ -71,21 +27,20 @@ def smoothed(losses: Sequence[float], window: float) -> list[float]:
 
 
 def losses_figure(
-    runs: Sequence[tuple[str, str, LossSeries | Iterable[Mapping[str, Any]]]], dark: bool = False, log: bool = False
+    runs: Sequence[tuple[str, str, RunProgress]], dark: bool = False, log: bool = False
 ) -> dict[str, Any]:
     """Losses of several runs over the steps: training faint with its mean over it, validation as points.
 
     Args:
-        runs: (label, colour, series or events), in the order of their slots.
+        runs: (label, colour, progress), in the order of their slots.
         log: logarithmic loss axis.
     """
     budget = max(60, _POINTS // max(1, len(runs)))
     data: list[dict[str, Any]] = []
     planned = 0
-    for label, colour, source in runs:
-        series = _as_series(source)
-        planned = max(planned, series.planned)
-        data += _traces(label, colour, series, budget, single=len(runs) == 1)
+    for label, colour, progress in runs:
+        planned = max(planned, progress.planned)
+        data += _traces(label, colour, progress, budget, single=len(runs) == 1)
     title = "Loss while it trains" if len(runs) <= 1 else "Loss of each run"
     if not any(trace["x"] for trace in data):
         return empty("The curve begins with the first step.", "Loss", dark)
@@ -96,23 +51,21 @@ def losses_figure(
     return figure(data, title, dark, xaxis=horizontal, yaxis=vertical, showlegend=True, hovermode="x")
 
 
-def loss_figure(
-    source: LossSeries | Iterable[Mapping[str, Any]], colour: str, dark: bool = False, log: bool = False
-) -> dict[str, Any]:
+def loss_figure(progress: RunProgress, colour: str, dark: bool = False, log: bool = False) -> dict[str, Any]:
     """The loss of one run; see `losses_figure`."""
-    return losses_figure([("", colour, source)], dark, log)
+    return losses_figure([("", colour, progress)], dark, log)
 
 
-def _traces(label: str, colour: str, series: LossSeries, budget: int, single: bool) -> list[dict[str, Any]]:
-    stride = max(1, math.ceil(len(series.steps) / budget))
-    mean = smoothed(series.losses, max(3.0, len(series.losses) / 25))
-    last = len(series.steps) - 1
-    picked = [i for i in range(len(series.steps)) if i % stride == 0 or i == last]
-    steps = [series.steps[i] for i in picked]
+def _traces(label: str, colour: str, progress: RunProgress, budget: int, single: bool) -> list[dict[str, Any]]:
+    stride = max(1, math.ceil(len(progress.steps) / budget))
+    mean = smoothed(progress.losses, max(3.0, len(progress.losses) / 25))
+    last = len(progress.steps) - 1
+    picked = [i for i in range(len(progress.steps)) if i % stride == 0 or i == last]
+    steps = [progress.steps[i] for i in picked]
     name = html.escape(label)
     raw = {
         "x": steps,
-        "y": rounded(series.losses[i] for i in picked),
+        "y": rounded(progress.losses[i] for i in picked),
         "mode": "lines",
         "line": {"color": colour, "width": 1},
         "opacity": 0.3,
@@ -129,8 +82,8 @@ def _traces(label: str, colour: str, series: LossSeries, budget: int, single: bo
         "hovertemplate": "step %{x}: %{y:.3f}<extra>" + ("training, mean" if single else name) + "</extra>",
     }
     points = {
-        "x": [step for step, _ in series.validation],
-        "y": rounded(loss for _, loss in series.validation),
+        "x": [step for step, _ in progress.validation],
+        "y": rounded(loss for _, loss in progress.validation),
         "mode": "markers+lines",
         "name": "validation",
         "legendgroup": name,
@@ -144,17 +97,16 @@ def _traces(label: str, colour: str, series: LossSeries, budget: int, single: bo
     return [raw, line, points]
 
 
-def describe_loss(source: LossSeries | Iterable[Mapping[str, Any]]) -> str:
+def describe_loss(progress: RunProgress) -> str:
     """One or two sentences: where the loss began, where it is, what validation says."""
-    series = _as_series(source)
-    finite = [loss for loss in smoothed(series.losses, 3.0) if math.isfinite(loss)]
+    finite = [loss for loss in smoothed(progress.losses, 3.0) if math.isfinite(loss)]
     if not finite:
         return "No step has been taken yet."
-    last = series.steps[-1]
+    last = progress.steps[-1]
     text = f"After {last} steps the training loss went from {significant(finite[0])} to {significant(finite[-1])}."
     if len(finite) == 1:
         text = f"The training loss is {significant(finite[0])} at step {last}."
-    checks = [(step, loss) for step, loss in series.validation if math.isfinite(loss)]
+    checks = [(step, loss) for step, loss in progress.validation if math.isfinite(loss)]
     if len(checks) >= 2:
         best = min(checks, key=lambda pair: pair[1])
         text += f" Validation loss went from {significant(checks[0][1])} to {significant(checks[-1][1])}"
@@ -189,10 +141,8 @@ def sparkline(losses: Sequence[float], colour: str, width: int = 72, height: int
 
 
 __all__ = [
-    "LossSeries",
     "describe_loss",
     "loss_figure",
-    "loss_series",
     "losses_figure",
     "smoothed",
     "sparkline",

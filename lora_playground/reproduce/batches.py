@@ -50,13 +50,8 @@ class Recipe:
         result = run.result()
         if result is None:
             raise RunError(f"Run {run.id} is {run.state()}; only a finished run can be reproduced.")
-        rates: dict[int, float] = {}
-        plan: dict[str, Any] = {}
-        for event in run.events()[0]:
-            if event["type"] == "loss":
-                rates.update(zip(event["steps"], event["learning_rates"]))
-            elif event["type"] == "plan":
-                plan = event
+        progress = run.progress()
+        plan, rates = progress.plan, dict(zip(progress.steps, progress.learning_rates))
         told = plan.get("recipe")
         if told is None:
             raise RunError(

@@ -14,7 +14,9 @@ import os
 import re
 import secrets
 import shutil
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,10 +25,12 @@ from typing import Any
 from lora_playground.config import RunConfig
 from lora_playground.errors import RunError
 from lora_playground.runs.files import read_json, write_json, writing
-from lora_playground.runs.history import history
+from lora_playground.runs.history import RunProgress, history, read_events
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 LOG_LINES = 40
+KEPT = 64
+"""Runs whose progress a store keeps in memory; the one asked for least recently goes first."""
 
 
 def default_home() -> Path:
@@ -146,26 +150,15 @@ class Run:
 
     def events(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
         """Events from byte `offset` on, and the offset to ask with next time; a torn last line waits."""
-        try:
-            with open(self.events_path, "rb") as file:
-                file.seek(offset)
-                data = file.read()
-        except OSError:
-            return [], offset
-        whole = data.rfind(b"\n") + 1
-        events = []
-        for line in data[:whole].splitlines():
-            try:
-                event = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(event, dict) and "type" in event:
-                events.append(event)
-        return events, offset + whole
+        return read_events(self.events_path, offset)
 
     def history(self) -> list[dict[str, Any]]:
-        """All events as one curve: what a resumed attempt did again counts once."""
+        """All events but those of steps that a resumed attempt trained again."""
         return history(self.events()[0])
+
+    def progress(self) -> RunProgress:
+        """What all its events say, read from the beginning; `RunStore.progress` reads only what is new."""
+        return RunProgress().read(self.events_path)
 
     def log_tail(self, lines: int = LOG_LINES) -> list[str]:
         """The last lines of `log.txt`, each at most 500 characters."""
@@ -177,15 +170,6 @@ class Run:
         except OSError:
             return []
         return [line[:500] for line in text.splitlines()[-lines:]]
-
-    def last_attempt(self) -> int:
-        """The highest attempt that has written an event; 0 before the first."""
-        return max((event.get("attempt", 1) for event in self.events()[0]), default=0)
-
-    def phase(self) -> str | None:
-        """The last phase that the events name."""
-        phases = [event["phase"] for event in self.events()[0] if event["type"] == "phase"]
-        return phases[-1] if phases else None
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -222,7 +206,7 @@ class Run:
         without a server, and for reading after the fact.
         """
         if self.alive():
-            return self.phase() or "loading"
+            return self.progress().phase or "loading"
         error = self.error()
         if error is not None:
             return "cancelled" if error.get("code") == "cancelled" else "failed"
@@ -244,11 +228,22 @@ Runs = list[Run]
 
 
 class RunStore:
-    """All runs under one home folder."""
+    """All runs under one home folder. Safe to use from many threads."""
 
     def __init__(self, home: Path | str | None = None) -> None:
         self.home = Path(home).expanduser() if home else default_home()
         self.folder = self.home / "runs"
+        self._progress: OrderedDict[str, RunProgress] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def progress(self, run: Run) -> RunProgress:
+        """What a run's events say by now; one object a run for all who ask, which reads only what was appended."""
+        with self._lock:
+            progress = self._progress.setdefault(run.id, RunProgress())
+            self._progress.move_to_end(run.id)
+            while len(self._progress) > KEPT:
+                self._progress.popitem(last=False)
+        return progress.read(run.events_path)
 
     def create(self, config: RunConfig) -> Run:
         """Makes a run's folder with its config. Raises RunError where home cannot be written, DiskFull."""

@@ -1,31 +1,251 @@
-"""A run's events as one history, in which a step that was trained twice counts once. It knows events, no file."""
+"""What the events of a run say: the one reader of `events.jsonl`, for the live view, plots, queue and command line.
+
+A run is trained in one attempt or more. The first plan of an attempt says at which step it goes on; what earlier
+attempts told of later steps is left out, since those steps are trained again. Further plans of the same attempt only
+correct the number of steps, as a time budget asks for. It knows no figure and no page, and passes over events of types
+that it does not know.
+"""
 
 from __future__ import annotations
 
+import json
+import math
+import threading
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+Event = dict[str, Any]
 
-def history(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Events as one run, without what a resumed attempt did again.
+_SNAPSHOTS = 16
+"""Snapshots of one version that are kept, for those who last asked at different versions."""
+_LISTS = ("steps", "losses", "validation", "probes", "messages", "rounds")
 
-    A new attempt's `plan` says at which step it starts; loss points, validations, spectra, probes and checkpoints of
-    earlier attempts beyond that step are dropped.
-    """
-    kept: list[dict[str, Any]] = []
+
+def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
+    """Events from byte `offset` on, and the offset to ask with next time. A last line without its end waits, a line
+    that is damaged is passed over, a file that is missing has no events."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            data = file.read()
+    except OSError:
+        return [], offset
+    whole = data.rfind(b"\n") + 1
+    events = []
+    for line in data[:whole].splitlines():
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(event, dict) and "type" in event:
+            events.append(event)
+    return events, offset + whole
+
+
+def history(events: Iterable[Event]) -> list[Event]:
+    """All events but those of steps that a later attempt trained again."""
+    kept: list[Event] = []
+    attempt = 1
     for event in events:
-        if event.get("type") == "plan" and event.get("attempt", 1) > 1:
-            start = int(event.get("start_step", 0))
+        if event["type"] == "plan" and event.get("attempt", 1) > attempt:
+            attempt, start = event["attempt"], int(event.get("start_step", 0))
             kept = [cut for old in kept if (cut := _until(old, start)) is not None]
         kept.append(event)
     return kept
 
 
-def _until(event: dict[str, Any], last: int) -> dict[str, Any] | None:
-    if event.get("type") == "loss":
-        keep = sum(1 for step in event.get("steps", []) if step <= last)
-        if keep == len(event.get("steps", [])):
-            return event
-        cut = {key: event[key][:keep] for key in ("steps", "losses", "learning_rates") if key in event}
-        return event | cut if keep else None
-    return None if isinstance(event.get("step"), int) and event["step"] > last else event
+def _until(event: Event, last: int) -> Event | None:
+    """An event without what it says of steps after `last`; None where nothing is left."""
+    if event["type"] != "loss":
+        return None if isinstance(event.get("step"), int) and event["step"] > last else event
+    keep = sum(1 for step in event["steps"] if step <= last)
+    cut = {key: event[key][:keep] for key in ("steps", "losses", "learning_rates") if key in event}
+    return event | cut if keep else None
+
+
+@dataclass
+class RunProgress:
+    """What the events of one run say so far. Readers change nothing in it.
+
+    Attributes:
+        version: the number of events read. changed: by type of event, the version at which the last one came.
+        attempt: the number of the newest attempt, 0 before its first event.
+        phase: what this attempt does. clock: seconds since it began, at its last event.
+        plan: the newest `plan` event. steps, losses, learning_rates: one entry an optimiser step.
+        validation: (step, loss). probes: (step, answers). messages: (level, text).
+        spectra: the newest `spectra` event. checkpoint: the step of the newest one, 0 where there is none.
+        partition, rounds: of a federated run, the event and the events. client: whose turn it is, or ''.
+        eta: seconds until training ends, None where unknown.
+        download: bytes of the base model that are here, and in all; (0, 0) where none had to be fetched.
+    """
+
+    version: int = 0
+    changed: Counter[str] = field(default_factory=Counter)
+    attempt: int = 0
+    phase: str = ""
+    clock: float = 0.0
+    plan: Event = field(default_factory=dict)
+    steps: list[int] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    learning_rates: list[float] = field(default_factory=list)
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    probes: list[tuple[int, list[dict[str, str]]]] = field(default_factory=list)
+    messages: list[tuple[str, str]] = field(default_factory=list)
+    spectra: Event = field(default_factory=dict)
+    checkpoint: int = 0
+    partition: Event = field(default_factory=dict)
+    rounds: list[Event] = field(default_factory=list)
+    client: str = ""
+    tokens_per_second: float = 0.0
+    eta: float | None = None
+    download: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        self._offset = 0
+        self._unplanned = True
+        self._lengths = [tuple(len(getattr(self, name)) for name in _LISTS)]
+        self._cut_at = 0
+        self._snapshots: dict[int, bytes] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> RunProgress:
+        """What these events say."""
+        progress = cls()
+        for event in events:
+            progress.take(event)
+        return progress
+
+    @property
+    def step(self) -> int:
+        """The last optimiser step that was reported."""
+        return self.steps[-1] if self.steps else int(self.plan.get("start_step", 0))
+
+    @property
+    def planned(self) -> int:
+        """Optimiser steps that the run will take, 0 where unknown."""
+        return int(self.plan.get("steps", 0))
+
+    @property
+    def curve_version(self) -> int:
+        """The version at which the newest loss, validation or plan came."""
+        return max(self.changed[name] for name in ("loss", "validation", "plan"))
+
+    def spark(self, buckets: int = 20) -> tuple[float, ...]:
+        """Mean losses of equal parts of the planned steps; only whole parts, so that it seldom changes."""
+        width = max(1, self.planned // buckets)
+        whole = len(self.losses) // width
+        parts = (self.losses[number * width : (number + 1) * width] for number in range(min(whole, buckets)))
+        return tuple(round(sum(part) / width, 3) for part in parts)
+
+    def read(self, path: Path) -> RunProgress:
+        """Takes the events that were appended to `path` since the last call. Safe to call from many threads."""
+        with self._lock:
+            events, self._offset = read_events(path, self._offset)
+            for event in events:
+                self.take(event)
+        return self
+
+    def take(self, event: Event) -> None:
+        """Adds one event."""
+        kind = str(event["type"])
+        self.version += 1
+        self.changed[kind] = self.version
+        if event.get("attempt", 1) > self.attempt:
+            self.attempt, self._unplanned = event.get("attempt", 1), True
+            self.phase, self.eta, self.download = "", None, (0, 0)
+        self.clock = float(event.get("t", self.clock))
+        self.client = str(event.get("client", "")) if kind == "loss" else ""
+        if (take := getattr(self, f"_take_{kind}", None)) is not None:
+            take(event)
+        self._lengths.append(tuple(len(getattr(self, name)) for name in _LISTS))
+        self._snapshots = {}
+
+    def _take_phase(self, event: Event) -> None:
+        self.phase = event["phase"]
+
+    def _take_plan(self, event: Event) -> None:
+        self.plan = event
+        if self._unplanned:
+            self._unplanned = False
+            self._cut(int(event.get("start_step", 0)))
+
+    def _cut(self, start: int) -> None:
+        """Drops what was told of steps after `start`."""
+        kept = sum(1 for step in self.steps if step <= start)
+        # New lists, so that whoever draws the old ones in another thread has them whole.
+        self.steps, self.losses = self.steps[:kept], self.losses[:kept]
+        self.learning_rates = self.learning_rates[:kept]
+        self.validation = [(step, loss) for step, loss in self.validation if step <= start]
+        self.probes = [(step, answers) for step, answers in self.probes if step <= start]
+        self.rounds = [event for event in self.rounds if event["step"] <= start]
+        self.checkpoint = min(self.checkpoint, start)
+        self._cut_at = self.version
+
+    def _take_loss(self, event: Event) -> None:
+        self.learning_rates += event.get("learning_rates", [])
+        self.losses += [_number(loss) for loss in event["losses"]]
+        self.steps += event["steps"]  # last: there is a loss for every step that a reader finds
+        self.tokens_per_second = event.get("tokens_per_second") or self.tokens_per_second
+        self.eta = event.get("eta")
+
+    def _take_validation(self, event: Event) -> None:
+        self.validation.append((event["step"], _number(event["loss"])))
+
+    def _take_spectra(self, event: Event) -> None:
+        self.spectra = event
+
+    def _take_probe(self, event: Event) -> None:
+        self.probes.append((event["step"], event["answers"]))
+
+    def _take_download(self, event: Event) -> None:
+        self.download = (int(event["done"]), int(event["total"]))
+
+    def _take_checkpoint(self, event: Event) -> None:
+        self.checkpoint = event["step"]
+
+    def _take_message(self, event: Event) -> None:
+        self.messages.append((event.get("level", "info"), event["text"]))
+
+    def _take_partition(self, event: Event) -> None:
+        self.partition = event
+
+    def _take_round(self, event: Event) -> None:
+        self.rounds.append(event)
+
+    def snapshot(self, since: int = 0) -> bytes:
+        """What is new since version `since`, as a JSON object; made once a version for all who ask with the same one.
+
+        It has the attributes of this class. A list (`steps`, `losses`, `validation`, `probes`, `messages`, `rounds`)
+        has only its new entries, and `kept` says by the list's name after how many of the entries known at `since` they
+        go: all of them, or none where an attempt went back. `plan`, `spectra` and `partition` are there where they
+        have changed. A loss that is no number is null. A `since` that this run has never had counts as 0.
+        """
+        with self._lock:
+            if since not in self._snapshots:
+                if len(self._snapshots) >= _SNAPSHOTS:
+                    self._snapshots = {}
+                self._snapshots[since] = self._as_json(since if self._cut_at <= since <= self.version else 0)
+            return self._snapshots[since]
+
+    def _as_json(self, since: int) -> bytes:
+        kept = dict(zip(_LISTS, self._lengths[since], strict=True))
+        names = ("version", "attempt", "phase", "clock", "step", "planned", "checkpoint", "client", "eta",
+                 "tokens_per_second", "download")  # fmt: skip
+        told = {name: getattr(self, name) for name in names} | {"since": since, "kept": kept}
+        told |= {name: getattr(self, name)[kept[name] :] for name in _LISTS}
+        told["losses"] = [_finite(loss) for loss in told["losses"]]
+        told["validation"] = [(step, _finite(loss)) for step, loss in told["validation"]]
+        told |= {name: getattr(self, name) for name in ("plan", "spectra", "partition") if self.changed[name] > since}
+        return json.dumps(told, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

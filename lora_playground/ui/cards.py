@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_playground.evaluation import METRICS
-from lora_playground.ui.follow import Digest
+from lora_playground.runs.history import RunProgress
 from lora_playground.ui.words import PHASES, count, duration, escape, percent, share, significant, size, span
 
 ORDER = ("loading", "training", "saving", "evaluating")
@@ -56,30 +56,30 @@ def waiting(label: str, colour: str, position: int | None, detail: str = "") -> 
     )
 
 
-def progress(label: str, colour: str, state: str, digest: Digest) -> str:
+def progress(label: str, colour: str, state: str, told: RunProgress) -> str:
     """A run at work: phase, bar, step, time left, speed."""
-    plan = digest.plan
-    steps = int(plan.get("steps", 0))
+    plan = told.plan
+    steps = told.planned
     reached = ORDER.index(state) if state in ORDER else 0
     items = "".join(
         f'<li class="{"past" if place < reached else "now" if place == reached else "next"}">{PHASES[name]}</li>'
         for place, name in enumerate(ORDER)
     )
-    filled = digest.step / steps if steps and state == "training" else float(reached > 1)
+    filled = told.step / steps if steps and state == "training" else float(reached > 1)
     head = PHASES.get(state, state)
     if state == "training" and steps:
-        head = f"step {digest.step} of {steps}"
-    here, whole = digest.download
+        head = f"step {told.step} of {steps}"
+    here, whole = told.download
     fetching = state == "loading" and here < whole
     if fetching:
         head, filled = f"fetching the model: {size(here)} of {size(whole)}", here / whole
     stats = []
-    if state == "training" and digest.eta is not None:
-        stats.append(f"<span><b>{duration(digest.eta)}</b> left</span>")
-    if digest.tokens_per_second:
-        stats.append(f"<span><b>{count(digest.tokens_per_second)}</b> tokens/s</span>")
-    if digest.losses:
-        stats.append(f"<span>loss <b>{significant(digest.losses[-1])}</b></span>")
+    if state == "training" and told.eta is not None:
+        stats.append(f"<span><b>{duration(told.eta)}</b> left</span>")
+    if told.tokens_per_second:
+        stats.append(f"<span><b>{count(told.tokens_per_second)}</b> tokens/s</span>")
+    if told.losses:
+        stats.append(f"<span>loss <b>{significant(told.losses[-1])}</b></span>")
     if plan:
         trained, total = plan.get("trainable_parameters", 0), plan.get("total_parameters", 0)
         stats.append(f"<span><b>{count(trained)}</b> trained numbers ({share(trained, total)})</span>")
@@ -97,11 +97,11 @@ def progress(label: str, colour: str, state: str, digest: Digest) -> str:
     )
 
 
-def probes(digest: Digest, colour: str) -> str:
+def probes(told: RunProgress, colour: str) -> str:
     """ "Watch it learn": each probe prompt with the base's answer and the newest one."""
-    if not digest.probes:
+    if not told.probes:
         return ""
-    first, newest = digest.probes[0], digest.probes[-1]
+    first, newest = told.probes[0], told.probes[-1]
     parts = []
     for number, answer in enumerate(newest[1]):
         before = first[1][number]["answer"] if number < len(first[1]) else ""
@@ -190,18 +190,18 @@ def _cut(text: Any, characters: int = 160) -> str:
 
 
 def stopped(
-    label: str, colour: str, state: str, digest: Digest, failure: Mapping[str, Any] | None, mine: bool = True
+    label: str, colour: str, state: str, told: RunProgress, failure: Mapping[str, Any] | None, mine: bool = True
 ) -> str:
     """A run that ended otherwise: in one sentence why, and its last log lines to open."""
     text = {
-        "cancelled": f"Stopped{' by you' if mine else ''} after {digest.step} steps.",
+        "cancelled": f"Stopped{' by you' if mine else ''} after {told.step} steps.",
         "interrupted": "The server was stopped while it ran.",
     }
     said = (failure or {}).get("message") or text.get(state, "It failed without saying why.")
     if state == "cancelled":
         said = text[state]
-    if state == "interrupted" and digest.checkpoint:
-        said = f"{said} Resume goes on from step {digest.checkpoint}."
+    if state == "interrupted" and told.checkpoint:
+        said = f"{said} Resume goes on from step {told.checkpoint}."
     if state != "cancelled" and not mine:
         said = f"{said} It was started in another browser, and only there can it be resumed."
     log = (failure or {}).get("log") or []
@@ -216,7 +216,7 @@ def stopped(
     )
 
 
-def messages(digest: Digest) -> str:
+def messages(told: RunProgress) -> str:
     """What the worker wants the person to know, newest last."""
-    kept = [text for level, text in digest.messages if level == "warning"][-3:]
+    kept = [text for level, text in told.messages if level == "warning"][-3:]
     return "".join(warning(text) for text in kept)

@@ -14,7 +14,6 @@ import gradio as gr
 from lora_playground import plots
 from lora_playground.errors import PlaygroundError
 from lora_playground.runs import Run
-from lora_playground.ui.follow import Follower
 from lora_playground.ui.shell import QUIET, SETS, Shell, actions, draw
 from lora_playground.ui.words import count, duration, escape, percent, size
 
@@ -207,7 +206,7 @@ class CompareTab:
     """The tab; `build` makes it where it is called."""
 
     def __init__(self, shell: Shell) -> None:
-        self._shell, self._follower = shell, Follower()
+        self._shell = shell
 
     def build(self, tab: gr.Tab) -> None:
         """Makes the parts inside `tab` and connects them."""
@@ -266,7 +265,8 @@ class CompareTab:
             gains, "Gain against forgetting", "forgetting (drop in base skills)", "gain over the base", percent_x=True
         )
         cost = plots.scatter_figure(costs, "Score against size", "trained parameters", "score", log_x=True)
-        series = [(one.run.config().label, one.colour, self._series(one.run)) for one in self._shell.shown(ticked)]
+        progress = self._shell.store.progress
+        series = [(one.run.config().label, one.colour, progress(one.run)) for one in self._shell.shown(ticked)]
         losses = [f"{label}: {plots.describe_loss(one)}" for label, _, one in series if one.steps]
         return [
             table(sort(lines, order[0], bool(order[1])), order[0], bool(order[1])), gr.update(visible=bool(lines)),
@@ -275,10 +275,6 @@ class CompareTab:
             draw(plots.losses_figure(series)), _note(" ".join(losses) or "Tick runs to overlay their losses."),
             differences(lines),
         ]  # fmt: skip
-
-    def _series(self, run: Run) -> plots.LossSeries:
-        digest = self._follower.look(run)
-        return plots.LossSeries(digest.steps, digest.losses, digest.validation, int(digest.plan.get("steps", 0)))
 
     def act(self, ticked: list[str], order: list[Any], event: gr.EventData) -> tuple[Any, Any]:
         """A click in the table: sort by a column (again: the other way round), or tick a run."""

@@ -5,7 +5,6 @@ It knows no Gradio and starts nothing.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,12 +13,9 @@ from lora_playground.errors import PlaygroundError
 from lora_playground.federated.config import client_ranks
 from lora_playground.federated.strategies import STRATEGIES
 from lora_playground.plots import RUN_COLOURS, run_colour
-from lora_playground.runs import Run
 from lora_playground.ui import cards
 from lora_playground.ui.shell import Shell
 from lora_playground.ui.words import PHASES, duration, escape, percent, significant, size
-
-KEPT = 32
 
 
 @dataclass
@@ -67,35 +63,12 @@ def read_progress(shell: Shell, identity: str, colour: str) -> Progress | None:
     progress = Progress(label, colour, job.state, planned=config.federated.rounds if config.federated else 0)
     progress.problem = job.error_message or ""
     progress.resumable = bool(getattr(job, "resumable", False))
-    for event in _history(run):
-        progress.now = str(event["client"]) if event["type"] == "loss" and "client" in event else ""
-        if event["type"] == "round":
-            progress.rounds.append(event)
-        elif event["type"] == "partition":
-            progress.partition = event
-        elif event["type"] == "message" and event.get("level") == "warning":
-            progress.messages.append(event["text"])
-        progress.seconds = float(event.get("t", progress.seconds))
+    told = shell.store.progress(run)
+    progress.rounds, progress.partition, progress.now, progress.seconds = (
+        told.rounds, told.partition, told.client, told.clock
+    )  # fmt: skip
+    progress.messages = [text for level, text in told.messages if level == "warning"]
     return progress
-
-
-_read: OrderedDict[str, tuple[int, list[dict[str, Any]]]] = OrderedDict()
-
-
-def _history(run: Run) -> list[dict[str, Any]]:
-    """A run's events; read again only when its file has grown, since every open page looks every second or two."""
-    try:
-        length = run.events_path.stat().st_size
-    except OSError:
-        length = 0
-    key = str(run.folder)
-    kept = _read.get(key)
-    if kept is None or kept[0] != length:
-        kept = (length, list(run.history()))
-        _read[key] = kept
-        while len(_read) > KEPT:
-            _read.popitem(last=False)
-    return kept[1]
 
 
 def colours(compared: Sequence[str], ticked: Sequence[str]) -> dict[str, str]:

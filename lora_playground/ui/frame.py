@@ -21,7 +21,6 @@ from lora_playground.models.catalogue import list_models
 from lora_playground.ui import cards, chat, compare, finetune, learn, live, sidebar, spectrum
 from lora_playground.ui.exports import Exports
 from lora_playground.ui.federated import build_federated
-from lora_playground.ui.follow import Follower
 from lora_playground.ui.identity import Identity
 from lora_playground.ui.live import Changes
 from lora_playground.ui.reproduce import Reproduce
@@ -64,13 +63,12 @@ class Frame:
 
     def __init__(self, shell_parts: Mapping[str, Any], client: ChatClient, identity: Identity) -> None:
         self._parts, self._client, self._identity = shell_parts, client, identity
-        self._follower = Follower()
         # Gradio hands out files only from the system's folder for temporary ones; this one goes with the process.
         self._downloads = tempfile.TemporaryDirectory(prefix="lora-playground-", ignore_cleanup_errors=True)
         self._exports = Exports(shell_parts["store"], Path(self._downloads.name))
         self._global = Exports(shell_parts["store"], Path(self._downloads.name), prefix="lp-fed")
         self._again = Reproduce(shell_parts["store"], Path(self._downloads.name))
-        self._run_list = RunListCache(shell_parts["store"], shell_parts["supervisor"], self._follower)
+        self._run_list = RunListCache(shell_parts["store"], shell_parts["supervisor"])
 
     def build(self) -> gr.Blocks:
         """The whole page as a gr.Blocks that is not launched yet."""
@@ -198,7 +196,7 @@ class Frame:
         changes.put("ended", self._steps.ended, done, lambda: f"{len(done)} {done[0] if done else ''}")
         kept = {"run": viewed, "runs": ",".join(ticked)}
         changes.put("address", own.address, tuple(kept.values()), lambda: kept)
-        looked = live.look(self._shell, self._follower, viewed, ticked, visitor) if viewed else None
+        looked = live.look(self._shell, viewed, ticked, visitor) if viewed else None
         if looked is None:
             live.clear(self._live, changes, cards.idle(look.last), look.last)
         else:
@@ -241,12 +239,12 @@ class Frame:
 
     def pick_module(self, viewed: str, event: gr.EventData) -> Any:
         """A click on a square of the map chooses its module."""
-        names = [entry[0] for entry in self._digest_modules(viewed)]
+        names = [entry[0] for entry in self._modules(viewed)]
         return event.custom if event.custom in names else gr.skip()
 
-    def _digest_modules(self, viewed: str) -> list[list[Any]]:
+    def _modules(self, viewed: str) -> list[list[Any]]:
         try:
-            return self._follower.look(self._shell.store.get(viewed)).plan.get("modules", [])
+            return self._shell.store.progress(self._shell.store.get(viewed)).plan.get("modules", [])
         except PlaygroundError:
             return []
 

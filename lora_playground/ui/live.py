@@ -16,10 +16,10 @@ from lora_playground.errors import PlaygroundError
 from lora_playground.jobs.supervisor import Job
 from lora_playground.plots.spectrum import short_name
 from lora_playground.runs import Run
+from lora_playground.runs.history import RunProgress
 from lora_playground.ui import cards
 from lora_playground.ui.controls import Dropdown
 from lora_playground.ui.exports import Exports
-from lora_playground.ui.follow import Digest, Follower
 from lora_playground.ui.shell import Shell, actions, draw, points
 from lora_playground.ui.words import escape
 
@@ -121,14 +121,14 @@ class Looked:
 
     run: Run
     job: Job
-    digest: Digest
+    progress: RunProgress
     label: str
     colour: str
     rank: int | None
     mine: bool
 
 
-def look(shell: Shell, follower: Follower, identity: str, ticked: list[str], visitor: str) -> Looked | None:
+def look(shell: Shell, identity: str, ticked: list[str], visitor: str) -> Looked | None:
     """The run of that id as a visitor sees it, or None where there is none any more."""
     try:
         run = shell.store.get(identity)
@@ -138,20 +138,21 @@ def look(shell: Shell, follower: Follower, identity: str, ticked: list[str], vis
         return None
     colour = plots.run_colour(ticked.index(identity)) if identity in ticked else UNTICKED
     rank = getattr(config.variant, "rank", None)
-    return Looked(run, job, follower.look(run), config.label, colour, rank, not job.owner or job.owner == visitor)
+    mine = not job.owner or job.owner == visitor
+    return Looked(run, job, shell.store.progress(run), config.label, colour, rank, mine)
 
 
 def render(live: Live, changes: Changes, looked: Looked, module: str | None) -> None:
     """Adds to `changes` what is new about a run."""
-    job, digest = looked.job, looked.digest
+    job, progress = looked.job, looked.progress
     active = not job.ended
     result = looked.run.result() if job.state == "done" else None
-    names = list(digest.spectra.get("spectra", {})) or [entry[0] for entry in digest.plan.get("modules", [])]
+    names = list(progress.spectra.get("spectra", {})) or [entry[0] for entry in progress.plan.get("modules", [])]
     if module not in names:
         module = names[len(names) // 2] if names else None
     bar = (
-        job.id, job.state, job.position, job.stopping, looked.colour, digest.version if active else 0,
-        len(digest.messages),
+        job.id, job.state, job.position, job.stopping, looked.colour, progress.version if active else 0,
+        len(progress.messages),
     )  # fmt: skip
     changes.put("status", live.status, bar, lambda: _status(looked, result))
     may_stop, may_resume = active and looked.mine, job.resumable and looked.mine
@@ -166,10 +167,9 @@ def render(live: Live, changes: Changes, looked: Looked, module: str | None) -> 
     for name, button in (("chat", live.chat), ("spectrum", live.spectrum), ("exports", live.exports)):
         changes.put(f"way-{name}", button, job.state == "done", lambda: gr.update(visible=job.state == "done"))
     changes.put("resume", live.resume, may_resume, lambda: gr.update(visible=may_resume))
-    changes.put(
-        "probes", live.probes, (job.id, digest.asked, looked.colour), lambda: cards.probes(digest, looked.colour)
-    )
-    started = bool(digest.plan)
+    asked = (job.id, progress.changed["probe"], looked.colour)
+    changes.put("probes", live.probes, asked, lambda: cards.probes(progress, looked.colour))
+    started = bool(progress.plan)
     changes.put("pictures", live.pictures, started, lambda: gr.update(visible=started))
     if started:
         changes.put("module", live.module, (job.id, len(names), module), lambda: _choices(names, module))
@@ -177,16 +177,15 @@ def render(live: Live, changes: Changes, looked: Looked, module: str | None) -> 
 
 
 def _draw(live: Live, changes: Changes, looked: Looked, module: str | None) -> None:
-    digest, colour = looked.digest, looked.colour
-    curve = plots.LossSeries(digest.steps, digest.losses, digest.validation, int(digest.plan.get("steps", 0)))
-    key = (looked.run.id, digest.curve, colour)
-    changes.put("loss", live.loss, key, lambda: draw(plots.loss_figure(curve, colour)))
-    changes.put("loss-words", live.loss_words, key, lambda: _words(plots.describe_loss(curve)))
-    ranks = digest.spectra.get("effective_rank", {})
-    spot = (looked.run.id, digest.picture, module)
+    progress, colour = looked.progress, looked.colour
+    key = (looked.run.id, progress.curve_version, colour)
+    changes.put("loss", live.loss, key, lambda: draw(plots.loss_figure(progress, colour)))
+    changes.put("loss-words", live.loss_words, key, lambda: _words(plots.describe_loss(progress)))
+    ranks = progress.spectra.get("effective_rank", {})
+    spot = (looked.run.id, progress.changed["spectra"], module)
     changes.put("map", live.map, spot, lambda: draw(plots.map_figure(ranks, selected=module or "")))
     changes.put("map-words", live.map_words, spot, lambda: _words(plots.describe_map(ranks)))
-    values = digest.spectra.get("spectra", {}).get(module or "", [])
+    values = progress.spectra.get("spectra", {}).get(module or "", [])
     series = [(looked.label, colour, values)]
     tone = (*spot, colour)
     changes.put(
@@ -214,13 +213,13 @@ def _words(sentence: str) -> str:
 
 
 def _status(looked: Looked, result: dict[str, Any] | None) -> str:
-    job, digest, label, colour = looked.job, looked.digest, looked.label, looked.colour
+    job, progress, label, colour = looked.job, looked.progress, looked.label, looked.colour
     if job.state == "queued":
         wait = f"It starts in about {cards.duration(job.eta)}." if job.eta else ""
         return cards.waiting(label, colour, job.position, wait)
     if job.state == "done" and result is not None:
-        return cards.done(label, colour, result) + cards.messages(digest)
+        return cards.done(label, colour, result) + cards.messages(progress)
     if job.ended:
         failure = looked.run.error() or {"message": job.error_message}
-        return cards.stopped(label, colour, job.state, digest, failure, looked.mine) + cards.messages(digest)
-    return cards.progress(label, colour, job.state, digest) + cards.messages(digest)
+        return cards.stopped(label, colour, job.state, progress, failure, looked.mine) + cards.messages(progress)
+    return cards.progress(label, colour, job.state, progress) + cards.messages(progress)

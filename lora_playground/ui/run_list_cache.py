@@ -10,7 +10,6 @@ from lora_playground.errors import PlaygroundError
 from lora_playground.jobs.supervisor import Job, Supervisor
 from lora_playground.runs import Run, RunStore
 from lora_playground.ui import cards
-from lora_playground.ui.follow import Follower
 from lora_playground.ui.sidebar import LISTED, Entry
 
 FRESH = 0.6
@@ -30,8 +29,8 @@ class RunList:
 class RunListCache:
     """Looks at the runs of one home; safe to call from many threads."""
 
-    def __init__(self, store: RunStore, supervisor: Supervisor, follower: Follower) -> None:
-        self._store, self._supervisor, self._follower = store, supervisor, follower
+    def __init__(self, store: RunStore, supervisor: Supervisor) -> None:
+        self._store, self._supervisor = store, supervisor
         self._lock = threading.Lock()
         self._at, self._list = -1e9, RunList((), (), 0, "")
         self._done: dict[str, Entry] = {}
@@ -66,15 +65,15 @@ class RunListCache:
             label, state = (job.label, job.state) if job else (run.config().label, run.state())
         except PlaygroundError:
             return None
-        digest = self._follower.look(run)
+        progress = self._store.progress(run)
         score = part = None
-        if state == "training" and digest.plan.get("steps"):
+        if state == "training" and progress.planned:
             # To a twentieth, so that the list is not sent anew at every step.
-            part = round(20 * digest.step / digest.plan["steps"]) / 20
+            part = round(20 * progress.step / progress.planned) / 20
         result = run.result() if state == "done" else None
         if result is not None:
             score = (result.get("score") or {}).get("adapted")
-        entry = Entry(run.id, label, state, score, part, digest.spark())
+        entry = Entry(run.id, label, state, score, part, progress.spark())
         if result is not None:
             self._done[run.id] = entry
         return entry

@@ -25,7 +25,6 @@ from lora_playground.analysis.weights import Weights
 from lora_playground.errors import AdapterError, PlaygroundError
 from lora_playground.exchange.importing import opened
 from lora_playground.models.catalogue import folder_of
-from lora_playground.ui.follow import Follower
 
 if TYPE_CHECKING:
     from lora_playground.runs import Run
@@ -72,8 +71,7 @@ class Frames:
 class SpectrumCache:
     """Looks at runs; safe to call from many threads, one answer for all browsers."""
 
-    def __init__(self, follower: Follower | None = None) -> None:
-        self._follower = follower or Follower()
+    def __init__(self) -> None:
         self._kept: OrderedDict[Hashable, Any] = OrderedDict()
         self._making: dict[Hashable, threading.Lock] = {}
         self._lock = threading.Lock()

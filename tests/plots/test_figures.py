@@ -10,6 +10,7 @@ import pytest
 
 from lora_playground import plots
 from lora_playground.plots import spectrum, style, training
+from lora_playground.runs.history import RunProgress
 
 KINDS = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
 KINDS += ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
@@ -28,7 +29,7 @@ def check(figure: dict) -> None:
     assert size(figure) <= 30_000
 
 
-def events(steps: int) -> list[dict]:
+def progress(steps: int) -> RunProgress:
     rng = np.random.default_rng(0)
     losses = [3 * math.exp(-i / 200) + 0.2 * float(rng.random()) for i in range(steps)]
     made: list[dict] = [{"type": "plan", "steps": steps, "start_step": 0}]
@@ -38,14 +39,14 @@ def events(steps: int) -> list[dict]:
     made += [
         {"type": "validation", "step": s, "loss": losses[max(0, s - 1)]} for s in range(0, steps, max(1, steps // 10))
     ]
-    return made
+    return RunProgress.of(made)
 
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("steps", [1, 60, 20_000])
 def test_loss_of_one_and_of_four_runs(steps, dark):
-    check(plots.loss_figure(events(steps), "#0072B2", dark=dark))
-    four = [(f"run <b>{i}</b>", plots.run_colour(i), events(steps)) for i in range(4)]
+    check(plots.loss_figure(progress(steps), "#0072B2", dark=dark))
+    four = [(f"run <b>{i}</b>", plots.run_colour(i), progress(steps)) for i in range(4)]
     figure = plots.losses_figure(four, dark=dark, log=True)
     check(figure)
     assert "<b>" not in json.dumps(figure["data"]), "a run's title is text, not markup"
@@ -53,18 +54,8 @@ def test_loss_of_one_and_of_four_runs(steps, dark):
     assert last == steps, "thinning keeps the newest step"
 
 
-def test_a_resumed_run_replaces_what_it_repeats():
-    first = [
-        {"type": "plan", "steps": 40, "start_step": 0},
-        {"type": "loss", "steps": [1, 2, 3], "losses": [3.0, 2.0, 9.0]},
-    ]
-    again = [{"type": "plan", "steps": 40, "start_step": 2}, {"type": "loss", "steps": [3, 4], "losses": [1.5, 1.0]}]
-    series = plots.loss_series(first + again)
-    assert series.steps == [1, 2, 3, 4] and series.losses == [3.0, 2.0, 1.5, 1.0] and series.planned == 40
-
-
 def test_a_loss_that_is_not_finite_is_a_gap():
-    series = plots.LossSeries([1, 2, 3], [2.0, math.nan, 1.0], [(2, math.inf)])
+    series = RunProgress(steps=[1, 2, 3], losses=[2.0, math.nan, 1.0], validation=[(2, math.inf)])
     check(plots.loss_figure(series, "#000"))
     assert "NaN" not in json.dumps(plots.loss_figure(series, "#000"))
     assert plots.describe_loss(series).startswith("After 3 steps")
@@ -77,7 +68,7 @@ def test_the_mean_starts_at_the_first_loss_and_follows():
 
 
 def test_a_rising_validation_loss_is_said():
-    series = plots.LossSeries([1, 2, 3], [3, 2, 1], [(0, 3.0), (2, 2.0), (3, 2.5)])
+    series = RunProgress(steps=[1, 2, 3], losses=[3, 2, 1], validation=[(0, 3.0), (2, 2.0), (3, 2.5)])
     assert "lowest (2) at step 2" in plots.describe_loss(series)
 
 

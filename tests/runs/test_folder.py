@@ -13,7 +13,6 @@ from lora_playground.errors import RunError
 from lora_playground.runs import Run, RunStore
 from lora_playground.runs.files import DiskFull, is_disk_full, publish, write_json
 from lora_playground.runs.folder import ID_PATTERN
-from lora_playground.runs.history import history
 from tests.faults import FaultyOs
 
 
@@ -98,24 +97,6 @@ def test_events_from_threads_stay_whole_lines(store: RunStore) -> None:
         thread.join()
     events, _ = run.events()
     assert len(events) == 200 and len(run.events_path.read_bytes().splitlines()) == 200
-
-
-def test_history_counts_repeated_steps_once() -> None:
-    first = [
-        {"type": "plan", "attempt": 1, "start_step": 0},
-        {"type": "loss", "attempt": 1, "steps": [1, 2, 3], "losses": [3.0, 2.0, 1.0], "learning_rates": [1, 1, 1]},
-        {"type": "checkpoint", "attempt": 1, "step": 2},
-        {"type": "validation", "attempt": 1, "step": 3, "loss": 9.0},
-    ]
-    second = [
-        {"type": "plan", "attempt": 2, "start_step": 2},
-        {"type": "loss", "attempt": 2, "steps": [3, 4], "losses": [1.5, 1.0], "learning_rates": [1, 1]},
-    ]
-    merged = history(first + second)
-    steps = [step for event in merged if event["type"] == "loss" for step in event["steps"]]
-    losses = [loss for event in merged if event["type"] == "loss" for loss in event["losses"]]
-    assert steps == [1, 2, 3, 4] and losses == [3.0, 2.0, 1.5, 1.0]
-    assert [event["type"] for event in merged] == ["plan", "loss", "checkpoint", "plan", "loss"]
 
 
 @pytest.mark.parametrize("n", range(1, 5))

@@ -1,4 +1,4 @@
-"""The interface's pure parts: words, pictures, forms from the schema, digests, cards, ticks, identities, talks."""
+"""The interface's pure parts: words, pictures, forms from the schema, cards, ticks, identities, talks."""
 
 import json
 import re
@@ -13,11 +13,10 @@ import lora_playground.variants  # noqa: F401  (declares the variants' schemas)
 from lora_playground.chat.protocol import ChatRequest
 from lora_playground.config import RunConfig, options
 from lora_playground.errors import ConfigError
-from lora_playground.runs import RunStore
+from lora_playground.runs.history import RunProgress
 from lora_playground.ui import cards, forms, pictures, sidebar, words
 from lora_playground.ui.conversation import asked, new_conversation
 from lora_playground.ui.exports import zipped
-from lora_playground.ui.follow import Digest, Follower
 from lora_playground.ui.frame import toggled, with_ticked
 from lora_playground.ui.identity import COOKIE, Identity, VisitorMiddleware
 from lora_playground.variants import VARIANTS
@@ -72,14 +71,14 @@ def test_a_picture_shows_as_many_trained_numbers_as_are_counted(name, shape):
 
 def test_everything_from_outside_is_escaped():
     row = {"messages": [{"role": "user", "content": HOSTILE}, {"role": HOSTILE, "content": HOSTILE}]}
-    digest = Digest()
+    progress = RunProgress()
     for event in (
         {"type": "probe", "step": 0, "answers": [{"prompt": HOSTILE, "answer": HOSTILE}]},
         {"type": "probe", "step": 5, "answers": [{"prompt": HOSTILE, "answer": HOSTILE}]},
         {"type": "message", "level": "warning", "text": HOSTILE},
         {"type": "plan", "steps": 5, "device": HOSTILE, "precision": HOSTILE},
     ):
-        digest.take(event)
+        progress.take(event)
     result = {
         "score": {"metric": HOSTILE, "base": 0.1, "adapted": 0.2, "n": 3},
         "samples": [dict.fromkeys(("prompt", "expected", "base", "adapted"), HOSTILE)],
@@ -88,13 +87,13 @@ def test_everything_from_outside_is_escaped():
     entry = sidebar.Entry(HOSTILE, HOSTILE, HOSTILE)
     made = [
         pictures.bubbles([row, {"text": HOSTILE}]),
-        cards.probes(digest, "#000"),
-        cards.messages(digest),
+        cards.probes(progress, "#000"),
+        cards.messages(progress),
         cards.error(HOSTILE),
         cards.last_result(HOSTILE, result, HOSTILE),
-        cards.progress(HOSTILE, "#000", "training", digest),
+        cards.progress(HOSTILE, "#000", "training", progress),
         cards.done(HOSTILE, "#000", result),
-        cards.stopped(HOSTILE, "#000", "failed", digest, failure),
+        cards.stopped(HOSTILE, "#000", "failed", progress, failure),
         cards.waiting(HOSTILE, "#000", 3, HOSTILE),
         sidebar.runs([entry], ["", "", "", ""], ""),
     ]
@@ -142,27 +141,6 @@ def test_values_that_do_not_fit_reach_the_schema_as_they_are():
     for given in ("twelve", "1.5", "inf", "0"):
         with pytest.raises(ConfigError, match=r"data.train_rows"):
             RunConfig.parse({"data": {"train_rows": forms.plain(option, given)}})
-
-
-def test_follower_reads_what_was_appended_and_drops_what_was_trained_again(tmp_path):
-    run = RunStore(tmp_path).create(RunConfig.parse({}))
-    follower = Follower()
-    run.append({"type": "plan", "steps": 10, "start_step": 0})
-    run.append({"type": "loss", "steps": [1, 2, 3, 4], "losses": [4.0, 3.0, 2.0, 1.0], "learning_rates": [0] * 4})
-    run.append({"type": "validation", "step": 4, "loss": 1.5})
-    first = follower.look(run)
-    assert (first.steps, first.version) == ([1, 2, 3, 4], 3)
-    curve = first.curve
-    assert follower.look(run).curve == curve, "nothing new, nothing to draw"
-    run.begin(2)
-    run.append({"type": "plan", "steps": 10, "start_step": 2})
-    run.append({"type": "loss", "steps": [3], "losses": [2.5], "learning_rates": [0]})
-    again = follower.look(run)
-    assert (again.steps, again.losses, again.validation) == ([1, 2, 3], [4.0, 3.0, 2.5], [])
-    assert again.curve > curve
-    with open(run.events_path, "a") as file:
-        file.write('{"type": "loss", "steps": [4], "lo')
-    assert follower.look(run).steps == [1, 2, 3], "a torn last line waits"
 
 
 def test_a_tick_keeps_slots_and_so_colours():
