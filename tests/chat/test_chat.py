@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from typing import Any
 
 import pytest
@@ -21,20 +20,21 @@ from lora_playground.models.decoding import Decoder, RowUpdate
 from lora_playground.models.loading import load_base
 from lora_playground.runs import RunStore
 from tests.chat.conftest import House, answers
+from tests.waiting import PATIENCE, wait_until
 
 
 async def collect(client: ChatClient, request: ChatRequest, key: str | None = None) -> list[ChatEvent]:
     return [event async for event in client.stream(request, key)]
 
 
-async def until_free(client: ChatClient, seconds: float = 10.0) -> dict[str, Any]:
-    """The process's state once it decodes nothing, or after so long."""
-    end = time.monotonic() + seconds
-    while True:
-        state = await client.state()
-        if (state["rows"] == 0 and state["waiting"] == 0) or time.monotonic() > end:
-            return state
-        await asyncio.sleep(0.05)
+async def until_free(client: ChatClient) -> dict[str, Any]:
+    """The process's state once it decodes nothing and nobody waits."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            state = await client.state()
+            if state["rows"] == 0 and state["waiting"] == 0:
+                return state
+            await asyncio.sleep(0.05)
 
 
 def solo(house: House, name: str | None, text: str, limit: int, strength: float = 1.0, cut: Any = None) -> str:
@@ -221,10 +221,7 @@ def test_process_ends_with_its_parent(house: House) -> None:
     pid = int(parent.stdout.readline())
     parent.kill()
     parent.wait()
-    end = time.monotonic() + 30
-    while time.monotonic() < end and _alive(pid):
-        time.sleep(0.1)
-    assert not _alive(pid)
+    wait_until(lambda: not _alive(pid))
 
 
 def _alive(pid: int) -> bool:

@@ -9,7 +9,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from lora_playground.federated.clients import global_updates, kept_clients
 from lora_playground.federated.simulation import begin, parties, simulate
 from lora_playground.federated.strategies import get_strategy
 from lora_playground.runs import RunStore
+from tests.waiting import wait_until
 
 pytest.importorskip("flwr", reason="Flower is optional: pip install -r requirements-federated.txt")
 pytestmark = [
@@ -83,13 +83,14 @@ def network(place: Path, clients: int) -> Iterator[dict[str, str]]:
 
 def reach(port: int, process: subprocess.Popen) -> None:
     """Waits until something listens at the port."""
-    end = time.monotonic() + 120
-    while time.monotonic() < end:
+
+    def listens() -> bool:
         assert process.poll() is None, "the superlink has ended"
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 2):
-            return
-        time.sleep(0.5)
-    raise AssertionError("the superlink does not answer")
+            return True
+        return False
+
+    wait_until(listens, "an answer of the superlink")
 
 
 def by_simulation(place: Path, config: Any) -> Any:

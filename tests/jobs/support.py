@@ -2,8 +2,6 @@
 
 import signal
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from lora_playground.config import RunConfig
@@ -12,6 +10,7 @@ from lora_playground.jobs.runner import Handle
 from lora_playground.jobs.supervisor import Job, Supervisor
 from lora_playground.runs import Run
 from lora_playground.runs.files import write_json
+from tests.waiting import wait_until
 
 STUB = [sys.executable, str(Path(__file__).with_name("stub_worker.py"))]
 
@@ -68,15 +67,8 @@ def config(title: str = "") -> RunConfig:
     return RunConfig.parse({"title": title})
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 90.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
-
-
-def wait_for(supervisor: Supervisor, id: str, *states: str, seconds: float = 90.0) -> Job:
-    wait_until(lambda: supervisor.job(id).state in states or supervisor.job(id).ended, seconds)
+def wait_for(supervisor: Supervisor, id: str, *states: str) -> Job:
+    wait_until(lambda: supervisor.job(id).state in states or supervisor.job(id).ended)
     job = supervisor.job(id)
     assert job.state in states, f"{job} {supervisor.runs.get(id).log_tail()}"
     return job

@@ -307,7 +307,7 @@ def test_a_worker_in_a_process_of_its_own_takes_the_same_way(place: Path) -> Non
         wait_until(lambda: supervisor.runner._ready is not None)  # type: ignore[attr-defined]
         ready = supervisor.runner._ready.handle.pid  # type: ignore[attr-defined]
         job = supervisor.submit(new_run(place, steps=2).config())
-        wait_for(supervisor, job.id, "done", seconds=200)
+        wait_for(supervisor, job.id, "done")
         row = supervisor.store.get(job.id)
         assert row is not None and row.handle is not None and row.handle["pid"] == ready
         assert supervisor.job(job.id).error_code is None

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from lora_playground.jobs.runner import Handle, LocalRunner, Runner
@@ -167,15 +168,11 @@ def test_workers_die_with_the_server_even_with_strays(home: Path, tmp_path: Path
     wait_until(lambda: not marked(tokens[0]) and not marked(tokens[1]))
 
 
-def test_an_idle_worker_does_not_use_the_processor(local: LocalRunner) -> None:
+def test_an_idle_worker_waits_without_polling(local: LocalRunner) -> None:
     local.prepare()
     assert local._ready is not None
-    handle = local._ready.handle
-
-    def rests() -> bool:
-        before = local.cpu_seconds(handle)
-        time.sleep(1.0)
-        after = local.cpu_seconds(handle)
-        return before is not None and after is not None and before > 0 and after - before <= 0.02
-
-    wait_until(rests)  # once it has started; a loop that polls would never
+    worker = psutil.Process(local._ready.handle.pid)
+    wait_until(lambda: len(worker.threads()) == 2, "the end of the preparation, whose thread is the third")
+    before = worker.num_ctx_switches()
+    time.sleep(0.3)
+    assert worker.num_ctx_switches() == before

@@ -4,13 +4,11 @@ import logging
 import os
 import sqlite3
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from lora_playground.errors import ConfigError, JobError, RunError
-from lora_playground.jobs import supervisor as module
 from lora_playground.jobs.supervisor import Supervisor
 from lora_playground.runs import RunStore
 from tests.jobs.support import FakeRunner, config, wait_for, wait_until
@@ -354,9 +352,9 @@ def test_a_table_that_takes_no_job_leaves_no_run(queue: Supervisor, monkeypatch)
 
 
 def test_an_idle_queue_sleeps(home: Path, fake: FakeRunner, monkeypatch) -> None:
-    turns = []
-    tick = Supervisor._tick
-    monkeypatch.setattr(module.Supervisor, "_tick", lambda self: (turns.append(1), tick(self))[1])
-    with Supervisor(home, fake):
-        time.sleep(0.5)
-        assert len(turns) <= 2
+    pauses: list[float] = []
+    supervisor = Supervisor(home, fake)
+    monkeypatch.setattr(supervisor._wake, "wait_for", lambda ready, timeout: pauses.append(timeout))
+    with supervisor:
+        wait_until(lambda: pauses)
+    assert min(pauses) >= 1.0

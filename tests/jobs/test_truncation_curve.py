@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from lora_playground.errors import JobError, RunError
 from lora_playground.jobs import truncation_curve
 from lora_playground.models.catalogue import EMBEDDED, module_shapes
 from tests.spectrum_runs import finished_run
+from tests.waiting import wait_until
 
 ROWS = 2
 
@@ -90,15 +90,16 @@ def test_an_imported_adapter_without_data_says_so(tmp_path):
 
 def test_one_curve_at_a_time_and_its_end_is_seen(tmp_path, monkeypatch):
     made = finished_run(tmp_path, "r3", small_updates(), {"name": "lora", "rank": 3})
-    code = "import sys, time; print('why', flush=True); time.sleep(float(sys.argv[1])); sys.exit(1)"
-    monkeypatch.setattr(truncation_curve.processes, "python", lambda *_: [sys.executable, "-c", code, "2"])
+    go_on = tmp_path / "go-on"
+    code = "import os, sys, time\nprint('why', flush=True)\nwhile not os.path.exists(sys.argv[1]): time.sleep(0.02)\n"
+    code += "sys.exit(1)"
+    monkeypatch.setattr(truncation_curve.processes, "python", lambda *_: [sys.executable, "-c", code, str(go_on)])
     (made.folder / truncation_curve.FILE).write_text(json.dumps({"k": [0]}))
     truncation_curve.start(made)
     assert truncation_curve.running(made)
     assert truncation_curve.read(made) is None, "what was measured before is put away"
     with pytest.raises(JobError, match="Another curve"):
         truncation_curve.start(made)
-    until = time.monotonic() + 120
-    while truncation_curve.running(made) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert not truncation_curve.running(made) and "ended early" in truncation_curve.failure(made)
+    go_on.touch()
+    wait_until(lambda: not truncation_curve.running(made))
+    assert "ended early" in truncation_curve.failure(made)
