@@ -94,11 +94,13 @@ def segment_attention(
         if repeats > 1:
             b, c = (tensor.repeat_interleave(repeats, dim=1) for tensor in (b, c))
         banded = sliding_window is not None and size > sliding_window
-        mask = _band(size, int(sliding_window), a) if banded and sliding_window is not None else None
-        out = functional.scaled_dot_product_attention(
-            a, b, c, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling
-        )
-        results.append(out.transpose(1, 2).reshape(count * size, heads * out.shape[-1]))
+        mask = _band(size, int(sliding_window), a.float()) if banded and sliding_window is not None else None
+        # In float32: the backward pass of torch's bfloat16 kernel for CPUs takes six times as long.
+        with torch.autocast(query.device.type, enabled=False):
+            out = functional.scaled_dot_product_attention(
+                a.float(), b.float(), c.float(), mask, dropout, is_causal=mask is None, scale=scaling
+            )
+        results.append(out.to(query.dtype).transpose(1, 2).reshape(count * size, heads * out.shape[-1]))
     joined = results[0] if len(results) == 1 else torch.cat(results)
     back = _Rearrange.apply(joined, segments.back, segments.outside, segments.gather, segments.empty)
     return back.view(rows, length, heads, -1), None
