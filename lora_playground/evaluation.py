@@ -7,7 +7,10 @@ A row's last answer is the reference and is not shown; what a metric compares wi
 from __future__ import annotations
 
 import json
+import math
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,27 +24,60 @@ Generate = Callable[[list[Messages]], list[str]]
 PIRATE_MARKERS = frozenset(
     "ahoy matey arr aye ye yer avast hearties landlubber savvy me be ho shipmate timbers".split()
 )
-SUMMARY_WORDS = 20  # a summary may be at most this long
+SUMMARY_WORDS = 20
+"""A summary may be at most so long."""
+_Z = 1.959964
+"""Of the normal distribution, for intervals at 95%."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """How one answer is scored. `score` takes the answer and its row and returns a value from 0 to 1."""
+    """How one answer is scored.
+
+    Attributes:
+        score: takes the answer and its row, returns a value from 0 to 1.
+        beside: takes all answers and rows, returns further figures that belong beside the mean score.
+    """
 
     name: str
     label: str
     description: str
     score: Callable[[str, Row], float]
+    beside: Callable[[Sequence[str], Sequence[Row]], dict[str, float]] | None = None
+
+
+_ALONE = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+"""Letters of scripts that put no spaces between words: Thai, Lao, Burmese, Khmer, Kana, Han."""
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words and numbers, without marks."""
-    return re.findall(r"[a-z0-9']+", text.lower())
+    """Words and numbers in any script, case and marks left out; where a script has no spaces, its letters.
+
+    Signs such as + or an emoji, which may be all that a label is, are words of their own.
+    """
+    found: list[str] = []
+    inside = False
+    for char in unicodedata.normalize("NFC", text).casefold():
+        kind = unicodedata.category(char)
+        alone = kind[0] == "S" or _ALONE.match(char) is not None
+        part = alone or char == "'" or kind[0] in "LMN"
+        if part and (alone or not inside):
+            found.append(char)
+        elif part:
+            found[-1] += char
+        inside = part and not alone
+    return found
 
 
 def mentions(answer: str, phrase: str) -> bool:
     """Whether the phrase stands in the answer as whole words, in whatever case."""
-    return f" {' '.join(words(phrase))} " in f" {' '.join(words(answer))} "
+    wanted = words(phrase)
+    return f" {' '.join(wanted)} " in f" {' '.join(words(answer))} " if wanted else phrase.strip() in answer
+
+
+def as_label(text: str) -> str:
+    """A label as it is compared: without case, surrounding space and a full stop at the end."""
+    return unicodedata.normalize("NFC", " ".join(text.split())).casefold().rstrip(".。।").rstrip()
 
 
 def _meta(row: Row, key: str) -> Any:
@@ -78,7 +114,17 @@ def _exact(answer: str, row: Row) -> float:
 
 
 def _label(answer: str, row: Row) -> float:
-    return float(words(answer) == words(_meta(row, "answer")))
+    return float(as_label(answer) == as_label(_meta(row, "answer")))
+
+
+def _beside_accuracy(answers: Sequence[str], rows: Sequence[Row]) -> dict[str, float]:
+    """The mean F1 over the labels that occur in the rows, and the share of the most frequent label."""
+    given = [as_label(answer) for answer in answers]
+    right = [as_label(_meta(row, "answer")) for row in rows]
+    counts, said = Counter(right), Counter(given)
+    hits = Counter(one for one, other in zip(right, given, strict=True) if one == other)
+    scores = [2 * hits[label] / (counts[label] + said[label]) for label in counts]
+    return {"macro_f1": sum(scores) / len(scores), "majority": max(counts.values()) / len(right)}
 
 
 def _steps(answer: str, row: Row) -> float:
@@ -136,7 +182,7 @@ METRICS: dict[str, Metric] = {
         Metric("starts", "answers right", "The answer begins with the expected word.", _starts),
         Metric("number", "results right", "The last number of the answer is the expected one.", _number),
         Metric("exact", "exact matches", "The answer is the expected one, letter by letter.", _exact),
-        Metric("label", "labels right", "The answer is the expected label and nothing else.", _label),
+        Metric("label", "labels right", "The answer is the expected label alone.", _label, _beside_accuracy),
         Metric("steps", "problems solved", "The number behind #### at the end is the expected one.", _steps),
         Metric("pirate", "pirate talk", "Two different pirate words, in an answer about what was asked.", _pirate),
         Metric("json", "fields right", "The answer is one JSON object; the share of its fields that are right.", _json),
@@ -158,8 +204,10 @@ def metric(name: str) -> Metric:
 def evaluate(generate: Generate, rows: Sequence[Row], name: str, batch: int = 32) -> dict[str, Any]:
     """Answers every row, `batch` chats at a time, and scores them.
 
-    Returns {"score": mean 0 to 1, "n": rows, "samples": [{"prompt", "answer", "expected", "score"}, ...]}, samples in
-    the order of the rows; "prompt" is the last user message.
+    Returns:
+        score: mean, 0 to 1. low, high: the interval in which it lies with 95% confidence (`interval`). n: rows.
+        samples: for each row in order prompt (the last message before the answer), answer, expected, score.
+        Also what `Metric.beside` gives.
     """
     if not rows:
         raise DataError("There are no rows to evaluate. Give at least one.")
@@ -172,7 +220,36 @@ def evaluate(generate: Generate, rows: Sequence[Row], name: str, batch: int = 32
     for row, answer in zip(rows, answers, strict=True):
         prompt, score = prompt_of(row)[-1]["content"], chosen.score(answer.strip(), row)
         samples.append({"prompt": prompt, "answer": answer, "expected": answer_of(row), "score": score})
-    return {"score": sum(s["score"] for s in samples) / len(samples), "n": len(samples), "samples": samples}
+    score = sum(sample["score"] for sample in samples) / len(samples)
+    low, high = interval(score, len(samples))
+    beside = chosen.beside(answers, rows) if chosen.beside else {}
+    return {"score": score, "low": low, "high": high, "n": len(samples), "samples": samples, **beside}
+
+
+def interval(share: float, count: int) -> tuple[float, float]:
+    """Wilson's score interval of a share (0 to 1) of `count` answers, at 95% (E. B. Wilson, JASA 22, 1927).
+
+    For scores between 0 and 1, such as a share of fields, it is wider than need be: their spread is smaller.
+    """
+    if count < 1:
+        return 0.0, 1.0
+    square = _Z * _Z
+    middle = (share + square / (2 * count)) / (1 + square / count)
+    half = _Z * math.sqrt(share * (1 - share) / count + square / (4 * count * count)) / (1 + square / count)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def paired_interval(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
+    """The interval, at 95%, of the mean gain from `before` to `after`, scores of the same rows.
+
+    Agresti and Min's adjustment of Wald's interval for paired shares (Statistics in Medicine 24, 2005): one half is
+    added to each cell of the table of right and wrong.
+    """
+    gains = [new - old for old, new in zip(before, after, strict=True)]
+    count = len(gains) + 2
+    mean = sum(gains) / count
+    spread = math.sqrt(max(0.0, sum(gain * gain for gain in gains) + 1 - count * mean * mean)) / count
+    return max(-1.0, mean - _Z * spread), min(1.0, mean + _Z * spread)
 
 
 def forgetting(base: float, adapted: float) -> float:

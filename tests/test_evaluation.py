@@ -33,6 +33,17 @@ def row(**meta):
         ("exact", {"answer": "a, b"}, "a, b.", 0),
         ("label", {"answer": "sunny"}, "Sunny.", 1),
         ("label", {"answer": "sunny"}, "This is sunny", 0),
+        ("label", {"answer": "Да"}, " да. ", 1),
+        ("label", {"answer": "да"}, "нет", 0),
+        ("label", {"answer": "👍"}, "👎", 0),
+        ("label", {"answer": "C"}, "C++", 0),
+        ("label", {"answer": "晴れ"}, "晴れ。", 1),
+        ("contains", {"answer": "Рыба"}, "Здесь подают рис.", 0),
+        ("contains", {"answer": "рис"}, "Здесь подают рис.", 1),
+        ("contains", {"answer": "की"}, "राम का घर", 0),
+        ("contains", {"answer": "東京"}, "私は東京に住む", 1),
+        ("contains", {"answer": "+"}, "-", 0),
+        ("starts", {"answer": "Да"}, "Нет, не да.", 0),
         ("steps", {"answer": "11"}, "4 + 4 = 8. 8 + 3 = 11. #### 11", 1),
         ("steps", {"answer": "11"}, "4 + 4 = 8. The answer is 11.", 0),
         ("steps", {"answer": "11"}, "#### 11 or so", 0),
@@ -49,6 +60,8 @@ def row(**meta):
         ("json", {"fields": {"name": "Ada"}}, '["Ada"]', 0),
         ("slots", {"fields": {"name": "The Old Mill", "food": "soup"}}, "The Old Mill serves soup.", 1),
         ("slots", {"fields": {"name": "The Old Mill", "food": "soup"}}, "The Old Mill serves cake.", 0),
+        ("slots", {"fields": {"name": "Ресторан А", "food": "рыба"}}, "В «Ресторане Б» есть суп.", 0),
+        ("slots", {"fields": {"name": "Ресторан А", "food": "рыба"}}, "В меню Ресторан А: рыба.".replace(":", ","), 1),
         ("slots", {"fields": {"name": "The Old Mill", "food": "soup"}}, "name: The Old Mill | food: soup", 0),
         ("summary", {"fields": {"hero": "Ada", "thing": "kite"}}, "Ada lost a kite.", 1),
         ("summary", {"fields": {"hero": "Ada", "thing": "kite"}}, "Ada lost it. It was a kite.", 0),
@@ -88,6 +101,26 @@ def test_evaluate_shows_no_reference_and_keeps_order():
     assert result["n"] == 7 and result["score"] == pytest.approx(6 / 7)
     assert result["samples"][3] == {"prompt": "q3", "answer": "?", "expected": "a3", "score": 0.0}
     assert ev.score_by(rows, result["samples"]) == {"even": 1.0, "odd": pytest.approx(2 / 3)}
+
+
+def test_macro_f1_and_the_majority_stand_beside_accuracy():
+    rows = [row(answer=label) for label in ("good", "good", "good", "bad")]
+    found = ev.evaluate(lambda chats: ["Good."] * len(chats), rows, "label")
+    assert found["score"] == found["majority"] == 0.75
+    assert found["macro_f1"] == pytest.approx((2 * 3 / 7 + 0) / 2)
+    assert "macro_f1" not in ev.evaluate(lambda chats: [""] * len(chats), rows, "exact")
+
+
+def test_intervals():
+    # Wilson's, as in Newcombe (Statistics in Medicine 17, 1998), table I: 81/263, 15/148, 0/20, 1/29.
+    for right, count, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611)):
+        assert ev.interval(right / count, count) == pytest.approx((low, high), abs=1e-4)
+    low, high = ev.paired_interval([0.0] * 90 + [1.0] * 6, [1.0] * 96)
+    assert 0.85 < low < 90 / 96 < high <= 1
+    low, high = ev.paired_interval([0.0, 1.0] * 48, [1.0, 0.0] * 48)
+    assert low == pytest.approx(-high) and low < -0.15
+    low, high = ev.paired_interval([1.0] * 96, [1.0] * 96)
+    assert low < 0 < high < 0.03
 
 
 def test_forgetting_is_what_was_lost():

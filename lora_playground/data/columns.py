@@ -1,57 +1,77 @@
-"""What the columns of a file mean: finds the layout among field names, and builds a row from a record.
+"""What the columns of a file mean: finds the layout among the names of the fields, or checks the one a person gives.
 
-It knows no file formats, no torch and no tokenizer.
+It knows names only: no file formats, no torch and no tokenizer. `data.chats` makes rows of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from lora_playground.data.catalogue import Row
+from lora_playground.data.json_shapes import TURNS
 from lora_playground.errors import DataError
 
-ROLES = ("messages", "system", "prompt", "input", "completion", "text")
-MAX_CHARACTERS = 400_000
+ROLES = ("messages", "system", "history", "context", "prompt", "input", "completion", "text", "label")
+"""What a person may say of a column; see `Layout`."""
+CLASSIFICATION = "text/label"
 
+_ANSWERS = ("completion", "response", "answer", "answers", "output", "target", "solution")
 _LAYOUTS: tuple[tuple[str, dict[str, tuple[str, ...]]], ...] = (
-    ("messages", {"messages": ("messages", "conversations", "conversation", "chat")}),
-    (
-        "instruction/input/output",
-        {"prompt": ("instruction",), "completion": ("output", "response", "completion", "answer")},
-    ),
-    (
-        "prompt/completion",
-        {"prompt": ("prompt",), "completion": ("completion", "response", "answer", "output", "chosen")},
-    ),
-    ("question/answer", {"prompt": ("question", "query"), "completion": ("answer", "response", "answers")}),
+    ("messages", {"messages": TURNS}),
+    ("chosen/rejected", {"completion": ("chosen",), "rejected": ("rejected",)}),
+    ("instruction/input/output", {"prompt": ("instruction",), "completion": ("output", *_ANSWERS)}),
+    ("prompt/completion", {"prompt": ("prompt",), "completion": (*_ANSWERS, "chosen")}),
+    ("question/answer", {"prompt": ("question", "problem"), "completion": ("answer", *_ANSWERS, "sql", "query")}),
+    ("question/answer", {"prompt": ("query",), "completion": ("answer", *_ANSWERS, "sql")}),
     (
         "input/output",
         {"prompt": ("input", "source", "user"), "completion": ("output", "target", "assistant", "response")},
     ),
     ("mr/ref", {"prompt": ("mr", "meaning_representation"), "completion": ("ref", "human_reference", "reference")}),
+    ("translation", {"translation": ("translation",)}),
+    (
+        "turns",
+        {"speaker": ("role", "from", "speaker"), "said": ("content", "value", "text", "message")},
+    ),
+    ("pair/label", {"text": ("premise", "sentence1", "question1", "text_a", "text1"), "label": ("label", "labels")}),
+    (
+        CLASSIFICATION,
+        {
+            "text": (
+                "text", "sentence", "review", "content", "comment", "tweet", "headline", "utterance", "message", "post",
+                "document", "description", "body", "title", "abstract", "question", "query", "input", "prompt",
+            ),
+            "label": (
+                "label", "labels", "class", "category", "sentiment", "topic", "intent", "emotion", "target", "genre",
+                "tag", "polarity", "rating", "stars",
+            ),
+        },
+    ),
     ("text", {"text": ("text", "content")}),
-)
-_SPEAKERS = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "chatgpt": "assistant",
-}
+)  # fmt: skip
+_SECOND = {
+    "premise": "hypothesis", "sentence1": "sentence2", "question1": "question2", "text_a": "text_b", "text1": "text2",
+}  # fmt: skip
+"""The second of two texts that a label is about, by the first."""
+_BESIDE: dict[str, tuple[str, ...]] = {
+    "system": ("system", "system_prompt", "system_message"),
+    "history": ("history",),
+    "context": (
+        "context", "passage", "schema", "document", "article", "paragraph", "background", "evidence", "knowledge",
+    ),
+    "rating": (
+        "label", "rating", "kto_tag", "feedback", "thumbs", "is_good", "desirable", "accepted", "quality", "score",
+    ),
+    "rejected": ("rejected",),
+}  # fmt: skip
+"""Columns that may stand beside question and answer."""
+_CONVERSATION_IDS = (
+    "conversation_id", "conv_id", "chat_id", "dialog_id", "dialogue_id", "thread_id", "session_id", "conversation",
+)  # fmt: skip
 _EXPECTED = (
     "messages; prompt and completion; instruction, input and output; question and answer; input and output; "
-    "mr and ref; or text"
+    "mr and ref; text and label; or text"
 )
-
-
-class RowError(Exception):
-    """Why one row cannot be used and what to do about it, without saying which row it is."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +80,18 @@ class Layout:
 
     Attributes:
         kind: 'messages', 'question/answer', ..., 'chosen' for a mapping that was given, '' for none.
-        roles: role (see ROLES) → column name.
+        roles: role → column name. Roles are those of `ROLES` and, found but never given: rating (whether a row is
+            good), rejected (an answer not to learn), translation, names (of the labels), chat (which chat a turn
+            belongs to), speaker and said (of one turn).
     """
 
     kind: str
     roles: dict[str, str]
+
+    @property
+    def classifies(self) -> bool:
+        """Whether its answers are labels."""
+        return "label" in self.roles
 
 
 def find_layout(columns: Sequence[str], mapping: Mapping[str, str] | None, name: str, required: bool = True) -> Layout:
@@ -75,25 +102,67 @@ def find_layout(columns: Sequence[str], mapping: Mapping[str, str] | None, name:
     """
     if mapping:
         return _chosen(columns, mapping, name)
-    lower = {column.strip().lower(): column for column in reversed(columns)}
+    lower = {_plain(column): column for column in reversed(columns)}
     for kind, wanted in _LAYOUTS:
-        roles = {
-            role: next((lower[alias] for alias in aliases if alias in lower), "") for role, aliases in wanted.items()
-        }
-        if all(roles.values()):
-            if kind == "instruction/input/output" and "input" in lower:
-                roles["input"] = lower["input"]
-            if kind not in ("messages", "text"):
-                system = next((lower[alias] for alias in ("system", "system_prompt") if alias in lower), "")
-                if system:
-                    roles["system"] = system
-            return Layout(kind, roles)
+        roles = _roles(wanted, lower)
+        if not all(roles.values()):
+            continue
+        if kind == "pair/label":
+            second = lower.get(_SECOND[_plain(roles["text"])], "")
+            if not second:
+                continue
+            return Layout(CLASSIFICATION, _with_names(roles | {"input": second}, lower))
+        if kind == CLASSIFICATION:
+            return Layout(kind, _with_names(roles, lower))
+        if kind == "turns":
+            chat = next((lower[one] for one in _CONVERSATION_IDS if one in lower), "")
+            return Layout(kind, roles | ({"chat": chat} if chat else {}))
+        return Layout(kind, _beside(kind, roles, lower))
     if not required:
         return Layout("", {})
     found = ", ".join(repr(column[:40]) for column in columns[:12]) or "none"
     raise DataError(
         f"{name}, line 1: the columns found are {found}; expected are {_EXPECTED}. Rename them, or say which is which."
     )
+
+
+def _plain(column: str) -> str:
+    return column.strip().lower().replace(" ", "_").replace("-", "_")
+
+
+def _roles(wanted: Mapping[str, Sequence[str]], lower: Mapping[str, str]) -> dict[str, str]:
+    """Role → column, '' where there is none; no column plays two roles."""
+    roles: dict[str, str] = {}
+    for role, aliases in wanted.items():
+        free = (lower[alias] for alias in aliases if alias in lower and lower[alias] not in roles.values())
+        roles[role] = next(free, "")
+    return roles
+
+
+def _beside(kind: str, roles: dict[str, str], lower: Mapping[str, str]) -> dict[str, str]:
+    """The roles, with those of further columns that belong to the chat."""
+    wanted: dict[str, tuple[str, ...]] = {
+        "text": {},
+        "translation": {},
+        "messages": {"system": _BESIDE["system"], "rating": _BESIDE["rating"]},
+        "chosen/rejected": {"prompt": ("prompt", "question", "instruction", "input"), "system": _BESIDE["system"]},
+    }.get(kind, _BESIDE)
+    if kind in ("instruction/input/output", "prompt/completion"):
+        wanted = {**wanted, "input": ("input",)}
+    found = dict(roles)
+    for role, aliases in wanted.items():
+        column = next((lower[one] for one in aliases if one in lower and lower[one] not in found.values()), "")
+        if column and role not in found:
+            found[role] = column
+    return found
+
+
+def _with_names(roles: dict[str, str], lower: Mapping[str, str]) -> dict[str, str]:
+    """The roles of a classification, with the column that spells out what the labels stand for."""
+    label = _plain(roles["label"])
+    aliases = (f"{label}_text", f"{label}_name", f"{label}_names", f"{label}_str", f"text_{label}", "class_name")
+    names = next((lower[one] for one in aliases if one in lower and lower[one] not in roles.values()), "")
+    return roles | ({"names": names} if names else {})
 
 
 def _chosen(columns: Sequence[str], mapping: Mapping[str, str], name: str) -> Layout:
@@ -104,98 +173,29 @@ def _chosen(columns: Sequence[str], mapping: Mapping[str, str], name: str) -> La
             found = ", ".join(repr(entry[:40]) for entry in columns[:12])
             raise DataError(f"{name}, line 1: there is no column {column[:40]!r} for {role}; found are {found}.")
     given = set(mapping)
-    if not ("messages" in given or "text" in given or {"prompt", "completion"} <= given):
+    allowed = next((roles for needed, roles in _MAPPINGS if needed <= given), None)
+    if allowed is None:
         raise DataError(
             f"{name}: the mapping needs messages, or text, or prompt and completion; given are {sorted(given)}."
         )
-    return Layout("chosen", dict(mapping))
-
-
-def build_row(record: Mapping[str, Any], layout: Layout) -> Row:
-    """One record as `{"messages": [...]}` or `{"text": ...}`; raises RowError."""
-    roles = layout.roles
-    if "messages" in roles:
-        row: Row = {"messages": _messages(record.get(roles["messages"]), roles["messages"])}
-    elif "text" in roles:
-        row = {"text": _text(record, roles["text"])}
-    else:
-        prompt = _text(record, roles["prompt"])
-        if "input" in roles and record.get(roles["input"]) not in (None, ""):
-            extra = _text(record, roles["input"], blank=True)
-            prompt = f"{prompt}\n\n{extra}" if extra.strip() else prompt
-        messages = [{"role": "user", "content": prompt}]
-        if "system" in roles and record.get(roles["system"]) not in (None, ""):
-            messages.insert(0, {"role": "system", "content": _text(record, roles["system"])})
-        messages.append({"role": "assistant", "content": _text(record, roles["completion"])})
-        row = {"messages": messages}
-    length = sum(len(message["content"]) for message in row.get("messages", ())) + len(row.get("text", ""))
-    if length > MAX_CHARACTERS:
-        raise RowError(
-            f"it has {length:,} characters; at most {MAX_CHARACTERS:,} are allowed. Cut it into several rows."
-        )
-    return row
-
-
-def _text(record: Mapping[str, Any], column: str, blank: bool = False) -> str:
-    if column not in record:
-        fields = ", ".join(repr(str(key)[:30]) for key in list(record)[:8]) or "none"
-        raise RowError(f"the field {column[:40]!r} is missing (there are: {fields}). Add it, or leave the row out.")
-    return _clean(record[column], column, blank)
-
-
-def _clean(value: Any, column: str, blank: bool = False) -> str:
-    """Text as it is; numbers as text; all else is refused."""
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
-        value = value[0]
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        kinds = {dict: "an object", list: "a list", bool: "true or false", type(None): "null"}
-        kind = kinds.get(type(value), f"a {type(value).__name__}")  # Parquet has dates, bytes and decimals
-        raise RowError(f"{column[:40]!r} holds {kind} where text is needed. Write it as text in quotes.")
-    try:
-        text = value if isinstance(value, str) else str(value)
-    except ValueError:
-        raise RowError(f"{column[:40]!r} holds a number of thousands of digits. Write it as text in quotes.") from None
-    if text in ("inf", "-inf", "nan") and not isinstance(value, str):
-        raise RowError(f"{column[:40]!r} holds a number that is not finite. Write what is meant as text in quotes.")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise RowError(
-            f"{column[:40]!r} holds half a character ({text[error.start]!a} at position {error.start}). "
-            "Replace it by the whole character, or delete it."
-        ) from None
-    if "\0" in text:
-        raise RowError(f"{column[:40]!r} holds a NUL character at position {text.index(chr(0))}. Delete it.")
-    if not blank and not text.strip():
-        raise RowError(f"{column[:40]!r} is empty. Fill it in, or leave the row out.")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _messages(value: Any, column: str) -> list[dict[str, str]]:
-    """Checks a chat: roles known and taking turns, the last word the assistant's."""
-    if not isinstance(value, list) or not value:
-        raise RowError(f'{column[:40]!r} must be a list of {{"role": ..., "content": ...}} with at least two entries.')
-    messages: list[dict[str, str]] = []
-    for number, entry in enumerate(value, 1):
-        if not isinstance(entry, dict):
-            raise RowError(f'message {number} is not an object. Write {{"role": "user", "content": "..."}}.')
-        speaker = entry.get("role", entry.get("from"))
-        role = _SPEAKERS.get(speaker.lower()) if isinstance(speaker, str) else None
-        if role is None:
-            raise RowError(
-                f"message {number} has the role {str(speaker)[:30]!r}; allowed are system, user and assistant."
+    for role in ROLES:
+        if role in given - allowed:
+            others = ", ".join(sorted(given - {role}))
+            also = ", ".join(sorted(allowed - given)) or "none"
+            raise DataError(
+                f"{name}: {role}={mapping[role][:40]!r} would have no effect beside {others}. Leave it out; "
+                f"with these may stand {also}."
             )
-        content = _clean(entry.get("content", entry.get("value")), f"content of message {number}")
-        before = messages[-1]["role"] if messages else None
-        if role == "system" and before is not None:
-            raise RowError(f"message {number} is a system message, which may only come first. Move or delete it.")
-        if role == before:
-            raise RowError(f"messages {number - 1} and {number} are both from the {role}. Join them into one.")
-        if role == "assistant" and before in (None, "system"):
-            raise RowError(f"message {number} is the assistant's, but nobody asked yet. Begin with a user message.")
-        messages.append({"role": role, "content": content})
-    if messages[-1]["role"] != "assistant":
-        raise RowError(
-            f"the last message is from the {messages[-1]['role']}. End with the assistant's answer to learn from."
-        )
-    return messages
+    twice = next((column for column in mapping.values() if list(mapping.values()).count(column) > 1), None)
+    if twice is not None:
+        raise DataError(f"{name}: the column {twice[:40]!r} is given for two roles. Give each column one role.")
+    return Layout(CLASSIFICATION if "label" in given else "chosen", dict(mapping))
+
+
+_MAPPINGS: tuple[tuple[set[str], set[str]], ...] = (
+    ({"messages"}, {"messages", "system"}),
+    ({"prompt", "completion"}, {"prompt", "completion", "input", "context", "history", "system"}),
+    ({"text", "label"}, {"text", "label", "input"}),
+    ({"text"}, {"text"}),
+)
+"""(roles that a mapping needs, roles that have an effect with them)."""

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lora_playground.data.catalogue import Row
-from lora_playground.data.columns import Layout, RowError, build_row, find_layout
-from lora_playground.data.records import read_records
+from lora_playground.data.chats import Chats, joined_turns, understood
+from lora_playground.data.classification import classify
+from lora_playground.data.columns import Layout, find_layout
+from lora_playground.data.records import Contents, read_records
+from lora_playground.data.values import RowError
 from lora_playground.errors import DataError
 
 MAX_BYTES = 100 * 2**20
@@ -75,7 +79,7 @@ def read_file(path: Path, name: str | None = None, mapping: Mapping[str, str] | 
         path: where the bytes lie.
         name: the name it had, whose ending gives the format; else the path's own.
         mapping: role → column name, to overrule detection, such as {'prompt': 'Frage', 'completion': 'Antwort'};
-            roles are messages, system, prompt, input, completion, text.
+            the roles are `columns.ROLES`.
 
     Raises:
         DataError: the file as a whole cannot be used, or no row of it can.
@@ -90,34 +94,67 @@ def read_bytes(data: bytes, name: str, mapping: Mapping[str, str] | None = None)
     contents = read_records(data, name)
     # Where every row is broken the first one says why, and no layout is needed.
     columns = contents.columns or ["text"]
-    layout = find_layout(columns, mapping, name)
-    reading = Reading(contents.format, contents.encoding, contents.unit, layout, columns, notes=contents.notes)
-    seen: set[str] = set()
-    for line, record in contents.records:
+    fields = [record for _, record in contents.records if isinstance(record, dict)]
+    layout, notes = understood(find_layout(columns, mapping, name), fields)
+    _refuse_empty(mapping or {}, fields, name)
+    reading = Reading(contents.format, contents.encoding, contents.unit, layout, columns, notes=contents.notes + notes)
+    records = contents.records
+    if layout.kind == "turns":
+        records = joined_turns(records, layout)
+        many = "one chat" if len(records) == 1 else f"{len(records)} chats"
+        reading.notes.append(f"Each {contents.unit} is one turn; they were read as {many}.")
+        layout = reading.layout = Layout("messages", {"messages": "messages"})
+    chats = Chats(layout)
+    for line, record in records:
         try:
             if isinstance(record, RowError):
                 raise record
-            row = build_row(record, layout)
+            row = chats.build(record)
         except RowError as error:
             reading.bad += 1
             if len(reading.problems) < LISTED:
                 reading.problems.append(Problem(line, f"{name}, {contents.unit} {line}: {error}"))
             continue
-        key = json.dumps(row, sort_keys=True)
+        if row is not None:
+            reading.rows.append({**row, "meta": {"line": line}})
+            reading.lines.append(line)
+    if layout.classifies and reading.rows:
+        column = layout.roles["label"]
+        reading.notes += classify(reading.rows, column, contents.label_names.get(column, ()))
+    return _finished(reading, chats, contents)
+
+
+def _finished(reading: Reading, chats: Chats, contents: Contents) -> Reading:
+    """The reading with its repeats counted and its notes; raises DataError where there is no usable row."""
+    reading.notes += chats.notes()
+    if not reading.rows:
+        if not reading.problems:
+            raise DataError(f"There is no row to learn from. {' '.join(chats.notes())}")
+        first = reading.problems[0].text
+        raise DataError(first if reading.bad <= 1 else f"{first} No row of the {reading.bad} in the file can be used.")
+    seen: set[str] = set()
+    for line, row in zip(reading.lines, reading.rows):
+        key = json.dumps({name: value for name, value in row.items() if name != "meta"}, sort_keys=True)
         if key in seen:
             reading.duplicates += 1
             if len(reading.repeats) < LISTED:
                 reading.repeats.append(line)
         seen.add(key)
-        row["meta"] = {"line": line}
-        reading.rows.append(row)
-        reading.lines.append(line)
-    if not reading.rows:
-        first = reading.problems[0].text
-        raise DataError(first if reading.bad <= 1 else f"{first} No row of the {reading.bad} in the file can be used.")
+    left = [*contents.unused, *chats.not_used(() if chats.roles.get("messages") == "messages" else reading.columns)]
+    if left:
+        reading.notes.append("not used: " + ", ".join(name[:40] for name in left[:40]))
     if len(reading.rows) == 1:
         reading.notes.append("There is only one usable row: it is trained on, and nothing is left to test with.")
     return reading
+
+
+def _refuse_empty(mapping: Mapping[str, str], fields: Sequence[Mapping[str, Any]], name: str) -> None:
+    """Raises DataError where a column that a person gave holds nothing in any row."""
+    for role, column in mapping.items():
+        if fields and all(record.get(column) in (None, "", []) for record in fields):
+            raise DataError(
+                f"{name}: the column {column[:40]!r}, given for {role}, is empty in every row. Leave it out."
+            )
 
 
 def columns_of(path: Path, name: str | None = None) -> list[str]:

@@ -10,21 +10,21 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
-from lora_playground.data import parquet
-from lora_playground.data.columns import RowError, find_layout
+from lora_playground.data import json_shapes, parquet
+from lora_playground.data.columns import find_layout
+from lora_playground.data.json_shapes import kind_of
 from lora_playground.data.text_decoding import decode
+from lora_playground.data.values import RowError, parse_json
 from lora_playground.errors import DataError
 
 FORMATS = ("jsonl", "json", "csv", "tsv", "txt")
 MAX_ROWS = 1_000_000
 MAX_LINE = 2_000_000
 """Characters in a line of JSON or in a cell."""
-
-_LIST_KEYS = ("data", "rows", "examples", "train", "conversations", "items")
 
 Record = dict[str, Any] | RowError
 """The named fields of a row, or why there are none."""
@@ -38,12 +38,16 @@ class Contents:
         format: 'jsonl', 'json', 'csv', 'tsv', 'txt' or 'parquet'; encoding: of its text.
         records: each with the line (for JSON and Parquet the row) where it begins, from 1.
         notes: what a person should know.
+        unused: keys of the document beside its rows.
+        label_names: column → names of its classes, where the file has them.
     """
 
     format: str
     encoding: str
     records: list[tuple[int, Record]]
-    notes: list[str]
+    notes: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+    label_names: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def unit(self) -> str:
@@ -66,16 +70,37 @@ def read_records(data: bytes, name: str) -> Contents:
     if not data.strip(b" \t\r\n\x00\xef\xbb\xbf\xff\xfe"):
         raise DataError(f"{name} is empty: line 1 holds nothing. Give a file with at least one example.")
     if name.lower().endswith(".parquet") and data.startswith(b"PAR1"):
-        contents = Contents("parquet", "parquet", list(enumerate(parquet.records(data, name, MAX_ROWS), 1)), [])
+        rows, label_names = parquet.records(data, name, MAX_ROWS)
+        contents = Contents("parquet", "parquet", list(enumerate(rows, 1)), label_names=label_names)
     else:
-        text, encoding, notes = decode(data, name)
-        kind = _format(name, text)
-        contents = Contents(kind, encoding, list(_records(kind, text, name)), notes)
+        contents = _of_text(*decode(data, name), name)
     if len(contents.records) > MAX_ROWS:
         raise DataError(f"{name} has {len(contents.records)} rows; at most {MAX_ROWS} can be read. Use a part of it.")
     if not contents.records:
         raise DataError(f"{name} has a header in line 1 but no rows. Add at least one example below it.")
     return contents
+
+
+def _of_text(text: str, encoding: str, notes: list[str], name: str) -> Contents:
+    kind = _format(name, text)
+    if kind == "txt" and (inside := _inside_txt(text)):
+        kind = inside
+        notes.append(f"The text holds {_INSIDE[kind]}; it was read as such.")
+    if kind == "json":
+        try:
+            value = parse_json(text)
+        except RowError as error:
+            raise DataError(f"{name}: {error}") from None
+        rows, unused = json_shapes.rows_of(value, name)
+        records = [(number, _object(row)) for number, row in enumerate(rows, 1)]
+        return Contents(kind, encoding, records, notes, unused, json_shapes.label_names(value))
+    readers = {"jsonl": _jsonl, "txt": _txt}
+    if kind in readers:
+        return Contents(kind, encoding, list(readers[kind](text)), notes)
+    return Contents(kind, encoding, list(_table(text, name, "\t" if kind == "tsv" else None)), notes)
+
+
+_INSIDE = {"jsonl": "one JSON object in each line", "json": "a JSON list", "csv": "a table", "tsv": "a table"}
 
 
 def _format(name: str, text: str) -> str:
@@ -89,33 +114,43 @@ def _format(name: str, text: str) -> str:
         ending = "jsonl"
     if ending not in FORMATS:
         raise DataError(f"{name}: the ending must be one of {', '.join(FORMATS)}; rename or convert the file.")
-    if ending == "json" and head.startswith("{") and _is_jsonl(text):
+    if ending == "json" and head.startswith("{") and _first_is_object(text):
         return "jsonl"
     if ending == "jsonl" and head.startswith("["):
         return "json"
     return ending
 
 
-def _is_jsonl(text: str) -> bool:
-    """Whether a '.json' file holds one object a line: then its first line is complete."""
+def _first_is_object(text: str) -> bool:
+    """Whether the first of several lines is a whole JSON object."""
     first, _, rest = text.lstrip().partition("\n")
-    if not rest.strip():
-        return False
+    return bool(rest.strip()) and first.startswith("{") and _is_json(first)
+
+
+def _is_json(text: str) -> bool:
     try:
-        return isinstance(json.loads(first), dict)
+        json.loads(text)
     except (ValueError, RecursionError):
         return False
+    return True
 
 
-def _records(kind: str, text: str, name: str) -> Iterator[tuple[int, Record]]:
-    if kind == "jsonl":
-        yield from _jsonl(text)
-    elif kind == "json":
-        yield from _json(text, name)
-    elif kind == "txt":
-        yield from _txt(text)
-    else:
-        yield from _table(text, name, "\t" if kind == "tsv" else None)
+def _inside_txt(text: str) -> str:
+    """'jsonl', 'json', 'csv' or 'tsv' where a .txt file holds such data, '' where it holds text.
+
+    A table is told by a header of known columns and as many cells in each of its first rows.
+    """
+    lines = [line for line in text.split("\n") if line.strip()][:20]
+    if lines[0].startswith("{") and all(line.startswith("{") and _is_json(line) for line in lines):
+        return "jsonl"
+    if text.lstrip().startswith("[") and _is_json(text):
+        return "json"
+    delimiter = _delimiter(text)
+    rows = list(csv.reader(lines, delimiter=delimiter))
+    known = find_layout([cell.strip() for cell in rows[0]], None, "", required=False).kind
+    if known and len(rows[0]) > 1 and len(rows) > 1 and len({len(row) for row in rows}) == 1:
+        return "tsv" if delimiter == "\t" else "csv"
+    return ""
 
 
 def _jsonl(text: str) -> Iterator[tuple[int, Record]]:
@@ -131,74 +166,17 @@ def _json_object(line: str) -> Record:
             f"the line has {len(line):,} characters; at most {MAX_LINE:,} are allowed. Put one example on each line."
         )
     try:
-        value = _parse(line)
+        return _object(parse_json(line), " on each line")
     except RowError as error:
         return error
-    if not isinstance(value, dict):
-        return RowError(
-            f"there is {_kind(value)} where an object is needed. Write one {{...}} with named fields on each line."
-        )
-    return value
 
 
-def _json(text: str, name: str) -> Iterator[tuple[int, Record]]:
-    try:
-        value = _parse(text)
-    except RowError as error:
-        raise DataError(f"{name}: {error}") from None
-    if isinstance(value, dict):
-        lists = {key: item for key, item in value.items() if isinstance(item, list)}
-        if lists and len(lists) == len(value) and len({len(item) for item in lists.values()}) == 1:
-            if any(key.lower() in _LIST_KEYS and item and isinstance(item[0], dict) for key, item in lists.items()):
-                value = next(iter(lists.values()))
-            else:
-                value = [dict(zip(lists, cells)) for cells in zip(*lists.values())]
-        else:
-            key = next((key for key in _LIST_KEYS if isinstance(value.get(key), list)), None)
-            value = value[key] if key and "messages" not in value else [value]
-    if not isinstance(value, list):
-        raise DataError(f"{name}, row 1: there is {_kind(value)} where a list is needed. Write [{{...}}, {{...}}].")
-    if not value:
-        raise DataError(f"{name} holds an empty list: there is no row 1. Give at least one example.")
-    for number, item in enumerate(value, 1):
-        if isinstance(item, dict):
-            yield number, item
-        else:
-            yield (
-                number,
-                RowError(f"there is {_kind(item)} where an object is needed. Write {{...}} with named fields."),
-            )
-
-
-def _parse(text: str) -> Any:
-    """Strict JSON: no NaN, no repeated keys, no endless nesting or numbers."""
-    try:
-        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique, strict=False)
-    except RowError:
-        raise
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, " if error.lineno > 1 else ""
-        raise RowError(
-            f"this is no valid JSON ({error.msg} at {place}column {error.colno}). "
-            "Check quotes, commas and brackets there."
-        ) from None
-    except RecursionError:
-        raise RowError("it is nested too deeply. Give flat fields with text.") from None
-    except ValueError:
-        raise RowError("a number in it has thousands of digits. Write it as text in quotes.") from None
-
-
-def _no_constant(constant: str) -> None:
-    raise RowError(f"{constant} is no JSON value. Leave the row out, or write the text that is meant in quotes.")
-
-
-def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise RowError(f"the field {key[:40]!r} stands in it twice. Keep one.")
-        found[key] = value
-    return found
+def _object(value: Any, where: str = "") -> Record:
+    """A row as it is where it is an object, a chat as one, else why it cannot be used."""
+    value = json_shapes.record_of(value)
+    if isinstance(value, dict | RowError):
+        return value
+    return RowError(f"there is {kind_of(value)} where an object is needed. Write {{...}} with named fields{where}.")
 
 
 def _txt(text: str) -> Iterator[tuple[int, Record]]:
@@ -288,8 +266,3 @@ def _delimiter(text: str) -> str:
         if (int(known), len(cells)) > score:
             best, score = candidate, (int(known), len(cells))
     return best
-
-
-def _kind(value: Any) -> str:
-    names = {list: "a list", dict: "an object", str: "a text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")

@@ -16,42 +16,58 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lora_playground.data.catalogue import SPLITS, DatasetCard, Row, answer_of, get_card, prompt_of
+from lora_playground.data.classification import METRIC, held_out, is_classified
 from lora_playground.data.readers import Reading, read_file
 from lora_playground.errors import DataError
 
 MAX_HELD_OUT = 500
 _RESULT = re.compile(r"####\s*(-?\d[\d,]*)\s*$")
-_SLOT = re.compile(r"([A-Za-z][\w ]*)\[([^\]]+)\]")
+_SLOT = re.compile(r"\s*([^\W\d][\w ]*)\[([^\[\]]+)\]\s*")
+_SLOTS = re.compile(rf"(?:{_SLOT.pattern}(?:[,;]|$))+")
 
 
 def split_rows(rows: list[Row], seed: int = 0, share: float = 0.1) -> dict[str, list[Row]]:
     """Splits rows into train, validation and test, the same way for the same rows and seed.
 
     Rows that ask the same question stay together, so that no test question was trained on. Each held-out part gets
-    `share` of the rows, at most MAX_HELD_OUT, and at least one group where there are three or more.
+    `share` of the rows, at most MAX_HELD_OUT, and at least one group where there are three or more; of a
+    classification it gets that share of every label. Rows of the test part are shuffled, since a score may be taken
+    from the first of them alone.
     """
     groups: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
         key = json.dumps(prompt_of(row)) if row.get("messages") else row["text"]
         groups.setdefault(key, []).append(number)
     order = sorted(groups.values())
-    random.Random(f"split {seed}").shuffle(order)
-    wanted = min(MAX_HELD_OUT, max(1, round(share * len(rows)))) if len(order) >= 3 and share > 0 else 0
+    share = min(share, MAX_HELD_OUT / max(1, len(rows)))
+    if is_classified(rows):
+        test, validation = held_out([(rows[group[0]]["meta"]["label"], len(group)) for group in order], share, seed)
+    else:
+        test, validation = _drawn([len(group) for group in order], share, seed)
+    part_of = dict.fromkeys(test, "test") | dict.fromkeys(validation, "validation")
     parts: dict[str, list[int]] = {split: [] for split in SPLITS}
-    remaining = len(order)
-    for group in order:
-        target = next(
-            (split for split in ("test", "validation") if len(parts[split]) < wanted and (not parts[split] or _fits(
-                len(parts[split]) + len(group), wanted)) and remaining > 1),
-            "train",
-        )  # fmt: skip
-        parts[target] += group
-        remaining -= 1
-    return {split: [rows[number] for number in sorted(numbers)] for split, numbers in parts.items()}
+    for number, group in enumerate(order):
+        parts[part_of.get(number, "train")] += group
+    parts = {split: sorted(numbers) for split, numbers in parts.items()}
+    random.Random(f"order {seed}").shuffle(parts["test"])
+    return {split: [rows[number] for number in numbers] for split, numbers in parts.items()}
 
 
-def _fits(size: int, wanted: int) -> bool:
-    return size <= 1.2 * wanted + 1
+def _drawn(sizes: list[int], share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Numbers of the groups for test and validation, drawn by the seed; `sizes`: rows of each group."""
+    order = list(range(len(sizes)))
+    random.Random(f"split {seed}").shuffle(order)
+    wanted = max(1, round(share * sum(sizes))) if len(order) >= 3 and share > 0 else 0
+    parts: tuple[list[int], list[int]] = ([], [])
+    held = [0, 0]
+    for number in order[:-1]:  # the last one at least is trained on
+        for part in (0, 1):
+            size = held[part] + sizes[number]
+            if held[part] < wanted and (held[part] == 0 or size <= 1.2 * wanted + 1):
+                parts[part].append(number)
+                held[part] = size
+                break
+    return parts
 
 
 def store(reading: Reading, home: Path, name: str, seed: int = 0, metric: str | None = None) -> DatasetCard:
@@ -108,18 +124,21 @@ def choose_metric(rows: list[Row]) -> str:
     """How answers to rows like these are scored, a name of `evaluation.METRICS`, or '' where nothing fits; writes what
     the metric needs into the rows' meta.
 
-    'steps' where every answer ends in '#### number' (GSM8K), 'slots' where every question is a list of name[value]
-    (E2E), 'exact' where all answers are short.
+    'label' for a classification, 'steps' where every answer ends in '#### number' (GSM8K), 'slots' where every
+    question is a list of name[value] and nothing else (E2E), 'exact' where all answers are short.
     """
     if not rows or not all(row.get("messages") for row in rows):
         return ""
+    if is_classified(rows):
+        return METRIC
     answers = [answer_of(row).strip() for row in rows]
     results = [_RESULT.search(answer) for answer in answers]
     if all(results):
         for row, match in zip(rows, results):
             row["meta"]["answer"] = match[1].replace(",", "") if match else ""
         return "steps"
-    slots = [dict(_SLOT.findall(prompt_of(row)[-1]["content"])) for row in rows]
+    asked = [prompt_of(row)[-1]["content"] for row in rows]
+    slots = [dict(_SLOT.findall(text)) if _SLOTS.fullmatch(text) else {} for text in asked]
     if all(slots):
         for row, fields in zip(rows, slots):
             # No sentence says yes or no for a field: 'familyFriendly[no]' becomes 'not for families'.

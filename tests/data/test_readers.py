@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from lora_playground.data import readers
-from lora_playground.data.columns import RowError
+from lora_playground.data.values import RowError
 from lora_playground.errors import DataError
 
 CHAT = [{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "4"}]
@@ -184,7 +184,7 @@ MALFORMED = {
     "list of numbers": (b"[1, 2]", "a.json", "row 1.*a number.*Write"),
     "number": (b"12", "a.json", "row 1.*a number.*Write"),
     "blank answer": (b'{"question": "a", "answer": "  "}', "a.jsonl", "line 1.*empty.*Fill"),
-    "unknown role": (_messages(("user", "a"), ("tool", "b")), "a.jsonl", "line 1.*'tool'.*allowed are"),
+    "unknown role": (_messages(("user", "a"), ("narrator", "b")), "a.jsonl", "line 1.*'narrator'.*allowed are"),
     "no answer": (_messages(("user", "a")), "a.jsonl", "line 1.*last message.*End"),
     "same role twice": (_messages(("user", "a"), ("user", "b")), "a.jsonl", "line 1.*1 and 2.*Join"),
     "assistant first": (_messages(("assistant", "a")), "a.jsonl", "line 1.*nobody asked.*Begin"),

@@ -1,0 +1,374 @@
+"""Makes the chat of a row from a record and its layout, and keeps account of what it did not use.
+
+A row is `{"messages": [{"role", "content"}, ...]}` or `{"text": ...}`. An assistant's turn may have `tool_calls`, and
+`"weight": 0` where it is read but not learned. It knows no file formats, no torch and no tokenizer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from lora_playground.data.catalogue import Row
+from lora_playground.data.columns import Layout
+from lora_playground.data.json_shapes import is_chat, is_turn
+from lora_playground.data.values import RowError, parse_json, text_of, unpacked
+
+MAX_CHARACTERS = 400_000
+
+_SPEAKERS = {
+    "system": "system", "developer": "system",
+    "user": "user", "human": "user", "prompter": "user",
+    "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "model": "assistant", "chatgpt": "assistant",
+    "tool": "tool", "function": "tool", "ipython": "tool", "observation": "tool", "tool_response": "tool",
+    "function_call": "call", "tool_call": "call",
+}  # fmt: skip
+_LEARNED = ("weight", "train", "training")
+"""Keys of a message that say whether it is learned."""
+_RATED = ("rating", "label", "score", "feedback", "thumbs")
+_BAD = frozenset("false 0 0.0 -1 bad no down thumbs_down dislike reject rejected undesirable negative".split())
+_GOOD = frozenset("true 1 1.0 +1 good yes up thumbs_up like accept accepted desirable positive".split())
+_TRANSCRIPT = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \n]?")
+
+
+class Chats:
+    """Builds rows, and remembers what a person should be told about them.
+
+    Args:
+        layout: which column plays which role.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.roles = layout.roles
+        self.layout = layout
+        self._left: dict[str, None] = {}
+        self._said: dict[str, int] = {}
+        self._last: dict[str, str] = {}
+
+    def build(self, record: Mapping[str, Any]) -> Row | None:
+        """One record as a row, None where it is marked as bad; raises RowError."""
+        if self._is_bad(record):
+            return None
+        if "messages" in self.roles:
+            row: Row = {"messages": self._checked(self._with_system(record, self._chat(record)))}
+        elif self.layout.classifies:
+            row = self._labelled(record)
+        elif "translation" in self.roles:
+            row = {"messages": self._translation(record)}
+        elif "text" in self.roles:
+            row = {"text": self._text(record, "text")}
+        else:
+            row = {"messages": self._checked(self._with_system(record, self._asked_and_answered(record)))}
+        length = sum(len(message["content"]) for message in row.get("messages", ())) + len(row.get("text", ""))
+        if length > MAX_CHARACTERS:
+            raise RowError(
+                f"it has {length:,} characters; at most {MAX_CHARACTERS:,} are allowed. Cut it into several rows."
+            )
+        return row
+
+    def not_used(self, columns: Iterable[str]) -> list[str]:
+        """Columns that play no role, and keys inside the used ones that were not read."""
+        return [*(column for column in columns if column not in self.roles.values()), *self._left]
+
+    def notes(self) -> list[str]:
+        """What was done to the rows that a person may not expect."""
+        return [text.format(count=count, last=self._last.get(text, "")) for text, count in self._said.items()]
+
+    def _say(self, text: str, last: str = "") -> None:
+        self._said[text] = self._said.get(text, 0) + 1
+        self._last[text] = last
+
+    # ------------------------------------------------------------------------------------------------- values
+
+    def _text(self, record: Mapping[str, Any], role: str, blank: bool = False) -> str:
+        column = self.roles[role]
+        if column not in record:
+            fields = ", ".join(repr(str(key)[:30]) for key in list(record)[:8]) or "none"
+            raise RowError(f"the field {column[:40]!r} is missing (there are: {fields}). Add it, or leave the row out.")
+        value = record[column]
+        if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+            value = value[0]
+        return text_of(value, column, blank)
+
+    def _has(self, record: Mapping[str, Any], role: str) -> bool:
+        """Whether the row says something in a role that may be empty."""
+        value = record.get(self.roles[role]) if role in self.roles else None
+        return value is not None and value != [] and not (isinstance(value, str) and not value.strip())
+
+    def _answer(self, record: Mapping[str, Any]) -> str:
+        """The text of an answer, which may be yes or no, or the first of several."""
+        column = self.roles["completion"]
+        value = record.get(column)
+        if isinstance(value, dict) and "text" in value:  # {"text": [...], "answer_start": [...]}
+            self._leave(column, value, ("text",))
+            value = value["text"]
+        if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
+            if len(value) > 1:
+                self._say(f"{column}: the first is learned where there are several ({{count}} rows).")
+            value = value[0]
+        if isinstance(value, bool):
+            self._say(f"{column}: true and false are learned as the words yes and no ({{count}} rows).")
+            value = "yes" if value else "no"
+        return self._text({**record, column: value} if column in record else record, "completion")
+
+    def _leave(self, where: str, found: Mapping[str, Any], used: Sequence[str]) -> None:
+        self._left.update(dict.fromkeys(f"{where}.{key}" for key in found if key not in used))
+
+    # -------------------------------------------------------------------------------------------------- rows
+
+    def _is_bad(self, record: Mapping[str, Any]) -> bool:
+        value = record.get(self.roles.get("rating", ""))
+        if str(value).strip().lower() not in _BAD:
+            return False
+        self._say(f"{{count}} rows were left out: {self.roles['rating']} marks them as bad ({value}).")
+        return True
+
+    def _with_system(self, record: Mapping[str, Any], turns: list[Any]) -> list[Any]:
+        if not self._has(record, "system"):
+            return turns
+        text = self._text(record, "system")
+        if turns and isinstance(turns[0], dict) and turns[0].get("role") == "system":
+            rest = turns[0]["content"]
+            return [{"role": "system", "content": text if rest == text else f"{text}\n\n{rest}"}, *turns[1:]]
+        return [{"role": "system", "content": text}, *turns]
+
+    def _chat(self, record: Mapping[str, Any]) -> list[Any]:
+        column = self.roles["messages"]
+        if unpacked(record.get("tools")):
+            raise RowError("it describes tools in the field 'tools', which is not understood. Leave them out.")
+        return self._turns(record.get(column), column)
+
+    def _asked_and_answered(self, record: Mapping[str, Any]) -> list[Any]:
+        """The chat of a row whose question and answer stand in columns of their own."""
+        answer = record.get(self.roles["completion"])
+        turns: list[Any] = self._history(record)
+        if is_chat(unpacked(answer)):
+            learned = self._turns(answer, self.roles["completion"])
+        elif self.layout.kind == "chosen/rejected" and "prompt" not in self.roles:
+            learned = _transcript(self._text(record, "completion"))
+        else:
+            learned = [{"role": "assistant", "content": self._answer(record)}]
+        if "rejected" in self.roles:
+            self._say(f"{self.roles['completion']} is learned, {self.roles['rejected']} is not ({{count}} rows).")
+        if learned[0]["role"] != "assistant":
+            return turns + learned
+        asked = record.get(self.roles["prompt"])
+        if is_chat(unpacked(asked)):
+            return turns + self._turns(asked, self.roles["prompt"]) + learned
+        return [*turns, {"role": "user", "content": self._question(record)}, *learned]
+
+    def _question(self, record: Mapping[str, Any]) -> str:
+        """What is asked: a context before the question, an input behind the instruction."""
+        parts = [self._text(record, "context")] if self._has(record, "context") else []
+        has_input = self._has(record, "input")
+        if self._has(record, "prompt") or not has_input:
+            parts.append(self._text(record, "prompt"))
+        if has_input:
+            parts.append(self._text(record, "input"))
+        if self.layout.kind == "instruction/input/output" and self._has(record, "context"):
+            parts = [*parts[1:], parts[0]]
+        return "\n\n".join(parts)
+
+    def _history(self, record: Mapping[str, Any]) -> list[Any]:
+        """Earlier turns: pairs of question and answer, turns, or texts in turn."""
+        if not self._has(record, "history"):
+            return []
+        column = self.roles["history"]
+        value = unpacked(record[column])
+        if is_chat(value):
+            return self._turns(value, column)
+        if not isinstance(value, list):
+            raise RowError(f"{column[:40]!r} must be a list of earlier turns, such as [[question, answer], ...].")
+        flat = [text for pair in value for text in (pair if isinstance(pair, list) else [pair])]
+        if len(flat) % 2 or any(isinstance(pair, list) and len(pair) != 2 for pair in value):
+            raise RowError(f"{column[:40]!r} must hold pairs of question and answer.")
+        roles = ("user", "assistant") * (len(flat) // 2)
+        return [{"role": role, "content": text_of(text, column)} for role, text in zip(roles, flat)]
+
+    def _translation(self, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+        column = self.roles["translation"]
+        pair = unpacked(record.get(column))
+        if not isinstance(pair, dict) or len(pair) < 2:
+            raise RowError(f"{column[:40]!r} must hold one text for each of two languages.")
+        source, target = list(pair)[:2]
+        self._leave(column, pair, (source, target))
+        self._say(f"Translations go from {source} to {target} ({{count}} rows).")
+        asked = f"Translate from {source} to {target}:\n\n{text_of(pair[source], f'{column}.{source}')}"
+        answer = text_of(pair[target], f"{column}.{target}")
+        return [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+
+    def _labelled(self, record: Mapping[str, Any]) -> Row:
+        """A text and its label; `data.classification` adds the instruction."""
+        column = self.roles.get("names") or self.roles["label"]
+        label = record.get(column)
+        if isinstance(label, bool):
+            label = "true" if label else "false"
+        if isinstance(label, list) and len(label) == 1:
+            label = label[0]
+        text = self._text(record, "text")
+        if "input" in self.roles:
+            parts = ((self.roles["text"], text), (self.roles["input"], self._text(record, "input")))
+            text = "\n".join(f"{name}: {part}" for name, part in parts)
+        answer = text_of(label, column).strip()
+        messages = [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
+        return {"messages": messages}
+
+    # --------------------------------------------------------------------------------------------------- turns
+
+    def _turns(self, value: Any, column: str) -> list[dict[str, Any]]:
+        """A list of turns, each with role and content, and with what calls and answers tools."""
+        value = unpacked(value)
+        if not isinstance(value, list) or not value:
+            raise RowError(
+                f'{column[:40]!r} must be a list of {{"role": ..., "content": ...}} with at least two entries.'
+            )
+        return [self._turn(entry, number, column) for number, entry in enumerate(value, 1)]
+
+    def _turn(self, entry: Any, number: int, column: str) -> dict[str, Any]:
+        if not isinstance(entry, dict):
+            raise RowError(f'message {number} is not an object. Write {{"role": "user", "content": "..."}}.')
+        speaker_key = next((key for key in ("role", "from", "speaker") if key in entry), "role")
+        said_key = next((key for key in ("content", "value", "text") if key in entry), "content")
+        speaker = entry.get(speaker_key)
+        role = _SPEAKERS.get(speaker.lower()) if isinstance(speaker, str) else None
+        if role is None:
+            raise RowError(
+                f"message {number} has the role {str(speaker)[:30]!r}; allowed are system, user, assistant and tool."
+            )
+        used = [speaker_key, said_key]
+        calls = entry.get("tool_calls") or ([entry["function_call"]] if entry.get("function_call") else None)
+        where = f"content of message {number}"
+        if role == "call":
+            turn = {"role": "assistant", "content": "", "tool_calls": _calls([entry.get(said_key)], number)}
+        elif calls:
+            if role != "assistant":
+                raise RowError(f"message {number} calls a tool, which only the assistant may do.")
+            used += ["tool_calls", "function_call"]
+            content = entry.get(said_key)
+            turn = {"role": role, "content": "" if content is None else _content(content, where, blank=True)}
+            turn["tool_calls"] = _calls(calls, number)
+        else:
+            turn = {"role": role, "content": _content(entry.get(said_key), where, blank=role == "tool")}
+        if role == "tool":
+            used += ["name", "tool_call_id"]
+            turn |= {key: str(entry[key]) for key in ("name", "tool_call_id") if entry.get(key)}
+        if turn["role"] == "assistant" and not self._is_learned(entry, number, used):
+            turn["weight"] = 0
+        self._leave(f"{column}[]", entry, used)
+        return turn
+
+    def _is_learned(self, entry: Mapping[str, Any], number: int, used: list[str]) -> bool:
+        """Whether an answer is to be learned, as its own keys say; those that were understood are added to `used`."""
+        for key in _LEARNED:
+            if entry.get(key) is not None:
+                if str(entry[key]).lower() not in ("0", "1", "0.0", "1.0", "true", "false"):
+                    raise RowError(f"message {number} has {key} {str(entry[key])[:20]!r}; only 0 and 1 are understood.")
+                used.append(key)
+                if str(entry[key]).lower() in ("0", "0.0", "false"):
+                    self._say(f"{{count}} answers are read but not learned: {key} says so.")
+                    return False
+        for key in _RATED:
+            value = str(entry.get(key)).strip().lower()
+            if value in _BAD | _GOOD:
+                used.append(key)
+                if value in _BAD:
+                    self._say(f"{{count}} answers are read but not learned: {key} marks them as bad.")
+                    return False
+        return True
+
+    def _checked(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Turns in an order that chat templates know: the system first, then user and assistant in turn, with tools
+        answering between two turns of the assistant, and the last word the assistant's. Raises RowError."""
+        before = ""
+        for number, turn in enumerate(messages, 1):
+            role = turn["role"]
+            if role == "system" and before:
+                raise RowError(f"message {number} is a system message, which may only come first. Move or delete it.")
+            if role == before and role != "tool":
+                raise RowError(f"messages {number - 1} and {number} are both from the {role}. Join them into one.")
+            if role == "assistant" and before in ("", "system"):
+                raise RowError(f"message {number} is the assistant's, but nobody asked yet. Begin with a user message.")
+            if role == "tool" and before != "tool" and not (number > 1 and messages[number - 2].get("tool_calls")):
+                raise RowError(f"message {number} is a tool's answer, but no tool was called before it.")
+            before = role
+        if before != "assistant":
+            raise RowError(f"the last message is from the {before}. End with the assistant's answer to learn from.")
+        if all(turn.get("weight") == 0 for turn in messages if turn["role"] == "assistant"):
+            raise RowError("none of its answers is to be learned. Leave the row out.")
+        return messages
+
+
+def _content(value: Any, where: str, blank: bool = False) -> str:
+    """The text of a turn, which may stand in several parts."""
+    if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
+        kinds = [part.get("type", "text") for part in value]
+        odd = next((kind for kind in kinds if kind not in ("text", "input_text", "output_text")), None)
+        if odd is not None:
+            raise RowError(f"{where} holds a part of type {str(odd)[:30]!r}; only text can be learned.")
+        return text_of("".join(text_of(part.get("text"), where, blank=True) for part in value), where, blank)
+    return text_of(value, where, blank)
+
+
+def _calls(calls: Any, number: int) -> list[dict[str, Any]]:
+    """Calls of tools as chat templates read them: `{"type": "function", "function": {"name", "arguments"}}`."""
+    found = []
+    for call in calls if isinstance(calls, list) else [calls]:
+        call = unpacked(call)
+        about = call.get("function", call) if isinstance(call, dict) else None
+        if not isinstance(about, dict) or not isinstance(about.get("name"), str):
+            raise RowError(f"message {number} calls a tool without a name. Write {{'name': ..., 'arguments': ...}}.")
+        arguments = about.get("arguments", about.get("parameters", {}))
+        if isinstance(arguments, str):
+            try:
+                arguments = parse_json(arguments)
+            except RowError:
+                raise RowError(f"message {number} calls a tool with arguments that are no JSON.") from None
+        if not isinstance(arguments, dict):
+            raise RowError(f"message {number} calls a tool with arguments that are no JSON object.")
+        function = {"name": about["name"], "arguments": arguments}
+        kept = {"id": str(call["id"])} if call.get("id") else {}
+        found.append({**kept, "type": "function", "function": function})
+    return found
+
+
+def _transcript(text: str) -> list[dict[str, Any]]:
+    """The turns of a text such as '\\n\\nHuman: ...\\n\\nAssistant: ...'."""
+    pieces = _TRANSCRIPT.split(text)
+    if len(pieces) < 5 or pieces[0].strip():
+        raise RowError("there is no question: give a column prompt, or turns marked Human: and Assistant:.")
+    roles = [{"Human": "user", "Assistant": "assistant"}[who] for who in pieces[1::2]]
+    return [{"role": role, "content": text_of(said.strip(), "chosen")} for role, said in zip(roles, pieces[2::2])]
+
+
+def understood(layout: Layout, records: Iterable[Mapping[str, Any]]) -> tuple[Layout, list[str]]:
+    """The layout without a rating whose values are not all good or bad, and a note where there was one."""
+    column = layout.roles.get("rating")
+    if column is None:
+        return layout, []
+    values = {str(value).strip().lower() for record in records if (value := record.get(column)) not in (None, "")}
+    if values and values <= _BAD | _GOOD:
+        return layout, []
+    roles = {role: name for role, name in layout.roles.items() if role != "rating"}
+    return Layout(layout.kind, roles), [f"All rows are learned, whatever {column} says of them."]
+
+
+def joined_turns(
+    records: Sequence[tuple[int, Mapping[str, Any] | RowError]], layout: Layout
+) -> list[tuple[int, dict[str, Any] | RowError]]:
+    """Records of one turn each as records of whole chats, by the column that says which chat; else as one chat."""
+    chats: dict[str, tuple[int, dict[str, Any] | RowError]] = {}
+    chat = layout.roles.get("chat", "")
+    for line, record in records:
+        if isinstance(record, RowError):
+            chats[f"problem {line}"] = line, record
+            continue
+        key = json.dumps(record.get(chat), default=str)
+        turn = {name: value for name, value in record.items() if name != chat}
+        found = chats.setdefault(key, (line, {"messages": []}))[1]
+        if not is_turn(turn) or isinstance(found, RowError):
+            chats[f"problem {line}"] = line, RowError("it is no turn of a chat: it needs who speaks and what is said.")
+        else:
+            found["messages"].append(turn)
+    return [entry for entry in chats.values() if isinstance(entry[1], RowError) or entry[1]["messages"]]

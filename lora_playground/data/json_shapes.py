@@ -1,0 +1,108 @@
+"""The rows of a JSON document, whatever shape they were written in: a list, columns, a table with an index, one chat.
+
+It knows nothing of what the fields mean, except for the names that tell a chat's turns from rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lora_playground.data.values import RowError
+from lora_playground.errors import DataError
+
+TURNS = ("messages", "conversations", "conversation", "chat", "dialog", "dialogue", "turns")
+"""Names of a field that holds the turns of one chat."""
+_LISTS = ("data", "rows", "examples", "train", "items", "records", "instances", "samples", *TURNS)
+"""Names of a field that holds all rows."""
+_SPEAKER, _SAID = ("role", "from", "speaker"), ("content", "value", "text")
+
+
+def is_turn(value: Any) -> bool:
+    """Whether it is one turn of a chat: an object with who speaks and what is said."""
+    if not isinstance(value, dict):
+        return False
+    return any(key in value for key in _SPEAKER) and any(key in value for key in (*_SAID, "tool_calls"))
+
+
+def is_chat(value: Any) -> bool:
+    """Whether it is a list of turns."""
+    return isinstance(value, list) and bool(value) and all(map(is_turn, value))
+
+
+def rows_of(value: Any, name: str) -> tuple[list[Any], list[str]]:
+    """(rows, keys beside them that are not used) of a whole document.
+
+    Args:
+        value: parsed JSON. name: the file's, for the error.
+
+    Raises:
+        DataError: it is no list and nothing that can be read as one.
+    """
+    unused: list[str] = []
+    if isinstance(value, dict):
+        value, unused = _rows_of_object(value)
+    if not isinstance(value, list):
+        raise DataError(f"{name}, row 1: there is {kind_of(value)} where a list is needed. Write [{{...}}, {{...}}].")
+    if not value:
+        raise DataError(f"{name} holds an empty list: there is no row 1. Give at least one example.")
+    return value, unused
+
+
+def _rows_of_object(value: dict[str, Any]) -> tuple[list[Any], list[str]]:
+    """(rows, keys that were not used) of a document that is one object."""
+    if any(is_chat(value.get(key)) for key in TURNS):
+        return [value], []
+    columns, cells = value.get("columns"), value.get("data")
+    if isinstance(columns, list) and _lists_of(cells, len(columns)) and all(isinstance(name, str) for name in columns):
+        rows = [dict(zip(columns, row)) for row in cells or []]  # pandas' orient="split"
+        return rows, [key for key in value if key not in ("columns", "data", "index")]
+    key = next((key for key in _LISTS if isinstance(value.get(key), list)), None)
+    if key is not None and value[key] and isinstance(value[key][0], dict | list):
+        return list(value[key]), [other for other in value if other not in (key, "features", "schema")]
+    inner = list(value.values())
+    if inner and all(isinstance(item, list) for item in inner) and len({len(item) for item in inner}) == 1:
+        return [dict(zip(value, row)) for row in zip(*inner)], []
+    if len(inner) > 1 and all(isinstance(item, dict) for item in inner) and len({tuple(item) for item in inner}) == 1:
+        return _indexed(value), []
+    return [value], []
+
+
+def _indexed(value: dict[str, dict[str, Any]]) -> list[Any]:
+    """Objects with the same keys: pandas' columns of indexed cells, or its indexed rows."""
+    if all(key.lstrip("-").isdigit() for key in value):
+        return list(value.values())
+    return [dict(zip(value, row)) for row in zip(*(column.values() for column in value.values()))]
+
+
+def _lists_of(value: Any, length: int) -> bool:
+    return isinstance(value, list) and all(isinstance(row, list) and len(row) == length for row in value)
+
+
+def record_of(item: Any) -> Any:
+    """One row as an object: a list of turns is a chat, and a row of a dataset viewer stands inside `row`."""
+    if is_chat(item):
+        return {"messages": item}
+    if isinstance(item, dict) and isinstance(item.get("row"), dict) and "row_idx" in item:
+        cut = item.get("truncated_cells")
+        if cut:
+            return RowError(f"the cells {', '.join(map(str, cut))[:80]} were cut by the viewer. Get the file itself.")
+        return item["row"]
+    return item
+
+
+def label_names(value: Any) -> dict[str, list[str]]:
+    """Column → names of its classes, where a document lists its features as the hub's dataset viewer does."""
+    features = value.get("features") if isinstance(value, dict) else None
+    found: dict[str, list[str]] = {}
+    for feature in features if isinstance(features, list) else []:
+        kind = feature.get("type") if isinstance(feature, dict) else None
+        names = kind.get("names") if isinstance(kind, dict) else None
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            found[str(feature.get("name"))] = names
+    return found
+
+
+def kind_of(value: Any) -> str:
+    """What a JSON value is, in words."""
+    names = {list: "a list", dict: "an object", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,102 @@
+"""Single values of people's files: text that can be learned, and lists that stand as text in a cell.
+
+It knows neither columns nor formats.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+MAX_NESTED = 2_000_000
+"""Characters of a cell that is read as a list."""
+
+
+class RowError(Exception):
+    """Why one row cannot be used and what to do about it, without saying which row it is."""
+
+
+def text_of(value: Any, column: str, blank: bool = False) -> str:
+    """A value as text; numbers are written out, all else raises RowError.
+
+    Args:
+        column: where it stands, for the error.
+        blank: whether it may be empty.
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        kinds = {dict: "an object", list: "a list", bool: "true or false", type(None): "null"}
+        kind = kinds.get(type(value), f"a {type(value).__name__}")  # Parquet has dates, bytes and decimals
+        raise RowError(f"{column[:40]!r} holds {kind} where text is needed. Write it as text in quotes.")
+    try:
+        text = value if isinstance(value, str) else str(value)
+    except ValueError:
+        raise RowError(f"{column[:40]!r} holds a number of thousands of digits. Write it as text in quotes.") from None
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RowError(f"{column[:40]!r} holds a number that is not finite. Write what is meant as text in quotes.")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RowError(
+            f"{column[:40]!r} holds half a character ({text[error.start]!a} at position {error.start}). "
+            "Replace it by the whole character, or delete it."
+        ) from None
+    if "\0" in text:
+        raise RowError(f"{column[:40]!r} holds a NUL character at position {text.index(chr(0))}. Delete it.")
+    if not blank and not text.strip():
+        raise RowError(f"{column[:40]!r} is empty. Fill it in, or leave the row out.")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def parse_json(text: str) -> Any:
+    """Strict JSON: no NaN, no repeated keys, no endless nesting or numbers. Raises RowError.
+
+    Numbers with a point stay the text that was written, so that 1.10 does not become 1.1.
+    """
+    try:
+        return json.loads(
+            text, parse_constant=_no_constant, parse_float=_as_written, object_pairs_hook=_unique, strict=False
+        )
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, " if error.lineno > 1 else ""
+        raise RowError(
+            f"this is no valid JSON ({error.msg} at {place}column {error.colno}). "
+            "Check quotes, commas and brackets there."
+        ) from None
+    except RecursionError:
+        raise RowError("it is nested too deeply. Give flat fields with text.") from None
+    except ValueError:
+        raise RowError("a number in it has thousands of digits. Write it as text in quotes.") from None
+
+
+def _as_written(number: str) -> Any:
+    return number if math.isfinite(float(number)) else float(number)
+
+
+def _no_constant(constant: str) -> None:
+    raise RowError(f"{constant} is no JSON value. Leave the row out, or write the text that is meant in quotes.")
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise RowError(f"the field {key[:40]!r} stands in it twice. Keep one.")
+        found[key] = value
+    return found
+
+
+def unpacked(value: Any) -> Any:
+    """A list or an object that a table's cell holds as text, in JSON or as Python prints it; all else as it is."""
+    if not isinstance(value, str) or value.strip()[:1] not in ("[", "{") or len(value) > MAX_NESTED:
+        return value
+    try:
+        found = parse_json(value)
+    except RowError:
+        try:
+            found = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return value
+    return found if isinstance(found, list | dict) else value
