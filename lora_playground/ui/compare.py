@@ -14,7 +14,7 @@ import gradio as gr
 from lora_playground import plots
 from lora_playground.errors import PlaygroundError
 from lora_playground.runs import Run
-from lora_playground.ui.shell import QUIET, SETS, Shell, actions, draw
+from lora_playground.ui.shell import QUIET, SETS, Shell, actions, draw, note, picture, toggled
 from lora_playground.ui.words import count, duration, escape, percent, size
 
 """For an event that ticks a run: only the queue tells the page that a State has changed."""
@@ -214,12 +214,12 @@ class CompareTab:
         with gr.Column(elem_id="lp-compare-body") as self.body:
             with gr.Row(elem_classes="lp-plots", equal_height=False):
                 with gr.Column(min_width=300):
-                    self.gain, self.gain_words = _picture("gain")
+                    self.gain, self.gain_words = picture("lp-compare-gain")
                 with gr.Column(min_width=300):
-                    self.cost, self.cost_words = _picture("cost")
+                    self.cost, self.cost_words = picture("lp-compare-cost")
             with gr.Row(elem_classes="lp-plots", equal_height=False):
                 with gr.Column(min_width=300):
-                    self.loss, self.loss_words = _picture("loss")
+                    self.loss, self.loss_words = picture("lp-compare-loss")
                 with gr.Column(min_width=300):
                     gr.HTML('<h2 class="lp-section">What differs <small>options of the ticked runs</small></h2>',
                             apply_default_css=False)  # fmt: skip
@@ -270,16 +270,14 @@ class CompareTab:
         losses = [f"{label}: {plots.describe_loss(one)}" for label, _, one in series if one.steps]
         return [
             table(sort(lines, order[0], bool(order[1])), order[0], bool(order[1])), gr.update(visible=bool(lines)),
-            draw(gain), _note(plots.describe_scatter(gains, "gain", "forgetting")),
-            draw(cost), _note(plots.describe_scatter(costs, "score", "size")),
-            draw(plots.losses_figure(series)), _note(" ".join(losses) or "Tick runs to overlay their losses."),
+            draw(gain), note(plots.describe_scatter(gains, "gain", "forgetting")),
+            draw(cost), note(plots.describe_scatter(costs, "score", "size")),
+            draw(plots.losses_figure(series)), note(" ".join(losses) or "Tick runs to overlay their losses."),
             differences(lines),
         ]  # fmt: skip
 
     def act(self, ticked: list[str], order: list[Any], event: gr.EventData) -> tuple[Any, Any]:
         """A click in the table: sort by a column (again: the other way round), or tick a run."""
-        from lora_playground.ui.frame import toggled
-
         if event.act == "sort" and event.id in {key for key, _, _ in COLUMNS}:
             number = {key: number for key, _, number in COLUMNS}[event.id]
             return gr.skip(), [event.id, not order[1] if order[0] == event.id else number]
@@ -287,15 +285,6 @@ class CompareTab:
             known = {run.id for run in self._shell.store.list()}
             return toggled(ticked, event.id) if event.id in known else gr.skip(), gr.skip()
         return gr.skip(), gr.skip()
-
-
-def _picture(name: str) -> tuple[gr.Plot, gr.HTML]:
-    plot = gr.Plot(show_label=False, elem_classes="lp-plot", elem_id=f"lp-compare-{name}")
-    return plot, gr.HTML("", apply_default_css=False, elem_classes="lp-words", elem_id=f"lp-compare-{name}-words")
-
-
-def _note(sentence: str) -> str:
-    return f'<p class="lp-note">{escape(sentence)}</p>'
 
 
 def build(shell: Shell, tab: gr.Tab) -> CompareTab:

@@ -25,7 +25,7 @@ from lora_playground.ui.identity import Identity
 from lora_playground.ui.live import Changes
 from lora_playground.ui.reproduce import Reproduce
 from lora_playground.ui.run_list_cache import RunListCache
-from lora_playground.ui.shell import QUIET, SETS, SLOTS, Shell, actions
+from lora_playground.ui.shell import QUIET, SETS, SLOTS, Shell, actions, toggled, with_ticked
 from lora_playground.ui.words import count
 
 FAST, SLOW = 1.0, 3.0
@@ -292,19 +292,3 @@ class Frame:
             return with_ticked(ticked, [viewed]) if viewed else ticked, gr.Tabs(selected=name)
 
         return listener
-
-
-def toggled(ticked: list[str], identity: str) -> list[str]:
-    """Ticks or unticks a run; a new one takes the first free slot, or the last where none is free."""
-    if identity in ticked:
-        return ["" if one == identity else one for one in ticked]
-    return with_ticked(ticked, [identity])
-
-
-def with_ticked(ticked: list[str], identities: list[str]) -> list[str]:
-    """Ticks runs; those ticked already keep their slot, and so their colour."""
-    slots = list(ticked)
-    fresh = [identity for identity in identities if identity not in slots][:SLOTS]
-    for number, identity in enumerate(fresh):
-        slots[slots.index("") if "" in slots else SLOTS - 1 - number] = identity
-    return slots

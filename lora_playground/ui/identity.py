@@ -1,7 +1,7 @@
-"""Who asks: a signed cookie that the server sets at the first visit. It knows no login and no run.
+"""Tells visitors apart by a signed cookie, which the server sets at the first visit. It knows no run.
 
-The signature keeps a visitor from choosing somebody else's identity; Gradio's session hash, which the browser chooses
-itself, is never used as one.
+The signature keeps a visitor from choosing somebody else's identity. Gradio's session hash is no identity, since the
+browser chooses it.
 """
 
 from __future__ import annotations
@@ -9,19 +9,18 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-import re
 import secrets
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from itsdangerous import BadSignature, Signer
 
 from lora_playground.runs.files import writing
 
 COOKIE = "lora_playground_visitor"
 _YEAR = 365 * 24 * 3600
-_FORM = re.compile(r"([0-9a-f]{16})\.([0-9a-f]{32})")
 
 
 class Identity:
@@ -29,27 +28,29 @@ class Identity:
 
     def __init__(self, home: Path) -> None:
         self._secret = _secret(home / "visitors.secret")
+        self._signer = Signer(self._secret, salt=COOKIE, digest_method=hashlib.sha256)
 
     def new(self) -> str:
         """A fresh cookie value: a random name and its signature."""
-        name = secrets.token_hex(8)
-        return f"{name}.{self._sign(name)}"
+        return self._signer.sign(secrets.token_hex(8)).decode()
 
     def read(self, value: str | None) -> str:
-        """The visitor's name in a cookie value, '' where it is missing or not signed by us."""
-        match = _FORM.fullmatch(value or "")
-        return match[1] if match and hmac.compare_digest(match[2], self._sign(match[1])) else ""
+        """The visitor's name in a cookie value, '' where it is missing or not signed by this server."""
+        try:
+            return self._signer.unsign(value or "").decode()
+        except (BadSignature, UnicodeError):
+            # Older cookies end in the first 32 hexadecimal digits of an HMAC.
+            name, _, signature = (value or "").partition(".")
+            known = hmac.new(self._secret, name.encode(), hashlib.sha256).hexdigest()[:32]
+            return name if hmac.compare_digest(signature.encode(), known.encode()) else ""
 
     def of(self, request: gr.Request | None) -> str:
-        """Who sent a request: the login's name where there is one, else the cookie's."""
+        """The visitor who sent a request: the name of their login where there is one, else that in the cookie."""
         if request is None:
             return ""
         if getattr(request, "username", None):
             return f"user:{request.username}"
         return self.read(dict(request.cookies or {}).get(COOKIE))
-
-    def _sign(self, name: str) -> str:
-        return hmac.new(self._secret, name.encode(), hashlib.sha256).hexdigest()[:32]
 
 
 def _secret(path: Path) -> bytes:

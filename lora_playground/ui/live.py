@@ -20,8 +20,7 @@ from lora_playground.runs.history import RunProgress
 from lora_playground.ui import cards
 from lora_playground.ui.controls import Dropdown
 from lora_playground.ui.exports import Exports
-from lora_playground.ui.shell import Shell, actions, draw, points
-from lora_playground.ui.words import escape
+from lora_playground.ui.shell import Shell, actions, draw, note, points
 
 UNTICKED = "#7d8f96"
 """Colour of a run that is looked at without being ticked."""
@@ -180,20 +179,18 @@ def _draw(live: Live, changes: Changes, looked: Looked, module: str | None) -> N
     progress, colour = looked.progress, looked.colour
     key = (looked.run.id, progress.curve_version, colour)
     changes.put("loss", live.loss, key, lambda: draw(plots.loss_figure(progress, colour)))
-    changes.put("loss-words", live.loss_words, key, lambda: _words(plots.describe_loss(progress)))
+    changes.put("loss-words", live.loss_words, key, lambda: note(plots.describe_loss(progress)))
     ranks = progress.spectra.get("effective_rank", {})
     spot = (looked.run.id, progress.changed["spectra"], module)
     changes.put("map", live.map, spot, lambda: draw(plots.map_figure(ranks, selected=module or "")))
-    changes.put("map-words", live.map_words, spot, lambda: _words(plots.describe_map(ranks)))
+    changes.put("map-words", live.map_words, spot, lambda: note(plots.describe_map(ranks)))
     values = progress.spectra.get("spectra", {}).get(module or "", [])
     series = [(looked.label, colour, values)]
     tone = (*spot, colour)
     changes.put(
         "scree", live.scree, tone, lambda: draw(plots.scree_figure(series, rank=looked.rank, module=module or ""))
     )
-    changes.put(
-        "scree-words", live.scree_words, tone, lambda: _words(plots.describe_scree("", values, rank=looked.rank))
-    )
+    changes.put("scree-words", live.scree_words, tone, lambda: note(plots.describe_scree("", values, rank=looked.rank)))
 
 
 def clear(live: Live, changes: Changes, idle: str, signature: Any) -> None:
@@ -206,10 +203,6 @@ def clear(live: Live, changes: Changes, idle: str, signature: Any) -> None:
 
 def _choices(names: list[str], module: str | None) -> Any:
     return gr.update(choices=[(short_name(name), name) for name in names], value=module)
-
-
-def _words(sentence: str) -> str:
-    return f'<p class="lp-note">{escape(sentence)}</p>'
 
 
 def _status(looked: Looked, result: dict[str, Any] | None) -> str:

@@ -13,6 +13,7 @@ from gradio.components.plot import PlotData
 
 from lora_playground.errors import PlaygroundError
 from lora_playground.plots import run_colour
+from lora_playground.ui.words import escape
 
 if TYPE_CHECKING:
     from lora_playground.jobs.supervisor import Supervisor
@@ -69,6 +70,22 @@ class Shell:
         return found
 
 
+def toggled(ticked: list[str], identity: str) -> list[str]:
+    """Ticks or unticks a run; a new one takes the first free slot, or the last where none is free."""
+    if identity in ticked:
+        return ["" if one == identity else one for one in ticked]
+    return with_ticked(ticked, [identity])
+
+
+def with_ticked(ticked: list[str], identities: list[str]) -> list[str]:
+    """Ticks runs; those ticked already keep their slot, and so their colour."""
+    slots = list(ticked)
+    fresh = [identity for identity in identities if identity not in slots][:SLOTS]
+    for number, identity in enumerate(fresh):
+        slots[slots.index("") if "" in slots else SLOTS - 1 - number] = identity
+    return slots
+
+
 def draw(figure: Mapping[str, Any]) -> PlotData:
     """A figure of `plots` as the value of a gr.Plot; make that one with elem_classes="lp-plot" and show_label=False."""
     return PlotData(type="plotly", plot=json.dumps(figure, separators=(",", ":"), allow_nan=False))
@@ -88,3 +105,19 @@ def actions(value: str = "", **more: Any) -> gr.HTML:
     The listener takes `event: gr.EventData` with `act`, `id` and `value`, from data-act, data-id and data-value.
     """
     return gr.HTML(value, js_on_load="lp.acts(element, trigger); // 'act'", apply_default_css=False, **more)
+
+
+def note(sentence: str) -> str:
+    """A sentence in quiet type, such as the one under a picture; '' stays ''."""
+    return f'<p class="lp-note">{escape(sentence)}</p>' if sentence else ""
+
+
+def picture(elem_id: str) -> tuple[gr.Plot, gr.HTML]:
+    """A plot, and the sentence under it."""
+    plot = gr.Plot(show_label=False, elem_classes="lp-plot", elem_id=elem_id)
+    return plot, gr.HTML("", apply_default_css=False, elem_classes="lp-words", elem_id=f"{elem_id}-words")
+
+
+def heading(title: str, small: str) -> None:
+    """A section's title."""
+    gr.HTML(f'<h2 class="lp-section">{title} <small>{small}</small></h2>', apply_default_css=False)

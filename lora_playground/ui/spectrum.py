@@ -13,7 +13,7 @@ import gradio as gr
 
 from lora_playground.ui import spectrum_views as views
 from lora_playground.ui.controls import Dropdown, Radio, Slider
-from lora_playground.ui.shell import QUIET, Shell, draw, points
+from lora_playground.ui.shell import QUIET, Shell, draw, heading, note, picture, points
 from lora_playground.ui.spectrum_cache import SpectrumCache
 from lora_playground.ui.spectrum_tools import Tools
 from lora_playground.ui.words import escape
@@ -28,22 +28,6 @@ MEASURES = [
 SIDES = [("what it reads (right)", "right"), ("what it writes (left)", "left")]
 
 
-def note(sentence: str) -> str:
-    """The sentence under a picture."""
-    return f'<p class="lp-note">{escape(sentence)}</p>' if sentence else ""
-
-
-def picture(name: str) -> tuple[gr.Plot, gr.HTML]:
-    """A plot with its sentence."""
-    plot = gr.Plot(show_label=False, elem_classes="lp-plot", elem_id=f"lp-spec-{name}")
-    return plot, gr.HTML("", apply_default_css=False, elem_classes="lp-words", elem_id=f"lp-spec-{name}-words")
-
-
-def heading(title: str, small: str) -> None:
-    """A section's title."""
-    gr.HTML(f'<h2 class="lp-section">{title} <small>{small}</small></h2>', apply_default_css=False)
-
-
 @dataclass
 class Controls:
     """What a person chooses."""
@@ -56,6 +40,7 @@ class Controls:
     play: gr.Button
 
     def inputs(self) -> list[Any]:
+        """All but the button, in the order in which listeners take them."""
         return [self.focus, self.module, self.measure, self.log, self.step]
 
 
@@ -73,9 +58,9 @@ class SpectrumTab:
             self._controls()
             with gr.Row(elem_classes="lp-plots", equal_height=False):
                 with gr.Column(min_width=300):
-                    self.map, self.map_words = picture("map")
+                    self.map, self.map_words = picture("lp-spec-map")
                 with gr.Column(min_width=300):
-                    self.scree, self.scree_words = picture("scree")
+                    self.scree, self.scree_words = picture("lp-spec-scree")
             self._pair()
             self._base()
             self.tools = Tools(self._shell, self.cache)
@@ -122,9 +107,9 @@ class SpectrumTab:
             )  # fmt: skip
         with gr.Row(elem_classes="lp-plots", equal_height=False):
             with gr.Column(min_width=300):
-                self.square, self.square_words = picture("square")
+                self.square, self.square_words = picture("lp-spec-square")
             with gr.Column(min_width=300):
-                self.overlap, self.overlap_words = picture("overlap")
+                self.overlap, self.overlap_words = picture("lp-spec-overlap")
 
     def _base(self) -> None:
         heading("The update and its base", "what it makes louder, and what is new")
@@ -141,11 +126,11 @@ class SpectrumTab:
             )
         with gr.Row(elem_classes="lp-plots", equal_height=False):
             with gr.Column(min_width=260):
-                self.amplified, self.amplified_words = picture("amplified")
+                self.amplified, self.amplified_words = picture("lp-spec-amplified")
             with gr.Column(min_width=260):
-                self.aligned, self.aligned_words = picture("aligned")
+                self.aligned, self.aligned_words = picture("lp-spec-aligned")
             with gr.Column(min_width=260):
-                self.intruders, self.intruders_words = picture("intruders")
+                self.intruders, self.intruders_words = picture("lp-spec-intruders")
 
     # --- what is connected to what -----------------------------------------------------------------------------------
 
@@ -188,7 +173,7 @@ class SpectrumTab:
         self.playing.tick(
             self.advance, [ticked, own.focus, own.step], [own.step, self.playing, own.play], **QUIET
         ).then(self.top, [ticked, *own.inputs()], top_out, **QUIET)
-        self.tools.connect(self._subjects, own, [ticked, *own.inputs()], self._views)
+        self.tools.connect(self._subjects, own.focus, [ticked, *own.inputs()], self._views)
 
     # --- events ------------------------------------------------------------------------------------------------------
 

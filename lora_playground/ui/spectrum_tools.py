@@ -23,13 +23,12 @@ from lora_playground.plots.style import empty
 from lora_playground.ui import cards
 from lora_playground.ui import spectrum_views as views
 from lora_playground.ui.controls import Dropdown, Radio, Slider
-from lora_playground.ui.shell import QUIET, Shell, draw
+from lora_playground.ui.shell import QUIET, Shell, draw, heading, note, picture, with_ticked
 from lora_playground.ui.spectrum_cache import SpectrumCache
 from lora_playground.ui.words import escape
 
 if TYPE_CHECKING:
     from lora_playground.runs import RunStore
-    from lora_playground.ui.spectrum import Controls
 
 MODES = [
     ("all", "all"), ("strongest k", "top"), ("weakest k", "bottom"), ("a range", "range"), ("one", "one"),
@@ -66,8 +65,6 @@ class Tools:
 
     def build(self) -> None:
         """Makes the parts where it is called."""
-        from lora_playground.ui.spectrum import heading, picture
-
         heading("Cut and ask again", "keep only some directions of every module")
         with gr.Row(elem_classes="lp-spec-controls", equal_height=False):
             self.mode = Radio(MODES, value="all", label="Keep", elem_classes="lp-chips", elem_id="lp-spec-mode")
@@ -84,13 +81,13 @@ class Tools:
             )  # fmt: skip
         with gr.Row(elem_classes="lp-plots", equal_height=False):
             with gr.Column(min_width=300):
-                self.energy, self.energy_words = picture("energy")
+                self.energy, self.energy_words = picture("lp-spec-energy")
                 with gr.Row(elem_classes="lp-spec-ways"):
                     self.ask = gr.Button("Ask it in Chat", variant="primary", elem_id="lp-spec-ask")
                     self.save = gr.Button("Save as a plain LoRA", elem_id="lp-spec-save")
                 self.said = gr.HTML("", apply_default_css=False, elem_id="lp-spec-said")
             with gr.Column(min_width=300):
-                self.curve, self.curve_words = picture("curve")
+                self.curve, self.curve_words = picture("lp-spec-curve")
                 with gr.Row(elem_classes="lp-spec-ways"):
                     self.measure = gr.Button("Measure loss and score over k", elem_id="lp-spec-measure-cut")
                 self.waiting = gr.Timer(1.5, active=False)
@@ -141,11 +138,11 @@ class Tools:
     # --- what is connected to what -----------------------------------------------------------------------------------
 
     def connect(
-        self, subjects: Subjects, controls: Controls, inputs: list[Any], pictures: Callable[..., list[views.View]]
+        self, subjects: Subjects, focus: gr.Radio, inputs: list[Any], pictures: Callable[..., list[views.View]]
     ) -> None:
         """Connects the parts; `subjects` reads the ticked runs, `pictures` gives all views as they stand."""
         self._subjects = subjects
-        chosen = [self._shell.ticked, controls.focus, *self.cut_inputs()]
+        chosen = [self._shell.ticked, focus, *self.cut_inputs()]
         shown = [self.energy, self.energy_words, self.curve, self.curve_words]
         self.mode.input(self.fit, self.mode, [self.k, self.first, self.last], **QUIET)
         changed = [self.mode.input, *(part.input for part in (self.k, self.first, self.last, self.strength))]
@@ -197,14 +194,10 @@ class Tools:
         return [*self._energy(subject, chosen), *self._curve(subject, chosen)]
 
     def _energy(self, subject: views.Subject | None, cut: Truncation) -> list[Any]:
-        from lora_playground.ui.spectrum import note
-
         figure, words = views.cut_view(subject, cut)
         return [draw(figure), note(words)]
 
     def _curve(self, subject: views.Subject | None, cut: Truncation | None) -> list[Any]:
-        from lora_playground.ui.spectrum import note
-
         if subject is None:
             return [draw(empty("", "What is left of loss and score", False, 340)), ""]
         found = truncation_curve.read(subject.shown.run)
@@ -237,8 +230,6 @@ class Tools:
 
     def keep(self, ticked: list[str], focus: str, *given: Any) -> tuple[Any, Any]:
         """Saves what is left as a plain LoRA, in a run of its own that is ticked."""
-        from lora_playground.ui.frame import with_ticked
-
         subject = self._focused(ticked, focus)
         if subject is None:
             return cards.error("Tick a run first."), gr.skip()
@@ -289,8 +280,6 @@ class Tools:
 
     def take_in(self, files: list[str] | None, hub: str, base: str, ticked: list[str]) -> Iterator[tuple[Any, ...]]:
         """Makes a run of an uploaded adapter, or of one on the hub, and ticks it; says how far it is meanwhile."""
-        from lora_playground.ui.frame import with_ticked
-
         if not files and not hub.strip():
             yield cards.error("Choose a zip, or the two files of an adapter, or give a hub id."), *[gr.skip()] * 3
             return
