@@ -153,20 +153,24 @@ def inside(small: Sequence[Update], large: Sequence[Update], side: Any) -> dict[
     return made
 
 
+def begun(given: argparse.Namespace, part: Path) -> dict[str, Any]:
+    """What `part` holds of a lesson with these settings, or a new lesson that holds nothing but them."""
+    about = {"steps": given.steps, "tokens": given.tokens, "rows": given.rows, "rank": RANK, "ks": list(KS)}
+    about |= {"datasets": [STYLE, FACTS], "low": list(LOW)}
+    found = json.loads(part.read_text()) if part.is_file() else {}
+    return found if {key: found.get(key) for key in about} == about else about | {"minutes": 0.0}
+
+
 def measure(given: argparse.Namespace, part: Path) -> dict[str, Any]:
     """Trains the runs one after the other and takes every number that the page states.
 
-    What is done is kept in `part` after every run; a lesson that was interrupted goes on from there.
+    Every run's numbers are written to `part` when it ends; a lesson that was interrupted goes on from there.
     """
     from variant_trials import Bench
 
     from lora_playground.variants import VARIANTS
 
-    about = {"steps": given.steps, "tokens": given.tokens, "rows": given.rows, "rank": RANK, "ks": list(KS)}
-    about |= {"datasets": [STYLE, FACTS], "low": list(LOW)}
-    found = json.loads(part.read_text()) if part.is_file() else {}
-    if {key: found.get(key) for key in about} != about:
-        found = about | {"minutes": 0.0}
+    found = begun(given, part)
     bench = Bench(home=given.home) if given.home else Bench()
 
     def trained(name: str, dataset: str, seed: int = 0, **options: Any) -> list[Update]:

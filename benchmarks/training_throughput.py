@@ -154,8 +154,7 @@ def peer(bench: Bench, tuned: bool, bfloat16: bool) -> tuple[float, Any]:
     return tokens / (clock.ends[-1] - clock.ends[0]), model
 
 
-def main() -> None:
-    """Runs all contenders in turns and prints the ratios."""
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument("--dataset", default="pirate")
@@ -169,6 +168,12 @@ def main() -> None:
     given = parser.parse_args()
     if given.steps < 2:
         parser.error("--steps must be at least 2: the first step only warms up")
+    return given
+
+
+def main() -> None:
+    """Runs all contenders in turns and prints the ratios."""
+    given = arguments()
     warnings.filterwarnings("ignore")
     logging.set_verbosity_error()
     bench = Bench(given)

@@ -66,7 +66,13 @@ def perform(run, should_stop, attempt, name="nothing", argument="0"):
     elif name == "first":  # only in the first attempt
         if attempt == 1:
             time.sleep(number)
-    elif name == "oom":
+    else:
+        misbehave(run, name, number)
+
+
+def misbehave(run, name, number):
+    """The ways in which a worker can fail or leave something behind."""
+    if name == "oom":
         raise MemoryError("out of memory: tried to allocate 2 GiB")
     elif name == "nan":
         raise TrainingError("The loss is NaN at step 3; halve the learning rate.")
