@@ -76,7 +76,7 @@ def main() -> None:
     exact = [gradients(reference, batch) for batch in batches[1:3]]
     rows = []
     for settings in SETTINGS:
-        config = celora.config(**settings)
+        config = celora.config(only_where_it_saves=False, **settings)
         model = celora.attach(copy.deepcopy(bench.base.model), config, Context(given.steps, 0))
         with torch.no_grad():
             for (_, a, b), (_, a0, b0) in zip(pairs(model), pairs(reference), strict=True):

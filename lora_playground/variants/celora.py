@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +11,12 @@ from pydantic import Field
 
 from lora_playground.config import LowRankConfig
 from lora_playground.variants.base import Card, Context
+from lora_playground.variants.celora_rows import frozen_directions, rows_kept
 from lora_playground.variants.peft_variant import ADAPTER, PeftVariant, lora_count, tuner_layers
 from lora_playground.variants.start_family import save_as_plain_lora
 
 if TYPE_CHECKING:
     import torch
-
-
-MIDDLE = ("v_proj", "o_proj", "out_proj", "attn.c_proj", "dense")
-WIDE = ("up_proj", "down_proj", "fc1", "fc2", "c_fc", "mlp.c_proj", "gate_up_proj")
 
 
 class Config(LowRankConfig):
@@ -43,6 +39,9 @@ class Config(LowRankConfig):
         ge=1,
         le=4096,
         description="Directions of W that stay exact; empty takes 7/8 of the rank, as the released code does.",
+    )
+    only_where_it_saves: bool = Field(
+        True, description="Leave modules exact in which keeping fewer rows would save no arithmetic (small ones)."
     )
     refresh_every: int = Field(10, ge=1, le=1_000_000, description="Optimiser steps between choices of rows.")
 
@@ -67,6 +66,7 @@ class ComputationEfficient(PeftVariant):
             frozen_rank=config.frozen_rank,
             amm=config.amm,
             double_lora=config.double_lora,
+            only_where_it_saves=config.only_where_it_saves,
             target_modules=targets,
         )
 
@@ -80,13 +80,11 @@ class ComputationEfficient(PeftVariant):
         """B₀ and A₀ in float32, and [A; A₀; Ws[I]] of every module that is approximated."""
         float32 = computed = 0
         for name, (out, into) in adapted.items():
-            ratio = config.ratio_attention if name.endswith(MIDDLE) else config.ratio_other
-            ratio = config.ratio_mlp if name.endswith(WIDE) else ratio
-            if config.amm and ratio < 1:
-                q = config.frozen_rank if config.frozen_rank is not None else max(1, 7 * config.rank // 8)
-                q = min(q, out, into) if config.double_lora else 0
+            rows = rows_kept(name, (out, into), config, config.rank)
+            if rows < out:
+                q = frozen_directions((out, into), config, config.rank)
                 float32 += q * (out + into)
-                computed += (config.rank + q + math.ceil(ratio * out)) * into
+                computed += (config.rank + q + rows) * into
         return float32, computed
 
     def factors(self, layer: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -119,9 +117,11 @@ VARIANT = ComputationEfficient(
         frozen="All of the base model and the split B₀A₀; A and B train.",
         paper="Chen et al., CE-LoRA: Computation-Efficient LoRA Fine-Tuning for Language Models, 2025",
         url="https://arxiv.org/abs/2502.01378",
-        notes="The output and LoRA's own gradients are exact; only what passes to the layers below is approximated. It "
-        "pays where modules are wide (about 1024 and more) and batches large, and costs memory: the kept rows are "
-        "stored apart. The first step is exact. 128 directions of W stay exact, and rows are chosen anew every 10 "
+        notes="The output and LoRA's own gradients are exact; only what passes to the layers below is approximated. A "
+        "module where the kept rows would save no arithmetic stays exact: with the usual 128 directions that is every "
+        "module of the embedded model, so there it trains as LoRA does, at LoRA's cost. It pays where modules are wide "
+        "(about 1024 and more) and batches large, and costs memory: the kept rows are stored apart. The first step is "
+        "exact. 128 directions of W stay exact, and rows are chosen anew every 10 "
         "steps, for a hundredth of the time. The released code keeps 7/8 of the rank, with which the gradient is off "
         "by two thirds on the embedded model, and chooses every 200 passes.",
     ),

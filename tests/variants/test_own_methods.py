@@ -12,6 +12,7 @@ from trials import base, batches, checkpoint, logits, options, tokens, train
 
 from lora_playground.variants import VARIANTS
 from lora_playground.variants.base import Context
+from lora_playground.variants.celora_rows import kept_share, rows_kept
 from lora_playground.variants.peft_variant import ADAPTER, tuner_layers
 from lora_playground.variants.tuners.celora import CeLoraConfig, CeLoraLayer
 from lora_playground.variants.tuners.nystrom import NystromConfig, NystromLayer
@@ -281,7 +282,7 @@ def test_model_forward_and_last_layer_gradients_are_plain_loras(dropout):
 
 def test_rows_are_chosen_by_optimiser_steps_also_under_checkpointing():
     variant = VARIANTS["celora"]
-    model = variant.attach(base("llama"), variant.config(rank=4, refresh_every=3), Context(9, 0))
+    model = variant.attach(base("llama"), variant.config(rank=4, refresh_every=3, frozen_rank=4), Context(9, 0))
     model.train()
     model.enable_input_require_grads()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -296,6 +297,16 @@ def test_rows_are_chosen_by_optimiser_steps_also_under_checkpointing():
     assert kept[0] is not None  # chosen after the first step, which was exact
     assert kept[1] is kept[0] and kept[2] is not kept[0]  # anew at 3 and 6
     assert kept[4] is kept[2] and kept[5] is not kept[2] and kept[6] is kept[5]
+
+
+def test_a_module_stays_exact_where_fewer_rows_would_save_no_arithmetic():
+    options = VARIANTS["celora"].config()  # 128 directions of W stay exact
+    small, large = (256, 256), (2048, 2048)
+    assert rows_kept("0.v_proj", small, options, 8) == 256 and rows_kept("0.v_proj", large, options, 8) == 1127
+    few = VARIANTS["celora"].config(frozen_rank=8)
+    assert rows_kept("0.v_proj", small, few, 8) == 141
+    always = VARIANTS["celora"].config(only_where_it_saves=False)
+    assert rows_kept("0.v_proj", small, always, 8) == 141
 
 
 @pytest.mark.parametrize("side", [64, 520])  # the second is split by a randomised SVD, whose draws must not count
@@ -327,21 +338,21 @@ def test_switches_turn_either_part_off():
     assert celora(0.2, r=16).approximation.B0.shape == (24, 14)  # 7/8 of the rank, as released
     kinds = {"self_attn.v_proj": 0.55, "self_attn.o_proj": 0.55, "mlp.up_proj": 0.65, "mlp.down_proj": 0.65,
              "self_attn.q_proj": 1.0, "mlp.gate_proj": 1.0, "attn.c_proj": 0.55, "mlp.c_proj": 0.65}  # fmt: skip
-    assert {kind: CeLoraConfig().ratio(f"h.0.{kind}") for kind in kinds} == kinds
+    assert {kind: kept_share(f"h.0.{kind}", CeLoraConfig()) for kind in kinds} == kinds
 
 
 def test_tilt_keeps_more_in_upper_layers_and_as_much_in_all():
     plain, tilted = CeLoraConfig(depth=7), CeLoraConfig(depth=7, tilt=0.3)
     for kind, share in (("self_attn.v_proj", 0.55), ("mlp.down_proj", 0.65)):
         names = [f"base_model.model.model.layers.{layer}.{kind}" for layer in range(7)]
-        assert [plain.ratio(name) for name in names] == [share] * 7
-        got = [tilted.ratio(name) for name in names]
+        assert [kept_share(name, plain) for name in names] == [share] * 7
+        got = [kept_share(name, tilted) for name in names]
         assert got == pytest.approx([share + 0.1 * step for step in (-3, -2, -1, 0, 1, 2, 3)])
-    assert tilted.ratio("model.layers.0.self_attn.q_proj") == 1.0  # exact everywhere
-    assert tilted.ratio("v_proj") == CeLoraConfig(tilt=0.3).ratio("layers.5.v_proj") == 0.55
+    assert kept_share("model.layers.0.self_attn.q_proj", tilted) == 1.0  # exact everywhere
+    assert kept_share("v_proj", tilted) == kept_share("layers.5.v_proj", CeLoraConfig(tilt=0.3)) == 0.55
     steep = CeLoraConfig(depth=2, tilt=1.0)
-    assert [steep.ratio(f"h.{layer}.mlp.c_proj") for layer in (0, 1)] == [0.05, 1.0]
-    assert CeLoraConfig(depth=7, tilt=0.3, amm=False).ratio("model.layers.0.mlp.up_proj") == 1.0
+    assert [kept_share(f"h.{layer}.mlp.c_proj", steep) for layer in (0, 1)] == [0.05, 1.0]
+    assert kept_share("model.layers.0.mlp.up_proj", CeLoraConfig(depth=7, tilt=0.3, amm=False)) == 1.0
 
 
 def test_pissa_starts_as_pefts_own_does():

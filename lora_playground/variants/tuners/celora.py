@@ -6,7 +6,6 @@ the importance uses the norms of dY's columns, and rows are chosen anew by optim
 """
 
 import math
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from peft import PeftConfig
 from torch import nn
 
-from lora_playground.variants.celora import MIDDLE, WIDE
+from lora_playground.variants.celora_rows import frozen_directions, rows_kept
 from lora_playground.variants.tuners.layer import WrappedLinear, WrappedModel
 from lora_playground.variants.tuners.registration import register
 
@@ -24,14 +23,12 @@ class CeLoraConfig(PeftConfig):
     """Options of the method.
 
     Attributes:
-        ratio_attention, ratio_mlp, ratio_other: share of W's rows kept in dX: for v and o projections; for up and
-            down projections; for all others (q, k, gate, and fused ones). 1 is exact.
-        tilt: added to these shares in the last decoder layer, taken from them in the first, and between them in
-            proportion, within 0.05 to 1: what a layer makes wrong reaches all layers below it.
-        depth: decoder layers of the model; 0 leaves the shares alike.
+        ratio_attention, ratio_mlp, ratio_other, tilt: shares of W's rows kept in dX; see `celora_rows.kept_share`.
+        depth: decoder layers of the model; 0 leaves the tilt out.
         frozen_rank: rank q of the frozen split B₀A₀ (Double-LoRA); None takes 7/8 of r.
         amm: whether dX is approximated at all.
         double_lora: whether the split is used; off means B₀A₀ = 0.
+        only_where_it_saves: whether a module whose kept rows would save no arithmetic stays exact.
     """
 
     r: int = 8
@@ -45,6 +42,7 @@ class CeLoraConfig(PeftConfig):
     frozen_rank: int | None = None
     amm: bool = True
     double_lora: bool = True
+    only_where_it_saves: bool = False
     target_modules: list[str] | str | None = None
     exclude_modules: list[str] | str | None = None
     bias: str = field(default="none")
@@ -55,18 +53,6 @@ class CeLoraConfig(PeftConfig):
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)  # type: ignore[assignment]
 
-    def ratio(self, name: str) -> float:
-        """The kept share of rows for a module of this name."""
-        if not self.amm:
-            return 1.0
-        kind = self.ratio_attention if name.endswith(MIDDLE) else self.ratio_other
-        kind = self.ratio_mlp if name.endswith(WIDE) else kind
-        layer = re.search(r"\.(\d+)\.", f".{name}.")
-        if kind == 1.0 or self.depth < 2 or layer is None:
-            return kind
-        height = 2 * int(layer[1]) / (self.depth - 1) - 1
-        return min(1.0, max(0.05, kind + self.tilt * height))
-
 
 class Approximation:
     """How one layer's dX is computed: the split B₀A₀, the chosen rows I, and the norms that choose them.
@@ -76,8 +62,8 @@ class Approximation:
         collect: whether the next backward passes add up the squared norms of dY's columns.
     """
 
-    def __init__(self, out_features: int, ratio: float) -> None:
-        self.keep = min(out_features, math.ceil(ratio * out_features))
+    def __init__(self, out_features: int, keep: int) -> None:
+        self.keep = keep
         self.exact = self.keep >= out_features
         self.rows: torch.Tensor | None = None
         self.collect = not self.exact
@@ -204,7 +190,7 @@ class CeLoraLayer(WrappedLinear):
         self.celora_A = nn.ParameterDict()
         self.celora_B = nn.ParameterDict()
         self.celora_dropout = nn.ModuleDict()
-        self.approximation = Approximation(self.out_features, 1.0)
+        self.approximation = Approximation(self.out_features, self.out_features)
 
     def add(self, adapter: str, config: CeLoraConfig, name: str) -> None:
         """Makes A, B and the frozen split of one adapter; the approximation belongs to the layer."""
@@ -215,11 +201,11 @@ class CeLoraLayer(WrappedLinear):
         self.celora_dropout[adapter] = nn.Dropout(config.dropout) if config.dropout > 0 else nn.Identity()
         self.celora_A[adapter] = nn.Parameter(loras_start(r, self.in_features, self.out_features))
         self.celora_B[adapter] = nn.Parameter(torch.zeros(self.out_features, r))
-        self.approximation = Approximation(self.out_features, config.ratio(name))
+        shape = (self.out_features, self.in_features)
+        self.approximation = Approximation(self.out_features, rows_kept(name, shape, config, r))
         on_meta = self.get_base_layer().weight.device.type == "meta"
         if config.double_lora and not self.approximation.exact and not on_meta:
-            rank = config.frozen_rank if config.frozen_rank is not None else max(1, 7 * r // 8)
-            self.approximation.split(self.full_weight(), min(rank, self.in_features, self.out_features))
+            self.approximation.split(self.full_weight(), frozen_directions(shape, config, r))
         self._move_adapter_to_device_of_base_layer(adapter)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
