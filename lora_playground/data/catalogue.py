@@ -10,6 +10,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,15 @@ def prompt_of(row: Row) -> list[dict[str, str]]:
     messages = row.get("messages") or []
     ends = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
     return messages[: ends[-1]] if ends else messages
+
+
+def offered_prompts(data: Dataset, count: int) -> list[list[dict[str, str]]]:
+    """The prompts of the first rows of the test part: what Chat offers and what a run is asked while it trains.
+
+    Rows of the other parts follow where the test part has too few.
+    """
+    prompts = (prompt_of(row) for row in [*data.test, *data.validation, *data.train])
+    return list(islice(filter(None, prompts), count))
 
 
 def answer_of(row: Row) -> str:

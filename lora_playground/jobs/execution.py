@@ -18,7 +18,7 @@ import numpy as np
 
 from lora_playground.analysis.update import Update, load_updates, save_updates
 from lora_playground.config import ModelConfig, RunConfig
-from lora_playground.data.catalogue import Dataset, get_dataset, prompt_of
+from lora_playground.data.catalogue import Dataset, get_dataset, offered_prompts
 from lora_playground.data.packing import IGNORED
 from lora_playground.data.preparation import Prepared, rehearsal_examples
 from lora_playground.data.preparation import prepare as prepare_data
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from lora_playground.models.loading import Base
 
 Event = dict[str, Any]
-PROBES = 2
+PROBES = {True: 6, False: 2}
+"""Prompts asked while a run trains: of the embedded model, which answers at once, and of others."""
 PROBE_TOKENS = 48
 _WARM: dict[str, Any] = {}
 _DEFAULT = RunConfig.parse({})
@@ -174,8 +175,8 @@ class Execution:
             self.report({"type": "message", "level": "warning", "text": text})
 
     def prober(self, model: Any, tokenizer: Any, data: Dataset) -> Callable[[int], list[dict[str, Any]]] | None:
-        """What asks the model as it stands: greedy answers to the first prompts that the dataset's card names."""
-        prompts = probe_prompts(data)
+        """What asks the model as it stands: greedy answers to the first prompts of the dataset's test part."""
+        prompts = offered_prompts(data, PROBES[is_embedded(self.config.model)])
         if not prompts:
             return None
         from lora_playground.models.decoding import Decoder
@@ -228,14 +229,9 @@ class Execution:
     def evaluate(self, updates: list[Update]) -> dict[str, Any]:
         """Scores base and adapted model on a pristine base."""
         base = load_pristine(self.config.model, self.config.training.precision)
-        scored = score_update(
-            base,
-            updates,
-            self.config.data.dataset,
-            self.home,
-            skills=is_embedded(self.config.model),
-            should_stop=self.should_stop,
-        )
+        embedded = is_embedded(self.config.model)
+        dataset = self.config.data.dataset
+        scored = score_update(base, updates, dataset, self.home, embedded=embedded, should_stop=self.should_stop)
         self.check_stop()
         return scored
 
@@ -267,15 +263,6 @@ def start_batches(prepared: Prepared, pad: int, count: int = 4, rows: int = 8) -
         arrays = {"input_ids": ids, "attention_mask": mask, "labels": labels}
         batches.append({name: torch.from_numpy(array) for name, array in arrays.items()})
     return batches
-
-
-def probe_prompts(data: Dataset) -> list[list[dict[str, str]]]:
-    """The first prompts of the card's `probes`, or of the test or validation part where it names none."""
-    named = [str(text) for text in data.card.extra.get("probes", [])]
-    if named:
-        return [[{"role": "user", "content": text}] for text in named[:PROBES]]
-    rows = [row for row in [*data.test, *data.validation, *data.train] if row.get("messages")]
-    return [prompt for row in rows[:PROBES] if (prompt := prompt_of(row))]
 
 
 def is_embedded(model: ModelConfig) -> bool:

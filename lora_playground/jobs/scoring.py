@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 SKILLS = SHIPPED / "_base-skills" / "test.jsonl"
 """What the embedded base model can do before it is adapted; only it is asked for these."""
 
-TASK_ROWS, TASK_SECONDS = 96, 6.0
-SKILL_ROWS, SKILL_SECONDS = 96, 4.0
+TASK_ROWS, SKILL_ROWS = 96, 96
+TASK_SECONDS = 6.0
 SHOWN = 6
 """Samples kept in a result."""
 _CHUNK = 24
@@ -74,18 +74,19 @@ def score_update(
     home: Path,
     rows: int | None = TASK_ROWS,
     seconds: float | None = TASK_SECONDS,
-    skills: bool = True,
+    embedded: bool = True,
     should_stop: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
     """Scores an update against its base on the dataset's test part, and what it forgot.
 
     Args:
         base: pristine.
-        rows, seconds: at most so many rows, and no new rows after so long; None for all.
-        skills: whether to ask for the base skills (the caller says whether this base is the embedded one).
+        rows: of the test part, the first so many; None for all.
+        seconds: after so long no new rows are begun; None, or the embedded model, answers all of them.
+        embedded: whether this base is the embedded model, which is asked for its own skills too.
 
     Returns:
-        `score`, `forgetting`, `samples` as in a run's result; score is None without test rows or metric.
+        `score`, `forgetting`, `changed`, `samples` as in a run's result; score is None without test rows or metric.
     """
     from lora_playground.models.decoding import Decoder, RowUpdate
 
@@ -95,22 +96,20 @@ def score_update(
     data = get_dataset(dataset, home)
     asked = [row for row in data.test if row.get("messages")]
     metric = data.card.metric if data.card.metric in evaluation.METRICS else ""
-    pairs = _both(decoder, adapted, asked[:rows], answers, seconds, should_stop)
+    pairs = _both(decoder, adapted, asked[:rows], answers, None if embedded else seconds, should_stop)
     score, samples = _scored(pairs, metric)
+    changed = {"n": sum(old.strip() != new.strip() for _, old, new in pairs), "of": len(pairs)} if pairs else None
     forgotten = None
-    if skills and SKILLS.is_file():
+    if embedded and SKILLS.is_file():
         known = read_rows(SKILLS)
         limit = None if rows is None else SKILL_ROWS
         step = max(1, len(known) // (limit or len(known)))  # spread over the file, which is sorted by skill
-        found, _ = _scored(
-            _both(decoder, adapted, known[::step][:limit], answers, seconds and SKILL_SECONDS, should_stop),
-            "base-skills",
-        )
+        found, _ = _scored(_both(decoder, adapted, known[::step][:limit], answers, None, should_stop), "base-skills")
         if found is not None:
             drop = evaluation.forgetting(found["base"], found["adapted"])
             forgotten = {"base": found["base"], "adapted": found["adapted"], "drop": drop, "n": found["n"]}
     answers.save()
-    return {"score": score, "forgetting": forgotten, "samples": samples[:SHOWN]}
+    return {"score": score, "forgetting": forgotten, "changed": changed, "samples": samples[:SHOWN]}
 
 
 Pairs = list[tuple[Row, str, str]]

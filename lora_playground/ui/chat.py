@@ -18,7 +18,7 @@ import gradio as gr
 
 from lora_playground.chat.client import ChatClient
 from lora_playground.chat.protocol import MAX_PANES, ChatRequest
-from lora_playground.data.catalogue import get_dataset, prompt_of
+from lora_playground.data.catalogue import get_dataset, offered_prompts
 from lora_playground.errors import PlaygroundError
 from lora_playground.ui import cards
 from lora_playground.ui.controls import Slider
@@ -38,7 +38,7 @@ from lora_playground.ui.words import escape
 
 PAUSE = 0.15
 """Seconds between two updates of the page while tokens stream: between six and seven a second."""
-STARTERS = 4
+STARTERS = 6
 KEPT = 200
 """Conversations whose token details are kept for hovering; the oldest go first."""
 
@@ -156,7 +156,7 @@ class ChatTab:
         for shown in self._shell.shown(ticked):
             with contextlib.suppress(PlaygroundError):
                 dataset = get_dataset(shown.run.config().data.dataset, self._shell.home)
-                found = [prompt_of(row)[-1]["content"] for row in dataset.test[:STARTERS] if prompt_of(row)]
+                found = [prompt[-1]["content"] for prompt in offered_prompts(dataset, STARTERS)]
                 if found:
                     buttons = "".join(
                         f'<button data-act="starter" data-value="{escape(text[:2000])}">{escape(_short(text))}</button>'
