@@ -7,9 +7,24 @@ such a value is brought within the bounds, and a choice that is not offered coun
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
+
+
+def bounds(least: float, most: float, value: float, **more: Any) -> Any:
+    """An update of a slider: its bounds, and the nearest value within them.
+
+    Gradio needs two different ends, so `most` becomes at least `least` + 1.
+    """
+    most = max(most, least + 1)
+    return gr.update(minimum=least, maximum=most, value=min(max(value, least), most), **more)
+
+
+def offer(choices: Sequence[tuple[str, Any]], value: Any, **more: Any) -> Any:
+    """An update of a list: its (label, value) pairs, and `value` where it is one of them, else nothing chosen."""
+    return gr.update(choices=choices, value=value if value in [one for _, one in choices] else None, **more)
 
 
 class Slider(gr.Slider):

@@ -23,6 +23,7 @@ from lora_playground.plots import federated as pictures
 from lora_playground.plots import run_colour
 from lora_playground.runs import Run
 from lora_playground.ui import cards
+from lora_playground.ui.controls import offer
 from lora_playground.ui.exports import Exports
 from lora_playground.ui.federated_form import Parts, form, view
 from lora_playground.ui.federated_view import (
@@ -283,9 +284,9 @@ def _pictures(
         parts.stop: gr.update(visible=active),
         parts.resume: gr.update(visible=not active and any(progress.resumable for progress in found.values())),
         parts.exports: gr.update(visible=bool(chosen) and found[chosen].state == "done"),
-        parts.run: gr.update(choices=[(p.label, i) for i, p in found.items()], value=chosen or None),
-        parts.module: gr.update(choices=modules, value=module or None),
-        parts.client: gr.update(choices=kept, value=kept[0] if kept else None),
+        parts.run: offer([(p.label, i) for i, p in found.items()], chosen),
+        parts.module: offer([(one, one) for one in modules], module),
+        parts.client: offer([(one, one) for one in kept], kept[0] if kept else None),
     }
     for measure in pictures.MEASURES:
         updates[parts.plots[measure]] = draw(pictures.rounds_figure(series, measure))

@@ -20,7 +20,7 @@ from lora_playground.estimates.time import estimate_times
 from lora_playground.machine.device import device
 from lora_playground.models.catalogue import list_models
 from lora_playground.ui import cards, costs, method_card, options_file, pictures, upload
-from lora_playground.ui.controls import CheckboxGroup, Dropdown, Radio, Slider
+from lora_playground.ui.controls import CheckboxGroup, Dropdown, Radio, Slider, offer
 from lora_playground.ui.forms import Fields, VariantFields, field, help_text, nest, plain
 from lora_playground.ui.preview import Preview
 from lora_playground.ui.shell import Shell
@@ -321,7 +321,7 @@ def _connect(shell: Shell, page: gr.Blocks, made: Steps, uploaded: upload.Upload
         choices = _variants(family)
         if shown in dict(choices).values():
             return [gr.skip()] * (1 + len(fields))
-        return [gr.update(choices=choices, value=choices[0][1]), *choose_variant(choices[0][1], shown)]
+        return [offer(choices, choices[0][1]), *choose_variant(choices[0][1], shown)]
 
     def choose_variant(name: str, shown: str) -> list[Any]:
         if name == shown:
@@ -339,7 +339,7 @@ def _connect(shell: Shell, page: gr.Blocks, made: Steps, uploaded: upload.Upload
         return gr.update(visible=unit == "steps"), gr.update(visible=unit == "seconds")
 
     def add_dataset(name: str) -> Any:
-        return gr.update(choices=_choices(list_datasets(shell.home)), value=name) if name else gr.skip()
+        return offer(_choices(list_datasets(shell.home)), name) if name else gr.skip()
 
     made.dataset.change(lambda name: show_examples(shell, name), made.dataset, made.examples, **quiet)
     uploaded.stored.change(add_dataset, uploaded.stored, made.dataset, **quiet)

@@ -18,7 +18,7 @@ from lora_playground.plots.spectrum import short_name
 from lora_playground.runs import Run
 from lora_playground.runs.history import RunProgress
 from lora_playground.ui import cards
-from lora_playground.ui.controls import Dropdown
+from lora_playground.ui.controls import Dropdown, offer
 from lora_playground.ui.exports import Exports
 from lora_playground.ui.shell import Shell, actions, draw, note, points
 
@@ -202,7 +202,7 @@ def clear(live: Live, changes: Changes, idle: str, signature: Any) -> None:
 
 
 def _choices(names: list[str], module: str | None) -> Any:
-    return gr.update(choices=[(short_name(name), name) for name in names], value=module)
+    return offer([(short_name(name), name) for name in names], module)
 
 
 def _status(looked: Looked, result: dict[str, Any] | None) -> str:

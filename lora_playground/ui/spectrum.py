@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from lora_playground.ui import spectrum_views as views
-from lora_playground.ui.controls import Dropdown, Radio, Slider
+from lora_playground.ui.controls import Dropdown, Radio, Slider, bounds, offer
 from lora_playground.ui.shell import QUIET, Shell, draw, heading, note, picture, points
 from lora_playground.ui.spectrum_cache import SpectrumCache
 from lora_playground.ui.spectrum_tools import Tools
@@ -194,22 +194,21 @@ class SpectrumTab:
         module = module if module in names else (names[len(names) // 2] if names else None)
         subject = _focused(found, focus)
         steps = subject.frames.steps if subject else []
-        last = steps[-1] if steps else 1
-        # Who looks at the newest (or has not chosen yet) goes on seeing the newest while a run trains.
-        at_end = not step or not steps or step > last or step >= steps[-min(3, len(steps))]
+        # Who looks at the newest step (or has not chosen one) goes on seeing the newest while a run trains.
+        if not steps:
+            step, ends = 0, (0, 1)
+        else:
+            ends = (steps[0], steps[-1])
+            if not step or not steps[0] <= step < steps[-min(3, len(steps))]:
+                step = steps[-1]
         first = first if first in ids else (ids[0] if ids else "")
         others = [identity for identity in ids if identity != first]
         second = second if second in others else (others[0] if others else "")
         busy = any(one.shown.run.alive() for one in found)
-        slider = gr.update(
-            minimum=steps[0] if steps else 0, maximum=max(last, steps[0] + 1 if steps else 1),
-            value=last if at_end else step, interactive=len(steps) > 1,
-        )  # fmt: skip
         return [
-            _hint(found), gr.update(visible=bool(found)),
-            gr.update(choices=runs, value=focus, visible=len(runs) > 1),
-            gr.update(choices=modules, value=module), slider,
-            gr.update(choices=runs, value=first or None), gr.update(choices=runs, value=second or None),
+            _hint(found), gr.update(visible=bool(found)), offer(runs, focus, visible=len(runs) > 1),
+            offer(modules, module), bounds(*ends, step, interactive=len(steps) > 1),
+            offer(runs, first), offer(runs, second),
             gr.Timer(active=busy), *self.tools.refreshed(subject, *cut),
         ]  # fmt: skip
 

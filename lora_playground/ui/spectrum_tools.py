@@ -22,7 +22,7 @@ from lora_playground.plots import cut_figure, describe_cut
 from lora_playground.plots.style import empty
 from lora_playground.ui import cards
 from lora_playground.ui import spectrum_views as views
-from lora_playground.ui.controls import Dropdown, Radio, Slider
+from lora_playground.ui.controls import Dropdown, Radio, Slider, bounds
 from lora_playground.ui.shell import QUIET, Shell, draw, heading, note, picture, with_ticked
 from lora_playground.ui.spectrum_cache import SpectrumCache
 from lora_playground.ui.words import escape
@@ -129,11 +129,11 @@ class Tools:
 
     def refreshed(self, subject: views.Subject | None, *given: Any) -> list[Any]:
         """Bounds of the sliders and both pictures for the run in focus and the chosen cut."""
-        # Gradio refuses a slider whose ends are equal, so a run of one direction gets a second, empty one.
+        mode, k, first, last, strength = given
         longest = max(2, views.longest(subject)) if subject else 2
-        bounds = [gr.update(maximum=longest)] * 3
-        cut = views.make_cut(*given)
-        return [*bounds, *self._energy(subject, cut), *self._curve(subject, cut)]
+        sliders = [bounds(least, longest, value) for least, value in ((0, k), (1, first), (1, last))]
+        cut = views.make_cut(mode, *(one["value"] for one in sliders), strength)
+        return [*sliders, *self._energy(subject, cut), *self._curve(subject, cut)]
 
     # --- what is connected to what -----------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from lora_playground.data.readers import Reading, columns_of, read_file
 from lora_playground.data.uploads import store
 from lora_playground.errors import DataError, PlaygroundError
 from lora_playground.ui import cards
-from lora_playground.ui.controls import Dropdown
+from lora_playground.ui.controls import Dropdown, offer
 from lora_playground.ui.words import escape
 
 SHOWN_PROBLEMS = 50
@@ -159,7 +159,7 @@ def _read_as(origin: Any, mapping: dict[str, str] | None) -> Reading:
 
 def _columns_shown(names: list[str], chosen: list[str]) -> list[Any]:
     """Updates for the group of columns and its four dropdowns."""
-    several = [gr.update(choices=[NOTHING, *((name, name) for name in names)], value=value) for value in chosen]
+    several = [offer([NOTHING, *((name, name) for name in names)], value) for value in chosen]
     return [gr.update(visible=bool(names)), *several]
 
 

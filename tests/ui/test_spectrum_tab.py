@@ -48,6 +48,8 @@ def test_controls_follow_the_ticked_runs_and_keep_what_was_chosen(made):
     assert (first["value"], second["value"]) == (small, large) and timer.active is False
     again = made.tab.choose(made.ticked, large, MODULE, 10, large, small, *UNCUT)
     assert again[2]["value"] == large and again[3]["value"] == MODULE and again[4]["value"] == 10
+    shorter = made.tab.choose(made.ticked, large, MODULE, 5000, large, small, *UNCUT)
+    assert shorter[4]["value"] == STEPS, "a step beyond the end is the end"
     none = made.tab.choose([""] * SLOTS, large, MODULE, 10, large, small, *UNCUT)
     assert none[1]["visible"] is False and "What did it learn" in none[0]
 
