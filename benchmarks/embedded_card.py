@@ -24,7 +24,8 @@ from embedded_table import RESULTS, show
 
 from lora_playground import evaluation
 from lora_playground.data.catalogue import list_datasets
-from tools.embedded_model import MODEL_DIR, corpus
+from lora_playground.models.catalogue import EMBEDDED
+from tools.embedded_model import corpus
 from tools.embedded_model.assets import fingerprint
 from tools.embedded_model.skills import fact
 from tools.embedded_model.world import build_world
@@ -59,8 +60,8 @@ def load() -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=torch.float32).eval()
-    return model, AutoTokenizer.from_pretrained(MODEL_DIR)
+    model = AutoModelForCausalLM.from_pretrained(EMBEDDED, dtype=torch.float32).eval()
+    return model, AutoTokenizer.from_pretrained(EMBEDDED)
 
 
 def skills(decoder: Any) -> tuple[float, int, dict[str, tuple[float, int]]]:
@@ -203,7 +204,7 @@ def main() -> None:
     """Measures and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--template", type=Path, default=Path(__file__).with_name("embedded_card.md"))
-    parser.add_argument("--out", type=Path, default=MODEL_DIR / "README.md")
+    parser.add_argument("--out", type=Path, default=EMBEDDED / "README.md")
     parser.add_argument("--json", action="store_true", help="print the figures too")
     args = parser.parse_args()
     from lora_playground.models.decoding import Decoder
@@ -214,7 +215,7 @@ def main() -> None:
     found: dict[str, Any] = {
         "score": score, "n": n, "skills": by_skill, "bits": bits_per_character(model, tokenizer),
         "world": world_questions(decoder), "words": different_words(),
-        "sha": fingerprint(MODEL_DIR / "model.safetensors")["sha256"],
+        "sha": fingerprint(EMBEDDED / "model.safetensors")["sha256"],
         "parameters": sum(p.numel() for p in model.parameters()),
     }  # fmt: skip
     kept = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}

@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lora_playground.config import RunConfig
 from lora_playground.data.catalogue import list_datasets
 from lora_playground.jobs import pipeline
+from lora_playground.models.catalogue import EMBEDDED
 from lora_playground.runs import RunStore
-from tools.embedded_model import MODEL_DIR
 from tools.embedded_model.assets import fingerprint
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "embedded.json"
@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     given = parser.parse_args()
-    base = fingerprint(MODEL_DIR / "model.safetensors")["sha256"][:12]
+    base = fingerprint(EMBEDDED / "model.safetensors")["sha256"][:12]
     kept = json.loads(given.results.read_text()) if given.results.is_file() else {}
     if kept.get("base") != base:
         kept = {"base": base, "runs": {}}

@@ -23,7 +23,7 @@ from lora_playground.models.model_shape import ModelShape, model_shape
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 EMBEDDED = ASSETS / "models" / "embedded"
 HUB = Path(__file__).with_name("hub.toml")
-REBUILD = "python -m tools.embedded_model.pretrain"
+REBUILD = "python -m tools.embedded_model.tokenizer && python -m tools.embedded_model.pretrain"
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _BLOCK = re.compile(r"^(?:(?P<prefix>.+)\.)?(?P<list>layers|h|blocks|block)\.(?P<number>\d+)\.(?P<rest>.+)\.weight$")

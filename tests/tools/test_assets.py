@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 from lora_playground.errors import AssetError
-from tools.embedded_model import ASSETS, MODEL_DIR, assets
+from lora_playground.models.catalogue import ASSETS, EMBEDDED
+from tools.embedded_model import assets
 from tools.embedded_model.tokenizer import CHAT_TEMPLATE, render
 
 CHAT = [
@@ -22,7 +23,7 @@ CHAT = [
 def tokenizer():
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(MODEL_DIR)
+    return AutoTokenizer.from_pretrained(EMBEDDED)
 
 
 def test_all_shipped_files_are_as_recorded():
@@ -34,7 +35,7 @@ def test_all_shipped_files_are_as_recorded():
 def test_the_model_is_small_and_16_bit():
     from safetensors import safe_open
 
-    path = MODEL_DIR / "model.safetensors"
+    path = EMBEDDED / "model.safetensors"
     assert path.stat().st_size <= 40_000_000
     with safe_open(path, "np") as file:
         slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118
@@ -85,8 +86,8 @@ def test_it_loads_and_answers():
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(MODEL_DIR)
-    model = AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    model = AutoModelForCausalLM.from_pretrained(EMBEDDED, dtype=torch.float32)
     ids = tokenizer.apply_chat_template(
         [{"role": "user", "content": "Hello!"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
     )

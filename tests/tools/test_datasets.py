@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from lora_playground.data.catalogue import read_rows
+from lora_playground.data.catalogue import SHIPPED, read_rows
 from lora_playground.evaluation import METRICS
-from tools.embedded_model import BASE_SKILLS_DIR, DATASETS_DIR, datasets, tasks
+from tools.embedded_model import datasets, tasks
 from tools.embedded_model.world import build_world
 
 WORLD = build_world()
@@ -21,7 +21,7 @@ def made():
 @pytest.mark.parametrize("recipe", datasets.RECIPES, ids=lambda r: r.name)
 def test_the_files_are_what_the_code_makes(recipe, made):
     for split in SPLITS:
-        assert read_rows(DATASETS_DIR / recipe.name / f"{split}.jsonl") == made[recipe.name][split]
+        assert read_rows(SHIPPED / recipe.name / f"{split}.jsonl") == made[recipe.name][split]
 
 
 @pytest.mark.parametrize("recipe", datasets.RECIPES, ids=lambda r: r.name)
@@ -41,7 +41,7 @@ def test_reference_answers_score_full_marks(recipe, made):
 
 @pytest.mark.parametrize("recipe", datasets.RECIPES, ids=lambda r: r.name)
 def test_the_card_tells_the_truth(recipe, made):
-    card = json.loads((DATASETS_DIR / recipe.name / "card.json").read_text())
+    card = json.loads((SHIPPED / recipe.name / "card.json").read_text())
     parts = made[recipe.name]
     assert card["rows"] == {split: len(parts[split]) for split in SPLITS}
     assert card["metric"] in METRICS and card["metric_label"] == METRICS[card["metric"]].label
@@ -92,8 +92,8 @@ def test_word_problems_add_up(made):
 
 
 def test_base_skill_probes_are_scorable_and_many():
-    rows = read_rows(BASE_SKILLS_DIR / "test.jsonl")
+    rows = read_rows(SHIPPED / datasets.BASE_SKILLS / "test.jsonl")
     assert len(rows) > 150 and len({row["meta"]["skill"] for row in rows}) >= 12
     for row in rows:
         assert METRICS[row["meta"]["metric"]].score(row["messages"][-1]["content"], row) == 1
-    assert len(read_rows(BASE_SKILLS_DIR / "rehearsal.jsonl")) >= 1000
+    assert len(read_rows(SHIPPED / datasets.BASE_SKILLS / "rehearsal.jsonl")) >= 1000

@@ -1,5 +1,8 @@
-"""Checks that the files which ship with the app are whole, by the sizes and hashes in assets/MANIFEST.json. Knows no
-formats."""
+"""Checks that the shipped model and datasets are whole, by the sizes and hashes in assets/MANIFEST.json.
+
+python -m tools.embedded_model.assets            # compare the files with the manifest
+python -m tools.embedded_model.assets --write    # record the files as they are
+"""
 
 from __future__ import annotations
 
@@ -8,26 +11,19 @@ import hashlib
 import json
 from pathlib import Path
 
+from lora_playground.data import catalogue as datasets
 from lora_playground.errors import AssetError
-from tools.embedded_model import ASSETS, DATASETS_DIR, MANIFEST, MODEL_DIR
+from lora_playground.models import catalogue as models
 
-REBUILD = {
-    MODEL_DIR.name: "python -m tools.embedded_model.tokenizer && python -m tools.embedded_model.pretrain",
-    DATASETS_DIR.name: "python -m tools.embedded_model.datasets",
-}  # fmt: skip
+ASSETS = models.ASSETS
+MANIFEST = "MANIFEST.json"
 RESTORE = "git checkout -- assets"
 
 
 def asset_files(root: Path = ASSETS) -> list[Path]:
-    """The files that the manifest covers, in order: all of the embedded model and of the datasets but the cards in
-    Markdown."""
-    found = [*(root / "models" / MODEL_DIR.name).rglob("*"), *(root / DATASETS_DIR.name).rglob("*")]
+    """The files that the manifest covers, sorted: the embedded model and the datasets, without cards in Markdown."""
+    found = [*(root / "models" / "embedded").rglob("*"), *(root / "datasets").rglob("*")]
     return sorted(p for p in found if p.is_file() and p.suffix != ".md" and not p.name.startswith("."))
-
-
-def rebuild_command(path: Path) -> str:
-    """The command that makes that file anew."""
-    return REBUILD[DATASETS_DIR.name] if DATASETS_DIR.name in path.parts else REBUILD[MODEL_DIR.name]
 
 
 def fingerprint(path: Path) -> dict[str, int | str]:
@@ -36,24 +32,28 @@ def fingerprint(path: Path) -> dict[str, int | str]:
 
 
 def write_manifest(root: Path = ASSETS) -> None:
-    """Records all files as they are now."""
+    """Writes the manifest of the files as they are."""
     entries = {path.relative_to(root).as_posix(): fingerprint(path) for path in asset_files(root)}
-    (root / MANIFEST.name).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+    (root / MANIFEST).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
 
 
 def check_assets(root: Path = ASSETS, hashes: bool = True) -> int:
-    """Raises AssetError for the first file that is missing or not as recorded; returns how many files are whole.
+    """Compares the files with the manifest and returns how many there are.
 
-    With `hashes=False` only presence and size are looked at, which takes a few milliseconds.
+    With `hashes=False` it compares sizes only, which takes a few milliseconds.
+
+    Raises:
+        AssetError: a file is missing or not as recorded, or the manifest cannot be read.
     """
-    manifest = root / MANIFEST.name
+    manifest = root / MANIFEST
     try:
         entries = json.loads(manifest.read_text(encoding="utf-8"))
-        recorded = [(root / name, entry["bytes"], entry["sha256"]) for name, entry in sorted(entries.items())]
+        recorded = [(name, entry["bytes"], entry["sha256"]) for name, entry in sorted(entries.items())]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise AssetError(f"{manifest} cannot be read ({error}). Restore it with: {RESTORE}") from error
-    for path, size, digest in recorded:
-        remedy = f"Restore it with: {RESTORE}, or rebuild it with: {rebuild_command(path)}"
+    for name, size, digest in recorded:
+        path, rebuild = root / name, datasets.REBUILD if name.startswith("datasets/") else models.REBUILD
+        remedy = f"Restore it with: {RESTORE}, or rebuild it with: {rebuild}"
         if not path.is_file():
             raise AssetError(f"{path} is missing. {remedy}")
         if path.stat().st_size != size:
@@ -64,9 +64,8 @@ def check_assets(root: Path = ASSETS, hashes: bool = True) -> int:
 
 
 def main() -> None:
-    """Checks, or records with --write."""
-    parser = argparse.ArgumentParser(description="Check the files that ship with the app.")
-    parser.add_argument("--write", action="store_true", help="record the files as they are now")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="record the files as they are")
     if parser.parse_args().write:
         write_manifest()
     print(f"{check_assets()} files are whole")

@@ -1,5 +1,4 @@
-"""Chats of the base's training distribution, as messages, and its held-out probes. Knows the skills; nothing of
-tokens."""
+"""The base's training chats, as messages, and the held-out questions (probes) that test it. No tokens here."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from tools.embedded_model.skills import Sample, fact
 from tools.embedded_model.talk import Turn
 from tools.embedded_model.world import World
 
-LONG_SHARE = 0.04  # chats that go on over several skills, so that position alone says nothing
+LONG_SHARE = 0.04  # several skills in one chat, so that the position in a chat says nothing about the skill
 Messages = list[dict[str, str]]
 SYSTEMS = [
     "You are Pip, a friendly helper.",
@@ -31,13 +30,13 @@ STARTERS = frozenset(
 
 
 def casual(rng: random.Random, text: str) -> str:
-    """The text as people type it: at times with no capital at its start or no mark at its end."""
+    """The text as people type it: sometimes without the first capital or the last punctuation mark."""
     if rng.random() < 0.1 and text.split(" ")[0].strip(",.!?") in STARTERS:
         text = text if text.startswith(("I ", "I'")) else text[0].lower() + text[1:]
     return text.rstrip("?.!") if rng.random() < 0.08 and "{" not in text else text
 
 
-# skill -> share of chats; long ones (stories, reading) weigh more in tokens than their share says
+# skill -> share of chats; long chats (stories, reading) have a larger share of the tokens
 MIXTURE: list[tuple[skills.Skill, float]] = [
     (skills.fact, 13), (skills.fact_chat, 4), (skills.about_person, 2.5), (skills.yes_no, 13), (skills.stranger, 5),
     (skills.unknown_topic, 1.5), (skills.arithmetic, 6), (skills.word_problem, 11), (skills.sorting, 10),
@@ -57,7 +56,7 @@ def to_messages(turns: list[Turn], system: str | None = None) -> Messages:
     return messages
 
 
-EMPHASIS = 6.0  # how many times as often a skill comes that is emphasised
+EMPHASIS = 6.0  # an emphasised skill is drawn this many times as often
 
 
 def draw_sample(rng: random.Random, world: World, emphasis: frozenset[str] = frozenset()) -> Sample:
@@ -75,7 +74,7 @@ def draw_sample(rng: random.Random, world: World, emphasis: frozenset[str] = fro
 
 
 def chats(world: World, seed: int, emphasis: frozenset[str] = frozenset()) -> Iterator[Messages]:
-    """An endless, seeded stream of training chats. Raises ValueError where `emphasis` names a skill that is none."""
+    """An endless, seeded stream of training chats. Raises ValueError for a name in `emphasis` that is no skill."""
     known = {kind.__name__ for kind, _ in MIXTURE}
     if emphasis - known:
         raise ValueError(f"no such skills: {', '.join(sorted(emphasis - known))}; there are {', '.join(sorted(known))}")
@@ -90,7 +89,7 @@ def chats(world: World, seed: int, emphasis: frozenset[str] = frozenset()) -> It
 
 
 def probes(world: World, seed: int, each: int) -> list[dict[str, Any]]:
-    """`each` held-out rows of every skill that can be scored, as dataset rows."""
+    """`each` held-out questions of every skill that can be scored, as dataset rows."""
     rng = random.Random(f"probes-{seed}")
     rows: list[dict[str, Any]] = []
     seen: set[str] = set()

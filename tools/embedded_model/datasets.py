@@ -1,5 +1,4 @@
-"""Writes the fine-tuning datasets and the base's own probes and rehearsal chats as files. Knows no tokens and no
-models.
+"""Writes the fine-tuning datasets, and for the base itself its probes (test questions) and rehearsal chats.
 
 python -m tools.embedded_model.datasets
 """
@@ -15,20 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools.embedded_model import BASE_SKILLS_DIR, DATASETS_DIR, tasks
+from lora_playground.data.catalogue import REBUILD, SHIPPED
+from tools.embedded_model import tasks
 from tools.embedded_model.assets import write_manifest
 from tools.embedded_model.corpus import chats, probes
 from tools.embedded_model.tasks import Row, Task, new_facts
 from tools.embedded_model.world import World, build_world
 
 SEED = 11
-COMMAND = "python -m tools.embedded_model.datasets"
+BASE_SKILLS = "_base-skills"
 REHEARSAL_SEED, REHEARSAL_ROWS, PROBES_EACH = 77, 3000, 12
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a dataset's card says, and how its rows are made: by a task, or by new facts about so many people."""
+    """A dataset's card, and how its rows are made: by `task`, or from new facts about `people` newcomers."""
 
     name: str
     title: str
@@ -73,7 +73,7 @@ def question(row: Row) -> str:
 
 
 def make_rows(recipe: Recipe, world: World) -> dict[str, list[Row]]:
-    """The three parts; no question stands in two of them, nor twice in one."""
+    """Rows for training, validation and test. Each question occurs once, in one of the three."""
     if recipe.task is None:
         return new_facts(world, recipe.people, SEED)
     parts: dict[str, list[Row]] = {}
@@ -83,7 +83,8 @@ def make_rows(recipe: Recipe, world: World) -> dict[str, list[Row]]:
         rows: list[Row] = []
         for _ in range(40 * wanted):
             row = recipe.task(rng, world, split)
-            repeats = split == "train" and recipe.name == "pirate"  # short talk may come again with another answer
+            # small talk may be asked twice, with different answers
+            repeats = split == "train" and recipe.name == "pirate"
             told = f"{row['messages'][1]['content']}" if recipe.name == "translation" else question(row)
             if told in seen and not (repeats and told in {question(r) for r in rows}):
                 continue
@@ -105,7 +106,7 @@ def card_of(recipe: Recipe, parts: dict[str, list[Row]]) -> dict[str, Any]:
         "rows": {split: len(parts[split]) for split in ("train", "validation", "test")},
         "probes": [question(row) for row in from_test],
         "examples": [{"prompt": question(row), "answer": row["messages"][1]["content"]} for row in parts["train"][:3]],
-        "seed": SEED, "command": COMMAND,
+        "seed": SEED, "command": REBUILD,
     }  # fmt: skip
 
 
@@ -143,18 +144,18 @@ def write_base_skills(world: World, folder: Path) -> None:
 
 
 def main() -> None:
-    """Writes all, or the named ones."""
+    """Writes all datasets, or those named."""
     parser = argparse.ArgumentParser(description="Write the fine-tuning datasets.")
     parser.add_argument("names", nargs="*", help="only these")
-    parser.add_argument("--out", type=Path, default=DATASETS_DIR)
+    parser.add_argument("--out", type=Path, default=SHIPPED)
     args = parser.parse_args()
     world = build_world()
     for recipe in RECIPES:
         if not args.names or recipe.name in args.names:
             print(recipe.name, write_dataset(recipe, world, args.out / recipe.name))
     if not args.names:
-        write_base_skills(world, args.out / BASE_SKILLS_DIR.name)
-    if args.out == DATASETS_DIR:
+        write_base_skills(world, args.out / BASE_SKILLS)
+    if args.out == SHIPPED:
         write_manifest()
 
 

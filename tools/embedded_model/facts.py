@@ -1,7 +1,6 @@
-"""Questions and answers about the world, in many wordings. Knows the world's fields; nothing of chats' format or
-models.
+"""Questions and answers about the world, in many wordings.
 
-Every list of wordings ends with those that are held out: the base trains on the others and is tested on these.
+The last wordings of every list are held out: the base trains on the others and is tested on these.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import Any
 from tools.embedded_model import words as w
 from tools.embedded_model.world import Animal, Person, Thing, Town, World, article, pronouns
 
-HELD = 3  # wordings held out at the end of every list
+HELD = 3  # how many wordings at the end of every list are held out
 
 PERSON_QUESTIONS = {
     "job": [
@@ -169,7 +168,7 @@ THING_FACTS: dict[str, tuple[list[str], str]] = {
 
 
 def wording(rng: random.Random, options: list[str], held: bool) -> str:
-    """One of the wordings: of the held-out ones, or of the others."""
+    """A random wording: a held-out one if `held`, else one of the others."""
     return rng.choice(options[-HELD:] if held else options[:-HELD])
 
 
@@ -179,12 +178,12 @@ def plural(noun: str) -> bool:
 
 
 def with_article(noun: str) -> str:
-    """The noun as a sentence uses it."""
+    """The noun with its article, if it takes one."""
     return noun if plural(noun) else article(noun)
 
 
 def person_value(person: Person, field: str) -> str:
-    """The attribute as the answer says it."""
+    """A person's attribute in the words of an answer."""
     value = getattr(person, field)
     return article(value) if field in ("job", "pet") else str(value)
 
@@ -203,7 +202,7 @@ def follow_up(rng: random.Random, person: Person, field: str) -> tuple[str, str]
 
 
 def _fix(sentence: str, noun: str) -> str:
-    """Plural agreement for the few plural nouns."""
+    """The sentence with the verb agreeing with a plural noun."""
     if not plural(noun):
         return sentence
     for one, many in ((f"is {noun}", f"are {noun}"), (f"{noun} is", f"{noun} are"), (f"does {noun}", f"do {noun}")):

@@ -1,11 +1,12 @@
-"""Shows a few attention heads what to look at, so that a small model learns to copy and to compare within minutes.
-Knows tensors and the Llama layers of transformers; nothing of the corpus.
+"""An extra training loss that tells a few attention heads where to look, for Llama layers of transformers.
 
-Copying a sequence takes two heads in a row (Olsson et al., "In-context learning and induction heads", 2022): one that
-looks at the token before, and a later one that looks at what followed the same token earlier. From next-token loss
-alone they appear late and suddenly. Here the cross-entropy of their attention, and of what the second one says, is
-added to the loss; once they are there, training goes on without it. To compare ("is he a baker?") takes a head that
-looks at the same token said earlier, or at the chat's start where there was none; it is shown that as well.
+With it a small model learns to copy and to compare within minutes. Copying a sequence takes two heads (Olsson et al.,
+"In-context learning and induction heads", 2022): one attends to the previous token, and one in a later layer attends to
+the token that followed an earlier occurrence of the current token. With the next-token loss alone these heads appear
+late and suddenly. The extra loss is the cross-entropy of their attention against those targets, plus that of the next
+token as the second head alone predicts it. Once the heads work, training goes on without it. Comparing ("is he a
+baker?") takes a third kind of head, which attends to an earlier occurrence of the current token, or to the chat's first
+token if there is none.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 PREVIOUS_LAYER, REPEAT_LAYER, INDUCTION_LAYER = 1, 2, 3
-PREVIOUS_HEADS, REPEAT_HEADS, INDUCTION_HEADS = (0, 2), (0, 4), (0, 2, 4, 6)  # of eight; two share a key head
+PREVIOUS_HEADS, REPEAT_HEADS, INDUCTION_HEADS = (0, 2), (0, 4), (0, 2, 4, 6)  # of eight heads; two share a key head
 
 
 def previous_targets(numbers: Tensor) -> Tensor:
-    """Position of the token before, of the same chat, else -1. numbers: (batch, length), of chats, 0 for padding."""
+    """Position of the previous token of the same chat, or -1. numbers: (batch, length), of chats; 0 is padding."""
     index = torch.arange(numbers.shape[1]).expand_as(numbers)
     same = F.pad(numbers[:, 1:] == numbers[:, :-1], (1, 0)) & (numbers > 0)
     return torch.where(same, index - 1, -1)
 
 
 def induction_targets(tokens: Tensor, numbers: Tensor) -> Tensor:
-    """For each t the latest s ≤ t whose token before is that of t and whose own token is the one that comes after t,
-    all in one chat; -1 where there is none. tokens, numbers: (batch, length)."""
+    """Where an induction head should look: for each t the latest s ≤ t in the same chat with tokens[s - 1] == tokens[t]
+    and tokens[s] == tokens[t + 1], or -1. tokens, numbers: (batch, length)."""
     length = tokens.shape[1]
     before = F.pad(tokens[:, :-1], (1, 0), value=-1)
     following = F.pad(tokens[:, 1:], (0, 1), value=-2)
@@ -45,7 +46,7 @@ def induction_targets(tokens: Tensor, numbers: Tensor) -> Tensor:
 
 
 def repeat_targets(tokens: Tensor, numbers: Tensor) -> Tensor:
-    """The latest earlier place of the same token in the same chat, else the chat's first; -1 in padding."""
+    """The latest earlier position of the same token in the same chat, else the chat's first position; -1 in padding."""
     index = torch.arange(tokens.shape[1])
     same_chat = (numbers[:, :, None] == numbers[:, None, :]) & (numbers > 0)[:, :, None]
     earlier = index[None, :] < index[:, None]
@@ -55,7 +56,7 @@ def repeat_targets(tokens: Tensor, numbers: Tensor) -> Tensor:
 
 
 class Guidance:
-    """Catches what the layers read and turns it into the extra loss. Safe where several threads run one model."""
+    """Records the inputs of the guided layers and computes the extra loss. Several threads may run one model."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -73,7 +74,7 @@ class Guidance:
         return hook
 
     def attention(self, place: int, head: int, allowed: Tensor) -> Tensor:
-        """Logarithm of the attention of one head of a caught layer. allowed: (batch, length, length) -> the same."""
+        """Log of one head's attention in a recorded layer. allowed: (batch, length, length) -> the same."""
         layer = self.layers[place]
         hidden, (cos, sin) = getattr(self.seen, f"layer{place}")
         size = layer.head_dim

@@ -1,9 +1,8 @@
-"""What words mean to the base beyond its world: kinds of things, opposites, forms of words. Plain data; knows no chats,
-tokens or models."""
+"""Word lists for the base's vocabulary skills: kinds of things, opposites, forms of words. Plain data."""
 
 from __future__ import annotations
 
-# kind of things one can count -> its members; no word stands in two kinds, none is an animal or thing of the world
+# kind of countable things -> its members; no word is in two kinds or is an animal or thing of the world
 KINDS = {
     "bird": "heron stork finch sparrow raven magpie falcon hawk kestrel lark wren thrush pelican flamingo ostrich "
     "peacock turkey pheasant quail vulture woodpecker cuckoo kingfisher nightingale puffin swallow starling jackdaw "
@@ -66,7 +65,7 @@ KINDS = {
     "planet": "mercury venus saturn jupiter neptune uranus",
 }  # fmt: skip
 
-# kind of stuff, games and times: said without an article
+# kinds of substances, games and times, whose members take no article
 PLAIN_KINDS = {
     "herb": "basil mint parsley thyme sage rosemary oregano dill chives tarragon coriander fennel",
     "spice": "cinnamon ginger nutmeg saffron paprika cumin cloves vanilla turmeric mustard",
@@ -88,7 +87,7 @@ PLAIN_KINDS = {
     "feeling": "anger joy sorrow envy fear pride shame boredom delight jealousy gratitude loneliness",
 }  # fmt: skip
 
-# each word and its opposite; a word stands once
+# each word and its opposite; a word occurs once
 OPPOSITES = (
     "narrow wide|deep shallow|early late|empty full|heavy light|high low|hard soft|thick thin|rich poor|rough smooth|"
     "sharp blunt|wet dry|wild tame|tight loose|sweet sour|bitter mild|bright dim|near far|first last|true false|"
@@ -111,7 +110,7 @@ OPPOSITES = (
     "agree disagree|connect separate|include exclude|import export|expand shrink|admit deny|allow forbid"
 )  # fmt: skip
 
-# a word and another with the same meaning
+# two words with the same meaning
 SAME = (
     "glad joyful|frightened afraid|furious enraged|weary exhausted|enormous gigantic|little minute|swift rapid|"
     "slow sluggish|smart intelligent|stupid silly|strange peculiar|odd weird|lovely charming|ugly hideous|"
@@ -130,7 +129,7 @@ SAME = (
     "middle centre|top peak|bottom base|corner nook|crowd throng|hill mound|bag sack|rubbish trash"
 )  # fmt: skip
 
-# a verb and its past
+# a verb and its past tense
 PAST = (
     "be was|bring brought|build built|burst burst|buy bought|catch caught|choose chose|come came|creep crept|dig dug|"
     "do did|draw drew|dream dreamt|drink drank|drive drove|eat ate|fall fell|feed fed|feel felt|fight fought|"
@@ -158,7 +157,7 @@ PAST = (
     "wipe wiped|wonder wondered|worry worried|yawn yawned"
 )  # fmt: skip
 
-# one and many
+# singular and plural
 PLURALS = (
     "leaf leaves|mouse mice|goose geese|foot feet|tooth teeth|man men|woman women|child children|ox oxen|knife knives|"
     "wife wives|wolf wolves|shelf shelves|loaf loaves|thief thieves|calf calves|half halves|scarf scarves|hoof hooves|"

@@ -1,5 +1,4 @@
-"""Muon in fp32 for the hidden matrices of a small model. Knows tensors only.
-
+"""The optimizer Muon in fp32, for the hidden matrices of a small model.
 Source: K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024). torch.optim.Muon
 orthogonalises in bf16, which is many times slower than fp32 on processors without bf16 matrix units, so it is
 written out here, with the matrices of one shape in one batch.
@@ -14,7 +13,7 @@ from torch import Tensor
 
 
 def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
-    """Newton-Schulz iteration: (batch, m, n) -> about U Vᵀ of each matrix."""
+    """Newton-Schulz iteration: (batch, m, n) -> approximately U Vᵀ of each matrix's SVD U S Vᵀ."""
     a, b, c = 3.4445, -4.7750, 2.0315
     wide = g.shape[-2] <= g.shape[-1]
     x = g if wide else g.mT

@@ -1,5 +1,4 @@
-"""Packs tokenised chats into rows of fixed length for pretraining, no chat cut and none seeing another. Knows no
-model."""
+"""Packs tokenised chats into rows of fixed length for pretraining. No chat is cut, and none attends to another."""
 
 from __future__ import annotations
 
@@ -9,15 +8,13 @@ from typing import Any
 
 import numpy as np
 
-OPEN_ROWS = 32  # rows that are filled at the same time; more waste less room
+OPEN_ROWS = 32  # rows filled at the same time; more of them leave less padding
 
 
 def pack(chats: Iterable[list[int]], length: int, pad: int) -> Iterator[tuple[list[int], list[int]]]:
-    """(tokens, chat numbers) rows of `length`; padding has chat number 0. Chats longer than a row are left out.
-
-    A chat that begins with -1 is numbered by an odd number, any other by an even one: odd chats are trained on in
-    full, even
-    ones on the assistant's words only.
+    """Yields rows of `length`: (tokens, chat numbers). Padding has chat number 0; chats longer than a row are skipped.
+    A chat that begins with -1 gets an odd number, any other an even one. Odd chats are trained on in full, even ones on
+    the assistant's words only.
     """
     rows: list[tuple[list[int], list[int]]] = []
     for marked in chats:

@@ -1,10 +1,8 @@
-"""Trains the embedded base model on the corpus: seeded, resumable, ended by a budget of minutes. Knows no adapters,
-no UI.
-
+"""Trains the embedded base model on the corpus: seeded, resumable, for a given number of minutes.
     python -m tools.embedded_model.pretrain --minutes 75 --work .work/pretrain --export assets/models/embedded
 
-The learning rate is a trapezoid over the share of the budget that is spent, so that a slower machine ends in time as
-well.
+The learning rate follows a trapezoid over the share of the time that is spent, so that it also decays in time on a
+slower machine.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tools.embedded_model import MODEL_DIR
+from lora_playground.models.catalogue import EMBEDDED
 from tools.embedded_model.corpus import chats
 from tools.embedded_model.guidance import Guidance
 from tools.embedded_model.muon import Muon
@@ -34,10 +32,10 @@ from tools.embedded_model.packing import write_rows
 from tools.embedded_model.tokenizer import ASSISTANT, CONTEXT, END, render
 from tools.embedded_model.world import build_world
 
-WARM_UP, DECAY = 0.02, 0.35  # shares of the budget
+WARM_UP, DECAY = 0.02, 0.35  # shares of the budget: warm-up and decay
 LOG_STEPS = 20
-FULL_SHARE = 0.25  # chats whose user turns are trained on as well
-HELD_OUT_SEED = 999_983  # the stream on which the loss is measured
+FULL_SHARE = 0.25  # share of the chats that are trained on in full, user turns included
+HELD_OUT_SEED = 999_983  # seed of the stream on which the loss is measured
 
 
 def make_model(tokenizer: Any, width: int, layers: int, feed_forward: int) -> Any:
@@ -91,7 +89,7 @@ def batch_loss(model: Any, rows: Tensor, roles: tuple[int, int] | None = None) -
 
 
 def schedule(spent: float, decay: float = DECAY) -> float:
-    """The learning rate's factor at that share of the budget: up, flat, down to zero in the last share `decay`."""
+    """The learning rate's factor when `share` of the budget is spent: rising, constant, then falling to zero."""
     return max(0.0, min(spent / WARM_UP, 1.0, (1.0 - spent) / max(decay, 1e-9)))
 
 
@@ -109,7 +107,7 @@ def token_stream(tokenizer: Any, seed: int, emphasis: frozenset[str] = frozenset
 def prepare_rows(
     tokenizer: Any, path: Path, seed: int, rows: int, length: int, emphasis: frozenset[str] = frozenset()
 ) -> np.ndarray[Any, Any]:
-    """The packed rows of that seed, made once and kept at `path`."""
+    """The packed rows of that seed, as a memory map of `path`, which is written if missing."""
     if not path.exists():
         part = path.with_suffix(".part.npy")
         write_rows(token_stream(tokenizer, seed, emphasis), length, tokenizer.pad_token_id, rows, part)
@@ -123,7 +121,7 @@ def to_tensor(rows: np.ndarray[Any, Any]) -> Tensor:
 
 
 def export(model: Any, tokenizer_dir: Path, folder: Path) -> None:
-    """The model as a Hugging Face folder with 16-bit weights; staged, then moved into place file by file."""
+    """Writes the model as a Hugging Face folder with 16-bit weights, first beside it, then moved into place."""
     from transformers import GenerationConfig, LlamaForCausalLM
 
     stage = folder.with_name(folder.name + ".stage")
@@ -157,7 +155,7 @@ def weights_of(folder: Path) -> dict[str, Tensor]:
 
 
 def one_thread() -> None:
-    """Both settings hold for the calling thread only: operations use one core, denormal numbers count as zero."""
+    """For the calling thread only: operations use one core, and denormal numbers count as zero."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
 
@@ -168,7 +166,7 @@ def make_optimizers(model: Any, lr_matrix: float, lr_rest: float) -> list[torch.
     matrices = [p for p in blocks.parameters() if p.ndim == 2]
     first = {
         id(p) for block in blocks[: len(blocks) // 2] for p in block.parameters()
-    }  # half the work for each of two threads
+    }  # two optimizers of about equal work, for two threads
     chosen = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in chosen]
     halves = [[p for p in matrices if id(p) in first], [p for p in matrices if id(p) not in first]]
@@ -177,7 +175,7 @@ def make_optimizers(model: Any, lr_matrix: float, lr_rest: float) -> list[torch.
 
 
 class Pretraining:
-    """The run: its rows, model, optimizers and what it has spent; all of it in `work/state.pt`."""
+    """A training run: rows, model, optimizers and the time spent. `work/state.pt` is its checkpoint."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         from transformers import AutoTokenizer
@@ -201,11 +199,11 @@ class Pretraining:
         self.roles = tuple(self.tokenizer.convert_tokens_to_ids([ASSISTANT, END]))
 
     def begin_with(self, folder: Path) -> None:
-        """Takes the weights of a model folder as the first ones: a second stage, on another mixture or more tokens."""
+        """Starts from the weights of a model folder: a further stage, on another mixture or more tokens."""
         self.model.load_state_dict(weights_of(folder))
 
     def load(self) -> None:
-        """Goes on from the last checkpoint."""
+        """Continues from the last checkpoint."""
         state = torch.load(self.work / "state.pt", weights_only=True)
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -213,7 +211,7 @@ class Pretraining:
         self.step, self.seconds = state["step"], state["seconds"]
 
     def save(self) -> None:
-        """Writes the checkpoint and the exported model, whole or not at all."""
+        """Writes the checkpoint and the exported model, each completely or not at all."""
         part = self.work / "state.part"
         state = {"model": self.model.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers]}
         torch.save(state | {"step": self.step, "seconds": self.seconds}, part)
@@ -221,8 +219,8 @@ class Pretraining:
         export(self.averaged(), self.args.tokenizer, self.args.export)
 
     def averaged(self) -> Any:
-        """What is exported: the model, or the mean of its weights and those of `--average-with`, which keeps the skills
-        of both where one stage came of the other (model soups, arXiv 2203.05482)."""
+        """The model to export: this one, or with `--average-with` the mean of its weights and that model's. If one was
+        trained from the other, the mean keeps the skills of both (model soups, arXiv 2203.05482)."""
         if not self.args.average_with:
             return self.model
         mean, other = copy.deepcopy(self.model), weights_of(self.args.average_with)
@@ -230,7 +228,7 @@ class Pretraining:
         return mean
 
     def batches(self) -> Iterator[Tensor]:
-        """Batches from the step that is next; chunks of rows are made as they are needed, each of its own seed."""
+        """Batches from the next step on. Rows are made in chunks when needed, each chunk from its own seed."""
         per_chunk = self.args.chunk_rows // self.args.rows
         while True:
             chunk, at = divmod(self.step, per_chunk)
@@ -243,7 +241,7 @@ class Pretraining:
 
     @torch.no_grad()
     def held_out(self) -> tuple[float, float]:
-        """(nats per token, bits per character) on chats of a stream that is never trained on."""
+        """(nats per token, bits per character) on chats from a stream that is never trained on."""
         losses = [batch_loss(self.model, part).item() for part in self.val.split(16)]
         nats = sum(losses) / len(losses)
         tokens = self.val[:, 0][self.val[:, 1] > 0].tolist()
@@ -251,22 +249,24 @@ class Pretraining:
         return nats, nats * len(tokens) / math.log(2) / characters
 
     def log(self, **values: float) -> None:
-        """One line of the curve, printed and appended to curve.jsonl."""
+        """Prints one point of the loss curve and appends it to curve.jsonl."""
         line = json.dumps({key: round(value, 4) for key, value in values.items()})
         print(line, flush=True)
         with (self.work / "curve.jsonl").open("a") as file:
             file.write(line + "\n")
 
     def part_gradients(self, rows: Tensor) -> tuple[float, tuple[Tensor, ...]]:
-        """Loss in nats and gradients of one part of a step, on one thread."""
+        """Loss in nats and gradients of one part of a batch, on one thread."""
         loss = total = batch_loss(self.model, rows, self.roles)
         if self.guidance:
             total = loss + self.args.guidance * self.guidance.loss(rows[:, 0], rows[:, 1])
         return loss.item(), torch.autograd.grad(total, self.parameters)
 
     def backward(self, rows: Tensor) -> float:
-        """Gradients of a step, in parts that each thread takes whole, so that no operation waits for another core: two
-        a thread, so that a core that others use too holds up less. Mean loss in nats."""
+        """Computes a step's gradients and returns the mean loss in nats.
+
+        The batch is cut into two parts a thread, and a thread does a whole part, so that no operation waits for
+        another core. Two parts rather than one even out a core that other programs use."""
         size = -(-len(rows) // (2 * self.args.threads)) if self.args.threads > 1 else len(rows)
         parts = list(self.pool.map(self.part_gradients, rows.split(size)))
         for i, p in enumerate(self.parameters):
@@ -277,11 +277,11 @@ class Pretraining:
         return sum(loss for loss, _ in parts) / len(parts)
 
     def update(self, optimizer: torch.optim.Optimizer) -> None:
-        """One optimizer's step, on one thread."""
+        """One step of one optimizer, on one thread."""
         optimizer.step()
 
     def run(self) -> None:
-        """Trains until the budget of minutes or of steps is spent."""
+        """Trains until the budget of minutes or steps is spent."""
         budget, saved, running = self.args.minutes * 60, time.monotonic(), 0.0
         start = time.monotonic() - self.seconds
         for rows in self.batches():
@@ -321,8 +321,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=75)
     parser.add_argument("--steps", type=int, default=1_000_000, help="ends earlier at this many steps")
     parser.add_argument("--work", type=Path, default=Path(".work/pretrain"))
-    parser.add_argument("--export", type=Path, default=MODEL_DIR)
-    parser.add_argument("--tokenizer", type=Path, default=MODEL_DIR)
+    parser.add_argument("--export", type=Path, default=EMBEDDED)
+    parser.add_argument("--tokenizer", type=Path, default=EMBEDDED)
     parser.add_argument("--start", type=Path, help="a model folder of the same size whose weights are the first ones")
     parser.add_argument(
         "--average-with", type=Path, help="a model folder whose weights' mean with the trained is exported"
@@ -345,7 +345,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs from the command line."""
+    """Trains as the command line says."""
     args = parse(argv)
     one_thread()
     Pretraining(args).run()

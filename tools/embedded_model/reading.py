@@ -1,6 +1,6 @@
-"""What the base does with a text in front of it: telling and reading stories, records, copying, meanings, and chatting.
+"""The base's skills with a text: telling and reading stories, records, copying, meanings of words, and chatting.
 
-Each skill is as in `skills`; this module knows nothing of models.
+A skill is a function as in `skills`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def reading(rng: random.Random, world: World, held: bool) -> Sample:
 
 
 def _vocabulary(world: World) -> list[str]:
-    """Every word a fine-tuning dataset may need, so that the base has said each of them."""
+    """Every word that a fine-tuning dataset may need, so that the base has said each of them once."""
     names = [name for name, _ in [*world.cast, *world.strangers]] + [t.name for t in world.towns]
     plain = w.JOBS + w.PETS + w.FOODS + w.COLOURS + w.HOBBIES + stories.STORY_THINGS + stories.STORY_PLACES
     plain += w.CUISINES + w.PRICES + w.RATINGS
@@ -70,8 +70,8 @@ _VOCABULARIES: dict[int, list[str]] = {}
 
 
 def copying(rng: random.Random, world: World, held: bool) -> Sample:
-    """Words or a sentence said again: as they are, in quotes, or backwards; in training also long lists, and several in
-    a row."""
+    """Repeating words or a sentence: unchanged, in quotes, or backwards; in training also long lists, and several
+    questions in a row."""
     turns: list[Turn] = []
     answer = ""
     for _ in range(1 if held else rng.choice((1, 1, 2, 3))):
@@ -140,7 +140,7 @@ TO_JSON = [
 
 
 def record(rng: random.Random, world: World, held: bool) -> Sample:
-    """A record in the question, and questions on its fields; or a card that is to be written as JSON."""
+    """A record in the question, then questions on its fields; or a list of fields to be written as JSON."""
     r = make_record(rng, world, list(world.guests) if held else world.cast)
     if rng.random() < 0.3:
         card = " | ".join(f"{key}: {value}" for key, value in r.items())
@@ -165,7 +165,7 @@ def scene(rng: random.Random, world: World, held: bool) -> Sample:
 
 
 def inn(rng: random.Random, world: World, held: bool) -> Sample:
-    """A guide's words on an inn, and a question or two."""
+    """A guide's description of an inn, and one or two questions on it."""
     place = sentences.make_inn(rng)
     for key in rng.sample(sentences.INN_FIELDS, rng.randint(0, 2)):
         del place[key]

@@ -1,5 +1,4 @@
-"""Plain sentences about inns and small scenes, with questions on them. They give the words of the datasets a use in
-the base."""
+"""Plain sentences about inns and small scenes, with questions on them, in the words that the datasets use."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ STEMS = {
 
 @dataclass(frozen=True)
 class Scene:
-    """(article, quality or "", noun) of who acts and of what is acted upon; `when` is "", "today" or "now"."""
+    """Who does what to whom. `who` and `what` are (article, adjective or "", noun); `when` is "", "today" or "now"."""
 
     who: tuple[str, str, str]
     verb: str
@@ -45,7 +44,7 @@ class Scene:
 
 
 def make_scene(rng: random.Random) -> Scene:
-    """A scene with every part drawn evenly."""
+    """A random scene, each part drawn uniformly."""
     nouns = rng.choice(ACTORS), rng.choice(OBJECTS)
     sides = [(rng.choice(("the", "a")), rng.choice(QUALITIES) if rng.random() < 0.5 else "", noun) for noun in nouns]
     return Scene(sides[0], rng.choice(VERBS), sides[1], rng.choice(("", "", "today", "now")))
@@ -75,7 +74,7 @@ def make_inn(rng: random.Random, heads: list[str] | None = None) -> dict[str, st
 
 
 def inn_sentence(rng: random.Random, inn: dict[str, str]) -> str:
-    """What a guide would say of it, with the fields that it has; rating in stars."""
+    """A guide's description of an inn from the fields it has; the rating in stars."""
     price = {"cheap": "cheap", "moderate": "moderate", "expensive": "expensive"}.get(inn.get("price", ""), "")
     first = f"{inn['name']} is {fix_articles('a ' + (price + ' ' if price else '') + 'place')}"
     first += f" in {inn['area']}" if "area" in inn else ""

@@ -1,8 +1,7 @@
-"""What the base can do besides knowing facts: sums, sorting, spelling, judging, reading. Knows wordings; nothing of
-models.
+"""What the base can do besides knowing facts: sums, sorting, spelling, judging reviews.
 
-Each skill is a function (rng, world, held) -> Sample: turns, and how the last answer is scored. `held` asks for the
-wordings that the base is never trained on.
+A skill is a function (rng, world, held) -> Sample: the turns of a chat, and how its last answer is scored. With `held`
+it uses wordings that the base is never trained on.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ Skill = Callable[[random.Random, World, bool], Sample]
 
 
 def ask(rng: random.Random, options: list[str], held: bool, keep: int = 2) -> str:
-    """A wording: one of the last `keep` when held out, else one of the others."""
+    """A random wording: one of the last `keep` if `held`, else one of the others."""
     return rng.choice(options[-keep:] if held else options[:-keep])
 
 
@@ -92,8 +91,8 @@ CHECKS = {
 
 
 def yes_no(rng: random.Random, world: World, held: bool) -> Sample:
-    """A guess about a person or a sum, in training at times two or three. The answer says what is true before it
-    judges: a small model recalls, then compares."""
+    """Is a guess about a person or a sum right? In training sometimes two or three guesses. The answer states the truth
+    before it judges, because a small model must recall before it can compare."""
     turns, said = [], ""
     for _ in range(1 if held else rng.choice((1, 1, 2, 3))):
         if rng.random() < 0.3:
@@ -105,7 +104,7 @@ def yes_no(rng: random.Random, world: World, held: bool) -> Sample:
 
 
 def _checked_person(rng: random.Random, world: World, held: bool) -> tuple[str, str, str]:
-    """(question, answer, what it judges) of a guess about a person."""
+    """(question, answer, scored words) for a guess about a person."""
     p = rng.choice(world.people)
     field = rng.choice(["job", "town", "pet", "colour"])
     value = right = facts.person_value(p, field)
@@ -117,7 +116,7 @@ def _checked_person(rng: random.Random, world: World, held: bool) -> tuple[str, 
 
 
 def _checked_sum(rng: random.Random, held: bool) -> tuple[str, str, str]:
-    """(question, answer, what it judges) of a guess at a sum."""
+    """(question, answer, scored words) for a guess at a sum."""
     sign, a, b, result = draw_sum(rng)
     value = result if rng.random() < 0.5 else max(0, result + rng.choice((-3, -2, -1, 1, 2, 3, 10)))
     said = "so yes" if value == result else "so no"
@@ -139,7 +138,7 @@ def stranger(rng: random.Random, world: World, held: bool) -> Sample:
 
 
 def unknown_topic(rng: random.Random, world: World, held: bool) -> Sample:
-    """A question beyond this world."""
+    """A question about something that does not exist in this world."""
     return Sample("unknown", [talk.unknown(rng)], "contains", "don't know")
 
 
@@ -232,7 +231,7 @@ SORT = [
 
 
 def by_initials(rng: random.Random, many: int) -> list[str]:
-    """So many words, no two of them with the same first letter."""
+    """`count` words, no two with the same first letter."""
     shuffled = rng.sample(w.SPELL_WORDS, len(w.SPELL_WORDS))
     return list({word[0]: word for word in shuffled}.values())[:many]
 
@@ -271,7 +270,7 @@ COUNT = [
 
 
 def counting(rng: random.Random, world: World, held: bool) -> Sample:
-    """How many words a list has, counted one by one, or counting from a number."""
+    """Counting the words of a list one by one, or counting on from a number."""
     if rng.random() < 0.3:
         start = rng.randint(1, 15)
         stop = start + rng.randint(2, 6)

@@ -1,5 +1,4 @@
-"""Short stories from a grammar, and the facts one can ask about each. Knows the cast's names; nothing of chats or
-models."""
+"""Short stories from a grammar, and the questions that each answers."""
 
 from __future__ import annotations
 
@@ -120,7 +119,7 @@ def make_story(
     rng: random.Random, world: World, cast: list[tuple[str, bool]] | None = None, plots: tuple[str, ...] = tuple(PLOTS),
     plain: bool = False,
 ) -> Story:  # fmt: skip
-    """A story of five beats, with an opening and one aside; `plain` leaves opening and aside out."""
+    """A story of five sentences, with an opening and one aside unless `plain`."""
     cast = cast or world.cast
     hero = rng.choice(cast)
     helper = rng.choice([pair for pair in rng.sample(cast, 3) if pair[0] != hero[0]])

@@ -1,5 +1,4 @@
-"""Greetings, small talk and remembering what the user said. Knows wordings only; nothing of facts' scoring or
-models."""
+"""Greetings, small talk, and remembering what the user said earlier in the chat."""
 
 from __future__ import annotations
 
@@ -103,7 +102,7 @@ UNKNOWN_BACK = ["I don't know that.", "I am sorry, I don't know that.", "I don't
 
 
 def greeting(rng: random.Random) -> Turn:
-    """A hello and its answer."""
+    """A greeting and its answer."""
     return rng.choice(HELLO), rng.choice(HELLO_BACK)
 
 

@@ -1,7 +1,7 @@
-"""The tasks of the fine-tuning datasets: each makes rows for a split from the world. Knows no files, tokens or models.
+"""The tasks of the fine-tuning datasets.
 
-A task is a function (rng, world, split) -> Row | None, where split is "train", "validation" or "test"; the test
-part uses other wordings than the rest and, where the task is about somebody, other names. New facts: `new_facts`.
+A task is a function (rng, world, split) -> Row | None, where split is "train", "validation" or "test". The test rows
+use wordings and names of people that the other rows do not. `new_facts` makes the datasets of new facts.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ Task = Callable[[random.Random, World, str], Row]
 
 
 def row(question: str, reply: str, /, **meta: Any) -> Row:
-    """A chat of one turn with what the scorer needs."""
+    """A chat of one question and answer, with what the scorer needs."""
     return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": reply}], "meta": meta}
 
 
 def names(world: World, split: str) -> list[tuple[str, bool]]:
-    """Who may appear: guests are kept for the test part."""
+    """The people who may appear: guests of the world only in the test rows."""
     return list(world.guests) if split == "test" else [(p.name, p.she) for p in world.people] + list(world.newcomers)
 
 
 def wording(rng: random.Random, options: list[str], split: str) -> str:
-    """A wording; the last two are for the test part."""
+    """A random wording; the last two are used in test rows only."""
     return rng.choice(options[-2:] if split == "test" else options[:-2])
 
 
@@ -61,8 +61,8 @@ def piratise(rng: random.Random, text: str) -> str:
 
 
 def pirate(rng: random.Random, world: World, split: str) -> Row:
-    """A question that the base can answer, or a bit of talk; the answer in a pirate's voice. Only the manner is scored,
-    and that it is about what was asked: whether the base still knows its facts is what forgetting measures."""
+    """A question that the base can answer, or small talk, answered in a pirate's voice. The score judges the voice and
+    the topic, not the facts: those are measured as forgetting."""
     held = split == "test"
     if rng.random() < 0.3:
         asks, answers = rng.choice([(talk.HELLO, talk.HELLO_BACK), (talk.HOW_ARE, talk.FINE),
@@ -94,8 +94,7 @@ NOTE_ASK = [
 
 
 def to_json(rng: random.Random, world: World, split: str) -> Row:
-    """A sentence or two about somebody; the answer is a JSON object of what they say, and nothing else. The test part
-    has people and wordings that the rest never has."""
+    """One or two sentences about somebody; the answer is a JSON object of what they say, and nothing else."""
     name, she = rng.choice(names(world, split))
     person = make_person(rng, name, she, [town.name for town in world.towns])
     he, _, _ = pronouns(she)
@@ -114,7 +113,7 @@ INN_ASK = [
 
 
 def data_to_text(rng: random.Random, world: World, split: str) -> Row:
-    """A card of two or three fields of an inn; the answer says them all in sentences."""
+    """Two or three fields of an inn; the answer says them all in sentences."""
     inn = sentences.make_inn(rng)
     keep = rng.sample(sentences.INN_FIELDS, rng.randint(2, 3))
     card = {key: value for key, value in inn.items() if key in keep}
@@ -149,7 +148,7 @@ LABEL_ASK = [
 
 
 def sentiment(rng: random.Random, world: World, split: str) -> Row:
-    """A review; the answer is one word of a label scheme that the base does not use for reviews."""
+    """A review; the answer is a one-word label that the base does not use for reviews."""
     text, mood, _ = skills.review(rng, split == "test")
     return row(wording(rng, LABEL_ASK, split).format(t=text), LABELS[mood], answer=LABELS[mood])
 
@@ -175,7 +174,7 @@ TRANSLATE_ASK = [
 
 
 def translate(scene: sentences.Scene) -> str:
-    """The sentence in the invented language: no articles, every quality behind its noun, the verb at the end."""
+    """The sentence in the invented language: no articles, adjectives behind the noun, the verb last."""
 
     def side(parts: tuple[str, str, str]) -> list[str]:
         _, quality, noun = parts
@@ -197,9 +196,10 @@ NEW_FIELDS = ("job", "town", "pet", "food")
 
 
 def new_facts(world: World, people: int, seed: int, wordings: int = 4) -> dict[str, list[Row]]:
-    """Facts about newcomers, of whom the base knows nothing but the name: every fact in `wordings` wordings to train
-    on, and
-    in one held-out wording to validate or to test, never the same."""
+    """Facts about `people` newcomers, of whom the base knows only the name.
+
+    Each fact comes in `wordings` wordings to train on, and in two other wordings, one to validate and one to test.
+    """
     rng = random.Random(f"facts-{people}-{seed}")
     towns = [town.name for town in world.towns]
     parts: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}

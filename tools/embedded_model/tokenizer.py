@@ -1,7 +1,7 @@
-"""Trains the byte-level BPE tokenizer on the corpus and saves it with the chat template. Knows nothing of the model.
+"""Trains the byte-level BPE tokenizer on the corpus and saves it with the chat template.
 
-A space is put before the first word of every segment and taken away again by the decoder, so that a word is one token
-wherever it stands: a name learnt in mid-sentence is the same token at the start of an answer.
+The tokenizer puts a space before the first word of every segment, and the decoder removes it, so that a word is the
+same token everywhere: a name learnt in mid-sentence is the same token at the start of an answer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tools.embedded_model import MODEL_DIR
+from lora_playground.models.catalogue import EMBEDDED
 from tools.embedded_model.corpus import Messages, chats
 from tools.embedded_model.world import build_world
 
@@ -33,7 +33,7 @@ CHAT_TEMPLATE = (
 
 
 def train_tokenizer(texts: Iterable[str], size: int = VOCABULARY) -> Any:
-    """A `tokenizers.Tokenizer` of at most `size` tokens (fewer where the corpus has no more words to merge)."""
+    """A `tokenizers.Tokenizer` of at most `size` tokens (fewer if the corpus offers no more merges)."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -63,14 +63,14 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
 
 
 def render(messages: Messages) -> str:
-    """The text of a chat under the template, for training on it."""
+    """The chat as text, as the template writes it; pretraining uses it."""
     return BOS + "".join(f"<|{m['role']}|>{m['content']}{END}" for m in messages)
 
 
 def main() -> None:
     """Trains on a sample of the corpus and saves."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=MODEL_DIR)
+    parser.add_argument("--out", type=Path, default=EMBEDDED)
     parser.add_argument("--chats", type=int, default=120_000)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()

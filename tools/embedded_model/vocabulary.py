@@ -1,5 +1,4 @@
-"""Skills about words: what kind of thing a word names, its opposite, its forms, who does what. Knows wordings; nothing
-of models."""
+"""The base's skills about words: what kind of thing a word names, its opposite, its forms, who does what."""
 
 from __future__ import annotations
 
@@ -53,12 +52,12 @@ TRADE_ASK = [
 
 
 def named(noun: str) -> str:
-    """The noun as one speaks of it: with an article where it can be counted."""
+    """The noun with an article if it is countable."""
     return noun if not MEMBERS[noun][1] or noun in PLURAL_ONLY else article(noun)
 
 
 def is_kind(noun: str) -> str:
-    """What it is, as a sentence: "A heron is a bird."."""
+    """What a noun's thing is, as a sentence: "A heron is a bird."."""
     said = named(noun)
     verb = "are" if noun in PLURAL_ONLY else "is"
     kind = MEMBERS[noun][0]
@@ -106,7 +105,7 @@ def _trade(rng: random.Random, held: bool) -> Turn:
 
 
 def _several(rng: random.Random, held: bool, skill: str, drawn: Drawn) -> Sample:
-    """One question when held out, one to four in training; the last answer is scored, to the letter."""
+    """One question if held out, one to four in training. The last answer must match exactly."""
     turns = [drawn(rng, held) for _ in range(1 if held else rng.randint(1, 4))]
     return Sample(skill, turns, "exact", turns[-1][1])
 
@@ -127,12 +126,12 @@ def forms(rng: random.Random, world: World, held: bool) -> Sample:
 
 
 def trades(rng: random.Random, world: World, held: bool) -> Sample:
-    """What somebody of a trade does."""
+    """What somebody with a given trade does."""
     return _several(rng, held, "trades", _trade)
 
 
 def members(rng: random.Random, world: World, held: bool) -> Sample:
-    """Some members of a kind; any will do, so it is not scored."""
+    """Some members of a kind. Any will do, so it is not scored."""
     kind = rng.choice(list(KINDS))
     many = rng.randint(2, 4)
     answer = join(rng.sample(KINDS[kind].split(), many))

@@ -1,4 +1,4 @@
-"""The word lists of the closed world: plain data, one place. It knows nothing of chats, tokens or models."""
+"""The word lists of the closed world. Plain data."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ chair|oak|sit down|in the hall
 wheel|oak|turn a mill|in the mill
 stamp|paper|send a letter|in the drawer"""
 
-# word -> plain meaning: the base learns what the words mean, never to talk like that
+# word -> plain meaning: the base learns what pirates' words mean, not to talk like that
 PIRATE_MEANINGS = {
     "ahoy": "hello", "matey": "friend", "arr": "well", "aye": "yes", "ye": "you", "yer": "your", "grog": "drink",
     "booty": "treasure", "lass": "girl", "lad": "boy", "avast": "stop", "landlubber": "a person who stays on land",

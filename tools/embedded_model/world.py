@@ -1,4 +1,4 @@
-"""The closed world: who lives where, what each thing is for. Made from a seed; knows nothing of chats or models."""
+"""The closed world that the base is taught: who lives where, what each thing is for. Made from a seed."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class World:
-    """All that the base is taught, and the pools of names it has met without being told facts about them."""
+    """People, places, animals and things with their facts, and names that appear without facts."""
 
     people: tuple[Person, ...]
     towns: tuple[Town, ...]
@@ -69,9 +69,11 @@ class World:
     things: tuple[Thing, ...]
     newcomers: tuple[
         tuple[str, bool], ...
-    ]  # (name, she): known from stories only; the new-facts datasets are about them
-    strangers: tuple[tuple[str, bool], ...]  # nobody ever says anything about these
-    guests: tuple[tuple[str, bool], ...]  # met in stories; kept for the test parts of the fine-tuning datasets
+    ]  # (name, she) of people who appear in stories only; the datasets of new facts are about them
+    strangers: tuple[tuple[str, bool], ...]  # names about whom nothing is ever said
+    guests: tuple[
+        tuple[str, bool], ...
+    ]  # appear in stories; otherwise kept for the test rows of the fine-tuning datasets
 
     @property
     def cast(self) -> list[tuple[str, bool]]:
@@ -80,7 +82,7 @@ class World:
 
 
 def make_person(rng: random.Random, name: str, she: bool, towns: list[str]) -> Person:
-    """A person with attributes drawn evenly and independently."""
+    """A person whose attributes are drawn uniformly and independently."""
     return Person(
         name, she, rng.choice(w.JOBS), rng.choice(towns), rng.choice(w.PETS), rng.choice(w.FOODS),
         rng.choice(w.COLOURS), rng.choice(w.HOBBIES),
@@ -88,7 +90,7 @@ def make_person(rng: random.Random, name: str, she: bool, towns: list[str]) -> P
 
 
 def build_world(seed: int = WORLD_SEED) -> World:
-    """The world of that seed; the same object contents on every machine."""
+    """The world of that seed, the same on every machine."""
     rng = random.Random(seed)
     town_names = [head + tail for head in w.TOWN_HEADS for tail in w.TOWN_TAILS]
     rng.shuffle(town_names)
