@@ -1,6 +1,6 @@
 """The command line: all that the interface does, without it. Results go to standard output, messages to standard error.
 
-Here is which commands there are; what they do is in `commands`, what they print for people in `show`.
+This module lists the commands. `commands` holds what they do, `show` what they print for people.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options_given.show(value)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read has enough (`... | head`); what Python would still write at its end goes nowhere.
+        # The reader has closed the pipe (`... | head`). What Python flushes at exit is discarded.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 

@@ -84,7 +84,7 @@ def _progress(event: dict[str, Any]) -> None:
 
 
 def _round(event: dict[str, Any]) -> str:
-    """A federated round in words."""
+    """One federated round as a line of text."""
     parts = [f"round {event['round']}"]
     if event.get("score") is not None:
         parts.append(f"score {100 * event['score']:.0f}%")
@@ -95,7 +95,7 @@ def _round(event: dict[str, Any]) -> str:
 
 
 def evaluate(given: argparse.Namespace) -> dict[str, Any]:
-    """`evaluate`: scores on the test part."""
+    """`evaluate`: scores of base and adapted model on the dataset's test part."""
     from lora_playground.jobs.pipeline import evaluate_run
 
     outcome = evaluate_run(_store(given).get(given.run), rows=given.rows)
@@ -113,7 +113,7 @@ def evaluate(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def runs(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """`runs`: all of them, a row each."""
+    """`runs`: one row a run."""
     rows = []
     for run in _store(given).list():
         try:
@@ -186,7 +186,7 @@ def spectra(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _each_update(run: Any) -> Iterator[Any]:
-    """A run's updates one after another; an imported adapter that is too large for chat comes from its own file."""
+    """A run's updates one after another. Those of an adapter too large for chat come from its file."""
     from lora_playground.exchange.importing import opened
 
     if not run.update_path.is_file() and "imported" in (run.result() or {}):
@@ -243,7 +243,7 @@ def chat(given: argparse.Namespace) -> dict[str, Any]:
         messages.insert(0, {"role": "system", "content": given.system})
     prompt = decoder.encode(messages)
     truncation = None if given.keep is None else Truncation("top", k=given.keep)
-    sampling = Sampling(given.temperature, given.top_p, given.seed)  # one for both rows: the same noise
+    sampling = Sampling(given.temperature, given.top_p, given.seed)  # the same random numbers for both rows
     pair = [
         Row(prompt, update, sampling, given.max_new_tokens, decoder.stop)
         for update in (None, RowUpdate(decoder.adapter(updates), given.strength, truncation))
@@ -258,7 +258,7 @@ def chat(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def export_run(given: argparse.Namespace) -> dict[str, Any]:
-    """`export`: for other tools."""
+    """`export`: a run's adapter in a format that other tools read."""
     from lora_playground.exchange.exporting import export
 
     run = _store(given).get(given.run)
@@ -293,7 +293,7 @@ def estimate(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def variants(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """`variants`: with their options."""
+    """`variants`: all of them, with their options."""
     return [
         {
             "name": variant.name,
@@ -322,7 +322,7 @@ def variants(given: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def datasets(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """`datasets`: shipped and uploaded."""
+    """`datasets`: those that come with the app, and uploads."""
     from lora_playground.data.catalogue import list_datasets
 
     return [
@@ -367,7 +367,7 @@ def upload(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _downloaded() -> Any:
-    """What says on standard error how far a download is, at most once a second."""
+    """A callback that tells on standard error how far a download is, at most once a second."""
     last = [0.0]
 
     def tell(done: int, total: int) -> None:
@@ -379,7 +379,7 @@ def _downloaded() -> Any:
 
 
 def models(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """`models`: those at hand."""
+    """`models`: the base models of the catalogue."""
     from lora_playground.models.catalogue import list_models
 
     return [asdict(model) for model in list_models()]

@@ -1,6 +1,6 @@
-"""Flags and what they give: `train`'s are derived from the RunConfig schema and the variants' own options.
+"""Flags of the commands. Those of `train` are derived from the RunConfig schema and the variants' own options.
 
-It knows neither option nor variant by heart, and runs no command.
+No option and no variant is named here, and no command is run.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def build_config(given: argparse.Namespace) -> RunConfig:
 
 
 def _value(option: Option, text: str) -> Any:
-    """Text to the option's type; what does not parse stays text, for the schema to refuse in its own words."""
+    """Text to the option's type; text that does not parse is returned as it is, and the schema refuses it."""
     if option.optional and text.lower() in ("", "none"):
         return None
     if option.kind == "bool" and text.lower() in ("true", "false", "yes", "no", "1", "0"):

@@ -1,4 +1,4 @@
-"""What commands print for people, where they do not print JSON. It runs nothing."""
+"""Prints the value of a command for people; with `--json` the value is printed as it is instead. It runs nothing."""
 
 from __future__ import annotations
 

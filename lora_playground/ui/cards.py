@@ -21,7 +21,7 @@ def error(text: str) -> str:
 
 
 def warning(text: str) -> str:
-    """One sentence to know about; nothing failed."""
+    """One sentence about something unexpected that is no error."""
     return f'<p class="lp-warning">{escape(text)}</p>' if text else ""
 
 
@@ -57,7 +57,7 @@ def waiting(label: str, colour: str, position: int | None, detail: str = "") -> 
 
 
 def progress(label: str, colour: str, state: str, told: RunProgress) -> str:
-    """A run at work: phase, bar, step, time left, speed."""
+    """A run that is loading, training, saving or tested: phase, progress bar, step, time left, speed."""
     plan = told.plan
     steps = told.planned
     reached = ORDER.index(state) if state in ORDER else 0
@@ -152,7 +152,7 @@ def done(label: str, colour: str, result: Mapping[str, Any]) -> str:
 
 
 def _whole_time(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What all phases took beside what was foreseen for them."""
+    """The time from start to result, with the forecast made before it."""
     expected = result.get("forecast_seconds")
     if not expected:
         return []
@@ -160,7 +160,7 @@ def _whole_time(result: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _memory(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What the tensors took beside what was foreseen for them, and what the process took."""
+    """The peak memory of all tensors, with the estimate made before the run, and of the whole process."""
     whole = ("whole process, at most", size(result.get("peak_memory_bytes") or 0))
     took, expected = result.get("tensor_memory_bytes"), result.get("estimated_memory_bytes")
     if not took:
@@ -192,7 +192,7 @@ def _cut(text: Any, characters: int = 160) -> str:
 def stopped(
     label: str, colour: str, state: str, told: RunProgress, failure: Mapping[str, Any] | None, mine: bool = True
 ) -> str:
-    """A run that ended otherwise: in one sentence why, and its last log lines to open."""
+    """A run that failed, was stopped or interrupted: the reason in one sentence, and the last lines of its log."""
     text = {
         "cancelled": f"Stopped{' by you' if mine else ''} after {told.step} steps.",
         "interrupted": "The server was stopped while it ran.",
@@ -217,6 +217,6 @@ def stopped(
 
 
 def messages(told: RunProgress) -> str:
-    """What the worker wants the person to know, newest last."""
+    """The last three warnings of a run, newest last."""
     kept = [text for level, text in told.messages if level == "warning"][-3:]
     return "".join(warning(text) for text in kept)

@@ -1,6 +1,7 @@
-"""The tab Chat: one input, the base and up to three adapted models answering in lock step, and where they part.
+"""The tab Chat: one question, answered by the base and up to three adapted models in lock step.
 
-It asks the chat process through `chat.client` and hands tokens to the page as data; the page sets them as text.
+It asks the chat process through `chat.client` and sends tokens to the page as data. The page's script sets them as text
+and shows where an answer first differs from the base's.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ from lora_playground.ui.shell import QUIET, SETS, Shell, Shown, actions
 from lora_playground.ui.words import escape
 
 PAUSE = 0.15
-"""Seconds between two updates of the page while tokens stream: between six and seven a second."""
+"""Seconds between two updates of the page while tokens stream."""
 STARTERS = 6
 KEPT = 200
-"""Conversations whose token details are kept for hovering; the oldest go first."""
+"""Conversations whose token details are kept for tooltips. The least recently used goes first."""
 
 
 class ChatTab:
@@ -138,7 +139,7 @@ class ChatTab:
     def show(
         self, conversation: Conversation | None, tuning: dict[str, Any], ticked: list[str]
     ) -> tuple[Any, Any, Any]:
-        """The panes of the ticked runs; a conversation among other panes is put away."""
+        """The panes of the ticked runs. When these change, a new conversation begins and the open one is closed."""
         panes = pane_list(self._adapted(ticked), tuning)
         if conversation is not None and [pane["run"] for pane in conversation["panes"]] == [
             pane["run"] for pane in panes
@@ -199,7 +200,7 @@ class ChatTab:
                 yield update
 
     async def answer_again(self, given: dict[Any, Any], request: gr.Request) -> AsyncGenerator[Any, None]:
-        """Asks the last question again, with the settings and panes of now."""
+        """Asks the last question again, with the settings and panes that the page shows."""
         conversation = given[self.conversation]
         if conversation is None or not conversation["turns"] or conversation["busy"]:
             yield gr.skip()
@@ -310,7 +311,10 @@ class ChatTab:
             self._details.popitem(last=False)
 
     def detail(self, place: Any) -> dict[str, Any]:
-        """The two top-5 lists at [key, turn, pane, token], for hovering. The key is the conversation's own secret."""
+        """The five likeliest tokens of an adapted model and of the base at [key, turn, pane, token], for a tooltip.
+
+        The key is a random name of the conversation, so that nobody reads the tokens of somebody else's.
+        """
         try:
             key, turn, pane, token = place
             found = self._details[str(key)][int(turn)][int(pane)][int(token)]
@@ -327,7 +331,7 @@ class ChatTab:
         return ""
 
     def _leave(self, conversation: Conversation | None) -> None:
-        """Gives up a conversation that is put away: what is being answered in it ends, and is shown no more."""
+        """Closes a conversation: an answer that is under way ends, and is not shown."""
         if conversation is not None and conversation["busy"]:
             conversation["left"] = True
             self._client.cancel(conversation["key"])

@@ -1,5 +1,7 @@
-"""A conversation as plain data: its panes, its turns, the request that asks for the next one, the link to it. No
-Gradio here."""
+"""A conversation as plain data: its panes, its turns, the request for the next answers, and the link that repeats it.
+
+It uses no Gradio.
+"""
 
 from __future__ import annotations
 

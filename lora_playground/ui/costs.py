@@ -1,4 +1,4 @@
-"""What the chosen run will need of time and of memory, by cause, before it is started. Nothing is loaded for it.
+"""How much time and memory a run will need, as HTML, before it is started. No model is loaded for it.
 
 It draws what `lora_playground.estimates.memory` and `estimates.time` compute and knows no form.
 """
@@ -39,7 +39,7 @@ GROUNDS = {
 def time_line(estimates: Sequence[TimeEstimate | None], timed: bool = False) -> str:
     """How long the runs that were chosen will take, one after another, as HTML.
 
-    `timed`: whether training is given a time, so that the number of steps is what is foreseen.
+    `timed`: whether the budget is a time. Then the number of steps is forecast as well.
     """
     known = [one for one in estimates if one is not None]
     if not known or len(known) < len(estimates):

@@ -1,6 +1,6 @@
-"""A finished run as a file to download: PEFT's folder, a plain LoRA, or the merged model. It draws no picture.
+"""Buttons that offer a finished run as a file: the adapter in PEFT's format, a plain LoRA, or the merged model.
 
-What needs arithmetic is done by the command line in a process of its own, so that the web process stays free of torch.
+The last two are computed by a command in a process of its own, since the web process does not import torch.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Exports:
                       api_visibility="private")  # fmt: skip
 
     def listener(self, name: str) -> Any:
-        """Yields what the page shows while the file is made, and then the file."""
+        """A listener: it yields a message while the file is made, then the file."""
 
         async def listen(viewed: str) -> AsyncIterator[tuple[Any, ...]]:
             busy, free = gr.update(interactive=False), gr.update(interactive=True)
@@ -128,7 +128,7 @@ def zipped(folder: Path, name: str, place: Path, note: str = "") -> Path:
 
 
 def note_of(packed: Path) -> str:
-    """What was said about a file when it was made, such as how near a LoRA comes to a dense update."""
+    """The note in a zip made by `zipped`, such as how close a LoRA is to a dense update."""
     with zipfile.ZipFile(packed) as archive:
         return archive.comment.decode(errors="replace")
 

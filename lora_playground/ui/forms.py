@@ -1,7 +1,7 @@
-"""Makes inputs from the schema's options and turns what they hold back into plain data for the schema to judge.
+"""Makes inputs from the options of the schema, and plain data from the values of the inputs.
 
-It knows no option and no variant by name: whatever `config.options` yields becomes an input, bounds and default in its
-help text. It checks nothing itself, so that a form, a file and a command line refuse the same things in the same words.
+No option and no variant is named here: every option that `config.options` yields becomes an input, with its bounds in
+the help text. The schema alone checks values, so that form, file and command line give the same errors.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ def _text(value: Any) -> str:
 
 
 def plain(option: Option, value: Any) -> Any:
-    """What an input holds, as the schema's kind of value; what does not fit is passed on, for the schema to refuse."""
+    """The value of an input as the type that the schema expects. One that cannot be converted is returned as it is,
+    and the schema refuses it."""
     if value is None or (isinstance(value, str) and not value.strip() and option.kind != "str"):
         return None
     if option.kind in ("int", "float") and isinstance(value, str):

@@ -1,6 +1,6 @@
-"""What is shown about a method: sentence, equation, what trains as a formula and as a number, and its factors to scale.
+"""The description of a method: one sentence, its equation, how many numbers it trains, and its matrices drawn to scale.
 
-Everything comes from the variant's own declaration and a model's headers; nothing is loaded.
+All of it comes from the variant's declaration and the headers of the model's files. No weights are loaded.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""A run's options from a file (as "Reproduce" or `show --json` give them) instead of from the form.
-
-The schema judges the file, in the words that the command line uses; nothing here knows an option.
-"""
+"""Reads a run's options from a file, such as a run's config.json, instead of from the form. The schema checks them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Imports Gradio, and builds a page of it, without the work that only its developers need. It knows no page of ours.
+"""Imports Gradio and builds a page of it faster, by leaving out work that only Gradio's own developers need.
 
 Gradio writes a stub file for type checkers beside each of its components whenever it is imported, and makes a web
 application whenever a page is built or gets a queue, where only the one that `launch` makes ever answers. Together they
-take seconds until the server listens. Where Gradio has changed, nothing here applies and only time is lost.
+take seconds until the server listens. If a version of Gradio does otherwise, only that time is lost.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _STUBS = "gradio.component_meta"
 
 
 class _WithoutStubs(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds the module that writes the stub files as usual, and takes the writing out of it once it is loaded."""
+    """Loads the module that writes the stub files, and replaces its function that writes them."""
 
     def __init__(self) -> None:
         self._usual: importlib.abc.Loader | None = None
@@ -61,7 +61,7 @@ def import_gradio() -> None:
     finder = _WithoutStubs()
     sys.meta_path.insert(0, finder)
     collecting = gc.isenabled()
-    # All that an import makes stays, so looking for garbage among it is in vain.
+    # An import makes almost no garbage, so the collector would only cost time.
     gc.disable()
     try:
         import gradio  # noqa: F401
@@ -74,7 +74,7 @@ def import_gradio() -> None:
 
 @contextmanager
 def unserved() -> Iterator[None]:
-    """While a page is built: makes no web application of it, since `launch` will make the one that answers."""
+    """While a page is built, makes no web application of it: `launch` makes the one that answers."""
     from gradio.routes import App
 
     usual: Any = App.__dict__["create_app"]

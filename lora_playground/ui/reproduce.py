@@ -1,6 +1,6 @@
-"""Reproduce: a finished run as a command line and a config to copy, and as script and notebook to download.
+"""Offers what repeats a finished run elsewhere: its command line and config to copy, a script and a notebook as files.
 
-The script is made by the command line in a process of its own, so that the web process stays free of torch.
+The script is made by a command in a process of its own, since the web process does not import torch.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Reproduce:
         return _text("Command", command_line(config)), _text("Config", config.model_dump_json(indent=1)), ""
 
     async def make(self, viewed: str) -> tuple[str | None, str]:
-        """The zip with config, command, script, notebook and batches, and what was said."""
+        """The zip with config, command, script, notebook and batches, and a message."""
         try:
             run = self._store.get(viewed)
             path = self._place / f"{run.id}-reproduce.zip"

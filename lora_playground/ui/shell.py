@@ -1,4 +1,7 @@
-"""What every tab is handed: the run store, the queue, and which runs are ticked. It knows no tab and draws nothing."""
+"""What every tab gets: the run store, the queue, which runs are ticked, and small parts that tabs are made of.
+
+It knows no tab.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The list of runs and the header, as HTML from jobs and digests. It starts nothing and reads no file itself."""
+"""The list of runs and the header, as HTML. It starts nothing and reads no file."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _LOGO = (
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the list: what is said about a run.
+    """One run in the list.
 
     Attributes:
         score: adapted score from 0 to 1, None where there is none.
         part: share of the steps done, None unless it trains.
-        losses: for the spark.
+        losses: mean losses, for the small curve beside the name.
     """
 
     id: str

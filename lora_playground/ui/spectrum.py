@@ -1,6 +1,6 @@
-"""The tab Spectrum: what the ticked runs learned, as a map, screes, shared directions, and beside their base.
+"""The tab Spectrum: singular values of what the ticked runs learned, shared directions, and the update beside its base.
 
-It connects controls to the views of `spectrum_views`; cuts and files are in `spectrum_tools`. It starts no run.
+It connects controls to the pictures of `spectrum_views`. Truncation, files and imports are in `spectrum_tools`.
 """
 
 from __future__ import annotations

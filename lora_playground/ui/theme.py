@@ -1,6 +1,6 @@
-"""The look: Gradio's theme reduced to our colours, and the page's head with bundled fonts, style and script.
+"""Gradio's theme with this app's colours, and the page's head with fonts, style sheet and script.
 
-Everything is inlined, so that the page asks no other host for anything. It knows no tab.
+All of it is part of the page itself, so that the browser asks no other host. It knows no tab.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _FONTS = (
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's plain theme with our fonts and colours; what is left of its look is in the style sheet."""
+    """Gradio's base theme with this app's fonts and colours. The style sheet does the rest."""
     ours = gr.themes.Base(
         font=["Atkinson Hyperlegible Next", "system-ui", "sans-serif"],
         font_mono=["Atkinson Hyperlegible Mono", "ui-monospace", "monospace"],
@@ -50,7 +50,7 @@ def theme() -> gr.themes.Base:
         "code_background_fill": "var(--lp-tint)",
     }
     both = pairs | {f"{name}_dark": value for name, value in pairs.items()}
-    # The body's fill is used before any style sheet of ours is read, so it is spelt out.
+    # The body is painted before the style sheet is read, so its colour cannot be a variable of it.
     return ours.set(
         body_background_fill="#f3f4ef",
         body_background_fill_dark="#0f181c",

@@ -16,11 +16,11 @@ PHASES = {
     "cancelled": "stopped",
     "interrupted": "interrupted",
 }
-"""What each state of a job, and each phase of a run, is called on screen."""
+"""The words on screen for each state of a job and each phase of a run."""
 
 
 def escape(text: object) -> str:
-    """Text made safe for HTML, attributes included. Whatever a model, a file or a person wrote goes through here."""
+    """Text made safe for HTML and its attributes. All text that models, files or people wrote must pass it."""
     return html.escape(str(text), quote=True).replace("\x00", "")
 
 
@@ -69,8 +69,7 @@ def duration(seconds: float) -> str:
 
 
 def span(least: float, most: float) -> str:
-    """Two times as a range, rounded as a range deserves: 28 to 44 s, 50 s to 2 min 10 s, 8 to 43 min; as one where a
-    person would see no difference."""
+    """Two times as a rounded range: 28 to 44 s, 50 s to 2 min 10 s, 8 to 43 min. One time if they differ by at most 10%."""
     if most <= 1.1 * least:
         return duration(most)
     low, high = _rough(least), _rough(most)
