@@ -69,7 +69,7 @@ def duration(seconds: float) -> str:
 
 
 def span(least: float, most: float) -> str:
-    """Two times as a rounded range: 28 to 44 s, 50 s to 2 min 10 s, 8 to 43 min. One time if they differ by at most 10%."""
+    """Two times as a rounded range: 28 to 44 s, 50 s to 2 min 10 s, 8 to 43 min. One time where they are within 10%."""
     if most <= 1.1 * least:
         return duration(most)
     low, high = _rough(least), _rough(most)
