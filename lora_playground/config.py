@@ -115,6 +115,10 @@ class TrainingConfig(Section):
         le=604_800,
         description="Time budget: after a few steps the number of steps is set so that training takes about so long.",
     )
+    early_stop: bool = Field(
+        False,
+        description="End before the last step when the validation loss has stopped falling; presets switch it on.",
+    )
     batch_tokens: int = Field(
         512, ge=32, le=4_194_304, description="Tokens an optimiser step sees; examples are packed to fill it."
     )
@@ -144,6 +148,11 @@ class TrainingConfig(Section):
     seed: int = Field(
         0, ge=0, le=2**31 - 1, description="Seed of all that is random: data order, start values, dropout."
     )
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether the number of steps is found while training: by a time budget, or because it may end early."""
+        return self.seconds is not None or self.early_stop
 
 
 class FederatedConfig(Section):

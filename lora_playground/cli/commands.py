@@ -62,10 +62,12 @@ def _execute(run: Any) -> dict[str, Any]:
         "state": result["state"],
         "trainable_parameters": result["trainable_parameters"],
         "train_seconds": result["seconds"]["training"],
+        "seconds_total": round(sum(result["seconds"].values()), 3),
         "tokens_per_second": result["tokens_per_second"],
         "losses": run.progress().losses,
         "score": result.get("score"),
         "forgetting": result.get("forgetting"),
+        "changed": result.get("changed"),
     }
 
 

@@ -79,7 +79,7 @@ def arrays(run: Run, recipe: Recipe, tokenizer: Any, home: Path) -> dict[str, np
         tokens (t,) int32 and learned (t,) uint8 of all examples that were used, one after the other; starts (e + 1,)
         where each begins; order (p,) int32 example numbers in the order in which they were laid; rows (n + 1,) where
         in `order` each row begins, `recipe.rows` to a micro-batch; first (k,) int32, the examples that a start from
-        the data looks at; rates (steps,) float64, where the run had a time budget.
+        the data looks at; rates (steps,) float64, where the run had a time budget or could end early.
 
     Raises:
         RunError: the dataset or the tokenizer is no longer what it was.
@@ -110,7 +110,7 @@ def arrays(run: Run, recipe: Recipe, tokenizer: Any, home: Path) -> dict[str, np
     )
     rows = [row for _ in range(recipe.steps * recipe.accumulation) for row in stream.layout()]
     return _numbered(rows, prepared.train[:START_EXAMPLES]) | (
-        {"rates": np.array(recipe.rates)} if config.training.seconds is not None else {}
+        {"rates": np.array(recipe.rates)} if config.training.open_ended else {}
     )
 
 

@@ -109,7 +109,7 @@ def _standalone(run: Run, config: RunConfig, recipe: Recipe, folder: Path, pad: 
         ),
         templates.DATA,
         _attach(config),
-        templates.RATES_RECORDED if training.seconds is not None else _rates(config),
+        templates.RATES_RECORDED if training.open_ended else _rates(config),
         templates.LOOP.format(**_hooks(config)),
         _save(config.variant.name),
     ]

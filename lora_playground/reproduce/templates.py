@@ -186,7 +186,7 @@ def rate(step):
 
 RATES_RECORDED = '''# %% [markdown]
 # ## The learning rate
-# The run had a time budget, so how many steps there would be was found on the way: the rates are those it took.
+# The number of steps was found while training, so the learning rates are those that the run had.
 
 # %%
 def rate(step):

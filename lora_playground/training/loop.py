@@ -26,7 +26,7 @@ from lora_playground.training.loss import PackedLoss, mean_loss
 from lora_playground.training.memory import TensorMeter, memory_problem
 from lora_playground.training.plan import Emit, TrainOutcome, TrainPlan
 from lora_playground.training.reports import Fields, LossReport, Report, spectra_fields
-from lora_playground.training.schedule import Budget, factor
+from lora_playground.training.schedule import Budget, Plateau, factor
 from lora_playground.training.trainable import adamw, computing_dtype, count, foreach, trained_modules
 
 VALIDATION_BATCHES = 4
@@ -115,6 +115,7 @@ class _Loop:
         """From packing the data to the last validation."""
         self._prepare()
         start = self._resume()
+        self.start, self.plateau = start, Plateau()
         self.budget = Budget(self.total, self.config.seconds, start)
         self._make_reports()
         self._emit_plan(start)
@@ -283,12 +284,25 @@ class _Loop:
             self._emit_plan(start)
 
     def _validate_if_due(self, step: int) -> None:
-        """As often as the person asked for; else about ten times in a run, if their share of the time allows it."""
-        every = self.config.validate_every
+        """As often as the person asked for; ten times in a run that may end early; else about ten times, if their share
+        of the time allows it."""
+        every = self.config.validate_every or (max(1, self.total // 10) if self.config.early_stop else None)
         if every and step % every == 0:
-            self._aside(self.validations.send, step)
+            loss = self._validate(step)
+            if self.config.early_stop and loss is not None and self.plateau.update(step, loss):
+                self._end_early(step)
         elif not every and step % max(1, self.budget.steps // 10) == 0:
             self._aside(self.validations.maybe, step)
+
+    def _end_early(self, step: int) -> None:
+        """Makes this step the last one and says why."""
+        best = self.plateau
+        text = (
+            f"Training ends after {step} of {self.budget.steps} steps: the validation loss has not fallen since step "
+        )
+        self.emit({"type": "message", "level": "info", "text": f"{text}{best.step} ({best.best:.3f})."})
+        self.budget.steps = step
+        self._emit_plan(self.start)
 
     def _validate(self, step: int) -> float | None:
         """The loss on the validation examples, None where there are none."""

@@ -1,4 +1,4 @@
-"""Learning rate over the steps, and how many steps a time budget allows. Plain arithmetic."""
+"""Learning rate over the steps, when to stop early, and how many steps a time budget allows. Plain arithmetic."""
 
 from __future__ import annotations
 
@@ -21,6 +21,31 @@ def factor(step: int, steps: int, config: TrainingConfig) -> float:
     if config.schedule == "linear":
         return max(0.0, 1.0 - progress)
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+class Plateau:
+    """Tells from validation losses when training has nothing more to gain.
+
+    Attributes:
+        best: the lowest loss so far; step: where it was.
+    """
+
+    PATIENCE = 2
+    """Validations in a row that may pass without a better loss."""
+    LEAST = 0.01
+    """A loss is better when it is lower than the best by at least this share of it."""
+
+    def __init__(self) -> None:
+        self.best, self.step = math.inf, 0
+        self._waited = 0
+
+    def update(self, step: int, loss: float) -> bool:
+        """Takes the validation loss after a step; whether the loss has stopped falling."""
+        if loss < self.best * (1.0 - self.LEAST):
+            self.best, self.step, self._waited = loss, step, 0
+        else:
+            self._waited += 1
+        return self._waited >= self.PATIENCE
 
 
 class Budget:
