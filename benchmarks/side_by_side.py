@@ -2,8 +2,8 @@
 
     python benchmarks/side_by_side.py [--json] [--rounds 32] [--tokens 64] [--conversations 100]
 
-Contenders take turns in every round, in orders in which each comes as often after each other; the medians of their wall
-times are compared.
+All contenders have the same number type and threads, those of the chat process. They take turns in every round, in
+orders in which each comes as often after each other; the medians of their wall times are compared.
 
     single       one base reply, decoded by this project
     lock_step    the same base reply and an adapted one, together
@@ -40,6 +40,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from lora_playground.analysis.update import Update
+from lora_playground.chat.memory_check import decoding_dtype, decoding_threads
 from lora_playground.config import ModelConfig
 from lora_playground.models.decoding import Decoder, Row, RowUpdate
 from lora_playground.models.linear import linear_shape
@@ -75,17 +76,12 @@ class Bench:
     def __init__(self, given: argparse.Namespace) -> None:
         from peft import LoraConfig, get_peft_model
 
-        base = load_base(ModelConfig(source=given.model), dtype=given.dtype)
+        config = ModelConfig.model_validate({"source": given.model})
+        torch.set_num_threads(given.threads or decoding_threads(config))
+        base = load_base(config, dtype=given.dtype or decoding_dtype(config))
         self.model, self.device, self.tokens, self.tokenizer = given.model, base.device, given.tokens, base.tokenizer
-        self.decoder = Decoder(base.model, base.tokenizer, settled=True)
+        self.decoder = Decoder(base.model, base.tokenizer)
         self.threads, self.first = torch.get_num_threads(), 0.0
-        if base.device.type == "cpu":
-            self.threads, _ = self.decoder.choose_threads(wait=300)  # as the chat process does, once it is compiled
-        if given.threads:
-            self.threads = given.threads
-            torch.set_num_threads(given.threads)
-            if self.decoder.lean is not None and self.decoder.lean.fused is not None:
-                self.decoder.lean.fused.threads = given.threads
         peers = AutoModelForCausalLM.from_pretrained(base.folder, dtype=base.dtype).to(base.device)
         config = LoraConfig(
             r=given.rank, lora_alpha=2 * given.rank, target_modules="all-linear", init_lora_weights=False
@@ -253,11 +249,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON value")
     parser.add_argument("--model", default="embedded", help="base model")
-    parser.add_argument("--dtype", default=None, help="float32, bfloat16; empty leaves it to the probe")
+    parser.add_argument("--dtype", default=None, help="float32, bfloat16; empty takes what the chat takes")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=0, help="0 takes what decodes fastest now, as the chat does")
+    parser.add_argument("--threads", type=int, default=0, help="of all contenders; 0 takes what the chat takes")
     parser.add_argument("--conversations", type=int, default=0, help="also decode so many together and alone")
     parser.add_argument("--chat", action="store_true", help="also time first tokens through the chat process")
     parser.add_argument("--busy", action="store_true", help="also decode beside a process that takes every core")
@@ -265,9 +261,8 @@ def main() -> None:
     bench = Bench(given)
     result: dict[str, Any] = bench.measure(given.rounds)
     result["logit_difference_to_peft"] = bench.agree()
-    lean = bench.decoder.lean
     result |= {"model": given.model, "device": str(bench.device), "threads": bench.threads}
-    result["way"] = lean.way if lean else "transformers"
+    result["forward"] = type(bench.decoder.forward).__name__
     if given.conversations:
         result["conversations"] = bench.conversations(given.conversations)
     if given.busy:

@@ -9,8 +9,9 @@ import gc
 import logging
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ import torch
 import lora_playground.variants  # noqa: F401  (declares the options that a run's config is read with)
 from lora_playground.analysis.truncation import Truncation
 from lora_playground.analysis.update import load_updates
-from lora_playground.chat.memory_check import check_memory
-from lora_playground.chat.protocol import ChatRequest, Pane, Verified
+from lora_playground.chat.base_check import BaseCheck
+from lora_playground.chat.memory_check import check_memory, decoding_dtype, decoding_threads
+from lora_playground.chat.protocol import ChatRequest, Pane
 from lora_playground.chat.requests import Answer, Exchange
 from lora_playground.config import ModelConfig
 from lora_playground.errors import ChatError, PlaygroundError
-from lora_playground.models.batched_lora import Planner
 from lora_playground.models.decoding import Batch, Decoder, Row, RowUpdate, Token
 from lora_playground.models.loading import Base, load_base
 from lora_playground.models.placed_update import PlacedUpdate
@@ -40,27 +41,29 @@ MAX_WAITING = 400
 MAX_WAITING_PER_CLIENT = 8
 BASES, ADAPTERS = 2, 24
 """How many of each stay in memory."""
-RETUNE = 60.0
-"""Seconds after which the number of threads is chosen anew."""
-UNVERIFIED_FOR = 30.0
-"""Seconds for which a check of the base beside the same adapters counts."""
 
 
 class Hosted:
-    """One base in memory, its batch, its adapters, and who is being answered on it."""
+    """One base in memory, its batch, its adapters, and who is being answered on it.
 
-    def __init__(self, base: Base) -> None:
-        self.base = base
-        self.decoder = Decoder(base.model, base.tokenizer, settled=True)
+    Args:
+        threads: how many threads share a product of its matrices.
+
+    Attributes:
+        active: the exchange and the answer that each row of the batch belongs to, by the row's id.
+        used: when it last answered.
+    """
+
+    def __init__(self, base: Base, threads: int) -> None:
+        self.base, self.threads = base, threads
+        self.decoder = Decoder(base.model, base.tokenizer)
+        self.check = BaseCheck(base, self.decoder)
         self.batch: Batch = self.decoder.batch()
         self.adapters: OrderedDict[tuple[str, int], PlacedUpdate] = OrderedDict()
         self.active: dict[int, tuple[Exchange, Answer]] = {}
         self.exchanges: list[Exchange] = []
         self.used = time.monotonic()
-        self.tuned: float | None = None
-        self._step = 0.0
         self._names: dict[int, str] = {}
-        self._checked: dict[tuple[int, ...], tuple[float, Verified]] = {}
 
     def name(self, token: int) -> str:
         """A token's own text, control tokens included."""
@@ -68,48 +71,14 @@ class Hosted:
             self._names[token] = self.base.tokenizer.decode([token])
         return self._names[token]
 
-    def tune(self) -> None:
-        """Sets the number of threads of the calling thread to what decodes two rows fastest now: with a training run
-        on the same cores one is often faster than all. Where that fails the number stays as it is."""
-        self.tuned = time.monotonic()
-        if self.base.device.type != "cpu":
-            return
-        try:
-            threads, self._step = self.decoder.choose_threads()
-        except Exception:  # full memory, most likely: an answer can be refused, but the decoding thread must go on
-            log.exception("Threads were not chosen")
-        else:
-            log.info("Decoding two rows takes %.1f ms a token with %d threads.", 1000 * self._step, threads)
 
-    def stale(self) -> bool:
-        """Whether `tune` should be called again before an answer; never where that would be felt."""
-        if self.tuned is None or self._step >= 0.02:
-            return False
-        return self.decoder.outdated or (time.monotonic() - self.tuned > RETUNE and self._step < 0.005)
+@dataclass(frozen=True)
+class Prepared:
+    """An exchange whose base and updates are in memory, waiting for a place in the base's batch."""
 
-    def verify(self, updates: list[RowUpdate | None]) -> Verified:
-        """Decodes the fingerprint's prompt as a base row beside these updates, and compares (see `Fingerprint`)."""
-        key = tuple(sorted({id(update.adapter) for update in updates if update is not None}))
-        now = time.monotonic()
-        if key in self._checked and now - self._checked[key][0] < UNVERIFIED_FOR:
-            return self._checked[key][1]
-        reference = self.base.fingerprint.logits
-        vocabulary = self.base.model.get_input_embeddings().weight.shape[0]
-        ids = (torch.arange(reference.shape[0]) * 7919 + 11) % vocabulary
-        rows = [None, *(update for update in updates if update is not None)]
-        plan = Planner(self.base.model).plan(rows)
-        with torch.no_grad(), plan.applied():
-            batch = ids[None].expand(len(rows), -1).to(self.base.device)
-            logits = self.base.model(input_ids=batch, use_cache=False).logits[0]
-        now_logits = logits[:, :: -(-logits.shape[-1] // 512)].float().cpu()
-        expected = torch.from_numpy(reference)
-        drift = float((now_logits - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
-        # A batch of another size may round otherwise; a base that an adapter has touched differs by far more.
-        verified = Verified(ok=drift < (1e-4 if self.base.dtype == torch.float32 else 0.05), drift=drift)
-        if len(self._checked) > 200:
-            self._checked.clear()
-        self._checked[key] = now, verified
-        return verified
+    exchange: Exchange
+    hosted: Hosted
+    updates: list[RowUpdate | None]
 
 
 class Engine:
@@ -124,8 +93,7 @@ class Engine:
         self.store, self.device = RunStore(home), device
         self._hosted: OrderedDict[tuple[str, str], Hosted] = OrderedDict()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
-        self._ready: deque[tuple[Exchange, Hosted, list[RowUpdate | None]]] = deque()
-        self._waiting: list[tuple[Exchange, Hosted, list[RowUpdate | None]]] = []
+        self._waiting: list[Prepared] = []  # guarded by the condition
         self._queue: list[Exchange] = []
         self._condition = threading.Condition()
         self._closed = False
@@ -197,12 +165,12 @@ class Engine:
             hosted = self._base(config, exchange)
             updates = [self._update(hosted, config, run, pane) for run, pane in zip(runs, request.panes)]
             with self._condition:
-                self._ready.append((exchange, hosted, updates))
+                self._waiting.append(Prepared(exchange, hosted, updates))
                 self._condition.notify()
         except PlaygroundError as error:
             exchange.fail(str(error))
         except torch.OutOfMemoryError:
-            exchange.fail(_NO_ROOM)
+            exchange.fail(_NO_MEMORY)
         except Exception as error:
             log.exception("A request could not be prepared")
             exchange.fail(f"The answer could not be prepared ({type(error).__name__}: {str(error)[:200]}).")
@@ -215,22 +183,22 @@ class Engine:
         if hosted is None:
             if exchange is not None:
                 exchange.status(f"Loading the base model {config.source} ...")
-            self._make_room()
+            self._forget_bases()
             check_memory(config, self.device)
-            hosted = Hosted(load_base(config, device=self.device))
-            self._hosted[key] = hosted
-            with self._condition:
-                self._condition.notify()  # the decoding thread chooses its number of threads while nobody waits
+            base = load_base(config, device=self.device, dtype=decoding_dtype(config, self.device))
+            hosted = self._hosted[key] = Hosted(base, decoding_threads(config, self.device))
         self._hosted.move_to_end(key)
         hosted.used = time.monotonic()
         return hosted
 
-    def _make_room(self) -> None:
-        """Forgets bases that nobody is talking to, oldest first."""
-        for key in list(self._hosted):
+    def _forget_bases(self) -> None:
+        """Forgets bases that nobody talks to or waits for, oldest first, until another one may be loaded."""
+        with self._condition:
+            awaited = [item.hosted for item in self._waiting]
+        for key, hosted in list(self._hosted.items()):
             if len(self._hosted) < BASES:
                 break
-            if not self._hosted[key].exchanges and time.monotonic() - self._hosted[key].used > 5:
+            if not hosted.exchanges and hosted not in awaited and time.monotonic() - hosted.used > 5:
                 del self._hosted[key]
         if torch.cuda.is_available():
             gc.collect()
@@ -255,7 +223,6 @@ class Engine:
         hosted.adapters.move_to_end(key)
         adapter = hosted.adapters[key]
         truncation = None if pane.cut is None else Truncation.between(*pane.cut)
-        adapter.slice(truncation)  # the decoding thread must not wait for a decomposition
         return RowUpdate(adapter, pane.strength, truncation)
 
     # On the decoding thread
@@ -263,37 +230,34 @@ class Engine:
     def _run(self) -> None:
         while True:
             with self._condition:
-                while not (self._closed or self._ready or self._work() or self._untuned()):
+                while not (self._closed or self._waiting or self._talking()):
                     self._condition.wait()
                 if self._closed:
                     return
-                self._waiting.extend(self._ready)
-                self._ready.clear()
-            for hosted in self._untuned():
-                hosted.tune()
             self._admit()
-            for hosted in list(self._hosted.values()):
-                if hosted.exchanges:
-                    self._advance(hosted)
+            for hosted in self._talking():
+                torch.set_num_threads(hosted.threads)
+                self._advance(hosted)
 
-    def _untuned(self) -> list[Hosted]:
-        return [hosted for hosted in list(self._hosted.values()) if hosted.tuned is None]
-
-    def _work(self) -> bool:
-        return bool(self._waiting) or any(hosted.exchanges for hosted in list(self._hosted.values()))
+    def _talking(self) -> list[Hosted]:
+        """The bases that are answering somebody. The loading thread may add bases meanwhile."""
+        return [hosted for hosted in list(self._hosted.values()) if hosted.exchanges]
 
     def _admit(self) -> None:
         """Lets waiting requests join, those first whose clients are answered least now."""
-        self._waiting = [item for item in self._waiting if not self._gave_up(item[0])]
-        while self._waiting:
-            hosts = list(self._hosted.values())  # the loading thread adds to them
-            now = [exchange.request.client for hosted in hosts for exchange in hosted.exchanges]
-            order = sorted(self._waiting, key=lambda item: (now.count(item[0].request.client), item[0].arrived))
-            chosen = next((item for item in order if _has_room(item[1], item[0].request)), None)
-            if chosen is None:
-                return
-            self._waiting.remove(chosen)
-            self._join(*chosen)
+        while (chosen := self._next()) is not None:
+            self._join(chosen)
+            with self._condition:  # only now: a base that is waited for is not forgotten
+                self._waiting.remove(chosen)
+
+    def _next(self) -> Prepared | None:
+        """Who joins next, None where nobody does; those who gave up are taken out."""
+        now = [exchange.request.client for hosted in self._talking() for exchange in hosted.exchanges]
+        with self._condition:
+            self._waiting = [item for item in self._waiting if not self._gave_up(item.exchange)]
+            waiting = list(self._waiting)
+        fair = sorted(waiting, key=lambda item: (now.count(item.exchange.request.client), item.exchange.arrived))
+        return next((item for item in fair if _has_place(item.hosted, item.exchange.request)), None)
 
     def _gave_up(self, exchange: Exchange) -> bool:
         if exchange.cancelled:
@@ -302,19 +266,18 @@ class Engine:
             exchange.fail("So many are asking that this question was not reached in time; ask again.")
         return exchange.finished
 
-    def _join(self, exchange: Exchange, hosted: Hosted, updates: list[RowUpdate | None]) -> None:
+    def _join(self, item: Prepared) -> None:
+        exchange, hosted = item.exchange, item.hosted
         try:
-            if not hosted.exchanges and hosted.stale():
-                hosted.tune()
-            exchange.verified = hosted.verify(updates)
-            rows = exchange.prepare(hosted.decoder, updates)
-            hosted.batch.add(rows)
+            torch.set_num_threads(hosted.threads)
+            exchange.verified = hosted.check.verify(item.updates)
+            hosted.batch.add(exchange.prepare(hosted.decoder, item.updates))
         except PlaygroundError as error:
             exchange.fail(str(error))
             return
         except Exception as error:
             log.exception("A request could not join")
-            exchange.fail(_NO_ROOM if isinstance(error, torch.OutOfMemoryError) else _BROKEN.format(error))
+            exchange.fail(_NO_MEMORY if isinstance(error, torch.OutOfMemoryError) else _BROKEN.format(error))
             return
         hosted.exchanges.append(exchange)
         for answer in exchange.answers:
@@ -327,7 +290,7 @@ class Engine:
             tokens: list[Token] = hosted.batch.step()
         except Exception as error:
             log.exception("Decoding failed")
-            text = _NO_ROOM if isinstance(error, torch.OutOfMemoryError) else _BROKEN.format(error)
+            text = _NO_MEMORY if isinstance(error, torch.OutOfMemoryError) else _BROKEN.format(error)
             for exchange in hosted.exchanges:
                 exchange.fail(text)
             hosted.exchanges, hosted.active, hosted.batch = [], {}, hosted.decoder.batch()
@@ -373,10 +336,10 @@ class Engine:
 
 
 _EMBEDDED = ModelConfig.model_validate({})
-_NO_ROOM = "The memory is full, so this cannot be answered now; wait until a training run has ended, or close a pane."
+_NO_MEMORY = "The memory is full, so this cannot be answered now; wait until a training run has ended, or close a pane."
 _BROKEN = "The answer broke off ({}). Ask again; if it happens again, look into the chat process's log."
 
 
-def _has_room(hosted: Hosted, request: ChatRequest) -> bool:
+def _has_place(hosted: Hosted, request: ChatRequest) -> bool:
     """Each pane may need a hidden row beside its own."""
     return not hosted.batch.rows or len(hosted.batch.rows) + 2 * len(request.panes) <= MAX_ROWS

@@ -52,12 +52,8 @@ class Host:
         return await asyncio.shield(self._engine)
 
     def _make(self) -> Engine:
-        import torch
-
         from lora_playground.chat.engine import Engine
-        from lora_playground.models.precision import probe
 
-        torch.set_num_threads(probe(self._device).threads)
         return Engine(self._home, self._device)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -161,6 +157,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--home", type=Path, default=None, help="folder that holds the runs")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     options = parser.parse_args(arguments)
+    # Threads that wait for others must sleep: beside a training run the others may have no processor for long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     asyncio.run(run(options.socket, options.home, options.device))

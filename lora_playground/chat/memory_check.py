@@ -1,11 +1,10 @@
-"""Whether a base model still fits beside what else the device holds, such as a training run; asked before loading it.
+"""How a base model is held in the chat process: in which number type, on how many threads, and whether it fits now.
 
 It knows file sizes and free memory, not what holds the rest.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -13,32 +12,52 @@ import torch
 from lora_playground.config import ModelConfig
 from lora_playground.errors import ChatError
 from lora_playground.machine import memory
-from lora_playground.models.catalogue import resolve
-from lora_playground.models.fused import LARGEST
-from lora_playground.models.precision import pick_device, torch_dtype
+from lora_playground.machine.device import cores
+from lora_playground.models.catalogue import folder_of
+from lora_playground.models.precision import bounded, pick_device, torch_dtype
 
 RESERVE = 400_000_000
 """Bytes beside the weights: keys and values of the conversations, buffers of the arithmetic."""
+SMALL = 100_000_000
+"""Bytes of weight files up to which a model on a processor is small: read in float32, by one thread. Few rows take no
+longer in float32 than in bfloat16, and a thread that waits for another beside a training run waits for long."""
+
+
+def _stored(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def _is_small(config: ModelConfig, device: str) -> bool:
+    folder = folder_of(config.source)
+    on_processor = pick_device(device) == "cpu"
+    return on_processor and config.quantisation == "none" and folder is not None and _stored(folder) <= SMALL
+
+
+def decoding_dtype(config: ModelConfig, device: str = "auto") -> torch.dtype:
+    """The number type in which a base answers."""
+    return torch.float32 if _is_small(config, device) else torch_dtype(None, pick_device(device))
+
+
+def decoding_threads(config: ModelConfig, device: str = "auto") -> int:
+    """How many threads share a product when a base answers."""
+    return 1 if _is_small(config, device) else bounded(cores())
 
 
 def need(folder: Path, config: ModelConfig, dtype: torch.dtype) -> int:
     """Bytes that a base takes in memory: its files' size, adjusted for what it is converted to."""
-    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    if config.quantisation == "none":
-        # Files are nearly always in 16 bit; the embedded base's are. A small one is also kept as it is stored
-        # (`models.fused`).
-        beside = stored if dtype == torch.float32 and stored <= 2 * LARGEST else 0
-        return stored * (2 if dtype == torch.float32 else 1) + beside + RESERVE
+    stored = _stored(folder)
+    if config.quantisation == "none":  # files are nearly always in 16 bit
+        return stored * (2 if dtype == torch.float32 else 1) + RESERVE
     return stored * (8 if config.quantisation == "8bit" else 5) // 16 + RESERVE
 
 
 def check_memory(config: ModelConfig, device: str = "auto") -> None:
     """Raises ChatError where the base that `config` names would not fit now; a base not on this disk may pass."""
-    place = resolve(config.source)
-    if not isinstance(place, Path) or not os.path.isdir(place):
+    folder = folder_of(config.source)
+    if folder is None:
         return
     target = pick_device(device)
-    needed, free = need(place, config, torch_dtype(None, target)), memory.free(target)
+    needed, free = need(folder, config, decoding_dtype(config, device)), memory.free(target)
     if needed > free:
         where = "GPU" if target.startswith("cuda") else "machine"
         raise ChatError(

@@ -6,12 +6,12 @@ The form, the command line and the queue all ask here before anything is created
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from lora_playground.config import RunConfig
 from lora_playground.data.catalogue import get_card, get_dataset
 from lora_playground.errors import ConfigError
 from lora_playground.models.catalogue import folder_of, is_conv1d, module_shapes, read_config
+from lora_playground.models.model_shape import context_length
 from lora_playground.runs import default_home
 from lora_playground.variants import VARIANTS, get_variant
 
@@ -63,14 +63,3 @@ def check(config: RunConfig, home: Path | None = None) -> list[str]:
     if context is not None and config.data.max_length > context:
         raise ConfigError("data.max_length", config.data.max_length, f"this model reads at most {context} tokens")
     return warnings
-
-
-def context_length(model_config: dict[str, Any]) -> int | None:
-    """Most tokens a model reads, from its config.json; None where it does not say."""
-    nested = model_config.get("text_config")
-    for source in (model_config, nested if isinstance(nested, dict) else {}):
-        for name in ("max_position_embeddings", "n_positions", "n_ctx"):
-            value = source.get(name)
-            if isinstance(value, int) and value > 0:
-                return value
-    return None

@@ -1,100 +1,33 @@
-"""Lock-step decoding: many conversations, one forward pass a token, one copy of W, every row with its own update.
+"""Answers of one model: from conversations to texts, many at once, every one with its own update or none.
 
-It knows a Hugging Face causal LM and its tokenizer; nothing of runs, panes or files.
+It knows a Hugging Face causal LM and its tokenizer, one copy of W; nothing of runs, panes or files.
 """
 
 from __future__ import annotations
 
-import inspect
-import logging
-import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from lora_playground.analysis.update import Update
 from lora_playground.errors import ChatError
-from lora_playground.models.batched_lora import Plan, Planner, RowUpdate
-from lora_playground.models.fused import TOKENS, Fused, prepare
-from lora_playground.models.kv_cache import Buffers, Window
-from lora_playground.models.llama_forward import TOLERANCE, LlamaForward, Way, known, lean
+from lora_playground.models.batch import Batch, Row, Token
+from lora_playground.models.batched_lora import RowUpdate, batch_update
+from lora_playground.models.llama_forward import LlamaForward, fits, llama_forward
+from lora_playground.models.model_shape import context_length
 from lora_playground.models.placed_update import PlacedUpdate
-from lora_playground.models.precision import bounded
 from lora_playground.models.prompts import prompt_ids, stop_ids
-from lora_playground.models.sampling import Sampling, choose, divergence
-from lora_playground.models.step import Step, step
+from lora_playground.models.sampling import Sampling
+from lora_playground.models.transformers_forward import TransformersForward
 
 __all__ = ["Batch", "Decoder", "PlacedUpdate", "Row", "RowUpdate", "Sampling", "Token"]
 
 Updates = RowUpdate | Sequence[Update] | Sequence[RowUpdate | None] | None
 
-log = logging.getLogger(__name__)
-
-# Rows decoded at once by `generate`: more gain little on a CPU and hold more memory.
 WIDTH = 48
-
-
-@dataclass(eq=False)
-class Row:
-    """One reply in the making.
-
-    Attributes:
-        prompt: token ids, not empty.
-        update: ΔW of this row; None is the base.
-        sampling: how tokens are chosen; rows that share seed and group share noise.
-        max_new_tokens: a limit on the reply.
-        stop: token ids that end the reply.
-        follow: a row of the same prompt whose tokens this row reads instead of its own choices (teacher forcing).
-        compare: a row of the same prompt, usually the base; KL and its top 5 are reported against it for as long as
-            both have read the same tokens.
-        shadow: when the two part, keep a hidden row that has `compare`'s update and reads this row's tokens, so that
-            the comparison goes on, on equal context.
-        detail: report log-probability, top 5, and KL.
-        tokens: the reply so far.
-    """
-
-    prompt: list[int]
-    update: RowUpdate | None = None
-    sampling: Sampling = field(default_factory=Sampling)
-    max_new_tokens: int = 200
-    stop: frozenset[int] = frozenset()
-    follow: Row | None = None
-    compare: Row | None = None
-    shadow: bool = False
-    detail: bool = False
-    tokens: list[int] = field(default_factory=list)
-    finished: str | None = None
-    hidden: bool = False
-
-
-@dataclass(frozen=True)
-class Token:
-    """What one step gave one row.
-
-    Attributes:
-        row: whose.
-        token: the token read next: its own choice, or that of the row it follows.
-        choice: its own choice.
-        finished: 'stop' (an end token, not part of the reply), 'length', or None.
-        logprob: log-probability (nats, temperature 1) of `token` in this row; None without detail.
-        top: five most probable (token, log-probability), best first.
-        kl: KL(this row ‖ compared row) in nats on equal context, None where there is none.
-        compare_logprob, compare_top: the compared row's, on equal context.
-    """
-
-    row: Row
-    token: int
-    choice: int
-    finished: str | None
-    logprob: float | None = None
-    top: list[tuple[int, float]] | None = None
-    kl: float | None = None
-    compare_logprob: float | None = None
-    compare_top: list[tuple[int, float]] | None = None
+"""Rows decoded at once by `generate`: more gain little on a CPU and hold more memory."""
 
 
 class Decoder:
@@ -102,31 +35,27 @@ class Decoder:
 
     Args:
         model: a Hugging Face causal LM, plain, quantised, or with a live PEFT adapter (which then belongs to "the base"
-            of this decoder: hooks come on top).
+            of this decoder: updates of rows come on top).
         tokenizer: its tokenizer.
-        settled: the model is only read from now on, so its weights may be laid side by side for speed (their values
-            and shapes stay; only their strides change).
+
+    Attributes:
+        stop: token ids that end a reply.
+        context: how many tokens the model reads at most.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, settled: bool = False) -> None:
+    def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.stop = stop_ids(model, tokenizer)
-        self.context = context_length(model)
+        self.context = context_length(model.config.to_dict()) or 1 << 20
         self.device = next(model.parameters()).device
-        self._lean: LlamaForward | None = lean(model)
-        self.planner = Planner(model, keep=8) if settled else None
-        self._compiled = False  # whether compiled code was there when ways were last compared
-        self._agreed: bool | None = None  # whether it gave torch's logits, once that was looked at
-        if self._lean is not None and settled:
-            self._lean.arrange()
-            if self._lean.fuse() and self._ready(0.0):
-                self._lean.way = "fused"
-        self.options = {"logits_to_keep": 1} if _accepts(model, "logits_to_keep") else {}
+        self._transformers = TransformersForward(model)
+        with self.evaluating():
+            self._llama = llama_forward(model) if self.device.type == "cpu" else None
 
     @property
-    def lean(self) -> LlamaForward | None:
-        """The short forward pass, where the model (still) is one that it knows; else transformers' own is used."""
-        return self._lean if self._lean is not None and known(self.model) else None
+    def forward(self) -> LlamaForward | TransformersForward:
+        """The pass that answers: the plain one where the model is (still) one that it knows, else transformers' own."""
+        return self._llama if self._llama is not None and fits(self.model) else self._transformers
 
     def adapter(self, updates: Sequence[Update], name: str = "adapter") -> PlacedUpdate:
         """Places updates on the model, for use in `RowUpdate`; raises ModelError where they do not fit."""
@@ -138,7 +67,7 @@ class Decoder:
 
     def batch(self) -> Batch:
         """An empty batch, to which rows can be added at any time."""
-        return Batch(self)
+        return Batch(self.forward, self.context)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -202,88 +131,9 @@ class Decoder:
 
     def logits(self, ids: Sequence[int], update: RowUpdate | None = None) -> torch.Tensor:
         """Logits (T, V), float32, of a sequence without cache; what the fingerprint and tests use."""
-        plan = Planner(self.model).plan([update])
-        with self.evaluating(), plan.applied():
+        with self.evaluating(), batch_update(self.model, [update]).applied():
             input_ids = torch.tensor([list(ids)], device=self.device)
             return self.model(input_ids=input_ids, use_cache=False).logits[0].float()
-
-    def choose_threads(self, wait: float = 0.0) -> tuple[int, float]:
-        """Sets the calling thread's number of threads in torch, and the way of multiplying (`lean.Way`), to what
-        decodes two rows fastest at this moment: beside a training run one thread can be a hundred times as fast as
-        two. Compiled code finds out by itself, with every token, whether help pays. It is tried once it is there;
-        `wait` says for how many seconds it is waited for.
-
-        Returns:
-            Threads that share a token, and seconds a token.
-        """
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-        most, lean = min(bounded(cores), 8), self._lean
-        found: list[tuple[float, int, Way]] = [(self._seconds(1, "whole"), 1, "whole")]
-        ways: tuple[Way, ...] = ("whole",) if lean is None else ("spread", "whole")
-        for way in ways if most > 1 else ():
-            found.append((self._seconds(most, way), most, way))
-            if found[-1][0] > 3 * found[0][0]:  # whatever they do, they wait for each other
-                break
-        seconds, threads, way = min(found)
-        sharing = threads
-        self._compiled = self._ready(wait)
-        if self._compiled and lean is not None and lean.fused is not None:
-            lean.fused.threads = most
-            fused = self._seconds(threads, "fused")
-            if fused < seconds:
-                seconds, sharing, way = fused, most, "fused"
-        self._use(threads, way)
-        return sharing, seconds
-
-    @property
-    def outdated(self) -> bool:
-        """Whether compiled code has come since `choose_threads` compared what there was."""
-        return (
-            self._lean is not None
-            and self._lean.fused is not None
-            and not self._compiled
-            and self._agreed is None
-            and prepare()
-        )
-
-    def _ready(self, wait: float) -> bool:
-        """Whether compiled code is there and gives torch's logits for a prompt and a token after it."""
-        if self._lean is None or self._lean.fused is None or not prepare(wait):
-            return False
-        if self._agreed is None:
-            before, seen = self._lean.way, list[torch.Tensor]()
-            for way in ("whole", "fused"):
-                self._lean.way = way  # type: ignore[assignment]
-                batch = self.batch()
-                batch.add([Row([0, 1, 2, 3]), Row([3, 2])])
-                with self.evaluating():
-                    prompts = batch.read()
-                    batch._pending = [1, 2]
-                    seen.append(torch.cat([prompts, batch.read()]))
-            self._lean.way = before
-            difference = float((seen[1] - seen[0]).abs().max() / seen[0].abs().max().clamp_min(1e-9))
-            self._agreed = difference <= TOLERANCE
-            if not self._agreed:
-                log.warning("Compiled code differs from torch by %.2g; not used.", difference)
-        return self._agreed
-
-    def _use(self, threads: int, way: Way) -> None:
-        torch.set_num_threads(threads)
-        if self._lean is not None:
-            self._lean.way = way
-
-    def _seconds(self, threads: int, way: Way) -> float:
-        """Median time of a step of two rows."""
-        self._use(threads, way)
-        batch, times = self.batch(), list[float]()
-        batch.add([Row([0, 1, 2, 3], max_new_tokens=10) for _ in range(2)])
-        with self.evaluating():
-            batch.step()
-            while batch.rows and sum(times) < 0.3:
-                start = time.perf_counter()
-                batch.step()
-                times.append(time.perf_counter() - start)
-        return sorted(times)[len(times) // 2]
 
     def next_logits(self, prompts: Sequence[Sequence[int]], updates: Sequence[RowUpdate | None]) -> torch.Tensor:
         """Logits (R, V), float32, of the token after each prompt, all read in one batch."""
@@ -303,259 +153,3 @@ class Decoder:
                 f"{len(items)} updates were given for {count} conversations; give one for each, or one for all."
             )
         return items  # type: ignore[return-value]
-
-
-class Batch:
-    """Rows that are decoded together. Rows may join and leave between any two steps (continuous batching).
-
-    Attributes:
-        rows: rows that are still being decoded, in the batch's order; hidden shadow rows among them.
-    """
-
-    def __init__(self, decoder: Decoder) -> None:
-        self.decoder = decoder
-        self.rows: list[Row] = []
-        self._lean = decoder.lean
-        self._joining: list[Row] = []
-        self._pending: list[int] = []  # per active row: the token it has to read next
-        self._planner = decoder.planner or Planner(decoder.model)
-        self._plan: Plan | None = None
-        self._step: Step | Fused | None = None
-        self._buffers = Buffers()
-        self._active: list[Row] = []
-
-    def add(self, rows: Sequence[Row]) -> None:
-        """Lets rows join at the next step. Raises ChatError for a prompt that is empty or fills the context."""
-        for row in rows:
-            if not row.prompt:
-                raise ChatError("There is nothing to answer: the prompt is empty.")
-            if len(row.prompt) >= self.decoder.context:
-                raise ChatError(
-                    f"The conversation has {len(row.prompt)} tokens; this model reads at most "
-                    f"{self.decoder.context - 1}. Shorten it or start a new one."
-                )
-        self._joining.extend(rows)
-        self.rows.extend(rows)
-
-    @torch.no_grad()
-    def remove(self, rows: Sequence[Row]) -> None:
-        """Takes rows out, with the shadows that follow them."""
-        gone = {id(row) for row in rows}
-        gone |= {id(row) for row in self.rows if row.hidden and row.follow is not None and id(row.follow) in gone}
-        self._joining = [row for row in self._joining if id(row) not in gone]
-        for index in reversed(range(len(self._active))):
-            if id(self._active[index]) in gone:
-                self._drop(index)
-        self.rows = [row for row in self.rows if id(row) not in gone]
-
-    @torch.no_grad()
-    def step(self) -> list[Token]:
-        """One token for every row; rows that ended have left the batch when it returns.
-
-        The model must be in eval mode (`Decoder.evaluating`).
-        """
-        return self._settle(self.read()) if self.rows else []
-
-    @torch.no_grad()
-    def read(self) -> torch.Tensor:
-        """Feeds what is pending and the prompts that join; logits (rows, V) in the order of the batch. `step` does
-        this and then chooses."""
-        logits = [self._advance()] if self._active else []
-        if self._joining:
-            logits.append(self._prefill(self._joining))
-            self._joining = []
-        return logits[0] if len(logits) == 1 else torch.cat(logits)
-
-    def _settle(self, logits: torch.Tensor) -> list[Token]:
-        """Chooses, reports, forks shadows, and lets finished rows leave. logits (rows, V)."""
-        rows = self._active
-        position = {id(row): index for index, row in enumerate(rows)}
-        choices = choose(logits, [row.sampling for row in rows], [len(row.tokens) for row in rows])
-        tokens = [
-            choices[position[id(_leader(row))]] if id(_leader(row)) in position else choices[index]
-            for index, row in enumerate(rows)
-        ]
-        reports = self._report(logits, tokens, position)
-        out, leaving = [], []
-        for index, row in enumerate(rows):
-            token = tokens[index]
-            if token in row.stop:
-                row.finished = "stop"
-            else:
-                row.tokens.append(token)
-                full = len(row.prompt) + len(row.tokens) >= self.decoder.context
-                if len(row.tokens) >= row.max_new_tokens or full:
-                    row.finished = "length"
-            if row.finished:
-                leaving.append(row)
-            if not row.hidden:
-                out.append(Token(row, token, choices[index], row.finished, **reports.get(index, {})))
-        self._pending = tokens
-        self._part(tokens, position)
-        self.remove(leaving)
-        return out
-
-    def _part(self, tokens: list[int], position: dict[int, int]) -> None:
-        """Where a row has just parted from the one it is compared with: forks a shadow, or ends the comparison."""
-        for row in list(self._active):
-            other = row.compare
-            if other is None or row.finished:
-                continue
-            there = position.get(id(other))
-            if there is not None and tokens[there] == tokens[position[id(row)]] and not other.finished:
-                continue
-            row.compare = None
-            if row.shadow and there is not None and not other.hidden:
-                shadow = Row(
-                    other.prompt,
-                    other.update,
-                    other.sampling,
-                    row.max_new_tokens,
-                    row.stop,
-                    follow=row,
-                    tokens=list(row.tokens),
-                    hidden=True,
-                )
-                self._fork(there, shadow, tokens[position[id(row)]])
-                row.compare = shadow
-
-    def _report(self, logits: torch.Tensor, tokens: list[int], position: dict[int, int]) -> dict[int, dict[str, Any]]:
-        """Log-probabilities, top 5 and KL of the rows that want them."""
-        wanted = [index for index, row in enumerate(self._active) if row.detail and not row.hidden]
-        if not wanted:
-            return {}
-        pairs = {
-            i: position[id(self._active[i].compare)]
-            for i in wanted
-            if self._active[i].compare is not None and id(self._active[i].compare) in position
-        }
-        used = sorted({*wanted, *pairs.values()})
-        slot = {index: k for k, index in enumerate(used)}
-        log_p = logits[used].log_softmax(-1)
-        values, ids = log_p.topk(min(5, log_p.shape[-1]), -1)
-        best = [list(zip(i, v)) for i, v in zip(ids.tolist(), values.tolist())]
-        reports: dict[int, dict[str, Any]] = {}
-        for i in wanted:
-            reports[i] = {"logprob": float(log_p[slot[i], tokens[i]]), "top": best[slot[i]]}
-        if pairs:
-            kl = divergence(log_p[[slot[i] for i in pairs]], log_p[[slot[j] for j in pairs.values()]]).tolist()
-            for (i, j), value in zip(pairs.items(), kl):
-                reports[i] |= {
-                    "kl": value,
-                    "compare_logprob": float(log_p[slot[j], tokens[i]]),
-                    "compare_top": best[slot[j]],
-                }
-        return reports
-
-    def _advance(self) -> torch.Tensor:
-        """Feeds every active row its pending token; logits (rows, V)."""
-        buffers = self._buffers
-        buffers.make_room(buffers.rows, 0)
-        if self._plan is None:
-            self._plan = self._planner.plan([row.update for row in self._active])
-            self._step = step(self._lean, self._plan, buffers.rows)
-        if self._step is not None and buffers.whole is not None:
-            logits = self._step(buffers, self._pending)
-            buffers.end += 1
-            return logits
-        begin = buffers.begin
-        window = Window(buffers, 0, buffers.rows, begin, buffers.end)
-        ids = torch.tensor(self._pending)[:, None]
-        starts = torch.tensor(buffers.starts)[:, None]
-        logits = self._forward(window, self._plan, ids, starts, torch.full_like(ids, buffers.end) - starts)
-        buffers.end += 1
-        return logits
-
-    def _prefill(self, rows: list[Row]) -> torch.Tensor:
-        """Reads the prompts of rows that join; logits (new rows, V) at their last tokens."""
-        buffers = self._buffers
-        longest = max(len(row.prompt) for row in rows)
-        first = buffers.rows
-        buffers.make_room(first + len(rows), longest)
-        buffers.starts.extend(buffers.end - len(row.prompt) for row in rows)
-        plan = self._planner.plan([row.update for row in rows])
-        fast = step(self._lean, plan, len(rows)) if self._short(rows) else None
-        if isinstance(fast, Fused):
-            logits = fast.prompts(buffers, first, [row.prompt for row in rows])
-        else:
-            logits = self._read_prompts(rows, plan, longest)
-        buffers.rows += len(rows)
-        self._active.extend(rows)
-        self._plan, self._step = (plan, fast) if first == 0 and fast is not None else (None, None)
-        return logits
-
-    def _short(self, rows: list[Row]) -> bool:
-        """Whether prompts are read fastest by compiled code."""
-        compiled = self._lean is not None and self._lean.way == "fused"
-        return compiled and sum(len(row.prompt) for row in rows) <= TOKENS
-
-    def _read_prompts(self, rows: list[Row], plan: Plan, longest: int) -> torch.Tensor:
-        """Reads padded prompts as one matrix; logits (new rows, V) at their last tokens."""
-        buffers = self._buffers
-        first, begin = buffers.rows, buffers.end - longest
-        ids = torch.zeros(len(rows), longest, dtype=torch.long)
-        for index, row in enumerate(rows):
-            ids[index, longest - len(row.prompt) :] = torch.tensor(row.prompt)
-        starts = torch.tensor(buffers.starts[first:])[:, None]
-        positions = (torch.arange(begin, buffers.end)[None] - starts).clamp_min(0)
-        window = Window(buffers, first, first + len(rows), begin, begin)
-        return self._forward(window, plan, ids, starts, positions)
-
-    def _forward(
-        self, window: Window, plan: Plan, ids: torch.Tensor, starts: torch.Tensor, positions: torch.Tensor
-    ) -> torch.Tensor:
-        """One pass over ids (R, T) at the window's end; starts (R, 1); float32 logits (R, V) of the last column."""
-        if self._lean is not None:
-            return self._lean(window, plan, ids, starts, positions)
-        device = self.decoder.device
-        columns = torch.arange(window.begin, window.end + ids.shape[1])[None]
-        mask = (columns >= starts).long()
-        with plan.applied():
-            output = self.decoder.model(
-                input_ids=ids.to(device),
-                attention_mask=mask.to(device),
-                position_ids=positions.to(device),
-                past_key_values=window,
-                use_cache=True,
-                **self.decoder.options,
-            )
-        return output.logits[:, -1].float()
-
-    def _fork(self, source: int, row: Row, pending: int) -> None:
-        """Adds `row` as a copy of active row `source`, about to read `pending`."""
-        buffers = self._buffers
-        buffers.make_room(buffers.rows + 1, 0)
-        buffers.starts.append(0)
-        buffers.rows += 1
-        buffers.copy(source, buffers.rows - 1)
-        self._active.append(row)
-        self.rows.append(row)
-        self._pending.append(pending)
-        self._plan = None
-
-    def _drop(self, index: int) -> None:
-        """Frees an active row's place; the last row moves into it."""
-        self._buffers.drop(index)
-        row, token = self._active.pop(), self._pending.pop()
-        if index < len(self._active):
-            self._active[index], self._pending[index] = row, token
-        self._plan = None
-
-
-def _leader(row: Row) -> Row:
-    return row if row.follow is None else _leader(row.follow)
-
-
-def _accepts(model: Any, name: str) -> bool:
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return name in inspect.signature(base.forward).parameters
-
-
-def context_length(model: Any) -> int:
-    """Most tokens the model can read, from its configuration; a large number where it states none."""
-    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
-    for name in ("max_position_embeddings", "n_positions", "n_ctx"):
-        value = getattr(config, name, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    return 1 << 20

@@ -163,19 +163,28 @@ def identity(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def fingerprint_ids(model: Any) -> list[int]:
+    """The fixed prompt of a fingerprint: eight token ids."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    return [(index * 7919 + 11) % vocabulary for index in range(8)]
+
+
+def sampled(logits: torch.Tensor) -> torch.Tensor:
+    """At most 512 evenly spaced vocabulary entries of logits (T, V), as float32."""
+    return logits[:, :: -(-logits.shape[-1] // 512)].float()
+
+
 def prompt_logits(model: Any) -> np.ndarray:
-    """Logits (8, k) of a fixed prompt of eight token ids, at most 512 evenly spaced vocabulary entries, float32."""
+    """Logits (8, k) of a fingerprint's prompt, by transformers' own pass."""
     import torch
 
-    embeddings = model.get_input_embeddings()
-    vocabulary = embeddings.weight.shape[0]
-    ids = (torch.arange(8) * 7919 + 11) % vocabulary
+    ids = torch.tensor([fingerprint_ids(model)], device=model.get_input_embeddings().weight.device)
     training = model.training
     model.eval()
     with torch.no_grad():
-        logits = model(input_ids=ids[None].to(embeddings.weight.device), use_cache=False).logits[0]
+        logits = model(input_ids=ids, use_cache=False).logits[0]
     model.train(training)
-    return logits[:, :: -(-logits.shape[-1] // 512)].float().cpu().numpy()
+    return sampled(logits).cpu().numpy()
 
 
 def _load_model(folder: Path, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Any:

@@ -113,3 +113,17 @@ def model_shape(config: dict[str, Any]) -> ModelShape:
         rms=kind not in _UNGATED,
         attention_dropout=float(dropped or 0) > 0,
     )
+
+
+_CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
+
+
+def context_length(config: dict[str, Any]) -> int | None:
+    """How many tokens a model reads at most, from its config.json; None where it does not say."""
+    nested = config.get("text_config")
+    for source in (config, nested if isinstance(nested, dict) else {}):
+        for name in _CONTEXT_NAMES:
+            value = source.get(name)
+            if isinstance(value, int) and value > 0:
+                return value
+    return None

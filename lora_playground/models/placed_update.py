@@ -5,9 +5,9 @@ W is only read. It knows nothing of batches, rows or tokens.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,53 +17,21 @@ from torch import nn
 from lora_playground.analysis.truncation import Decomposition, Truncation
 from lora_playground.analysis.update import Update
 from lora_playground.errors import ModelError
+from lora_playground.models.deltas import Bias, Delta, Dense, Factors, Parameters, Table
 from lora_playground.models.linear import is_conv1d, linear_shape
 
-
-@dataclass(frozen=True)
-class Factors:
-    """ΔW = B·A of a linear module, as At = Aᵀ (in, k) and Bt = Bᵀ (k, out), so that a row is x·At·Bt."""
-
-    At: torch.Tensor
-    Bt: torch.Tensor
+SLICES = 6
+"""How many truncations of one update are kept as tensors, the whole update among them."""
 
 
-@dataclass(frozen=True)
-class Dense:
-    """ΔWᵀ (in, out) of a linear module."""
-
-    Wt: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Bias:
-    """Δb (out,) of a linear module."""
-
-    b: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Table:
-    """ΔE of an embedding's weight, in the parameter's own shape."""
-
-    E: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """Δ of any other parameter (a norm's weight): the module is called again for these rows with W + strength · Δ."""
-
-    leaf: str
-    delta: torch.Tensor
-
-
-Delta = Factors | Dense | Bias | Table | Parameter
+def unwrapped(model: Any) -> Any:
+    """The base model's own object, also where PEFT has wrapped it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def named_modules(model: nn.Module) -> dict[str, nn.Module]:
     """Modules by the base model's own names, also where PEFT has wrapped it."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-    return dict(base.named_modules(remove_duplicate=False))
+    return dict(unwrapped(model).named_modules(remove_duplicate=False))
 
 
 class PlacedUpdate:
@@ -84,6 +52,7 @@ class PlacedUpdate:
         reference = next(p for p in model.parameters() if p.is_floating_point())
         self.device, self.dtype = reference.device, reference.dtype
         self._decomposition = Decomposition(updates)
+        self._lock = threading.Lock()
         self._slices: OrderedDict[Truncation | None, dict[str, list[Delta]]] = OrderedDict()
         for update in self._decomposition.updates:
             for array in (update.B, update.A, update.dense):
@@ -94,29 +63,30 @@ class PlacedUpdate:
                     )
         self.slice(None)
 
-    def nbytes(self) -> int:
-        """Bytes of the prepared tensors."""
-        deltas = [delta for by_module in self._slices.values() for group in by_module.values() for delta in group]
-        tensors = [value for delta in deltas for value in vars(delta).values() if isinstance(value, torch.Tensor)]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
     def slice(self, truncation: Truncation | None) -> dict[str, list[Delta]]:
         """Deltas by module name, of the singular directions of each ΔW that `truncation` keeps; None keeps all.
 
-        A ΔW of which all directions are kept is the untouched one, bit for bit.
+        A ΔW of which all directions are kept is the untouched one, bit for bit. The first call for a truncation may
+        take a decomposition's time; any thread may call.
         """
-        if truncation in self._slices:
+        with self._lock:
+            if truncation not in self._slices:
+                self._slices[truncation] = self._placed(truncation or Truncation())
             self._slices.move_to_end(truncation)
+            if len(self._slices) > SLICES:
+                self._slices.pop(next(key for key in self._slices if key is not None))
             return self._slices[truncation]
+
+    def _placed(self, truncation: Truncation) -> dict[str, list[Delta]]:
         placed: dict[str, list[Delta]] = {}
         modules = named_modules(self._model)
-        for update in self._decomposition.truncate(truncation or Truncation()):
+        for update in self._decomposition.truncate(truncation):
             for module_name, delta in self._place(update, modules):
-                placed.setdefault(module_name, []).append(delta)
-        self._slices[truncation] = placed
-        while len(self._slices) > 6:
-            oldest = next(key for key in self._slices if key is not None)
-            del self._slices[oldest]
+                deltas = placed.setdefault(module_name, [])
+                if deltas and isinstance(delta, Parameters) and isinstance(deltas[-1], Parameters):
+                    deltas[-1].changes.update(delta.changes)  # one call of the module for all its parameters
+                else:
+                    deltas.append(delta)
         return placed
 
     def _place(self, update: Update, modules: dict[str, nn.Module]) -> Iterator[tuple[str, Delta]]:
@@ -154,7 +124,7 @@ class PlacedUpdate:
                 if linear_shape(module) and leaf == "bias":
                     yield module_name, Bias(vector)
                 else:
-                    yield module_name, Parameter(leaf, vector)
+                    yield module_name, Parameters({leaf: vector})
 
     def _linear(self, update: Update, module: nn.Module, transposed: bool) -> Delta:
         """`transposed`: the update has the own layout of a Conv1D's parameter, (in, out)."""

@@ -23,7 +23,10 @@ def prompt_text(tokenizer: Any, conversation: Sequence[dict[str, str]]) -> str:
     for message in conversation:
         if message.get("role") not in ROLES:
             raise ChatError(f"A message's role is {message.get('role')!r}; it must be one of {', '.join(ROLES)}.")
-        messages.append({"role": message["role"], "content": neutralise(str(message["content"]), special)})
+        content = str(message["content"])
+        if not content.isascii() and any("\ud800" <= character <= "\udfff" for character in content):
+            raise ChatError("A message holds half of a character (a lone surrogate); no tokenizer reads that.")
+        messages.append({"role": message["role"], "content": neutralise(content, special)})
     if getattr(tokenizer, "chat_template", None):
         try:
             text = tokenizer.apply_chat_template(

@@ -2,6 +2,8 @@
 
 import threading
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from lora_playground.chat.protocol import ChatEvent
 from lora_playground.chat.requests import Exchange
 from lora_playground.models.decoding import Batch, Token
 from tests.chat.conftest import House
+from tests.checkpoints import make_checkpoint
 from tests.waiting import wait_until
 
 
@@ -72,16 +75,9 @@ def test_a_base_without_room_beside_a_run_is_refused(house: House, monkeypatch: 
         engine.close()
 
 
-@pytest.mark.parametrize("while_tuning", [False, True])
-def test_memory_that_is_full_ends_one_answer_at_most(
-    house: House, monkeypatch: pytest.MonkeyPatch, while_tuning: bool
-) -> None:
-    """In the middle of an answer, or while the number of threads is chosen, before any: the thread that decodes goes
-    on, and so does the chat."""
+def test_memory_that_is_full_ends_one_answer_at_most(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that decodes goes on, and so does the chat."""
     step, left = Batch.step, [3]
-    if not while_tuning:
-        monkeypatch.setattr(engines.Hosted, "tune", lambda self: setattr(self, "tuned", 0.0))
-        monkeypatch.setattr(engines.Hosted, "stale", lambda self: False)
 
     def full(self: Batch) -> list[Token]:
         left[0] -= 1
@@ -94,11 +90,30 @@ def test_memory_that_is_full_ends_one_answer_at_most(
     try:
         first = Asked(engine, house, "", 8)
         assert first.done.wait(60)
-        if while_tuning:
-            assert first.events[-1].type == "end"
-        else:
-            assert first.events[-1].type == "error" and "memory is full" in first.events[-1].text
+        assert first.events[-1].type == "error" and "memory is full" in first.events[-1].text
         again = Asked(engine, house, "", 8)
         assert again.done.wait(60) and again.events[-1].type == "end", "the process answers the next question"
+    finally:
+        engine.close()
+
+
+def test_a_base_that_is_waited_for_is_not_forgotten(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question that waits long for its place is answered, though another base was loaded meanwhile."""
+    monkeypatch.setattr(engines, "BASES", 1)
+    gate, following = threading.Event(), Engine._next
+    monkeypatch.setattr(Engine, "_next", lambda self: following(self) if gate.is_set() else None)
+    engine = Engine(house.home, "cpu")
+    try:
+        first = Asked(engine, house, "", 4)
+        wait_until(lambda: len(engine._waiting) == 1, "the first question to be ready")
+        for hosted in engine._hosted.values():
+            hosted.used -= 60
+        second = Asked(engine, replace(house, base=make_checkpoint(tmp_path, "llama")), "", 4)
+        wait_until(lambda: len(engine._waiting) == 2, "the second question to be ready")
+        gate.set()
+        for asked in (first, second):
+            assert asked.done.wait(60) and asked.events[-1].type == "end"
     finally:
         engine.close()

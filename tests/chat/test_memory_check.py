@@ -21,14 +21,22 @@ def test_refused_when_the_memory_is_taken(tmp_path: Path, monkeypatch: pytest.Mo
         memory_check.check_memory(config, "cpu")
 
 
-def test_need_follows_what_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_need_follows_what_is_held(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path, "llama")
     size = (folder / "model.safetensors").stat().st_size
     plain, four = ModelConfig(source=str(folder), quantisation="none"), ModelConfig(source="x", quantisation="4bit")
-    assert memory_check.need(folder, plain, torch.float32) - memory_check.RESERVE == 3 * size, (
-        "in 16 bit beside float32"
-    )
+    assert memory_check.need(folder, plain, torch.float32) - memory_check.RESERVE == 2 * size
     assert memory_check.need(folder, plain, torch.bfloat16) - memory_check.RESERVE == size
     assert memory_check.need(folder, four, torch.bfloat16) - memory_check.RESERVE < size / 2
-    monkeypatch.setattr(memory_check, "LARGEST", 1000)
-    assert memory_check.need(folder, plain, torch.float32) - memory_check.RESERVE == 2 * size, "a large one is not"
+
+
+def test_a_small_model_answers_in_float32_on_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ModelConfig(source=str(make_checkpoint(tmp_path, "llama")), quantisation="none")
+    monkeypatch.setattr(memory_check, "torch_dtype", lambda name, device: torch.bfloat16)
+    monkeypatch.setattr(memory_check, "cores", lambda: 4)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert memory_check.decoding_dtype(config, "cpu") == torch.float32
+    assert memory_check.decoding_threads(config, "cpu") == 1
+    monkeypatch.setattr(memory_check, "SMALL", 1000)
+    assert memory_check.decoding_dtype(config, "cpu") == torch.bfloat16
+    assert memory_check.decoding_threads(config, "cpu") == 4

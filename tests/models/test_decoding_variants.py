@@ -12,6 +12,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "variants"))
 from trials import base, checkpoint, logits, supports, tokens, trial
 
 from lora_playground.models.decoding import Decoder, RowUpdate
+from lora_playground.models.llama_forward import LlamaForward
 from lora_playground.variants import VARIANTS
 
 
@@ -26,7 +27,7 @@ def test_panes_are_pefts_own_models(name: str, kind: str) -> None:
     model = base(kind).requires_grad_(False)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     decoder = Decoder(model, AutoTokenizer.from_pretrained(checkpoint(kind)))
-    assert (decoder.lean is not None) == (kind == "llama")
+    assert isinstance(decoder.forward, LlamaForward) == (kind == "llama")
     adapter = decoder.adapter(made.updates)
     ids = tokens(1)[0].tolist()
     lengths = (4, 9, 12)
