@@ -29,6 +29,7 @@ from lora_playground.runs.history import RunProgress, history, read_events
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 LOG_LINES = 40
+_LOCK_TRIES = 25
 KEPT = 64
 """Runs whose progress a store keeps in memory; the one asked for least recently goes first."""
 
@@ -177,10 +178,15 @@ class Run:
         with writing(self.folder):
             handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunError(f"Run {self.id} is being executed already; wait for it or stop it first.") from None
+            for patience in reversed(range(_LOCK_TRIES)):  # `alive` holds the lock for a moment, a run for much longer
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if not patience:
+                        text = f"Run {self.id} is being executed already; wait for it or stop it first."
+                        raise RunError(text) from None
+                    time.sleep(0.02)
             yield
         finally:
             os.close(handle)
@@ -188,7 +194,7 @@ class Run:
     def alive(self) -> bool:
         """Whether some process executes this run now."""
         try:
-            handle = os.open(self.folder / ".lock", os.O_RDWR)
+            handle = os.open(self.folder / ".lock", os.O_RDONLY)
         except OSError:
             return False
         try:

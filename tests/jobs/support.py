@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 from lora_playground.config import RunConfig
-from lora_playground.jobs import runner as runner_module
-from lora_playground.jobs.runner import Handle
+from lora_playground.jobs.runner import Handle, descendants
 from lora_playground.jobs.supervisor import Job, Supervisor
+from lora_playground.machine.processes import started_at
 from lora_playground.runs import Run
 from lora_playground.runs.files import write_json
 from tests.waiting import wait_until
@@ -76,9 +76,8 @@ def wait_for(supervisor: Supervisor, id: str, *states: str) -> Job:
 
 def marked(token: str) -> list[int]:
     """Living processes that descend from the worker with that token."""
-    return runner_module.descendants(token)
+    return descendants(token)
 
 
 def alive(pid: int) -> bool:
-    fields = runner_module._stat(pid)
-    return fields is not None and fields[0] != "Z"
+    return started_at(pid) > 0

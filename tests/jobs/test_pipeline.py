@@ -1,6 +1,7 @@
 """A run from config to result on a tiny model: what it leaves, resuming, stopping, NaN, every write failing once."""
 
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,26 @@ def test_a_full_card_ends_the_run_with_need_have_and_the_three_most_useful_chang
     assert execute(run, never)["state"] == "done"
 
 
+@pytest.mark.parametrize("variant", ["lora", "pissa", "full"])
+def test_the_trained_model_is_gone_before_another_is_loaded_for_scoring(
+    place: Path, finished: Run, monkeypatch: pytest.MonkeyPatch, variant: str
+) -> None:
+    # `finished` has imported everything: pytest keeps log records of failed imports, and with them the frames of a run.
+    from lora_playground.jobs import execution
+
+    load, loaded = execution.load_pristine, []
+
+    def watched(*arguments: Any) -> Any:
+        assert not [name for weak, name in loaded if weak() is not None], "memory for two models at once"
+        base = load(*arguments)
+        loaded.extend((weakref.ref(tensor), name) for name, tensor in base.model.named_parameters())
+        return base
+
+    monkeypatch.setattr(execution, "load_pristine", watched)
+    execute(new_run(place, variant, steps=2), never)
+    assert len(loaded) == 2 * len({name for _, name in loaded}), "it was loaded twice"
+
+
 def test_an_unexpected_error_is_recorded_with_its_traceback(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise KeyError("what is this")
@@ -307,8 +328,8 @@ def test_a_worker_in_a_process_of_its_own_takes_the_same_way(place: Path) -> Non
     from tests.jobs.support import wait_for, wait_until
 
     with Supervisor(place / "home") as supervisor:
-        wait_until(lambda: supervisor.runner._ready is not None)  # type: ignore[attr-defined]
-        ready = supervisor.runner._ready.handle.pid  # type: ignore[attr-defined]
+        wait_until(lambda: supervisor.dispatcher.runner._ready is not None)  # type: ignore[attr-defined]
+        ready = supervisor.dispatcher.runner._ready.handle.pid  # type: ignore[attr-defined]
         job = supervisor.submit(new_run(place, steps=2).config())
         wait_for(supervisor, job.id, "done")
         row = supervisor.store.get(job.id)

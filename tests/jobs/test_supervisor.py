@@ -41,7 +41,7 @@ def test_no_worker_is_made_ready_before_the_first_page(home: Path, fake: FakeRun
 def finish(supervisor: Supervisor, fake: FakeRunner, id: str) -> None:
     wait_until(lambda: id in fake.started)
     fake.finish(fake.started.index(id) + 1)
-    supervisor._poke()
+    supervisor.dispatcher.poke()
     wait_for(supervisor, id, "done")
 
 
@@ -221,7 +221,7 @@ def test_delete_only_what_has_ended(queue: Supervisor, fake: FakeRunner) -> None
 def test_restart_keeps_the_queue_and_its_order(home: Path) -> None:
     first, before = Supervisor(home, FakeRunner(), admit=lambda *_: []), FakeRunner()
     ids = [first.submit(config(str(number))).id for number in range(4)]
-    first.runner = before
+    first.dispatcher.runner = before
     first.start()
     wait_until(lambda: before.started)
     before.runs[1].append({"type": "phase", "phase": "training"})
@@ -341,6 +341,30 @@ def test_a_table_that_fails_for_a_while_loses_nothing(queue: Supervisor, fake: F
     assert len(failures) == 3
 
 
+@pytest.mark.parametrize("error", [OSError("no more processes"), JobError("the worker ended at once")])
+def test_a_job_that_cannot_be_started_has_failed(
+    queue: Supervisor, fake: FakeRunner, monkeypatch, caplog, error
+) -> None:
+    move, refused = queue.store.move, []
+
+    def full(id: str, attempt: int, state: str, **values: object) -> bool:
+        if state == "failed" and not refused:
+            refused.append(1)
+            raise sqlite3.OperationalError("database or disk is full")
+        return move(id, attempt, state, **values)
+
+    def refuse(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.CRITICAL):
+        patch.setattr(queue.store, "move", full)
+        patch.setattr(fake, "submit", refuse)
+        id = queue.submit(config()).id
+        job = wait_for(queue, id, "failed")
+    assert refused and job.error_message == str(error) == (queue.runs.get(id).error() or {})["message"]
+    finish(queue, fake, queue.submit(config()).id)
+
+
 def test_a_table_that_takes_no_job_leaves_no_run(queue: Supervisor, monkeypatch) -> None:
     def full(*_: object) -> bool:
         raise sqlite3.OperationalError("database or disk is full")
@@ -354,7 +378,7 @@ def test_a_table_that_takes_no_job_leaves_no_run(queue: Supervisor, monkeypatch)
 def test_an_idle_queue_sleeps(home: Path, fake: FakeRunner, monkeypatch) -> None:
     pauses: list[float] = []
     supervisor = Supervisor(home, fake)
-    monkeypatch.setattr(supervisor._wake, "wait_for", lambda ready, timeout: pauses.append(timeout))
+    monkeypatch.setattr(supervisor.dispatcher._wake, "wait_for", lambda ready, timeout: pauses.append(timeout))
     with supervisor:
         wait_until(lambda: pauses)
     assert min(pauses) >= 1.0

@@ -1,7 +1,9 @@
 """The run folder: whole files or none, torn lines, ids, and every write failing once."""
 
 import errno
+import fcntl
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 import lora_playground.variants  # noqa: F401  (the schemas of stored configs)
 from lora_playground.config import RunConfig
 from lora_playground.errors import RunError
-from lora_playground.runs import Run, RunStore
+from lora_playground.runs import Run, RunStore, folder
 from lora_playground.runs.files import DiskFull, is_disk_full, publish, write_json
 from lora_playground.runs.folder import ID_PATTERN
 from tests.faults import FaultyOs
@@ -219,3 +221,19 @@ def test_sweep_removes_only_what_is_half_written(store: RunStore) -> None:
 def test_run_of_a_folder_alone(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"config\.json"):
         Run(tmp_path).config()
+
+
+def test_a_look_at_a_run_does_not_refuse_who_begins_it(store: RunStore, monkeypatch) -> None:
+    run = store.create(RunConfig())
+    with run.locked():
+        pass
+    looking = os.open(run.folder / ".lock", os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)  # as `alive` in another process, at the wrong moment
+    waits = []
+    monkeypatch.setattr(
+        folder.time, "sleep", lambda seconds: (waits.append(seconds), fcntl.flock(looking, fcntl.LOCK_UN))
+    )
+    with run.locked():
+        assert run.alive()
+    os.close(looking)
+    assert len(waits) == 1 and not run.alive()

@@ -1,0 +1,201 @@
+"""The thread that starts, watches and ends jobs, fairly between owners.
+
+The table (`jobs.store`) is the authority on states, a runner (`jobs.runner`) starts and ends processes, the run folder
+has what they say. It takes no orders from people: `jobs.supervisor` does, and tells it by `poke` that there are some.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+
+from lora_playground.errors import PlaygroundError, RunError
+from lora_playground.jobs.recovery import recover
+from lora_playground.jobs.runner import Runner
+from lora_playground.jobs.schedule import plan_queue
+from lora_playground.jobs.store import JobStore, Row
+from lora_playground.jobs.watch import Active
+from lora_playground.runs import Run, RunStore
+
+log = logging.getLogger(__name__)
+
+RECENT = 1800.0
+"""Seconds over which an owner's use of the device counts when the next job is chosen."""
+_TICK = 0.1
+
+
+class Dispatcher:
+    """Runs the queued jobs of one table, `slots` at a time.
+
+    Attributes:
+        active: the jobs that run, by id.
+        stall_seconds: a job without an event and without use of the processor for so long is killed.
+    """
+
+    def __init__(self, store: JobStore, runs: RunStore, runner: Runner, slots: int, stall_seconds: float) -> None:
+        self.store, self.runs, self.runner = store, runs, runner
+        self.slots, self.stall_seconds = slots, stall_seconds
+        self.active: dict[str, Active] = {}
+        self._failed: dict[str, tuple[Row, str]] = {}  # jobs that did not start, until the table has it
+        self._wake = threading.Condition()
+        self._poked = False
+        self._closing = False
+        self._ready_from = 0.0
+        self._thread: threading.Thread | None = None
+
+    def start(self, unready: float) -> None:
+        """Clears up after a server that died, then begins; no worker is made ready in the first `unready` seconds."""
+        if self._thread is not None:
+            return
+        self._ready_from = time.monotonic() + unready
+        recover(self.store, self.runs, self.runner)
+        self._thread = threading.Thread(target=self._loop, name="dispatcher", daemon=True)
+        self._thread.start()
+
+    def make_ready(self) -> None:
+        """Allows a worker to be made ready from now on."""
+        if self._ready_from > time.monotonic():
+            self._ready_from = 0.0
+            self.poke()
+
+    def poke(self) -> None:
+        """Lets the thread look at the table at once."""
+        with self._wake:
+            self._poked = True
+            self._wake.notify_all()
+
+    def close(self) -> None:
+        """Ends the thread and all processes; what ran stands as interrupted and can be resumed."""
+        self._closing = True
+        self.poke()
+        if self._thread is not None:
+            self._thread.join(30)
+        for id, active in list(self.active.items()):
+            self.runner.cancel(active.handle, "kill")
+            self._end_interrupted(id, active, "The server was closed while this run was going on.")
+        self.runner.close()
+
+    def schedule(self) -> list[tuple[Row, float | None]]:
+        """Queued jobs in the order in which they will start, each with the seconds until then (None where unknown)."""
+        use = self.store.recent_use(time.time() - RECENT)
+        remaining: list[float | None] = []
+        for active in list(self.active.values()):
+            elapsed = time.monotonic() - active.began
+            use[active.owner] = use.get(active.owner, 0.0) + elapsed
+            remaining.append(active.eta)
+        return plan_queue(self.store.list(("queued",)), use, remaining, self.slots, self.store.typical_seconds())
+
+    # --- the thread -----------------------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        while not self._closing:
+            try:
+                pause = self._tick()
+            except Exception:
+                # A full disk lets even the table fail; the next turn finds the same work to do.
+                log.exception("the queue could not take its turn; it tries again")
+                pause = 1.0
+            with self._wake:
+                self._wake.wait_for(lambda: self._poked or self._closing, timeout=pause)
+                self._poked = False
+
+    def _tick(self) -> float:
+        """One turn; returns how long to wait for the next, in seconds."""
+        for row, message in list(self._failed.values()):
+            self._fail(row, message)
+        for id, active in list(self.active.items()):
+            self._watch(id, active)
+        while len(self.active) < self.slots and (row := self._next()) is not None:
+            self._begin(row)
+        if self.active:
+            return _TICK
+        if (early := self._ready_from - time.monotonic()) > 0:
+            return min(early, 5.0)
+        try:
+            self.runner.prepare()
+        except PlaygroundError as error:
+            log.warning("no worker is kept ready: %s", error)
+        return 5.0
+
+    def _next(self) -> Row | None:
+        busy = {active.owner for active in self.active.values()}
+        return next((row for row, _ in self.schedule() if row.owner not in busy), None)
+
+    def _begin(self, row: Row) -> None:
+        if not self.store.move(row.id, row.attempt, "loading", started=row.started or time.time()):
+            return
+        try:
+            run = self.runs.get(row.id)
+            run.attempt = row.attempt
+            run.sweep()
+            progress = self.runs.progress(run)
+            handle = self.runner.submit(run.folder, row.attempt)
+        except Exception as error:  # a run's folder, the disk or the system refuses
+            if not isinstance(error, PlaygroundError):
+                log.exception("run %s could not be started", row.id)
+            self._fail(row, str(error) or type(error).__name__)
+            return
+        self.active[row.id] = active = Active(run, row.owner, row.attempt, handle, progress, row.used)
+        self.store.set(row.id, row.attempt, handle=handle.to_dict())
+        fresh = self.store.get(row.id)
+        if fresh is not None and fresh.cancel_requested:  # asked for between the two lines above
+            active.stop_asked = active.stop_asked or time.monotonic()
+
+    def _fail(self, row: Row, message: str) -> None:
+        """Puts a job that could not be started into its final state, at a later turn where the table refuses."""
+        self._failed[row.id] = (row, message)
+        with contextlib.suppress(RunError):
+            record(self.runs.get(row.id), row.attempt, "error", message)
+        self.store.move(row.id, row.attempt, "failed", error_code="error", error_message=message, finished=time.time())
+        del self._failed[row.id]
+
+    def _watch(self, id: str, active: Active) -> None:
+        if active.status is None:
+            active.status = self.runner.poll(active.handle)  # before the events, so that none is missed
+        if (phase := active.read()) is not None:
+            self.store.move(id, active.attempt, phase)
+        if active.status is not None:
+            self._end(id, active)
+        elif active.stop_asked is not None:
+            active.press(self.runner)
+        else:
+            active.check_stall(self.runner, self.stall_seconds)
+
+    def _end(self, id: str, active: Active) -> None:
+        """Puts the job into its final state. Safe to repeat, should the table or the disk refuse in between."""
+        self.runner.reap(active.handle)
+        run = active.run
+        run.sweep()
+        times = {"finished": time.time(), "used": active.used}
+        if active.status == 0 and run.result() is not None:
+            self.store.move(id, active.attempt, "done", **times)
+        else:
+            state, code, message = active.verdict()
+            with contextlib.suppress(OSError):
+                os.replace(run.result_path, run.result_path.with_name("result.rejected.json"))
+            if state == "interrupted":
+                run.error_path.unlink(missing_ok=True)
+            else:
+                record(run, active.attempt, code, message)
+            self.store.move(id, active.attempt, state, error_code=code, error_message=message, **times)
+        self.active.pop(id, None)
+
+    def _end_interrupted(self, id: str, active: Active, message: str) -> None:
+        self.runner.reap(active.handle)
+        active.run.sweep()
+        active.run.error_path.unlink(missing_ok=True)
+        self.store.move(
+            id, active.attempt, "interrupted", error_message=message, finished=time.time(), used=active.used
+        )
+        self.active.pop(id, None)
+
+
+def record(run: Run, attempt: int, code: str, message: str) -> None:
+    """Writes a run's `error.json`, unless the worker has said the same already."""
+    known = run.error()
+    if known is None or known.get("code") != code or known.get("attempt") != attempt:
+        run.attempt = attempt
+        run.fail(code, message)
