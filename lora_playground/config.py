@@ -7,7 +7,7 @@ It knows the shape of a variant's options but no variant: each variant's file de
 import json
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -232,10 +232,20 @@ def checked(section: type[S], data: Any, prefix: str = "") -> S:
         if first["type"] == "extra_forbidden":
             known = ", ".join(section.model_fields)
             raise ConfigError(path, first["input"], f"no such option; known here are {known}") from error
-        raise ConfigError(path or section.__name__, first["input"], _plain(first["msg"])) from error
+        raise ConfigError(path or section.__name__, first["input"], _allowed(first)) from error
 
 
-def _plain(message: str) -> str:
+_BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+
+
+def _allowed(error: Mapping[str, Any]) -> str:
+    """What one of Pydantic's errors asks for, in words: 'it must be at least 1'."""
+    for bound, value in (error.get("ctx") or {}).items():
+        if bound in _BOUNDS:
+            return f"it must be {_BOUNDS[bound]} {value:,}"
+    if error["type"] in ("int_type", "int_from_float"):
+        return "it must be a whole number"
+    message = str(error["msg"])
     return message[:1].lower() + message[1:].rstrip(".")
 
 

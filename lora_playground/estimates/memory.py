@@ -274,6 +274,7 @@ class _Step:
         keys = 2 * (s.query if s.key < s.query else s.key)  # keys and values, repeated for groups of query heads
         if self.cuda:
             return t * e * (2 * s.query + keys)
+        e = 4  # `training.attention` computes in float32 there
         # A CPU has no fused attention with dropout: it keeps weights, the mask, and the weights that are left.
         weights = s.heads * 13 * 0.8 * self.longest if s.attention_dropout else 4 * s.heads
         return _PADDED * t * (e * (2 * s.query + keys) + weights)

@@ -150,6 +150,7 @@ class Execution:
             base_parameters=total,
             on_probe=self.prober(model, base.tokenizer, data),
             remedies=self.estimate.remedies,
+            after=self.estimate.time.after if self.estimate.time else 0.0,
         )
 
     def fetched(self) -> Callable[[int, int], None]:

@@ -32,8 +32,7 @@ def plan_queue(
         typical: seconds a job usually takes, None where unknown.
     """
     use, left = dict(use), list(queued)
-    free_at: list[float | None] = [seconds if seconds is not None else typical for seconds in remaining]
-    free_at += [0.0] * max(0, slots - len(free_at))
+    free_at = [*remaining, *[0.0] * max(0, slots - len(remaining))]
     order: list[tuple[Row, float | None]] = []
     while left:
         row = min(left, key=lambda row: (use.get(row.owner, 0.0), row.queued, row.id))

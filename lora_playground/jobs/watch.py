@@ -46,6 +46,7 @@ class Active:
     _phase: str = ""
     _pressed: set[str] = field(default_factory=set)
     _sign_of_life: float = field(default_factory=time.monotonic)
+    _eta_since: float = 0.0
     _cpu: float = 0.0
     _oom_kills: int = field(default_factory=lambda: oom_kills())
 
@@ -56,8 +57,10 @@ class Active:
 
     @property
     def eta(self) -> float | None:
-        """Seconds until training ends; None where this attempt has not said so yet."""
-        return self.progress.eta if self.progress.attempt == self.attempt else None
+        """Seconds until it ends, counted down since its worker said so; None where this attempt has not said so yet."""
+        if self.progress.attempt != self.attempt or self.progress.eta is None:
+            return None
+        return max(0.0, self.progress.eta - (time.monotonic() - self._eta_since))
 
     def read(self) -> str | None:
         """Reads new events into the progress; returns the phase that has begun since the last call, if any."""
@@ -65,6 +68,8 @@ class Active:
         self.progress.read(self.run.events_path)
         if self.progress.version != known:
             self._sign_of_life = time.monotonic()
+            if self.progress.changed["loss"] > known:
+                self._eta_since = self._sign_of_life
         if self.progress.attempt == self.attempt and self.progress.phase in PHASES:
             self._phase = self.progress.phase
         return self._phase if self._phase != before else None

@@ -78,7 +78,7 @@ class RunProgress:
         validation: (step, loss). probes: (step, answers). messages: (level, text).
         spectra: the newest `spectra` event. checkpoint: the step of the newest one, 0 where there is none.
         partition, rounds: of a federated run, the event and the events. client: whose turn it is, or ''.
-        eta: seconds until training ends, None where unknown.
+        eta: seconds from the last event until the run has its result, None where unknown.
         download: bytes of the base model that are here, and in all; (0, 0) where none had to be fetched.
     """
 

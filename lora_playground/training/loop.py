@@ -158,7 +158,7 @@ class _Loop:
 
     def _make_reports(self) -> None:
         plan = self.plan
-        self.losses = LossReport(self.emit, lambda: self.budget.steps)
+        self.losses = LossReport(self.emit, lambda: self.budget.steps, plan.after)
 
         def spectra(step: int) -> Fields:
             return spectra_fields(

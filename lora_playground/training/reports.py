@@ -6,6 +6,7 @@ It knows neither the model nor the optimiser.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,6 +18,8 @@ from lora_playground.training.plan import Emit
 
 FLUSH_SECONDS = 0.5
 """Losses are sent at most this often."""
+RECENT_SECONDS = 20.0
+"""The time left is reckoned from the steps of so long: a machine may become busy."""
 
 _VALUES = 4000
 """Singular values in one event over all modules: about 28 kB of JSON."""
@@ -107,16 +110,18 @@ class LossReport:
 
     Args:
         planned: gives the planned number of steps, which a time budget may change.
+        after: seconds expected between the last step and the result, part of the time left that is told.
 
     Attributes:
         history: losses sent so far. tokens: that were trained in `seconds` of nothing but training.
     """
 
-    def __init__(self, emit: Emit, planned: Callable[[], int]) -> None:
-        self.emit, self.planned = emit, planned
+    def __init__(self, emit: Emit, planned: Callable[[], int], after: float = 0.0) -> None:
+        self.emit, self.planned, self.after = emit, planned, after
         self.history: list[float] = []
         self.tokens, self.seconds = 0, 0.0
         self._since, self._paused = time.perf_counter(), 0.0
+        self._marks: deque[tuple[float, int]] = deque()
         self._clear()
 
     def _clear(self) -> None:
@@ -159,7 +164,6 @@ class LossReport:
         losses = values[0][:good].tolist()
         self.history += losses
         if good:
-            left = max(0, self.planned() - self._steps[-1])
             self.emit(
                 {
                     "type": "loss",
@@ -167,13 +171,22 @@ class LossReport:
                     "losses": [round(loss, 6) for loss in losses],
                     "learning_rates": [rounded(rate) for rate in self._rates[:good]],
                     "tokens_per_second": rounded(self._tokens / taken),
-                    "eta": round(left * self.seconds / len(self.history), 1),
+                    "eta": round(self._left(now, self._steps[-1]), 1),
                 }
             )
         bad = self._steps[good] if len(wrong) else None
         self._since, self._paused = now, 0.0
         self._clear()
         return bad
+
+    def _left(self, now: float, step: int) -> float:
+        """Seconds until the run has its result, if it goes on as fast as lately, reports between steps included."""
+        self._marks.append((now, step))
+        while len(self._marks) > 2 and now - self._marks[1][0] > RECENT_SECONDS:
+            self._marks.popleft()
+        began, first = self._marks[0]
+        each = (now - began) / (step - first) if step > first else self.seconds / len(self.history)
+        return max(0, self.planned() - step) * each + self.after
 
 
 def rounded(value: float, digits: int = 4) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 
 from lora_playground.evaluation import METRICS
 from lora_playground.runs.history import RunProgress
-from lora_playground.ui.words import PHASES, count, duration, escape, percent, share, significant, size, span
+from lora_playground.ui.words import PHASES, count, duration, escape, percent, rough, share, significant, size, span
 
 ORDER = ("loading", "training", "saving", "evaluating")
 
@@ -75,7 +75,7 @@ def progress(label: str, colour: str, state: str, told: RunProgress) -> str:
         head, filled = f"fetching the model: {size(here)} of {size(whole)}", here / whole
     stats = []
     if state == "training" and told.eta is not None:
-        stats.append(f"<span><b>{duration(told.eta)}</b> left</span>")
+        stats.append(f"<span><b>{rough(told.eta)}</b> left</span>")
     if told.tokens_per_second:
         stats.append(f"<span><b>{count(told.tokens_per_second)}</b> tokens/s</span>")
     if told.losses:

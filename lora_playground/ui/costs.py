@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lora_playground.config import RunConfig
-from lora_playground.errors import PlaygroundError
+from lora_playground.errors import ConfigError, PlaygroundError
 from lora_playground.estimates.memory import Conditions, advice, estimate_memory
 from lora_playground.estimates.time import TimeEstimate
 from lora_playground.machine.device import Device
 from lora_playground.ui.cards import error
-from lora_playground.ui.words import count, escape, size, span
+from lora_playground.ui.words import count, escape, expected, size
 from lora_playground.variants import get_variant
 from lora_playground.variants.base import Variant
 
@@ -30,8 +30,8 @@ NAMES = {
 GROUNDS = {
     "runs": "going by {runs} of this model and method here",
     "method": "going by {runs} of this model with another method here",
-    "model": "roughly, going by {runs} of another model here",
-    "processor": "roughly, going by this processor's speed; after the first run here it is known better",
+    "model": "going by {runs} of another model here",
+    "processor": "going by this processor's speed; after the first run here it is known better",
 }
 """What an estimate's source is called; a later one is worth less."""
 
@@ -45,13 +45,22 @@ def time_line(estimates: Sequence[TimeEstimate | None], timed: bool = False) -> 
     if not known or len(known) < len(estimates):
         said = "Training stops when the time is up. " if timed else ""
         return f'<p class="lp-note">{said}How long it takes in all is known after the first run on this machine.</p>'
-    seconds = span(sum(one.seconds[0] for one in known), sum(one.seconds[1] for one in known))
+    seconds = expected(sum(one.seconds[0] for one in known), sum(one.seconds[1] for one in known))
     worst = max(known, key=lambda one: list(GROUNDS).index(one.source))
     runs = "the last run" if worst.runs == 1 else f"the last {worst.runs} runs"
     each = f"{len(known)} runs, one after another: " if len(known) > 1 else ""
     steps = f", for {_steps(*worst.steps)}{' each' if each else ''}" if timed else ""
-    said = f"{each}about {seconds} from start to result{steps}, {GROUNDS[worst.source].format(runs=runs)}."
+    said = f"{each}{seconds} from start to result{steps}, {GROUNDS[worst.source].format(runs=runs)}."
     return f'<p class="lp-note">{escape(said[0].upper() + said[1:])}</p>'
+
+
+def refused(failure: PlaygroundError) -> str:
+    """Why there is no estimate, as HTML: which option is wrong, and what is allowed."""
+    if not isinstance(failure, ConfigError):
+        return error(str(failure))
+    name = failure.field.rpartition(".")[2].replace("_", " ").capitalize()
+    given = "" if failure.value is None else f" {failure.value} is not possible;"
+    return error(f"{name}:{given} {failure.allowed}.")
 
 
 def _steps(least: int, most: int) -> str:

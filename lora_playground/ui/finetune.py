@@ -174,8 +174,8 @@ def _connect_costs(shell: Shell, page: gr.Blocks, made: Steps, memory: gr.HTML, 
             known = estimate_times(shell.store, configs, gpu)
             clock = costs.time_line(known, configs[0].training.seconds is not None)
             return clock, *costs.panel(configs[0], machine, seen_overhead(shell.store, configs[0].model.source))
-        except PlaygroundError:
-            return "", "", ""  # Train will say what is wrong
+        except PlaygroundError as failure:
+            return costs.refused(failure), "", ""
 
     paths = (
         "model.quantisation", "data.max_length", "training.batch_tokens", "training.accumulation",

@@ -208,7 +208,7 @@ def _choices(names: list[str], module: str | None) -> Any:
 def _status(looked: Looked, result: dict[str, Any] | None) -> str:
     job, progress, label, colour = looked.job, looked.progress, looked.label, looked.colour
     if job.state == "queued":
-        wait = f"It starts in about {cards.duration(job.eta)}." if job.eta else ""
+        wait = f"It starts in {cards.rough(job.eta)}." if job.eta else ""
         return cards.waiting(label, colour, job.position, wait)
     if job.state == "done" and result is not None:
         return cards.done(label, colour, result) + cards.messages(progress)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lora_playground.machine.device import Device
 from lora_playground.plots import run_colour
 from lora_playground.ui import pictures
-from lora_playground.ui.words import PHASES, duration, escape, percent, size
+from lora_playground.ui.words import PHASES, escape, percent, rough, size
 
 LISTED = 24
 """How many of the newest runs are listed; ticked ones are listed beside them."""
@@ -103,7 +103,7 @@ def header(base: str, verified: bool | None, device: Device, queue: str) -> str:
 def queue_words(running: int, waiting: int, mine: int | None, eta: float | None) -> str:
     """The queue in a few words: 'free', '1 running, 3 waiting', 'you are next'."""
     if mine is not None:
-        when = f", in about {duration(eta)}" if eta else ""
+        when = f", in {rough(eta)}" if eta else ""
         return ("you are next" if mine <= 1 else f"you are number {mine}") + when
     if not running and not waiting:
         return "free"

@@ -68,6 +68,35 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def rough(seconds: float) -> str:
+    """A time that is only roughly known: a few seconds, about half a minute, about 4 minutes, more than a day."""
+    if seconds < 8:
+        return "a few seconds"
+    if seconds >= 86400:
+        return "more than a day"
+    minutes = seconds / 60
+    named = ((14, "ten seconds"), (25, "20 seconds"), (45, "half a minute"), (90, "a minute"))
+    named += ((570, f"{minutes:.0f} minutes"), (1620, f"{5 * round(minutes / 5)} minutes"))
+    named += ((2700, "half an hour"), (5400, "an hour"), (86400, f"{minutes / 60:.0f} hours"))
+    return "about " + next(said for limit, said in named if seconds < limit)
+
+
+def expected(least: float, most: float) -> str:
+    """A time of which bounds are known, told only as exactly as they agree: 'about 28 to 44 s', 'about a minute',
+    'minutes to hours'."""
+    if most < 8 or least >= 86400:
+        return rough(most)
+    if most < 3 * least and most < 86400:
+        return f"about {span(least, most)}"
+    if most < 8 * least:
+        return rough((least * most**3) ** 0.25)  # nearer to the most: a wait that is longer than told annoys
+    low, high = (next(unit for limit, unit in _UNITS if seconds < limit) for seconds in (least, most))
+    return low if low == high else f"{low} to {high}"
+
+
+_UNITS = ((60, "seconds"), (3600, "minutes"), (86400, "hours"), (math.inf, "days"))
+
+
 def span(least: float, most: float) -> str:
     """Two times as a rounded range: 28 to 44 s, 50 s to 2 min 10 s, 8 to 43 min. One time where they are within 10%."""
     if most <= 1.1 * least:

@@ -178,7 +178,7 @@ def test_a_sweep_is_a_run_for_each_rank(page, server):
 
 def test_bad_input_is_told_where_it_arose(page, server):
     before = server.runs()
-    for given, said in (("0", "greater than or equal to 1"), ("8.5", "8.5 is not allowed"), ("", "training.steps")):
+    for given, said in (("0", "at least 1"), ("8.5", "8.5 is not allowed"), ("", "training.steps")):
         set_number(page, "lp-steps-number", given)
         page.locator("#lp-train").click()
         until(page, lambda said=said: said in page.locator("#lp-problem").inner_text(), said)

@@ -69,7 +69,7 @@ def test_options_that_cannot_work_are_refused_in_one_line(page, server, tmp_path
     refused(page, "q_porj", "k_proj", "did you mean q_proj?")
     fill(page, targets, "all-linear")
     fill(page, alpha, "0")
-    refused(page, "variant.alpha: 0", "greater than 0")
+    refused(page, "variant.alpha: 0", "more than 0")
     choose_method(page, "hra")
     fill(page, "lp-rank-exact", "3")
     refused(page, "variant.rank: 3", "HRA needs an even rank")

@@ -31,5 +31,7 @@ def test_waiting_times_add_up() -> None:
     rows = [row("a", "ann", 1), row("b", "bob", 2), row("c", "eve", 3)]
     assert [eta for _, eta in plan_queue(rows, {}, [12.0], 1, 30.0)] == [12.0, 42.0, 72.0]
     assert [eta for _, eta in plan_queue(rows, {}, [12.0], 2, 30.0)] == [0.0, 12.0, 30.0]
-    assert [eta for _, eta in plan_queue(rows, {}, [None], 1, None)] == [None, None, None]
+    assert [eta for _, eta in plan_queue(rows, {}, [None], 1, 30.0)] == [None, None, None], (
+        "nothing known, nothing told"
+    )
     assert [eta for _, eta in plan_queue(rows, {}, [], 1, None)] == [0.0, None, None]

@@ -55,7 +55,8 @@ def test_from_click_to_done(queue: Supervisor, fake: FakeRunner) -> None:
     fake.runs[1].append({"type": "loss", "steps": [1, 2], "losses": [3.0, 2.0], "eta": 4.0})
     wait_until(lambda: queue.job(job.id).step == 2)
     running = queue.job(job.id)
-    assert running.running and (running.state, running.steps, running.eta) == ("training", 10, 4.0)
+    assert running.running and (running.state, running.steps) == ("training", 10)
+    assert running.eta is not None and 0 <= running.eta <= 4.0, "counted down"
     for phase in ("saving", "evaluating"):
         fake.runs[1].append({"type": "phase", "phase": phase})
         wait_for(queue, job.id, phase)

@@ -13,7 +13,7 @@ from lora_playground.data.encoding import encode
 from lora_playground.data.packing import as_batch, pack
 from lora_playground.errors import TrainingError
 from lora_playground.models.loading import load_base
-from lora_playground.training import TrainPlan, train
+from lora_playground.training import TrainPlan, reports, train
 from lora_playground.training import checkpoints as saved
 from lora_playground.training.loss import PackedLoss, mean_loss
 from lora_playground.training.reports import Report
@@ -422,6 +422,18 @@ def test_reports_between_start_and_end_take_a_share_of_the_time():
     report.maybe(3, 2.9)
     report.maybe(4, 3.0)
     assert [event["step"] for event in told] == [0, 2, 4]
+
+
+def test_the_time_left_follows_the_last_steps_and_counts_what_comes_after(monkeypatch):
+    clock, told = [100.0], []
+    monkeypatch.setattr(reports.time, "perf_counter", lambda: clock[0])
+    losses = reports.LossReport(told.append, lambda: 100, after=5.0)
+    for step in range(1, 61):
+        clock[0] += 1.0 if step <= 30 else 3.0  # the machine becomes busy, or probes come between the steps
+        losses.pause(0.5)
+        losses.add(step, torch.tensor(1.0), torch.tensor(1.0), 1e-3, 10)
+        assert losses.flush() is None
+    assert [told[step - 1]["eta"] for step in (20, 60)] == [85.0, 125.0]
 
 
 def test_seconds_end_the_run(folder):

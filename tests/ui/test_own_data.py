@@ -7,6 +7,7 @@ import pytest
 
 from lora_playground.config import RunConfig
 from lora_playground.data.catalogue import get_dataset
+from lora_playground.errors import ConfigError
 from lora_playground.estimates.memory import seen_overhead
 from lora_playground.estimates.parameters import modules_of
 from lora_playground.runs import RunStore
@@ -85,7 +86,9 @@ def test_time_is_said_as_a_range_with_its_grounds():
     assert "About 28 to 44 s from start to result, going by the last 3 runs of this model and method" in time_line(
         [seen]
     )
-    assert "About 11 s to 1 min 10 s from start to result, roughly, going by this processor" in time_line([guess])
+    assert "About a minute from start to result, going by this processor" in time_line([guess])
+    far = TimeEstimate((220.0, 6600.0), (60, 60), "model", 1)
+    assert "Minutes to hours from start to result, going by the last run of another model" in time_line([far])
     both = time_line([seen, guess])
     assert "2 runs, one after another: about 39 s to 2 min from start" in both and "this processor" in both
     timed = time_line([TimeEstimate((36.0, 39.0), (48, 75), "method", 1)], timed=True)
@@ -100,6 +103,31 @@ def test_spans_of_time():
     assert [span(*pair) for pair in said] == [
         "0.8 to 1.3 s", "28 s", "50 s to 2 min 10 s", "7 min 50 s to 43 min", "1 h 0 min to 2 h 15 min", "9.2 to 14 s",
     ]  # fmt: skip
+
+
+def test_a_time_is_told_only_as_exactly_as_it_is_known():
+    from lora_playground.ui.words import expected, rough
+
+    said = [(1, 3), (28, 44), (11, 72), (40, 500), (220, 6600), (4e5, 4e6), (3e4, 8e4), (2e7, 4e8), (1e-3, 9e4)]
+    assert [expected(*pair) for pair in said] == [
+        "a few seconds", "about 28 to 44 s", "about a minute", "seconds to minutes", "minutes to hours",
+        "more than a day", "about 8 h 20 min to 22 h 15 min", "more than a day", "seconds to days",
+    ]  # fmt: skip
+    assert [rough(seconds) for seconds in (0, 10, 30, 60, 230, 700, 2000, 4000, 20_000, 1e6)] == [
+        "a few seconds", "about ten seconds", "about half a minute", "about a minute", "about 4 minutes",
+        "about 10 minutes", "about half an hour", "about an hour", "about 6 hours", "more than a day",
+    ]  # fmt: skip
+
+
+def test_the_form_says_which_value_is_not_possible():
+    from lora_playground.ui.costs import refused
+
+    for given, said in ((-5, "Steps: -5 is not possible; it must be at least 1."),
+                        (99_999_999, "Steps: 99999999 is not possible; it must be at most 1,000,000."),
+                        (2.5, "Steps: 2.5 is not possible; it must be a whole number.")):  # fmt: skip
+        with pytest.raises(ConfigError) as failure:
+            RunConfig.parse({"training": {"steps": given}})
+        assert said in refused(failure.value)
 
 
 def test_models_of_the_list_are_described_before_they_are_fetched(tmp_path, monkeypatch):
