@@ -63,8 +63,8 @@ class DataConfig(Section):
         0.2,
         ge=0.0,
         le=0.9,
-        description="Share of the base model's own chats mixed into training, so that it forgets less "
-        "(embedded base model only).",
+        description="Share of tokens from the base model's own chats, mixed into training so that it forgets less; "
+        "chats that contradict the data are left out (embedded base model only).",
     )
     max_length: int = Field(256, ge=16, le=131_072, description="Longest example in tokens; longer ones are cut.")
 

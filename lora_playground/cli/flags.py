@@ -12,6 +12,7 @@ from typing import Any
 
 from lora_playground.config import Option, RunConfig, options
 from lora_playground.errors import ConfigError
+from lora_playground.presets import PROMISES, with_preset
 from lora_playground.reproduce.command import flag
 from lora_playground.variants import VARIANTS, get_variant
 
@@ -20,6 +21,8 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
     """A flag for every option of RunConfig and of the variants."""
     parser.add_argument("--config", metavar="FILE", help="a RunConfig as JSON; flags override it")
     parser.add_argument("--variant", metavar="NAME", help=f"one of {', '.join(VARIANTS)}")
+    promises = "; ".join(f"{name}: {promise.lower()}" for name, promise in PROMISES.items())
+    parser.add_argument("--preset", metavar="NAME", help=f"training options for the dataset ({promises})")
     for option in options(RunConfig):
         _one_flag(parser, option, flag(option.path))
     by_flag: dict[str, list[tuple[str, Option]]] = {}
@@ -69,14 +72,14 @@ def within(low: float, high: float, kind: Callable[[str], float] = float) -> Cal
 
 
 def build_config(given: argparse.Namespace) -> RunConfig:
-    """The RunConfig of `train`'s flags: file first, then flags; raises ConfigError."""
+    """The RunConfig of `train`'s flags: flags first, then the file, then the preset; raises ConfigError."""
     data: dict[str, Any] = {}
     if given.config:
         try:
             text = Path(given.config).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError("--config", given.config, f"it must be a readable JSON file ({error})") from error
-        data = RunConfig.parse_json(text).model_dump()
+        data = RunConfig.parse_json(text).model_dump(exclude_unset=True)
     if given.variant and given.variant != data.get("variant", {}).get("name"):
         data["variant"] = {"name": get_variant(given.variant).name}
     variant = get_variant(data.setdefault("variant", {"name": "lora"})["name"])
@@ -93,7 +96,7 @@ def build_config(given: argparse.Namespace) -> RunConfig:
         for parent in parents:
             section = section.setdefault(parent, {})
         section[leaf] = _value(known[path], text)
-    return RunConfig.parse(data)
+    return RunConfig.parse(with_preset(data, given.preset) if given.preset else data)
 
 
 def _value(option: Option, text: str) -> Any:

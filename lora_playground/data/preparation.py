@@ -10,6 +10,7 @@ import numpy as np
 from lora_playground.config import DataConfig
 from lora_playground.data.catalogue import Dataset, rehearsal_rows
 from lora_playground.data.encoding import Example, encode
+from lora_playground.data.rehearsal import conflicts
 from lora_playground.errors import DataError
 
 REHEARSAL_ROWS = 1500
@@ -56,9 +57,7 @@ def prepare(tokenizer: Any, dataset: Dataset, config: DataConfig, seed: int, emb
     validation = _validation(tokenizer, dataset, config.max_length)
     rehearsal: list[Example] = []
     if embedded and config.rehearsal > 0:
-        chats = rehearsal_examples(tokenizer, config.max_length)
-        picked = np.random.default_rng([seed, 8]).permutation(len(chats))[:REHEARSAL_ROWS]
-        rehearsal = [chats[number] for number in picked]
+        rehearsal = _rehearsal(tokenizer, dataset, config.max_length, seed)
     return Prepared(
         train.examples,
         validation,
@@ -68,6 +67,15 @@ def prepare(tokenizer: Any, dataset: Dataset, config: DataConfig, seed: int, emb
         train.unlearnable,
         {"train": len(order), "validation": len(dataset.validation)},
     )
+
+
+def _rehearsal(tokenizer: Any, dataset: Dataset, max_length: int, seed: int) -> list[Example]:
+    """Some of the base model's own chats that do not contradict the dataset."""
+    chats, examples = rehearsal_rows(), rehearsal_examples(tokenizer, max_length)
+    # Examples stand for chats one by one unless a short `max_length` left some out.
+    left_out = conflicts(chats, dataset.train) if len(chats) == len(examples) else set()
+    order = np.random.default_rng([seed, 8]).permutation(len(examples))
+    return [examples[number] for number in order if number not in left_out][:REHEARSAL_ROWS]
 
 
 def rehearsal_examples(tokenizer: Any, max_length: int) -> list[Example]:

@@ -1,0 +1,42 @@
+"""Named sets of training options that hold a promise on the embedded model: `quick` (good in 20 s), `best` (in 60 s).
+
+The seconds are those of two quiet cores. It knows the names of options and of shipped datasets, nothing that trains.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lora_playground.errors import ConfigError
+
+PROMISES = {"quick": "Good in 20 seconds", "best": "Best in 60 seconds"}
+"""{preset: what it promises}."""
+
+_ALWAYS: dict[str, dict[str, dict[str, Any]]] = {
+    "quick": {"training": {"steps": 100, "early_stop": True}},
+    "best": {"training": {"steps": 300, "early_stop": True}},
+}
+"""{preset: {section: {option: value}}} for every dataset."""
+
+_OF: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
+"""{dataset: as above}, where a dataset needs something else."""
+
+
+def with_preset(data: dict[str, Any], name: str) -> dict[str, Any]:
+    """A RunConfig's plain data with a preset's options, except those that it sets itself.
+
+    Raises:
+        ConfigError: there is no such preset.
+    """
+    if name not in PROMISES:
+        raise ConfigError("preset", name, f"choose one of {', '.join(PROMISES)}")
+    dataset = data.get("data", {}).get("dataset", "pirate")
+    merged = dict(data)
+    for options in (_OF.get(dataset, {}).get(name, {}), _ALWAYS[name]):
+        for section, values in options.items():
+            merged[section] = values | merged.get(section, {})
+    steps = data.get("training", {})
+    if steps.get("steps") is not None or steps.get("seconds") is not None:
+        # Who asks for steps or seconds gets them.
+        merged["training"]["early_stop"] = steps.get("early_stop", False)
+    return merged

@@ -1,0 +1,42 @@
+"""Which of the base model's own chats are rehearsed beside a dataset."""
+
+from lora_playground.data.catalogue import get_dataset, rehearsal_rows
+from lora_playground.data.rehearsal import conflicts
+
+
+def chat(*turns: str) -> dict:
+    roles = ("user", "assistant")
+    return {"messages": [{"role": roles[n % 2], "content": text} for n, text in enumerate(turns)]}
+
+
+PIRATE = [
+    chat("Where does Tom live?", "Arr, Tom lives in Oakford, savvy?"),
+    chat("Where does Ada live?", "Arr, Ada lives in Redport, savvy?"),
+    chat("What is the job of Ada?", "Arr, Ada be a baker, savvy?"),
+]
+
+
+def test_a_chat_that_answers_the_datas_questions_in_another_way_is_left_out() -> None:
+    plain = [
+        chat("Where does Otto live?", "He has a house in Milltown."),
+        chat("What is two plus two?", "Four."),
+        chat("What is two plus two?", "Four.", "Where does Mona live?", "She has a house in Foxmere."),
+        chat("Where does Otto live?", "Arr, Otto lives in Milltown, savvy?"),
+    ]
+    assert conflicts(plain, PIRATE) == {0, 2, 3}, "most answers to where somebody lives conflict"
+
+
+def test_new_facts_of_the_same_kind_do_not_conflict() -> None:
+    data = [
+        chat("Where does Tom live?", "Tom lives in Oakford."),
+        chat("Where does Ada live?", "Ada lives in Redport."),
+    ]
+    known = [chat("Where does Otto live?", "Otto lives in Milltown.") for _ in range(3)]
+    unknown = chat("Where does Zed live?", "I do not know Zed.")
+    assert conflicts([*known, unknown], data) == set()
+
+
+def test_shipped_datasets_contradict_few_chats_but_the_pirate_many() -> None:
+    chats = rehearsal_rows()
+    left_out = {name: len(conflicts(chats, get_dataset(name).train)) for name in ("pirate", "facts-small", "json")}
+    assert left_out["pirate"] > 400 and left_out["facts-small"] < 30 and left_out["json"] == 0
