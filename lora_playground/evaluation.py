@@ -1,5 +1,6 @@
-"""Scores answers: one metric a task, base and adapted alike, and forgetting. It knows no model and no torch: whoever
-calls it passes a function that answers chats.
+"""Scores answers: one metric a task, base and adapted alike, and how sure a score is.
+
+It knows no model and no torch: whoever calls it passes a function that answers chats.
 
 A row's last answer is the reference and is not shown; what a metric compares with stands in the row's meta.
 """
@@ -250,11 +251,6 @@ def paired_interval(before: Sequence[float], after: Sequence[float]) -> tuple[fl
     mean = sum(gains) / count
     spread = math.sqrt(max(0.0, sum(gain * gain for gain in gains) + 1 - count * mean * mean)) / count
     return max(-1.0, mean - _Z * spread), min(1.0, mean + _Z * spread)
-
-
-def forgetting(base: float, adapted: float) -> float:
-    """How much of the base's own skill is gone: its score less that of the adapted model; below 0 if it got better."""
-    return base - adapted
 
 
 def score_by(rows: Iterable[Row], samples: Iterable[dict[str, Any]], key: str = "skill") -> dict[str, float]:

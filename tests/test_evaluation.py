@@ -123,11 +123,6 @@ def test_intervals():
     assert low < 0 < high < 0.03
 
 
-def test_forgetting_is_what_was_lost():
-    assert ev.forgetting(0.9, 0.6) == pytest.approx(0.3)
-    assert ev.forgetting(0.5, 0.6) < 0
-
-
 def test_errors_name_what_is_missing_and_allowed():
     with pytest.raises(DataError, match=r'no metric "exakt".*exact'):
         ev.evaluate(lambda chats: [""] * len(chats), [row()], "exakt")

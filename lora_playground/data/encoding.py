@@ -1,6 +1,7 @@
-"""From rows to token ids and a mask that says which tokens are learned: the assistant's words and the end of its turn.
+"""From rows to token ids and a mask that says which tokens are learned: the answers, and the tokens that end them.
 
-It calls the tokenizer it is given and knows nothing of models, batches or training.
+It calls the tokenizer it is given and knows nothing of models, batches or training. Where answers stand in a chat, and
+what ends them, is found by `templates.chat_template`.
 """
 
 from __future__ import annotations
@@ -13,10 +14,9 @@ import numpy as np
 
 from lora_playground.data.catalogue import Row
 from lora_playground.errors import DataError
-from lora_playground.templates import thinking_tags
-from lora_playground.templates.special_tokens import neutralise, special_tokens
+from lora_playground.templates import chat_template, thinking_tags
+from lora_playground.templates.special_tokens import neutral, neutralise, special_tokens
 
-_TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|eot|>", "</s>", "<|endoftext|>")
 _BATCH = 512
 
 
@@ -42,6 +42,10 @@ class Encoded:
         truncated: examples that were cut at the end; unlearnable: rows left out because nothing to learn remained.
         tokens, learned: totals over the examples.
         thoughts: answers whose thought was left out, since the model is asked for answers without one.
+        refused: why the model's template cannot take rows; such rows are left out.
+        moved: chats whose system text stands in the first user turn, since the template has no place for it.
+        closed: chats that end with the end-of-sequence token, since the template has no end of its own.
+        unended: answers that no learned token ends.
     """
 
     examples: list[Example] = field(default_factory=list)
@@ -50,6 +54,36 @@ class Encoded:
     tokens: int = 0
     learned: int = 0
     thoughts: int = 0
+    refused: list[str] = field(default_factory=list)
+    moved: int = 0
+    closed: int = 0
+    unended: int = 0
+
+    def notes(self) -> list[str]:
+        """What a person should know before a model learns from these rows."""
+        found = []
+        if self.refused:
+            found.append(f"{len(self.refused)} rows are left out. {self.refused[0]}")
+        if self.moved:
+            found.append(
+                f"The model's template has no place for a system text; in {_chats(self.moved)} it stands at the "
+                "beginning of the first user turn."
+            )
+        if self.closed:
+            found.append(
+                "The model's template has no mark that ends an answer; the end-of-sequence token is put behind the "
+                f"last answer of {_chats(self.closed)} and learned, so that replies stop."
+            )
+        if self.unended:
+            found.append(
+                f"{self.unended} answers are followed by no token that ends a reply: after them the model does not "
+                "learn to stop."
+            )
+        return found
+
+
+def _chats(count: int) -> str:
+    return f"{count} chat{'s' if count != 1 else ''}"
 
 
 def encode(tokenizer: Any, rows: Sequence[Row], max_length: int) -> Encoded:
@@ -61,21 +95,21 @@ def encode(tokenizer: Any, rows: Sequence[Row], max_length: int) -> Encoded:
         max_length: longest example in tokens; chats are cut at the end, raw texts into pieces.
 
     Raises:
-        DataError: the template refuses a row, or no row has anything to learn.
+        DataError: no row has anything to learn.
     """
     result = Encoded()
+    special = special_tokens(tokenizer)
     for start in range(0, len(rows), _BATCH):
         part = rows[start : start + _BATCH]
-        chats = [row for row in part if row.get("messages")]
-        if thinking_tags.thinks(tokenizer.chat_template or ""):
-            chats = [_without_thoughts(row, result) for row in chats]
-        encoded = iter(_encode_chats(tokenizer, chats))
+        encoded = iter(_encode_chats(tokenizer, [row for row in part if row.get("messages")], special, result))
         for row in part:
-            if row.get("messages"):
-                _add(result, *next(encoded), max_length)
-            else:
-                _add_text(result, tokenizer, row["text"], max_length)
+            if not row.get("messages"):
+                _add_text(result, tokenizer, neutralise(row["text"], special), max_length)
+            elif (found := next(encoded)) is not None:
+                _add(result, *found, max_length)
     if rows and not result.examples:
+        if result.refused:
+            raise DataError(f"None of the {len(rows)} rows can be used. {result.refused[0]}")
         raise DataError(
             f"None of the {len(rows)} rows has a learnable token within {max_length} tokens: every prompt is longer "
             "than that, or every answer is empty. Raise data.max_length or shorten the prompts."
@@ -98,127 +132,69 @@ def coloured(tokenizer: Any, example: Example) -> list[tuple[str, bool]]:
 # -------------------------------------------------------------------------------------------------------- chats
 
 
-def _encode_chats(tokenizer: Any, rows: Sequence[Row]) -> list[tuple[list[int], list[int]]]:
-    """(ids, mask) of each chat, by the template's own marks where it has them, else by comparing prefixes."""
+def _encode_chats(
+    tokenizer: Any, rows: Sequence[Row], special: Sequence[str], result: Encoded
+) -> list[tuple[list[int], np.ndarray] | None]:
+    """(ids, mask) of each chat, None where the template cannot take it; what happened is counted in `result`."""
     if not rows:
         return []
-    special = special_tokens(tokenizer)
-    chats = [_neutral(row["messages"], special) for row in rows]
-    try:
-        return _encode_batch(tokenizer, chats)
-    except Exception as error:  # a template is a program of the model's authors and may raise anything
-        for row, chat in zip(rows, chats):
-            try:
-                _encode_batch(tokenizer, [chat])
-            except Exception as cause:
-                line = row.get("meta", {}).get("line")
-                where = f"the row of line {line}" if line else "a row"
-                raise DataError(
-                    f"The model's chat template refuses {where} ({str(cause)[:200]}). "
-                    f"Its roles are {', '.join(turn['role'] for turn in chat)[:100]}; change the row or the model."
-                ) from cause
-        raise DataError(f"The rows cannot be encoded ({str(error)[:200]}).") from error
-
-
-def _encode_batch(tokenizer: Any, chats: list[list[dict[str, str]]]) -> list[tuple[list[int], list[int]]]:
-    ends = _turn_end_ids(tokenizer)
-    if "generation" in (tokenizer.chat_template or "") and "endgeneration" in tokenizer.chat_template:
-        done = tokenizer.apply_chat_template(
-            chats, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, add_generation_prompt=False,
-            **thinking_tags.OPTIONS,
-        )  # fmt: skip
-        pairs = list(zip(done["input_ids"], done["assistant_masks"]))
-        if all(any(mask) for _, mask in pairs):
-            return [(ids, _with_turn_end(ends, ids, mask)) for ids, mask in pairs]
-    texts = [_render_whole(tokenizer, chat) for chat in chats]
-    spans = [_answer_spans(tokenizer, chat, text) for chat, text in zip(chats, texts)]
-    tokens = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
-    pairs = []
-    for ids, offsets, answers in zip(tokens["input_ids"], tokens["offset_mapping"], spans):
-        mask = [int(any(a < end and start < b for a, b in answers)) if end > start else 0 for start, end in offsets]
-        pairs.append((ids, _with_turn_end(ends, ids, mask)))
-    return pairs
-
-
-def _render(tokenizer: Any, messages: list[dict[str, str]], prompt: bool = False) -> str:
-    text = tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=prompt, **thinking_tags.OPTIONS
-    )
-    return thinking_tags.closed(text) if prompt else text
-
-
-def _render_whole(tokenizer: Any, chat: list[dict[str, str]]) -> str:
-    text = _render(tokenizer, chat)
-    if chat[-1]["role"] != "assistant" or not thinking_tags.thinks(tokenizer.chat_template or ""):
-        return text
-    return thinking_tags.as_asked(text, _render(tokenizer, chat[:-1], prompt=True), chat[-1]["content"])
-
-
-def _without_thoughts(row: Row, result: Encoded) -> Row:
-    """The row, its answers without thoughts."""
-    messages = [
-        {**turn, "content": thinking_tags.without(turn["content"])} if turn["role"] == "assistant" else turn
-        for turn in row["messages"]
-    ]
-    result.thoughts += sum(new["content"] != old["content"] for new, old in zip(messages, row["messages"]))
-    return {**row, "messages": messages}
-
-
-def _answer_spans(tokenizer: Any, messages: list[dict[str, str]], text: str) -> list[tuple[int, int]]:
-    """Character spans of the assistant's words in the rendered chat.
-
-    Each starts where the prompt for that turn ends (templates of thinking models put an empty thought there, which
-    the model has to write itself) and ends with the last character of the content.
-    """
-    spans: list[tuple[int, int]] = []
-    for number, message in enumerate(messages):
-        if message["role"] != "assistant":
+    thinks = thinking_tags.thinks(tokenizer.chat_template or "")
+    rendered: list[chat_template.Rendered | None] = []
+    for row in rows:
+        chat = neutral(_without_thoughts(row["messages"], result) if thinks else row["messages"], special)
+        try:
+            one = chat_template.whole(tokenizer, chat)
+        except chat_template.TemplateRefusal as why:
+            line = row.get("meta", {}).get("line")
+            where = f"the row of line {line}" if line else "a row"
+            roles = ", ".join(turn["role"] for turn in chat)[:100]
+            result.refused.append(
+                f"The model's chat template refuses {where} ({why}). "
+                f"Its roles are {roles}; change the row or the model."
+            )
+            rendered.append(None)
             continue
-        prompt = _render(tokenizer, messages[:number], prompt=True)
-        start = len(prompt) if text.startswith(prompt) else _common(prompt, text)
-        start = max(start, spans[-1][1] if spans else 0)
-        content = message["content"].strip()
-        found = text.find(content, start)
-        if found < 0:  # The template rewrote the content, such as a thought that it cut out.
-            ends = [place for mark in _TURN_ENDS if (place := text.find(mark, start)) >= 0]
-            spans.append((start, min(ends, default=len(text))))
-        else:
-            end, tail = found + len(content), message["content"][len(message["content"].rstrip()) :]
-            # Templates that keep white space at the end have it between the answer and the mark that ends the turn.
-            spans.append((start, end + len(tail) if text.startswith(tail, end) else end))
-    return spans
+        result.moved += one.moved
+        result.closed += one.closed
+        result.unended += one.unended
+        rendered.append(one)
+    texts = [one.text for one in rendered if one is not None]
+    tokens = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True) if texts else {"input_ids": []}
+    several = iter(zip(tokens["input_ids"], tokens["offset_mapping"])) if texts else iter(())
+    return [None if one is None else _masked(*next(several), one.learned) for one in rendered]
 
 
-def _common(one: str, other: str) -> int:
-    """How many characters two texts share at their beginning."""
-    return next((place for place, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
+def _without_thoughts(messages: Sequence[dict[str, Any]], result: Encoded) -> list[dict[str, Any]]:
+    """The messages, answers without thoughts."""
+    without = [
+        {**turn, "content": thinking_tags.without(turn["content"])} if turn["role"] == "assistant" else turn
+        for turn in messages
+    ]
+    result.thoughts += sum(new["content"] != old["content"] for new, old in zip(without, messages))
+    return without
 
 
-def _with_turn_end(ends: frozenset[int], ids: list[int], mask: list[int]) -> list[int]:
-    """The mask, with the end-of-turn token that follows an answer learned as well: it is what stops generation."""
-    mask = list(mask)
-    for place in range(1, len(ids)):
-        if mask[place - 1] and not mask[place] and ids[place] in ends and ids[place - 1] not in ends:
-            mask[place] = 1
-    return mask
-
-
-def _turn_end_ids(tokenizer: Any) -> frozenset[int]:
-    known = tokenizer.get_added_vocab()
-    ids = {known[token] for token in _TURN_ENDS if token in known}
-    return frozenset(ids | {tokenizer.eos_token_id})
-
-
-def _neutral(messages: Sequence[dict[str, str]], special: Sequence[str]) -> list[dict[str, str]]:
-    return [{"role": turn["role"], "content": neutralise(turn["content"], special)} for turn in messages]
+def _masked(
+    ids: list[int], offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]
+) -> tuple[list[int], np.ndarray]:
+    """(ids, whether each token has a character in one of the spans)."""
+    starts, ends = np.asarray(offsets, dtype=np.int64).reshape(-1, 2).T
+    inside = np.zeros(max(ends.max(initial=0), *(end for _, end in spans), 0) + 2, dtype=np.int64)
+    for start, end in spans:
+        inside[start + 1 : end + 1] = 1
+    total = np.cumsum(inside)  # total[n]: characters of spans among the first n
+    # Offsets of tokens of white space may be empty: such a token goes back to the end of the one before it.
+    before = np.concatenate([[0], np.maximum.accumulate(ends)[:-1]])
+    first = np.where(ends > starts, starts, np.minimum(before, starts))
+    return ids, total[np.maximum(ends, first + 1)] > total[first]
 
 
 # ------------------------------------------------------------------------------------------------------ examples
 
 
-def _add(result: Encoded, ids: list[int], mask: list[int], max_length: int) -> None:
+def _add(result: Encoded, ids: list[int], mask: np.ndarray, max_length: int) -> None:
     cut = len(ids) > max_length
-    learned = np.asarray(mask[:max_length], dtype=bool)
+    learned = mask[:max_length]
     if not learned[1:].any():
         result.unlearnable += 1
         return
@@ -227,7 +203,7 @@ def _add(result: Encoded, ids: list[int], mask: list[int], max_length: int) -> N
 
 
 def _add_text(result: Encoded, tokenizer: Any, text: str, max_length: int) -> None:
-    ids = list(tokenizer(neutralise(text, special_tokens(tokenizer)))["input_ids"])
+    ids = list(tokenizer(text)["input_ids"])
     if not ids or ids[-1] != tokenizer.eos_token_id:
         ids.append(tokenizer.eos_token_id)
     for start in range(0, len(ids), max_length):

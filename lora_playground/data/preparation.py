@@ -28,6 +28,7 @@ class Prepared:
         share: of tokens that come from rehearsal.
         truncated: examples cut to the longest length; unlearnable: rows left out because nothing to learn remained.
         rows: numbers of rows, {'train', 'validation'}.
+        notes: what a person should know before the model learns from them.
     """
 
     train: list[Example]
@@ -37,6 +38,7 @@ class Prepared:
     truncated: int
     unlearnable: int
     rows: dict[str, int]
+    notes: tuple[str, ...] = ()
 
 
 def prepare(tokenizer: Any, dataset: Dataset, config: DataConfig, seed: int, embedded: bool) -> Prepared:
@@ -66,6 +68,7 @@ def prepare(tokenizer: Any, dataset: Dataset, config: DataConfig, seed: int, emb
         train.truncated,
         train.unlearnable,
         {"train": len(order), "validation": len(dataset.validation)},
+        tuple(train.notes()),
     )
 
 

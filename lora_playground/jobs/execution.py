@@ -166,8 +166,10 @@ class Execution:
         return tell
 
     def tell_about(self, prepared: Prepared) -> None:
-        """Messages on rows that were cut or left out."""
+        """Messages on rows that were cut, changed or left out."""
         longest = self.config.data.max_length
+        for text in prepared.notes:
+            self.report({"type": "message", "level": "warning", "text": text})
         if prepared.truncated:
             text = f"{prepared.truncated} examples are longer than {longest} tokens and were cut."
             self.report({"type": "message", "level": "warning", "text": text})

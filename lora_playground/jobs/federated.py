@@ -75,6 +75,7 @@ class FederatedExecution(Execution):
         dataset = get_dataset(config.data.dataset, self.home)
         data = prepare_clients(base.tokenizer, dataset, config, is_embedded(config.model))
         shared = data.shared
+        self.tell_about(shared)
         judged = shared.validation, dataset.test, dataset.card.metric
         trainer = LocalTrainer(
             base, config, data.examples, shared.rehearsal, shared.share, *judged, should_stop=self.should_stop

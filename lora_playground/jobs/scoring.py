@@ -89,12 +89,13 @@ def score_update(
         `score`, `forgetting`, `changed`, `samples` as in a run's result; score is None without test rows or metric.
     """
     from lora_playground.models.decoding import Decoder, RowUpdate
+    from lora_playground.models.prompts import can_be_asked
 
     decoder = Decoder(base.model, base.tokenizer)
     adapted = RowUpdate(decoder.adapter(updates))
     answers = BaseAnswers(home, f"{base.fingerprint.identity[:8]}{str(base.dtype)[6:]}{base.bits}")
     data = get_dataset(dataset, home)
-    asked = [row for row in data.test if row.get("messages")]
+    asked = [row for row in data.test if row.get("messages") and can_be_asked(base.tokenizer, prompt_of(row))]
     metric = data.card.metric if data.card.metric in evaluation.METRICS else ""
     pairs = _both(decoder, adapted, asked[:rows], answers, None if embedded else seconds, should_stop)
     score, samples = _scored(pairs, metric)
@@ -106,8 +107,9 @@ def score_update(
         step = max(1, len(known) // (limit or len(known)))  # spread over the file, which is sorted by skill
         found, _ = _scored(_both(decoder, adapted, known[::step][:limit], answers, None, should_stop), "base-skills")
         if found is not None:
-            drop = evaluation.forgetting(found["base"], found["adapted"])
-            forgotten = {"base": found["base"], "adapted": found["adapted"], "drop": drop, "n": found["n"]}
+            forgotten = {key: found[key] for key in ("base", "adapted", "n")}
+            forgotten |= {"drop": found["base"] - found["adapted"]}
+            forgotten |= {"low": -found["gain"]["high"], "high": -found["gain"]["low"]}
     answers.save()
     return {"score": score, "forgetting": forgotten, "changed": changed, "samples": samples[:SHOWN]}
 
@@ -182,5 +184,17 @@ def _scored(pairs: Pairs, metric: str) -> tuple[dict[str, Any] | None, list[dict
         )
     if not sides:
         return None, samples
-    score = {"metric": metric, "base": sides[0]["score"], "adapted": sides[1]["score"], "n": len(rows)}
-    return score, samples
+    return _told(metric, *sides), samples
+
+
+def _told(metric: str, base: dict[str, Any], adapted: dict[str, Any]) -> dict[str, Any]:
+    """The `score` of a result, from what `evaluation.evaluate` found for base and adapted model on the same rows."""
+    before, after = ([sample["score"] for sample in side["samples"]] for side in (base, adapted))
+    low, high = evaluation.paired_interval(before, after)
+    score: dict[str, Any] = {"metric": metric, "base": base["score"], "adapted": adapted["score"], "n": adapted["n"]}
+    score |= {"low": adapted["low"], "high": adapted["high"], "base_low": base["low"], "base_high": base["high"]}
+    score["gain"] = {"value": adapted["score"] - base["score"], "low": low, "high": high}
+    if "macro_f1" in adapted:
+        score["macro_f1"] = {"base": base["macro_f1"], "adapted": adapted["macro_f1"]}
+        score["majority"] = adapted["majority"]
+    return score

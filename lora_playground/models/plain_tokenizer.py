@@ -6,15 +6,14 @@ It has the few methods that `data.encoding` calls, and is tested to give the sam
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lora_playground.errors import ModelError
 from lora_playground.models.loading import FALLBACK_TEMPLATE
+from lora_playground.templates.rendering import render
 
-_GENERATION = re.compile(r"\{%(-?)\s*generation\s*(-?)%\}")
-_END = re.compile(r"\{%(-?)\s*endgeneration\s*(-?)%\}")
 _NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
@@ -28,7 +27,7 @@ class PlainTokenizer:
         ModelError: they are missing or damaged.
 
     Attributes:
-        chat_template: the model's own, its marks of generated text made inert, or the fallback.
+        chat_template: the model's own, or the fallback.
         own_template: whether it is the model's own.
     """
 
@@ -42,20 +41,18 @@ class PlainTokenizer:
         except Exception as error:  # the tokenizers library raises plain Exception
             raise ModelError(f"The tokenizer of this model cannot be shown ({str(error)[:200]}).") from error
         self.own_template = bool(template)
-        marked = template or FALLBACK_TEMPLATE
-        # Kept in place as conditions, so that their trimming of white space still holds.
-        self.chat_template = _END.sub(r"{%\1 endif \2%}", _GENERATION.sub(r"{%\1 if true \2%}", marked))
-        self._special = {name: _content(settings.get(name)) for name in _NAMES}
-        self.eos_token = self._special["eos_token"]
+        self.chat_template = template or FALLBACK_TEMPLATE
+        self._special = {name: text for name in _NAMES if (text := _content(settings.get(name)))}
+        self._tokenizer.add_special_tokens(_special_tokens(settings, self._special))
+        self.eos_token = self._special.get("eos_token")
         self.eos_token_id = self._tokenizer.token_to_id(self.eos_token) if self.eos_token else None
         if self.eos_token_id is None:
             raise ModelError("The model's tokenizer has no end-of-sequence token, so answers could not end.")
-        self._compiled: Any = None
 
     @property
     def all_special_tokens(self) -> list[str]:
         """Texts of the tokens that the settings name: beginning, end, unknown, padding."""
-        return [token for token in self._special.values() if token]
+        return list(self._special.values())
 
     @property
     def added_tokens_decoder(self) -> dict[int, Any]:
@@ -66,21 +63,14 @@ class PlainTokenizer:
         """Tokens beside the trained vocabulary, and their ids."""
         return {token.content: number for number, token in self._tokenizer.get_added_tokens_decoder().items()}
 
-    def apply_chat_template(
-        self,
-        conversation: list[dict[str, str]],
-        tokenize: bool = False,
-        add_generation_prompt: bool = False,
-        **options: Any,
-    ) -> str:
+    def apply_chat_template(self, conversation: Sequence[dict[str, Any]], tokenize: bool = False, **given: Any) -> str:
         """A chat as text; raises what the template raises."""
-        if self._compiled is None:
-            self._compiled = _compile(self.chat_template)
-        special = {name: token for name, token in self._special.items() if token}
-        given = special | options
-        return self._compiled.render(
-            messages=conversation, tools=None, documents=None, add_generation_prompt=add_generation_prompt, **given
-        )
+        return self.render_tagged(conversation, **given)[0]
+
+    def render_tagged(self, conversation: Sequence[dict[str, Any]], **given: Any) -> tuple[str, list[tuple[int, int]]]:
+        """(a chat as text, spans of characters between its generation tags)."""
+        given = {"add_generation_prompt": False, **self._special, **given}
+        return render(self.chat_template, conversation, **given)
 
     def __call__(self, text: str | list[str], add_special_tokens: bool = True, **options: Any) -> dict[str, Any]:
         """Token ids and character offsets of a text, or lists of them."""
@@ -112,22 +102,10 @@ def _content(token: Any) -> str:
     return str(token.get("content", "")) if isinstance(token, dict) else str(token or "")
 
 
-def _compile(template: str) -> Any:
-    """As transformers compiles chat templates: sandboxed, with loop controls, and with its few functions."""
-    from datetime import datetime
+def _special_tokens(settings: dict[str, Any], named: dict[str, str]) -> list[Any]:
+    """The special tokens that the settings list beside those of tokenizer.json."""
+    from tokenizers import AddedToken
 
-    from jinja2.exceptions import TemplateError
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def refuse(message: str) -> None:
-        raise TemplateError(message)
-
-    def as_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **others: Any) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **others)
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.filters["tojson"] = as_json
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment.from_string(template)
+    more = settings.get("additional_special_tokens") or settings.get("extra_special_tokens") or []
+    texts = [*named.values(), *map(_content, more.values() if isinstance(more, dict) else more)]
+    return [AddedToken(text, special=True, normalized=False) for text in dict.fromkeys(texts) if text]

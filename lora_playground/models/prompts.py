@@ -9,34 +9,42 @@ from collections.abc import Sequence
 from typing import Any
 
 from lora_playground.errors import ChatError
-from lora_playground.templates import thinking_tags
-from lora_playground.templates.special_tokens import neutralise, special_tokens
+from lora_playground.templates import chat_template
+from lora_playground.templates.special_tokens import neutral, special_tokens
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 
 
-def prompt_text(tokenizer: Any, conversation: Sequence[dict[str, str]]) -> str:
+def prompt_text(tokenizer: Any, conversation: Sequence[dict[str, Any]]) -> str:
     """The conversation in the model's own template, up to where the assistant begins to speak."""
     if not conversation:
         raise ChatError("There is nothing to answer: the conversation is empty.")
-    messages, special = [], special_tokens(tokenizer)
     for message in conversation:
         if message.get("role") not in ROLES:
             raise ChatError(f"A message's role is {message.get('role')!r}; it must be one of {', '.join(ROLES)}.")
         content = str(message["content"])
         if not content.isascii() and any("\ud800" <= character <= "\udfff" for character in content):
             raise ChatError("A message holds half of a character (a lone surrogate); no tokenizer reads that.")
-        messages.append({"role": message["role"], "content": neutralise(content, special)})
+    messages = neutral([{**turn, "content": str(turn["content"])} for turn in conversation], special_tokens(tokenizer))
     if getattr(tokenizer, "chat_template", None):
         try:
-            text = tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **thinking_tags.OPTIONS
-            )
-            return thinking_tags.closed(text)
+            return chat_template.prompt(tokenizer, messages)
         except Exception as error:  # the template is a program of the model's authors and may raise anything
             raise ChatError(f"The model's chat template refuses this conversation: {str(error)[:200]}") from error
     lines = [f"{message['role']}: {message['content']}\n" for message in messages]
     return "".join(lines) + "assistant:"
+
+
+def can_be_asked(tokenizer: Any, conversation: Sequence[dict[str, Any]]) -> bool:
+    """Whether the model's template takes the conversation: it may not know turns of tools."""
+    if not any(turn["role"] == "tool" or "tool_calls" in turn for turn in conversation):
+        return True
+    try:
+        text = prompt_text(tokenizer, conversation)
+    except ChatError:
+        return False
+    calls = [call["function"]["name"] for turn in conversation for call in turn.get("tool_calls", ())]
+    return all(name in text for name in calls)
 
 
 def prompt_ids(tokenizer: Any, conversation: Sequence[dict[str, str]]) -> list[int]:
@@ -47,8 +55,9 @@ def prompt_ids(tokenizer: Any, conversation: Sequence[dict[str, str]]) -> list[i
 
 
 def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Tokens that end a reply: the tokenizer's end token, and those of the model's generation configuration."""
-    found: set[int] = set()
+    """Tokens that end a reply: the tokenizer's end token, those of the model's generation configuration, and those
+    with which the chat template ends an answer."""
+    found = set(chat_template.stop_tokens(tokenizer))
     for value in (
         getattr(tokenizer, "eos_token_id", None),
         getattr(getattr(model, "generation_config", None), "eos_token_id", None),
@@ -58,8 +67,4 @@ def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
             found.add(value)
         elif isinstance(value, (list, tuple)):
             found.update(int(item) for item in value)
-    for text in ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>"):
-        token = tokenizer.convert_tokens_to_ids(text) if hasattr(tokenizer, "convert_tokens_to_ids") else None
-        if isinstance(token, int) and token >= 0 and token != getattr(tokenizer, "unk_token_id", None):
-            found.add(token)
     return frozenset(found)

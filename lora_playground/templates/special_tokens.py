@@ -27,3 +27,18 @@ def neutralise(text: str, special: Sequence[str]) -> str:
         if token in text:
             text = text.replace(token, token[0] + " " + token[1:])
     return text
+
+
+def neutral(messages: Sequence[dict[str, Any]], special: Sequence[str]) -> list[dict[str, Any]]:
+    """Messages with no special token in what people wrote: contents, and calls of tools."""
+    return [
+        {key: value if key == "role" else _neutral(value, special) for key, value in turn.items()} for turn in messages
+    ]
+
+
+def _neutral(value: Any, special: Sequence[str]) -> Any:
+    if isinstance(value, str):
+        return neutralise(value, special)
+    if isinstance(value, dict):
+        return {neutralise(str(key), special): _neutral(item, special) for key, item in value.items()}
+    return [_neutral(item, special) for item in value] if isinstance(value, list) else value

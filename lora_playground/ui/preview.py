@@ -78,7 +78,7 @@ def preview(home: Path, name: str, model: str, longest: Any) -> str:
         said += " It is asked to answer without thinking first, here and in Chat."
     texts = "".join(_example(tokenizer, example) for example in found.examples[:SHOWN])
     odd = _counts(rows, len(dataset.train), found, limit)
-    head = f'<p class="lp-note">{escape(said)}</p>'
+    head = "".join(f'<p class="lp-note">{escape(text)}</p>' for text in (said, *found.notes()))
     return f'<div class="lp-seen">{head}{texts}{histogram(lengths, limit)}{odd}</div>'
 
 

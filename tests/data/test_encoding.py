@@ -167,11 +167,16 @@ def test_raw_text_learns_every_token_and_is_cut_into_pieces(tokenizer):
     )
 
 
-def test_template_that_refuses_names_the_line(tokenizer):
+def test_a_row_that_the_template_refuses_is_named_and_the_others_are_learned(tokenizer):
     _with(
         tokenizer,
-        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + PLAIN_TEMPLATE,
+        "{% if 'dog' in messages[0]['content'] %}{{ raise_exception('no dogs') }}{% endif %}" + PLAIN_TEMPLATE,
     )
-    rows = [{"messages": CHAT[1:3], "meta": {"line": 1}}, {"messages": CHAT, "meta": {"line": 7}}]
-    with pytest.raises(DataError, match=r"line 7 \(no system\)"):
-        encoding.encode(tokenizer, rows, 512)
+    dog = [{"role": "user", "content": "The dog?"}, CHAT[2]]
+    rows = [{"messages": CHAT[1:3], "meta": {"line": 1}}, {"messages": dog, "meta": {"line": 7}}]
+    done = encoding.encode(tokenizer, rows, 512)
+    assert (
+        len(done.examples) == 1 and "1 rows are left out" in done.notes()[0] and "line 7 (no dogs)" in done.notes()[0]
+    )
+    with pytest.raises(DataError, match=r"line 7 \(no dogs\)"):
+        encoding.encode(tokenizer, rows[1:], 512)
