@@ -147,18 +147,13 @@ class Strategy:
         """Raises ConfigError where this strategy cannot take these client ranks or scalings."""
         if self.heterogeneous:
             return
-        if len(set(ranks)) > 1:
-            raise ConfigError(
-                "federated.ranks",
-                list(ranks),
-                f"{self.label} needs one rank for all clients, because {self.why_equal}",
-            )
-        if scalings and max(scalings) - min(scalings) > 1e-9 * max(abs(s) for s in scalings):
-            raise ConfigError(
-                "federated.alpha",
-                list(scalings),
-                f"{self.label} needs one scaling for all clients, because {self.why_equal}",
-            )
+        for field_, word, values in (("ranks", "rank", ranks), ("alpha", "scaling", scalings)):
+            if values and max(values) - min(values) > 1e-9 * max(abs(value) for value in values):
+                raise ConfigError(
+                    f"federated.{field_}",
+                    list(values),
+                    f"{self.label} needs one {word} for all clients, because {self.why_equal}",
+                )
 
     def start(
         self,
@@ -255,12 +250,12 @@ class Strategy:
         return opened
 
     def aggregate(self, server: Server, clients: Mapping[str, Factors], weights: Mapping[str, float]) -> Server:
-        """The server after a round.
+        """The server after a round; by default the weighted means of what the clients train replace its own.
 
         Args:
             clients: {client: {module: Factor}}, at least one, all valid. weights: p_k, which sum to 1.
         """
-        raise NotImplementedError
+        return self.averaged(server, clients, weights, self.trained(server.round + 1))
 
     def idle(self, server: Server) -> Server:
         """The server after a round in which nobody delivered: only the number of the round changes."""

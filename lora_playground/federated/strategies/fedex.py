@@ -12,7 +12,7 @@ class FedEx(Strategy):
     """The residual travels factored: it has rank (K−1)r at most, because the deviations from a mean cancel."""
 
     def aggregate(self, server: Server, clients: Mapping[str, Factors], weights: Mapping[str, float]) -> Server:
-        mean = self.averaged(server, clients, weights, ("B", "A"))
+        mean = super().aggregate(server, clients, weights)
         *names, last = clients
         if not names:
             return mean

@@ -1,20 +1,8 @@
 """FedIT: the server averages A and B each for itself; the mean of products is not the product of means."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from lora_playground.federated.strategies.base import Card, Strategy
 
-from lora_playground.federated.strategies.base import Card, Factors, Server, Strategy
-
-
-@dataclass(frozen=True)
-class FedIT(Strategy):
-    """Plain federated averaging of both factors."""
-
-    def aggregate(self, server: Server, clients: Mapping[str, Factors], weights: Mapping[str, float]) -> Server:
-        return self.averaged(server, clients, weights, ("B", "A"))
-
-
-STRATEGY = FedIT(
+STRATEGY = Strategy(
     name="fedit",
     label="FedIT",
     why_equal="factors of different shape or scaling have no mean",

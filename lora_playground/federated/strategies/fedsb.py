@@ -47,9 +47,6 @@ class FedSB(Strategy):
     def trained(self, round_: int) -> tuple[str, ...]:
         return ("R",)
 
-    def aggregate(self, server: Server, clients: Mapping[str, Factors], weights: Mapping[str, float]) -> Server:
-        return self.averaged(server, clients, weights, ("R",))
-
 
 STRATEGY = FedSB(
     name="fedsb",

@@ -37,7 +37,7 @@ class FedSVD(Strategy):
         return ("B",)
 
     def aggregate(self, server: Server, clients: Mapping[str, Factors], weights: Mapping[str, float]) -> Server:
-        mean = self.averaged(server, clients, weights, ("B",))
+        mean = super().aggregate(server, clients, weights)
         factors: Factors = {}
         for module, factor in mean.factors.items():
             U, sigma, Vt = factor_svd(factor.B, factor.A)

@@ -1,9 +1,8 @@
 """FFA-LoRA: A is shared and frozen for good, so the mean over B is exact."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lora_playground.federated.strategies.base import Card, Factors, Server, Strategy
+from lora_playground.federated.strategies.base import Card, Strategy
 
 
 @dataclass(frozen=True)
@@ -12,9 +11,6 @@ class FFA(Strategy):
 
     def trained(self, round_: int) -> tuple[str, ...]:
         return ("B",)
-
-    def aggregate(self, server: Server, clients: Mapping[str, Factors], weights: Mapping[str, float]) -> Server:
-        return self.averaged(server, clients, weights, ("B",))
 
 
 STRATEGY = FFA(

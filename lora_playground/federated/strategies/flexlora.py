@@ -18,20 +18,21 @@ from lora_playground.federated.strategies.base import (
 )
 
 
-def truncated(server: Server, rank: int, s: float) -> Factors:
-    """The first `rank` columns of B and rows of A of the global factors, B rescaled so that s·B·A keeps its size."""
-    return {
-        module: Factor(factor.B[:, :rank] * (factor.s / s), factor.A[:rank], s)
-        for module, factor in server.factors.items()
-    }
+@dataclass(frozen=True)
+class Truncating(Strategy):
+    """A strategy that gives each client the first rows and columns of the global factors."""
+
+    def local(self, server: Server, rank: int, s: float) -> Factors:
+        """The first `rank` columns of B and rows of A of the global ones, B rescaled so that s·B·A keeps its size."""
+        return {
+            module: Factor(factor.B[:, :rank] * (factor.s / s), factor.A[:rank], s)
+            for module, factor in server.factors.items()
+        }
 
 
 @dataclass(frozen=True)
-class FlexLoRA(Strategy):
+class FlexLoRA(Truncating):
     """The SVD comes from the stacked factors' small core."""
-
-    def local(self, server: Server, rank: int, s: float) -> Factors:
-        return truncated(server, rank, s)
 
     def aggregate(self, server: Server, clients: Mapping[str, Factors], weights: Mapping[str, float]) -> Server:
         some = next(iter(server.factors.values()))

@@ -8,16 +8,15 @@ from lora_playground.federated.strategies.base import (
     Factors,
     Message,
     Server,
-    Strategy,
     ideal,
     initial,
     shapes_of,
 )
-from lora_playground.federated.strategies.flexlora import truncated
+from lora_playground.federated.strategies.flexlora import Truncating
 
 
 @dataclass(frozen=True)
-class FLoRA(Strategy):
+class FLoRA(Truncating):
     """Exact for any ranks; the price is a stack of all clients' factors on the way down."""
 
     def receive(self, held: Factors, message: Message, round_: int, seed: int) -> Factors:
@@ -25,9 +24,6 @@ class FLoRA(Strategy):
             return held
         some = next(iter(held.values()))
         return initial(shapes_of(held), some.rank, some.s, seed, round_ - 1)
-
-    def local(self, server: Server, rank: int, s: float) -> Factors:
-        return truncated(server, rank, s)
 
     def aggregate(self, server: Server, clients: Mapping[str, Factors], weights: Mapping[str, float]) -> Server:
         return self.advanced(server, self.fresh(server), (), ideal(clients, weights))

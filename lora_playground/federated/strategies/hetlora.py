@@ -6,16 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from lora_playground.federated.pairs import norm
-from lora_playground.federated.strategies.base import Card, Factor, Factors, Server, Strategy
-from lora_playground.federated.strategies.flexlora import truncated
+from lora_playground.federated.strategies.base import Card, Factor, Factors, Server
+from lora_playground.federated.strategies.flexlora import Truncating
 
 
 @dataclass(frozen=True)
-class HetLoRA(Strategy):
+class HetLoRA(Truncating):
     """Zero padding and sparsity weights; without the paper's self-pruning."""
-
-    def local(self, server: Server, rank: int, s: float) -> Factors:
-        return truncated(server, rank, s)
 
     def aggregate(self, server: Server, clients: Mapping[str, Factors], weights: Mapping[str, float]) -> Server:
         sizes = {

@@ -15,7 +15,7 @@ class LoraFair(Strategy):
     damping: float = 0.01
 
     def aggregate(self, server: Server, clients: Mapping[str, Factors], weights: Mapping[str, float]) -> Server:
-        mean = self.averaged(server, clients, weights, ("B", "A"))
+        mean = super().aggregate(server, clients, weights)
         factors: Factors = {}
         for module, factor in mean.factors.items():
             A = factor.A

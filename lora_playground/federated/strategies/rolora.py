@@ -1,9 +1,8 @@
 """RoLoRA: rounds take turns, B in odd ones and A in even ones, so each round's mean is exact."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lora_playground.federated.strategies.base import Card, Factors, Server, Strategy
+from lora_playground.federated.strategies.base import Card, Strategy
 
 
 @dataclass(frozen=True)
@@ -12,9 +11,6 @@ class RoLoRA(Strategy):
 
     def trained(self, round_: int) -> tuple[str, ...]:
         return ("B",) if round_ % 2 else ("A",)
-
-    def aggregate(self, server: Server, clients: Mapping[str, Factors], weights: Mapping[str, float]) -> Server:
-        return self.averaged(server, clients, weights, self.trained(server.round + 1))
 
 
 STRATEGY = RoLoRA(
