@@ -31,7 +31,7 @@ _DASHES = (("solid", "circle"), ("dash", "square"), ("dot", "diamond"))
 
 
 def partition_figure(event: Event | None, dark: bool = False) -> dict[str, Any]:
-    """A stacked bar a client: its rows by label or topic; beyond eleven groups the smallest are put together."""
+    """A stacked bar for each client: its rows by label or topic. Beyond eleven groups the smallest are put together."""
     title = "Which rows each client holds"
     if not event or not event.get("clients"):
         return empty("Choose a dataset and the number of clients to see who holds what.", title, dark)
@@ -82,7 +82,7 @@ def describe_partition(event: Event | None) -> str:
 
 
 def rounds_figure(series: Series, measure: str = "loss", dark: bool = False) -> dict[str, Any]:
-    """One of `MEASURES` over the rounds, a line a run; the error on a logarithmic axis with an exact floor."""
+    """One of `MEASURES` over the rounds, a line for each run; errors on a logarithmic axis whose lowest tick is 'exact'."""
     title, unit = MEASURES[measure]
     lines = [
         (label, colour, [(e["round"], float(e[measure])) for e in events if e.get(measure) is not None])
@@ -132,7 +132,7 @@ def _rounds(data: Sequence[Event], dark: bool) -> dict[str, Any]:
 
 
 def rank_figure(series: Series, ranks: Sequence[int] = (), dark: bool = False) -> dict[str, Any]:
-    """How many directions the global update uses after each round, a line a run, beside what one client and all
+    """How many directions the global update uses after each round, a line for each run, beside what one client and all
     clients together bring to a round.
 
     Args:
@@ -203,7 +203,7 @@ def describe_rounds(series: Series, measure: str = "loss") -> str:
 
 
 def bytes_figure(series: Series, dark: bool = False) -> dict[str, Any]:
-    """Megabytes that all clients have sent (up) and received (down), a pair of bars a run."""
+    """Megabytes that all clients have sent (up) and received (down), a pair of bars for each run."""
     title = "What has travelled"
     runs = [(label, colour, events[-1]["bytes"]) for label, colour, events in series if _played(events)]
     if not runs:
@@ -307,7 +307,7 @@ def _scree(
 
 
 def _played(events: Sequence[Event]) -> bool:
-    """Whether a round has ended; event 0 only judges the start."""
+    """Whether a round has ended; the event of round 0 only has the loss and score before it."""
     return bool(events) and "bytes" in events[-1]
 
 

@@ -1,6 +1,6 @@
-"""The tab Federated: several strategies side by side on the same clients and data, live, each as a run of its own.
+"""The tab Federated: several strategies on the same clients and data, each as a run of its own, compared while they run.
 
-It starts runs and draws their events; what a strategy is comes from the registry, what may be set from the schema.
+It starts runs and draws their events. Strategies come from their registry, options from the schema.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the tab Federated says: runs' rounds read from their events, the table, the strategies' cards.
+"""The texts of the tab Federated: runs' rounds read from their events, the table, the strategies' cards.
 
 It knows no Gradio and starts nothing.
 """
@@ -105,7 +105,7 @@ def describe_strategies(names: Sequence[str]) -> str:
 
 
 def results_table(found: Sequence[Progress]) -> str:
-    """One line a run: state, score, loss, error, what travelled, time."""
+    """One line for each run: state, score, loss, error, bytes sent, time."""
     if not found:
         return (
             '<section class="lp-card lp-idle"><h2>Press Start, and this happens</h2><ol>'
