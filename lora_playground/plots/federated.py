@@ -82,7 +82,7 @@ def describe_partition(event: Event | None) -> str:
 
 
 def rounds_figure(series: Series, measure: str = "loss", dark: bool = False) -> dict[str, Any]:
-    """One of `MEASURES` over the rounds, a line for each run; errors on a logarithmic axis whose lowest tick is 'exact'."""
+    """One of `MEASURES` over the rounds, a line for each run; errors on a logarithmic axis."""
     title, unit = MEASURES[measure]
     lines = [
         (label, colour, [(e["round"], float(e[measure])) for e in events if e.get(measure) is not None])
