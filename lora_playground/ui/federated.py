@@ -1,4 +1,4 @@
-"""The tab Federated: several strategies on the same clients and data, each as a run of its own, compared while they run.
+"""The tab Federated: strategies on the same clients and data, each as a run of its own, compared while they run.
 
 It starts runs and draws their events. Strategies come from their registry, options from the schema.
 """
