@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class State:
         step: optimiser steps done; steps: planned; tokens: trained on.
         signature: of what must be equal for the checkpoint to fit (seed, data, shapes, names).
         parameters: trained parameters by name; optimiser: its state_dict; generators: torch's, by device.
+        variant: what the variant's training has changed besides (`Variant.training_state`).
         validation_start: the validation loss before the first step. seconds: of training, earlier attempts included.
     """
 
@@ -44,6 +45,7 @@ class State:
     parameters: dict[str, torch.Tensor]
     optimiser: dict[str, Any]
     generators: dict[str, torch.Tensor]
+    variant: dict[str, torch.Tensor] = field(default_factory=dict)
     validation_start: float | None = None
     seconds: float = 0.0
 
@@ -55,8 +57,9 @@ def save(folder: Path, state: State) -> Path:
     try:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.parameters.items()}
-        save_file(tensors, str(staging / "parameters.safetensors"))
+        for part in ("parameters", "variant"):
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in getattr(state, part).items()}
+            save_file(tensors, str(staging / f"{part}.safetensors"))
         torch.save(state.optimiser, staging / "optimiser.pt")
         torch.save(state.generators, staging / "generators.pt")
         sizes = {path.name: path.stat().st_size for path in staging.iterdir()}
@@ -119,6 +122,7 @@ def _load(folder: Path, signature: str) -> State | None:
         return State(
             **{name: about.get(name, 0.0) for name in _PLAIN},
             parameters=load_file(str(folder / "parameters.safetensors")),
+            variant=load_file(str(folder / "variant.safetensors")) if "variant.safetensors" in about["sizes"] else {},
             optimiser=torch.load(folder / "optimiser.pt", map_location="cpu", weights_only=True),
             generators=torch.load(folder / "generators.pt", map_location="cpu", weights_only=True),
         )

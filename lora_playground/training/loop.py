@@ -203,6 +203,7 @@ class _Loop:
             for name, tensor in state.parameters.items():
                 self.trained[name].copy_(tensor)
         self.optimiser.load_state_dict(state.optimiser)
+        self.plan.variant.restore_training_state(self.model, state.variant)
         saved.restore_generators(state.generators)
         self.stream.skip(state.step * self.config.accumulation)
         self.total, self.tokens, self.validation_start = state.steps, state.tokens, state.validation_start
@@ -377,6 +378,7 @@ class _Loop:
             dict(self.trained),
             self.optimiser.state_dict(),
             saved.generators(),
+            self.plan.variant.training_state(self.model),
             self.validation_start,
             elapsed,
         )

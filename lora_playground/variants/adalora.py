@@ -121,6 +121,28 @@ class AdaptiveBudget(LoraFamily):
         elif settings.rank_pattern:
             allocator.mask_using_rank_pattern(tuner.model, settings.rank_pattern)
 
+    def training_state(self, model: "torch.nn.Module") -> "dict[str, torch.Tensor]":
+        """Smoothed importance and uncertainty of every number, and which triplets are kept."""
+        import torch
+
+        tuner: Any = model.base_model
+        allocator = tuner.rankallocator
+        found = {f"importance.{name}": value for name, value in allocator.exp_avg_ipt.items()}
+        found |= {f"uncertainty.{name}": value for name, value in allocator.exp_avg_unc.items()}
+        kept = tuner.peft_config[ADAPTER].rank_pattern or {}
+        return found | {f"kept.{name}": torch.tensor(value) for name, value in kept.items()}
+
+    def restore_training_state(self, model: "torch.nn.Module", state: "dict[str, torch.Tensor]") -> None:
+        tuner: Any = model.base_model
+        allocator = tuner.rankallocator
+        for name, parameter in tuner.model.named_parameters():
+            if f"importance.{name}" in state:
+                allocator.exp_avg_ipt[name] = state[f"importance.{name}"].to(parameter.device)
+                allocator.exp_avg_unc[name] = state[f"uncertainty.{name}"].to(parameter.device)
+                allocator.ipt[name] = allocator.exp_avg_ipt[name]  # replaced before it is read
+        kept = {name[5:]: value.tolist() for name, value in state.items() if name.startswith("kept.")}
+        tuner.peft_config[ADAPTER].rank_pattern = kept or None
+
     def save(self, model: "torch.nn.Module", folder: Path) -> None:
         """PEFT's format, with the triplets that are not pruned."""
         settings: Any = model.peft_config[ADAPTER]  # type: ignore[index]

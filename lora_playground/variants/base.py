@@ -196,6 +196,13 @@ class Variant:
     def after_step(self, model: torch.nn.Module, step: int) -> None:
         """Called once after every optimiser step, from 1 (AdaLoRA's budget, CE-LoRA's refresh)."""
 
+    def training_state(self, model: torch.nn.Module) -> dict[str, torch.Tensor]:
+        """What training has changed besides the trained parameters, for a checkpoint; only between two steps."""
+        return {}
+
+    def restore_training_state(self, model: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
+        """Sets what `training_state` gave; `state` is empty where a checkpoint has none."""
+
     def updates(self, model: torch.nn.Module) -> list[Update]:
         """ΔW of every adapted module against the pristine W, as factors where it has them, else dense. Scaling and
         weight normalisation are folded in. Names are the base model's own module names, such as

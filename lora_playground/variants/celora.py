@@ -98,6 +98,24 @@ class ComputationEfficient(PeftVariant):
             if not layer.approximation.exact and (step + 1) % every == 0:
                 layer.approximation.collect = True
 
+    def training_state(self, model: torch.nn.Module) -> dict[str, torch.Tensor]:
+        """The chosen rows of each layer, and whether the next step collects norms."""
+        import torch
+
+        found = {}
+        for name, layer in tuner_layers(model):
+            if layer.approximation.rows is not None:
+                found[f"rows.{name}"] = layer.approximation.rows
+                found[f"collect.{name}"] = torch.tensor(layer.approximation.collect)
+        return found
+
+    def restore_training_state(self, model: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
+        for name, layer in tuner_layers(model):
+            if f"rows.{name}" in state:
+                weight = layer.full_weight()
+                layer.approximation.keep_rows(weight, state[f"rows.{name}"].to(weight.device))
+                layer.approximation.collect = bool(state[f"collect.{name}"])
+
     def save(self, model: torch.nn.Module, folder: Path) -> None:
         """A plain LoRA: the forward pass is LoRA's."""
         save_as_plain_lora(model, self.updates(model), folder)

@@ -126,13 +126,23 @@ def test_callbacks_leave_the_random_numbers_alone(folder):
     assert quiet == noisy
 
 
-@pytest.mark.parametrize("variant", ["lora", "full"])
-def test_resume_gives_the_losses_of_an_uninterrupted_run(folder, tmp_path, variant):
-    options = {"variant": variant, "steps": 14, "options": {"checkpoint_every": 5}}
+RESUMED = {
+    "lora": {"rank": 4},
+    "full": {},
+    "adalora": {"rank": 4},
+    "celora": {"rank": 4, "frozen_rank": 4, "refresh_every": 3, "only_where_it_saves": False},
+}
+
+
+@pytest.mark.parametrize("at", [1, 7])
+@pytest.mark.parametrize("variant", RESUMED)
+def test_resume_gives_the_losses_of_an_uninterrupted_run(folder, tmp_path, monkeypatch, variant, at):
+    monkeypatch.setattr(reports, "FLUSH_SECONDS", 0.0)
+    options = {"variant": variant, "variant_options": RESUMED[variant], "steps": 14, "options": {"checkpoint_every": 5}}
     whole, _, model = run(folder, **options)
     torch.manual_seed(123)
-    stopped, events, _ = run(folder, stop_at=1, checkpoints=tmp_path, **options)
-    assert stopped.stopped and 0 < stopped.steps < 14 and events[-1] == {"type": "checkpoint", "step": stopped.steps}
+    stopped, events, _ = run(folder, stop_at=at, checkpoints=tmp_path, **options)
+    assert stopped.stopped and stopped.steps == at and events[-1] == {"type": "checkpoint", "step": at}
     resumed, events, again = run(folder, checkpoints=tmp_path, **options)
     assert events[0]["start_step"] == stopped.steps and resumed.steps == 14
     assert stopped.losses + resumed.losses == whole.losses
@@ -154,7 +164,7 @@ def test_a_damaged_checkpoint_is_passed_over(folder, tmp_path):
     assert events[0]["start_step"] == 0  # another seed is another run
 
 
-@pytest.mark.parametrize("call", range(1, 8))
+@pytest.mark.parametrize("call", range(1, 9))
 def test_a_full_disk_at_any_write_keeps_the_last_checkpoint(folder, tmp_path, monkeypatch, call):
     run(folder, steps=4, options={"checkpoint_every": 3}, checkpoints=tmp_path)
     calls = iter(range(1, 100))
@@ -168,7 +178,7 @@ def test_a_full_disk_at_any_write_keeps_the_last_checkpoint(folder, tmp_path, mo
     monkeypatch.setattr(saved, "_sync", failing)
     state = saved.load_newest(tmp_path, _signature(tmp_path))
     later = saved.State(9, 10, 1, state.signature, state.parameters, state.optimiser, state.generators)
-    if call <= 6:
+    if call <= 7:
         with pytest.raises(TrainingError, match=r"step 9 cannot be written.*Free some space"):
             saved.save(tmp_path, later)
         assert not list(tmp_path.glob("*.tmp"))

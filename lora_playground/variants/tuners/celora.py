@@ -91,17 +91,20 @@ class Approximation:
         self.squares = squares if self.squares is None else self.squares + squares
 
     def choose(self, weight: torch.Tensor) -> None:
-        """I = the k rows with the largest ‖dY[:, i]‖·‖Ws[i, :]‖, Ws = W − B₀A₀; the rows of Ws are kept."""
+        """I = the k rows with the largest ‖dY[:, i]‖·‖Ws[i, :]‖, Ws = W − B₀A₀."""
         if self.exact or self.squares is None:
             return
-        split = None if self.B0 is None or self.A0 is None else (self.B0, self.A0)
         if self._norms is None:
-            self._norms = (weight if split is None else weight - split[0] @ split[1]).norm(dim=1)
-        rows = (self.squares.sqrt() * self._norms).topk(self.keep).indices.sort().values
-        if split is None:
+            split = self.B0 is not None and self.A0 is not None
+            self._norms = (weight - self.B0 @ self.A0 if split else weight).norm(dim=1)  # type: ignore[operator]
+        self.keep_rows(weight, (self.squares.sqrt() * self._norms).topk(self.keep).indices.sort().values)
+
+    def keep_rows(self, weight: torch.Tensor, rows: torch.Tensor) -> None:
+        """Takes these rows as I, and keeps A₀ and Ws[I] for the next backward passes."""
+        if self.B0 is None or self.A0 is None:
             self._right = weight[rows]
         else:
-            self._right = torch.cat([split[1], torch.addmm(weight[rows], split[0][rows], split[1], alpha=-1)])
+            self._right = torch.cat([self.A0, torch.addmm(weight[rows], self.B0[rows], self.A0, alpha=-1)])
         self.rows = rows
         self.squares, self.collect, self._buffer = None, False, None
 
