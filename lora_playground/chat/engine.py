@@ -20,12 +20,12 @@ import torch
 import lora_playground.variants  # noqa: F401  (declares the options that a run's config is read with)
 from lora_playground.analysis.truncation import Truncation
 from lora_playground.analysis.update import load_updates
-from lora_playground.chat.base_check import BaseCheck
 from lora_playground.chat.memory_check import check_memory, decoding_dtype, decoding_threads
-from lora_playground.chat.protocol import ChatRequest, Pane
+from lora_playground.chat.protocol import ChatRequest, Pane, Verified
 from lora_playground.chat.requests import Answer, Exchange
 from lora_playground.config import ModelConfig
 from lora_playground.errors import ChatError, PlaygroundError
+from lora_playground.models.base_check import BaseCheck
 from lora_playground.models.decoding import Batch, Decoder, Row, RowUpdate, Token
 from lora_playground.models.loading import Base, load_base
 from lora_playground.models.placed_update import PlacedUpdate
@@ -98,7 +98,7 @@ class Engine:
         self._condition = threading.Condition()
         self._closed = False
         self._cut = 0  # answers that were ended because nobody wanted them any more
-        self.busy_since = self.idle_since = time.monotonic()
+        self.idle_since = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="decode", daemon=True)
         self._thread.start()
 
@@ -120,7 +120,7 @@ class Engine:
         self._queue = [exchange for exchange in self._queue if not (exchange.answers or exchange.finished)]
         return self._queue
 
-    def warm(self, base: ModelConfig, exchange: Exchange | None = None) -> None:
+    def warm(self, base: ModelConfig) -> None:
         """Loads a base ahead of the first question."""
         self._loader.submit(self._quietly, base)
 
@@ -270,7 +270,8 @@ class Engine:
         exchange, hosted = item.exchange, item.hosted
         try:
             torch.set_num_threads(hosted.threads)
-            exchange.verified = hosted.check.verify(item.updates)
+            drift = hosted.check.drift(item.updates)
+            exchange.verified = Verified(ok=drift <= hosted.check.limit, drift=drift)
             hosted.batch.add(exchange.prepare(hosted.decoder, item.updates))
         except PlaygroundError as error:
             exchange.fail(str(error))

@@ -120,7 +120,8 @@ class Decoder:
             while (waiting or batch.rows) and not (should_stop and should_stop()):
                 if waiting and len(batch.rows) <= WIDTH // 2:
                     room = WIDTH - len(batch.rows)
-                    batch.add(waiting[:room])
+                    # Neighbours with the same update are added to without copies.
+                    batch.add(sorted(waiting[:room], key=lambda row: id(row.update)))
                     del waiting[:room]
                 batch.step()
         return [self.text(row.tokens) for row in rows]

@@ -6,13 +6,14 @@ This is the one place where ΔW is applied; W is only read. It knows nothing of 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import nn
 
 from lora_playground.errors import ModelError
 
-Rows = int | slice | torch.Tensor
+Rows: TypeAlias = int | slice | torch.Tensor
 """Rows of a batch: one as its index, neighbours as a slice, others as a tensor of indices."""
 
 

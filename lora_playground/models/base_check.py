@@ -1,6 +1,6 @@
-"""Is the base in the chat still the base? Checked with the very pass, weights and updates that answer.
+"""Whether a base that answers is still the base: checked with the very pass, weights and updates that answer.
 
-It knows decoding and fingerprints; nothing of runs, sockets or panes.
+It knows decoding and fingerprints; nothing of runs or chats.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import torch
 
-from lora_playground.chat.protocol import Verified
 from lora_playground.models.batch import Row
 from lora_playground.models.decoding import Decoder, RowUpdate
 from lora_playground.models.loading import Base, fingerprint_ids, sampled
@@ -26,28 +25,31 @@ class BaseCheck:
     Args:
         base: with the fingerprint that was taken before anything was attached.
         decoder: what answers with it.
+
+    Attributes:
+        limit: the largest drift of a base that is untouched.
     """
 
     def __init__(self, base: Base, decoder: Decoder) -> None:
         self._base, self._decoder = base, decoder
-        self._results: dict[frozenset[PlacedUpdate], tuple[float, Verified]] = {}
+        # A batch of another size may round otherwise; a base that an adapter has touched differs by far more.
+        self.limit = 1e-4 if base.dtype == torch.float32 else 0.05
+        self._results: dict[frozenset[PlacedUpdate], tuple[float, float]] = {}
 
-    def verify(self, updates: Sequence[RowUpdate | None]) -> Verified:
-        """Decodes the fingerprint's prompt as a base row beside these updates, and compares its logits."""
+    def drift(self, updates: Sequence[RowUpdate | None]) -> float:
+        """Largest change of a logit, against the largest logit, of the fingerprint's prompt as a base row beside these
+        updates. More than `limit` means that the base was changed."""
         adapted = [update for update in updates if update is not None]
         beside = frozenset(update.adapter for update in adapted)
         now = time.monotonic()
         self._results = {key: one for key, one in self._results.items() if now - one[0] < VALID_SECONDS}
         if beside not in self._results:
-            drift = self._drift([None, *adapted])
-            # A batch of another size may round otherwise; a base that an adapter has touched differs by far more.
-            ok = drift < (1e-4 if self._base.dtype == torch.float32 else 0.05)
-            self._results[beside] = now, Verified(ok=ok, drift=drift)
+            self._results[beside] = now, self._measured([None, *adapted])
         return self._results[beside][1]
 
-    def _drift(self, updates: list[RowUpdate | None]) -> float:
-        """Largest change of the first row's logits, against the largest logit: all but the last token of the prompt are
-        read at once, the last by itself, as an answer is."""
+    def _measured(self, updates: list[RowUpdate | None]) -> float:
+        """The drift of the first row: all but the last token of the prompt are read at once, the last by itself, as an
+        answer's tokens are."""
         ids = fingerprint_ids(self._base.model)
         batch = self._decoder.batch()
         batch.add([Row(ids[:-1], update) for update in updates])
