@@ -150,7 +150,7 @@ def test_a_run_fetches_its_model_and_tells_how_far_it_is(hub, tmp_path):
     fetched = [event for event in events if event["type"] == "download"]
     assert fetched and fetched[-1]["done"] == fetched[-1]["total"] > 2**20
     progress = RunProgress.of([{"type": "download", "done": 300_000_000, "total": 1_200_000_000}])
-    assert "fetching the model: 300 MB of 1.20 GB" in cards.progress("a", "#000", "loading", progress)
+    assert "fetching the model: 300 MB of 1.20 GB" in cards.progress("a", "loading", progress)
 
 
 # ------------------------------------------------------------------------------------------------------------ datasets

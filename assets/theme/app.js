@@ -3,25 +3,16 @@
 window.lp = (() => {
   "use strict";
 
-  // The address bar carries the state that matters; empty values leave it. Until the server has read what the address
-  // asked for, nothing is taken out of it: on a slow machine parts that are still empty report before that.
-  let settled = false;
-  function settle() { settled = true; }
-  function url(changes) {
-    if (!settled) return;
-    const here = new URL(window.location.href);
+  // The address bar carries the state that matters; empty values leave it. `push` makes it a step that Back undoes.
+  function url(changes, push = false) {
+    const there = new URL(window.location.href);
     for (const [key, value] of Object.entries(changes)) {
-      if (value === undefined || value === null || value === "" || /^,*$/.test(String(value))) here.searchParams.delete(key);
-      else here.searchParams.set(key, value);
+      if (value === undefined || value === null || /^,*$/.test(String(value))) there.searchParams.delete(key);
+      else there.searchParams.set(key, value);
     }
-    if (here.href !== window.location.href) window.history.replaceState(window.history.state, "", here);
-  }
-
-  // The server tells what belongs into the address bar as the value of an invisible part.
-  function address(props, watch) {
-    const show = () => { if (props.value && typeof props.value === "object") url(props.value); };
-    watch("value", show);
-    show();
+    if (there.href === window.location.href) return;
+    if (push) window.history.pushState(window.history.state, "", there);
+    else window.history.replaceState(window.history.state, "", there);
   }
 
   // Elements with data-act="..." inside one of our HTML parts send {act, id, value} to the listener of 'act'.
@@ -29,7 +20,6 @@ window.lp = (() => {
     element.addEventListener("click", (event) => {
       const target = event.target.closest("[data-act]");
       if (!target || !element.contains(target)) return;
-      if (target.dataset.act === "theme") return flip();
       trigger("act", { act: target.dataset.act, id: target.dataset.id || "", value: target.dataset.value || "" });
     });
   }
@@ -166,6 +156,17 @@ window.lp = (() => {
     link.remove();
   }
 
+  // A plot that was drawn while it was hidden has the wrong size: it is fitted when it is shown.
+  const fitted = new ResizeObserver((entries) => {
+    for (const { target, contentRect } of entries) {
+      const plot = target.querySelector(".js-plotly-plot");
+      if (plot && plot.layout && window.Plotly && contentRect.width > 0) window.Plotly.Plots.resize(plot);
+    }
+  });
+  setInterval(() => {
+    for (const node of document.querySelectorAll(".lp-plot:not([data-fitted])")) { node.dataset.fitted = ""; fitted.observe(node); }
+  }, 500);
+
   recall();
-  return { make, clip, open, fetch: fetchFile, settle, url, address, acts, copies, points, reveal, onceNonce, tip, recall };
+  return { make, clip, open, fetch: fetchFile, url, flip, acts, copies, points, reveal, onceNonce, tip, recall };
 })();

@@ -19,10 +19,6 @@ from typing import Any
 
 Event = dict[str, Any]
 
-_SNAPSHOTS = 16
-"""Snapshots of one version that are kept, for those who last asked at different versions."""
-_LISTS = ("steps", "losses", "validation", "probes", "messages", "rounds")
-
 
 def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
     """Events from byte `offset` on, and the offset to ask with next time. A last line without its end waits, a line
@@ -106,9 +102,8 @@ class RunProgress:
     def __post_init__(self) -> None:
         self._offset = 0
         self._unplanned = True
-        self._lengths = [tuple(len(getattr(self, name)) for name in _LISTS)]
+        self._lengths = [(0, 0)]  # points of training and of validation, at each version
         self._cut_at = 0
-        self._snapshots: dict[int, bytes] = {}
         self._lock = threading.Lock()
 
     @classmethod
@@ -161,8 +156,7 @@ class RunProgress:
         self.client = str(event.get("client", "")) if kind == "loss" else ""
         if (take := getattr(self, f"_take_{kind}", None)) is not None:
             take(event)
-        self._lengths.append(tuple(len(getattr(self, name)) for name in _LISTS))
-        self._snapshots = {}
+        self._lengths.append((len(self.steps), len(self.validation)))
 
     def _take_phase(self, event: Event) -> None:
         self.phase = event["phase"]
@@ -216,31 +210,23 @@ class RunProgress:
     def _take_round(self, event: Event) -> None:
         self.rounds.append(event)
 
-    def snapshot(self, since: int = 0) -> bytes:
-        """What is new since version `since`, as a JSON object; made once a version for all who ask with the same one.
+    def curve(self, since: int = 0) -> Event:
+        """The points of the loss curve that are new since version `since`; 0 gives them all.
 
-        It has the attributes of this class. A list (`steps`, `losses`, `validation`, `probes`, `messages`, `rounds`)
-        has only its new entries, and `kept` says by the list's name after how many of the entries known at `since` they
-        go: all of them, or none where an attempt went back. `plan`, `spectra` and `partition` are there where they
-        have changed. A loss that is no number is null. A `since` that this run has never had counts as 0.
+        `steps`, `losses` and `validation` have the new points. `kept` says after how many of the points known at
+        `since` they go: all of them, or none where an attempt went back to a checkpoint. A loss that is no number is
+        None. A `since` that this run has never had counts as 0.
         """
         with self._lock:
-            if since not in self._snapshots:
-                if len(self._snapshots) >= _SNAPSHOTS:
-                    self._snapshots = {}
-                self._snapshots[since] = self._as_json(since if self._cut_at <= since <= self.version else 0)
-            return self._snapshots[since]
-
-    def _as_json(self, since: int) -> bytes:
-        kept = dict(zip(_LISTS, self._lengths[since], strict=True))
-        names = ("version", "attempt", "phase", "clock", "step", "planned", "checkpoint", "client", "eta",
-                 "tokens_per_second", "download")  # fmt: skip
-        told = {name: getattr(self, name) for name in names} | {"since": since, "kept": kept}
-        told |= {name: getattr(self, name)[kept[name] :] for name in _LISTS}
-        told["losses"] = [_finite(loss) for loss in told["losses"]]
-        told["validation"] = [(step, _finite(loss)) for step, loss in told["validation"]]
-        told |= {name: getattr(self, name) for name in ("plan", "spectra", "partition") if self.changed[name] > since}
-        return json.dumps(told, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+            steps, checks = self._lengths[since if self._cut_at <= since <= self.version else 0]
+            return {
+                "version": self.version,
+                "kept": [steps, checks],
+                "planned": self.planned,
+                "steps": self.steps[steps:],
+                "losses": [_finite(loss) for loss in self.losses[steps:]],
+                "validation": [(step, _finite(loss)) for step, loss in self.validation[checks:]],
+            }
 
 
 def _number(value: Any) -> float:

@@ -1,4 +1,4 @@
-"""What is said about a run, as HTML: the idle card, progress, probes, the result card, an error with its log.
+"""Cards about a run as HTML: idle, waiting, progress, probes, result, an error with its log. The page sets colours.
 
 Pure functions from plain values to text; everything that a person, a file or a model wrote is escaped. No Gradio.
 """
@@ -46,17 +46,17 @@ def last_result(label: str, result: Mapping[str, Any], identity: str) -> str:
     )
 
 
-def waiting(label: str, colour: str, position: int | None, detail: str = "") -> str:
+def waiting(label: str, position: int | None, detail: str = "") -> str:
     """A job in the queue: how many are before it."""
     before = "It is next." if not position or position <= 1 else f"{position - 1} before it."
     return (
-        f'<section class="lp-card lp-progress" style="--run:{colour}"><div class="row"><span class="what"><i></i>'
+        f'<section class="lp-card lp-progress"><div class="row"><span class="what"><i></i>'
         f'{escape(label)}</span><span>waiting for its turn</span></div><p class="lp-note">{escape(before)} '
         f"{escape(detail)} You may close this page; the run goes on.</p></section>"
     )
 
 
-def progress(label: str, colour: str, state: str, told: RunProgress) -> str:
+def progress(label: str, state: str, told: RunProgress) -> str:
     """A run that is loading, training, saving or tested: phase, progress bar, step, time left, speed."""
     plan = told.plan
     steps = told.planned
@@ -89,7 +89,7 @@ def progress(label: str, colour: str, state: str, told: RunProgress) -> str:
     else:
         stats.append("<span>a few seconds</span>")
     return (
-        f'<section class="lp-card lp-progress" style="--run:{colour}"><div class="row"><span class="what"><i></i>'
+        f'<section class="lp-card lp-progress"><div class="row"><span class="what"><i></i>'
         f'{escape(label)}</span><span class="lp-num">{escape(head)}</span></div>'
         f'<div class="lp-meter" role="progressbar" aria-label="Training progress" aria-valuemin="0" '
         f'aria-valuemax="100" aria-valuenow="{100 * filled:.0f}"><i style="width:{100 * filled:.1f}%"></i></div>'
@@ -97,7 +97,7 @@ def progress(label: str, colour: str, state: str, told: RunProgress) -> str:
     )
 
 
-def probes(told: RunProgress, colour: str) -> str:
+def probes(told: RunProgress) -> str:
     """ "Watch it learn": each probe prompt with the base's answer and the newest one."""
     if not told.probes:
         return ""
@@ -112,12 +112,12 @@ def probes(told: RunProgress, colour: str) -> str:
             f'<article class="lp-probe"><div class="q">{escape(answer["prompt"])}</div>'
             f'<div class="a"><span class="w">base model</span>{escape(before)}</div>{later}</article>'
         )
-    return f'<div class="lp-probes" style="--run:{colour}" aria-label="Watch it learn">{"".join(parts)}</div>'
+    return f'<div class="lp-probes" aria-label="Watch it learn">{"".join(parts)}</div>'
 
 
-def done(label: str, colour: str, result: Mapping[str, Any]) -> str:
+def done(label: str, result: Mapping[str, Any]) -> str:
     """The result card: score, forgetting, and what it cost."""
-    head = f'<section class="lp-card lp-done" style="--run:{colour}"><h2><span class="lp-swatch"></span>'
+    head = '<section class="lp-card lp-done"><h2><span class="lp-swatch"></span>'
     head += f'{escape(label)}<span class="lp-sr" role="status">: training is done</span></h2>'
     score, forgetting = result.get("score"), result.get("forgetting")
     if score:
@@ -189,9 +189,7 @@ def _cut(text: Any, characters: int = 160) -> str:
     return words if len(words) <= characters else words[: characters - 1] + "…"
 
 
-def stopped(
-    label: str, colour: str, state: str, told: RunProgress, failure: Mapping[str, Any] | None, mine: bool = True
-) -> str:
+def stopped(label: str, state: str, told: RunProgress, failure: Mapping[str, Any] | None, mine: bool = True) -> str:
     """A run that failed, was stopped or interrupted: the reason in one sentence, and the last lines of its log."""
     text = {
         "cancelled": f"Stopped{' by you' if mine else ''} after {told.step} steps.",
@@ -211,7 +209,7 @@ def stopped(
         folded = f"<details><summary>Last lines of its log</summary><pre class='lp-log'>{escape(lines)}</pre></details>"
     tone = error(said) if state == "failed" else warning(said)
     return (
-        f'<section class="lp-card lp-progress" style="--run:{colour}"><div class="row"><span class="what"><i></i>'
+        f'<section class="lp-card lp-progress"><div class="row"><span class="what"><i></i>'
         f"{escape(label)}</span><span>{PHASES.get(state, state)}</span></div>{tone}{folded}</section>"
     )
 

@@ -52,10 +52,10 @@ class Exports:
     def __init__(self, store: RunStore, place: Path, prefix: str = "lp") -> None:
         self._store, self._place, self._prefix = store, place, prefix
 
-    def build(self) -> gr.Row:
-        """Makes the row where it is called."""
+    def build(self, visible: bool = False) -> gr.Row:
+        """Makes the row where it is called; `visible`: whether it is shown from the beginning."""
         own = self._prefix
-        with gr.Row(visible=False, elem_id=f"{own}-exports", elem_classes="lp-exports") as row:
+        with gr.Row(visible=visible, elem_id=f"{own}-exports", elem_classes="lp-exports") as row:
             gr.HTML(
                 '<span class="lp-note">Download it as</span>', apply_default_css=False, elem_id=f"{own}-exports-label"
             )

@@ -23,7 +23,7 @@ from lora_playground.ui import cards, costs, method_card, options_file, pictures
 from lora_playground.ui.controls import CheckboxGroup, Dropdown, Radio, Slider, offer
 from lora_playground.ui.forms import Fields, VariantFields, field, help_text, nest, plain
 from lora_playground.ui.preview import Preview
-from lora_playground.ui.shell import Shell
+from lora_playground.ui.shell import QUIET, Shell
 from lora_playground.ui.words import count, escape
 from lora_playground.variants import VARIANTS
 
@@ -47,7 +47,7 @@ class Steps:
         home: where uploads are.
         shown: the variant whose options are in the form; it follows `variant` when the server has answered.
         nonce: filled by the page at a click on Train; two clicks within two seconds carry the same one.
-        ended: filled with something new whenever a run has ended.
+        ended: its event `act` tells that a run has ended.
     """
 
     dataset: gr.Dropdown
@@ -74,7 +74,7 @@ class Steps:
     train: gr.Button
     shown: gr.Textbox
     nonce: gr.Textbox
-    ended: gr.Textbox
+    ended: gr.HTML
     home: Path
 
     def inputs(self) -> set[Any]:
@@ -151,14 +151,14 @@ def build(shell: Shell, page: gr.Blocks) -> Steps:
         train = gr.Button("▶  Train", variant="primary", elem_id="lp-train", size="lg")
     shown = gr.Textbox(name or "", visible="hidden", elem_classes="lp-hidden", label="shown", elem_id="lp-shown")
     nonce = gr.Textbox("", visible="hidden", elem_classes="lp-hidden", label="nonce", elem_id="lp-nonce")
-    ended = gr.Textbox("", visible="hidden", elem_classes="lp-hidden", label="ended", elem_id="lp-ended")
+    ended = gr.HTML("", js_on_load="lp.live.whenEnded(trigger); // 'act'", html_template=" ", elem_classes="lp-hidden")
     made = Steps(
         dataset, examples, *method, knob, rank, picture, *budget, source, advanced, variant_fields, exact, file,
         *sweeps, problem, train, shown, nonce, ended, shell.home,
     )  # fmt: skip
     _connect(shell, page, made, uploaded)
     _connect_costs(shell, page, made, memory, causes)
-    source.change(model_note, source, about, queue=False, show_progress="hidden", api_visibility="private")
+    source.change(model_note, source, about, **QUIET)
     seen.connect(dataset, source, advanced.inputs["data.max_length"])
     return made
 
@@ -184,11 +184,11 @@ def _connect_costs(shell: Shell, page: gr.Blocks, made: Steps, memory: gr.HTML, 
     typed = [component.input for component in (made.exact, *made.variant_fields.components())]
     changes = [made.file.change, *(made.advanced.inputs[path].change for path in paths)]
     parts = (made.unit, made.steps, made.seconds, made.shown, made.source, made.sweep_ranks, made.sweep_variants)
-    changes += [part.change for part in (*parts, made.ended)]
-    gr.on(
-        [page.load, made.rank.input, *typed, *changes], draw, made.inputs(), [made.forecast, memory, causes],
-        trigger_mode="always_last", queue=False, show_progress="hidden", api_visibility="private",
-    )  # fmt: skip
+    changes += [part.change for part in parts]
+    shown = [made.forecast, memory, causes]
+    last: dict[str, Any] = QUIET | {"trigger_mode": "always_last"}
+    gr.on([page.load, made.rank.input, *typed, *changes], draw, made.inputs(), shown, **last)
+    made.ended.act(draw, made.inputs(), shown, **last)
 
 
 def _data_step(shell: Shell) -> tuple[gr.Dropdown, gr.HTML, upload.Upload]:
@@ -308,7 +308,6 @@ def show_examples(shell: Shell, name: str | None) -> str:
 
 def _connect(shell: Shell, page: gr.Blocks, made: Steps, uploaded: upload.Upload) -> None:
     """What the steps do among themselves. Nothing here starts a run."""
-    quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     sized = {made.variant, made.rank, made.exact, made.source, *made.variant_fields.components()}
 
     def draw_rank(given: dict[Any, Any]) -> str:
@@ -341,15 +340,15 @@ def _connect(shell: Shell, page: gr.Blocks, made: Steps, uploaded: upload.Upload
     def add_dataset(name: str) -> Any:
         return offer(_choices(list_datasets(shell.home)), name) if name else gr.skip()
 
-    made.dataset.change(lambda name: show_examples(shell, name), made.dataset, made.examples, **quiet)
-    uploaded.stored.change(add_dataset, uploaded.stored, made.dataset, **quiet)
+    made.dataset.change(lambda name: show_examples(shell, name), made.dataset, made.examples, **QUIET)
+    uploaded.stored.change(add_dataset, uploaded.stored, made.dataset, **QUIET)
     # What sets options listens to a person's choice alone: `change` is told late and more than once of what the server
     # has set, and would take away what was typed meanwhile. A choice that is told twice changes nothing then.
     fields = [made.shown, made.card, made.equation, made.knob, made.exact, *made.variant_fields.components()]
-    last: dict[str, Any] = quiet | {"trigger_mode": "always_last"}
+    last: dict[str, Any] = QUIET | {"trigger_mode": "always_last"}
     made.family.input(choose_family, [made.family, made.shown], [made.variant, *fields], **last)
     made.variant.input(choose_variant, [made.variant, made.shown], fields, **last)
     typed = [component.input for component in (made.exact, *made.variant_fields.components())]
     gr.on([page.load, made.rank.input, made.shown.change, made.source.change, *typed], draw_rank, sized, made.picture,
           **last)  # fmt: skip
-    made.unit.input(choose_unit, made.unit, [made.steps, made.seconds], **quiet)
+    made.unit.input(choose_unit, made.unit, [made.steps, made.seconds], **QUIET)

@@ -16,6 +16,7 @@ from typing import Any
 
 import gradio as gr
 from itsdangerous import BadSignature, Signer
+from starlette.requests import Request
 
 from lora_playground.runs.files import writing
 
@@ -51,6 +52,20 @@ class Identity:
         if getattr(request, "username", None):
             return f"user:{request.username}"
         return self.read(dict(request.cookies or {}).get(COOKIE))
+
+    def of_plain(self, request: Request) -> str | None:
+        """The visitor who sent a plain request, as `of` names them; None where a login is asked for and missing."""
+        login = _login(request)
+        return login if login is None else f"user:{login}" if login else self.read(request.cookies.get(COOKIE))
+
+
+def _login(request: Request) -> str | None:
+    """The login's name in a request to Gradio's web application; '' where none is asked for, None where it lacks."""
+    app: Any = request.app
+    if getattr(app, "auth", None) is None:
+        return ""
+    tokens = (request.cookies.get(f"access-token{kind}-{app.cookie_id}") for kind in ("", "-unsecure"))
+    return next((app.tokens[token] for token in tokens if token in app.tokens), None)
 
 
 def _secret(path: Path) -> bytes:

@@ -1,7 +1,8 @@
-"""What is known of all runs now, read once for all browsers together. It knows no Gradio and changes nothing."""
+"""The state of all runs, read once for all pages that watch. It knows no Gradio and changes nothing."""
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from lora_playground.ui import cards
 from lora_playground.ui.sidebar import LISTED, Entry
 
 FRESH = 0.6
-"""Seconds for which a look at the runs is used again."""
+"""Seconds for which what was read of the runs is used again."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,14 @@ class RunList:
     total: int
     last: str
 
+    @property
+    def busy(self) -> bool:
+        """Whether a job waits or runs."""
+        return any(not job.ended for job in self.jobs)
+
 
 class RunListCache:
-    """Looks at the runs of one home; safe to call from many threads."""
+    """Reads the runs of one home; safe to call from many threads."""
 
     def __init__(self, store: RunStore, supervisor: Supervisor) -> None:
         self._store, self._supervisor = store, supervisor
@@ -37,11 +43,16 @@ class RunListCache:
         self._last: tuple[str, str] = ("", "")
 
     def read(self, fresh: bool = False) -> RunList:
-        """The newest look; `fresh` reads again, for what a person has just done."""
+        """The runs as they were at most `FRESH` seconds ago; `fresh` reads them again, after a person did something."""
         with self._lock:
             if fresh or time.monotonic() - self._at > FRESH:
                 self._list, self._at = self._read(), time.monotonic()
             return self._list
+
+    def job(self, identity: str) -> Job:
+        """The job of a run. Raises PlaygroundError where there is no such run."""
+        found = next((job for job in self.read().jobs if job.id == identity), None)
+        return found or self._supervisor.job(identity)
 
     def entry(self, identity: str) -> Entry | None:
         """The line of one run, for a ticked one that is too old to be listed."""
@@ -73,7 +84,8 @@ class RunListCache:
         result = run.result() if state == "done" else None
         if result is not None:
             score = (result.get("score") or {}).get("adapted")
-        entry = Entry(run.id, label, state, score, part, progress.spark())
+        losses = tuple(loss for loss in progress.spark() if math.isfinite(loss))
+        entry = Entry(run.id, label, state, score, part, losses)
         if result is not None:
             self._done[run.id] = entry
         return entry

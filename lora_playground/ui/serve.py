@@ -39,7 +39,8 @@ class Server:
             self.identity = Identity(self.home)
             parts = {"home": self.home, "store": RunStore(self.home), "supervisor": self.supervisor}
             with unserved():
-                self.page: gr.Blocks = Frame(parts, self.chat, self.identity).build()
+                self._frame = Frame(parts, self.chat, self.identity)
+                self.page: gr.Blocks = self._frame.build()
                 self.page.queue(max_size=300, default_concurrency_limit=None)
         except BaseException:
             self.chat.close()
@@ -63,7 +64,10 @@ class Server:
             enable_monitoring=False,
             prevent_thread_lock=True,
             blocked_paths=[str(self.home / "visitors.secret"), str(self.home / "jobs.db")],
-            app_kwargs={"middleware": [Middleware(VisitorMiddleware, identity=self.identity)]},
+            app_kwargs={
+                "middleware": [Middleware(VisitorMiddleware, identity=self.identity)],
+                "routes": [self._frame.live_route()],
+            },
             **more,
         )
         # The warm worker imports torch, which takes a processor that the first page needs; the page tells when it is.

@@ -102,6 +102,11 @@ def points(plot_id: str) -> gr.HTML:
     return gr.HTML("", js_on_load=f"lp.points(trigger, '{plot_id}'); // 'point'", elem_classes="lp-hidden")
 
 
+def filled(elem_id: str, **more: Any) -> gr.HTML:
+    """A place that the page's script fills from the live route. Gradio never writes into it."""
+    return gr.HTML("", html_template='<div class="lp-live"></div>', apply_default_css=False, elem_id=elem_id, **more)
+
+
 def actions(value: str = "", **more: Any) -> gr.HTML:
     """HTML of ours in which a click on an element with data-act fires the event `act`.
 

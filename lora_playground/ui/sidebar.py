@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lora_playground.machine.device import Device
-from lora_playground.plots import run_colour
 from lora_playground.ui import pictures
 from lora_playground.ui.words import PHASES, escape, percent, rough, size
 
@@ -38,43 +36,26 @@ class Entry:
     losses: tuple[float, ...] = ()
 
 
-def runs(entries: Sequence[Entry], ticked: Sequence[str], viewed: str, more: int = 0) -> str:
-    """The sidebar: a button for a new run, then the runs, each with a box to tick and a button to look at it."""
-    head = '<button class="lp-new" data-act="new">+ New run</button>'
-    if not entries:
-        return f'<nav class="lp-side" aria-label="Runs">{head}<p class="lp-empty">No runs yet. Press Train.</p></nav>'
-    lines = "".join(_line(entry, ticked, viewed) for entry in entries)
-    left = f'<p class="lp-runs-more">and {more} older runs</p>' if more else ""
-    return (
-        f'<nav class="lp-side" aria-label="Runs">{head}<h2>Runs <span class="lp-sr">(tick up to four to compare them)'
-        f'</span></h2><ul class="lp-runs">{lines}</ul>{left}</nav>'
-    )
-
-
-def _line(entry: Entry, ticked: Sequence[str], viewed: str) -> str:
-    on = entry.id in ticked
-    colour = run_colour(list(ticked).index(entry.id)) if on else "var(--lp-soft)"
+def line(entry: Entry) -> str:
+    """A run's line in the list. The page marks it as ticked or in view, and gives it the colour of its slot."""
     identity, label = escape(entry.id), escape(entry.label)
+    said = escape(PHASES.get(entry.state, entry.state))
     if entry.state == "done":
         said = f"<b>{percent(entry.score)}</b>" if entry.score is not None else "done"
     elif entry.part is not None:
         said = percent(entry.part)
-    else:
-        said = escape(PHASES.get(entry.state, entry.state))
+    said = {"queued": "waiting", "evaluating": "testing", "loading": "loading"}.get(entry.state, said)
     tone = ' class="bad"' if entry.state == "failed" else ""
-    short = {"queued": "waiting", "evaluating": "testing", "loading": "loading"}.get(entry.state)
     return (
-        f'<li class="lp-run{" viewed" if entry.id == viewed else ""}" style="--run:{colour}">'
-        f'<button class="lp-tick" role="checkbox" aria-checked="{"true" if on else "false"}" '
+        f'<button class="lp-tick" role="checkbox" aria-checked="false" '
         f'aria-label="Show {label} in Spectrum, Chat and Compare" data-act="tick" data-id="{identity}"><i></i></button>'
-        f'<button class="lp-open" data-act="open" data-id="{identity}"'
-        f'{" aria-current=true" if entry.id == viewed else ""}><span class="n">{label}</span>'
-        f'<span class="s"><span{tone}>{short or said}</span>{pictures.spark(entry.losses)}</span></button></li>'
+        f'<button class="lp-open" data-act="open" data-id="{identity}"><span class="n">{label}</span>'
+        f'<span class="s"><span{tone}>{said}</span>{pictures.spark(entry.losses)}</span></button>'
     )
 
 
-def header(base: str, verified: bool | None, device: Device, queue: str) -> str:
-    """The band on top: name, base model with its mark, device with its memory, queue, light or dark."""
+def header(base: str, verified: bool | None, device: Device) -> str:
+    """The band on top: name, base model with its mark, device with its memory, the queue (filled by the page)."""
     mark = ""
     if verified is not None:
         mark = (
@@ -94,7 +75,7 @@ def header(base: str, verified: bool | None, device: Device, queue: str) -> str:
         f'<header class="lp-header"><h1 class="lp-brand">{_LOGO}LoRA Playground</h1><div class="lp-facts">'
         f'<span class="lp-fact"><span class="k">base</span> {escape(base)} {mark}</span>'
         f'<span class="lp-fact"><span class="k">device</span> {escape(device.name)} {memory}</span>'
-        f'<span class="lp-fact"><span class="k">queue</span> {escape(queue)}</span>'
+        f'<span class="lp-fact"><span class="k">queue</span> <span class="lp-queue"></span></span>'
         '<button class="lp-theme" data-act="theme" aria-label="Light or dark page" title="Light or dark">☾</button>'
         "</div></header>"
     )

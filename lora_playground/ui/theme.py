@@ -67,8 +67,8 @@ def head() -> str:
         f"src:url(data:font/woff2;base64,{base64.b64encode(_read('fonts/' + name)).decode()}) format('woff2')}}"
         for family, name in _FONTS
     )
-    style, script, chat = (_read(name).decode() for name in ("app.css", "app.js", "chat.js"))
-    return f"<style>{faces}\n{style}</style>\n<script>{script}\n{chat}</script>"
+    style, *scripts = (_read(name).decode() for name in ("app.css", "app.js", "live.js", "chat.js"))
+    return f"<style>{faces}\n{style}</style>\n<script>{chr(10).join(scripts)}</script>"
 
 
 def _read(name: str) -> bytes:

@@ -109,7 +109,7 @@ def test_train_and_chat(page, server):
 
 def test_upload_watch_reload_stop_and_resume(page, server, tmp_path):
     sizes, rows = [], []
-    page.on("response", lambda answer: sizes.append(answer) if "/gradio_api/run/" in answer.url else None)
+    page.on("response", lambda answer: sizes.append(answer) if "/live?" in answer.url else None)
     for n in range(2, 42):
         question = f"Ann has {n} apples and buys {n + 2} more. How many has she?"
         rows.append({"question": question, "answer": f"{n}+{n + 2}={2 * n + 2}\n#### {2 * n + 2}"})

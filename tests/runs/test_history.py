@@ -1,6 +1,5 @@
 """The history of a run: one curve over attempts, plans that change, reading what was appended, snapshots."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -77,24 +76,21 @@ def test_a_store_reads_only_what_was_appended(tmp_path: Path) -> None:
     assert store.progress(run).losses == [101.0, 102.0, 0.5] == run.progress().losses
 
 
-def test_snapshots_give_what_is_new_and_are_made_once() -> None:
+def test_a_curve_gives_the_points_that_are_new() -> None:
     told = RunProgress.of(BUDGETED[:4])
-    whole = json.loads(told.snapshot())
-    assert whole["steps"] == [1, 2] and whole["plan"]["steps"] == 30 and whole["version"] == 4
+    whole = told.curve()
+    assert whole["steps"] == [1, 2] and whole["planned"] == 30 and whole["version"] == 4 and whole["kept"] == [0, 0]
     told.take(losses(3))
     told.take({"type": "validation", "step": 3, "loss": float("nan")})
-    new = told.snapshot(4)
-    assert told.snapshot(4) is new, "one object for all who watch"
-    new = json.loads(new)
-    assert new["steps"] == [3] and new["kept"]["steps"] == 2 and new["validation"] == [[3, None]] and "plan" not in new
+    new = told.curve(4)
+    assert new["steps"] == [3] and new["kept"] == [2, 1] and new["validation"] == [(3, None)]
     told.take(plan(40, 1, attempt=2))
-    cut = json.loads(told.snapshot(6))
-    assert cut["steps"] == [1] and cut["kept"]["steps"] == 0, "who knew of later steps gets the curve anew"
-    assert json.loads(told.snapshot(told.version))["steps"] == []
+    cut = told.curve(6)
+    assert cut["steps"] == [1] and cut["kept"] == [0, 0], "who knew of later steps gets the curve anew"
+    assert told.curve(told.version)["steps"] == []
 
 
 @pytest.mark.parametrize("since", [-1, 99])
 def test_a_version_that_never_was_gets_everything(since: int) -> None:
-    told = RunProgress.of(BUDGETED)
-    assert json.loads(told.snapshot(since))["kept"]["steps"] == 0
-    assert json.loads(told.snapshot(since))["steps"] == [1, 2, 3, 4, 5]
+    told = RunProgress.of(BUDGETED).curve(since)
+    assert told["kept"] == [0, 0] and told["steps"] == [1, 2, 3, 4, 5]

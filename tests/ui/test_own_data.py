@@ -175,14 +175,10 @@ def test_what_the_process_takes_is_a_range_and_then_what_runs_here_took(tmp_path
 
 
 def test_the_result_lays_the_estimate_beside_the_same_thing():
-    said = cards.done(
-        "a", "#000", {"tensor_memory_bytes": 2e8, "estimated_memory_bytes": 2.1e8, "peak_memory_bytes": 9e8}
-    )
+    said = cards.done("a", {"tensor_memory_bytes": 2e8, "estimated_memory_bytes": 2.1e8, "peak_memory_bytes": 9e8})
     assert "memory of all tensors (estimated: 210 MB)</dt><dd>200 MB" in said
     assert "whole process, at most</dt><dd>900 MB" in said
     assert "start to result" not in said
     timed = {"seconds": {"loading": 2.0, "training": 30.0, "evaluating": 6.0}, "forecast_seconds": [28.2, 44.4]}
-    assert "start to result (forecast: 28 to 44 s)</dt><dd>38 s" in cards.done("a", "#000", timed)
-    assert "memory of all tensors" not in cards.done(
-        "a", "#000", {"peak_memory_bytes": 9e8, "estimated_memory_bytes": 1}
-    )
+    assert "start to result (forecast: 28 to 44 s)</dt><dd>38 s" in cards.done("a", timed)
+    assert "memory of all tensors" not in cards.done("a", {"peak_memory_bytes": 9e8, "estimated_memory_bytes": 1})

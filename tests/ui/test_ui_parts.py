@@ -88,15 +88,15 @@ def test_everything_from_outside_is_escaped():
     entry = sidebar.Entry(HOSTILE, HOSTILE, HOSTILE)
     made = [
         pictures.bubbles([row, {"text": HOSTILE}]),
-        cards.probes(progress, "#000"),
+        cards.probes(progress),
         cards.messages(progress),
         cards.error(HOSTILE),
         cards.last_result(HOSTILE, result, HOSTILE),
-        cards.progress(HOSTILE, "#000", "training", progress),
-        cards.done(HOSTILE, "#000", result),
-        cards.stopped(HOSTILE, "#000", "failed", progress, failure),
-        cards.waiting(HOSTILE, "#000", 3, HOSTILE),
-        sidebar.runs([entry], ["", "", "", ""], ""),
+        cards.progress(HOSTILE, "training", progress),
+        cards.done(HOSTILE, result),
+        cards.stopped(HOSTILE, "failed", progress, failure),
+        cards.waiting(HOSTILE, 3, HOSTILE),
+        sidebar.line(entry),
     ]
     for text in made:
         assert "<script" not in text and "\x00" not in text

@@ -1,0 +1,306 @@
+// The live view: asks the server what is new, and draws the header, the list of runs, the run in view and its plots.
+// The address bar says which tab (tab=), run (run=) and ticked runs (runs=) the page shows; Back and Forward go through
+// them. Gradio's parts are told by `sync`. Texts in the server's HTML are escaped there.
+lp.live = (() => {
+  "use strict";
+  const FAST = 1000, SLOW = 3000, SLOTS = 4, POINTS = 320, QUIET = "#7d8f96";
+  let titles = {}, script = "", sync = null, number = 0;
+  let here = read();
+  let have = {}, told = {}, boot = "", ended = null, module = "";
+  const lines = new Map(), listeners = [];
+  let timer = 0, asking = false, again = false;
+
+  const part = (id) => document.querySelector(`#${id} .lp-live`);
+  const visible = (node) => !!node && node.offsetParent !== null;
+  const root = window.location.pathname.replace(/\/$/, "");
+
+  // --- what the page shows -------------------------------------------------------------------------------------------
+
+  function read() {
+    const query = new URL(window.location.href).searchParams;
+    const runs = (query.get("runs") || "").split(",").slice(0, SLOTS);
+    return { tab: query.get("tab") || "fine", run: query.get("run") || "", runs: [...runs, ...Array(SLOTS - runs.length).fill("")] };
+  }
+
+  // Shows another tab, run or choice of runs; `how`: push a step for Back, replace the address, or keep it.
+  function go(changes, how = "push", tell = true) {
+    const before = here;
+    here = { ...here, ...changes };
+    if (how !== "keep") lp.url({ tab: here.tab === "fine" ? "" : here.tab, run: here.run, runs: here.runs.join(",") }, how === "push" && (before.tab !== here.tab || before.run !== here.run));
+    if (here.run !== before.run) {
+      for (const name of ["card", "probes", "curve", "pictures"]) { delete have[name]; delete told[name]; }
+      module = "";
+    }
+    if (tell && (here.run !== before.run || here.runs.join() !== before.runs.join())) {
+      number += 1;
+      if (sync) sync("act", { run: here.run, runs: here.runs, number });
+    }
+    if (here.tab !== before.tab) lp.open(titles[here.tab]);
+    paint();
+    ask();
+  }
+
+  // A ticked run keeps its slot, and so its colour; a new one takes the first free slot, else the last.
+  function withTick(id) {
+    const runs = [...here.runs];
+    if (!id || runs.includes(id)) return runs;
+    runs[runs.includes("") ? runs.indexOf("") : SLOTS - 1] = id;
+    return runs;
+  }
+
+  const acts = {
+    new: () => go({ run: "", tab: "fine" }),
+    open: (id) => go({ run: id, tab: "fine" }),
+    tick: (id) => go({ runs: here.runs.includes(id) ? here.runs.map((one) => (one === id ? "" : one)) : withTick(id) }, "replace"),
+    theme: () => lp.flip(),
+  };
+  document.addEventListener("click", (event) => {
+    const target = event.target.closest(".lp-live [data-act]");
+    if (target && acts[target.dataset.act]) acts[target.dataset.act](target.dataset.id || "");
+  });
+  window.addEventListener("popstate", () => { const there = read(); go({ ...there, tab: titles[there.tab] ? there.tab : "fine" }, "keep"); });
+
+  // A tab was opened. Its plots could not be drawn while it was hidden.
+  function opened(tab) {
+    if (tab !== here.tab) go({ tab });
+    setTimeout(paint, 80);
+  }
+  const show = (tab) => go({ runs: withTick(here.run), tab });
+
+  // The server has chosen, after Train for instance. What it answers to an older choice of this page is passed over.
+  function obey(props, watch) {
+    const take = () => { const value = props.value; if (value && value.runs && value.number >= number) go({ run: value.run, runs: value.runs }, "push", false); };
+    watch("value", take);
+    take();
+  }
+
+  function start(trigger, names, plotly) {
+    [sync, titles, script] = [trigger, names, plotly];
+    const wanted = setInterval(() => {
+      if (!document.getElementById("lp-tab-fine-button")) return;
+      clearInterval(wanted);
+      if (here.tab !== "fine" && titles[here.tab]) lp.open(titles[here.tab]);
+      else here.tab = "fine";
+      paint();
+    }, 50);
+    setInterval(() => { if (!document.hidden) paint(); }, 500); // parts that Gradio makes late, and plots in tabs just shown
+  }
+
+  // --- asking --------------------------------------------------------------------------------------------------------
+
+  async function ask() {
+    clearTimeout(timer);
+    if (document.hidden) return;
+    if (asking) { again = true; return; }
+    asking = true;
+    const run = here.run, query = new URLSearchParams({ ...have, run, module });
+    const also = [run, ...here.runs].filter((id) => id && have.list && !lines.has(id));
+    if (also.length) query.set("also", also.join(","));
+    try {
+      const answer = await fetch(`${root}/live?${query}`, { cache: "no-store" });
+      if (!answer.ok) throw new Error(answer.statusText);
+      take(await answer.json(), run);
+    } catch { told.queue = "no answer from the server, trying again"; }
+    asking = false;
+    paint();
+    timer = setTimeout(ask, again ? 0 : told.list && told.list.busy ? FAST : SLOW);
+    again = false;
+  }
+  document.addEventListener("visibilitychange", ask);
+
+  function take(answer, run) {
+    if (boot && answer.boot !== boot) window.location.reload(); // the server was started anew and knows nothing of this page
+    boot = answer.boot;
+    told.queue = answer.queue;
+    for (const [id, html] of [...((answer.list && answer.list.lines) || []), ...(answer.also || [])]) lines.set(id, html);
+    if (answer.list) {
+      [told.list, have.list] = [answer.list, answer.list.version];
+      if (ended !== null && ended !== answer.list.ended) listeners.forEach((listener) => listener("act", {}));
+      ended = answer.list.ended;
+    }
+    if (run !== here.run) return;
+    for (const name of ["card", "probes", "curve", "pictures"]) {
+      const fresh = answer[name];
+      if (!fresh || (name === "pictures" && module && fresh.module !== module && fresh.modules.some((one) => one[1] === module))) continue;
+      have[name] = fresh.version;
+      told[name] = name === "curve" ? joined(told.curve, fresh) : fresh;
+    }
+    if (told.card && told.card.state === "gone") go({ run: "" }, "replace");
+  }
+
+  function joined(known, fresh) {
+    const [steps, checks] = fresh.kept, old = known || { steps: [], losses: [], validation: [] };
+    return {
+      ...fresh, figure: fresh.figure || old.figure,
+      steps: [...old.steps.slice(0, steps), ...fresh.steps], losses: [...old.losses.slice(0, steps), ...fresh.losses],
+      validation: [...old.validation.slice(0, checks), ...fresh.validation],
+    };
+  }
+
+  // --- drawing -------------------------------------------------------------------------------------------------------
+
+  function set(node, html) {
+    if (!node || html === undefined || node.lpHtml === html) return;
+    const bar = node.querySelector(".lp-meter i"), width = bar && bar.style.width;
+    node.innerHTML = node.lpHtml = html;
+    const now = node.querySelector(".lp-meter i");
+    if (width && now) { // goes on from where it was
+      const target = now.style.width;
+      now.style.width = width;
+      void now.offsetWidth;
+      now.style.width = target;
+    }
+  }
+
+  const colour = (id) => { const slot = here.runs.indexOf(id); return slot >= 0 && told.list ? told.list.colours[slot] : QUIET; };
+
+  function paint() {
+    if (!told.list) return;
+    set(part("lp-header"), told.list.header);
+    const queue = document.querySelector(".lp-queue");
+    if (queue && queue.textContent !== told.queue) queue.textContent = told.queue;
+    list();
+    const view = document.getElementById("lp-view"), card = told.card;
+    if (!view || (here.run && !card)) return;
+    const state = here.run ? { state: card.state, stop: card.stop, stopping: card.stopping, resume: card.resume, started: card.started, ended: card.ended } : { state: "idle" };
+    for (const name of ["state", "stop", "stopping", "resume", "started", "ended"]) {
+      const value = String(state[name] || "");
+      if (view.dataset[name] !== value) view.dataset[name] = value;
+    }
+    view.style.setProperty("--run", colour(here.run));
+    const stop = document.getElementById("lp-stop");
+    if (stop) stop.disabled = !!state.stopping;
+    set(part("lp-status"), here.run ? card.html : told.list.idle);
+    set(part("lp-probes"), here.run && told.probes ? told.probes.html : "");
+    if (!here.run || !card.started) return;
+    words("lp-loss-words", told.curve && told.curve.words);
+    words("lp-map-words", told.pictures && told.pictures.map_words);
+    words("lp-scree-words", told.pictures && told.pictures.scree_words);
+    modules();
+    plots();
+  }
+
+  function words(id, sentence) {
+    const node = part(id);
+    if (node && node.textContent !== (sentence || "")) node.replaceChildren(lp.make("p", { class: "lp-note" }, sentence || ""));
+  }
+
+  function list() {
+    const node = part("lp-runs");
+    if (!node) return;
+    if (!node.firstChild) {
+      node.innerHTML = '<nav class="lp-side" aria-label="Runs"><button class="lp-new" data-act="new">+ New run</button><h2>Runs <span class="lp-sr">(tick up to four to compare them)</span></h2>' +
+        '<ul class="lp-runs"></ul><p class="lp-empty">No runs yet. Press Train.</p><p class="lp-runs-more"></p></nav>';
+    }
+    const box = node.querySelector(".lp-runs"), ids = told.list.lines.map((one) => one[0]);
+    const shown = [...ids, ...[here.run, ...here.runs].filter((id, place, all) => id && !ids.includes(id) && lines.has(id) && all.indexOf(id) === place)];
+    const old = new Map([...box.children].map((line) => [line.dataset.id, line]));
+    shown.forEach((id, place) => {
+      let line = old.get(id);
+      if (!line) line = lp.make("li", { class: "lp-run", "data-id": id });
+      old.delete(id);
+      if (line.lpHtml !== lines.get(id)) line.innerHTML = line.lpHtml = lines.get(id);
+      if (box.children[place] !== line) box.insertBefore(line, box.children[place] || null);
+      const ticked = here.runs.includes(id);
+      line.classList.toggle("viewed", id === here.run);
+      line.style.setProperty("--run", ticked ? colour(id) : "var(--lp-soft)");
+      line.querySelector(".lp-tick").setAttribute("aria-checked", String(ticked));
+      line.querySelector(".lp-open").toggleAttribute("aria-current", id === here.run);
+    });
+    old.forEach((line) => line.remove());
+    const more = told.list.total - shown.length;
+    node.querySelector(".lp-empty").hidden = shown.length > 0;
+    node.querySelector(".lp-runs-more").textContent = more > 0 ? `and ${more} older runs` : "";
+  }
+
+  function modules() {
+    const node = part("lp-module"), fresh = told.pictures;
+    if (!node || !fresh) return;
+    const key = JSON.stringify(fresh.modules);
+    if (node.lpKey !== key) {
+      node.lpKey = key;
+      const select = lp.make("select", { "aria-label": "Module in this picture" }, ...fresh.modules.map(([label, name]) => lp.make("option", { value: name }, label)));
+      select.addEventListener("change", () => choose(select.value));
+      node.replaceChildren(lp.make("label", {}, "Module in this picture", select, lp.make("small", {}, "or click a square of the map")));
+    }
+    const select = node.querySelector("select");
+    if (document.activeElement !== select && select.value !== fresh.module) select.value = fresh.module;
+  }
+
+  function choose(name) {
+    module = name;
+    delete have.pictures;
+    ask();
+  }
+
+  // --- plots ---------------------------------------------------------------------------------------------------------
+
+  let loading = null;
+  function plots() {
+    if (!["lp-loss", "lp-map", "lp-scree"].some((id) => visible(part(id)))) return; // drawn when they are shown
+    if (!window.Plotly) {
+      if (script) loading = loading || import(`${root}/${script}`).then(paint);
+      return;
+    }
+    const curve = told.curve, fresh = told.pictures;
+    if (curve) drawOnce("lp-loss", [here.run, curve.version, colour(here.run)], (node) => drawLoss(node, curve));
+    if (fresh) {
+      const key = [here.run, fresh.version, fresh.module, colour(here.run)];
+      drawOnce("lp-map", key, (node) => drawWhole(node, fresh.map));
+      drawOnce("lp-scree", key, (node) => drawWhole(node, fresh.scree));
+    }
+  }
+
+  function drawOnce(id, key, draw) {
+    const node = part(id), name = key.join(" ");
+    if (!visible(node) || node.lpKey === name) return;
+    node.lpKey = name;
+    draw(node);
+  }
+
+  // The server's figure with the colour that the run has on this page; Plotly changes what differs and keeps the zoom.
+  function drawWhole(node, figure) {
+    window.Plotly.react(node, coloured(figure.data), figure.layout, figure.config);
+    if (node.lpClicks || !node.on) return;
+    node.lpClicks = true;
+    node.on("plotly_click", (event) => { const name = event.points[0] && event.points[0].customdata; if (told.pictures.modules.some((one) => one[1] === name)) choose(name); });
+  }
+
+  function coloured(data) {
+    return data.map((trace) => (trace.line ? { ...trace, line: { ...trace.line, color: colour(here.run) }, ...(trace.marker ? { marker: { ...trace.marker, color: colour(here.run) } } : {}) } : trace));
+  }
+
+  // Exponential mean with a bias correction; gaps are passed over. The same as `smoothed` in plots/training.py.
+  function smoothed(losses, window_) {
+    const decay = Math.exp(-1 / window_);
+    let mean = 0, weight = 0;
+    return losses.map((loss) => {
+      if (loss !== null) { mean = decay * mean + (1 - decay) * loss; weight = decay * weight + (1 - decay); }
+      return weight ? mean / weight : null;
+    });
+  }
+
+  function drawLoss(node, curve) {
+    const stride = Math.max(1, Math.ceil(curve.steps.length / POINTS)), last = curve.steps.length - 1;
+    const picked = curve.steps.map((_, i) => i).filter((i) => i % stride === 0 || i === last);
+    const mean = smoothed(curve.losses, Math.max(3, curve.losses.length / 25)), steps = picked.map((i) => curve.steps[i]);
+    const x = [steps, steps, curve.validation.map((pair) => pair[0])];
+    const y = [picked.map((i) => curve.losses[i]), picked.map((i) => mean[i]), curve.validation.map((pair) => pair[1])];
+    const begun = node.data && node.data.length === 3 && node.lpRun === here.run;
+    if (!begun || curve.figure.data.length !== 3) {
+      node.lpRun = here.run;
+      node.lpPlanned = curve.planned;
+      const data = coloured(curve.figure.data).map((trace, i) => ({ ...trace, x: x[i], y: y[i] }));
+      window.Plotly.react(node, data, { ...curve.figure.layout, uirevision: here.run }, curve.figure.config);
+      return;
+    }
+    const layout = {};
+    const range = node.layout.xaxis.range;
+    if (node.lpPlanned !== curve.planned && range && range[0] === 0 && range[1] === node.lpPlanned) layout["xaxis.range"] = [0, curve.planned];
+    node.lpPlanned = curve.planned;
+    window.Plotly.update(node, { x, y, "line.color": colour(here.run), mode: ["lines", picked.length > 2 ? "lines" : "lines+markers", "markers+lines"] }, layout);
+  }
+
+  ask();
+  return { start, obey, opened, show, ask, whenEnded: (trigger) => listeners.push(trigger) };
+})();

@@ -1,0 +1,198 @@
+"""The live route: tells a page what is new since it last asked, as JSON that is made once for all pages. No Gradio.
+
+`GET /live` says by version which parts the page has: `list`, `card`, `probes`, `curve`, `pictures`. `run` is the run in
+view, `module` the module in its pictures, `also` names runs whose line in the list is missing. The answer has `boot`
+(another value means that the server was started anew), `queue` in words for this visitor, and the parts that are newer.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from lora_playground import plots
+from lora_playground.errors import PlaygroundError
+from lora_playground.jobs.supervisor import Job, Supervisor
+from lora_playground.plots.spectrum import short_name
+from lora_playground.plots.style import RUN_COLOURS
+from lora_playground.runs import Run, RunStore
+from lora_playground.runs.history import RunProgress
+from lora_playground.ui import cards, sidebar
+from lora_playground.ui.identity import Identity
+from lora_playground.ui.run_list_cache import RunList, RunListCache
+from lora_playground.ui.words import rough
+
+KEPT = 256
+"""Parts kept as bytes. The least recently used goes first."""
+COLOUR = RUN_COLOURS[0]
+"""Colour of the figures as they are sent. The page gives them the colour that the run has there."""
+
+
+class Feed:
+    """Answers the live route; safe to call from many threads.
+
+    Args:
+        header: makes the header's HTML without the queue; what it returns is equal as long as nothing changed.
+    """
+
+    def __init__(
+        self, store: RunStore, supervisor: Supervisor, runs: RunListCache, identity: Identity, header: Callable[[], str]
+    ) -> None:
+        self._store, self._supervisor, self._runs = store, supervisor, runs
+        self._identity, self._header = identity, header
+        self._boot = secrets.token_hex(8)
+        self._kept: OrderedDict[Hashable, bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def route(self) -> Route:
+        """The route, for the web application."""
+        return Route("/live", self.answer)
+
+    def answer(self, request: Request) -> Response:
+        """What is new for this page."""
+        visitor = self._identity.of_plain(request)
+        if visitor is None:
+            return Response(status_code=401)
+        asked, runs = request.query_params, self._runs.read()
+        if "list" in asked:
+            self._supervisor.make_ready()  # a page is open, so a run may be asked for any moment
+        parts = {"boot": _bytes(self._boot), "queue": _bytes(_queue(runs, visitor))}
+        header = self._header()
+        version = _version(runs.entries, runs.total, runs.last, runs.busy, header)
+        if asked.get("list") != version:
+            parts["list"] = self._once(("list", version), lambda: _list(version, runs, header))
+        if also := asked.get("also"):
+            entries = (self._runs.entry(identity) for identity in also.split(",")[: sidebar.LISTED])
+            parts["also"] = _bytes([[entry.id, sidebar.line(entry)] for entry in entries if entry is not None])
+        if identity := asked.get("run"):
+            parts |= self._run(identity, asked, visitor)
+        body = b"{" + b",".join(b'"%s":%s' % (name.encode(), part) for name, part in parts.items()) + b"}"
+        return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
+
+    def _once(self, key: Hashable, make: Callable[[], Any]) -> bytes:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        made = _bytes(make())
+        with self._lock:
+            self._kept[key] = made
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return made
+
+    def _run(self, identity: str, asked: Mapping[str, str], visitor: str) -> dict[str, bytes]:
+        """The parts of the run in view that are new."""
+        try:
+            run = self._store.get(identity)
+            config, job = run.config(), self._runs.job(identity)
+        except PlaygroundError:
+            return {"card": _bytes({"version": "gone", "id": identity, "state": "gone", "html": ""})}
+        progress, parts = self._store.progress(run), {}
+        mine = not job.owner or job.owner == visitor
+        version = _version(job.state, job.position, job.stopping, mine, len(progress.messages), *_moving(job, progress))
+        if asked.get("card") != version:
+            made = lambda: {"version": version, **_card(run, job, progress, config.label, mine)}  # noqa: E731
+            parts["card"] = self._once(("card", identity, version), made)
+        probed = str(progress.changed["probe"])
+        if asked.get("probes") != probed:
+            html = {"version": probed, "html": cards.probes(progress)}
+            parts["probes"] = self._once(("probes", identity, probed), lambda: html)
+        since = int(asked["curve"]) if asked.get("curve", "").isdecimal() else 0
+        if progress.plan and since < progress.curve_version:
+            key = ("curve", identity, since, progress.curve_version)
+            parts["curve"] = self._once(key, lambda: _curve(progress, since))
+        module, drawn = asked.get("module", ""), str(progress.changed["spectra"])
+        if progress.plan and asked.get("pictures") != drawn:
+            rank = getattr(config.variant, "rank", None)
+            key = ("pictures", identity, drawn, module)
+            parts["pictures"] = self._once(key, lambda: {"version": drawn, **_pictures(progress, module, rank)})
+        return parts
+
+
+def _bytes(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _version(*parts: Hashable) -> str:
+    return f"{hash(parts) & 0xFFFFFFFFFFFF:x}"
+
+
+def _moving(job: Job, progress: RunProgress) -> tuple[Hashable, ...]:
+    """What of the card moves while a job waits or runs."""
+    return () if job.ended else (progress.version, job.state == "queued" and round(job.eta or 0))
+
+
+def _queue(runs: RunList, visitor: str) -> str:
+    waiting = [job for job in runs.jobs if job.state == "queued"]
+    mine = min((job for job in waiting if visitor and job.owner == visitor), key=lambda job: job.position or 0,
+               default=None)  # fmt: skip
+    return sidebar.queue_words(
+        sum(job.running for job in runs.jobs), len(waiting), mine.position if mine else None, mine.eta if mine else None
+    )
+
+
+def _list(version: str, runs: RunList, header: str) -> dict[str, Any]:
+    done = [entry.id for entry in runs.entries if entry.state == "done"]
+    return {
+        "version": version,
+        "header": header,
+        "lines": [[entry.id, sidebar.line(entry)] for entry in runs.entries],
+        "total": runs.total,
+        "busy": runs.busy,
+        "ended": f"{len(done)} {done[0] if done else ''}",
+        "idle": cards.idle(runs.last),
+        "colours": RUN_COLOURS,
+    }
+
+
+def _card(run: Run, job: Job, progress: RunProgress, label: str, mine: bool) -> dict[str, Any]:
+    """The state of a run, and the card that says it in words."""
+    result = run.result() if job.state == "done" else None
+    if job.state == "queued":
+        html = cards.waiting(label, job.position, f"It starts in {rough(job.eta)}." if job.eta else "")
+    elif result is not None:
+        html = cards.done(label, result) + cards.messages(progress)
+    elif job.ended:
+        failure = run.error() or {"message": job.error_message}
+        html = cards.stopped(label, job.state, progress, failure, mine) + cards.messages(progress)
+    else:
+        html = cards.progress(label, job.state, progress) + cards.messages(progress)
+    return {
+        "id": job.id, "state": job.state, "ended": job.ended, "stop": mine and not job.ended,
+        "stopping": job.stopping, "resume": mine and job.resumable, "started": bool(progress.plan), "html": html,
+    }  # fmt: skip
+
+
+def _curve(progress: RunProgress, since: int) -> dict[str, Any]:
+    """The new points of the loss, its sentence, and the figure for a page that has no points yet."""
+    points = progress.curve(since)
+    points["words"] = plots.describe_loss(progress)
+    if points["kept"] == [0, 0]:
+        points["figure"] = plots.loss_figure(progress, COLOUR)
+    return points
+
+
+def _pictures(progress: RunProgress, module: str, rank: int | None) -> dict[str, Any]:
+    """The map of all modules and the scree of one, with their sentences."""
+    told = progress.spectra.get("spectra", {})
+    names = list(told) or [entry[0] for entry in progress.plan.get("modules", [])]
+    if module not in names:
+        module = names[len(names) // 2] if names else ""
+    ranks, values = progress.spectra.get("effective_rank", {}), told.get(module, [])
+    return {
+        "module": module,
+        "modules": [[short_name(name), name] for name in names],
+        "map": plots.map_figure(ranks, selected=module),
+        "map_words": plots.describe_map(ranks),
+        "scree": plots.scree_figure([("", COLOUR, values)], rank=rank, module=module),
+        "scree_words": plots.describe_scree("", values, rank=rank),
+    }

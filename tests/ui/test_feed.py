@@ -1,0 +1,80 @@
+"""The live route: a page gets what is new since it last asked, made once for all pages, by the visitor's identity."""
+
+from types import SimpleNamespace
+
+import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+import lora_playground.variants  # noqa: F401  (declares the variants' schemas)
+from lora_playground.config import RunConfig
+from lora_playground.jobs.job import Job
+from lora_playground.runs import RunStore
+from lora_playground.ui.feed import Feed
+from lora_playground.ui.identity import COOKIE, Identity
+from lora_playground.ui.run_list_cache import RunListCache
+
+PLAN = {"type": "plan", "steps": 30, "start_step": 0, "modules": [["model.layers.0.q_proj", 4, 4]]}
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch):
+    monkeypatch.setattr("lora_playground.ui.run_list_cache.FRESH", -1.0)
+    store, identity = RunStore(tmp_path), Identity(tmp_path)
+    run = store.create(RunConfig())
+    cookie = identity.new()
+    job = Job(run.id, identity.read(cookie), "training", 1, "pirate", 0.0)
+    supervisor = SimpleNamespace(jobs=lambda: [job], job=lambda _: job, make_ready=lambda: None)
+    feed = Feed(store, supervisor, RunListCache(store, supervisor), identity, lambda: "<header>")
+    client = TestClient(Starlette(routes=[feed.route()]))
+
+    def ask(mine: bool = False, **have):
+        client.cookies = {COOKIE: cookie} if mine else {}
+        return client.get("/live", params=have).json()
+
+    return SimpleNamespace(ask=ask, run=run, feed=feed, client=client)
+
+
+def test_a_page_gets_what_is_new_and_nothing_twice(house):
+    run = house.run.id
+    for event in (PLAN, {"type": "loss", "steps": [1, 2], "losses": [3.0, float("nan")], "eta": 5.0}):
+        house.run.append(event)
+    first = house.ask(run=run)
+    assert first["list"]["lines"][0][0] == run and first["list"]["busy"] and first["queue"] == "1 running"
+    assert first["curve"]["steps"] == [1, 2] and first["curve"]["losses"] == [3.0, None]
+    assert len(first["curve"]["figure"]["data"]) == 3 and "step 2 of 30" in first["card"]["html"]
+    names = ("list", "card", "probes", "curve", "pictures")
+    have = {name: first[name]["version"] for name in names}
+    again = house.ask(run=run, **have)
+    assert set(again) == {"boot", "queue"} and again["boot"] == first["boot"]
+    house.run.append({"type": "loss", "steps": [3], "losses": [2.0], "eta": 4.0})
+    more = house.ask(run=run, **have)
+    assert more["curve"]["steps"] == [3] and more["curve"]["kept"] == [2, 0] and "figure" not in more["curve"]
+    assert "probes" not in more and "pictures" not in more
+
+
+def test_a_part_is_made_once_for_all_pages(house, monkeypatch):
+    house.run.append(PLAN)
+    house.ask(run=house.run.id)
+    monkeypatch.setattr("lora_playground.ui.feed._curve", lambda *_: pytest.fail("made twice"))
+    monkeypatch.setattr("lora_playground.ui.feed._list", lambda *_: pytest.fail("made twice"))
+    assert house.ask(run=house.run.id)["curve"]["steps"] == []
+
+
+def test_only_who_started_a_run_may_stop_it(house):
+    assert house.ask(mine=True, run=house.run.id)["card"]["stop"] is True
+    assert house.ask(mine=False, run=house.run.id)["card"]["stop"] is False
+
+
+def test_a_run_that_is_gone_and_a_hostile_question_are_answered(house):
+    assert house.ask(run="../../etc/passwd")["card"]["state"] == "gone"
+    assert house.ask(run=house.run.id, curve="-3", module="<b>", also="nobody,,")["also"] == []
+
+
+def test_a_login_is_asked_for_where_the_app_has_one(house):
+    app = house.client.app
+    app.auth, app.cookie_id, app.tokens = {"ann": "secret"}, "1", {"token": "ann"}
+    house.client.cookies = {}
+    assert house.client.get("/live").status_code == 401
+    house.client.cookies = {"access-token-1": "token"}
+    assert house.client.get("/live").status_code == 200
