@@ -285,15 +285,17 @@ class _Loop:
             self._emit_plan(start)
 
     def _validate_if_due(self, step: int) -> None:
-        """As often as the person asked for; ten times in a run that may end early; else about ten times, if their share
-        of the time allows it."""
-        every = self.config.validate_every or (max(1, self.total // 10) if self.config.early_stop else None)
-        if every and step % every == 0:
+        """As often as the person asked for; else about ten times, if their share of the time allows it. A run that may
+        end early is validated whatever that costs from a third of its steps on."""
+        every = self.config.validate_every or max(1, self.budget.steps // 10)
+        if step % every:
+            return
+        if self.config.early_stop and 3 * step >= self.budget.steps:
             loss = self._validate(step)
-            if self.config.early_stop and loss is not None and self.plateau.update(step, loss):
+            if loss is not None and self.plateau.update(step, loss):
                 self._end_early(step)
-        elif not every and step % max(1, self.budget.steps // 10) == 0:
-            self._aside(self.validations.maybe, step)
+        else:
+            self._aside(self.validations.send if self.config.validate_every else self.validations.maybe, step)
 
     def _end_early(self, step: int) -> None:
         """Makes this step the last one and says why."""

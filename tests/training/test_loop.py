@@ -453,13 +453,13 @@ def test_seconds_end_the_run(folder):
 
 
 def test_it_ends_early_where_the_validation_loss_stops_falling(folder):
-    """A learning rate of next to nothing learns nothing, so the third validation of twenty is the last; without the
-    option all steps are done."""
+    """A tiny learning rate learns nothing, so the third validation after a third of the steps is the last;
+    without the option all steps are done."""
     slow = {"learning_rate": 1e-9}
     outcome, events, _ = run(folder, steps=40, options=slow | {"early_stop": True})
-    assert outcome.steps == outcome.planned == 12 and not outcome.stopped
-    assert [event["steps"] for event in events if event["type"] == "plan"] == [40, 12]
+    assert outcome.steps == outcome.planned == 24 and not outcome.stopped
+    assert [event["steps"] for event in events if event["type"] == "plan"] == [40, 24]
     (text,) = [event["text"] for event in events if event["type"] == "message"]
-    assert "after 12 of 40 steps" in text and "since step 4" in text
+    assert "after 24 of 40 steps" in text and "since step 16" in text
     assert run(folder, steps=15, options=slow)[0].steps == 15
     assert run(folder, steps=20, options={"early_stop": True})[0].steps == 20, "it is still getting better"
