@@ -1,5 +1,6 @@
 """The command line on a tiny local checkpoint: every command, JSON on standard output, errors in words, exit status."""
 
+import io
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from checkpoints import make_checkpoint
 from lora_playground.analysis.plain_lora import write_plain_lora
 from lora_playground.analysis.update import Update
 from lora_playground.cli import main
+from lora_playground.cli.progress import Progress
 from lora_playground.variants import VARIANTS
 
 
@@ -186,3 +188,63 @@ def test_an_adapter_from_elsewhere_becomes_a_run(
         assert "hub id" in refused(capsys, home, "import", source)
     (tmp_path / "adapter.bin").write_bytes(b"\x80\x02}q\x00.")
     assert "pickle" in refused(capsys, home, "import", str(tmp_path / "adapter.bin"))
+
+
+def test_a_file_is_trained_on_as_a_dataset_is(capsys, place: tuple[Path, Path], tmp_path: Path, monkeypatch) -> None:
+    home, model = place
+    rows = "".join(f"Voyage {number} went,{('well', 'badly')[number % 2]}\n" for number in range(40))
+    (tmp_path / "voyages.csv").write_text("text,label\n" + rows)
+    monkeypatch.chdir(model.parent)
+    words = ["--model", model.name, "--batch-tokens", "256", "--steps", "2", "--variant", "lora"]
+    words += ["--dataset", str(tmp_path / "voyages.csv")]
+    assert main(["train", "--json", "--home", str(home), *words]) == 0
+    printed = capsys.readouterr()
+    trained = json.loads(printed.out)
+    assert "40 rows read" in printed.err and "badly (20), well (20)" in printed.err
+    shown = printed.err.split("training ...")[1].split("saving ...")[0]
+    assert "2 of 2 steps, loss" in shown and "\r" not in shown
+    score = trained["score"]
+    assert score["metric"] == "label" and score["low"] <= score["adapted"] <= score["high"] and score["majority"] == 0.5
+    config = ask(capsys, home, "show", trained["run"])["config"]
+    assert config["model"]["source"] == str(model.resolve()) and config["data"]["dataset"].startswith("up-")
+    again = ask(capsys, home, "upload", str(tmp_path / "voyages.csv"))
+    assert again["dataset"] == config["data"]["dataset"] and again["metric"] == "label"
+    other = ask(capsys, home, "upload", str(tmp_path / "voyages.csv"), "--metric", "exact")
+    assert other["dataset"] != again["dataset"] and other["metric"] == "exact"
+    assert "choose one of" in refused(capsys, home, "upload", str(tmp_path / "voyages.csv"), "--metric", "steps")
+    assert "belong to a file" in refused(capsys, home, "train", *words[:-1], "pirate", "--metric", "label")
+    assert "choose one of" in refused(capsys, home, "train", *words[:-1], str(tmp_path / "none.csv"))
+
+
+class Terminal(io.StringIO):
+    """Standard error as a terminal has it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr("sys.stderr", screen)
+    with Progress() as progress:
+        progress.event({"type": "phase", "phase": "training"})
+        progress.event({"type": "plan", "steps": 40})
+        for step in range(1, 41):
+            progress.event({"type": "loss", "steps": [step], "losses": [1 / step], "eta": 80 - 2.0 * step})
+        progress.event({"type": "validation", "step": 40, "loss": 0.5})
+        progress.event({"type": "scoring", "done": 24, "of": 96, "eta": 3.0})
+    said = screen.getvalue()
+    assert "training ..." in said and "validation loss 0.500" in said
+    assert "\r" in said and "20/40" in said and "loss 0.050" in said and "40 s left" in said
+    assert "rows:  25%" in said and "3 s left" in said
+
+
+def test_progress_is_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress() as progress:
+        progress.event({"type": "plan", "steps": 400})
+        for step in range(1, 401):
+            progress.event({"type": "loss", "steps": [step], "losses": [2.0], "eta": None})
+        progress.count(3, 3, "modules")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 11 and lines[0] == "  40 of 400 steps, loss 2.000"
+    assert lines[-2:] == ["  400 of 400 steps, loss 2.000", "  3 of 3 modules"]

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from lora_playground.cli import commands, show
-from lora_playground.cli.flags import add_chat_flags, add_train_flags, build_config, within
+from lora_playground.cli.flags import add_chat_flags, add_file_flags, add_train_flags, build_config, within
 from lora_playground.errors import PlaygroundError
 from lora_playground.reproduce import FORMATS
 
@@ -23,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, 1 for an error in plain words, 130 when interrupted."""
     options_given = _parser().parse_args(arguments)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the libraries' own bars would break into ours
     try:
         value = options_given.command(options_given)
     except PlaygroundError as error:
@@ -90,9 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     upload = command("upload", commands.upload, show.show_pairs, "make a dataset of a file, or of a hub dataset's part")
     upload.add_argument("source", help="a file, or a hub id such as openai/gsm8k")
     upload.add_argument("--split", default="train", help="of a hub dataset: train, or with its subset main/train")
-    upload.add_argument(
-        "--column", action="append", default=[], metavar="ROLE=NAME", help="such as prompt=Frage; may be repeated"
-    )
+    add_file_flags(upload)
     upload.add_argument("--seed", type=int, default=0, help="of the split into train, validation and test")
     command("datasets", commands.datasets, show.show_table, "list the datasets")
     command("models", commands.models, show.show_table, "list the base models at hand")

@@ -7,13 +7,14 @@ import json
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lora_playground.cli.flags import build_config
+from lora_playground.cli.flags import absolute, build_config
+from lora_playground.cli.progress import Progress
 from lora_playground.config import options
 from lora_playground.errors import ConfigError, PlaygroundError
 from lora_playground.variants import VARIANTS
@@ -29,10 +30,42 @@ def train(given: argparse.Namespace) -> dict[str, Any]:
     """`train`: checks, then trains here."""
     from lora_playground.jobs.admission import check
 
-    config, store = build_config(given), _store(given)
+    store = _store(given)
+    _take_file(given, store.home)
+    config = build_config(given)
     for warning in check(config, store.home):
         print(f"warning: {warning}", file=sys.stderr)
     return _execute(store.create(config))
+
+
+def _take_file(given: argparse.Namespace, home: Path) -> None:
+    """Where `--dataset` names a file and no dataset, the file becomes a dataset, and its id takes the file's place."""
+    from lora_playground.data.catalogue import list_datasets
+    from lora_playground.data.readers import read_file
+    from lora_playground.data.uploads import store_once
+
+    name = str(getattr(given, "data.dataset", ""))
+    path = Path(name).expanduser()
+    if not name or name in {card.name for card in list_datasets(home)} or not path.is_file():
+        if given.metric or given.column:
+            raise ConfigError("--metric or --column", name or "no file", "they belong to a file given with --dataset")
+        return
+    reading = read_file(path, mapping=_columns(given))
+    card = store_once(reading, home, path.name, metric=given.metric)
+    _tell_reading(card, reading)
+    setattr(given, "data.dataset", card.name)
+
+
+def _columns(given: argparse.Namespace) -> dict[str, str] | None:
+    return dict(pair.partition("=")[::2] for pair in given.column) or None
+
+
+def _tell_reading(card: Any, reading: Any) -> None:
+    """Says what was found in a file, what was not used and what was left out."""
+    parts = f"{card.train} to learn from, {card.validation} to watch, {card.test} kept back as a test"
+    print(f"dataset {card.name}: {len(reading.rows)} rows read: {parts}", file=sys.stderr)
+    for text in [*reading.notes, *(problem.text for problem in reading.problems[:20])]:
+        print(f"note: {text}", file=sys.stderr)
 
 
 def resume(given: argparse.Namespace) -> dict[str, Any]:
@@ -53,7 +86,8 @@ def _execute(run: Any) -> dict[str, Any]:
     previous = signal.signal(signal.SIGINT, lambda *_: stop.set())
     print(f"run {run.id}: {run.config().label}", file=sys.stderr)
     try:
-        result = execute(run, stop.is_set, emit=_progress)
+        with Progress() as progress:
+            result = execute(run, stop.is_set, emit=progress.event)
     finally:
         signal.signal(signal.SIGINT, previous)
     return {
@@ -71,31 +105,6 @@ def _execute(run: Any) -> dict[str, Any]:
     }
 
 
-def _progress(event: dict[str, Any]) -> None:
-    kind = event["type"]
-    if kind == "phase":
-        print(f"  {event['phase']} ...", file=sys.stderr)
-    elif kind == "validation":
-        print(f"  step {event['step']}: validation loss {event['loss']:.3f}", file=sys.stderr)
-    elif kind == "download":
-        print(f"  fetched {event['done'] / 1e6:,.0f} of {event['total'] / 1e6:,.0f} MB", file=sys.stderr)
-    elif kind == "message":
-        print(f"  {event['level']}: {event['text']}", file=sys.stderr)
-    elif kind == "round" and event["round"]:
-        print(f"  {_round(event)}", file=sys.stderr)
-
-
-def _round(event: dict[str, Any]) -> str:
-    """One federated round as a line of text."""
-    parts = [f"round {event['round']}"]
-    if event.get("score") is not None:
-        parts.append(f"score {100 * event['score']:.0f}%")
-    if event.get("error") is not None:
-        parts.append("exact" if event["error"] < 1e-5 else f"aggregation error {100 * event['error']:.0f}%")
-    sent = event["bytes"]
-    return ", ".join([*parts, f"{sent['up'] / 1e6:.2f} MB up, {sent['down'] / 1e6:.2f} MB down"])
-
-
 def evaluate(given: argparse.Namespace) -> dict[str, Any]:
     """`evaluate`: scores of base and adapted model on the dataset's test part."""
     from lora_playground.jobs.pipeline import evaluate_run
@@ -106,9 +115,7 @@ def evaluate(given: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError("run", given.run, "its dataset has no test part with a metric to score")
     return {
         "run": given.run,
-        "metric": score["metric"],
-        "base": score["base"],
-        "adapted": score["adapted"],
+        **{name: value for name, value in score.items() if name != "n"},
         "rows": score["n"],
         "forgetting": forgetting["drop"] if forgetting else None,
     }
@@ -202,22 +209,20 @@ def import_run(given: argparse.Namespace) -> dict[str, Any]:
     from lora_playground.exchange.importing import import_adapter, import_from_hub
 
     store, source = _store(given), Path(given.source).expanduser()
-    title, base = given.title or "", given.base
-    if source.exists():
-        done = import_adapter(store, source, title, base, progress=_counted)
-    elif source.suffix == "" and given.source.count("/") == 1 and not given.source.startswith((".", "~", "/")):
-        done = import_from_hub(store, given.source, title, base, progress=_counted)
-    else:
-        raise ConfigError(
-            "SOURCE", given.source, "give an adapter's folder, its zip, or a hub id like somebody/adapter"
-        )
+    title, base = given.title or "", given.base and absolute(given.base)
+    with Progress() as progress:
+        tell = partial(progress.count, unit="modules")
+        if source.exists():
+            done = import_adapter(store, source, title, base, progress=tell)
+        elif source.suffix == "" and given.source.count("/") == 1 and not given.source.startswith((".", "~", "/")):
+            done = import_from_hub(store, given.source, title, base, progress=tell)
+        else:
+            raise ConfigError(
+                "SOURCE", given.source, "give an adapter's folder, its zip, or a hub id like somebody/adapter"
+            )
     for words in done.notes:
         print(f"note: {words}", file=sys.stderr)
     return {"run": done.run.id, "folder": str(done.run.folder), "base": done.base or None, "notes": done.notes}
-
-
-def _counted(done: int, total: int) -> None:
-    print(f"  {done} of {total} modules", file=sys.stderr)
 
 
 def _updates(run: Any) -> list[Any]:
@@ -344,18 +349,17 @@ def upload(given: argparse.Namespace) -> dict[str, Any]:
     """`upload`: a file or a part of a hub dataset becomes a dataset for `--dataset`."""
     from lora_playground.data.from_hub import read_hub
     from lora_playground.data.readers import read_file
-    from lora_playground.data.uploads import store
+    from lora_playground.data.uploads import store_once
 
-    mapping = dict(pair.partition("=")[::2] for pair in given.column) or None
-    path = Path(given.source)
+    path, home = Path(given.source), _store(given).home
     if path.exists() or "/" not in given.source:
-        reading, label = read_file(path, mapping=mapping), path.name
+        reading, label = read_file(path, mapping=_columns(given)), path.name
     else:
-        reading = read_hub(given.source, given.split, mapping, _downloaded())
+        with Progress() as progress:
+            reading = read_hub(given.source, given.split, _columns(given), progress.download)
         label = f"{given.source} {given.split}"
-    card = store(reading, _store(given).home, label, given.seed)
-    for text in [*reading.notes, *(problem.text for problem in reading.problems[:20])]:
-        print(f"note: {text}", file=sys.stderr)
+    card = store_once(reading, home, label, given.seed, given.metric)
+    _tell_reading(card, reading)
     return {
         "dataset": card.name,
         "train": card.train,
@@ -366,18 +370,6 @@ def upload(given: argparse.Namespace) -> dict[str, Any]:
         "columns": reading.layout.roles,
         "metric": card.metric or None,
     }
-
-
-def _downloaded() -> Any:
-    """A callback that tells on standard error how far a download is, at most once a second."""
-    last = [0.0]
-
-    def tell(done: int, total: int) -> None:
-        if time.monotonic() - last[0] >= 1.0:
-            last[0] = time.monotonic()
-            _progress({"type": "download", "done": done, "total": total})
-
-    return tell
 
 
 def models(given: argparse.Namespace) -> list[dict[str, Any]]:

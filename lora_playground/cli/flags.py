@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_playground.config import Option, RunConfig, options
+from lora_playground.data.columns import ROLES
 from lora_playground.errors import ConfigError
 from lora_playground.presets import PROMISES, with_preset
 from lora_playground.reproduce.command import flag
@@ -23,6 +24,7 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variant", metavar="NAME", help=f"one of {', '.join(VARIANTS)}")
     promises = "; ".join(f"{name}: {promise.lower()}" for name, promise in PROMISES.items())
     parser.add_argument("--preset", metavar="NAME", help=f"training options for the dataset ({promises})")
+    add_file_flags(parser)
     for option in options(RunConfig):
         _one_flag(parser, option, flag(option.path))
     by_flag: dict[str, list[tuple[str, Option]]] = {}
@@ -33,6 +35,15 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
     for name, owners in by_flag.items():
         taken_by = "" if len(owners) > 8 else f" ({', '.join(owner for owner, _ in owners)})"
         _one_flag(group, owners[0][1], name, taken_by)
+
+
+def add_file_flags(parser: argparse.ArgumentParser) -> None:
+    """How a file becomes a dataset."""
+    parser.add_argument(
+        "--column", action="append", default=[], metavar="ROLE=NAME",
+        help=f"what a file's column is, such as prompt=Frage; may be repeated; roles: {', '.join(ROLES)}",
+    )  # fmt: skip
+    parser.add_argument("--metric", metavar="NAME", help="how answers are scored: label, exact, contains, ..., or none")
 
 
 def _one_flag(parser: Any, option: Option, name: str, note: str = "") -> None:
@@ -96,7 +107,15 @@ def build_config(given: argparse.Namespace) -> RunConfig:
         for parent in parents:
             section = section.setdefault(parent, {})
         section[leaf] = _value(known[path], text)
+    if source := data.get("model", {}).get("source"):
+        data["model"]["source"] = absolute(str(source))
     return RunConfig.parse(with_preset(data, given.preset) if given.preset else data)
+
+
+def absolute(source: str) -> str:
+    """A model's source; a folder's whole path, since a run is also opened from elsewhere."""
+    folder = Path(source).expanduser()
+    return str(folder.resolve()) if source != "embedded" and "\0" not in source and folder.is_dir() else source
 
 
 def _value(option: Option, text: str) -> Any:

@@ -12,7 +12,12 @@ def show_train(value: dict[str, Any]) -> None:
     print(f"  {value['trainable_parameters']:,} trained parameters, {value['tokens_per_second']:,.0f} tokens/s")
     if value["score"]:
         score = value["score"]
-        print(f"  {score['metric']}: base {score['base']:.1%} → adapted {score['adapted']:.1%} ({score['n']} rows)")
+        sure = f", {score['low']:.0%} to {score['high']:.0%} with 95% confidence" if "low" in score else ""
+        both = f"base {score['base']:.1%} → adapted {score['adapted']:.1%}"
+        print(f"  {score['metric']}: {both} ({score['n']} rows{sure})")
+        if "macro_f1" in score:
+            f1, majority = score["macro_f1"], score["majority"]
+            print(f"  macro F1: {f1['base']:.2f} → {f1['adapted']:.2f}; always the most frequent label: {majority:.1%}")
     if value["forgetting"]:
         print(f"  base skills: {value['forgetting']['base']:.1%} → {value['forgetting']['adapted']:.1%}")
     print(f"  {value['folder']}")

@@ -5,6 +5,7 @@ It knows no torch and no tokenizer. The file's own name is only ever shown, neve
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -15,12 +16,14 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from lora_playground.data.catalogue import SPLITS, DatasetCard, Row, answer_of, get_card, prompt_of
+from lora_playground.data.catalogue import SPLITS, DatasetCard, Row, answer_of, get_card, list_datasets, prompt_of
 from lora_playground.data.classification import METRIC, held_out, is_classified
 from lora_playground.data.readers import Reading, read_file
 from lora_playground.errors import DataError
 
 MAX_HELD_OUT = 500
+BY_ANSWER = ("exact", METRIC, "contains", "starts", "translation")
+"""Metrics that compare with the answer of a row, so that they fit any rows with answers."""
 _RESULT = re.compile(r"####\s*(-?\d[\d,]*)\s*$")
 _SLOT = re.compile(r"\s*([^\W\d][\w ]*)\[([^\[\]]+)\]\s*")
 _SLOTS = re.compile(rf"(?:{_SLOT.pattern}(?:[,;]|$))+")
@@ -77,12 +80,12 @@ def store(reading: Reading, home: Path, name: str, seed: int = 0, metric: str | 
         reading: what `readers.read_file` found.
         name: the file's name, shown as the dataset's label.
         seed: of the split.
-        metric: how answers are scored; None chooses by the look of the answers.
+        metric: how answers are scored, or 'none'; None chooses by the look of the answers.
 
     Raises:
-        DataError: the disk is full or cannot be written.
+        DataError: the metric does not fit, or the disk is full or cannot be written.
     """
-    chosen = choose_metric(reading.rows)
+    chosen = _metric(reading.rows, metric)
     parts = split_rows(reading.rows, seed)
     identifier = f"up-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
     label = "".join(char for char in name if char.isprintable()).strip()[:80] or "upload"
@@ -90,7 +93,7 @@ def store(reading: Reading, home: Path, name: str, seed: int = 0, metric: str | 
         "name": identifier,
         "label": label,
         "description": f"Uploaded {reading.format} file with {reading.layout.kind} columns, {len(reading.rows)} rows.",
-        "metric": chosen if metric is None else metric,
+        "metric": chosen,
         "licence": "",
         "columns": reading.layout.roles,
         "encoding": reading.encoding,
@@ -98,6 +101,7 @@ def store(reading: Reading, home: Path, name: str, seed: int = 0, metric: str | 
         "skipped_rows": reading.bad,
         "duplicates": reading.duplicates,
         "notes": reading.notes,
+        "digest": _digest(reading.rows, seed, chosen),
     }
     root = home / "uploads"
     staging = root / f".{identifier}.tmp"
@@ -113,11 +117,43 @@ def store(reading: Reading, home: Path, name: str, seed: int = 0, metric: str | 
     return get_card(identifier, home)
 
 
+def store_once(reading: Reading, home: Path, name: str, seed: int = 0, metric: str | None = None) -> DatasetCard:
+    """As `store`, but the very same rows, split and metric are not stored a second time."""
+    digest = _digest(reading.rows, seed, _metric(reading.rows, metric))
+    same = (card for card in list_datasets(home) if card.uploaded and card.extra.get("digest") == digest)
+    return next(same, None) or store(reading, home, name, seed, metric)
+
+
 def import_file(
     path: Path, home: Path, name: str | None = None, mapping: Mapping[str, str] | None = None, seed: int = 0
 ) -> DatasetCard:
     """Reads a file and stores what is usable of it; the card's extra says how many rows were skipped."""
-    return store(read_file(path, name, mapping), home, name or path.name, seed)
+    return store_once(read_file(path, name, mapping), home, name or path.name, seed)
+
+
+def _digest(rows: list[Row], seed: int, metric: str) -> str:
+    """SHA-256 of rows, their split and their metric."""
+    digest = hashlib.sha256(f"{seed} {metric}".encode())
+    for row in rows:
+        digest.update(json.dumps(row, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _metric(rows: list[Row], wanted: str | None) -> str:
+    """The metric of rows, '' for none; writes what it needs into their meta. Raises DataError where it does not fit."""
+    fitting = choose_metric(rows)
+    if wanted is None or wanted == fitting:
+        return fitting
+    if wanted == "none":
+        return ""
+    if wanted not in BY_ANSWER or not all(row.get("messages") for row in rows):
+        known = ", ".join(dict.fromkeys((*BY_ANSWER, *filter(None, [fitting]), "none")))
+        raise DataError(f"The metric {wanted[:40]!r} does not fit these rows; choose one of {known}.")
+    for row in rows:
+        row["meta"]["answer"] = answer_of(row).strip()
+        if wanted == METRIC:
+            row["meta"]["label"] = answer_of(row).strip()
+    return wanted
 
 
 def choose_metric(rows: list[Row]) -> str:

@@ -115,6 +115,18 @@ def probes(told: RunProgress) -> str:
     return f'<div class="lp-probes" aria-label="Watch it learn">{"".join(parts)}</div>'
 
 
+def _how_sure(score: Mapping[str, Any]) -> str:
+    """The interval of a score and, for labels, what stands beside accuracy; '' for scores of older runs."""
+    if "low" not in score:
+        return ""
+    text = f"; with 95% confidence {percent(score['low'])} to {percent(score['high'])}"
+    if "macro_f1" in score:
+        f1 = score["macro_f1"]
+        text += f". Macro F1 {f1['base']:.2f} → {f1['adapted']:.2f}; the most frequent label alone would be right in "
+        text += percent(score["majority"])
+    return text
+
+
 def done(label: str, result: Mapping[str, Any]) -> str:
     """The result card: score, forgetting, and what it cost."""
     head = '<section class="lp-card lp-done"><h2><span class="lp-swatch"></span>'
@@ -128,7 +140,8 @@ def done(label: str, result: Mapping[str, Any]) -> str:
         head += (
             f'<div class="lp-score"><span class="v base">{percent(score["base"])}</span><span class="arrow" '
             f'aria-label="became">→</span><span class="v {better}">{percent(score["adapted"])}</span>'
-            f'<span class="m">{escape(named)} Base → adapted, on {score["n"]} test rows it never saw.</span></div>'
+            f'<span class="m">{escape(named)} Base → adapted, on {score["n"]} test rows it never saw'
+            f"{escape(_how_sure(score))}.</span></div>"
         )
     validation = result.get("validation_loss") or {}
     seconds = result.get("seconds") or {}
