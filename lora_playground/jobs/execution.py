@@ -177,8 +177,9 @@ class Execution:
             text = f"{prepared.unlearnable} rows were left out: within {longest} tokens they have nothing to learn."
             self.report({"type": "message", "level": "warning", "text": text})
 
-    def prober(self, model: Any, tokenizer: Any, data: Dataset) -> Callable[[int], list[dict[str, Any]]] | None:
-        """What asks the model as it stands: greedy answers to the first prompts of the dataset's test part."""
+    def prober(self, model: Any, tokenizer: Any, data: Dataset) -> Callable[[int, bool], list[dict[str, Any]]] | None:
+        """What asks the model as it stands: greedy answers to the first prompts of the dataset's test part, or to the
+        first two alone."""
         prompts = offered_prompts(data, PROBES[is_embedded(self.config.model)])
         if not prompts:
             return None
@@ -186,9 +187,10 @@ class Execution:
 
         decoder = Decoder(model, tokenizer)
 
-        def ask(step: int) -> list[dict[str, Any]]:
-            answers = decoder.generate(prompts, max_new_tokens=PROBE_TOKENS, should_stop=self.should_stop)
-            return [{"prompt": prompt[-1]["content"], "answer": answer} for prompt, answer in zip(prompts, answers)]
+        def ask(step: int, few: bool) -> list[dict[str, Any]]:
+            asked = prompts[:2] if few else prompts
+            answers = decoder.generate(asked, max_new_tokens=PROBE_TOKENS, should_stop=self.should_stop)
+            return [{"prompt": prompt[-1]["content"], "answer": answer} for prompt, answer in zip(asked, answers)]
 
         return ask
 

@@ -33,6 +33,8 @@ VALIDATION_BATCHES = 4
 CHECKPOINT_SECONDS = 10.0
 SPECTRA_SHARE, PROBE_SHARE, VALIDATION_SHARE = 0.01, 0.03, 0.03
 """Shares of the training time that live spectra, probes and validation may take between start and end."""
+PROBE_AT = (0.05, 0.1, 0.2, 0.4, 0.7)
+"""Shares of the steps after which the model is asked the probe prompts, beside the first and the last step."""
 
 
 def train(
@@ -167,7 +169,9 @@ class _Loop:
 
         def probe(step: int) -> Fields:
             assert plan.on_probe is not None
-            return {"answers": plan.on_probe(step)}
+            # A run that is too short for all prompts, asked each time, is asked a few of them between start and end.
+            due = self._elapsed() * self.budget.steps / step * PROBE_SHARE / len(PROBE_AT) if step else float("inf")
+            return {"answers": plan.on_probe(step, step < self.budget.steps and self.probes.cost > due)}
 
         def validation(step: int) -> Fields | None:
             value = mean_loss(self.loss, self.validation)
@@ -178,9 +182,8 @@ class _Loop:
             self.emit, "spectra", None if plan.on_spectra is False else spectra, SPECTRA_SHARE,
             every=1.0, cost=0.0 if plan.variant.low_rank else 0.3, title="Live spectra are",
         )  # fmt: skip
-        self.probes = Report(
-            self.emit, "probe", probe if plan.on_probe else None, PROBE_SHARE, every=2.0, title="'Watch it learn' is"
-        )
+        self.probes = Report(self.emit, "probe", probe if plan.on_probe else None, 0.0, title="'Watch it learn' is")
+        self.probed = self.start / self.budget.steps
         # With half a second of grace, so that a short run has a validation curve too.
         self.validations = Report(self.emit, "validation", validation, VALIDATION_SHARE, grace=0.5)
 
@@ -268,8 +271,8 @@ class _Loop:
                 self._flush()
                 self._keep_to_budget(step, start)
                 self._aside(self.spectra.maybe, step)
-                self._aside(self.probes.maybe, step)
             if step < self.budget.steps:
+                self._probe_if_due(step)
                 self._validate_if_due(step)
             if self.folder is not None and self._save_due(step, last_save):
                 self._flush()
@@ -296,6 +299,13 @@ class _Loop:
                 self._end_early(step)
         else:
             self._aside(self.validations.send if self.config.validate_every else self.validations.maybe, step)
+
+    def _probe_if_due(self, step: int) -> None:
+        """Asks the probe prompts after fixed shares of the steps, so that answers are seen turning in every run."""
+        reached = max((share for share in PROBE_AT if share * self.budget.steps <= step), default=0.0)
+        if reached > self.probed:
+            self.probed = reached
+            self._aside(self.probes.send, step)
 
     def _end_early(self, step: int) -> None:
         """Makes this step the last one and says why."""

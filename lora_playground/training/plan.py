@@ -30,7 +30,8 @@ class TrainPlan:
         threads: of the CPU; None takes the number that `models.precision` found.
         truncated, rows: for the plan event only.
         on_spectra: updates → {module: singular values}; None takes `analysis.spectra`, False sends none.
-        on_probe: step → the model's answers at that step ("watch it learn"), each {'prompt', 'answer'}.
+        on_probe: (step, whether a few prompts must do) → the model's answers at that step ("watch it learn"), each
+            {'prompt', 'answer'}.
         after: seconds expected from the last step to the result; they are part of the time left that is told.
         remedies: what would lower the memory, the most useful first, for the error message when memory is full.
         fused: use this app's faster passes for LoRA layers and attention, which give the same results.
@@ -49,7 +50,7 @@ class TrainPlan:
     truncated: int = 0
     rows: dict[str, int] = field(default_factory=dict)
     on_spectra: Callable[[list[Update]], dict[str, np.ndarray]] | bool | None = None
-    on_probe: Callable[[int], list[dict[str, Any]]] | None = None
+    on_probe: Callable[[int, bool], list[dict[str, Any]]] | None = None
     after: float = 0.0
     remedies: list[str] = field(default_factory=list)
     fused: bool = True

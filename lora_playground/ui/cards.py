@@ -101,16 +101,16 @@ def probes(told: RunProgress) -> str:
     """ "Watch it learn": each probe prompt with the base's answer and the newest one."""
     if not told.probes:
         return ""
-    first, newest = told.probes[0], told.probes[-1]
-    parts = []
-    for number, answer in enumerate(newest[1]):
-        before = first[1][number]["answer"] if number < len(first[1]) else ""
+    first, parts = told.probes[0], []
+    for number, answer in enumerate(first[1]):
+        # Between start and end a few prompts may have been asked, so each shows the newest answer that it has.
+        step, newest = next((step, answers[number]) for step, answers in reversed(told.probes) if number < len(answers))
         later = ""
-        if newest[0] != first[0]:
-            later = f'<div class="a new"><span class="w">after {newest[0]} steps</span>{escape(answer["answer"])}</div>'
+        if step != first[0]:
+            later = f'<div class="a new"><span class="w">after {step} steps</span>{escape(newest["answer"])}</div>'
         parts.append(
             f'<article class="lp-probe"><div class="q">{escape(answer["prompt"])}</div>'
-            f'<div class="a"><span class="w">base model</span>{escape(before)}</div>{later}</article>'
+            f'<div class="a"><span class="w">base model</span>{escape(answer["answer"])}</div>{later}</article>'
         )
     return f'<div class="lp-probes" aria-label="Watch it learn">{"".join(parts)}</div>'
 

@@ -89,7 +89,7 @@ def test_it_learns_and_tells(folder):
 
 
 def test_event_fields_are_those_of_the_contract(folder):
-    _, events, _ = run(folder, steps=3, on_probe=lambda step: [{"prompt": "hi", "answer": str(step)}])
+    _, events, _ = run(folder, steps=3, on_probe=lambda step, few: [{"prompt": "hi", "answer": str(step)}])
     fields = {
         "plan": "steps start_step trainable_parameters total_parameters tokens_per_step precision threads device "
         "modules rows truncated recipe",
@@ -101,6 +101,11 @@ def test_event_fields_are_those_of_the_contract(folder):
     for event in events:
         assert set(event) == {"type", *fields[event["type"]].split()}
     assert {event["type"] for event in events} == set(fields)
+
+
+def test_probes_are_asked_at_fixed_shares_of_the_steps(folder):
+    _, events, _ = run(folder, steps=20, on_probe=lambda step, few: [{"prompt": "hi", "answer": str(step)}])
+    assert [event["step"] for event in events if event["type"] == "probe"] == [0, 1, 2, 4, 8, 14, 20]
 
 
 def test_spectra_agree_with_a_dense_svd(folder):
@@ -122,7 +127,7 @@ def test_same_seed_same_losses(folder):
 def test_callbacks_leave_the_random_numbers_alone(folder):
     options = {"variant_options": {"rank": 4, "dropout": 0.2}}
     quiet = run(folder, on_spectra=False, **options)[0].losses
-    noisy = run(folder, on_probe=lambda step: [{"prompt": "", "answer": str(torch.rand(3))}], **options)[0].losses
+    noisy = run(folder, on_probe=lambda step, few: [{"prompt": "", "answer": str(torch.rand(3))}], **options)[0].losses
     assert quiet == noisy
 
 
@@ -333,7 +338,7 @@ def test_out_of_memory_says_what_to_lower(folder, monkeypatch):
 
 
 def test_a_broken_callback_is_a_warning_not_a_failure(folder):
-    def broken(_):
+    def broken(*_):
         raise ValueError("no such thing")
 
     outcome, events, _ = run(folder, on_spectra=broken, on_probe=broken)
