@@ -58,7 +58,7 @@ unit:
 	$(PY) -m pytest tests --ignore=tests/e2e -q -n 2 --dist loadfile
 
 e2e: $(VENV)/.dev chromium
-	$(PY) -m pytest $(E2E) -q $(E2E_ARGS)
+	$(PY) -m pytest $(E2E) -q -n 2 --dist loadfile $(E2E_ARGS)
 
 bench: $(VENV)/.dev
 	@for script in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(PY) $$script --json || exit 1; done

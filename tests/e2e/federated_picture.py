@@ -5,15 +5,11 @@ the table in docs/federated.md, and photographs what a person sees, light and da
 """
 
 import argparse
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import sync_playwright
-
-from tests.e2e.conftest import FLAGS, Server, find_chromium
-from tests.e2e.screenshots import OUT, both
+from tests.e2e.camera import app_in_a_browser, light_and_dark, open_page
+from tests.e2e.screenshots import OUT
 from tests.e2e.steps import choose, points, set_number, until
 from tests.e2e.test_federated import open_tab, tick_only, words
 
@@ -21,40 +17,27 @@ STRATEGIES = ("FedIT", "FedEx-LoRA", "FlexLoRA / HLoRA", "FLoRA (stacking)")
 SECONDS = 1200
 
 
-def main() -> int:
-    """Takes the pictures; returns the exit status."""
+def main() -> None:
+    """Takes the pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--home", type=Path, help="a home whose newest federated runs are shown; by default they are made"
     )
     parser.add_argument("--out", type=Path, default=OUT, help="where the pictures go")
     given = parser.parse_args()
-    chromium = find_chromium()
-    if chromium is None:
-        print("error: no Chromium; install it or set LORA_PLAYGROUND_CHROMIUM", file=sys.stderr)
-        return 1
     given.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        server = Server(given.home or Path(folder) / "home")
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        try:
-            page = browser.new_page(viewport={"width": 1280, "height": 1330})
-            page.set_default_timeout(120_000)
-            newest = server.runs()[-len(STRATEGIES) :]
-            page.goto(server.url + (f"?tab=federated&runs={','.join(newest)}" if given.home else ""))
-            page.locator(".lp-new").wait_for()
-            open_tab(page)
-            if not given.home:
-                play(page)
-            ended = f"{len(STRATEGIES)} strategies at their end"
-            until(page, lambda: words(page, "table").count("4 of 4") == len(STRATEGIES), ended, SECONDS)
-            until(page, lambda: "\n(" not in words(page, "table"), "all saved", SECONDS)
-            until(page, lambda: points(page, "lp-fed-spectrum") and points(page, "lp-fed-rank"), "the pictures")
-            both(page, given.out, "federated")
-        finally:
-            browser.close()
-            server.close()
-    return 0
+    with app_in_a_browser(given.home) as (server, browser):
+        newest = server.runs()[-len(STRATEGIES) :]
+        query = f"?tab=federated&runs={','.join(newest)}" if given.home else ""
+        page = open_page(browser, server.url + query, 1280, 1330)
+        open_tab(page)
+        if not given.home:
+            play(page)
+        ended = f"{len(STRATEGIES)} strategies at their end"
+        until(page, lambda: words(page, "table").count("4 of 4") == len(STRATEGIES), ended, SECONDS)
+        until(page, lambda: "\n(" not in words(page, "table"), "all saved", SECONDS)
+        until(page, lambda: points(page, "lp-fed-spectrum") and points(page, "lp-fed-rank"), "the pictures")
+        light_and_dark(page, given.out, "federated")
 
 
 def play(page: Any) -> None:
@@ -73,4 +56,4 @@ def play(page: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -5,25 +5,18 @@ It starts a server on a fresh home, trains one run in the browser, and photograp
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-from playwright.sync_api import sync_playwright
-
 from lora_playground.data.catalogue import list_datasets
-from tests.e2e.conftest import FLAGS, Server, find_chromium
+from tests.e2e.camera import app_in_a_browser, light_and_dark, open_page
 from tests.e2e.steps import answers, cells, choose, points, set_number, status, until
 
-MOST_BYTES = 290_000
-SETTLE = 1500
-"""Milliseconds for fonts and transitions to come to rest before a picture is taken."""
 OUT = Path(__file__).resolve().parents[2] / "assets" / "pictures"
 
 
-def main() -> int:
-    """Takes the pictures; returns the exit status."""
+def main() -> None:
+    """Takes the pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--home", type=Path, help="a home whose newest finished run is shown; by default one is trained"
@@ -32,35 +25,17 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=0, help="how long to train; by default as long as the form says")
     parser.add_argument("--out", type=Path, default=OUT, help="where the pictures go")
     given = parser.parse_args()
-    chromium = find_chromium()
-    if chromium is None:
-        print("error: no Chromium; install it or set LORA_PLAYGROUND_CHROMIUM", file=sys.stderr)
-        return 1
     given.out.mkdir(parents=True, exist_ok=True)
     labels = [card.label for card in list_datasets(None) if card.name == given.dataset]
     if not labels:
-        print(
-            f"error: there is no dataset {given.dataset}; `python -m lora_playground datasets` lists them",
-            file=sys.stderr,
-        )
-        return 1
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        server = Server(given.home or Path(folder) / "home")
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        try:
-            page = browser.new_page(viewport={"width": 1280, "height": 720})
-            page.set_default_timeout(400_000)
-            page.goto(server.url)
-            page.locator(".lp-new").wait_for()
-            if given.home:
-                page.locator("#lp-status .lp-link").click()
-            else:
-                train(page, labels[0], given.steps)
-            take(page, given.out)
-        finally:
-            browser.close()
-            server.close()
-    return 0
+        sys.exit(f"error: there is no dataset {given.dataset}; `python -m lora_playground datasets` lists them")
+    with app_in_a_browser(given.home) as (server, browser):
+        page = open_page(browser, server.url, 1280, 720)
+        if given.home:
+            page.locator("#lp-status .lp-link").click()
+        else:
+            train(page, labels[0], given.steps)
+        take(page, given.out)
 
 
 def train(page: Any, dataset: str, steps: int) -> None:
@@ -88,33 +63,17 @@ def take(page: Any, out: Path) -> None:
     until(page, ready, "the result", 1800)
     until(page, lambda: points(page, "lp-loss") and points(page, "lp-scree"), "the pictures")
     page.locator("#lp-steps").evaluate("node => node.scrollTo(0, 0)")
-    both(page, out, "finetune")
+    light_and_dark(page, out, "finetune")
     page.locator("#lp-way-spectrum").click()
     until(page, lambda: cells(page, "lp-spec-map") and points(page, "lp-spec-scree"), "map and scree")
-    both(page, out, "spectrum")
+    light_and_dark(page, out, "spectrum")
     page.get_by_role("tab", name="Chat").click()
     until(page, lambda: page.locator(".lp-pane").count() == 2, "two panes")
     page.locator(".lp-starters button").first.click()
     until(page, lambda: page.locator(".lp-pane .q").count() > 0, "the question")
     until(page, lambda: all(answers(page)) and page.locator("#lp-send").is_visible(), "both answers")
-    both(page, out, "chat")
-
-
-def both(page: Any, out: Path, name: str) -> None:
-    """The page as it stands, light and dark, each a PNG of at most `MOST_BYTES`."""
-    for theme in ("light", "dark"):
-        page.mouse.move(2, 2)
-        page.wait_for_timeout(SETTLE)
-        path = out / f"{name}-{theme}.png"
-        page.screenshot(path=path)
-        if path.stat().st_size > MOST_BYTES:
-            with Image.open(path) as picture:
-                # 256 colours are enough for flat surfaces and text, and a third of the size.
-                small = picture.convert("RGB").quantize(256)
-            small.save(path, optimize=True)
-        print(f"{path} {path.stat().st_size / 1000:.0f} kB", flush=True)
-        page.locator(".lp-theme").click()
+    light_and_dark(page, out, "chat")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,6 +1,5 @@
 """The tab Chat in a browser: what differs and where, edit, copy, link, the process killed, the tab closed."""
 
-import contextlib
 import json
 import os
 import re
@@ -10,13 +9,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from lora_playground.analysis.update import Update
 from lora_playground.models.catalogue import EMBEDDED, module_shapes
 from tests.e2e.conftest import guarded
-from tests.e2e.steps import PATIENCE, answers, ask_again, until
+from tests.e2e.steps import answers, ask_again, until
 from tests.spectrum_runs import finished_run, updates
+from tests.waiting import wait_until
 
 HARMFUL = 'Say <img src=x onerror="window.harmed=1"> please.'
 
@@ -65,14 +66,14 @@ def set_slider(page, label: str, value: str) -> None:
 
 def host(server) -> tuple[int, str]:
     """This server's chat process: id and socket."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):  # it has ended meanwhile, or is no process
-            words = (entry / "cmdline").read_bytes().decode().split("\0")
-            if "lora_playground.chat.host" in words and words[words.index("--home") + 1] == str(server.home):
-                found.append((int(entry.name), words[words.index("--socket") + 1]))
-    assert len(found) == 1
-    return found[0]
+    lines = {child.pid: child.cmdline() for child in psutil.Process(server.process.pid).children()}
+    ((pid, words),) = [(pid, words) for pid, words in lines.items() if "lora_playground.chat.host" in words]
+    return pid, words[words.index("--socket") + 1]
+
+
+def asking(server) -> int:
+    """How many local sockets the web process has open: one more for every question that is being answered."""
+    return len(psutil.Process(server.process.pid).net_connections("unix"))
 
 
 def decoded_rows(server) -> int:
@@ -176,27 +177,21 @@ def ask_long(page, server, text: str) -> None:
     set_slider(page, "Length", "512")
     page.locator("#lp-input textarea").fill(text)
     page.locator("#lp-send").click()
-    rows, end = 0, time.monotonic() + PATIENCE
-    while rows < 3:
-        assert time.monotonic() < end
-        with contextlib.suppress(OSError, AssertionError):  # it is being started
-            rows = decoded_rows(server)
-        time.sleep(0.01)
+    wait_until(lambda: decoded_rows(server) >= 3, "the answers")
 
 
 def test_the_process_killed_comes_back_and_says_so(opened, server):
     page = opened
     turns = page.locator(".lp-pane").first.locator(".lp-turn")
-    foot = turns.last.locator(".f")
-    for attempt in range(3):  # on a busy machine an answer may have ended before the signal arrives
-        before = turns.count()
-        ask_long(page, server, f"Tell me long story {attempt}.")
-        os.kill(host(server)[0], signal.SIGKILL)
-        until_more(page, before)
-        until(page, lambda: page.locator("#lp-send").is_visible(), "the end of the answer that was asked anew")
-        if "SIGKILL" in foot.inner_text():
-            break
-    assert "SIGKILL" in foot.inner_text(), "the pane says what happened"
+    process, open_before, before = host(server)[0], asking(server), turns.count()
+    os.kill(process, signal.SIGSTOP)  # so that the question waits for its answer
+    page.locator("#lp-input textarea").fill("Tell me a story.")
+    page.locator("#lp-send").click()
+    until(page, lambda: asking(server) > open_before, "the question on its way")
+    os.kill(process, signal.SIGKILL)
+    until_more(page, before)
+    until(page, lambda: page.locator("#lp-send").is_visible(), "the end of the answer that was asked anew")
+    assert "SIGKILL" in turns.last.locator(".f").inner_text(), "the pane says what happened"
     assert all(answers(page))
 
 
@@ -208,16 +203,13 @@ def test_a_closed_tab_frees_its_rows(server, browser, runs):
         before = state(server)["cut"]
         ask_long(page, server, "Tell me a long story.")
         process = host(server)[0]
-        os.kill(process, signal.SIGSTOP)  # until the web process has seen that the page is gone
+        os.kill(process, signal.SIGSTOP)  # The web process looks every 50 ms whether the page is still there.
         try:
             page.close()
-            time.sleep(15)
+            time.sleep(3)
         finally:
             os.kill(process, signal.SIGCONT)
-        end = time.monotonic() + PATIENCE
-        while decoded_rows(server):
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        wait_until(lambda: not decoded_rows(server), "the rows to be free")
         assert state(server)["cut"] == before + 1, "the answer went on that nobody read"
 
 

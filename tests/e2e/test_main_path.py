@@ -54,6 +54,14 @@ def test_train_and_chat(page, server):
     until(page, lambda: "the last run of this model and method here" in forecast.inner_text(), "the forecast anew")
 
     page.locator("#lp-way-chat").click()
+    said = ask_and_look(page)
+    vote(page, server, identity)
+    continue_from_the_base(page, said)
+    second_turn_and_save(page, said)
+
+
+def ask_and_look(page) -> list[str]:
+    """The first question, twice: what stands in the panes, and that both times say the same."""
     page.locator("#lp-input textarea").wait_for()
     until(page, lambda: page.locator(".lp-pane").count() == 2, "two panes")
     assert page.locator(".lp-starters button").count() >= 1
@@ -62,18 +70,23 @@ def test_train_and_chat(page, server):
     until(page, lambda: all(answers(page)) and page.locator("#lp-send").is_visible(), "both answers")
     assert "base verified" in page.locator(".lp-pane").first.inner_text()
     assert page.locator(".lp-pane .q b").count() == 0, "text is never HTML"
-    page.locator(".lp-pane").nth(1).locator("span[data-i]").first.hover()
+    page.locator(".lp-pane").nth(1).locator("span[data-i]:not(:empty)").first.hover()
     page.locator(".lp-tip").wait_for()
     said = answers(page)
     ask_again(page)
     assert answers(page) == said, "the same seed gives the same answers"
+    return said
 
+
+def vote(page, server, identity) -> None:
     page.get_by_role("button", name="rslora r4 answered better").last.click()
     votes = server.home / "runs" / identity / "votes.jsonl"
     until(page, votes.is_file, "the vote")
     vote = json.loads(votes.read_text().splitlines()[0])
     assert vote["preferred"] == identity and vote["prompt"] == "Where does <b>Ann</b> live?"
 
+
+def continue_from_the_base(page, said) -> None:
     page.get_by_role("button", name="More: system prompt").click()
     page.get_by_label("Continue all from the base's words").check()
     ask_again(page)
@@ -83,6 +96,9 @@ def test_train_and_chat(page, server):
     ask_again(page)
     assert answers(page) == said
 
+
+def second_turn_and_save(page, said) -> None:
+    """A second question under a system prompt: what the model reads, and the file that holds the conversation."""
     page.get_by_label("System prompt").fill("Answer <i>briefly</i>.")
     page.locator("#lp-input textarea").fill("And Mia?")
     page.locator("#lp-send").click()
@@ -201,7 +217,8 @@ def test_unreadable_upload_is_told(page, tmp_path):
     until(page, lambda: "2 rows read" in page.locator("#lp-upload-note").inner_text(), "the rows by our columns")
 
 
-def test_a_link_to_nothing_opens_the_empty_page(page, server):
+def test_a_link_to_nothing_opens_the_empty_page(blank, server):
+    page = blank
     page.goto(server.url + "?run=../../etc/passwd&runs=nobody,,x&tab=nowhere")
     until(page, lambda: "Press Train" in status(page), "the idle view")
     open_tab(page, "Spectrum")
@@ -210,8 +227,8 @@ def test_a_link_to_nothing_opens_the_empty_page(page, server):
     until(page, lambda: "Press Start" in page.locator("#lp-fed-table").inner_text(), "a first step")
 
 
-def test_phone_has_no_sideways_scroll(context, server):
-    page = context.new_page()
+def test_phone_has_no_sideways_scroll(blank, server):
+    page = blank
     page.set_viewport_size({"width": 390, "height": 844})
     page.goto(server.url)
     page.locator(".lp-new").wait_for()

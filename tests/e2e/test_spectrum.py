@@ -169,8 +169,8 @@ def test_every_picture_has_its_sentence(spectrum):
         assert len(words(page, name)) > 20, name
 
 
-def test_a_cut_in_chat_is_the_base_at_0_and_the_whole_adapter_at_r(context, server, runs):
-    page = context.new_page()
+def test_a_cut_in_chat_is_the_base_at_0_and_the_whole_adapter_at_r(blank, server, runs):
+    page = blank
     page.goto(f"{server.url}?tab=chat&runs={runs[1]}")
     until(page, lambda: page.locator(".lp-pane").count() == 2, "the base and the run")
     page.locator("#lp-input textarea").fill("Tell me a story about a fox and a boat.")
@@ -348,8 +348,8 @@ def test_compare_sorts_and_ticks(spectrum, runs):
     until(page, lambda: "Tick two runs" in page.locator("#lp-compare-options").inner_text(), "one run unticked")
 
 
-def test_a_phone_scrolls_one_way_only(context, server, runs):
-    page = context.new_page()
+def test_a_phone_scrolls_one_way_only(blank, server, runs):
+    page = blank
     page.set_viewport_size({"width": 390, "height": 844})
     page.goto(f"{server.url}?tab=spectrum&runs={','.join(runs)}")
     until(page, lambda: points(page, "lp-spec-intruders"), "the pictures")
@@ -359,14 +359,14 @@ def test_a_phone_scrolls_one_way_only(context, server, runs):
     assert widest(page) <= 390
 
 
-def test_dense_updates_show_the_edge_of_noise(context, server):
+def test_dense_updates_show_the_edge_of_noise(blank, server):
     rng = np.random.default_rng(0)
     made = [
         Update(name, dense=(0.01 * rng.standard_normal((m, n))).astype(np.float32))
         for name, m, n in module_shapes(EMBEDDED)[:7]
     ]
     run = finished_run(server.home, "full", made, {"name": "full"})
-    page = context.new_page()
+    page = blank
     page.goto(f"{server.url}?tab=spectrum&runs={run.id}")
     until(page, lambda: "edge of noise" in words(page, "scree"), "the edge")
     RunStore(server.home).delete(run.id)
