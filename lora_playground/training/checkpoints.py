@@ -7,10 +7,12 @@ checkpoint is noticed and the one before it is used. It knows no model and no lo
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,13 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from lora_playground.config import TrainingConfig
+from lora_playground.data.encoding import Example
 from lora_playground.errors import TrainingError
 
 KEPT = 2
 _NAME = re.compile(r"step-(\d+)")
-_PLAIN = ("step", "steps", "tokens", "signature", "validation_start", "seconds")
+_PLAIN = ("step", "steps", "tokens", "signature", "validation_start", "seconds", "plateau")
 """Fields of `State` that are written as JSON."""
 
 
@@ -35,6 +39,7 @@ class State:
         signature: of what must be equal for the checkpoint to fit (seed, data, shapes, names).
         parameters: trained parameters by name; optimiser: its state_dict; generators: torch's, by device.
         variant: what the variant's training has changed besides (`Variant.training_state`).
+        plateau: the fields of `schedule.Plateau`.
         validation_start: the validation loss before the first step. seconds: of training, earlier attempts included.
     """
 
@@ -48,6 +53,7 @@ class State:
     variant: dict[str, torch.Tensor] = field(default_factory=dict)
     validation_start: float | None = None
     seconds: float = 0.0
+    plateau: Sequence[float] = ()
 
 
 def save(folder: Path, state: State) -> Path:
@@ -97,6 +103,15 @@ def load_newest(folder: Path, signature: str) -> State | None:
     return None
 
 
+def signature_of(training: TrainingConfig, trained: dict[str, torch.nn.Parameter], examples: list[Example]) -> str:
+    """A digest of what must be equal for a checkpoint to be continued: seed, batch, trained parameters, data."""
+    digest = hashlib.sha256(repr((training.seed, training.batch_tokens, training.accumulation)).encode())
+    digest.update(repr([(name, tuple(p.shape)) for name, p in trained.items()]).encode())
+    for example in examples:
+        digest.update(example.ids.tobytes())
+    return digest.hexdigest()
+
+
 def generators() -> dict[str, torch.Tensor]:
     """The states of torch's random number generators, by device."""
     states = {"cpu": torch.get_rng_state()}
@@ -120,7 +135,7 @@ def _load(folder: Path, signature: str) -> State | None:
         if any((folder / name).stat().st_size != size for name, size in about["sizes"].items()):
             return None
         return State(
-            **{name: about.get(name, 0.0) for name in _PLAIN},
+            **{name: about[name] for name in _PLAIN if name in about},
             parameters=load_file(str(folder / "parameters.safetensors")),
             variant=load_file(str(folder / "variant.safetensors")) if "variant.safetensors" in about["sizes"] else {},
             optimiser=torch.load(folder / "optimiser.pt", map_location="cpu", weights_only=True),

@@ -5,10 +5,10 @@ It knows no user interface, no run folder (only a folder for checkpoints) and no
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +116,11 @@ class _Loop:
     def run(self) -> TrainOutcome:
         """From packing the data to the last validation."""
         self._prepare()
-        start = self._resume()
-        self.start, self.plateau = start, Plateau()
+        self.plateau = Plateau()
+        start = self.start = self._resume()
         self.budget = Budget(self.total, self.config.seconds, start)
         self._make_reports()
-        self._emit_plan(start)
+        self._emit_plan()
         begun, validation_end = time.perf_counter(), None
         done, stopped = self._steps(start)
         if done > start:
@@ -198,7 +198,8 @@ class _Loop:
 
     def _resume(self) -> int:
         """Loads the newest checkpoint that fits; returns the steps already done."""
-        self.signature = self._signature()
+        examples = [*self.plan.train, *self.plan.rehearsal]
+        self.signature = saved.signature_of(self.config, self.trained, examples)
         state = saved.load_newest(self.folder, self.signature) if self.folder is not None else None
         if state is None:
             return 0
@@ -210,27 +211,18 @@ class _Loop:
         saved.restore_generators(state.generators)
         self.stream.skip(state.step * self.config.accumulation)
         self.total, self.tokens, self.validation_start = state.steps, state.tokens, state.validation_start
-        self.spent = state.seconds
+        self.spent, self.plateau = state.seconds, Plateau(*state.plateau)
         if self.config.seconds is None:
             self.total = max(self.config.steps, state.step)
         return state.step
 
-    def _signature(self) -> str:
-        """A digest of what must be equal for a checkpoint to be continued: seed, batch, data, trained parameters."""
-        config = self.config
-        digest = hashlib.sha256(repr((config.seed, config.batch_tokens, config.accumulation)).encode())
-        digest.update(repr([(name, tuple(p.shape)) for name, p in self.trained.items()]).encode())
-        for example in [*self.plan.train, *self.plan.rehearsal]:
-            digest.update(example.ids.tobytes())
-        return digest.hexdigest()
-
-    def _emit_plan(self, start: int) -> None:
+    def _emit_plan(self) -> None:
         plan = self.plan
         self.emit(
             {
                 "type": "plan",
                 "steps": self.budget.steps,
-                "start_step": start,
+                "start_step": self.start,
                 "trainable_parameters": self.trainable,
                 "total_parameters": self.total_parameters,
                 "tokens_per_step": self.tokens_per_step,
@@ -269,7 +261,7 @@ class _Loop:
             step += 1
             if self.losses.due:
                 self._flush()
-                self._keep_to_budget(step, start)
+                self._keep_to_budget(step)
                 self._aside(self.spectra.maybe, step)
             if step < self.budget.steps:
                 self._probe_if_due(step)
@@ -281,11 +273,11 @@ class _Loop:
         self._flush()
         return step, False
 
-    def _keep_to_budget(self, step: int, start: int) -> None:
+    def _keep_to_budget(self, step: int) -> None:
         """Corrects the plan where a time budget says so. What is reported of the finished model belongs to its time."""
         self.budget.reserve = sum(report.cost for report in (self.validations, self.spectra, self.probes))
         if self.budget.update(step, self._elapsed()):
-            self._emit_plan(start)
+            self._emit_plan()
 
     def _validate_if_due(self, step: int) -> None:
         """As often as the person asked for; else about ten times, if their share of the time allows it. A run that may
@@ -315,7 +307,7 @@ class _Loop:
         )
         self.emit({"type": "message", "level": "info", "text": f"{text}{best.step} ({best.best:.3f})."})
         self.budget.steps = step
-        self._emit_plan(self.start)
+        self._emit_plan()
 
     def _validate(self, step: int) -> float | None:
         """The loss on the validation examples, None where there are none."""
@@ -393,6 +385,7 @@ class _Loop:
             self.plan.variant.training_state(self.model),
             self.validation_start,
             elapsed,
+            astuple(self.plateau),
         )
         saved.save(self.folder, state)
         self.emit({"type": "checkpoint", "step": step})

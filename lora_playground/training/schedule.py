@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 from lora_playground.config import TrainingConfig
 
@@ -23,29 +25,30 @@ def factor(step: int, steps: int, config: TrainingConfig) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
+@dataclass
 class Plateau:
     """Tells from validation losses when training has nothing more to gain.
 
     Attributes:
-        best: the lowest loss so far; step: where it was.
+        best: the lowest loss so far; step: where it was. waited: validations since then.
     """
 
-    PATIENCE = 2
-    """Validations in a row that may pass without a better loss."""
-    LEAST = 0.01
-    """A loss is better when it is lower than the best by at least this share of it."""
+    best: float = math.inf
+    step: int = 0
+    waited: int = 0
 
-    def __init__(self) -> None:
-        self.best, self.step = math.inf, 0
-        self._waited = 0
+    PATIENCE: ClassVar[int] = 2
+    """Validations in a row that may pass without a better loss."""
+    LEAST: ClassVar[float] = 0.01
+    """A loss is better when it is lower than the best by at least this share of it."""
 
     def update(self, step: int, loss: float) -> bool:
         """Takes the validation loss after a step; whether the loss has stopped falling."""
         if loss < self.best * (1.0 - self.LEAST):
-            self.best, self.step, self._waited = loss, step, 0
+            self.best, self.step, self.waited = loss, step, 0
         else:
-            self._waited += 1
-        return self._waited >= self.PATIENCE
+            self.waited += 1
+        return self.waited >= self.PATIENCE
 
 
 class Budget:

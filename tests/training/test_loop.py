@@ -457,7 +457,7 @@ def test_seconds_end_the_run(folder):
     assert len([event for event in events if event["type"] == "plan"]) >= 2
 
 
-def test_it_ends_early_where_the_validation_loss_stops_falling(folder):
+def test_it_ends_early_where_the_validation_loss_stops_falling(folder, tmp_path, monkeypatch):
     """A tiny learning rate learns nothing, so the third validation after a third of the steps is the last;
     without the option all steps are done."""
     slow = {"learning_rate": 1e-9}
@@ -467,4 +467,8 @@ def test_it_ends_early_where_the_validation_loss_stops_falling(folder):
     (text,) = [event["text"] for event in events if event["type"] == "message"]
     assert "after 24 of 40 steps" in text and "since step 16" in text
     assert run(folder, steps=15, options=slow)[0].steps == 15
+    monkeypatch.setattr(reports, "FLUSH_SECONDS", 0.0)
+    run(folder, steps=40, stop_at=20, checkpoints=tmp_path, options=slow | {"early_stop": True})
+    again = run(folder, steps=40, checkpoints=tmp_path, options=slow | {"early_stop": True})[0]
+    assert again.planned == 24, "a resumed run knows what it has waited for"
     assert run(folder, steps=20, options={"early_stop": True})[0].steps == 20, "it is still getting better"
