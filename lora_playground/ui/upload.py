@@ -32,8 +32,8 @@ class Upload:
 
     Attributes:
         file: the gr.File. repo, part, fetch: a dataset of the hub, which of its parts, and the button.
-        roles: the columns that ask, answer, add to the question, and instruct; seed: of the split into parts;
-        again: reads with those columns.
+        roles: the columns that ask, answer, add to the question, and instruct; labels: whether the answers are labels
+            of a classification; seed: of the split into parts; again: reads with those columns.
         note: what was found or what is wrong.
         origin: gr.State with what was read last, a path or a hub dataset's (id, part).
         stored: gr.State with the id of the newest stored dataset; its `change` tells the step of it.
@@ -45,6 +45,7 @@ class Upload:
     fetch: gr.Button
     columns: gr.Column
     roles: list[gr.Dropdown]
+    labels: gr.Checkbox
     seed: gr.Number
     again: gr.Button
     note: gr.HTML
@@ -73,12 +74,16 @@ def build(home: Path) -> Upload:
         note = gr.HTML("", apply_default_css=False, elem_id="lp-upload-note")
         with gr.Column(visible=False, elem_id="lp-columns") as columns:
             roles = _role_inputs()
+            labels = gr.Checkbox(
+                False, label="The answers are labels", info="a classification: the question lists them",
+                elem_id="lp-upload-labels",
+            )  # fmt: skip
             seed = gr.Number(
                 0, label="Seed", info="of the split into rows to learn from, to watch, to test with", precision=0,
                 minimum=0, elem_id="lp-upload-seed",
             )  # fmt: skip
             again = gr.Button("Read it with these columns", size="sm", elem_id="lp-upload-again")
-    upload = Upload(file, repo, part, fetch, columns, roles, seed, again, note, gr.State(None), gr.State(""))
+    upload = Upload(file, repo, part, fetch, columns, roles, labels, seed, again, note, gr.State(None), gr.State(""))
     _connect(home, upload)
     return upload
 
@@ -100,7 +105,7 @@ def _role_inputs() -> list[gr.Dropdown]:
 
 
 def _connect(home: Path, made: Upload) -> None:
-    outputs = [made.columns, *made.roles, made.note, made.origin, made.stored]
+    outputs = [made.columns, *made.roles, made.labels, made.note, made.origin, made.stored]
     looks: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
 
     def take(path: str | None, seed: float | None) -> list[Any]:
@@ -109,46 +114,54 @@ def _connect(home: Path, made: Upload) -> None:
     def fetch(repo: str | None, part: str | None, seed: float | None) -> list[Any]:
         return _take(home, (repo or "", part or "train"), [], seed)
 
-    def retake(origin: Any, seed: float | None, *roles: str | None) -> list[Any]:
-        return _take(home, origin, [role or "" for role in roles], seed)
+    def retake(origin: Any, seed: float | None, labels: bool, *roles: str | None) -> list[Any]:
+        return _take(home, origin, [role or "" for role in roles], seed, labels)
 
     made.file.upload(take, [made.file, made.seed], outputs, **looks)
     asked = [made.repo, made.part, made.seed]
     gr.on([made.fetch.click, made.repo.submit, made.part.submit], fetch, asked, outputs, **looks)
-    made.again.click(retake, [made.origin, made.seed, *made.roles], outputs, **looks)
+    made.again.click(retake, [made.origin, made.seed, made.labels, *made.roles], outputs, **looks)
 
 
-def _take(home: Path, origin: Any, roles: list[str], seed: float | None) -> list[Any]:
-    """Reads and stores a file or a hub dataset; updates for the columns, the four roles, note, origin and stored."""
-    left_alone = [gr.skip()] * 5
+def _take(home: Path, origin: Any, roles: list[str], seed: float | None, labels: bool = False) -> list[Any]:
+    """Reads and stores a file or a hub dataset.
+
+    Returns updates for the columns, the four roles, whether the answers are labels, note, origin and stored.
+    """
+    left_alone = [gr.skip()] * 6
     if not origin or not all(origin):
         return [*left_alone, cards.error("Choose a file, or name a dataset of the hub."), gr.skip(), gr.skip()]
     try:
-        reading = _read(origin, roles)
+        reading = _read(origin, roles, labels)
         card = store(reading, home, Path(origin).name if isinstance(origin, str) else " ".join(origin), int(seed or 0))
     except PlaygroundError as failure:
         names = _columns(origin)
         chosen = [role if role in names else "" for role in roles] or [""] * 4
-        return [*_columns_shown(names, chosen), cards.error(str(failure)), origin, gr.skip()]
+        return [*_columns_shown(names, chosen), gr.skip(), cards.error(str(failure)), origin, gr.skip()]
     found = reading.layout.roles
     asks = found.get("prompt") or found.get("messages") or found.get("text") or ""
-    chosen = [asks, *(found.get(role, "") for role in ("completion", "input", "system"))]
+    answers = found.get("completion") or found.get("names") or found.get("label") or ""
+    chosen = [asks, answers, found.get("input") or found.get("context") or "", found.get("system", "")]
     said = _found(reading, card.train, card.validation, card.test)
-    return [*_columns_shown(reading.columns, chosen), said, origin, card.name]
+    return [*_columns_shown(reading.columns, chosen), reading.layout.classifies, said, origin, card.name]
 
 
-def _read(origin: Any, roles: list[str]) -> Reading:
+def _read(origin: Any, roles: list[str], labels: bool = False) -> Reading:
+    """Reads with the columns that were chosen; a column that would have no effect is refused."""
     asks, answers, adds, instructs = roles or [""] * 4
+    beside = {role: column for role, column in (("input", adds), ("system", instructs)) if column}
+    if labels and asks and answers:
+        return _read_as(origin, {"text": asks, "label": answers, **beside})
     if answers or not asks:
-        named = {"prompt": asks, "completion": answers, "input": adds, "system": instructs}
+        named = {"prompt": asks, "completion": answers, **beside}
         mapping = {role: column for role, column in named.items() if column} if roles else None
         if mapping is not None and not asks:
             raise DataError("Choose which column asks; with nothing as the answer it is taken as a chat or plain text.")
         return _read_as(origin, mapping)
     try:
-        return _read_as(origin, {"messages": asks})
+        return _read_as(origin, {"messages": asks, **beside})
     except DataError:
-        return _read_as(origin, {"text": asks})
+        return _read_as(origin, {"text": asks, **beside})
 
 
 def _read_as(origin: Any, mapping: dict[str, str] | None) -> Reading:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from lora_playground.data.readers import read_bytes
 from lora_playground.errors import ConfigError, DataError
 from lora_playground.federated.partition import remarks, split
 
@@ -86,3 +87,10 @@ def test_groups_are_found_where_meta_names_none() -> None:
     free = [row("Tell me.", f"answer {i}", answer=f"answer {i}") for i in range(20)]
     with pytest.raises(DataError, match="even split"):
         split(free, 2, "topic")
+
+
+def test_labels_of_a_persons_file_are_shared_out() -> None:
+    table = "text,label\n" + "".join(f"Рейс {n},{('да', 'нет', 'так себе')[n % 3]}\n" for n in range(300))
+    partition = split(read_bytes(table.encode(), "a.csv").rows, 4, "dirichlet", 0.2, seed=1)
+    assert partition.key == "label" and sorted(partition.groups) == ["да", "нет", "так себе"]
+    assert np.sum(partition.counts, axis=0).tolist() == [100] * 3

@@ -18,9 +18,9 @@ from lora_playground.ui.finetune import model_note
 NO_ROLES = ["", "", "", ""]
 
 
-def taken(home, path, roles=(), seed=0):
+def taken(home, path, roles=(), seed=0, labels=False):
     """What `_take` says: (columns shown, values of the four roles, note, dataset's name or None)."""
-    columns, *found, note, _, stored = upload._take(home, str(path), list(roles), seed)
+    columns, *found, _, note, _, stored = upload._take(home, str(path), list(roles), seed, labels)
     values = [update.get("value") for update in found]
     return columns.get("visible"), values, note, stored if isinstance(stored, str) else None
 
@@ -73,8 +73,28 @@ def test_what_cannot_be_used_is_listed_by_line(tmp_path):
 
 def test_nothing_chosen(tmp_path):
     for origin in (None, "", ("", "train")):
-        assert "Choose a file, or name a dataset of the hub" in upload._take(tmp_path, origin, [], 0)[5]
-    assert "is no id of a hub dataset" in upload._take(tmp_path, ("gsm8k", "train"), [], 0)[5]
+        assert "Choose a file, or name a dataset of the hub" in upload._take(tmp_path, origin, [], 0)[6]
+    assert "is no id of a hub dataset" in upload._take(tmp_path, ("gsm8k", "train"), [], 0)[6]
+
+
+def test_labels_are_found_or_said_on_screen(tmp_path):
+    found, said = tmp_path / "found.csv", tmp_path / "said.csv"
+    rows = "".join(f"Рейс {n},{('да', 'нет')[n % 2]},x\n" for n in range(30))
+    found.write_text("text,label,id\n" + rows)
+    said.write_text("рейс,метка,id\n" + rows)
+    _, values, note, stored = taken(tmp_path, found)
+    assert values[:2] == ["text", "label"] and "да (15), нет (15)" in note and "not used: id" in note
+    assert upload._take(tmp_path, str(found), [], 0)[5] is True and get_dataset(stored, tmp_path).card.metric == "label"
+    assert taken(tmp_path, said)[3] is None
+    _, _, note, stored = taken(tmp_path, said, ["рейс", "метка", "", ""], labels=True)
+    assert get_dataset(stored, tmp_path).card.metric == "label" and "да (15), нет (15)" in note
+    _, _, note, stored = taken(tmp_path, said, ["рейс", "метка", "", "id"], labels=True)
+    assert stored is None and "would have no effect" in note
+
+
+def test_a_column_without_effect_is_refused(table, tmp_path):
+    _, _, note, stored = taken(tmp_path, table, ["Stoff", "", "", "Rolle"])
+    assert stored is None and "would have no effect" in note
 
 
 def test_time_is_said_as_a_range_with_its_grounds():
