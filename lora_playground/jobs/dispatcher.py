@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import threading
 import time
 
@@ -170,12 +169,11 @@ class Dispatcher:
         run = active.run
         run.sweep()
         times = {"finished": time.time(), "used": active.used}
-        if active.status == 0 and run.result() is not None:
+        if run.finished(active.attempt):  # even if its process was killed later, while it was scored
+            run.error_path.unlink(missing_ok=True)
             self.store.move(id, active.attempt, "done", **times)
         else:
             state, code, message = active.verdict()
-            with contextlib.suppress(OSError):
-                os.replace(run.result_path, run.result_path.with_name("result.rejected.json"))
             if state == "interrupted":
                 run.error_path.unlink(missing_ok=True)
             else:

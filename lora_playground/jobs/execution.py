@@ -25,8 +25,8 @@ from lora_playground.data.preparation import prepare as prepare_data
 from lora_playground.errors import RunError, TrainingError
 from lora_playground.estimates.run_estimate import RunEstimate
 from lora_playground.jobs.admission import check
-from lora_playground.jobs.failures import Stopped
-from lora_playground.jobs.scoring import score_update
+from lora_playground.jobs.failures import Stopped, explain, log_traceback
+from lora_playground.jobs.scoring import TASK_SECONDS, score_update
 from lora_playground.machine import memory
 from lora_playground.runs import Run
 from lora_playground.runs.files import DiskFull, free_bytes, publish, write_json, writing
@@ -41,6 +41,8 @@ Event = dict[str, Any]
 PROBES = {True: 6, False: 2}
 """Prompts asked while a run trains: of the embedded model, which answers at once, and of others."""
 PROBE_TOKENS = 48
+SCORING_SHARE = 0.15
+"""Of the training time, what probes and scoring together may take; scoring has `TASK_SECONDS` at least."""
 _WARM: dict[str, Any] = {}
 _DEFAULT = RunConfig.parse({})
 
@@ -106,9 +108,7 @@ class Execution:
             updates = self.save(model)
         del model, plan
         memory.release()
-        with self.phase("evaluating"):
-            scored = self.evaluate(updates)
-        result = {"state": "done", "attempt": self.run.attempt, "seconds": self.seconds, **_trained(outcome), **scored}
+        result = {"state": "done", "attempt": self.run.attempt, "seconds": self.seconds, **_trained(outcome)}
         result |= self.extra()
         if self.estimate is not None:
             result |= self.estimate.told(self.run.attempt)
@@ -116,10 +116,30 @@ class Execution:
         if outcome.tensor_bytes is not None:
             result["tensor_memory_bytes"] = outcome.tensor_bytes
         result["peak_memory_bytes"] = max(outcome.peak_memory_bytes, memory.peak())
-        self.check_stop()
-        write_json(self.run.result_path, result)
+        # From here on the run is finished. Whatever comes after can only add its scores.
+        write_json(self.run.result_path, result | unscored("Scoring was cut short."))
         shutil.rmtree(self.run.checkpoints, ignore_errors=True)  # a finished run has nothing left to resume
+        result |= self.scored(updates, SCORING_SHARE * outcome.seconds - outcome.probe_seconds)
+        result["peak_memory_bytes"] = max(result["peak_memory_bytes"], memory.peak())
+        with contextlib.suppress(RunError):
+            write_json(self.run.result_path, result)
         return result
+
+    def scored(self, updates: list[Update], seconds: float) -> dict[str, Any]:
+        """What scoring adds to the result within so many seconds; where it fails, why there are no scores."""
+        try:
+            with self.phase("evaluating"):
+                found = self.evaluate(updates, max(TASK_SECONDS, seconds))
+            note = found["scoring"]["note"]
+        except BaseException as error:  # a stop, or the tokenizers library's panic, which is no Exception
+            log_traceback(self.run, error)
+            code, message = explain(error)
+            note = "Scoring was stopped." if code == "cancelled" else f"The run is finished but not scored: {message}"
+            found = unscored(note)
+        if note:
+            with contextlib.suppress(RunError):
+                self.report({"type": "message", "level": "warning", "text": note})
+        return found
 
     def load(self) -> tuple[Any, TrainPlan]:
         """The model with the variant attached, and the plan of its training."""
@@ -228,17 +248,27 @@ class Execution:
             write_adapter(adapter)
         _require_adapter(adapter)
         publish(staged, self.run.update_path)
+        self.run.answers_path.unlink(missing_ok=True)  # those of an earlier attempt
         publish(adapter, self.run.adapter)
         return read
 
-    def evaluate(self, updates: list[Update]) -> dict[str, Any]:
+    def evaluate(self, updates: list[Update], seconds: float) -> dict[str, Any]:
         """Scores base and adapted model on a pristine base."""
-        base = load_pristine(self.config.model, self.config.training.precision)
-        embedded = is_embedded(self.config.model)
-        dataset = self.config.data.dataset
-        scored = score_update(base, updates, dataset, self.home, embedded=embedded, should_stop=self.should_stop)
-        self.check_stop()
-        return scored
+
+        def tell(done: int, of: int, left: float) -> None:
+            self.report({"type": "scoring", "done": done, "of": of, "eta": round(left, 1)})
+
+        return score_update(
+            load_pristine(self.config.model, self.config.training.precision),
+            updates,
+            self.config.data.dataset,
+            self.home,
+            seconds=seconds,
+            embedded=is_embedded(self.config.model),
+            should_stop=self.should_stop,
+            report=tell,
+            answers=self.run.answers_path,
+        )
 
 
 def load_pristine(model: ModelConfig, precision: str, progress: Callable[[int, int], None] | None = None) -> Base:
@@ -278,6 +308,12 @@ def is_embedded(model: ModelConfig) -> bool:
 def home_of(run: Run) -> Path:
     """The home that a run's folder lies in."""
     return run.folder.parent.parent
+
+
+def unscored(note: str) -> dict[str, Any]:
+    """The fields of a result that scoring fills, empty, with the reason."""
+    scoring = {"rows": 0, "of": 0, "note": f"{note} `evaluate` makes up for it."}
+    return {"score": None, "forgetting": None, "changed": None, "samples": [], "scoring": scoring}
 
 
 def _trained(outcome: TrainOutcome) -> dict[str, Any]:

@@ -27,12 +27,17 @@ class Stopped(PlaygroundError):
 
 def record(run: Run, error: BaseException) -> dict[str, Any]:
     """Writes an exception's traceback to the run's log and its `error.json`; returns what the latter holds."""
+    log_traceback(run, error)
+    code, message = explain(error)
+    return run.fail(code, message)
+
+
+def log_traceback(run: Run, error: BaseException) -> None:
+    """Writes the traceback of an error that nobody expected to the run's log."""
     if not isinstance(error, PlaygroundError):
         text = "".join(traceback.format_exception(error))
         with contextlib.suppress(OSError), open(run.log_path, "a", encoding="utf-8") as file:
             file.write(text)
-    code, message = explain(error)
-    return run.fail(code, message)
 
 
 def explain(error: BaseException) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from lora_playground.jobs.execution import Event, Execution, home_of, is_embedde
 from lora_playground.jobs.failures import record
 from lora_playground.jobs.scoring import score_update
 from lora_playground.runs import Run
+from lora_playground.runs.files import write_json
 
 
 def execute(
@@ -40,19 +41,36 @@ def execute(
             return execution_of(run)(run, should_stop, emit or (lambda event: None)).result()
         except BaseException as error:  # the tokenizers library panics with an exception that is no Exception
             run.sweep()
-            record(run, error)
+            if not run.finished(run.attempt):
+                record(run, error)
             raise
 
 
 def evaluate_run(run: Run, rows: int | None = None) -> dict[str, Any]:
-    """Scores a run's saved update again, on all test rows or the first so many: `score`, `forgetting`, `samples`."""
+    """Scores a run's saved update on all test rows or the first so many, going on from answers that it has.
+
+    Returns `score`, `forgetting`, `changed`, `samples`, `scoring`, and puts them into the run's result where they rest
+    on at least as many rows as those that stand there.
+    """
     if not run.update_path.is_file():
         raise RunError(f"Run {run.id} has no saved update; it is {run.state()}. Train it to the end first.")
     config = run.config()
-    base = load_pristine(config.model, config.training.precision)
-    return score_update(
-        base, load_updates(run.update_path), config.data.dataset, home_of(run), rows, None, is_embedded(config.model)
-    )
+    with run.locked():
+        base, updates = load_pristine(config.model, config.training.precision), load_updates(run.update_path)
+        scored = score_update(
+            base,
+            updates,
+            config.data.dataset,
+            home_of(run),
+            rows,
+            None,
+            is_embedded(config.model),
+            answers=run.answers_path,
+        )
+        result = run.result()
+        if result is not None and scored["scoring"]["rows"] >= (result.get("score") or {}).get("n", 0):
+            write_json(run.result_path, result | scored)
+    return scored
 
 
 def execution_of(run: Run) -> type[Execution]:

@@ -1,15 +1,17 @@
 """Scores base and adapted model side by side: both answer the same prompts in lock step on one pristine copy of W.
 
-It knows the decoder and the metrics; nothing of training. The base's answers are kept in HOME/cache, so that the next
-run on the same base and data need not make them again.
+It knows the decoder and the metrics; nothing of training. All answers are kept on disk: the base's in HOME/cache, for
+the next run on the same base and data, the adapted model's with its run, so that a scoring that ended early goes on.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +22,7 @@ from lora_playground.errors import DataError, RunError
 from lora_playground.runs.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from lora_playground.models.decoding import Decoder
+    from lora_playground.models.decoding import Decoder, RowUpdate
     from lora_playground.models.loading import Base
 
 SKILLS = SHIPPED / "_base-skills" / "test.jsonl"
@@ -30,41 +32,108 @@ TASK_ROWS, SKILL_ROWS = 96, 96
 TASK_SECONDS = 6.0
 SHOWN = 6
 """Samples kept in a result."""
-_CHUNK = 24
+_CHUNK, _FIRST_CHUNK = 24, 4
+"""Rows that are answered at once, and as long as the time a row takes is not known."""
 _LONGEST = 160
 
 Row = dict[str, Any]
+Pairs = list[tuple[Row, str, str]]
 
 
-class BaseAnswers:
-    """The base model's greedy answers, kept on disk by model, prompt and length."""
+class Answers:
+    """Greedy answers of one model, kept in a file by prompt and length."""
 
-    def __init__(self, home: Path, fingerprint: str) -> None:
-        self.path = home / "cache" / f"base-{fingerprint[:16]}.json"
-        found = read_json(self.path)
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        found = read_json(path) if path is not None else None
         self._answers: dict[str, str] = found if isinstance(found, dict) else {}
-        self._new = False
 
     def get(self, messages: Any, longest: int) -> str | None:
         return self._answers.get(self._key(messages, longest))
 
     def put(self, messages: Any, longest: int, answer: str) -> None:
         self._answers[self._key(messages, longest)] = answer
-        self._new = True
 
     def save(self) -> None:
-        """Writes what is new; a cache that cannot be written is no error."""
-        if self._new:
-            try:
+        """Writes them; a file that cannot be written is no error, since the answers can be made again."""
+        if self.path is not None:
+            with contextlib.suppress(OSError, RunError):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 write_json(self.path, self._answers)
-            except (OSError, RunError):
-                return
-            self._new = False
 
     @staticmethod
     def _key(messages: Any, longest: int) -> str:
         return hashlib.sha256(json.dumps([messages, longest]).encode()).hexdigest()[:24]
+
+
+@dataclass
+class Asking:
+    """Asks both models.
+
+    Attributes:
+        adapted: the update of the adapted model. answers: of the base, and of the adapted model.
+        seconds: after so long no new rows are begun; None for all of them.
+        should_stop: when true, what has been answered so far counts.
+        report: called after each few rows with how many are done, how many there are in all, and the seconds left.
+        planned: rows in all.
+    """
+
+    decoder: Decoder
+    adapted: RowUpdate
+    answers: tuple[Answers, Answers]
+    seconds: float | None
+    should_stop: Callable[[], bool]
+    report: Callable[[int, int, float], None]
+    planned: int
+    done: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self.began
+
+    def both(self, rows: Sequence[Row]) -> Pairs:
+        """(row, base's answer, adapted model's answer) of as many rows as the time allows; greedy."""
+        pairs: Pairs = []
+        while (chunk := list(rows[len(pairs) : len(pairs) + self._affordable()])) and not self.should_stop():
+            answered = self._answer(chunk)
+            if not answered:
+                break
+            pairs += answered
+            self.done += len(chunk)
+            self.report(self.done, self.planned, self.elapsed / self.done * max(0, self.planned - self.done))
+        return pairs
+
+    def _affordable(self) -> int:
+        """How many rows to answer next."""
+        if self.seconds is None:
+            return _CHUNK
+        if self.done == 0:
+            return _FIRST_CHUNK
+        return min(_CHUNK, int((self.seconds - self.elapsed) * self.done / self.elapsed))
+
+    def _answer(self, chunk: list[Row]) -> Pairs:
+        """Both answers to each row; none at all where a stop cut them short."""
+        longest = _length(self.decoder, chunk)
+        asked = [prompt_of(row) for row in chunk]
+        updates = (None, self.adapted)
+        missing = [(side, index) for side in (1, 0) for index, messages in enumerate(asked)
+                   if self.answers[side].get(messages, longest) is None]  # fmt: skip
+        if missing:
+            made = self.decoder.generate(
+                [asked[index] for _, index in missing],
+                updates=[updates[side] for side, _ in missing],
+                max_new_tokens=longest,
+                should_stop=self.should_stop,
+            )
+            if self.should_stop():
+                return []
+            for (side, index), answer in zip(missing, made, strict=True):
+                self.answers[side].put(asked[index], longest, answer)
+            for answers in self.answers:
+                answers.save()
+        base, adapted = ([str(answers.get(messages, longest)) for messages in asked] for answers in self.answers)
+        return list(zip(chunk, base, adapted, strict=True))
 
 
 def score_update(
@@ -75,7 +144,9 @@ def score_update(
     rows: int | None = TASK_ROWS,
     seconds: float | None = TASK_SECONDS,
     embedded: bool = True,
-    should_stop: Callable[[], bool] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    report: Callable[[int, int, float], None] = lambda *_: None,
+    answers: Path | None = None,
 ) -> dict[str, Any]:
     """Scores an update against its base on the dataset's test part, and what it forgot.
 
@@ -84,70 +155,47 @@ def score_update(
         rows: of the test part, the first so many; None for all.
         seconds: after so long no new rows are begun; None, or the embedded model, answers all of them.
         embedded: whether this base is the embedded model, which is asked for its own skills too.
+        should_stop, report: see `Asking`.
+        answers: the file in which the adapted model's answers are kept.
 
     Returns:
-        `score`, `forgetting`, `changed`, `samples` as in a run's result; score is None without test rows or metric.
+        `score`, `forgetting`, `changed`, `samples` and `scoring` as in a run's result; score is None without test rows
+        or metric.
     """
     from lora_playground.models.decoding import Decoder, RowUpdate
     from lora_playground.models.prompts import can_be_asked
 
     decoder = Decoder(base.model, base.tokenizer)
-    adapted = RowUpdate(decoder.adapter(updates))
-    answers = BaseAnswers(home, f"{base.fingerprint.identity[:8]}{str(base.dtype)[6:]}{base.bits}")
+    cached = home / "cache" / f"base-{base.fingerprint.identity[:8]}{str(base.dtype)[6:]}{base.bits}.json"
     data = get_dataset(dataset, home)
-    asked = [row for row in data.test if row.get("messages") and can_be_asked(base.tokenizer, prompt_of(row))]
+    usable = (row for row in data.test if row.get("messages") and can_be_asked(base.tokenizer, prompt_of(row)))
+    asked = list(usable)[:rows]
     metric = data.card.metric if data.card.metric in evaluation.METRICS else ""
-    pairs = _both(decoder, adapted, asked[:rows], answers, None if embedded else seconds, should_stop)
+    known = read_rows(SKILLS) if embedded and SKILLS.is_file() else []
+    limit = len(known) if rows is None else SKILL_ROWS
+    known = known[:: max(1, len(known) // (limit or 1))][:limit]  # spread over the file, which is sorted by skill
+    asking = Asking(
+        decoder,
+        RowUpdate(decoder.adapter(updates)),
+        (Answers(cached), Answers(answers)),
+        None if embedded else seconds,
+        should_stop,
+        report,
+        len(asked) + len(known),
+    )
+    pairs = asking.both(asked)
     score, samples = _scored(pairs, metric)
     changed = {"n": sum(old.strip() != new.strip() for _, old, new in pairs), "of": len(pairs)} if pairs else None
-    forgotten = None
-    if embedded and SKILLS.is_file():
-        known = read_rows(SKILLS)
-        limit = None if rows is None else SKILL_ROWS
-        step = max(1, len(known) // (limit or len(known)))  # spread over the file, which is sorted by skill
-        found, _ = _scored(_both(decoder, adapted, known[::step][:limit], answers, None, should_stop), "base-skills")
-        if found is not None:
-            forgotten = {key: found[key] for key in ("base", "adapted", "n")}
-            forgotten |= {"drop": found["base"] - found["adapted"]}
-            forgotten |= {"low": -found["gain"]["high"], "high": -found["gain"]["low"]}
-    answers.save()
-    return {"score": score, "forgetting": forgotten, "changed": changed, "samples": samples[:SHOWN]}
-
-
-Pairs = list[tuple[Row, str, str]]
-
-
-def _both(
-    decoder: Decoder,
-    adapted: Any,
-    rows: Sequence[Row],
-    known: BaseAnswers,
-    seconds: float | None,
-    should_stop: Callable[[], bool] | None,
-) -> Pairs:
-    """(row, base's answer, adapted model's answer) of as many rows as the time allows; greedy."""
-    began, pairs = time.monotonic(), Pairs()
-    for start in range(0, len(rows), _CHUNK):
-        if pairs and seconds is not None and time.monotonic() - began > seconds:
-            break
-        chunk = list(rows[start : start + _CHUNK])
-        longest = _length(decoder, chunk)
-        asked = [prompt_of(row) for row in chunk]
-        base = [known.get(messages, longest) for messages in asked]
-        missing = [index for index, answer in enumerate(base) if answer is None]
-        made = decoder.generate(
-            [*asked, *(asked[index] for index in missing)],
-            updates=[*[adapted] * len(asked), *[None] * len(missing)],
-            max_new_tokens=longest,
-            should_stop=should_stop,
-        )
-        if should_stop is not None and should_stop():
-            break  # the answers were cut short
-        for index, answer in zip(missing, made[len(asked) :], strict=True):
-            base[index] = answer
-            known.put(asked[index], longest, answer)
-        pairs += [(row, str(old), new) for row, old, new in zip(chunk, base, made, strict=False)]
-    return pairs
+    forgotten, found = None, _scored(asking.both(known), "base-skills")[0]
+    if found is not None:
+        forgotten = {key: found[key] for key in ("base", "adapted", "n")} | {"drop": found["base"] - found["adapted"]}
+        forgotten |= {"low": -found["gain"]["high"], "high": -found["gain"]["low"]}
+    note = ""
+    if asking.done < asking.planned:
+        why = "was stopped" if should_stop() else f"may take {seconds:.0f} s"
+        note = f"Scoring {why}: {len(pairs)} of {len(asked)} test rows are answered. `evaluate` goes on from there."
+    scoring = {"rows": len(pairs), "of": len(asked), "note": note}
+    return {"score": score, "forgetting": forgotten, "changed": changed, "samples": samples[:SHOWN], "scoring": scoring}
 
 
 def _length(decoder: Decoder, rows: Sequence[Row]) -> int:

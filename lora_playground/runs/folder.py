@@ -85,6 +85,10 @@ class Run:
         return self.folder / "update.safetensors"
 
     @property
+    def answers_path(self) -> Path:
+        return self.folder / "answers.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
@@ -106,6 +110,10 @@ class Run:
     def result(self) -> dict[str, Any] | None:
         """What `result.json` holds, None while there is none."""
         return read_json(self.result_path)
+
+    def finished(self, attempt: int) -> bool:
+        """Whether this attempt has written its result; then the run is done, whatever becomes of its process."""
+        return (self.result() or {}).get("attempt") == attempt
 
     def error(self) -> dict[str, Any] | None:
         """What `error.json` holds: code, message, log; None where the run has not failed."""

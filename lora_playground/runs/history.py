@@ -75,6 +75,7 @@ class RunProgress:
         spectra: the newest `spectra` event. checkpoint: the step of the newest one, 0 where there is none.
         partition, rounds: of a federated run, the event and the events. client: whose turn it is, or ''.
         eta: seconds from the last event until the run has its result, None where unknown.
+        scoring: the newest `scoring` event of this attempt.
         download: bytes of the base model that are here, and in all; (0, 0) where none had to be fetched.
     """
 
@@ -97,6 +98,7 @@ class RunProgress:
     client: str = ""
     tokens_per_second: float = 0.0
     eta: float | None = None
+    scoring: Event = field(default_factory=dict)
     download: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
@@ -151,7 +153,7 @@ class RunProgress:
         self.changed[kind] = self.version
         if event.get("attempt", 1) > self.attempt:
             self.attempt, self._unplanned = event.get("attempt", 1), True
-            self.phase, self.eta, self.download = "", None, (0, 0)
+            self.phase, self.eta, self.scoring, self.download = "", None, {}, (0, 0)
         self.clock = float(event.get("t", self.clock))
         self.client = str(event.get("client", "")) if kind == "loss" else ""
         if (take := getattr(self, f"_take_{kind}", None)) is not None:
@@ -209,6 +211,9 @@ class RunProgress:
 
     def _take_round(self, event: Event) -> None:
         self.rounds.append(event)
+
+    def _take_scoring(self, event: Event) -> None:
+        self.scoring, self.eta = event, event["eta"]
 
     def curve(self, since: int = 0) -> Event:
         """The points of the loss curve that are new since version `since`; 0 gives them all.

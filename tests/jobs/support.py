@@ -36,7 +36,7 @@ class FakeRunner:
 
     def finish(self, number: int, status: int = 0) -> None:
         if status == 0:
-            write_json(self.runs[number].result_path, {"state": "done"})
+            write_json(self.runs[number].result_path, {"state": "done", "attempt": self.runs[number].attempt})
         self.status[number] = status
 
     def poll(self, handle: Handle) -> int | None:

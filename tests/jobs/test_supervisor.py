@@ -11,6 +11,7 @@ import pytest
 from lora_playground.errors import ConfigError, JobError, RunError
 from lora_playground.jobs.supervisor import Supervisor
 from lora_playground.runs import RunStore
+from lora_playground.runs.files import write_json
 from tests.jobs.support import FakeRunner, config, wait_for, wait_until
 
 
@@ -183,13 +184,22 @@ def test_exit_status_without_result_is_not_done(queue: Supervisor, fake: FakeRun
     assert job.error_code == "error" and "without a result" in (job.error_message or "")
 
 
-def test_result_without_exit_status_0_is_not_done(queue: Supervisor, fake: FakeRunner) -> None:
+def test_a_run_that_dies_while_it_is_scored_is_done(queue: Supervisor, fake: FakeRunner) -> None:
     id = queue.submit(config()).id
     wait_until(lambda: id in fake.started)
     fake.finish(1)
-    fake.status[1] = -11
-    assert wait_for(queue, id, "failed").error_code == "killed"
-    assert queue.runs.get(id).state() == "failed"
+    queue.runs.get(id).fail("killed", "by the system")
+    fake.status[1] = -9
+    assert wait_for(queue, id, "done").error_code is None
+    assert queue.runs.get(id).state() == "done"
+
+
+def test_a_result_of_another_attempt_is_none_of_this_one(queue: Supervisor, fake: FakeRunner) -> None:
+    id = queue.submit(config()).id
+    wait_until(lambda: id in fake.started)
+    write_json(queue.runs.get(id).result_path, {"state": "done", "attempt": 7})
+    fake.status[1] = 0
+    assert wait_for(queue, id, "failed").error_code == "error"
 
 
 def test_resume_is_another_attempt(queue: Supervisor, fake: FakeRunner) -> None:
