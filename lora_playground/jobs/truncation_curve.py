@@ -165,7 +165,7 @@ def score_of(decoder: Any, rows: Sequence[Any], metric: str, update: Any) -> flo
 def main(folder: str) -> int:
     """Measures one run; the points go to its folder. Ends when the server that started it is gone."""
     run, parent = Run(Path(folder)), os.getppid()
-    os.nice(5)
+    processes.yield_to_others()
     handle = os.open(run.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

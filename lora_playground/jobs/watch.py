@@ -68,7 +68,7 @@ class Active:
         self.progress.read(self.run.events_path)
         if self.progress.version != known:
             self._sign_of_life = time.monotonic()
-            if self.progress.changed["loss"] > known:
+            if max(self.progress.changed["loss"], self.progress.changed["scoring"]) > known:
                 self._eta_since = self._sign_of_life
         if self.progress.attempt == self.attempt and self.progress.phase in PHASES:
             self._phase = self.progress.phase

@@ -23,11 +23,11 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from lora_playground.machine.processes import yield_to_others
+
 EXIT_FAILED = 1
 EXIT_OUT_OF_MEMORY = 75
 EXIT_CANCELLED = 130
-
-_WARM_NICENESS = 5
 
 Execute = Callable[..., dict[str, Any]]
 
@@ -45,6 +45,7 @@ def main(
     parser.add_argument("--control", type=int, required=True, metavar="FD", help="the pipe to read orders from")
     control = parser.parse_args(arguments).control
     watched = _start_watcher(control)
+    yield_to_others()
     orders = Orders(control, watched)
     warming = Warming(warm_up or prepare)
     order = orders.first()
@@ -95,18 +96,14 @@ class Orders:
 
 
 class Warming:
-    """Runs the preparation in a thread of low priority; raised to normal once a run waits for it."""
+    """Runs the preparation in a thread."""
 
     def __init__(self, task: Callable[[], None]) -> None:
         self.error: BaseException | None = None
-        self._native = 0
-        self._usual = os.getpriority(os.PRIO_PROCESS, 0)
         self._thread = threading.Thread(target=self._run, args=(task,), name="warming", daemon=True)
         self._thread.start()
 
     def _run(self, task: Callable[[], None]) -> None:
-        self._native = threading.get_native_id()
-        self._set_niceness(self._usual + _WARM_NICENESS)
         try:
             task()
         except BaseException as error:
@@ -114,18 +111,8 @@ class Warming:
 
     def finish(self) -> None:
         """Waits until the preparation is done; its error, if any, will come up again in the run itself."""
-        self._set_niceness(self._usual)  # refused to ordinary users: then the rest is done at low priority
         while self._thread.is_alive():
             self._thread.join(0.5)  # a wait without end would not let signals in on every platform
-
-    def _set_niceness(self, value: int) -> None:
-        # On Linux priority belongs to a thread, so the main thread, which trains, is never touched. Where the kernel
-        # shares the processor between sessions first, what counts is the session's own niceness; the worker leads one.
-        if sys.platform == "linux" and self._native:
-            with contextlib.suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, self._native, value)
-            with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as file:
-                file.write(str(max(0, value - self._usual)))
 
 
 def _work(order: dict[str, Any], orders: Orders, warming: Warming, execute: Execute | None) -> int:

@@ -120,6 +120,15 @@ def signal_group(pid: int, number: signal.Signals) -> None:
         os.killpg(pid, number)
 
 
+def yield_to_others(niceness: int = 5) -> None:
+    """Lowers this process's priority below that of the server and the chat, so that pages answer while it computes."""
+    with contextlib.suppress(OSError):
+        os.nice(niceness)
+    # Where Linux shares the processor between sessions first, what counts is the niceness of the session.
+    with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as file:
+        file.write(str(niceness))
+
+
 def started_at(pid: int) -> float:
     """When a living process began, in seconds since 1970; 0 where there is none. It tells the process from a later one
     with the same number. Two readings may differ by a second, since the system's clock is adjusted."""

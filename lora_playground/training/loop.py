@@ -5,6 +5,7 @@ It knows no user interface, no run folder (only a folder for checkpoints) and no
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from lora_playground.training.memory import TensorMeter, memory_problem
 from lora_playground.training.plan import Emit, TrainOutcome, TrainPlan
 from lora_playground.training.reports import Fields, LossReport, Report, spectra_fields
 from lora_playground.training.schedule import Budget, Plateau, factor
+from lora_playground.training.threads import Threads, levels
 from lora_playground.training.trainable import adamw, computing_dtype, count, foreach, trained_modules
 
 CHECKPOINT_SECONDS = 10.0
@@ -89,13 +91,12 @@ class _Loop:
         self.validation_start: float | None = None
         self.spent = 0.0  # seconds of earlier attempts, which count for a time budget
         self.meter = TensorMeter()
-        self.threads = plan.threads or (probe("cpu").threads if self.device.type == "cpu" else torch.get_num_threads())
 
     @contextmanager
     def environment(self) -> Iterator[None]:
         """Threads, seed, matmul precision and the faster passes, inside the block only."""
         threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-        torch.set_num_threads(self.threads)
+        self.threads = Threads(self._numbers_of_threads(threads), torch.set_num_threads)
         if self.device.type == "cuda":
             torch.set_float32_matmul_precision("high")
         torch.manual_seed(self.config.seed)
@@ -109,6 +110,13 @@ class _Loop:
             self.model.eval()
             torch.set_num_threads(threads)
             torch.set_float32_matmul_precision(precision)
+
+    def _numbers_of_threads(self, now: int) -> list[int]:
+        """What `Threads` chooses from: the number that the plan asks for, or all that this machine and the variable
+        OMP_NUM_THREADS allow. On a GPU it stays as it is."""
+        if self.plan.threads or self.device.type != "cpu":
+            return [self.plan.threads or now]
+        return levels(min(probe("cpu").threads, int(os.environ.get("OMP_NUM_THREADS") or 1 << 10)))
 
     def run(self) -> TrainOutcome:
         """From packing the data to the last validation."""
@@ -215,7 +223,7 @@ class _Loop:
                 "total_parameters": self.total_parameters,
                 "tokens_per_step": self.tokens_per_step,
                 "precision": str(self.dtype).removeprefix("torch."),
-                "threads": self.threads,
+                "threads": self.threads.count,
                 "device": str(self.device),
                 "modules": trained_modules(self.model),
                 "rows": plan.rows or {"train": len(plan.train), "validation": len(plan.validation)},
@@ -245,7 +253,9 @@ class _Loop:
                 with self.meter.measuring(self.model, self.optimiser, self.device):
                     self._step(step)
             else:
+                began = time.perf_counter()
                 self._step(step)
+                self.threads.took(time.perf_counter() - began)
             step += 1
             if self.losses.due:
                 self._flush()

@@ -27,7 +27,7 @@ class TrainPlan:
         learning_rate: peak; None takes the training config's, else the variant's for the embedded model.
         base_parameters: how many parameters the base model has; None counts all of the model that trains.
         rehearsal_share: share of tokens drawn from `rehearsal`.
-        threads: of the CPU; None takes the number that `models.precision` found.
+        threads: of the CPU; None takes as many as are faster at the time (`training.threads`).
         truncated, rows: for the plan event only.
         on_spectra: updates → {module: singular values}; None takes `analysis.spectra`, False sends none.
         on_probe: (step, whether a few prompts must do) → the model's answers at that step ("watch it learn"), each

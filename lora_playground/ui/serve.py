@@ -20,6 +20,9 @@ MAX_UPLOAD = "20mb"
 UNREADY = 10.0
 """Seconds after the start in which the warm worker waits for the first page."""
 
+QUEUE_PAUSE = 0.02
+"""Seconds after which Gradio's idle queue looks for events again. Its own 0.001 costs some per cent of a core."""
+
 
 class Server:
     """One app on one home folder.
@@ -70,6 +73,8 @@ class Server:
             },
             **more,
         )
+        events: Any = self.page._queue
+        events.sleep_when_free = events.progress_update_sleep_when_free = QUEUE_PAUSE
         # The warm worker imports torch, which takes a processor that the first page needs; the page tells when it is.
         self.supervisor.start(unready=UNREADY)
         return started

@@ -1,0 +1,98 @@
+"""How many threads a training run on the CPU uses: as many as make its own steps faster at the time.
+
+Two threads wait for each other at every operation. When other processes want the cores, each such wait lasts until the
+scheduler comes round, and one thread is faster than two. This module knows neither model nor optimiser, only how long
+steps took.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import fmean
+
+import psutil
+
+SHARE = 0.01
+"""Of the training time, what trying other numbers of threads may cost."""
+_STEPS, _PAUSE = 3, 2.0
+"""Steps over which a number of threads is judged; least seconds between two trials."""
+_GAIN, _SLOWER, _HOPELESS = 0.95, 1.3, 1.5
+"""A number is taken if steps take at most 0.95 of the time; another one is tried at once if they take 1.3 times what
+they took; a trial ends with the first step that takes 1.5 times as long."""
+
+
+class Threads:
+    """Told how long each step took, it sets the number of threads for the next one.
+
+    Args:
+        levels: numbers to choose from, rising; with one alone nothing is measured.
+        set_threads: puts a number into effect.
+        free: gives how many cores this process could have; by default `FreeCores()`.
+
+    Attributes:
+        count: threads in use.
+    """
+
+    def __init__(
+        self,
+        levels: list[int],
+        set_threads: Callable[[int], None],
+        free: Callable[[], float] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.levels, self._set, self._clock = levels, set_threads, clock
+        self._free = free or (FreeCores() if len(levels) > 1 else lambda: 1.0)
+        self._before, self._pace, self._next = 0, 0.0, clock()
+        self._use(self._suitable())
+
+    def took(self, seconds: float) -> None:
+        """Counts a step; may begin or end a trial of another number of threads."""
+        self._times = [*self._times[1 - _STEPS :], seconds]
+        if self._before:
+            if len(self._times) == _STEPS or seconds > _HOPELESS * self._pace:
+                self._judge()
+        elif len(self._times) == _STEPS and len(self.levels) > 1:
+            pace = fmean(self._times)
+            if self._clock() >= self._next or (self._pace and pace > _SLOWER * self._pace):
+                self._pace, self._next = pace, self._clock() + _PAUSE
+                if (count := self._suitable()) != self.count:
+                    self._before = self.count
+                    self._use(count)
+
+    def _judge(self) -> None:
+        """Keeps the number that was tried, or goes back. The next trial waits until the time lost is a small share."""
+        pace, lost = fmean(self._times), sum(self._times) - len(self._times) * self._pace
+        if pace <= _GAIN * self._pace:
+            self._pace = pace
+        else:
+            self._use(self._before)
+        self._before, self._next = 0, self._clock() + max(_PAUSE, lost / SHARE)
+
+    def _suitable(self) -> int:
+        free = max(self.levels[0], round(self._free()))
+        return max(level for level in self.levels if level <= free)
+
+    def _use(self, count: int) -> None:
+        self.count, self._times = count, list[float]()
+        self._set(count)
+
+
+def levels(most: int) -> list[int]:
+    """The numbers of threads that are worth trying: powers of two, and the most."""
+    return sorted({1 << power for power in range(most.bit_length()) if 1 << power <= most} | {most})
+
+
+class FreeCores:
+    """How many cores nobody but this process has used since the last call; at the first, in a tenth of a second."""
+
+    def __init__(self) -> None:
+        psutil.cpu_percent()
+        self._since, self._used = time.monotonic(), time.process_time()
+        time.sleep(0.1)
+
+    def __call__(self) -> float:
+        since, used = self._since, self._used
+        self._since, self._used = time.monotonic(), time.process_time()
+        idle = (psutil.cpu_count() or 1) * (1 - psutil.cpu_percent() / 100)
+        return idle + (self._used - used) / max(1e-3, self._since - since)
