@@ -41,6 +41,8 @@ Event = dict[str, Any]
 PROBES = {True: 6, False: 2}
 """Prompts asked while a run trains: of the embedded model, which answers at once, and of others."""
 PROBE_TOKENS = 48
+PROBE_SECONDS, PROBE_SHARE = 5.0, 0.03
+"""What the answers of one step may take: so many seconds, or that share of the expected time, whichever is more."""
 SCORING_SHARE = 0.15
 """Of the training time, what probes and scoring together may take; scoring has `TASK_SECONDS` at least."""
 _WARM: dict[str, Any] = {}
@@ -207,9 +209,19 @@ class Execution:
 
         decoder = Decoder(model, tokenizer)
 
+        expected = self.estimate.time.seconds[0] if self.estimate and self.estimate.time else 0.0
+        limit = max(PROBE_SECONDS, PROBE_SHARE * expected)
+
         def ask(step: int, few: bool) -> list[dict[str, Any]]:
-            asked = prompts[:2] if few else prompts
-            answers = decoder.generate(asked, max_new_tokens=PROBE_TOKENS, should_stop=self.should_stop)
+            asked, until = prompts[:2] if few else prompts, time.monotonic() + limit
+
+            def late() -> bool:
+                return self.should_stop() or time.monotonic() > until
+
+            answers = decoder.generate(asked, max_new_tokens=PROBE_TOKENS, should_stop=late)
+            if step == 0 and late():
+                text = f"This model answers slowly: what it says while it learns is cut after {limit:.0f} s."
+                self.report({"type": "message", "level": "warning", "text": text})
             return [{"prompt": prompt[-1]["content"], "answer": answer} for prompt, answer in zip(asked, answers)]
 
         return ask

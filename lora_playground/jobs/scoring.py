@@ -110,7 +110,7 @@ class Asking:
             return _CHUNK
         if self.done == 0:
             return _FIRST_CHUNK
-        return min(_CHUNK, int((self.seconds - self.elapsed) * self.done / self.elapsed))
+        return min(_CHUNK, int((self.seconds - self.elapsed) * self.done / max(1e-6, self.elapsed)))
 
     def _answer(self, chunk: list[Row]) -> Pairs:
         """Both answers to each row; none at all where a stop cut them short."""

@@ -404,4 +404,5 @@ class _Loop:
             peak_memory_bytes=max(self.meter.earlier, memory.peak(self.device.type)),
             tensor_bytes=self.meter.bytes,
             report_seconds=self.spectra.spent,
+            probe_seconds=self.probes.spent,
         )

@@ -90,7 +90,7 @@ class TrainOutcome:
         trainable_parameters, total_parameters: how many are trained, and how many the base model has.
         peak_memory_bytes: on CUDA what torch allocated, else the process's largest resident set.
         tensor_bytes: the most that all tensors took at once, None where that was not measured (`training.memory`).
-        report_seconds: spent on spectra.
+        report_seconds: spent on spectra; probe_seconds: on probes.
     """
 
     steps: int
@@ -108,6 +108,7 @@ class TrainOutcome:
     peak_memory_bytes: int
     tensor_bytes: int | None = None
     report_seconds: float = 0.0
+    probe_seconds: float = 0.0
 
 
 Emit = Callable[[dict[str, Any]], None]
