@@ -12,6 +12,7 @@ import threading
 import time
 
 from lora_playground.errors import PlaygroundError, RunError
+from lora_playground.jobs.placement import Place, Placement
 from lora_playground.jobs.recovery import recover
 from lora_playground.jobs.runner import Runner
 from lora_playground.jobs.schedule import plan_queue
@@ -27,22 +28,26 @@ _TICK = 0.1
 
 
 class Dispatcher:
-    """Runs the queued jobs of one table, `slots` at a time.
+    """Runs the queued jobs of one table, as many at once as `placement` finds places for.
+
+    A person has one place of several, unless nobody else has asked for any of late.
 
     Attributes:
         active: the jobs that run, by id.
         stall_seconds: a job without an event and without use of the processor for so long is killed.
     """
 
-    def __init__(self, store: JobStore, runs: RunStore, runner: Runner, slots: int, stall_seconds: float) -> None:
+    def __init__(
+        self, store: JobStore, runs: RunStore, runner: Runner, placement: Placement, stall_seconds: float
+    ) -> None:
         self.store, self.runs, self.runner = store, runs, runner
-        self.slots, self.stall_seconds = slots, stall_seconds
+        self.placement, self.stall_seconds = placement, stall_seconds
         self.active: dict[str, Active] = {}
         self._failed: dict[str, tuple[Row, str]] = {}  # jobs that did not start, until the table has it
         self._wake = threading.Condition()
         self._poked = False
         self._closing = False
-        self._ready_from = 0.0
+        self._ready_from, self._prepared = 0.0, 0.0
         self._thread: threading.Thread | None = None
 
     def start(self, unready: float) -> None:
@@ -79,13 +84,21 @@ class Dispatcher:
 
     def schedule(self) -> list[tuple[Row, float | None]]:
         """Queued jobs in the order in which they will start, each with the seconds until then (None where unknown)."""
-        use = self.store.recent_use(time.time() - RECENT)
+        use = self._use()
         remaining: list[float | None] = []
+        alone = False
         for active in list(self.active.values()):
-            elapsed = time.monotonic() - active.began
-            use[active.owner] = use.get(active.owner, 0.0) + elapsed
             remaining.append(active.eta)
-        return plan_queue(self.store.list(("queued",)), use, remaining, self.slots, self.store.typical_seconds())
+            alone = alone or active.place.alone
+        slots = 1 if alone else self.placement.slots
+        return plan_queue(self.store.list(("queued",)), use, remaining, slots, self.store.typical_seconds())
+
+    def _use(self) -> dict[str, float]:
+        """Seconds of recent use of the device by owner."""
+        use = self.store.recent_use(time.time() - RECENT)
+        for active in list(self.active.values()):
+            use[active.owner] = use.get(active.owner, 0.0) + time.monotonic() - active.began
+        return use
 
     # --- the thread -----------------------------------------------------------------------------------------------
 
@@ -107,23 +120,47 @@ class Dispatcher:
             self._fail(row, message)
         for id, active in list(self.active.items()):
             self._watch(id, active)
-        while len(self.active) < self.slots and (row := self._next()) is not None:
-            self._begin(row)
+        while len(self.active) < self.placement.slots and (found := self._next()) is not None:
+            self._begin(*found)
         if self.active:
+            self._prepare_for_those_who_wait()
             return _TICK
         if (early := self._ready_from - time.monotonic()) > 0:
             return min(early, 5.0)
+        self._prepare()
+        return 5.0
+
+    def _prepare(self) -> None:
         try:
             self.runner.prepare()
         except PlaygroundError as error:
             log.warning("no worker is kept ready: %s", error)
-        return 5.0
 
-    def _next(self) -> Row | None:
+    def _prepare_for_those_who_wait(self) -> None:
+        """While jobs run, a worker is made ready only where another job is going to need it."""
+        if time.monotonic() > self._prepared + 5.0:
+            self._prepared = time.monotonic()
+            if self.store.list(("queued",)):
+                self._prepare()
+
+    def _next(self) -> tuple[Row, Place] | None:
+        """The job that starts now and its place; None where nobody waits, or whose turn it is has to wait for a place:
+        nobody overtakes."""
+        queued = self.schedule()
         busy = {active.owner for active in self.active.values()}
-        return next((row for row, _ in self.schedule() if row.owner not in busy), None)
+        if len({*self._use(), *(row.owner for row, _ in queued)}) <= 1:
+            busy = set()
+        row = next((row for row, _ in queued if row.owner not in busy), None)
+        if row is None:
+            return None
+        try:
+            config = self.runs.get(row.id).config()
+        except PlaygroundError:
+            return row, Place()  # it will fail to start, and say why
+        place = self.placement.find(config, [active.place for active in self.active.values()])
+        return None if place is None else (row, place)
 
-    def _begin(self, row: Row) -> None:
+    def _begin(self, row: Row, place: Place) -> None:
         if not self.store.move(row.id, row.attempt, "loading", started=row.started or time.time()):
             return
         try:
@@ -131,13 +168,13 @@ class Dispatcher:
             run.attempt = row.attempt
             run.sweep()
             progress = self.runs.progress(run)
-            handle = self.runner.submit(run.folder, row.attempt)
+            handle = self.runner.submit(run.folder, row.attempt, place.gpu)
         except Exception as error:  # a run's folder, the disk or the system refuses
             if not isinstance(error, PlaygroundError):
                 log.exception("run %s could not be started", row.id)
             self._fail(row, str(error) or type(error).__name__)
             return
-        self.active[row.id] = active = Active(run, row.owner, row.attempt, handle, progress, row.used)
+        self.active[row.id] = active = Active(run, row.owner, row.attempt, handle, place, progress, row.used)
         self.store.set(row.id, row.attempt, handle=handle.to_dict())
         fresh = self.store.get(row.id)
         if fresh is not None and fresh.cancel_requested:  # asked for between the two lines above

@@ -59,8 +59,12 @@ class Handle:
 class Runner(Protocol):
     """How the supervisor starts and ends jobs. The same contract tests run on every implementation."""
 
-    def submit(self, folder: Path, attempt: int) -> Handle:
-        """Starts attempt `attempt` of the run in `folder`; raises JobError where it cannot."""
+    def submit(self, folder: Path, attempt: int, gpu: str | None = None) -> Handle:
+        """Starts attempt `attempt` of the run in `folder`; raises JobError where it cannot.
+
+        Args:
+            gpu: the only one it may use, as CUDA_VISIBLE_DEVICES names it; None leaves it all there are.
+        """
         ...
 
     def poll(self, handle: Handle) -> int | None:
@@ -105,8 +109,8 @@ class LocalRunner:
         self._ready: _Process | None = None
         self._running: dict[int, _Process] = {}
 
-    def submit(self, folder: Path, attempt: int) -> Handle:
-        order = {"run": str(folder), "attempt": attempt}
+    def submit(self, folder: Path, attempt: int, gpu: str | None = None) -> Handle:
+        order = {"run": str(folder), "attempt": attempt, "gpu": gpu}
         with self._lock:
             process, self._ready = self._ready, None
             if process is None or not process.send(order):
@@ -180,7 +184,7 @@ class LocalRunner:
                     [*self.command, "--control", str(read)],
                     stdout=output,
                     keep_open=(read,),
-                    environment={TOKEN_VARIABLE: token},
+                    environment={TOKEN_VARIABLE: token, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
                 )
         except OSError as error:
             os.close(write)

@@ -17,6 +17,7 @@ from lora_playground.config import RunConfig
 from lora_playground.errors import JobError, RunError
 from lora_playground.jobs.dispatcher import Dispatcher, record
 from lora_playground.jobs.job import Job
+from lora_playground.jobs.placement import Placement
 from lora_playground.jobs.recovery import adopt, as_it_stands, rebuild, take_home
 from lora_playground.jobs.runner import LocalRunner, Runner
 from lora_playground.jobs.schedule import Plan
@@ -33,7 +34,7 @@ class Supervisor:
     Args:
         home: folder of runs, table and lock.
         runner: where jobs run; this machine by default.
-        slots: how many jobs run at once.
+        slots: how many jobs run at once; None leaves it to `jobs.placement`.
         queued_per_owner: how many jobs of one owner may wait; one of each owner runs at a time.
         queue_size: how many jobs may wait in all.
         stall_seconds: a job without an event and without use of the processor for so long is killed.
@@ -49,7 +50,7 @@ class Supervisor:
         home: Path | str | None = None,
         runner: Runner | None = None,
         *,
-        slots: int = 1,
+        slots: int | None = None,
         queued_per_owner: int = 8,
         queue_size: int = 200,
         stall_seconds: float = 180.0,
@@ -73,7 +74,7 @@ class Supervisor:
             self.messages.append(self.store.message)
             rebuild(self.store, self.runs)
         runner = runner if runner is not None else LocalRunner(self.home)
-        self.dispatcher = Dispatcher(self.store, self.runs, runner, slots, stall_seconds)
+        self.dispatcher = Dispatcher(self.store, self.runs, runner, Placement(slots), stall_seconds)
         self._submitting = threading.Lock()
         self._closing = False
 
@@ -169,6 +170,11 @@ class Supervisor:
         plan = self._plan()
         rows = [row for row in self.store.list() if owner is None or row.owner == owner]
         return [self._job(as_it_stands(row, self.runs), plan) for row in reversed(rows)]
+
+    @property
+    def slots(self) -> int:
+        """How many jobs may run at once."""
+        return self.dispatcher.placement.slots
 
     # --- life -----------------------------------------------------------------------------------------------------
 

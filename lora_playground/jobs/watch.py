@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_playground.jobs.failures import explain_exit
+from lora_playground.jobs.placement import Place
 from lora_playground.jobs.runner import Handle, Runner
 from lora_playground.jobs.store import PHASES
 from lora_playground.runs import Run
@@ -26,7 +27,7 @@ class Active:
     """A job that holds a device. Times are monotonic seconds.
 
     Attributes:
-        run, owner, attempt, handle: what runs, for whom, where.
+        run, owner, attempt, handle, place: what runs, for whom, where.
         used_before: seconds of device time of earlier attempts.
         progress: what its events say.
         stop_asked: when a person asked to stop it, or None.
@@ -37,6 +38,7 @@ class Active:
     owner: str
     attempt: int
     handle: Handle
+    place: Place
     progress: RunProgress
     used_before: float = 0.0
     stop_asked: float | None = None

@@ -1,8 +1,8 @@
 """The worker process: imports what training needs, waits for a run, executes it once, and exits to free its memory.
 
 `python -m lora_playground.jobs.worker --control FD` reads orders, one JSON object a line, from a pipe that the server
-holds: `{"run": FOLDER, "attempt": N}` and later `{"stop": true}`. When the pipe closes, the server is dead, and the
-whole process group ends. It knows nothing of queues; what a run is made of, `jobs.pipeline` knows.
+holds: `{"run": FOLDER, "attempt": N, "gpu": NAME or null}` and later `{"stop": true}`. When the pipe closes, the server
+is dead, and the whole process group ends. It knows nothing of queues; what a run is made of, `jobs.pipeline` knows.
 
 Little is imported before the watcher is forked, so that the watcher stays small.
 """
@@ -126,6 +126,8 @@ def _work(order: dict[str, Any], orders: Orders, warming: Warming, execute: Exec
     try:
         print(f"attempt {order['attempt']} in process {os.getpid()}", flush=True)
         warming.finish()
+        if order.get("gpu") is not None:  # CUDA reads it when it is first used, which warming up does not do
+            os.environ["CUDA_VISIBLE_DEVICES"] = order["gpu"]
         if execute is None:
             from lora_playground.jobs.pipeline import execute
         assert execute is not None

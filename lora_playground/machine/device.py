@@ -35,7 +35,9 @@ def device() -> Device:
     global _known
     with _lock:
         if _known is None or time.monotonic() - _known[0] > FRESH:
-            _known = (time.monotonic(), _gpu() or _processor())
+            first = next(iter(gpus()), None)
+            found = Device("cuda", first.product, first.used, first.total) if first else _processor()
+            _known = (time.monotonic(), found)
         return _known[1]
 
 
@@ -44,24 +46,40 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _gpu() -> Device | None:
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU: its name in CUDA_VISIBLE_DEVICES, its product's name, and its memory in bytes."""
+
+    name: str
+    product: str
+    used: int
+    total: int
+
+
+def gpus() -> list[Gpu]:
+    """The GPUs that CUDA may use here, in its order; none where there is no driver."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
-        return None  # no driver
+        return []
     try:
-        if first.startswith(("GPU-", "MIG-")):
-            handle = pynvml.nvmlDeviceGetHandleByUUID(first)
-        else:
-            handle = pynvml.nvmlDeviceGetHandleByIndex(int(first))
-        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-        return Device("cuda", str(pynvml.nvmlDeviceGetName(handle)), int(memory.used), int(memory.total))
+        every = ",".join(map(str, range(pynvml.nvmlDeviceGetCount())))
+        names = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", every).split(",")]
+        return [_gpu(name) for name in names]
     except (pynvml.NVMLError, ValueError, OverflowError):
-        return None  # an empty CUDA_VISIBLE_DEVICES, or -1, hides every GPU
+        return []  # an empty CUDA_VISIBLE_DEVICES, or -1, hides every GPU
     finally:
         with contextlib.suppress(pynvml.NVMLError):
             pynvml.nvmlShutdown()
+
+
+def _gpu(name: str) -> Gpu:
+    if name.startswith(("GPU-", "MIG-")):
+        handle = pynvml.nvmlDeviceGetHandleByUUID(name)
+    else:
+        handle = pynvml.nvmlDeviceGetHandleByIndex(int(name))
+    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    return Gpu(name, str(pynvml.nvmlDeviceGetName(handle)), int(memory.used), int(memory.total))
 
 
 def _processor() -> Device:

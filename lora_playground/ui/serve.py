@@ -10,7 +10,7 @@ from starlette.middleware import Middleware
 
 from lora_playground.chat.client import ChatClient
 from lora_playground.jobs.supervisor import Supervisor
-from lora_playground.runs import RunStore, default_home
+from lora_playground.runs import default_home
 from lora_playground.ui import theme
 from lora_playground.ui.frame import Frame
 from lora_playground.ui.identity import Identity, VisitorMiddleware
@@ -29,18 +29,19 @@ class Server:
 
     Args:
         home: folder of runs and uploads; None takes LORA_PLAYGROUND_HOME or ~/.lora-playground.
+        slots: runs at once; None leaves it to the queue.
 
     Raises:
         JobError: another server uses this home, or it cannot be written.
     """
 
-    def __init__(self, home: Path | str | None = None) -> None:
+    def __init__(self, home: Path | str | None = None, slots: int | None = None) -> None:
         self.home = Path(home).expanduser() if home else default_home()
-        self.supervisor = Supervisor(self.home)
+        self.supervisor = Supervisor(self.home, slots=slots)
         self.chat = ChatClient(self.home)
         try:
             self.identity = Identity(self.home)
-            parts = {"home": self.home, "store": RunStore(self.home), "supervisor": self.supervisor}
+            parts = {"home": self.home, "store": self.supervisor.runs, "supervisor": self.supervisor}
             with unserved():
                 self._frame = Frame(parts, self.chat, self.identity)
                 self.page: gr.Blocks = self._frame.build()

@@ -81,11 +81,12 @@ def header(base: str, verified: bool | None, device: Device) -> str:
     )
 
 
-def queue_words(running: int, waiting: int, mine: int | None, eta: float | None) -> str:
-    """The queue in a few words: 'free', '1 running, 3 waiting', 'you are next'."""
+def queue_words(running: int, waiting: int, mine: int | None, eta: float | None, slots: int = 1) -> str:
+    """The queue in a few words: 'free, 2 at once', '1 running, 3 waiting', 'you are next'."""
     if mine is not None:
         when = f", in {rough(eta)}" if eta else ""
         return ("you are next" if mine <= 1 else f"you are number {mine}") + when
+    most = f", {slots} at once" if slots > 1 and running < slots else ""
     if not running and not waiting:
-        return "free"
-    return f"{running} running" + (f", {waiting} waiting" if waiting else "")
+        return f"free{most}"
+    return f"{running} running" + (f", {waiting} waiting" if waiting else "") + most

@@ -63,6 +63,8 @@ def perform(run, should_stop, attempt, name="nothing", argument="0"):
         (staged / "adapter_model.safetensors").write_bytes(b"weights")
         time.sleep(number)
         publish(staged, run.adapter)
+    elif name == "gpu":
+        print(f"CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES')}")
     elif name == "first":  # only in the first attempt
         if attempt == 1:
             time.sleep(number)

@@ -25,7 +25,7 @@ class FakeRunner:
         self.cancelled: list[tuple[int, str]] = []
         self.prepared = 0
 
-    def submit(self, folder: Path, attempt: int) -> Handle:
+    def submit(self, folder: Path, attempt: int, gpu: str | None = None) -> Handle:
         number = len(self.started) + 1
         self.started.append(folder.name)
         self.runs[number], self.status[number] = Run(folder), None

@@ -1,0 +1,71 @@
+"""How many jobs run at once and where: which device a job gets, and whether it fits beside those that run.
+
+It knows what jobs need and what the machine has; it starts nothing and knows no owner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from lora_playground.config import RunConfig
+from lora_playground.estimates.memory import Conditions, known_memory
+from lora_playground.machine import memory
+from lora_playground.machine.device import Gpu, cores, gpus
+
+LARGE = 50_000_000
+"""Parameters of a base model from which a run on the processor has it alone: its matrix products keep all cores busy.
+Smaller ones are done sooner two at a time, each on one core, than one after the other on both."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a job runs and what it needs there.
+
+    Attributes:
+        gpu: as CUDA_VISIBLE_DEVICES names it, None where all there is may be used.
+        bytes: of the device's memory, 0 where unknown. alone: whether nothing else may run on the processor.
+    """
+
+    gpu: str | None = None
+    bytes: int = 0
+    alone: bool = False
+
+
+class Placement:
+    """Finds places on this machine.
+
+    Args:
+        slots: jobs at most; None lets as many run as there are cores, one that is large alone on the processor, and as
+            many on a GPU as its memory has room for.
+    """
+
+    def __init__(self, slots: int | None = None) -> None:
+        self._free_choice = slots is None
+        self.slots = slots or max(cores(), len(gpus()))
+
+    def find(self, config: RunConfig, taken: Collection[Place]) -> Place | None:
+        """A place for a run beside those that are taken, or None as long as there is none."""
+        if len(taken) >= self.slots:
+            return None
+        found = gpus()
+        estimate = known_memory(config, Conditions("cuda", "bfloat16") if found else Conditions())
+        need = estimate.most if estimate else 0
+        if found:
+            return self._on_a_gpu(found, need, taken)
+        alone = self._free_choice and (estimate is None or estimate.parameters >= LARGE)
+        full = taken and need > memory.free()
+        if full or (taken and alone) or any(place.alone for place in taken):
+            return None
+        return Place(None, need, alone)
+
+    def _on_a_gpu(self, found: list[Gpu], need: int, taken: Collection[Place]) -> Place | None:
+        """On the GPU with the fewest jobs among those with room: what nobody uses, and no job that has only begun is
+        going to use. A job of unknown size waits for one without a job."""
+        best: tuple[int, int, str] | None = None
+        for gpu in found:
+            here = [place for place in taken if place.gpu in (gpu.name, None)]
+            free = gpu.total - max(gpu.used, sum(place.bytes for place in here))
+            if not here or (need and need <= free and all(place.bytes for place in here)):
+                best = min(best or (len(here), -free, gpu.name), (len(here), -free, gpu.name))
+        return None if best is None else Place(best[2] if len(found) > 1 else None, need)
