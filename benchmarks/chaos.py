@@ -34,7 +34,7 @@ SCRIPT = "loss 10; sleep 0.2; checkpoint 10; sleep 0.2; loss 20; save 0.05"
 
 def serve(home: Path, drain: bool) -> None:
     """The server: resumes what was cut short, and keeps two jobs waiting (or, draining, waits until all are done)."""
-    with Supervisor(home, LocalRunner(home, STUB), admit=lambda *_: []) as supervisor:
+    with Supervisor(home, LocalRunner(home, STUB), slots=1, replay=False, admit=lambda *_: []) as supervisor:
         acknowledged = os.open(home / "accepted.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         while True:
             jobs = supervisor.jobs()

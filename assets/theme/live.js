@@ -162,8 +162,8 @@ lp.live = (() => {
     list();
     const view = document.getElementById("lp-view"), card = told.card;
     if (!view || (here.run && !card)) return;
-    const state = here.run ? { state: card.state, stop: card.stop, stopping: card.stopping, resume: card.resume, started: card.started, ended: card.ended } : { state: "idle" };
-    for (const name of ["state", "stop", "stopping", "resume", "started", "ended"]) {
+    const state = here.run ? { state: card.state, stop: card.stop, stopping: card.stopping, resume: card.resume, replayed: card.replayed, started: card.started, ended: card.ended } : { state: "idle" };
+    for (const name of ["state", "stop", "stopping", "resume", "replayed", "started", "ended"]) {
       const value = String(state[name] || "");
       if (view.dataset[name] !== value) view.dataset[name] = value;
     }

@@ -17,6 +17,7 @@ from lora_playground.jobs.recovery import recover
 from lora_playground.jobs.runner import Runner
 from lora_playground.jobs.schedule import plan_queue
 from lora_playground.jobs.store import JobStore, Row
+from lora_playground.jobs.twins import Twins, take_over
 from lora_playground.jobs.watch import Active
 from lora_playground.runs import Run, RunStore
 
@@ -43,6 +44,7 @@ class Dispatcher:
         self.store, self.runs, self.runner = store, runs, runner
         self.placement, self.stall_seconds = placement, stall_seconds
         self.active: dict[str, Active] = {}
+        self.twins = Twins(runs)
         self._failed: dict[str, tuple[Row, str]] = {}  # jobs that did not start, until the table has it
         self._wake = threading.Condition()
         self._poked = False
@@ -120,6 +122,7 @@ class Dispatcher:
             self._fail(row, message)
         for id, active in list(self.active.items()):
             self._watch(id, active)
+        self._replay()
         while len(self.active) < self.placement.slots and (found := self._next()) is not None:
             self._begin(*found)
         if self.active:
@@ -143,6 +146,21 @@ class Dispatcher:
             if self.store.list(("queued",)):
                 self._prepare()
 
+    def _replay(self) -> None:
+        """Queued jobs whose run another one has made by now take it over: at once, and on no device."""
+        for row in self.store.list(("queued",)):
+            twin = self.twins.finished(row.id) if row.attempt == 1 else None
+            if twin is None or not self.store.move(row.id, row.attempt, "loading", started=time.time()):
+                continue
+            try:
+                run = self.runs.get(row.id)
+                take_over(run, twin, row.attempt)
+            except Exception as error:
+                self._fail(row, f"What run {twin.id} made could not be taken over ({error}). Train it anyway.")
+                continue
+            self.store.move(row.id, row.attempt, "done", finished=time.time())
+            self.twins.ended(run)
+
     def _next(self) -> tuple[Row, Place] | None:
         """The job that starts now and its place; None where nobody waits, or whose turn it is has to wait for a place:
         nobody overtakes."""
@@ -150,7 +168,8 @@ class Dispatcher:
         busy = {active.owner for active in self.active.values()}
         if len({*self._use(), *(row.owner for row, _ in queued)}) <= 1:
             busy = set()
-        row = next((row for row, _ in queued if row.owner not in busy), None)
+        running = {self.twins.of(id) for id in self.active} - {""}
+        row = next((r for r, _ in queued if r.owner not in busy and self.twins.of(r.id) not in running), None)
         if row is None:
             return None
         try:
@@ -209,6 +228,7 @@ class Dispatcher:
         if run.finished(active.attempt):  # even if its process was killed later, while it was scored
             run.error_path.unlink(missing_ok=True)
             self.store.move(id, active.attempt, "done", **times)
+            self.twins.ended(run)
         else:
             state, code, message = active.verdict()
             if state == "interrupted":

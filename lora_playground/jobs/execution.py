@@ -132,13 +132,12 @@ class Execution:
         try:
             with self.phase("evaluating"):
                 found = self.evaluate(updates, max(TASK_SECONDS, seconds))
-            note = found["scoring"]["note"]
         except BaseException as error:  # a stop, or the tokenizers library's panic, which is no Exception
             log_traceback(self.run, error)
             code, message = explain(error)
             note = "Scoring was stopped." if code == "cancelled" else f"The run is finished but not scored: {message}"
             found = unscored(note)
-        if note:
+        if note := found["scoring"]["note"]:
             with contextlib.suppress(RunError):
                 self.report({"type": "message", "level": "warning", "text": note})
         return found

@@ -42,7 +42,7 @@ class Placement:
 
     def __init__(self, slots: int | None = None) -> None:
         self._free_choice = slots is None
-        self.slots = slots or max(cores(), len(gpus()))
+        self.slots = max(1, slots) if slots is not None else max(cores(), len(gpus()))
 
     def find(self, config: RunConfig, taken: Collection[Place]) -> Place | None:
         """A place for a run beside those that are taken, or None as long as there is none."""

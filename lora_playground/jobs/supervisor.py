@@ -39,6 +39,7 @@ class Supervisor:
         queue_size: how many jobs may wait in all.
         stall_seconds: a job without an event and without use of the processor for so long is killed.
         min_free_bytes: below so much free disk no job is taken.
+        replay: whether a run that was made here before, or is being made, is taken over and not trained once more.
         admit: checks a config against what there is on this machine (`jobs.admission.check`).
 
     Raises:
@@ -55,13 +56,14 @@ class Supervisor:
         queue_size: int = 200,
         stall_seconds: float = 180.0,
         min_free_bytes: int = 256_000_000,
+        replay: bool = True,
         admit: Callable[[RunConfig, Path], list[str]] | None = None,
     ) -> None:
         import lora_playground.variants  # noqa: F401  (stored configs are read by the variants' schemas)
 
         self.home = Path(home).expanduser() if home else default_home()
         self.queued_per_owner, self.queue_size, self.min_free_bytes = queued_per_owner, queue_size, min_free_bytes
-        self._admit = admit
+        self._admit, self._replay = admit, replay
         self._lock_file = take_home(self.home)
         try:
             self.runs = RunStore(self.home)
@@ -80,8 +82,11 @@ class Supervisor:
 
     # --- asked by people ------------------------------------------------------------------------------------------
 
-    def submit(self, config: RunConfig, owner: str = "", nonce: str | None = None) -> Job:
+    def submit(self, config: RunConfig, owner: str = "", nonce: str | None = None, fresh: bool = False) -> Job:
         """Queues a run and returns its job; the same owner and nonce give the same job, so that a double click is one.
+
+        Args:
+            fresh: train it even if the same run was made before.
 
         Raises:
             ConfigError: the config does not fit this machine's datasets, models or variants; nothing is queued.
@@ -98,6 +103,8 @@ class Supervisor:
                 run = self.runs.create(config)
             except DiskFull as error:
                 raise JobError(str(error)) from error
+            if self._replay and not fresh:
+                self.dispatcher.twins.mark(run)
             try:
                 added = self.store.add(run.id, owner, nonce, config.label)
             except Exception as error:

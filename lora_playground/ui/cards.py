@@ -69,12 +69,15 @@ def progress(label: str, state: str, told: RunProgress) -> str:
     head = PHASES.get(state, state)
     if state == "training" and steps:
         head = f"step {told.step} of {steps}"
+    if state == "evaluating" and told.scoring:
+        head = f"{told.scoring['done']} of {told.scoring['of']} questions"
+        filled = told.scoring["done"] / max(1, told.scoring["of"])
     here, whole = told.download
     fetching = state == "loading" and here < whole
     if fetching:
         head, filled = f"fetching the model: {size(here)} of {size(whole)}", here / whole
     stats = []
-    if state == "training" and told.eta is not None:
+    if state in ("training", "evaluating") and told.eta is not None:
         stats.append(f"<span><b>{rough(told.eta)}</b> left</span>")
     if told.tokens_per_second:
         stats.append(f"<span><b>{count(told.tokens_per_second)}</b> tokens/s</span>")
@@ -225,6 +228,18 @@ def stopped(label: str, state: str, told: RunProgress, failure: Mapping[str, Any
         f'<section class="lp-card lp-progress"><div class="row"><span class="what"><i></i>'
         f"{escape(label)}</span><span>{PHASES.get(state, state)}</span></div>{tone}{folded}</section>"
     )
+
+
+def replayed(result: Mapping[str, Any]) -> str:
+    """That a run was taken over from an equal one; '' where it was trained."""
+    before = result.get("replayed")
+    return f'<p class="lp-note">Trained before, in {duration(before["seconds"])}: replayed.</p>' if before else ""
+
+
+def unscored(result: Mapping[str, Any], told: RunProgress) -> str:
+    """Why a finished run has no scores or only some, where its messages do not say it."""
+    note = (result.get("scoring") or {}).get("note", "")
+    return "" if note in [text for _, text in told.messages] else warning(note)
 
 
 def messages(told: RunProgress) -> str:

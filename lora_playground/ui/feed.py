@@ -64,7 +64,7 @@ class Feed:
         asked, runs = request.query_params, self._runs.read()
         if "list" in asked:
             self._supervisor.make_ready()  # a page is open, so a run may be asked for any moment
-        parts = {"boot": _bytes(self._boot), "queue": _bytes(_queue(runs, visitor))}
+        parts = {"boot": _bytes(self._boot), "queue": _bytes(_queue(runs, visitor, self._supervisor.slots))}
         header = self._header()
         version = _version(runs.entries, runs.total, runs.last, runs.busy, header)
         if asked.get("list") != version:
@@ -131,13 +131,12 @@ def _moving(job: Job, progress: RunProgress) -> tuple[Hashable, ...]:
     return () if job.ended else (progress.version, job.state == "queued" and round(job.eta or 0))
 
 
-def _queue(runs: RunList, visitor: str) -> str:
+def _queue(runs: RunList, visitor: str, slots: int) -> str:
     waiting = [job for job in runs.jobs if job.state == "queued"]
     mine = min((job for job in waiting if visitor and job.owner == visitor), key=lambda job: job.position or 0,
                default=None)  # fmt: skip
-    return sidebar.queue_words(
-        sum(job.running for job in runs.jobs), len(waiting), mine.position if mine else None, mine.eta if mine else None
-    )
+    place, eta = (mine.position, mine.eta) if mine else (None, None)
+    return sidebar.queue_words(sum(job.running for job in runs.jobs), len(waiting), place, eta, slots)
 
 
 def _list(version: str, runs: RunList, header: str) -> dict[str, Any]:
@@ -160,7 +159,8 @@ def _card(run: Run, job: Job, progress: RunProgress, label: str, mine: bool) -> 
     if job.state == "queued":
         html = cards.waiting(label, job.position, f"It starts in {rough(job.eta)}." if job.eta else "")
     elif result is not None:
-        html = cards.done(label, result) + cards.messages(progress)
+        said = cards.replayed(result) + cards.unscored(result, progress) + cards.messages(progress)
+        html = cards.done(label, result) + said
     elif job.ended:
         failure = run.error() or {"message": job.error_message}
         html = cards.stopped(label, job.state, progress, failure, mine) + cards.messages(progress)
@@ -168,7 +168,7 @@ def _card(run: Run, job: Job, progress: RunProgress, label: str, mine: bool) -> 
         html = cards.progress(label, job.state, progress) + cards.messages(progress)
     return {
         "id": job.id, "state": job.state, "ended": job.ended, "stop": mine and not job.ended,
-        "stopping": job.stopping, "resume": mine and job.resumable, "started": bool(progress.plan), "html": html,
+        "stopping": job.stopping, "resume": mine and job.resumable, "started": bool(progress.plan), "replayed": bool(result and "replayed" in result), "html": html,
     }  # fmt: skip
 
 

@@ -132,6 +132,7 @@ class Frame:
         gr.on(chosen_parts, None, None, steps.problem, js="() => ''")
         for button, do in ((view.stop, self.stop), (view.resume, self.resume)):
             button.click(do, own.viewed, view.problem, **QUIET).then(None, None, None, js="() => lp.live.ask()")
+        view.fresh.click(self.train_anyway, [own.viewed, own.ticked], [own.viewed, own.ticked, view.problem], **SETS)
         self._exports.connect(own.viewed)
         self._again.connect(own.viewed)
 
@@ -185,6 +186,16 @@ class Frame:
     def resume(self, viewed: str, request: gr.Request) -> str:
         """Goes on with the run looked at from its last checkpoint."""
         return self._ask(lambda: self._shell.supervisor.resume(viewed, self._owner(viewed, request)))
+
+    def train_anyway(self, viewed: str, ticked: list[str], request: gr.Request) -> tuple[Any, Any, str]:
+        """Trains a run that was taken over from an equal one, as a new run."""
+        try:
+            config = self._shell.store.get(viewed).config()
+            job = self._shell.supervisor.submit(config, self._identity.of(request), fresh=True)
+        except PlaygroundError as failure:
+            return gr.skip(), gr.skip(), cards.error(str(failure))
+        self._run_list.read(fresh=True)
+        return job.id, with_ticked(ticked, [job.id]), ""
 
     def _owner(self, viewed: str, request: gr.Request) -> str | None:
         # A run that nobody in this queue owns (made by the command line) is anybody's.

@@ -22,6 +22,7 @@ class Live:
 
     stop: gr.Button
     resume: gr.Button
+    fresh: gr.Button
     problem: gr.HTML
 
 
@@ -38,6 +39,7 @@ def build(exports: Exports) -> Live:
             button = gr.Button(label, variant=look, elem_id=f"lp-way-{tab}")  # type: ignore[arg-type]
             button.click(None, None, None, js=f"() => lp.live.show('{tab}')")
         resume = gr.Button("Resume", variant="primary", elem_id="lp-resume")
+        fresh = gr.Button("Train it anyway", elem_id="lp-fresh")
     exports.build(visible=True)
     problem = gr.HTML("", apply_default_css=False, elem_id="lp-view-problem")
     filled("lp-probes")
@@ -53,7 +55,7 @@ def build(exports: Exports) -> Live:
             with gr.Column(min_width=200, elem_id="lp-module-column"):
                 filled("lp-scree-words", elem_classes="lp-words")
                 filled("lp-module")
-    return Live(stop, resume, problem)
+    return Live(stop, resume, fresh, problem)
 
 
 def plotly_script() -> str:

@@ -29,6 +29,6 @@ def stubbed(home: Path) -> Iterator[Supervisor]:
         return process
 
     runner._spawn = noted  # type: ignore[method-assign]
-    with Supervisor(home, runner, slots=1, admit=lambda *_: [], stall_seconds=60) as supervisor:
+    with Supervisor(home, runner, slots=1, replay=False, admit=lambda *_: [], stall_seconds=60) as supervisor:
         yield supervisor
     assert not [pid for token in spawned for pid in marked(token)]

@@ -108,7 +108,7 @@ def test_stop_while_saving_leaves_all_or_nothing(stubbed: Supervisor) -> None:
 def test_a_worker_that_hangs_is_stalled(home: Path) -> None:
     home.mkdir()
     with Supervisor(
-        home, LocalRunner(home, STUB, warm=False), slots=1, admit=lambda *_: [], stall_seconds=1
+        home, LocalRunner(home, STUB, warm=False), slots=1, replay=False, admit=lambda *_: [], stall_seconds=1
     ) as supervisor:
         id = submit(supervisor, "loss 1; deaf; block 60")
         assert wait_for(supervisor, id, "failed").error_code == "stalled"
@@ -138,7 +138,7 @@ from lora_playground.jobs.runner import LocalRunner
 from lora_playground.jobs.supervisor import Supervisor
 home = Path(sys.argv[1])
 home.mkdir(exist_ok=True)
-supervisor = Supervisor(home, LocalRunner(home, sys.argv[3:], warm=True), slots=1, admit=lambda *_: [])
+supervisor = Supervisor(home, LocalRunner(home, sys.argv[3:], warm=True), slots=1, replay=False, admit=lambda *_: [])
 supervisor.start()
 for title in sys.argv[2].split("|"):
     supervisor.submit(RunConfig.parse({"title": title}))
@@ -165,7 +165,9 @@ def test_kill_9_of_the_server_in_mid_job(home: Path) -> None:
     server.kill()
     server.wait()
     wait_until(lambda: not run.alive())  # its worker goes with it, before any new server looks
-    with Supervisor(home, LocalRunner(home, STUB, warm=False), slots=1, admit=lambda *_: []) as supervisor:
+    with Supervisor(
+        home, LocalRunner(home, STUB, warm=False), slots=1, replay=False, admit=lambda *_: []
+    ) as supervisor:
         assert supervisor.job(first).state == "interrupted"
         wait_for(supervisor, second, "done")
         supervisor.resume(first)
@@ -189,7 +191,7 @@ def test_a_second_server_process_refuses(home: Path) -> None:
 
 def test_closing_the_server_interrupts_and_leaves_no_process(home: Path) -> None:
     home.mkdir()
-    supervisor = Supervisor(home, LocalRunner(home, STUB), slots=1, admit=lambda *_: [])
+    supervisor = Supervisor(home, LocalRunner(home, STUB), slots=1, replay=False, admit=lambda *_: [])
     supervisor.start()
     id = submit(supervisor, "loss 2; deaf; child; block 60")
     wait_until(lambda: supervisor.job(id).step == 2)
@@ -197,5 +199,5 @@ def test_closing_the_server_interrupts_and_leaves_no_process(home: Path) -> None
     supervisor.close()
     supervisor.close()
     assert not marked(token)
-    with Supervisor(home, LocalRunner(home, STUB, warm=False), slots=1, admit=lambda *_: []) as again:
+    with Supervisor(home, LocalRunner(home, STUB, warm=False), slots=1, replay=False, admit=lambda *_: []) as again:
         assert again.job(id).state == "interrupted"

@@ -22,12 +22,12 @@ def fake() -> FakeRunner:
 
 @pytest.fixture
 def queue(home: Path, fake: FakeRunner):
-    with Supervisor(home, fake, slots=1, admit=lambda *_: []) as supervisor:
+    with Supervisor(home, fake, slots=1, replay=False, admit=lambda *_: []) as supervisor:
         yield supervisor
 
 
 def test_no_worker_is_made_ready_before_the_first_page(home: Path, fake: FakeRunner) -> None:
-    supervisor = Supervisor(home, fake, slots=1, admit=lambda *_: [])
+    supervisor = Supervisor(home, fake, slots=1, replay=False, admit=lambda *_: [])
     supervisor.start(unready=3600)
     try:
         job = supervisor.submit(config("quick"))  # whoever asks meanwhile is served all the same
@@ -97,7 +97,7 @@ def test_one_at_a_time_and_the_other_owner_next(queue: Supervisor, fake: FakeRun
 
 
 def test_an_owner_holds_one_of_several_places_beside_others_and_all_when_alone(home: Path, fake: FakeRunner) -> None:
-    with Supervisor(home, fake, slots=2, admit=lambda *_: []) as supervisor:
+    with Supervisor(home, fake, slots=2, replay=False, admit=lambda *_: []) as supervisor:
         assert supervisor.slots == 2
         ann = [supervisor.submit(config(), owner="ann").id for _ in range(3)]
         wait_until(lambda: len(fake.started) == 2)
@@ -112,7 +112,9 @@ def test_an_owner_holds_one_of_several_places_beside_others_and_all_when_alone(h
 
 
 def test_limits_are_told_and_nothing_is_left(home: Path, fake: FakeRunner) -> None:
-    with Supervisor(home, fake, queued_per_owner=2, queue_size=3, slots=1, admit=lambda *_: []) as supervisor:
+    with Supervisor(
+        home, fake, queued_per_owner=2, queue_size=3, slots=1, replay=False, admit=lambda *_: []
+    ) as supervisor:
         supervisor.submit(config(), owner="ann")
         wait_until(lambda: fake.started)
         for _ in range(2):
@@ -126,7 +128,7 @@ def test_limits_are_told_and_nothing_is_left(home: Path, fake: FakeRunner) -> No
 
 
 def test_a_disk_without_room_takes_no_job(home: Path, fake: FakeRunner) -> None:
-    with Supervisor(home, fake, min_free_bytes=1 << 60, slots=1, admit=lambda *_: []) as supervisor:
+    with Supervisor(home, fake, min_free_bytes=1 << 60, slots=1, replay=False, admit=lambda *_: []) as supervisor:
         with pytest.raises(JobError, match="MB free"):
             supervisor.submit(config())
         assert supervisor.runs.list() == []
@@ -237,7 +239,7 @@ def test_delete_only_what_has_ended(queue: Supervisor, fake: FakeRunner) -> None
 
 
 def test_restart_keeps_the_queue_and_its_order(home: Path) -> None:
-    first, before = Supervisor(home, FakeRunner(), slots=1, admit=lambda *_: []), FakeRunner()
+    first, before = Supervisor(home, FakeRunner(), slots=1, replay=False, admit=lambda *_: []), FakeRunner()
     ids = [first.submit(config(str(number))).id for number in range(4)]
     first.dispatcher.runner = before
     first.start()
@@ -246,7 +248,7 @@ def test_restart_keeps_the_queue_and_its_order(home: Path) -> None:
     wait_for(first, ids[0], "training")
     first.close()
     after = FakeRunner()
-    second = Supervisor(home, after, slots=1, admit=lambda *_: [])
+    second = Supervisor(home, after, slots=1, replay=False, admit=lambda *_: [])
     assert [second.job(id).state for id in ids] == ["interrupted", "queued", "queued", "queued"]
     with second:
         for id in ids[1:]:
@@ -256,7 +258,7 @@ def test_restart_keeps_the_queue_and_its_order(home: Path) -> None:
 
 def died(home: Path, **values: object) -> str:
     """A table as a server leaves it that was killed while a job trained."""
-    supervisor = Supervisor(home, FakeRunner(), slots=1, admit=lambda *_: [])
+    supervisor = Supervisor(home, FakeRunner(), slots=1, replay=False, admit=lambda *_: [])
     id = supervisor.submit(config()).id
     supervisor.store.move(id, 1, "loading", handle={"pid": 2**22 + 1, "start_ticks": "1", "boot_id": "", "token": "t"})
     supervisor.store.move(id, 1, "training")
@@ -270,7 +272,7 @@ def died(home: Path, **values: object) -> str:
 def test_what_ran_when_the_server_died_is_interrupted(home: Path, fake: FakeRunner) -> None:
     id = died(home)
     (RunStore(home).get(id).folder / "adapter.tmp").mkdir()
-    with Supervisor(home, fake, slots=1, admit=lambda *_: []) as supervisor:
+    with Supervisor(home, fake, slots=1, replay=False, admit=lambda *_: []) as supervisor:
         job = supervisor.job(id)
         assert job.state == "interrupted" and "while this run was training" in (job.error_message or "")
         assert not (supervisor.runs.get(id).folder / "adapter.tmp").exists()
@@ -280,7 +282,7 @@ def test_what_ran_when_the_server_died_is_interrupted(home: Path, fake: FakeRunn
 
 def test_a_run_resumed_to_its_end_by_the_command_line_is_done(home: Path, fake: FakeRunner) -> None:
     id = died(home)
-    with Supervisor(home, fake, slots=1, admit=lambda *_: []) as supervisor:
+    with Supervisor(home, fake, slots=1, replay=False, admit=lambda *_: []) as supervisor:
         assert supervisor.job(id).state == "interrupted"
         (home / "runs" / id / "result.json").write_text('{"state": "done"}')
         assert supervisor.job(id).state == supervisor.jobs()[0].state == "done"
@@ -291,14 +293,14 @@ def test_a_run_resumed_to_its_end_by_the_command_line_is_done(home: Path, fake: 
 
 def test_a_stop_that_the_server_died_over_stays_a_stop(home: Path, fake: FakeRunner) -> None:
     id = died(home, cancel_requested=1)
-    with Supervisor(home, fake, slots=1, admit=lambda *_: []) as supervisor:
+    with Supervisor(home, fake, slots=1, replay=False, admit=lambda *_: []) as supervisor:
         assert supervisor.job(id).state == "cancelled"
 
 
 def test_a_finished_run_whose_server_died_is_done(home: Path, fake: FakeRunner) -> None:
     id = died(home)
     (home / "runs" / id / "result.json").write_text('{"state": "done"}')
-    with Supervisor(home, fake, slots=1, admit=lambda *_: []) as supervisor:
+    with Supervisor(home, fake, slots=1, replay=False, admit=lambda *_: []) as supervisor:
         assert supervisor.job(id).state == "done"
 
 
@@ -317,14 +319,14 @@ def test_a_home_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_a_corrupt_table_is_rebuilt_from_the_runs(home: Path, fake: FakeRunner) -> None:
-    with Supervisor(home, fake, slots=1, admit=lambda *_: []) as supervisor:
+    with Supervisor(home, fake, slots=1, replay=False, admit=lambda *_: []) as supervisor:
         done, failed, waiting = (supervisor.submit(config(title)).id for title in ("done", "failed", "waiting"))
         finish(supervisor, fake, done)
         wait_until(lambda: failed in fake.started)
         fake.status[2] = -9
         wait_for(supervisor, failed, "failed")
     (home / "jobs.db").write_bytes(b"\0garbage" * 1000)
-    with Supervisor(home, FakeRunner(), slots=1, admit=lambda *_: []) as supervisor:
+    with Supervisor(home, FakeRunner(), slots=1, replay=False, admit=lambda *_: []) as supervisor:
         assert "set aside" in supervisor.messages[0]
         assert [supervisor.job(id).state for id in (done, failed, waiting)] == ["done", "failed", "interrupted"]
         assert [job.id for job in supervisor.jobs()] == [waiting, failed, done]
