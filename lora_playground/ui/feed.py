@@ -168,7 +168,8 @@ def _card(run: Run, job: Job, progress: RunProgress, label: str, mine: bool) -> 
         html = cards.progress(label, job.state, progress) + cards.messages(progress)
     return {
         "id": job.id, "state": job.state, "ended": job.ended, "stop": mine and not job.ended,
-        "stopping": job.stopping, "resume": mine and job.resumable, "started": bool(progress.plan), "replayed": bool(result and "replayed" in result), "html": html,
+        "stopping": job.stopping, "resume": mine and job.resumable, "started": bool(progress.plan),
+        "replayed": bool(result and "replayed" in result), "html": html,
     }  # fmt: skip
 
 
