@@ -1,4 +1,4 @@
-"""What can be said about a job: the view that pages and commands get. It knows no process and no table's inside."""
+"""A job as pages and commands see it. It knows no process and no SQL."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lora_playground.runs import Run
 
 @dataclass(frozen=True)
 class Job:
-    """What can be said about a job now.
+    """A job at one moment.
 
     Attributes:
         id: the run's id.
@@ -42,7 +42,7 @@ class Job:
 
     @property
     def running(self) -> bool:
-        """Whether it holds the device."""
+        """Whether it runs."""
         return self.state in PHASES
 
     @property

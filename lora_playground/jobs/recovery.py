@@ -1,4 +1,4 @@
-"""What a server does before it runs jobs: takes the home for itself, and puts right what a dead one left behind.
+"""What a server does before it runs jobs: locks the home for itself, and clears up what a dead server left behind.
 
 It knows the table, the runs and the runner; nothing of scheduling.
 """
@@ -48,8 +48,8 @@ def take_home(home: Path) -> int:
 def recover(store: JobStore, runs: RunStore, runner: Runner) -> None:
     """Jobs that ran when the last server died: their processes are ended, and they stand as interrupted.
 
-    The exit status of those workers is nobody's to know. A worker writes `result.json` last of all, whole or not at
-    all, and then only exits; so a job that has one is done.
+    Nobody waited for those workers, so their exit status is unknown. A worker writes `result.json`, whole or not at
+    all, when the adapter is saved; a job that has one is done.
     """
     for row in store.list(PHASES):
         if row.handle is not None:
@@ -73,7 +73,7 @@ def recover(store: JobStore, runs: RunStore, runner: Runner) -> None:
 
 
 def as_it_stands(row: Row, runs: RunStore) -> Row:
-    """A job that ended here without success and was resumed to its end elsewhere (by the command line) is done."""
+    """The row, or one that says done: for a job that failed here and was resumed by the command line to its end."""
     if row.state in TERMINAL and row.state != "done":
         with contextlib.suppress(RunError):
             run = runs.get(row.id)
@@ -83,14 +83,14 @@ def as_it_stands(row: Row, runs: RunStore) -> Row:
 
 
 def rebuild(store: JobStore, runs: RunStore) -> None:
-    """Fills a new table from the run folders; what was only queued waits for a person to resume it."""
+    """Fills a new table from the run folders. What was queued or running stands as interrupted, to be resumed."""
     for run in reversed(runs.list()):
         with contextlib.suppress(PlaygroundError):
             adopt(store, run, "")
 
 
 def adopt(store: JobStore, run: Run, owner: str) -> None:
-    """Takes a run into the table that it does not know, as its folder shows it; JobError while it is executed."""
+    """Adds a run that the table does not have, in the state that its folder shows. Raises JobError while it runs."""
     if run.alive():
         raise JobError(f"Run {run.id} is being executed outside this server; wait for it or stop it there.")
     state = run.state()

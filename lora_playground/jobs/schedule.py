@@ -1,4 +1,4 @@
-"""Whose turn is next, and when: fair between owners, in the order of asking within one. Pure functions on rows."""
+"""Which job starts next, and when: fair between owners; jobs of one owner in the order in which they were submitted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Plan = dict[str, tuple[int | None, float | None]]
 """Job id → (position, seconds until it starts)."""
 
 _ASSUMED = 60.0
-"""Seconds a job is taken to need, for the order alone, while none has been done yet."""
+"""Seconds that a job is assumed to take where none has ended yet; only the order depends on it."""
 
 
 def plan_queue(

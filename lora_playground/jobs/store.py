@@ -1,4 +1,4 @@
-"""The table of jobs: the only authority on a job's state. SQLite, one connection, compare-and-set transitions.
+"""The table of jobs, which alone decides what state a job is in. SQLite, one connection, compare-and-set.
 
 It knows states and rows; nothing of processes, folders or scheduling.
 """
@@ -20,7 +20,7 @@ from lora_playground.errors import JobError
 from lora_playground.runs.files import is_disk_full
 
 PHASES = ("loading", "training", "saving", "evaluating")
-"""States of a job that holds the device; they are also the phases of its events."""
+"""States of a job that runs; they are also the phases of its events."""
 
 TERMINAL = ("done", "failed", "cancelled", "interrupted")
 """States that end an attempt. They are final for it; only an explicit resume begins another attempt."""
@@ -66,7 +66,7 @@ _COLUMNS = frozenset("handle cancel_requested error_code error_message started f
 
 @dataclass(frozen=True)
 class Row:
-    """One job as the table has it. Times are Unix seconds; `used` is the time it held a device (s, all attempts)."""
+    """One job as the table has it. Times are Unix seconds; `used` is how long it ran (s, all attempts)."""
 
     id: str
     owner: str
@@ -89,7 +89,7 @@ class JobStore:
     """The jobs of one home. Every method is one transaction and safe to call from any thread.
 
     Attributes:
-        message: what had to be done at opening that a person should know, or ''.
+        message: what a person should know about the opening, such as a damaged table that was replaced; else ''.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,7 +1,7 @@
-"""What is left of an adapter when only its first k directions are kept: validation loss and task score over k.
+"""Validation loss and task score of an adapter of which only the first k singular directions are kept, over k.
 
-`start` measures in a process of its own and `read` gives the points so far; they live in the run's folder. The web
-process imports no torch for it.
+`start` measures in a process of its own, which writes the points to the run's folder; `read` gives those so far. The
+web process imports no torch for it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _lock = threading.Lock()
 
 
 def ladder(rank: int) -> list[int]:
-    """The k that are measured: each up to 4, then about half as much again, and the rank itself."""
+    """The k that are measured: 0 to 4, then each about 1.5 times the one before, and the rank."""
     found, k = [0, 1, 2, 3, 4], 4.0
     while k < rank:
         k *= 1.5
@@ -48,7 +48,7 @@ def read(run: Run) -> dict[str, Any] | None:
 
 
 def start(run: Run) -> None:
-    """Begins to measure; raises RunError where there is nothing to measure, JobError while another curve is made."""
+    """Begins to measure. Raises RunError where the run has no update, JobError while another curve is measured."""
     if not run.update_path.is_file():
         raise RunError("Only a finished run with a saved update can be cut; wait for its end.")
     with _lock:
@@ -73,7 +73,7 @@ def running(run: Run) -> bool:
 
 
 def failure(run: Run) -> str:
-    """Why the last measurement ended early, in a sentence."""
+    """A sentence that says why the last measurement ended early."""
     error = read_json(run.folder / ERROR)
     if isinstance(error, dict) and error.get("message"):
         return str(error["message"])
@@ -90,9 +90,9 @@ def measure(
     validation_rows: int = VALIDATION_ROWS,
     report: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Loss and score at each k; `report` gets the points so far after each.
+    """Measures loss and score at each k, and calls `report` with the points so far after each.
 
-    k = 0 is the base itself and the largest k the untouched update, so that both ends are exact.
+    k = 0 is the base, and at the largest k the update is used as it is, so that both ends are exact.
 
     Returns:
         k, loss (nats per token, or None), score (0 to 1, or None), planned, done, metric, rows.

@@ -1,4 +1,4 @@
-"""One job that holds a device: what its worker says, how a stop is pressed, when it counts as stalled, how it ended.
+"""One job that runs: what its worker reports, how it is stopped, when it counts as stalled, and how it ended.
 
 It knows the run folder and the runner; nothing of the queue.
 """
@@ -18,20 +18,21 @@ from lora_playground.runs import Run
 from lora_playground.runs.history import RunProgress
 
 TERMINATE_AFTER = 0.7
-"""Seconds after the stop flag until SIGTERM; `KILL_AFTER` until SIGKILL. Together well under two seconds."""
+"""Seconds from the stop flag to SIGTERM."""
 KILL_AFTER = 1.3
+"""Seconds from the stop flag to SIGKILL."""
 
 
 @dataclass
 class Active:
-    """A job that holds a device. Times are monotonic seconds.
+    """A job that runs. Times are monotonic seconds.
 
     Attributes:
         run, owner, attempt, handle, place: what runs, for whom, where.
         used_before: seconds of device time of earlier attempts.
         progress: what its events say.
         stop_asked: when a person asked to stop it, or None.
-        status: its exit status once it has ended; kept, since a runner forgets what was reaped.
+        status: its exit status once it has ended. A runner forgets it when the process is reaped.
     """
 
     run: Run
@@ -92,7 +93,7 @@ class Active:
             return
         used = runner.cpu_seconds(self.handle)
         if used is None or used > self._cpu + 0.01 * limit:
-            # Counted from the last time that it had used a noticeable amount: an idle loop is no work.
+            # A loop that only waits uses a little of the processor too, so that a little does not count.
             self._cpu, self._sign_of_life = used or self._cpu, now
         elif now - self._sign_of_life > limit:
             self.stalled = limit
