@@ -86,7 +86,7 @@ class Asking:
     report: Callable[[int, int, float], None]
     planned: int
     done: int = 0
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=lambda: time.monotonic())
 
     @property
     def elapsed(self) -> float:
