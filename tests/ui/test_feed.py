@@ -24,7 +24,7 @@ def house(tmp_path, monkeypatch):
     run = store.create(RunConfig())
     cookie = identity.new()
     job = Job(run.id, identity.read(cookie), "training", 1, "pirate", 0.0)
-    supervisor = SimpleNamespace(jobs=lambda: [job], job=lambda _: job, make_ready=lambda: None)
+    supervisor = SimpleNamespace(jobs=lambda: [job], job=lambda _: job, make_ready=lambda: None, slots=1)
     feed = Feed(store, supervisor, RunListCache(store, supervisor), identity, lambda: "<header>")
     client = TestClient(Starlette(routes=[feed.route()]))
 
