@@ -1,8 +1,8 @@
-"""Adapters from elsewhere: a PEFT folder or zip becomes updates, without its base model and without trusting it.
+"""Adapters from elsewhere: a PEFT folder becomes updates, without its base model and without trusting it.
 
-Where ΔW cannot be computed from the file alone (`adapter_methods` says for which methods), the trained tensors
-themselves are given, and `exchange.extraction` computes ΔW with the base. It opens no pickle, follows no link,
-obeys no pattern of the config as a regular expression, and writes nothing. It knows no run.
+Where ΔW cannot be computed from the file alone, the trained tensors themselves are given, and `exchange.extraction`
+computes ΔW with the base. It opens no pickle, follows no link, runs no pattern of the config as a regular expression,
+and writes nothing. It knows no run.
 """
 
 from __future__ import annotations
@@ -13,116 +13,21 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from lora_playground.analysis import adapter_methods
-from lora_playground.analysis.adapter_methods import ALONE, INDICES, METHODS, WEIGHTS, Method, brief
+from lora_playground.analysis.adapter_config import CONFIG, LITERAL, AdapterConfig, read_config
+from lora_playground.analysis.adapter_methods import ALONE, INDICES, METHODS, WEIGHTS, brief
 from lora_playground.analysis.tensors import FLOATS, PICKLE_NAMES, TensorFile, refuse_pickle
 from lora_playground.analysis.update import Update
+from lora_playground.analysis.weights import Weights
 from lora_playground.errors import AdapterError
 
-CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+TENSORS = "adapter_model.safetensors"
 MAX_CONFIG = 2**20
-DORA = (
-    "This is a DoRA adapter. Without its base model only its low-rank part s·B·A is shown; the trained norms, which "
-    "make the true update full rank, are left out."
-)
 _PREFIX = "base_model.model."
-_LITERAL = re.compile(r"[A-Za-z0-9_.\-]{1,300}")
-
-
-@dataclass(frozen=True)
-class AdapterConfig:
-    """What is taken over from an adapter's config: an allowlist, each value checked.
-
-    Attributes:
-        method: its key in `adapter_methods.METHODS`, PEFT's peft_type.
-        rank, alpha: of the whole adapter; `ranks` and `alphas` of modules whose name ends so.
-        rslora: s = alpha/√r rather than alpha/r; dora: norms are trained beside the factors.
-        base: the base model's name as the adapter gives it; only ever shown and compared.
-        start: how its factors began, such as 'pissa'. options: further fields that PEFT needs for this method.
-    """
-
-    method: str
-    rank: int
-    alpha: float
-    rslora: bool = False
-    dora: bool = False
-    ranks: Mapping[str, int] = field(default_factory=dict)
-    alphas: Mapping[str, float] = field(default_factory=dict)
-    base: str = ""
-    start: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def kind(self) -> Method:
-        """The method itself."""
-        return METHODS[self.method]
-
-    def of(self, module: str) -> tuple[int, float]:
-        """(rank, alpha) that hold for a module; the first pattern that its name ends with wins, as in PEFT."""
-        rank = next((r for key, r in self.ranks.items() if _ends(module, key)), self.rank)
-        return rank, next((a for key, a in self.alphas.items() if _ends(module, key)), self.alpha)
-
-
-def _ends(module: str, key: str) -> bool:
-    return module == key or module.endswith("." + key)
-
-
-def read_config(data: Any) -> AdapterConfig:
-    """Rebuilds a config from an allowlist; raises AdapterError naming the field, the value and what is allowed."""
-    if not isinstance(data, dict):
-        raise AdapterError(f"{CONFIG} must hold one JSON object.")
-    method = str(data.get("peft_type", "")).upper()
-    if method not in METHODS:
-        raise AdapterError(
-            f"{CONFIG}: peft_type {brief(data.get('peft_type'))} is none whose ΔW of linear modules can be looked at; "
-            f"known here are {', '.join(METHODS)}."
-        )
-    kind = METHODS[method]
-    ranks = _pattern(data, "rank_pattern")
-    # AdaLoRA keeps one list of switches a module; its tensors are stored at their final rank.
-    ranks = {} if method == "ADALORA" else {key: _rank(value, "rank_pattern") for key, value in ranks.items()}
-    alphas = {
-        key: adapter_methods.number("alpha_pattern", value) for key, value in _pattern(data, "alpha_pattern").items()
-    }
-    start = data.get("init_lora_weights")
-    return AdapterConfig(
-        method=method,
-        rank=_rank(data.get("r", 8), "r") if kind.ranked else 1,
-        alpha=adapter_methods.number("lora_alpha", data.get("lora_alpha", data.get("alpha", 8))),
-        rslora=adapter_methods.switch("use_rslora", data.get("use_rslora")),
-        dora=adapter_methods.switch("use_dora", data.get("use_dora")),
-        ranks=ranks,
-        alphas=alphas,
-        base=str(data.get("base_model_name_or_path") or "")[:200],
-        start=start[:40] if isinstance(start, str) else "",
-        options={name: take(name, data[name]) for name, take in kind.options.items() if data.get(name) is not None},
-    )
-
-
-def _rank(value: Any, name: str) -> int:
-    if type(value) is not int or not 1 <= value <= 16_384:
-        raise AdapterError(f"{CONFIG}: {name} is {brief(value)}; a rank is a whole number from 1 to 16384.")
-    return value
-
-
-def _pattern(data: Mapping[str, Any], name: str) -> dict[str, Any]:
-    value = data.get(name) or {}
-    if not isinstance(value, dict) or len(value) > 5_000:
-        raise AdapterError(f"{CONFIG}: {name} must map module names to numbers.")
-    found = {}
-    for key, number in value.items():
-        literal = str(key).removeprefix("^").removesuffix("$").replace("\\.", ".")
-        if not _LITERAL.fullmatch(literal):
-            raise AdapterError(
-                f"{CONFIG}: {name} has the pattern {brief(key)}; only plain module names are taken, since a regular "
-                "expression from a stranger can run for ever. Write the names out."
-            )
-        found[literal] = number
-    return found
+_ROWS = ".token_adapter.trainable_tokens_delta"
 
 
 # ------------------------------------------------------------------------------------------------------- adapter
@@ -137,8 +42,9 @@ class Adapter:
         parts: {module: {part: the tensor's name}}; shared: {part: name} of tensors of the whole adapter.
         shapes: {module: (out, in)} of every update; where its file alone does not tell ΔW, those of `updates`.
         ranks: {module: r} as its tensors have it.
-        needs: 'alone' where ΔW is told by the file, 'shapes' or 'weights' of the base where it is not.
-        notes: sentences a person should read, such as that DoRA's norms are left out.
+        saved: {parameter of the base: name of the tensor that takes its place}; rows: {embedding: name of the tensor
+            whose rows take the places of some of its rows}; held: {parameter: name of a copy of the base's own}.
+        needs: 'alone' where the modules' ΔW are told by the file, 'shapes' or 'weights' of the base where they are not.
     """
 
     folder: Path
@@ -147,9 +53,16 @@ class Adapter:
     parts: dict[str, dict[str, str]]
     shapes: dict[str, tuple[int, int]]
     ranks: dict[str, int]
-    notes: list[str]
     shared: dict[str, str] = field(default_factory=dict)
+    saved: dict[str, str] = field(default_factory=dict)
+    rows: dict[str, str] = field(default_factory=dict)
+    held: dict[str, str] = field(default_factory=dict)
     needs: str = ALONE
+
+    @property
+    def complete(self) -> bool:
+        """Whether the file alone tells all that the adapter does."""
+        return self.needs == ALONE and not (self.config.dora or self.saved or self.rows)
 
     def updates(self) -> Iterator[Update]:
         """Reads the updates one after another, scaling folded in; raises AdapterError at NaN or Inf. Where the file
@@ -168,7 +81,43 @@ class Adapter:
         """{part: tensor} of one module; raises AdapterError at NaN or Inf."""
         return {part: self.finite(key) for part, key in self.parts[module].items()}
 
+    def replacements(self, base: Weights) -> Iterator[Update]:
+        """Δ of every parameter, or rows of an embedding, that the adapter holds whole, against the base's own.
+
+        Raises AdapterError where the base has no such parameter, or of another shape.
+        """
+        for name, key in self.held.items():
+            value = self.finite(key)
+            if not np.allclose(value, base.weight(name, value.shape), atol=1e-6, rtol=1e-2 if base.rounded else 1e-6):
+                raise AdapterError(
+                    f"{key} is not the base's own {name}; the base that it was trained on was changed or resized."
+                )
+        for name, key in self.saved.items():
+            value = self.finite(key).astype(np.float32)
+            module = name.removesuffix(".weight")
+            own = module if name.endswith(".weight") and value.ndim == 2 else name
+            turned = own == module and base.turned(module)
+            value = value.T if turned else value
+            yield Update(own, dense=value - base.weight(own, value.shape).astype(np.float32))
+        for module, key in self.rows.items():
+            yield self._rows(module, self.finite(key).astype(np.float32), base)
+
+    def _rows(self, module: str, values: np.ndarray, base: Weights) -> Update:
+        """ΔE of an embedding with some new rows, as E's own parameter: a head tied to it changes too, as in PEFT."""
+        tokens = self.config.tokens
+        ids = tokens.get("") or next((i for name, i in tokens.items() if (f".{module}").endswith(f".{name}")), ())
+        shape = base.shape(module)
+        if shape is None or values.shape != (len(ids), shape[1]) or max(ids, default=0) >= shape[0]:
+            raise AdapterError(
+                f"{module} has new rows of shape {values.shape} for {len(ids)} token ids (trainable_token_indices), "
+                f"and is {shape or 'missing'} in the base model."
+            )
+        places = np.zeros((shape[0], len(ids)), dtype=np.float32)
+        places[list(ids), np.arange(len(ids))] = 1
+        return Update(f"{module}.weight", places, values - base.weight(module, shape)[list(ids)].astype(np.float32))
+
     def finite(self, key: str) -> np.ndarray:
+        """A tensor by its name in the file."""
         array = self.file.read(key)
         if array.dtype == np.float16:
             array = array.astype(np.float32)  # which NumPy checks much faster, and which is needed next
@@ -177,6 +126,12 @@ class Adapter:
                 f"{key} holds NaN or Inf; the training that made this adapter has diverged, so there is nothing to see."
             )
         return array
+
+    def check_has(self, name: str, there: bool) -> None:
+        """Raises AdapterError where the base lacks a parameter, or module, that the adapter holds whole."""
+        if not there:
+            made = self.config.base or "another base model"
+            raise AdapterError(f"the adapter holds {name}, which the base model does not have; it was made for {made}.")
 
     def check_fits(self, shapes: Mapping[str, tuple[int, int]]) -> None:
         """Raises AdapterError unless every module exists in the base, with this (out, in) where that is known."""
@@ -214,7 +169,8 @@ def open_adapter(folder: Path, links: bool = False) -> Adapter:
     except (ValueError, RecursionError, OSError) as error:
         raise AdapterError(f"{CONFIG} is not valid JSON.") from error
     config, file = read_config(data), TensorFile(folder / TENSORS)
-    parts, shared, left_out = _sort(file, config)
+    sorted_ = _sort(file, config)
+    parts = sorted_.parts
     needs = _needs(config, parts)
     shapes, ranks = {}, {}
     for module, keys in parts.items():
@@ -224,7 +180,8 @@ def open_adapter(folder: Path, links: bool = False) -> Adapter:
         else:
             trained = [shape for part, shape in found.items() if part != INDICES] or [()]
             shapes[module], ranks[module] = adapter_methods.trained_shape(max(trained, key=math.prod)), config.rank
-    return Adapter(folder, config, file, parts, shapes, ranks, _notes(config, left_out), shared, needs)
+    whole = sorted_.shared, sorted_.saved, sorted_.rows, sorted_.held
+    return Adapter(folder, config, file, parts, shapes, ranks, *whole, needs)
 
 
 def _needs(config: AdapterConfig, parts: Mapping[str, Mapping[str, str]]) -> str:
@@ -247,67 +204,99 @@ def _missing(folder: Path, name: str) -> str:
     return f"{name} is missing; an adapter is a folder with {CONFIG} and {TENSORS}."
 
 
-def _sort(file: TensorFile, config: AdapterConfig) -> tuple[dict[str, dict[str, str]], dict[str, str], list[str]]:
-    """{module: {part: tensor's name}}, {shared part: tensor's name}, and what is no part of an update (whole modules
-    saved beside)."""
-    known, label = config.kind.parts, config.method
-    others = tuple({method.prefix for method in METHODS.values()})
-    parts: dict[str, dict[str, str]] = {}
-    shared: dict[str, str] = {}
-    left_out: list[str] = []
+@dataclass
+class _Sorted:
+    """Names of tensors by what they are; see `Adapter`."""
+
+    parts: dict[str, dict[str, str]] = field(default_factory=dict)
+    shared: dict[str, str] = field(default_factory=dict)
+    saved: dict[str, str] = field(default_factory=dict)
+    rows: dict[str, str] = field(default_factory=dict)
+    held: dict[str, str] = field(default_factory=dict)
+
+
+def _sort(file: TensorFile, config: AdapterConfig) -> _Sorted:
+    """What every tensor of the file is; raises AdapterError where PEFT would ignore one or it is not understood."""
+    found = _Sorted()
     for key, entry in file.entries.items():
-        if not _LITERAL.fullmatch(key):
+        if not LITERAL.fullmatch(key):
             raise AdapterError(f"{TENSORS}: {brief(key)} is no valid name of a tensor.")
+        if "_orig_mod" in key:
+            raise AdapterError(
+                f"{TENSORS}: {brief(key)} names a compiled model's module, for which PEFT finds no place. Save the "
+                "adapter from the model before torch.compile."
+            )
         whole = key.removeprefix("base_model.").removesuffix(".default")
         if whole in config.kind.shared:
             _floating(key, entry.dtype)
-            shared[whole] = key
-            continue
-        name = key.removeprefix(_PREFIX)
-        # PEFT leaves the adapter's name out when it saves; other tools leave it in ('lora_A.default.weight').
-        match = re.fullmatch(r"(.+?)\.(lora_embedding_[AB]|[a-z0-9]+_[A-Za-z0-9_]+?)(?:\.default)?(?:\.weight)?", name)
-        part = match.group(2).replace("embedding_", "") if match else ""
-        if match and part in config.kind.shared:  # RandLoRA's file repeats them for every module
-            shared.setdefault(part, key)
-        elif match and part in known:
-            if part != INDICES:
-                _floating(key, entry.dtype)
-            place = parts.setdefault(match.group(1), {})
-            part = part + ("!" if "embedding" in match.group(2) else "")
-            if part in place:
-                raise AdapterError(f"{TENSORS} holds {part} of {match.group(1)} twice; give a file with one adapter.")
-            place[part] = key
-        elif match and part.startswith(others):
-            raise AdapterError(f"{TENSORS}: {brief(key)} does not belong to a {label} adapter of linear layers.")
-        elif key.startswith(_PREFIX):
-            left_out.append(key)
-        else:
+            found.shared[whole] = key
+        elif not _sort_part(found, key, entry.dtype, config):
+            _sort_whole(found, key, entry.dtype, config)
+    if not found.parts:
+        known = ", ".join(config.kind.parts[:2])
+        raise AdapterError(f"{TENSORS} holds no tensor of a {config.method} adapter ({known}, ...).")
+    for module in found.parts:
+        if not config.adapts(module):
             raise AdapterError(
-                f"{TENSORS}: {brief(key)} is no part of a {label} adapter, whose tensors are named "
-                f"{_PREFIX}<module>.{known[0]}.weight. Is this a whole model?"
+                f"{TENSORS} holds an update of {module}, which the config does not adapt (target_modules, "
+                "exclude_modules, layers_to_transform, modules_to_save): PEFT would ignore it."
             )
-    if not parts:
-        raise AdapterError(f"{TENSORS} holds no tensor of a {label} adapter ({', '.join(known[:2])}, ...).")
-    return parts, shared, left_out
+    return found
+
+
+def _sort_part(found: _Sorted, key: str, dtype: str, config: AdapterConfig) -> bool:
+    """Takes a tensor of an adapted module; False where it is none."""
+    known, others = config.kind.parts, tuple({method.prefix for method in METHODS.values()})
+    # PEFT leaves the adapter's name out when it saves; other tools leave it in ('lora_A.default.weight').
+    pattern = r"(.+?)\.(lora_embedding_[AB]|[a-z0-9]+_[A-Za-z0-9_]+?)(?:\.default)?(?:\.weight)?"
+    match = re.fullmatch(pattern, key.removeprefix(_PREFIX))
+    if match is None:
+        return False
+    part = match[2].replace("embedding_", "")
+    if part in config.kind.shared:  # RandLoRA's file repeats them for every module
+        found.shared.setdefault(part, key)
+        return True
+    if part not in known or (part == "lora_magnitude_vector" and not config.dora):
+        if part.startswith(others):
+            raise AdapterError(f"{TENSORS}: {brief(key)} does not belong to a {config.method} adapter of linear layers")
+        return False
+    if part != INDICES:
+        _floating(key, dtype)
+    part += "!" if "embedding" in match[2] else ""
+    if part == "lora_A!" and config.dora:
+        raise AdapterError(f"{TENSORS}: {brief(key)}: DoRA (use_dora) on an embedding is not understood here.")
+    place = found.parts.setdefault(match[1], {})
+    if part in place:
+        raise AdapterError(f"{TENSORS} holds {part} of {match[1]} twice; give a file with one adapter.")
+    place[part] = key
+    return True
+
+
+def _sort_whole(found: _Sorted, key: str, dtype: str, config: AdapterConfig) -> None:
+    """Takes a parameter of the base that the adapter holds whole, or some rows of one."""
+    name, first = key.removeprefix(_PREFIX), config.kind.parts[0]
+    if not key.startswith(_PREFIX):
+        raise AdapterError(
+            f"{TENSORS}: {brief(key)} is no part of a {config.method} adapter, whose tensors are named "
+            f"{_PREFIX}<module>.{first}.weight. Is this a whole model?"
+        )
+    _floating(key, dtype)
+    module = name.rpartition(".")[0]
+    if name.endswith(_ROWS) and config.tokens:
+        found.rows[name.removesuffix(_ROWS)] = key
+    elif name.endswith(".base_layer.weight") and config.adapts(module.removesuffix(".base_layer")):
+        found.held[name.replace(".base_layer.", ".")] = key
+    elif name.endswith(".bias") and config.biases and ".lora_" not in name:
+        found.saved[name.replace(".base_layer.", ".")] = key
+    elif config.saves(module):
+        found.saved[name] = key
+    else:
+        raise AdapterError(
+            f"{TENSORS}: {brief(key)} is not understood: it is no part of a {config.method} adapter, and "
+            "modules_to_save does not name it."
+        )
 
 
 def _floating(key: str, dtype: str) -> None:
     if dtype not in FLOATS:
         raise AdapterError(f"{key} is of type {dtype}; an update's tensors are floating point.")
-
-
-def _notes(config: AdapterConfig, left_out: list[str]) -> list[str]:
-    notes = []
-    if config.dora:
-        notes.append(DORA)
-    if config.start.startswith(("pissa", "olora", "corda", "lora_ga")):
-        notes.append(
-            f"Its factors began from the base's own weights ({config.start}). Unless it was converted when saved, "
-            "B·A holds that start as well, and the spectrum is not that of what was learned."
-        )
-    if left_out:
-        notes.append(
-            f"{len(left_out)} whole tensors saved beside the adapter are left out (such as "
-            f"{left_out[0].removeprefix(_PREFIX)}): what changed in them cannot be told without the base."
-        )
-    return notes

@@ -8,7 +8,9 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from lora_playground.analysis.adapter_file import CONFIG, MAX_CONFIG, TENSORS, brief
+from lora_playground.analysis.adapter_config import CONFIG
+from lora_playground.analysis.adapter_file import MAX_CONFIG, TENSORS
+from lora_playground.analysis.adapter_methods import brief
 from lora_playground.analysis.tensors import PICKLE_NAMES
 from lora_playground.errors import AdapterError
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,9 @@ from safetensors.numpy import save_file
 
 from lora_playground.analysis.spectra import update_svd
 from lora_playground.analysis.update import Update
+
+EMBEDDINGS = ("embed_tokens", "wte", "wpe", "embed_in", "word_embeddings", "embed_positions", "tok_embeddings")
+"""Last names of modules that are embeddings, in the models that transformers has."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ def write_plain_lora(
     fan_in_fan_out: bool = False,
     rank: int | None = None,
     tolerance: float = 0.0,
+    whole: Mapping[str, np.ndarray] | None = None,
 ) -> Written:
     """Writes adapter_config.json and adapter_model.safetensors with ΔW = B·A and α = r, so that s = 1.
 
@@ -71,8 +75,10 @@ def write_plain_lora(
         fan_in_fan_out: True where the modules are Conv1D (GPT-2).
         rank: the highest rank a module may get; None keeps factors as they are.
         tolerance: with rank None, the share of ‖ΔW‖ that a dense update may lose in a module.
+        whole: {parameter of the base: its new value}, for what is no low-rank update: PEFT loads these in the places of
+            the base's own (modules_to_save, bias).
 
-    Updates of parameters that are no linear module (norms, biases, embeddings) are left out and count as lost.
+    Updates of parameters that are no linear module or embedding (norms, biases) are left out and count as lost.
     """
     tensors: dict[str, np.ndarray] = {}
     ranks: dict[str, int] = {}
@@ -85,19 +91,39 @@ def write_plain_lora(
             part = float(np.sum(update.matrix() ** 2))
             lost, total = lost + part, total + part
             continue
-        b, a, missing, whole = truncate(update, rank, tolerance)
-        lost, total = lost + missing, total + whole
-        errors[update.name] = float(np.sqrt(missing / whole)) if whole > 0 else 0.0
+        b, a, missing, size = truncate(update, rank, tolerance)
+        lost, total = lost + missing, total + size
+        errors[update.name] = float(np.sqrt(missing / size)) if size > 0 else 0.0
         ranks[update.name] = b.shape[1]
-        key = f"base_model.model.{update.name}"
-        tensors[f"{key}.lora_A.weight"] = np.ascontiguousarray(a, dtype=np.float32)
-        tensors[f"{key}.lora_B.weight"] = np.ascontiguousarray(b, dtype=np.float32)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
+        tensors |= _named(f"base_model.model.{update.name}", b, a, is_embedding(update.name))
     config = _adapter_config(ranks, base, fan_in_fan_out)
+    for name, value in (whole or {}).items():
+        owner, _, leaf = name.rpartition(".")
+        if leaf == "bias" and owner in ranks:
+            config["bias"] = "all"
+            tensors[f"base_model.model.{owner}.base_layer.bias"] = value
+            continue
+        config["modules_to_save"] = sorted({*(config.get("modules_to_save") or ()), owner})  # type: ignore[misc]
+        tensors[f"base_model.model.{name}"] = value
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in tensors.items()}
+    save_file(tensors, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     error = float(np.sqrt(lost / total)) if total > 0 else 0.0
     return Written(error, errors, left_out, max(ranks.values(), default=0))
+
+
+def is_embedding(name: str) -> bool:
+    """Whether a module is an embedding, by its name."""
+    return name.rpartition(".")[2] in EMBEDDINGS
+
+
+def _named(stem: str, b: np.ndarray, a: np.ndarray, embedding: bool) -> dict[str, np.ndarray]:
+    """Factors B (out, r) and A (r, in) under PEFT's names. Of an embedding, ΔE = B·A (vocabulary, width) is PEFT's
+    (lora_embedding_B · lora_embedding_A)ᵀ."""
+    if embedding:
+        return {f"{stem}.lora_embedding_A": b.T, f"{stem}.lora_embedding_B": a.T}
+    return {f"{stem}.lora_A.weight": a, f"{stem}.lora_B.weight": b}
 
 
 def _adapter_config(ranks: dict[str, int], base: str, fan_in_fan_out: bool) -> dict[str, object]:

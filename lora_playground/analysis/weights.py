@@ -34,16 +34,42 @@ class Weights:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.files = [TensorFile(p, *LARGE) for p in sorted(folder.glob("*.safetensors"))]
+        single = folder / "model.safetensors"
+        paths = [single] if single.is_file() else sorted(folder.glob("model-*.safetensors"))
+        self.files = [TensorFile(path, *LARGE) for path in paths]
         if not self.files:
             raise AdapterError(f"{folder} holds no safetensors file, so the base's weights cannot be looked at.")
         self._where = {key: file for file in self.files for key in file.entries}
         self._turned = _model_type(folder) in CONV1D_MODELS
+        self.rounded = any(entry.dtype in ("F16", "BF16") for file in self.files for entry in file.entries.values())
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the output head has a weight of its own, rather than the embedding's."""
+        return any(key.endswith(("lm_head.weight", "embed_out.weight")) for key in self._where)
 
     def shape(self, module: str) -> tuple[int, ...] | None:
         """Shape of a module's weight as stored; None where there is none."""
         key = self._key(module)
         return None if key is None else self._where[key].entries[key].shape
+
+    def has(self, name: str, root: str) -> bool:
+        """Whether the loaded model has a module or parameter of exactly this name.
+
+        Args:
+            root: first part of its layers' names ('model', 'transformer'), which some files leave out.
+        """
+        if any(key.startswith(root + ".") for key in self._where):
+            stored = name
+        else:
+            stored = name.removeprefix(root + ".") if name.startswith(root + ".") else ""
+        tied = name.removesuffix(".weight") == "lm_head" and self._key(name) is not None
+        return tied or stored in self._where or f"{stored}.weight" in self._where
+
+    def turned(self, module: str) -> bool:
+        """Whether a module's weight is stored as (in, out): a Conv1D's."""
+        key = self._key(module)
+        return self._turned and key is not None and key.endswith(_CONV1D_WEIGHTS)
 
     def weight(self, module: str, shape: tuple[int, ...]) -> np.ndarray:
         """W of a module in (out, in) layout, float32 or float64.
@@ -60,8 +86,7 @@ class Weights:
             raise AdapterError(f"the base model has no module {module}; this adapter belongs to another base model.")
         W = self._where[key].read(key)
         # A parameter asked for by its own name comes as it is stored.
-        own = module.endswith((".weight", ".bias"))
-        if not own and W.ndim == 2 and (self._turned and key.endswith(_CONV1D_WEIGHTS)):
+        if not module.endswith((".weight", ".bias")) and W.ndim == 2 and self.turned(module):
             W = W.T
         if W.shape != shape:
             raise AdapterError(

@@ -120,9 +120,7 @@ def read_bytes(data: bytes, name: str, mapping: Mapping[str, str] | None = None)
             reading.lines.append(line)
     if layout.classifies and reading.rows:
         column = layout.roles["label"]
-        reading.notes += classify(
-            reading.rows, column, contents.label_names.get(column) or contents.label_names.get("", ())
-        )
+        reading.notes += classify(reading.rows, column, contents.label_names.get(column, ()))
     return _finished(reading, chats, contents)
 
 

@@ -1,6 +1,7 @@
 """A finished run as files for other tools: PEFT's folder, a plain LoRA, or the whole model with the update merged in.
 
-It knows run folders and updates; nothing of queues, training or forms. Only merging imports torch.
+It knows run folders and updates; nothing of queues, training or forms. Torch is imported where weights are merged, and
+where a result is compared with what stock PEFT or transformers give.
 """
 
 from __future__ import annotations
@@ -8,17 +9,20 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lora_playground.analysis.plain_lora import Written, write_plain_lora
+import numpy as np
+
+from lora_playground.analysis.adapter_config import CONFIG
+from lora_playground.analysis.plain_lora import EMBEDDINGS, Written, is_embedding, write_plain_lora
 from lora_playground.analysis.update import Update, load_updates
+from lora_playground.analysis.weights import Weights
 from lora_playground.config import RunConfig
-from lora_playground.errors import ConfigError, RunError
+from lora_playground.data.catalogue import get_card
+from lora_playground.errors import ConfigError, PlaygroundError, RunError
+from lora_playground.exchange.model_card import base_name, model_card
 from lora_playground.models.catalogue import folder_of, is_conv1d, read_config
 from lora_playground.runs import Run
-
-if TYPE_CHECKING:
-    import torch
 
 FORMATS = ("peft", "lora", "merged")
 TOLERANCE = 0.01
@@ -31,14 +35,15 @@ def export(run: Path, format: str, out: Path, rank: int | None = None) -> dict[s
     Args:
         run: the run's folder.
         format: 'peft': the adapter as it was saved. 'lora': a plain LoRA that stock PEFT loads; exact where the
-            update has factors, else its truncated SVD. 'merged': the model itself, W + ΔW, in 16 bit, which
-            `AutoModelForCausalLM` loads.
+            update has factors, else its truncated SVD. 'merged': the model itself, W + ΔW, in the type that the base
+            is stored in, which `AutoModelForCausalLM` loads.
         rank: for 'lora', the highest rank a module may get; None keeps factors whole, and dense updates to within
             `TOLERANCE`.
 
     Returns:
-        format, out, bytes, files; for 'lora' also rank, relative_error (‖ΔW − BA‖/‖ΔW‖ over all modules), exact and
-        left_out (parameters that a LoRA cannot hold); note: what a person should know, or ''.
+        format, out, bytes, files; note: what a person should know, or ''. For 'lora' and 'merged' also exact: whether
+        stock PEFT or transformers, having loaded the result, gave the same logits. For 'lora' also rank, relative_error
+        (‖ΔW − BA‖/‖ΔW‖ over all modules) and left_out (parameters that are not in it).
 
     Raises:
         ConfigError, RunError, ModelError: each says what was given and what to do.
@@ -78,25 +83,38 @@ def _peft(run: Path, config: RunConfig, out: Path, rank: int | None) -> dict[str
     if not Run(run).adapter.is_dir():
         raise RunError(f"{run.name} has no adapter folder; export it as lora or merged instead.")
     shutil.copytree(Run(run).adapter, out, dirs_exist_ok=True)
+    for name, key in ((CONFIG, "base_model_name_or_path"), ("full_delta.json", "base_model")):
+        if (out / name).is_file():
+            settings = json.loads((out / name).read_bytes())
+            settings[key] = base_name(config.model.source)
+            (out / name).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     note = ""
     if config.variant.name == "full":
         note = "PEFT has no format for full fine-tuning: full_delta.json says how to apply delta.safetensors."
+    _card(run, config, out, note)
     return {"note": note}
 
 
 def _lora(run: Path, config: RunConfig, out: Path, rank: int | None) -> dict[str, Any]:
     updates = load_updates(Run(run).update_path)
+    folder = folder_of(config.model.source)
+    whole: dict[str, np.ndarray] = {}
+    if folder is not None and rank is None and all(u.factored for u in updates if _low_rank(u)):
+        updates, whole = _beyond_lora(updates, Weights(folder))
     written = write_plain_lora(
         updates,
         out,
-        base=str(folder_of(config.model.source) or config.model.source),
+        base=base_name(config.model.source),
         fan_in_fan_out=_fan_in_fan_out(run, config),
         rank=rank,
         tolerance=TOLERANCE,
+        whole=whole,
     )
-    exact = written.relative_error == 0.0
-    note = _lora_note(written, exact)
-    (out / "README.md").write_text(_readme(config, written, note), encoding="utf-8")
+    note, exact = _lora_note(written), False
+    if written.relative_error == 0.0 and not written.left_out:
+        note, exact = _compared(run, config, out)
+    about = f"A plain LoRA of rank up to {written.rank} (s = 1) with the same update. "
+    _card(run, config, out, about + (note or "Stock PEFT gives the same logits with it."))
     return {
         "rank": written.rank,
         "relative_error": written.relative_error,
@@ -106,9 +124,45 @@ def _lora(run: Path, config: RunConfig, out: Path, rank: int | None) -> dict[str
     }
 
 
-def _lora_note(written: Written, exact: bool) -> str:
-    if exact:
-        return ""
+def _low_rank(update: Update) -> bool:
+    """Whether an update is one that a LoRA can hold: of a linear module inside the layers."""
+    last = update.name.rpartition(".")[2]
+    return len(update.shape) == 2 and last not in ("weight", "bias", "lm_head", *EMBEDDINGS)
+
+
+def _beyond_lora(updates: list[Update], base: Weights) -> tuple[list[Update], dict[str, np.ndarray]]:
+    """Updates that a LoRA can hold, and the new values of all other parameters."""
+    factored, whole = [], {}
+    for update in updates:
+        module = update.name.removesuffix(".weight")
+        if update.factored and is_embedding(module):
+            # Named after the parameter, it acts on a head that is tied to the embedding too.
+            tied = module != update.name and not base.has_head
+            factored += [Update(name, update.B, update.A) for name in (module, *["lm_head"] * tied)]
+        elif update.dense is not None:
+            name = update.name if update.name.endswith((".weight", ".bias")) else f"{update.name}.weight"
+            value = update.matrix() + base.weight(update.name, update.shape)
+            whole[name] = value.T if name != update.name and base.turned(update.name) else value
+        else:
+            factored.append(update)
+    return factored, whole
+
+
+def _compared(run: Path, config: RunConfig, out: Path) -> tuple[str, bool]:
+    """(what to say, whether it is exact): what stock PEFT gives with the result, on the base itself."""
+    from lora_playground.exchange import verification
+
+    folder = folder_of(config.model.source)
+    if folder is None or not verification.fits(folder):
+        why = "its base model is not on this disk" if folder is None else "there is too little free memory"
+        return f"Not compared with stock PEFT: {why}. By arithmetic nothing is lost.", False
+    found = verification.compare(folder, out, load_updates(Run(run).update_path))
+    if found <= verification.TOLERANCE:
+        return "", True
+    return f"Stock PEFT gives logits with it that differ by {found:.2g} of the largest.", False
+
+
+def _lora_note(written: Written) -> str:
     text = (
         f"This is the nearest LoRA of rank up to {written.rank}; it misses {written.relative_error:.1%} of the update"
     )
@@ -117,13 +171,21 @@ def _lora_note(written: Written, exact: bool) -> str:
     return text + "."
 
 
-def _readme(config: RunConfig, written: Written, note: str) -> str:
-    exact = note or "It is exact."
-    return (
-        f"# {config.label}\n\nA plain LoRA (rank up to {written.rank}, s = 1) for the base model "
-        f"`{config.model.source}`, made from the update that `{config.variant.name}` learned. {exact}\n\n"
-        "```python\nfrom peft import PeftModel\nmodel = PeftModel.from_pretrained(base_model, this_folder)\n```\n"
+def _card(run: Path, config: RunConfig, out: Path, about: str) -> None:
+    (out / "README.md").write_text(
+        model_card(config, Run(run).result() or {}, _dataset(run, config), about), encoding="utf-8"
     )
+
+
+def _dataset(run: Path, config: RunConfig) -> str:
+    """The dataset's title, rows and licence, as far as they are known."""
+    name = config.data.dataset
+    try:
+        card = get_card(name, run.parent.parent)
+    except PlaygroundError:
+        return name
+    rows = min(card.train, config.data.train_rows or card.train)
+    return f"{card.label}, {rows:,} training rows ({card.licence or 'licence not known here'})"
 
 
 def _fan_in_fan_out(run: Path, config: RunConfig) -> bool:
@@ -131,13 +193,15 @@ def _fan_in_fan_out(run: Path, config: RunConfig) -> bool:
     folder = folder_of(config.model.source)
     if folder is not None:
         return is_conv1d(config.model.source)
-    saved = Run(run).adapter / "adapter_config.json"
+    saved = Run(run).adapter / CONFIG
     return bool(saved.is_file() and json.loads(saved.read_text(encoding="utf-8")).get("fan_in_fan_out"))
 
 
 def _merged(run: Path, config: RunConfig, out: Path, rank: int | None) -> dict[str, Any]:
     import torch
 
+    from lora_playground.exchange import verification
+    from lora_playground.exchange.merging import merge
     from lora_playground.models.loading import load_base
 
     if config.variant.name == "loftq":
@@ -146,41 +210,23 @@ def _merged(run: Path, config: RunConfig, out: Path, rank: int | None) -> dict[s
             "load that on the base stored in 4 bit."
         )
     base = load_base(config.model.model_copy(update={"quantisation": "none"}), device="cpu", dtype="float32")
-    merge(base.model, load_updates(Run(run).update_path))
+    model = base.model
+    merge(model, load_updates(Run(run).update_path))
+    ids = verification.prompts(model)
+    wanted = verification.logits(model, ids)
     stored = read_config(base.folder)
-    half = torch.float16 if "float16" in (stored.get("dtype"), stored.get("torch_dtype")) else torch.bfloat16
-    model = base.model.to(half)
+    kind = getattr(torch, str(stored.get("dtype") or stored.get("torch_dtype") or "bfloat16"), torch.bfloat16)
+    model = model.to(kind)
     model.config.use_cache = True
     model.save_pretrained(str(out))
     base.tokenizer.save_pretrained(str(out))
-    note = ""
+    del model, base
+    found = verification.difference(verification.logits(verification.load(out), ids), wanted)
+    exact = found <= verification.TOLERANCE
+    notes = []
+    if not exact:
+        rounded = f" (rounded to {str(kind).removeprefix('torch.')})" if kind != torch.float32 else ""
+        notes.append(f"Loaded by transformers, its logits differ by {found:.2g} of the largest{rounded}.")
     if config.model.quantisation != "none":
-        note = (
-            f"The update was learned on the base stored in {config.model.quantisation} and merged into 16-bit weights."
-        )
-    return {"note": note}
-
-
-def merge(model: torch.nn.Module, updates: list[Update]) -> None:
-    """Adds every ΔW to a plain model's own weights, in place; W + ΔW is computed in float32.
-
-    Raises RunError where a name or shape does not fit: the update belongs to another base model.
-    """
-    import torch
-
-    from lora_playground.models.linear import oriented
-
-    modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
-    with torch.no_grad():
-        for update in updates:
-            module: Any = modules.get(update.name)
-            target = parameters.get(update.name) if module is None else module.weight
-            weight = target if module is None or target is None else oriented(module)
-            shape = None if weight is None else tuple(weight.shape)
-            if weight is None or shape != tuple(update.shape):
-                raise RunError(
-                    f"The update of {update.name} is {tuple(update.shape)}, and the base model has "
-                    f"{shape or 'no such module'} there: the run belongs to another base model."
-                )
-            delta = torch.from_numpy(update.matrix()).to(weight.device)
-            weight.copy_((weight.double() + delta).to(weight.dtype))
+        notes.append(f"The update was learned on the base stored in {config.model.quantisation}.")
+    return {"exact": exact, "note": " ".join(notes)}

@@ -6,17 +6,17 @@ takes it in a process of its own.
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lora_playground.analysis import spectra_file
-from lora_playground.analysis.adapter_file import CONFIG, DORA, TENSORS, Adapter, open_adapter
-from lora_playground.analysis.adapter_methods import ALONE, SHAPES
+from lora_playground.analysis.adapter_config import CONFIG
+from lora_playground.analysis.adapter_file import TENSORS, Adapter, open_adapter
+from lora_playground.analysis.adapter_methods import ALONE
 from lora_playground.analysis.archive import unpack
 from lora_playground.analysis.plain_lora import write_plain_lora
 from lora_playground.analysis.spectra import Spectrum, analyse, effective_rank
@@ -24,9 +24,10 @@ from lora_playground.analysis.tensors import refuse_pickle
 from lora_playground.analysis.update import Update, save_updates
 from lora_playground.analysis.weights import Weights
 from lora_playground.config import RunConfig
-from lora_playground.errors import AdapterError, ConfigError, PlaygroundError
+from lora_playground.errors import AdapterError, ConfigError
+from lora_playground.exchange.bases import Base, bases_of, is_hub_id
 from lora_playground.exchange.extraction import extract
-from lora_playground.models.catalogue import cached_snapshot, declared_sizes, folder_of, module_shapes
+from lora_playground.exchange.verification import check_import
 from lora_playground.runs import Run, RunStore
 from lora_playground.runs.files import write_json, writing
 from lora_playground.variants import VARIANTS
@@ -35,7 +36,6 @@ CHAT_BYTES = 2**30
 """Largest update, as float32, that is kept ready for chat and cuts; larger ones can be looked at only."""
 
 _VALUES = 2_000
-_HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def import_adapter(
         source: folder or zip.
         title: the run's name; empty takes the source's.
         base: model source it belongs to; None tries what the adapter names and then the embedded model, and goes
-            without where neither fits. Without a base, a method whose ΔW is not told by its file is shown by its
-            trained tensors, and a note says so.
+            without where neither fits. Without a base, an adapter whose file does not tell all that it does can be
+            looked at only, and a note says so.
         links: whether the folder's files may be symbolic links (a hub cache).
         progress: called with (modules done, modules).
 
@@ -123,7 +123,7 @@ def import_from_hub(
     Raises:
         AdapterError: no such adapter, no safetensors in it, or no network.
     """
-    if not _HUB_ID.fullmatch(hub_id) or ".." in hub_id:
+    if not is_hub_id(hub_id):
         raise AdapterError(f"{hub_id[:80]!r} is no hub id; it looks like 'somebody/some-adapter'.")
     from huggingface_hub import hf_hub_download
 
@@ -139,25 +139,6 @@ def import_from_hub(
     return import_adapter(store, paths[0].parent, title or hub_id, base, links=True, progress=progress)
 
 
-# --- the base it belongs to ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Base:
-    """A base that an adapter may belong to: its source ('' for none), its folder where it is on this disk, its modules'
-    (out, in) where they are known, and what a person should read of it."""
-
-    source: str = ""
-    folder: Path | None = None
-    shapes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    def tells(self, adapter: Adapter) -> bool:
-        """Whether it is enough to take the adapter's ΔW, where the file alone is not."""
-        known = all(module in self.shapes for module in adapter.parts)
-        return known and (self.folder is not None or adapter.needs == SHAPES)
-
-
 def _import(
     store: RunStore,
     adapter: Adapter,
@@ -166,97 +147,27 @@ def _import(
     links: bool,
     progress: Callable[[int, int], None] | None,
 ) -> Imported:
-    """Takes the first base that fits, with ΔW where base or file tell it."""
+    """Takes the first base that fits, with ΔW where base or file tell it; without one, what there is to look at."""
     refused: list[str] = []
-    for found in _bases(adapter, base):
-        whole = adapter.needs == ALONE and not adapter.config.dora
-        if whole or not found.tells(adapter):
-            if found.folder is not None and not whole:
-                continue
-            return _adopt(store, adapter, title, found, refused, None, progress)
+    for found in bases_of(adapter, base, refused):
         try:
-            updates = extract(adapter, found.shapes, found.folder, links)
+            updates = _updates(adapter, found, links) if found.tells(adapter) else None
             return _adopt(store, adapter, title, found, refused, updates, progress)
         except AdapterError as error:
-            if base:
+            if base or found.folder is None:
                 raise
-            if found.source == adapter.config.base or _named_embedded(adapter):
-                refused.append(f"With {found.source} as its base it could not be read: {error}")
+            refused.append(f"It could not be taken with {found.source} as its base: {error}")
     raise AssertionError("the last base is none, which fits everything")
 
 
-def _bases(adapter: Adapter, base: str | None) -> Iterator[_Base]:
-    """Bases in the order in which they are tried; raises AdapterError where an explicit one does not fit."""
-    if base:
-        folder = folder_of(base)
-        if folder is None:
-            found = _Base(base, None, _declared(base))
-            note = "Its base model is not on this disk yet; it is fetched when it is first needed."
-            tells = adapter.needs == ALONE or found.tells(adapter)
-            yield replace(found, notes=[note if tells else _tensors_only(adapter)])
-            return
-        shapes = _shapes(folder, adapter)
-        adapter.check_fits(shapes)
-        yield _Base(base, folder, shapes)
-        return
-    for source in dict.fromkeys((adapter.config.base, "embedded")):
-        # FourierFT's tensors have the same shapes whatever its base: only the name can tell.
-        if source == "embedded" and adapter.config.method == "FOURIERFT" and not _named_embedded(adapter):
-            continue
-        try:
-            # What a stranger's file names is looked up among downloaded models only, never as a path.
-            named = cached_snapshot(source) if _is_hub_id(source) else None
-            folder = folder_of(source) if source == "embedded" else named
-            if folder is not None:
-                shapes = _shapes(folder, adapter)
-                adapter.check_fits(shapes)
-                yield _Base(source, folder, shapes)
-        except PlaygroundError:
-            continue
-    shown = f" ({adapter.config.base})" if adapter.config.base else ""
-    note = f"Its base model{shown} is not on this disk, so it can be looked at, compared and cut, but not asked."
-    known = _declared(adapter.config.base) if adapter.needs == SHAPES else {}
-    if known and all(module in known for module in adapter.parts):
-        yield _Base("", None, known, [note])
-    yield _Base("", None, {}, [note if adapter.needs == ALONE else _tensors_only(adapter)])
-
-
-def _tensors_only(adapter: Adapter) -> str:
-    kind, named = adapter.config.kind, adapter.config.base or "its base model"
-    why = "the weights W of its base" if adapter.needs != SHAPES else "the shapes of its base's modules"
-    return (
-        f"{kind.label}'s update depends on {why}, which this file does not hold. What is shown are its trained tensors "
-        f"alone ({', '.join(part for part in kind.parts[:2])}), not ΔW, and they cannot be cut or asked. To see ΔW, "
-        f"bring {named} onto this disk (choose it as the base of a run once, or give its folder to "
-        "`python -m lora_playground import --base`) and import again."
-    )
-
-
-def _declared(source: str) -> Mapping[str, tuple[int, int]]:
-    """Shapes of a base of the catalogue that is not on this disk."""
-    sizes = declared_sizes(source)
-    return {name: (out, into) for name, out, into in sizes.modules()} if sizes is not None else {}
-
-
-def _is_hub_id(name: str) -> bool:
-    return bool(_HUB_ID.fullmatch(name)) and ".." not in name
-
-
-def _named_embedded(adapter: Adapter) -> bool:
-    return adapter.config.base.rstrip("/").rsplit("/", 1)[-1] == "embedded"
-
-
-def _shapes(folder: Path, adapter: Adapter) -> Mapping[str, tuple[int, int]]:
-    """Shapes of the base's modules; embeddings and head too where the adapter changes them."""
-    known = {name: (out, into) for name, out, into in module_shapes(folder)}
-    others = [module for module in adapter.shapes if module not in known]
-    if others:
-        weights = Weights(folder)
-        for module in others:
-            shape = weights.shape(module)
-            if shape is not None and len(shape) == 2:
-                known[module] = (shape[0], shape[1])
-    return known
+def _updates(adapter: Adapter, base: Base, links: bool) -> Iterator[Update]:
+    """All that an adapter changes, from its file and, where that does not tell it, with its base's weights."""
+    if adapter.needs == ALONE and not adapter.config.dora:
+        yield from adapter.updates()
+    else:
+        yield from extract(adapter, base.shapes, base.folder, links)
+    if base.folder is not None and (adapter.saved or adapter.rows or adapter.held):
+        yield from adapter.replacements(Weights(base.folder))
 
 
 # --- the run ---------------------------------------------------------------------------------------------------------
@@ -274,7 +185,7 @@ def opened(run: Run) -> Adapter:
 
 
 class _Keeping:
-    """Passes updates on and keeps them, up to CHAT_BYTES of float32; beyond, it keeps none."""
+    """Passes updates on and keeps those that are not zero, up to CHAT_BYTES of float32; beyond, it keeps none."""
 
     def __init__(self, updates: Iterator[Update]) -> None:
         self._updates = updates
@@ -283,6 +194,8 @@ class _Keeping:
 
     def __iter__(self) -> Iterator[Update]:
         for update in self._updates:
+            if update.dense is not None and not update.dense.any():
+                continue
             self.size += sum(4 * part.size for part in (update.B, update.A, update.dense) if part is not None)
             if self.size > CHAT_BYTES:
                 self.kept.clear()
@@ -295,40 +208,47 @@ def _adopt(
     store: RunStore,
     adapter: Adapter,
     title: str,
-    base: _Base,
+    base: Base,
     refused: list[str],
-    extracted: Iterator[Update] | None,
+    updates: Iterator[Update] | None,
     progress: Callable[[int, int], None] | None,
 ) -> Imported:
-    """The run of an adapter, with the updates of its file, or with those that were extracted with its base."""
-    tells = extracted is not None or adapter.needs == ALONE
-    notes = [note for note in adapter.notes if extracted is None or note != DORA] + base.notes + refused
-    if adapter.config.kind.shared and not adapter.shared and extracted is not None:
+    """The run of an adapter with all its updates; where these are None, with what its file shows by itself."""
+    notes = [*base.notes, *refused]
+    if adapter.config.kind.shared and not adapter.shared and updates is not None:
         notes.append("Its random matrices are not saved with it; they are drawn again from its key, as PEFT does.")
     total = len(adapter.parts)
-    taken = _Keeping(extracted) if extracted is not None else None
-    spectra = analyse(
-        adapter.updates() if taken is None else taken,
-        None if progress is None else lambda done: progress(min(done, total), total),
-    )
-    size = 4 * sum(rank * sum(adapter.shapes[name]) for name, rank in adapter.ranks.items())
-    size = size if taken is None else taken.size
-    if tells and size > CHAT_BYTES:
-        notes.append(f"It is too large ({size / 2**30:.1f} GiB) to be cut and asked here; it can be looked at.")
-    run = store.create(_config(title if tells else f"{title[:62]} (trained tensors)", adapter, base))
+    taken = _Keeping(adapter.updates() if updates is None else updates)
+    spectra = analyse(taken, None if progress is None else lambda done: progress(min(done, total), total))
+    if updates is not None and taken.size > CHAT_BYTES:
+        notes.append(f"It is too large ({taken.size / 2**30:.1f} GiB) to be cut and asked here; it can be looked at.")
+    tensors_only = updates is None and adapter.needs != ALONE
+    run = store.create(_config(f"{title[:62]} (trained tensors)" if tensors_only else title, adapter, base))
     try:
         with writing(run.folder):
             run.adapter.mkdir()
             for name in (CONFIG, TENSORS):
                 shutil.copyfile(adapter.folder / name, run.adapter / name)
-            if tells and size <= CHAT_BYTES:
-                save_updates(adapter.updates() if taken is None else taken.kept, run.update_path, {"source": "import"})
-        about = {"method": adapter.config.method, "base": base.source, "notes": notes, "extracted": taken is not None}
+            if updates is not None and taken.size <= CHAT_BYTES:
+                save_updates(taken.kept, run.update_path, {"source": "import"})
+        if base.folder is not None and run.update_path.is_file() and not _plain(adapter):
+            notes += filter(None, [check_import(base.folder, run.adapter, run.update_path)])
+        with_base = updates is not None and not adapter.complete
+        about = {"method": adapter.config.method, "base": base.source, "notes": notes, "extracted": with_base}
         _finish(run, spectra, {"imported": about})
     except BaseException:
         shutil.rmtree(run.folder, ignore_errors=True)
         raise
     return Imported(run, base.source, notes)
+
+
+def _plain(adapter: Adapter) -> bool:
+    """Whether it is a LoRA of which nothing can be understood amiss: factors alone, for modules listed by name."""
+    config = adapter.config
+    listed = isinstance(config.targets["target_modules"], list) and config.targets["layers_to_transform"] is None
+    linear = all("lora_A" in parts for parts in adapter.parts.values())
+    plain = adapter.complete and not (adapter.held or config.ranks or config.alphas or config.biases)
+    return config.method == "LORA" and plain and listed and linear
 
 
 def derive(store: RunStore, parent: Run, updates: Sequence[Update], title: str, made: Mapping[str, Any]) -> Run:
@@ -357,11 +277,11 @@ def derive(store: RunStore, parent: Run, updates: Sequence[Update], title: str, 
     return run
 
 
-def _config(title: str, adapter: Adapter, base: _Base) -> RunConfig:
+def _config(title: str, adapter: Adapter, base: Base) -> RunConfig:
     """A config that names the variant of this app that is the same method, or LoRA where none is."""
     taken = adapter.config
     # Only what a hub could mean: a path that a stranger's file names is never looked at.
-    source = base.source or (taken.base if _is_hub_id(taken.base) else "unknown")
+    source = base.source or (taken.base if is_hub_id(taken.base) else "unknown")
     name = "dora" if taken.dora else "rslora" if taken.rslora else taken.kind.variant or "lora"
     size = {
         "rank": min(max(adapter.ranks.values()), 4096),

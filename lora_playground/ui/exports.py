@@ -18,6 +18,7 @@ from typing import Any
 import gradio as gr
 
 from lora_playground.errors import PlaygroundError
+from lora_playground.exchange.exporting import export
 from lora_playground.runs import RunStore
 from lora_playground.ui import cards
 from lora_playground.ui.commands import run_command
@@ -99,12 +100,13 @@ class Exports:
         target = self._place / f"{run.id}-{format}.zip"
         if target.is_file():
             return target
-        if format == "peft":
-            return await asyncio.to_thread(zipped, run.adapter, target.stem, self._place)
         staged = self._place / f"{target.stem}-{secrets.token_hex(4)}"
         try:
-            export = ["export", run.id, "--format", format, "--out", str(staged)]
-            printed = await run_command(self._store.home, [*export, "--json"], LIMIT_SECONDS)
+            if format == "peft":  # copies files, so it needs no process of its own
+                await asyncio.to_thread(export, run.folder, format, staged)
+                return await asyncio.to_thread(zipped, staged, target.stem, self._place)
+            command = ["export", run.id, "--format", format, "--out", str(staged)]
+            printed = await run_command(self._store.home, [*command, "--json"], LIMIT_SECONDS)
             report = json.loads(printed.splitlines()[-1])
             note = report["note"] or ("It is exact." if report.get("exact") else "")
             return await asyncio.to_thread(zipped, staged, target.stem, self._place, note)

@@ -3,7 +3,6 @@
 import json
 import pickle
 import struct
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from lora_playground.analysis import archive
-from lora_playground.analysis.adapter_file import CONFIG, TENSORS, open_adapter, read_config
-from lora_playground.analysis.archive import unpack
+from lora_playground.analysis.adapter_config import CONFIG, read_config
+from lora_playground.analysis.adapter_file import TENSORS, open_adapter
 from lora_playground.analysis.spectra import spectra
 from lora_playground.analysis.tensors import TensorFile
 from lora_playground.analysis.weights import Weights
@@ -105,7 +103,7 @@ def refused(folder: Path, match: str) -> None:
 def test_a_plain_adapter_opens_without_its_base(tmp_path):
     adapter = open_adapter(write(tmp_path / "a", base_model_name_or_path="../../etc/passwd"))
     assert list(adapter.shapes.values()) == [(12, 10)] * 2 and set(adapter.ranks.values()) == {4}
-    assert adapter.config.base == "../../etc/passwd" and adapter.notes == []
+    assert adapter.config.base == "../../etc/passwd" and adapter.complete
 
 
 def test_bfloat16_is_read_exactly(tmp_path):
@@ -143,15 +141,15 @@ def test_missing_and_extra_tensors_are_named(tmp_path):
     refused(write(tmp_path / "d", {}), "holds no tensor of a LORA adapter")
 
 
-def test_whole_modules_saved_beside_are_noted(tmp_path):
-    extra = arrays() | {"base_model.model.lm_head.weight": np.zeros((3, 3), np.float32)}
-    adapter = open_adapter(write(tmp_path / "a", extra))
-    assert len(adapter.shapes) == 2 and "lm_head.weight" in adapter.notes[0]
+def test_what_the_file_alone_does_not_tell_is_known(tmp_path):
+    head = arrays() | {"base_model.model.lm_head.weight": np.zeros((3, 3), np.float32)}
+    refused(write(tmp_path / "a", head), r"lm_head\.weight.*modules_to_save does not name it")
+    adapter = open_adapter(write(tmp_path / "b", head, modules_to_save=["lm_head"]))
+    assert list(adapter.saved) == ["lm_head.weight"] and not adapter.complete and len(adapter.shapes) == 2
     norms = arrays()
     norms["base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector"] = np.ones(12, np.float32)
-    notes = open_adapter(write(tmp_path / "b", norms, use_dora=True)).notes
-    assert len(notes) == 1 and "DoRA" in notes[0]
-    assert "pissa" in open_adapter(write(tmp_path / "c", init_lora_weights="pissa_niter_4")).notes[0]
+    assert not open_adapter(write(tmp_path / "c", norms, use_dora=True)).complete
+    refused(write(tmp_path / "d", norms), "lora_ma.* does not belong")
 
 
 def test_shapes_that_disagree_are_refused(tmp_path):
@@ -204,15 +202,12 @@ def test_configs_that_lie_or_would_harm_are_refused(tmp_path, change, match):
 
 
 def test_nothing_beyond_the_allowlist_is_taken_over():
-    hostile = CONFIG_DATA | {
-        "auto_mapping": {"parent_library": "os"},
-        "megatron_core": "os",
-        "target_modules": "(a+)+$",
-        "layers_pattern": "(a+)+",
-        "init_lora_weights": "pissa",
-    }
-    taken = read_config(hostile)
-    assert vars(taken) == vars(read_config(CONFIG_DATA)) | {"start": "pissa"}
+    hostile = CONFIG_DATA | {"auto_mapping": {"parent_library": "os"}, "megatron_core": "os", "eva_config": {"rho": 2}}
+    assert read_config(hostile) == read_config(CONFIG_DATA)
+    assert read_config(CONFIG_DATA | {"target_modules": "(a+)+$"}).adapts("a" * 200), "a stranger's pattern is not run"
+    for pattern in ("(a+)+", ["(a+)+"]):
+        with pytest.raises(AdapterError, match="layers_pattern"):
+            read_config(CONFIG_DATA | {"layers_pattern": pattern})
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, '{"peft_type": "LORA"', "\xff"])
@@ -314,103 +309,6 @@ def test_links_are_not_followed(tmp_path):
     (folder / CONFIG).symlink_to(secret)
     refused(folder, "symbolic link")
     assert open_adapter(folder, links=True).shapes, "a hub cache consists of links"
-
-
-# ------------------------------------------------------------------------------------------------------ archives
-
-
-def zipped(tmp_path: Path, members: dict[str, bytes] | None = None, inside: str = "") -> Path:
-    folder = write(tmp_path / "source")
-    path = tmp_path / "adapter.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
-        for name in (CONFIG, TENSORS):
-            made.write(folder / name, inside + name)
-        for name, data in (members or {}).items():
-            made.writestr(name, data)
-    return path
-
-
-def unzip_refused(path: Path, tmp_path: Path, match: str) -> None:
-    target = tmp_path / "target"
-    target.mkdir(exist_ok=True)
-    before = set(tmp_path.rglob("*"))
-    with pytest.raises(AdapterError, match=match):
-        unpack(path, target)
-    assert set(tmp_path.rglob("*")) - before <= {target / CONFIG, target / TENSORS}
-
-
-@pytest.mark.parametrize("inside", ["", "my adapter/"])
-def test_a_zip_is_taken_with_and_without_its_folder(tmp_path, inside):
-    target = tmp_path / "target"
-    target.mkdir()
-    unpack(zipped(tmp_path, {"README.md": b"hello"}, inside), target)
-    assert sorted(p.name for p in target.iterdir()) == [CONFIG, TENSORS]
-    assert len(open_adapter(target).shapes) == 2
-
-
-@pytest.mark.parametrize(
-    "name", ["../evil.txt", "a/../../evil.txt", "/etc/evil", "..\\evil.txt", "C:/evil.txt", "\\\\host\\evil"]
-)
-def test_zips_that_point_outside_are_refused(tmp_path, name):
-    unzip_refused(zipped(tmp_path, {name: b"x"}), tmp_path, "points outside")
-
-
-def test_links_doubles_and_many_members_are_refused(tmp_path):
-    path = zipped(tmp_path)
-    with zipfile.ZipFile(path, "a") as made:
-        link = zipfile.ZipInfo("link")
-        link.external_attr = 0o120777 << 16
-        made.writestr(link, "/etc/passwd")
-    unzip_refused(path, tmp_path, "symbolic link")
-    path = zipped(tmp_path)
-    with zipfile.ZipFile(path, "a") as made, pytest.warns(UserWarning):
-        made.writestr(CONFIG, "{}")
-    unzip_refused(path, tmp_path, "two files of one name")
-    unzip_refused(zipped(tmp_path, {f"f{i}": b"" for i in range(300)}), tmp_path, "302 files")
-    unzip_refused(zipped(tmp_path, {f"other/{TENSORS}": b""}), tmp_path, "holds 2 adapters")
-
-
-def test_bombs_are_refused(tmp_path, monkeypatch):
-    bomb = tmp_path / "bomb.zip"
-    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as made:
-        made.writestr(CONFIG, json.dumps(CONFIG_DATA))
-        made.writestr(TENSORS, b"\0" * (64 * 2**20))
-    unzip_refused(bomb, tmp_path, "zip bomb")
-    target = tmp_path / "small"
-    target.mkdir()
-    with pytest.raises(AdapterError, match="at most 0 MiB"):
-        unpack(zipped(tmp_path), target, limit=100)
-
-
-def test_a_directory_that_understates_sizes_is_caught_while_reading(tmp_path):
-    path = zipped(tmp_path)
-    real = archive.zipfile.ZipFile(path).getinfo(TENSORS).file_size
-    data = bytearray(path.read_bytes())
-    data = data.replace(struct.pack("<I", real), struct.pack("<I", real - 100))
-    path.write_bytes(bytes(data))
-    unzip_refused(path, tmp_path, "no zip that can be read|zip bomb")
-
-
-@pytest.mark.parametrize("name", ["adapter_model.bin", "pytorch_model.pt", "x.pkl"])
-def test_zips_with_pickles_instead_of_tensors_are_refused(tmp_path, name):
-    path = tmp_path / "a.zip"
-    with zipfile.ZipFile(path, "w") as made:
-        made.writestr(CONFIG, json.dumps(CONFIG_DATA))
-        made.writestr(name, pickle.dumps(Payload()))
-    unzip_refused(path, tmp_path, "a pickle")
-
-
-def test_what_is_no_zip_or_is_damaged_is_refused(tmp_path):
-    (tmp_path / "a.zip").write_bytes(b"this is no zip")
-    unzip_refused(tmp_path / "a.zip", tmp_path, "no zip that can be read")
-    path = zipped(tmp_path)
-    data = bytearray(path.read_bytes())
-    data[200:260] = bytes(60)
-    path.write_bytes(bytes(data))
-    unzip_refused(path, tmp_path, "no zip that can be read")
-    with zipfile.ZipFile(tmp_path / "b.zip", "w") as made:
-        made.writestr("notes.txt", "hi")
-    unzip_refused(tmp_path / "b.zip", tmp_path, "holds no adapter_config.json")
 
 
 # --------------------------------------------------------------------------------------------------- base weights

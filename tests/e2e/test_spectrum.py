@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load, save
 
-from lora_playground.analysis.adapter_file import CONFIG, TENSORS
+from lora_playground.analysis.adapter_config import CONFIG
+from lora_playground.analysis.adapter_file import TENSORS
 from lora_playground.analysis.update import Update, load_updates
 from lora_playground.analysis.weights import Weights
 from lora_playground.models.catalogue import EMBEDDED, module_shapes

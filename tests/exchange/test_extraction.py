@@ -9,12 +9,14 @@ import torch
 from safetensors.numpy import load_file, save_file
 from trials import checkpoint, supports, trial
 
-from lora_playground.analysis.adapter_file import CONFIG, TENSORS, open_adapter
+from lora_playground.analysis.adapter_config import CONFIG
+from lora_playground.analysis.adapter_file import TENSORS, open_adapter
 from lora_playground.analysis.adapter_methods import ALONE, METHODS, SHAPES, WEIGHTS
 from lora_playground.analysis.spectra import analyse
 from lora_playground.analysis.update import load_updates
 from lora_playground.errors import AdapterError
 from lora_playground.exchange import importing
+from lora_playground.exchange.bases import _checked
 from lora_playground.exchange.extraction import updates
 from lora_playground.runs import RunStore
 from lora_playground.variants import VARIANTS
@@ -31,7 +33,7 @@ def read(name: str, kind: str) -> list:
     if adapter.needs == ALONE and not adapter.config.dora:
         return list(adapter.updates())
     folder = checkpoint(kind)
-    return list(updates(adapter, importing._shapes(folder, adapter), folder if adapter.needs != SHAPES else None))
+    return list(updates(adapter, _checked(folder, adapter), folder if adapter.needs != SHAPES else None))
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
@@ -104,7 +106,7 @@ def test_without_its_base_its_trained_tensors_are_shown_and_it_is_said(name, tmp
 def test_another_base_is_refused_and_nothing_is_left(name, tmp_path):
     case = trial(name, "llama")
     adapter = open_adapter(case.folder)
-    shapes = importing._shapes(checkpoint("llama"), adapter)
+    shapes = _checked(checkpoint("llama"), adapter)
     store = RunStore(tmp_path)
     with pytest.raises(AdapterError, match="does not have"):
         importing.import_adapter(store, case.folder, base=str(checkpoint("gpt2")))
@@ -123,7 +125,7 @@ def test_projections_that_are_not_saved_are_drawn_again(tmp_path, at_hand):
     tensors = load_file(str(folder / TENSORS))
     save_file({key: value for key, value in tensors.items() if "lambda" in key}, str(folder / TENSORS))
     adapter = open_adapter(folder)
-    found = {u.name: u for u in updates(adapter, importing._shapes(checkpoint("llama"), adapter), None)}
+    found = {u.name: u for u in updates(adapter, _checked(checkpoint("llama"), adapter), None)}
     for update in case.updates:
         np.testing.assert_allclose(found[update.name].matrix(), update.matrix(), atol=1e-6)
     done = importing.import_adapter(RunStore(tmp_path / "home"), folder, base=str(checkpoint("llama")))
@@ -142,7 +144,7 @@ def test_places_of_single_weights_are_kept_drawn_again_or_refused(tmp_path):
         (folder / CONFIG).write_text(json.dumps(stored | change))
         save_file(keep, str(folder / TENSORS))
         adapter = open_adapter(folder)
-        return {u.name: u.matrix() for u in updates(adapter, importing._shapes(checkpoint("llama"), adapter), None)}
+        return {u.name: u.matrix() for u in updates(adapter, _checked(checkpoint("llama"), adapter), None)}
 
     weights = {key: value for key, value in tensors.items() if "indices" not in key}
     for change, keep in (({"random_seed": None, "mask_type": "mine"}, tensors), ({}, weights)):
@@ -189,7 +191,7 @@ def test_configs_that_lie_are_refused(name, change, match, tmp_path):
     (folder / CONFIG).write_text(json.dumps(config))
     with pytest.raises(AdapterError, match=match):
         adapter = open_adapter(folder)
-        list(updates(adapter, importing._shapes(checkpoint("llama"), adapter), checkpoint("llama")))
+        list(updates(adapter, _checked(checkpoint("llama"), adapter), checkpoint("llama")))
 
 
 class Net(torch.nn.Module):

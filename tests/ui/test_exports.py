@@ -9,11 +9,13 @@ import pytest
 from safetensors.numpy import load
 
 from lora_playground.errors import PlaygroundError
+from lora_playground.models.catalogue import EMBEDDED, module_shapes
 from lora_playground.runs import RunStore
 from lora_playground.ui.exports import Exports, note_of
 from tests.spectrum_runs import finished_run, updates
 
-SHAPES = [("model.layers.0.self_attn.q_proj", 12, 16), ("model.layers.0.mlp.up_proj", 24, 16)]
+SHAPES = module_shapes(EMBEDDED)[:2]
+SMALL = [("model.layers.0.self_attn.q_proj", 12, 16), ("model.layers.0.mlp.up_proj", 24, 16)]
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def test_how_near_a_dense_update_is_met_is_said_and_kept_with_the_file(tmp_path:
 
     rng = np.random.default_rng(0)
     fading = 0.4 ** np.arange(16)
-    dense = [Update(name, dense=(rng.normal(size=(m, n)) * fading).astype(np.float32)) for name, m, n in SHAPES]
+    dense = [Update(name, dense=(rng.normal(size=(m, n)) * fading).astype(np.float32)) for name, m, n in SMALL]
     run = finished_run(tmp_path, "dense", dense, {"name": "dora", "rank": 2})
     place = tmp_path / "place"
     place.mkdir()

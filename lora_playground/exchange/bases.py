@@ -1,0 +1,135 @@
+"""Which base model an adapter belongs to: the one that is asked for, the one that it names, or the embedded one.
+
+It reads configs and headers of model folders; nothing of runs or torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lora_playground.analysis.adapter_file import Adapter
+from lora_playground.analysis.adapter_methods import ALONE, SHAPES
+from lora_playground.analysis.weights import Weights
+from lora_playground.errors import PlaygroundError
+from lora_playground.models.catalogue import cached_snapshot, declared_sizes, folder_of, module_shapes
+
+_HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base that an adapter may belong to: its source ('' for none), its folder where it is on this disk, its modules'
+    (out, in) where they are known, and what a person should read of it."""
+
+    source: str = ""
+    folder: Path | None = None
+    shapes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def tells(self, adapter: Adapter) -> bool:
+        """Whether file and base together tell all that the adapter does."""
+        if adapter.complete:
+            return True
+        by_shapes = adapter.needs in (ALONE, SHAPES) and not (adapter.config.dora or adapter.saved or adapter.rows)
+        return all(module in self.shapes for module in adapter.parts) and (self.folder is not None or by_shapes)
+
+
+def bases_of(adapter: Adapter, asked: str | None, refused: list[str]) -> Iterator[Base]:
+    """Bases in the order in which they are tried; the last is none. Why others do not fit is added to `refused`.
+
+    Args:
+        asked: the source that the person named; it is the only one then.
+
+    Raises:
+        AdapterError: the one that was asked for does not fit.
+    """
+    if asked:
+        folder = folder_of(asked)
+        if folder is not None:
+            yield Base(asked, folder, _checked(folder, adapter))
+            return
+        found = Base(asked, None, _declared(asked))
+        note = "Its base model is not on this disk yet; it is fetched when it is first needed."
+        yield Base(asked, None, found.shapes, [note if found.tells(adapter) else _to_look_at(adapter, note)])
+        return
+    named = adapter.config.base
+    note = f"Its base model{f' ({named})' if named else ''} is not on this disk."
+    for source in dict.fromkeys((named, "embedded")):
+        # FourierFT's tensors have the same shapes whatever its base: only the name can tell.
+        if source == "embedded" and adapter.config.method == "FOURIERFT" and not _is_embedded(named):
+            continue
+        # What a stranger's file names is looked up among downloaded models only, never as a path.
+        folder = folder_of(source) if source == "embedded" else cached_snapshot(source) if is_hub_id(source) else None
+        if folder is None:
+            continue
+        try:
+            yield Base(source, folder, _checked(folder, adapter))
+        except PlaygroundError as error:
+            if source == named or _is_embedded(named):
+                note = f"Its base model {source} is on this disk, but it does not fit: {error}"
+    if named and not is_hub_id(named) and not _is_embedded(named):
+        note = (
+            f"It names its base model {named!r}, which is no id of the hub, and folders that a stranger names are "
+            "not opened; say which model it is (`--base`)."
+        )
+    known = _declared(named) if adapter.needs == SHAPES else {}
+    without = Base("", None, known if all(module in known for module in adapter.parts) else {})
+    words = _to_look_at(adapter, note)
+    if without.tells(adapter):
+        words = f"{note} So it can be looked at, compared and cut, but not asked."
+    yield Base("", None, without.shapes, [words])
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name can be a model's id on the hub, such as 'somebody/some-model'."""
+    return bool(_HUB_ID.fullmatch(name)) and ".." not in name
+
+
+def _is_embedded(name: str) -> bool:
+    return name.rstrip("/").rsplit("/", 1)[-1] == "embedded"
+
+
+def _to_look_at(adapter: Adapter, note: str) -> str:
+    """Why an adapter can only be looked at without its base."""
+    kind, named = adapter.config.kind, adapter.config.base or "its base model"
+    if adapter.needs == ALONE:
+        whole = "DoRA's trained lengths" if adapter.config.dora else "whole modules or rows of embeddings"
+        shown = f"s·B·A alone, without what {whole} change"
+        why = f"{whole}, whose effect depends on the weights of its base"
+    else:
+        shown = f"its trained tensors alone ({', '.join(kind.parts[:2])}), not ΔW"
+        why = "an update that depends on " + (
+            "the weights W of its base" if adapter.needs != SHAPES else "the shapes of its base's modules"
+        )
+    return (
+        f"{note} This {kind.label} adapter has {why}. What is shown is {shown}, and it cannot be cut or asked. For "
+        f"all of it, bring {named} onto this disk (choose it as the base of a run once, or give its folder to "
+        "`python -m lora_playground import --base`) and import again."
+    )
+
+
+def _declared(source: str) -> Mapping[str, tuple[int, int]]:
+    """Shapes of a base of the catalogue that is not on this disk."""
+    sizes = declared_sizes(source)
+    return {name: (out, into) for name, out, into in sizes.modules()} if sizes is not None else {}
+
+
+def _checked(folder: Path, adapter: Adapter) -> Mapping[str, tuple[int, int]]:
+    """(out, in) of the base's modules, those outside its layers too where the adapter changes them.
+
+    Raises AdapterError where the adapter changes something that the base does not have.
+    """
+    known = {name: (out, into) for name, out, into in module_shapes(folder)}
+    weights = Weights(folder)
+    root = next(iter(known), "model.").split(".")[0]
+    for module in adapter.shapes:
+        shape = weights.shape(module) if module not in known and weights.has(module, root) else None
+        if shape is not None and len(shape) == 2:
+            known[module] = (shape[0], shape[1])
+    adapter.check_fits(known)
+    for name in (*adapter.saved, *adapter.rows, *adapter.held):
+        adapter.check_has(name, weights.has(name, root))
+    return known
