@@ -232,7 +232,7 @@ def checked(section: type[S], data: Any, prefix: str = "") -> S:
         if first["type"] == "extra_forbidden":
             known = ", ".join(section.model_fields)
             raise ConfigError(path, first["input"], f"no such option; known here are {known}") from error
-        raise ConfigError(path or section.__name__, first["input"], _allowed(first)) from error
+        raise ConfigError(path, first["input"], _allowed(first)) from error
 
 
 _BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
@@ -245,7 +245,7 @@ def _allowed(error: Mapping[str, Any]) -> str:
             return f"it must be {_BOUNDS[bound]} {value:,}"
     if error["type"] in ("int_type", "int_from_float"):
         return "it must be a whole number"
-    message = str(error["msg"])
+    message = str(error["msg"]).removeprefix("Value error, ")
     return message[:1].lower() + message[1:].rstrip(".")
 
 

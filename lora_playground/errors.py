@@ -12,8 +12,8 @@ class ConfigError(PlaygroundError):
     """A value in a form, a flag or a file is not allowed.
 
     Attributes:
-        field: dotted path of the field, such as ``variant.rank``.
-        value: what was given.
+        field: dotted path of the field, such as ``variant.rank``; '' where several fields do not fit together.
+        value: what was given. The text shows it where a person may have typed it, and no larger structure.
         allowed: what is allowed, in words.
     """
 
@@ -22,7 +22,12 @@ class ConfigError(PlaygroundError):
         shown = repr(value)
         if len(shown) > 80:
             shown = shown[:77] + "..."
-        super().__init__(f"{field}: {shown} is not allowed; {allowed}.")
+        if not field:
+            super().__init__(f"{allowed[:1].upper()}{allowed[1:]}.")
+        elif isinstance(value, dict):
+            super().__init__(f"{field}: {allowed}.")
+        else:
+            super().__init__(f"{field}: {shown} is not allowed; {allowed}.")
 
 
 class DataError(PlaygroundError):

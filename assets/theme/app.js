@@ -74,6 +74,15 @@ window.lp = (() => {
     return nonce;
   }
 
+  // The form of Fine-tune survives loading the page anew: its values are kept in this browser tab.
+  const form = (() => {
+    let before = null;
+    try { before = JSON.parse(sessionStorage.getItem("lp-form")); } catch { /* private window */ }
+    const keep = (values) => { try { sessionStorage.setItem("lp-form", JSON.stringify(values)); } catch { /* private window */ } };
+    const kept = () => JSON.stringify({ values: before, query: Object.fromEntries(new URL(window.location.href).searchParams) });
+    return { keep, kept };
+  })();
+
   // A click on a point of the plot inside #plotId goes to the listener of 'point' as {x, y, z, custom}.
   function points(trigger, plotId) {
     const attach = () => {
@@ -168,5 +177,5 @@ window.lp = (() => {
   }, 500);
 
   recall();
-  return { make, clip, open, fetch: fetchFile, url, flip, acts, copies, points, reveal, onceNonce, tip, recall };
+  return { make, clip, open, fetch: fetchFile, url, flip, form, acts, copies, points, reveal, onceNonce, tip, recall };
 })();

@@ -6,7 +6,7 @@ lp.live = (() => {
   const FAST = 1000, SLOW = 3000, SLOTS = 4, POINTS = 320, QUIET = "#7d8f96";
   let titles = {}, script = "", sync = null, number = 0;
   let here = read();
-  let have = {}, told = {}, boot = "", ended = null, module = "";
+  let have = {}, told = {}, boot = "", ended = null, module = "", taken = null;
   const lines = new Map(), listeners = [];
   let timer = 0, asking = false, again = false;
 
@@ -302,5 +302,5 @@ lp.live = (() => {
   }
 
   ask();
-  return { start, obey, opened, show, ask, whenEnded: (trigger) => listeners.push(trigger) };
+  return { start, obey, opened, show, ask, whenEnded: (trigger) => listeners.push(trigger), whenTaken: (trigger) => { taken = trigger; } };
 })();

@@ -193,6 +193,9 @@ class ChatTab:
         if conversation["busy"]:
             yield {self.problem: cards.error("An answer is under way: wait for its end, or press Stop.")}
             return
+        if not (given[self.input] or "").strip():
+            yield {self.problem: cards.error("Write a message first.")}
+            return
         conversation |= {"panes": panes, "linked": False}
         settings = settings_of(*(given[part] for part in self._settings))
         async with contextlib.aclosing(self._ask(given[self.input] or "", conversation, settings, request)) as updates:

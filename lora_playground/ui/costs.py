@@ -55,8 +55,8 @@ def time_line(estimates: Sequence[TimeEstimate | None], timed: bool = False) -> 
 
 
 def refused(failure: PlaygroundError) -> str:
-    """Why there is no estimate, as HTML: which option is wrong, and what is allowed."""
-    if not isinstance(failure, ConfigError):
+    """Why a form is refused, as HTML: which option is wrong, and what is allowed."""
+    if not isinstance(failure, ConfigError) or not failure.field:
         return error(str(failure))
     name = failure.field.rpartition(".")[2].replace("_", " ").capitalize()
     given = "" if failure.value is None else f" {failure.value} is not possible;"

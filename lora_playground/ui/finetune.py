@@ -181,13 +181,13 @@ def _connect_costs(shell: Shell, page: gr.Blocks, made: Steps, memory: gr.HTML, 
         "model.quantisation", "data.max_length", "training.batch_tokens", "training.accumulation",
         "training.gradient_checkpointing", "training.precision", "training.validate_every",
     )  # fmt: skip
-    typed = [component.input for component in (made.exact, *made.variant_fields.components())]
+    typed = [component.change for component in (made.exact, *made.variant_fields.components())]
     changes = [made.file.change, *(made.advanced.inputs[path].change for path in paths)]
     parts = (made.unit, made.steps, made.seconds, made.shown, made.source, made.sweep_ranks, made.sweep_variants)
     changes += [part.change for part in parts]
     shown = [made.forecast, memory, causes]
     last: dict[str, Any] = QUIET | {"trigger_mode": "always_last"}
-    gr.on([page.load, made.rank.input, *typed, *changes], draw, made.inputs(), shown, **last)
+    gr.on([page.load, made.rank.change, *typed, *changes], draw, made.inputs(), shown, **last)
     made.ended.act(draw, made.inputs(), shown, **last)
 
 
@@ -196,7 +196,12 @@ def _data_step(shell: Shell) -> tuple[gr.Dropdown, gr.HTML, upload.Upload]:
     datasets = list_datasets(shell.home)
     first = _first([card.name for card in datasets], _DEFAULTS["data.dataset"].default)
     dataset = Dropdown(
-        _choices(datasets), value=first, label="Dataset", show_label=False, filterable=False, elem_id="lp-dataset"
+        dataset_choices(datasets),
+        value=first,
+        label="Dataset",
+        show_label=False,
+        filterable=False,
+        elem_id="lp-dataset",
     )
     examples = gr.HTML(show_examples(shell, first), apply_default_css=False, elem_id="lp-examples")
     return dataset, examples, upload.build(shell.home)
@@ -208,7 +213,7 @@ def _method_step(name: str | None) -> tuple[gr.Dropdown, gr.Radio, gr.HTML, gr.M
     families = sorted({variant.family for variant in VARIANTS.values()}, key=lambda one: (one != mine, one))
     family = Dropdown(families, value=mine, label="Family", show_label=False, filterable=False, elem_id="lp-family")
     variant = Radio(
-        _variants(mine), value=name, label="Variant", show_label=False, elem_classes="lp-chips", elem_id="lp-variant"
+        variants_of(mine), value=name, label="Variant", show_label=False, elem_classes="lp-chips", elem_id="lp-variant"
     )
     equation = gr.Markdown(method_card.equation(name), elem_id="lp-equation", latex_delimiters=method_card.DELIMITERS)
     return family, variant, gr.HTML(method_card.card(name), apply_default_css=False, elem_id="lp-card"), equation
@@ -286,11 +291,11 @@ def model_note(source: str | None) -> str:
     return f'<p class="lp-note">{escape(text)}</p>'
 
 
-def _choices(datasets: list[DatasetCard]) -> list[tuple[str, str]]:
+def dataset_choices(datasets: list[DatasetCard]) -> list[tuple[str, str]]:
     return [(f"{card.label} · {count(card.train)} rows", card.name) for card in datasets]
 
 
-def _variants(family: str | None) -> list[tuple[str, str]]:
+def variants_of(family: str | None) -> list[tuple[str, str]]:
     return [(variant.label, variant.name) for variant in VARIANTS.values() if variant.family == family]
 
 
@@ -317,7 +322,7 @@ def _connect(shell: Shell, page: gr.Blocks, made: Steps, uploaded: upload.Upload
         return method_card.picture(chosen | ranked, given[made.source] or "")
 
     def choose_family(family: str, shown: str) -> list[Any]:
-        choices = _variants(family)
+        choices = variants_of(family)
         if shown in dict(choices).values():
             return [gr.skip()] * (1 + len(fields))
         return [offer(choices, choices[0][1]), *choose_variant(choices[0][1], shown)]
@@ -338,7 +343,7 @@ def _connect(shell: Shell, page: gr.Blocks, made: Steps, uploaded: upload.Upload
         return gr.update(visible=unit == "steps"), gr.update(visible=unit == "seconds")
 
     def add_dataset(name: str) -> Any:
-        return offer(_choices(list_datasets(shell.home)), name) if name else gr.skip()
+        return offer(dataset_choices(list_datasets(shell.home)), name) if name else gr.skip()
 
     made.dataset.change(lambda name: show_examples(shell, name), made.dataset, made.examples, **QUIET)
     uploaded.stored.change(add_dataset, uploaded.stored, made.dataset, **QUIET)
@@ -348,7 +353,7 @@ def _connect(shell: Shell, page: gr.Blocks, made: Steps, uploaded: upload.Upload
     last: dict[str, Any] = QUIET | {"trigger_mode": "always_last"}
     made.family.input(choose_family, [made.family, made.shown], [made.variant, *fields], **last)
     made.variant.input(choose_variant, [made.variant, made.shown], fields, **last)
-    typed = [component.input for component in (made.exact, *made.variant_fields.components())]
-    gr.on([page.load, made.rank.input, made.shown.change, made.source.change, *typed], draw_rank, sized, made.picture,
+    typed = [component.change for component in (made.exact, *made.variant_fields.components())]
+    gr.on([page.load, made.rank.change, made.shown.change, made.source.change, *typed], draw_rank, sized, made.picture,
           **last)  # fmt: skip
     made.unit.input(choose_unit, made.unit, [made.steps, made.seconds], **QUIET)

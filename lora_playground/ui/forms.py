@@ -170,6 +170,13 @@ class VariantFields:
                 updates.append(gr.update(visible=True, value=value, info=help_text(option)))
         return updates
 
+    def place(self, name: str, options: Mapping[str, Any]) -> dict[gr.components.Component, Any]:
+        """{input: value} for options of one variant, given as {'variant.alpha': 16}."""
+        if name not in VARIANTS:
+            return {}
+        paths = {f"variant.{option.path}": self.inputs[self._key(option)] for option in self._options(name)}
+        return {paths[path]: value for path, value in options.items() if path in paths}
+
     def read(self, name: str, given: Mapping[Any, Any]) -> dict[str, Any]:
         """Option path → value for one variant."""
         return {

@@ -21,10 +21,11 @@ from lora_playground.errors import PlaygroundError
 from lora_playground.jobs.supervisor import Job
 from lora_playground.machine.device import device
 from lora_playground.models.catalogue import list_models
-from lora_playground.ui import cards, chat, compare, finetune, learn, live, sidebar, spectrum
+from lora_playground.ui import cards, chat, compare, costs, finetune, learn, live, sidebar, spectrum
 from lora_playground.ui.exports import Exports
 from lora_playground.ui.federated import build_federated
 from lora_playground.ui.feed import Feed
+from lora_playground.ui.form_memory import FormMemory
 from lora_playground.ui.identity import Identity
 from lora_playground.ui.reproduce import Reproduce
 from lora_playground.ui.run_list_cache import RunListCache
@@ -118,7 +119,7 @@ class Frame:
     # --- what is connected to what -----------------------------------------------------------------------------------
 
     def _connect(self, page: gr.Blocks) -> None:
-        own, view, steps = self._page, self._live, self._steps
+        own, view, steps, shell = self._page, self._live, self._steps, self._shell
         page.load(None, None, None, js="() => lp.recall()")
         restored = page.load(self.restore, None, [own.viewed, own.ticked], **SETS)
         self._chat.open_link(restored)
@@ -133,6 +134,7 @@ class Frame:
         for button, do in ((view.stop, self.stop), (view.resume, self.resume)):
             button.click(do, own.viewed, view.problem, **QUIET).then(None, None, None, js="() => lp.live.ask()")
         view.fresh.click(self.train_anyway, [own.viewed, own.ticked], [own.viewed, own.ticked, view.problem], **SETS)
+        FormMemory(steps, shell.store).connect(page)
         self._exports.connect(own.viewed)
         self._again.connect(own.viewed)
 
@@ -172,10 +174,11 @@ class Frame:
             for number, config in enumerate(steps.configs(given)):
                 started.append(self._shell.supervisor.submit(config, owner, f"{nonce}-{number}" if nonce else None))
         except PlaygroundError as failure:
-            prefix = f"{len(started)} runs were queued; the next was refused. " if started else ""
+            said = costs.refused(failure)
             if not started:
-                return gr.skip(), gr.skip(), cards.error(f"{prefix}{failure}")
-            return started[0].id, with_ticked(ticked, [job.id for job in started]), cards.error(f"{prefix}{failure}")
+                return gr.skip(), gr.skip(), said
+            said = cards.warning(f"{len(started)} runs were queued; the next was refused.") + said
+            return started[0].id, with_ticked(ticked, [job.id for job in started]), said
         self._run_list.read(fresh=True)
         return started[0].id, with_ticked(ticked, [job.id for job in started]), ""
 

@@ -194,11 +194,11 @@ def test_a_sweep_is_a_run_for_each_rank(page, server):
 
 def test_bad_input_is_told_where_it_arose(page, server):
     before = server.runs()
-    for given, said in (("0", "at least 1"), ("8.5", "8.5 is not allowed"), ("", "training.steps")):
+    for given, said in (("0", "at least 1"), ("8.5", "8.5 is not possible"), ("", "Steps")):
         set_number(page, "lp-steps-number", given)
         page.locator("#lp-train").click()
         until(page, lambda said=said: said in page.locator("#lp-problem").inner_text(), said)
-        assert "training.steps" in page.locator("#lp-problem").inner_text()
+        assert "Steps" in page.locator("#lp-problem").inner_text()
     assert page.locator("#lp-problem [role=alert]").count() == 1
     assert server.runs() == before and not run_in(page.url)
     assert "Traceback" not in page.locator("body").inner_text()

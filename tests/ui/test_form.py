@@ -1,12 +1,15 @@
 """Fine-tune's form: what sets its inputs, and when. What a person typed is never taken away by an event told late."""
 
+import json
 from types import SimpleNamespace
 
 import gradio as gr
 import pytest
 
+from lora_playground.config import RunConfig
 from lora_playground.runs import RunStore
 from lora_playground.ui import finetune
+from lora_playground.ui.form_memory import FormMemory
 from lora_playground.ui.shell import SLOTS, Shell
 from lora_playground.variants import VARIANTS
 
@@ -50,3 +53,22 @@ def test_a_family_shows_its_first_variant_with_that_ones_options(form):
     first = next(name for name, variant in VARIANTS.items() if variant.family == VARIANTS["hra"].family)
     assert listed["value"] == shown == first and first in dict(listed["choices"]).values()
     assert fields == by_variant.fn(first, "lora")[1:]
+
+
+def test_the_form_is_filled_from_memory_a_link_and_a_run(form, tmp_path):
+    store = RunStore(tmp_path)
+    with gr.Blocks():
+        memory = FormMemory(form.steps, store)
+    steps = form.steps
+    kept = [part.value for part in memory._kept]
+    kept[memory._kept.index(steps.steps)], kept[memory._kept.index(steps.variant)] = 60, "dora"
+    made = memory.recall(json.dumps({"values": kept, "query": {"rank": "5", "dataset": "no such"}}))
+    assert made[steps.steps]["value"] == 60 and made[steps.variant]["value"] == made[steps.shown] == "dora"
+    assert made[steps.family]["value"] == VARIANTS["dora"].family
+    assert made[steps.exact]["value"] == "5", "a rank that the slider has not"
+    assert steps.dataset not in made, "a dataset that is not there leaves the form alone"
+    run = store.create(RunConfig.parse({"variant": {"name": "rslora", "rank": 16}, "training": {"seconds": 9}}))
+    made = memory.take(SimpleNamespace(id=run.id))
+    assert made[steps.variant]["value"] == "rslora" and finetune.RANKS[made[steps.rank]["value"]] == 16
+    assert made[steps.unit]["value"] == "seconds" and made[steps.seconds]["value"] == 9
+    assert memory.recall("") == memory.take(SimpleNamespace(id="gone")) == gr.skip()
