@@ -209,7 +209,7 @@ def test_conversation_asks_each_pane_from_its_own_words():
         ["one", "adapted", "two"],
     ]
     assert request.panes[1].cut == (0, 3) and request.panes[1].strength == 0.5 and request.panes[0].run is None
-    with pytest.raises(ConfigError, match="^Write a message first"):
+    with pytest.raises(ConfigError, match=r"^Write a message first"):
         ChatRequest.parse(asked(conversation, "  "))
 
 
