@@ -89,7 +89,7 @@ def test_stop_and_resume(page, server):
     choose(page, "lp-fed-dataset", "Sentiment")
     set_number(page, "lp-federated-clients", "2")
     set_number(page, "lp-federated-rounds", "3")
-    set_number(page, "lp-federated-local-steps", "40")
+    set_number(page, "lp-federated-local-steps", "10")
     page.locator("#lp-federated").get_by_role("button", name="Advanced").click()
     set_number(page, "lp-fed-training-batch-tokens", "128")
     tick_only(page, "FLoRA (stacking)")

@@ -48,6 +48,7 @@ def test_from_a_table_to_a_model_that_can_be_taken_along(page, server, tmp_path)
     until(page, lambda: "adapter on disk" in status(page), "the result")
     assert "%" in page.locator("#lp-status .lp-score").inner_text(), "it was scored on rows kept back"
     assert "restaurants.csv" in status(page), "the run is called after the file"
+    assert "memory of all tensors (estimated: " in status(page)
     assert len(points(page, "lp-scree")) == 8
 
     take_along(page, server, run, tmp_path)
@@ -78,9 +79,8 @@ def write_problems(path) -> int:
     return len(lines) - 2
 
 
-def test_word_problems_from_the_file_to_the_chat(page, server, tmp_path):
+def test_word_problems_are_read_shown_and_costed(page, tmp_path):
     rows = write_problems(tmp_path / "problems.jsonl")
-    before = server.runs()
     page.locator("#lp-upload-fold button").first.click()
     page.locator("#lp-upload input[type=file]").set_input_files(str(tmp_path / "problems.jsonl"))
     note = page.locator("#lp-upload-note")
@@ -100,22 +100,6 @@ def test_word_problems_from_the_file_to_the_chat(page, server, tmp_path):
     foreseen = cost.inner_text()
     set_number(page, "lp-training-batch-tokens", "128")
     until(page, lambda: cost.inner_text() != foreseen, "less memory for a smaller batch")
-    page.locator("#lp-train").click()
-    (run,) = until(page, lambda: set(server.runs()) - set(before), "the run")
-    until(page, lambda: "adapter on disk" in status(page), "the result")
-    assert "%" in page.locator("#lp-status .lp-score").inner_text()
-    assert "memory of all tensors (estimated: " in status(page)
-
-    until(page, lambda: page.locator("#lp-export-lora").is_enabled(), "the button")
-    with page.expect_download() as waiting:
-        page.locator("#lp-export-lora").click()
-    assert waiting.value.suggested_filename == f"{run}-lora.zip"
-    page.locator("#lp-way-chat").click()
-    until(page, lambda: page.locator(".lp-pane").count() == 2, "two panes")
-    page.locator(".lp-starters button").first.click()
-    until(page, lambda: len(answers(page)) == 2 and all(answers(page)), "both answers")
-    assert "altogether" in page.locator(".lp-pane .q").first.inner_text(), "a question from the file's test part"
-    until(page, lambda: page.locator("#lp-send").is_visible(), "the end of both answers")
 
 
 def see_as_the_model(page) -> None:
