@@ -13,7 +13,7 @@ from lora_playground.config import ModelConfig
 from lora_playground.errors import ChatError
 from lora_playground.machine import memory
 from lora_playground.machine.device import cores
-from lora_playground.models.catalogue import folder_of
+from lora_playground.models.catalogue import folder_of, weight_files
 from lora_playground.models.precision import bounded, pick_device, torch_dtype
 
 RESERVE = 400_000_000
@@ -24,7 +24,7 @@ longer in float32 than in bfloat16, and a thread that waits for another beside a
 
 
 def _stored(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return sum(path.stat().st_size for path in weight_files(folder))
 
 
 def _is_small(config: ModelConfig, device: str) -> bool:

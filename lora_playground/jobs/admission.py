@@ -52,7 +52,10 @@ def check(config: RunConfig, home: Path | None = None) -> list[str]:
     folder = folder_of(config.model.source)
     if folder is None:
         return warnings
+    warnings += remarks(folder)
     shapes = {name: (out, into) for name, out, into in module_shapes(folder)}
+    if not shapes:
+        raise ConfigError("model.source", config.model.source, "this model has no linear modules that can be adapted")
     variant.check(config.variant, shapes, config.model.bits)
     if config.federated is not None:
         from lora_playground.federated.config import client_ranks

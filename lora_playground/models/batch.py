@@ -1,6 +1,6 @@
 """Rows that are decoded together, one token for each a step. Rows join and leave between any two steps.
 
-It knows token ids, a forward pass and per-row updates; nothing of text, runs or panes.
+It knows token ids and how they are chosen; a `readers` object reads them. It knows nothing of text, runs or panes.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ from typing import Any
 import torch
 
 from lora_playground.errors import ChatError
-from lora_playground.models.batched_lora import BatchUpdate, RowUpdate, batch_update
-from lora_playground.models.kv_cache import Buffers, Window
-from lora_playground.models.llama_forward import LlamaForward
+from lora_playground.models.batched_lora import RowUpdate
+from lora_playground.models.readers import CachedReader, Rereader
 from lora_playground.models.sampling import Sampling, choose, divergence
-from lora_playground.models.transformers_forward import TransformersForward
 
 
 @dataclass(eq=False)
@@ -82,21 +80,19 @@ class Batch:
     """A batch that decodes with one model.
 
     Args:
-        forward: the model's pass.
+        reader: how the model reads.
         context: how many tokens the model reads at most.
 
     Attributes:
         rows: the rows that are not finished, hidden ones among them.
     """
 
-    def __init__(self, forward: LlamaForward | TransformersForward, context: int) -> None:
-        self.forward, self.context = forward, context
+    def __init__(self, reader: CachedReader | Rereader, context: int) -> None:
+        self._reader, self.context = reader, context
         self.rows: list[Row] = []
         self._joining: list[Row] = []  # their prompts are read at the next step
-        self._active: list[Row] = []  # row i is row i of the buffers
+        self._active: list[Row] = []  # row i is row i of the reader
         self._next: list[int] = []  # the token that each active row reads next
-        self._update: BatchUpdate | None = None  # of the active rows; None after one joined or left
-        self._buffers = Buffers()
 
     def add(self, rows: Sequence[Row]) -> None:
         """Lets rows join at the next step. Raises ChatError for a prompt that is empty or fills the context."""
@@ -142,10 +138,13 @@ class Batch:
         """
         if tokens is not None:
             self._next = list(tokens)
-        logits = [self._read_tokens()] if self._active else []
+        logits = []
+        if self._active:
+            logits.append(self._reader.tokens(self._next, [row.update for row in self._active]))
         if self._joining:
-            logits.append(self._read_prompts(self._joining))
-            self._joining = []
+            joining, self._joining = self._joining, []
+            self._active.extend(joining)
+            logits.append(self._reader.prompts([row.prompt for row in joining], [row.update for row in joining]))
         return logits[0] if len(logits) == 1 else torch.cat(logits)
 
     def _take(self, logits: torch.Tensor) -> list[Token]:
@@ -229,59 +228,19 @@ class Batch:
                 }
         return reports
 
-    def _read_tokens(self) -> torch.Tensor:
-        """Every active row reads its next token; logits (rows, V)."""
-        buffers = self._buffers
-        buffers.reserve(buffers.rows, 0)
-        if self._update is None:
-            self._update = batch_update(self.forward.model, [row.update for row in self._active])
-        window = Window(buffers, 0, buffers.rows, buffers.begin, buffers.end)
-        ids = torch.tensor(self._next)[:, None]
-        starts = torch.tensor(buffers.starts)[:, None]
-        with self._update.applied():
-            logits = self.forward(window, ids, starts, buffers.end - starts)
-        buffers.end += 1
-        return logits
-
-    def _read_prompts(self, rows: list[Row]) -> torch.Tensor:
-        """Reads the prompts of rows that join, padded on the left; logits (new rows, V) at their last tokens."""
-        buffers = self._buffers
-        first, longest = buffers.rows, max(len(row.prompt) for row in rows)
-        buffers.reserve(first + len(rows), longest)
-        begin = buffers.end - longest
-        ids = torch.zeros(len(rows), longest, dtype=torch.long)
-        for index, row in enumerate(rows):
-            ids[index, longest - len(row.prompt) :] = torch.tensor(row.prompt)
-        buffers.starts.extend(buffers.end - len(row.prompt) for row in rows)
-        starts = torch.tensor(buffers.starts[first:])[:, None]
-        positions = (torch.arange(begin, buffers.end)[None] - starts).clamp_min(0)
-        window = Window(buffers, first, first + len(rows), begin, begin)
-        with batch_update(self.forward.model, [row.update for row in rows]).applied():
-            logits = self.forward(window, ids, starts, positions)
-        buffers.rows += len(rows)
-        self._active.extend(rows)
-        self._update = None
-        return logits
-
     def _fork(self, source: int, row: Row, token: int) -> None:
         """Adds `row` as a copy of active row `source`, about to read `token`."""
-        buffers = self._buffers
-        buffers.reserve(buffers.rows + 1, 0)
-        buffers.starts.append(0)
-        buffers.rows += 1
-        buffers.copy(source, buffers.rows - 1)
+        self._reader.fork(source)
         self._active.append(row)
         self.rows.append(row)
         self._next.append(token)
-        self._update = None
 
     def _drop(self, index: int) -> None:
         """Frees an active row's place; the last row moves into it."""
-        self._buffers.drop(index)
+        self._reader.drop(index)
         row, token = self._active.pop(), self._next.pop()
         if index < len(self._active):
             self._active[index], self._next[index] = row, token
-        self._update = None
 
 
 def _leader(row: Row) -> Row:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from lora_playground.analysis.truncation import Truncation
+from lora_playground.errors import ModelError
 from lora_playground.models.deltas import Delta, Rows
 from lora_playground.models.placed_update import PlacedUpdate, named_modules
 
@@ -68,15 +69,20 @@ class BatchUpdate:
             for name, deltas in update.deltas.items():
                 parts = self._parts.setdefault(name, [])
                 parts.extend(_Part(selected, strength, delta) for delta in deltas)
+        self._count = len(rows)
         self._modules = {name: modules[name] for name in self._parts}
 
     @contextmanager
-    def applied(self) -> Iterator[None]:
-        """The modules add their deltas for as long as the context lasts; the base model is as before afterwards."""
+    def applied(self, length: int) -> Iterator[None]:
+        """The modules add their deltas for as long as the context lasts; the base model is as before afterwards.
+
+        Args:
+            length: T, how many tokens of each row are read.
+        """
         # Not by forward hooks: PyTorch takes longer to call one than the small products of a token take.
         before = {name: vars(module).get("forward") for name, module in self._modules.items()}
         for name, module in self._modules.items():
-            vars(module)["forward"] = _adding(module, self._parts[name])
+            vars(module)["forward"] = _adding(module, self._parts[name], self._count, length)
         try:
             yield
         finally:
@@ -101,8 +107,8 @@ def _selected(indices: list[int], device: Any) -> Rows:
     return torch.tensor(indices, device=device)
 
 
-def _adding(module: nn.Module, parts: list[_Part]) -> Callable[..., torch.Tensor]:
-    """The module's forward with its deltas added."""
+def _adding(module: nn.Module, parts: list[_Part], R: int, T: int) -> Callable[..., torch.Tensor]:
+    """The module's forward with its deltas added, for a batch of R rows of T tokens."""
     own, inside = module.forward, False
 
     def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -111,10 +117,27 @@ def _adding(module: nn.Module, parts: list[_Part]) -> Callable[..., torch.Tensor
         if not inside:  # a delta may call the module again, with other weights
             inside = True
             try:
+                x, by_row = _by_row(x, R, T), _by_row(y, R, T)
                 for part in parts:
-                    part.delta.add(module, x, y, part.rows, part.strength)
+                    part.delta.add(module, x, by_row, part.rows, part.strength)
             finally:
                 inside = False
         return y
 
     return forward
+
+
+def _by_row(tensor: torch.Tensor, R: int, T: int) -> torch.Tensor:
+    """A module's input or output, the R rows first. Models with experts have (R·T, d) before some modules, and those
+    with latent attention (R, 1, columns, d), which become (R, T, d) and (R, columns, d)."""
+    *before, width = tensor.shape
+    if tensor.is_floating_point() and before == [R * T]:
+        return tensor.view(R, T, width)
+    if len(before) == 3 and before[:2] == [R, 1]:
+        return tensor.view(R, before[2], width)
+    if tensor.shape[0] == R:
+        return tensor
+    raise ModelError(
+        f"A module of this model reads {tuple(tensor.shape)} where {R} rows of {T} tokens are read, so that an update "
+        "cannot be added row by row."
+    )

@@ -27,6 +27,7 @@ REBUILD = "python -m tools.embedded_model.tokenizer && python -m tools.embedded_
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _BLOCK = re.compile(r"^(?:(?P<prefix>.+)\.)?(?P<list>layers|h|blocks|block)\.(?P<number>\d+)\.(?P<rest>.+)\.weight$")
+_MAMBA = {"bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "mamba", "mamba2", "nemotron_h", "zamba2"}
 _NOT_TEXT = re.compile(r"(^|\.)(vision|visual|audio|image|multi_modal|experts|router|block_sparse_moe|mtp)[^.]*(\.|$)")
 _ORDER = (
     "q_proj k_proj v_proj qkv_proj c_attn query_key_value o_proj out_proj dense attn.c_proj attention.dense "
@@ -190,13 +191,24 @@ def module_shapes(folder: Path) -> list[tuple[str, int, int]]:
     found: list[tuple[tuple[str, int, int, str], tuple[str, int, int]]] = []
     for key, shape in shapes.items():
         match = _BLOCK.match(key)
-        if not match or len(shape) != 2 or _NOT_TEXT.search(key) or match["rest"].endswith(("norm", "gate", "embed")):
+        if not match or len(shape) != 2 or _NOT_TEXT.search(key) or match["rest"].endswith(("norm", "embed")):
+            continue
+        if not is_adaptable(match["rest"], str(config.get("model_type"))):
             continue
         out, into = (shape[1], shape[0]) if turned else (shape[0], shape[1])
         prefix = _prefix(match["prefix"], match["list"])
         name = f"{prefix}.{match['list']}.{match['number']}.{match['rest']}"
         found.append(((prefix, int(match["number"]), _place(match["rest"]), match["rest"]), (name, out, into)))
     return [module for _, module in sorted(found)]
+
+
+def is_adaptable(name: str, kind: str) -> bool:
+    """Whether a linear module of that name, in a model of that model_type, can have an update. What chooses among
+    experts cannot, nor what a Mamba layer takes the weights of without calling it: its output cannot be added to."""
+    leaf = name.rpartition(".")[2]
+    if leaf in ("gate", "router", "dt_proj", "x_proj") or leaf.endswith("expert_gate"):
+        return False
+    return not (leaf == "out_proj" and kind in _MAMBA)
 
 
 def parameter_count(folder: Path) -> int:
@@ -219,12 +231,13 @@ def read_config(folder: Path) -> dict[str, Any]:
 def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Shapes of all stored tensors by name, from the safetensors headers of one file or of all shards."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for path in _weight_files(folder):
+    for path in weight_files(folder):
         shapes |= {name: entry.shape for name, entry in _opened(path).entries.items()}
     return shapes
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of the model itself, one or its shards; raises ModelError where they are not all there."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file():
         return [single]
@@ -251,7 +264,7 @@ def _opened(path: Path) -> TensorFile:
 
 def _check_folder(folder: Path) -> None:
     read_config(folder)
-    for path in _weight_files(folder):
+    for path in weight_files(folder):
         _opened(path)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,12 +16,14 @@ from lora_playground.analysis.update import Update
 from lora_playground.errors import ChatError
 from lora_playground.models.batch import Batch, Row, Token
 from lora_playground.models.batched_lora import RowUpdate, batch_update
-from lora_playground.models.llama_forward import LlamaForward, fits, llama_forward
+from lora_playground.models.forward_check import agrees
+from lora_playground.models.llama_forward import LlamaForward, fits
 from lora_playground.models.model_shape import context_length
 from lora_playground.models.placed_update import PlacedUpdate
 from lora_playground.models.prompts import prompt_ids, stop_ids
+from lora_playground.models.readers import CachedReader, Rereader
 from lora_playground.models.sampling import Sampling
-from lora_playground.models.transformers_forward import TransformersForward
+from lora_playground.models.transformers_forward import TransformersForward, length_matters
 
 __all__ = ["Batch", "Decoder", "PlacedUpdate", "Row", "RowUpdate", "Sampling", "Token"]
 
@@ -49,13 +52,23 @@ class Decoder:
         self.context = context_length(model.config.to_dict()) or 1 << 20
         self.device = next(model.parameters()).device
         self._transformers = TransformersForward(model)
-        with self.evaluating():
-            self._llama = llama_forward(model) if self.device.type == "cpu" else None
+        self._llama: LlamaForward | None = None
+        if self.device.type == "cpu" and fits(model):
+            with self.evaluating():
+                plain = LlamaForward(model)
+                self._llama = plain if agrees(plain) else None
 
     @property
     def forward(self) -> LlamaForward | TransformersForward:
         """The pass that answers: the plain one where the model is (still) one that it knows, else transformers' own."""
         return self._llama if self._llama is not None and fits(self.model) else self._transformers
+
+    @cached_property
+    def keeps(self) -> bool:
+        """Whether transformers' own pass gives the same logits with padding, and with keys and values kept between
+        tokens. Where it does not, every token takes as long as reading the whole text."""
+        with self.evaluating():
+            return not length_matters(self.model) and agrees(self._transformers)
 
     def adapter(self, updates: Sequence[Update], name: str = "adapter") -> PlacedUpdate:
         """Places updates on the model, for use in `RowUpdate`; raises ModelError where they do not fit."""
@@ -67,7 +80,10 @@ class Decoder:
 
     def batch(self) -> Batch:
         """An empty batch, to which rows can be added at any time."""
-        return Batch(self.forward, self.context)
+        forward = self.forward
+        if isinstance(forward, LlamaForward) or self.keeps:
+            return Batch(CachedReader(forward), self.context)
+        return Batch(Rereader(forward), self.context)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -132,7 +148,7 @@ class Decoder:
 
     def logits(self, ids: Sequence[int], update: RowUpdate | None = None) -> torch.Tensor:
         """Logits (T, V), float32, of a sequence without cache; what the fingerprint and tests use."""
-        with self.evaluating(), batch_update(self.model, [update]).applied():
+        with self.evaluating(), batch_update(self.model, [update]).applied(len(ids)):
             input_ids = torch.tensor([list(ids)], device=self.device)
             return self.model(input_ids=input_ids, use_cache=False).logits[0].float()
 

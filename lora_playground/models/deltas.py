@@ -11,8 +11,6 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-from lora_playground.errors import ModelError
-
 Rows: TypeAlias = int | slice | torch.Tensor
 """Rows of a batch: one as its index, neighbours as a slice, others as a tensor of indices."""
 
@@ -81,10 +79,6 @@ Delta = Factors | Dense | Bias | Table | Parameters
 
 def _flat(x: torch.Tensor, rows: Rows) -> torch.Tensor:
     """Some rows of a linear module's input (R, T, in), token by token: (R'·T, in)."""
-    if x.dim() != 3:
-        raise ModelError(
-            "This model flattens its batch before a module that has an update; it cannot decode row by row."
-        )
     return x[rows] if isinstance(rows, int) else x[rows].flatten(0, 1)
 
 

@@ -2,34 +2,27 @@
 
 At a few million parameters most of the time that transformers takes for a token is Python: masks, caches and checks
 made anew. This pass calls the same modules (so their hooks, quantisation and wrappers apply) and does the attention
-between them. It is compared with transformers' logits before it is used; models that it does not know are read by
-`transformers_forward`. It knows nothing of sampling, and nothing of updates.
+between them. `transformers_forward` reads all other models. It knows nothing of sampling, and nothing of updates.
 """
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
-from lora_playground.models.kv_cache import Buffers, Window
+from lora_playground.models.kv_cache import Window
 from lora_playground.models.placed_update import unwrapped
 
 FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
-TOLERANCE = 1e-4
-"""Largest difference to transformers' logits, against the largest logit, in float32; in half precision it is 300 times
-as much."""
-
-log = logging.getLogger(__name__)
 
 
 class LlamaForward:
-    """The pass for one model. Make it by `llama_forward`, which checks that it fits.
+    """The pass for one model.
 
     Args:
-        model: a causal LM of one of `FAMILIES`, also one with a PEFT adapter inside.
+        model: a causal LM that `fits`, also one with a PEFT adapter inside.
     """
 
     def __init__(self, model: Any) -> None:
@@ -122,43 +115,3 @@ def _is_plain(module: Any, part: str) -> bool:
     known = type(module).__name__ in {family + part for family in FAMILIES}
     own = type(module).__module__.startswith("transformers.models.") and "forward" not in vars(module)
     return known and own and not (module._forward_hooks or module._forward_pre_hooks)
-
-
-def llama_forward(model: Any) -> LlamaForward | None:
-    """The pass for a model; None where it does not fit, or does not agree with transformers' logits."""
-    if not fits(model):
-        return None
-    made = LlamaForward(model)
-    difference = _difference(made)
-    limit = TOLERANCE if next(model.parameters()).dtype == torch.float32 else 300 * TOLERANCE
-    if difference <= limit:
-        return made
-    log.warning("The plain pass differs from transformers by %.2g on %s; not used.", difference, type(model).__name__)
-    return None
-
-
-@torch.no_grad()
-def _difference(made: LlamaForward) -> float:
-    """Largest difference to transformers' logits, against the largest logit, over two prompts of unlike length, padded
-    on the left, and one more token of each."""
-    vocabulary, device = made.causal.model.embed_tokens.weight.shape[0], made.causal.model.embed_tokens.weight.device
-    lengths, longest = (7, 4), 7
-    texts = [[(index * 7919 + 13 * row + 5) % vocabulary for index in range(n + 1)] for row, n in enumerate(lengths)]
-    buffers = Buffers()
-    buffers.reserve(2, longest)
-    buffers.starts, buffers.rows = [longest - n for n in lengths], 2
-    buffers.end = longest
-    starts = torch.tensor(buffers.starts)[:, None]
-    ids = torch.tensor([[0] * (longest - n) + text[:n] for n, text in zip(lengths, texts)])
-    positions = (torch.arange(longest)[None] - starts).clamp_min(0)
-    last = torch.tensor([[text[-1]] for text in texts])
-    got = [
-        made(Window(buffers, 0, 2, 0, 0), ids, starts, positions),
-        made(Window(buffers, 0, 2, 0, longest), last, starts, longest - starts),
-    ]
-    worst = 0.0
-    for row, (n, text) in enumerate(zip(lengths, texts)):
-        whole = made.model(input_ids=torch.tensor([text], device=device), use_cache=False).logits[0].float()
-        for logits, expected in zip(got, whole[n - 1 : n + 1]):
-            worst = max(worst, float((logits[row] - expected).abs().max() / expected.abs().max().clamp_min(1e-9)))
-    return worst

@@ -17,7 +17,8 @@ import numpy as np
 from lora_playground.config import ModelConfig
 from lora_playground.errors import ModelError
 from lora_playground.hub import Progress, fetch, first_line
-from lora_playground.models.catalogue import cached_snapshot, read_config, resolve, tensor_shapes
+from lora_playground.models.catalogue import cached_snapshot, read_config, resolve, tensor_shapes, weight_files
+from lora_playground.models.model_shape import vocabulary
 from lora_playground.models.precision import pick_device, torch_dtype
 
 if TYPE_CHECKING:
@@ -127,7 +128,13 @@ def load_tokenizer(folder: Path) -> tuple[Any, bool]:
         raise ModelError(f"The tokenizer in {folder} cannot be loaded ({first_line(error)}); fetch it again.") from None
     if tokenizer.eos_token is None:
         raise ModelError(f"The tokenizer in {folder} has no end-of-sequence token, so answers could not end.")
-    if tokenizer.pad_token is None:
+    rows = vocabulary(read_config(folder))
+    if rows is not None and tokenizer.eos_token_id >= rows:
+        raise ModelError(
+            f"The tokenizer in {folder} ends answers with token {tokenizer.eos_token_id}, and the model knows {rows} "
+            "tokens; they do not belong together."
+        )
+    if tokenizer.pad_token is None or (rows is not None and tokenizer.pad_token_id >= rows):
         tokenizer.pad_token = tokenizer.eos_token
     own = bool(tokenizer.chat_template)
     if not own:
@@ -156,7 +163,7 @@ def identity(folder: Path) -> str:
     digest = hashlib.sha256(str(read_config(folder).get("model_type")).encode())
     for name, shape in sorted(tensor_shapes(folder).items()):
         digest.update(f"{name}{shape}".encode())
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder):
         with open(path, "rb") as file:
             file.seek(path.stat().st_size // 2)
             digest.update(file.read(65_536))
@@ -191,6 +198,8 @@ def _load_model(folder: Path, config: ModelConfig, device: torch.device, dtype: 
     from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False, "use_safetensors": True}
+    # transformers would put an adapter that lies in the folder into the model: it is made to look for one elsewhere.
+    options["adapter_kwargs"] = {"subfolder": "no-adapter"}
     if config.quantisation != "none":
         options["quantization_config"] = _quantisation(config.quantisation, dtype)
         options["device_map"] = {"": str(device)}

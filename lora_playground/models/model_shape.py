@@ -127,3 +127,12 @@ def context_length(config: dict[str, Any]) -> int | None:
             if isinstance(value, int) and value > 0:
                 return value
     return None
+
+
+def vocabulary(config: dict[str, Any]) -> int | None:
+    """How many tokens a model's embedding has rows for, from its config.json; None where it does not say."""
+    nested = config.get("text_config")
+    for source in (config, nested if isinstance(nested, dict) else {}):
+        if isinstance(source.get("vocab_size"), int):
+            return int(source["vocab_size"])
+    return None

@@ -1,7 +1,6 @@
-"""transformers' own forward pass as the decoder uses it: one new column of tokens for every row of a batch.
+"""transformers' own forward pass as the decoder uses it, for every causal LM that transformers can load.
 
-For every causal LM that transformers can load, on any device and with any quantisation. It knows nothing of sampling,
-and nothing of updates: those are hooks on the modules.
+It knows nothing of sampling, and nothing of updates: those are part of the modules while it runs.
 """
 
 from __future__ import annotations
@@ -13,6 +12,9 @@ import torch
 
 from lora_playground.models.kv_cache import Window
 from lora_playground.models.placed_update import unwrapped
+
+LENGTH_MATTERS = ("dynamic", "longrope")
+"""Kinds of rotary embedding whose rotation depends on how long the text is, also that of tokens read before."""
 
 
 class TransformersForward:
@@ -49,3 +51,15 @@ class TransformersForward:
             **self._options,
         )
         return output.logits[:, -1].float()
+
+    def whole(self, ids: torch.Tensor) -> torch.Tensor:
+        """Reads whole texts of one length (R, T), nothing kept; (R, V) float32 logits of the last column."""
+        return self.model(input_ids=ids.to(self.device), use_cache=False, **self._options).logits[:, -1].float()
+
+
+def length_matters(model: Any) -> bool:
+    """Whether the model's rotary embedding depends on how long the text is."""
+    config = unwrapped(model).config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(one for one in rope.values() if isinstance(one, dict))]  # some models have one for a kind of layer
+    return any(kind.get("rope_type") in LENGTH_MATTERS for kind in kinds)

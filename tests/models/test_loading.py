@@ -10,6 +10,7 @@ from checkpoints import KINDS, PLAIN_TEMPLATE, make_checkpoint
 from lora_playground.config import ModelConfig
 from lora_playground.errors import ModelError
 from lora_playground.models import loading, precision
+from lora_playground.models.remarks import remarks
 
 
 def _load(folder, **options):
@@ -114,3 +115,36 @@ def test_probe_is_measured_once_and_leaves_the_threads_alone():
     assert (chosen.dtype == "bfloat16") == faster
     assert precision.torch_dtype("auto", "cpu") == getattr(torch, chosen.dtype)
     assert precision.torch_dtype("bfloat16") == torch.bfloat16
+
+
+def test_an_adapter_in_the_folder_is_no_part_of_the_base(tmp_path):
+    """transformers itself would load it into the model."""
+    from peft import LoraConfig, get_peft_model
+
+    folder = make_checkpoint(tmp_path / "model", "llama")
+    before = _load(folder)
+    tuned = get_peft_model(_load(folder).model, LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+    tuned.save_pretrained(tmp_path / "adapter")
+    for path in (tmp_path / "adapter").glob("adapter_*"):
+        path.rename(folder / path.name)
+    base = _load(folder)
+    assert not any("lora" in name for name, _ in base.model.named_parameters())
+    assert base.fingerprint.identity == before.fingerprint.identity
+    np.testing.assert_array_equal(base.fingerprint.logits, before.fingerprint.logits)
+    assert any("holds an adapter" in remark for remark in remarks(folder))
+    base.model.save_pretrained(tmp_path / "merged")
+    assert (tmp_path / "merged" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("which", ["pad_token", "eos_token"])
+def test_a_token_without_a_row_in_the_embedding(tmp_path, which):
+    """Padding falls back to the end token; an end token that the model does not know is refused."""
+    folder = make_checkpoint(tmp_path, "llama")
+    tokenizer, _ = loading.load_tokenizer(folder)
+    tokenizer.add_special_tokens({which: "<|late|>"})
+    tokenizer.save_pretrained(folder)
+    if which == "pad_token":
+        assert _load(folder).tokenizer.pad_token == _load(folder).tokenizer.eos_token
+    else:
+        with pytest.raises(ModelError, match="do not belong together"):
+            _load(folder)

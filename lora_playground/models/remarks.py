@@ -1,0 +1,55 @@
+"""What a person should know of a model folder before training on it, read from its files' headers alone."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from lora_playground.errors import ModelError
+from lora_playground.models.catalogue import read_config, tensor_shapes
+
+ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+RECURRENT = {
+    "bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "mamba", "mamba2", "minimax", "nemotron_h",
+    "recurrent_gemma", "rwkv", "xlstm", "zamba", "zamba2",
+}  # fmt: skip
+"""Values of transformers' model_type of models that keep a state rather than keys and values."""
+
+
+def remarks(folder: Path) -> list[str]:
+    """Sentences on what is left out, left alone or slow; an empty list for an ordinary model.
+
+    Raises:
+        ModelError: the folder's model cannot be trained on and asked here.
+    """
+    config, shapes = read_config(folder), tensor_shapes(folder)
+    if config.get("is_encoder_decoder"):
+        kind = config.get("model_type")
+        raise ModelError(f"{folder.name} is an encoder with a decoder ({kind}); choose a causal language model.")
+    said = []
+    if (folder / "adapter_config.json").is_file():
+        said.append(f"{folder.name} also holds an adapter (adapter_config.json). It is not part of the base.")
+    total = sum(prod(shape) for shape in shapes.values())
+    experts = sum(prod(shape) for name, shape in shapes.items() if ".experts." in name)
+    if experts:
+        said.append(f"{experts / total:.0%} of this model's weights are in experts; those are not adapted.")
+    if rereads(config):
+        said.append(
+            "This model is asked without padding and keeps nothing between two tokens: answers and scores take long."
+        )
+    return said
+
+
+def rereads(config: dict[str, Any]) -> bool:
+    """Whether every token of an answer takes reading the whole text: for models with a recurrent state, and where the
+    rotation of a position depends on how long the text is."""
+    nested = config.get("text_config")
+    both = [config, nested if isinstance(nested, dict) else {}]
+    if any(one.get("model_type") in RECURRENT for one in both):
+        return True
+    if any(kind not in ATTENTION for one in both for kind in one.get("layer_types") or ()):
+        return True
+    ropes = [one.get(name) or {} for one in both for name in ("rope_parameters", "rope_scaling")]
+    kinds = {rope.get("rope_type", rope.get("type")) for rope in ropes if isinstance(rope, dict)}
+    return bool(kinds & {"dynamic", "longrope"})
