@@ -13,14 +13,15 @@ from typing import Any
 
 from lora_playground.data.catalogue import Row
 from lora_playground.data.columns import Layout
-from lora_playground.data.json_shapes import is_chat, is_turn
+from lora_playground.data.json_shapes import SAID, SPEAKER, is_chat, is_turn
 from lora_playground.data.values import RowError, parse_json, text_of, unpacked
 
 MAX_CHARACTERS = 400_000
 
 _SPEAKERS = {
     "system": "system", "developer": "system",
-    "user": "user", "human": "user", "prompter": "user",
+    "user": "user", "human": "user", "prompter": "user", "customer": "user",
+    "agent": "assistant", "ai": "assistant", "chatbot": "assistant",
     "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "model": "assistant", "chatgpt": "assistant",
     "tool": "tool", "function": "tool", "ipython": "tool", "observation": "tool", "tool_response": "tool",
     "function_call": "call", "tool_call": "call",
@@ -28,8 +29,13 @@ _SPEAKERS = {
 _LEARNED = ("weight", "train", "training")
 """Keys of a message that say whether it is learned."""
 _RATED = ("rating", "label", "score", "feedback", "thumbs")
-_BAD = frozenset("false 0 0.0 -1 bad no down thumbs_down dislike reject rejected undesirable negative".split())
-_GOOD = frozenset("true 1 1.0 +1 good yes up thumbs_up like accept accepted desirable positive".split())
+_BAD = frozenset(
+    "false 0 0.0 -1 bad no down thumbs_down dislike reject rejected undesirable negative low poor wrong incorrect "
+    "invalid".split()
+)
+_GOOD = frozenset(
+    "true 1 1.0 +1 good yes up thumbs_up like accept accepted desirable positive high right correct valid".split()
+)
 _TRANSCRIPT = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \n]?")
 
 
@@ -55,7 +61,7 @@ class Chats:
             row: Row = {"messages": self._checked(self._with_system(record, self._chat(record)))}
         elif self.layout.classifies:
             row = self._labelled(record)
-        elif "translation" in self.roles:
+        elif self.layout.kind == "translation":
             row = {"messages": self._translation(record)}
         elif "text" in self.roles:
             row = {"text": self._text(record, "text")}
@@ -128,7 +134,10 @@ class Chats:
     def _with_system(self, record: Mapping[str, Any], turns: list[Any]) -> list[Any]:
         if not self._has(record, "system"):
             return turns
-        text = self._text(record, "system")
+        value = record[self.roles["system"]]
+        if isinstance(value, dict):  # {"parts": [{"text": ...}]}
+            value = next((value[key] for key in SAID if key in value), None)
+        text = _content(value, self.roles["system"])
         if turns and isinstance(turns[0], dict) and turns[0].get("role") == "system":
             rest = turns[0]["content"]
             return [{"role": "system", "content": text if rest == text else f"{text}\n\n{rest}"}, *turns[1:]]
@@ -188,8 +197,10 @@ class Chats:
         return [{"role": role, "content": text_of(text, column)} for role, text in zip(roles, flat)]
 
     def _translation(self, record: Mapping[str, Any]) -> list[dict[str, Any]]:
-        column = self.roles["translation"]
+        column = self.roles.get("translation", "translation")
         pair = unpacked(record.get(column))
+        if "from" in self.roles:
+            pair = {name: record.get(name) for name in (self.roles["from"], self.roles["to"])}
         if not isinstance(pair, dict) or len(pair) < 2:
             raise RowError(f"{column[:40]!r} must hold one text for each of two languages.")
         source, target = list(pair)[:2]
@@ -229,8 +240,8 @@ class Chats:
     def _turn(self, entry: Any, number: int, column: str) -> dict[str, Any]:
         if not isinstance(entry, dict):
             raise RowError(f'message {number} is not an object. Write {{"role": "user", "content": "..."}}.')
-        speaker_key = next((key for key in ("role", "from", "speaker") if key in entry), "role")
-        said_key = next((key for key in ("content", "value", "text") if key in entry), "content")
+        speaker_key = next((key for key in SPEAKER if key in entry), "role")
+        said_key = next((key for key in SAID if key in entry), "content")
         speaker = entry.get(speaker_key)
         role = _SPEAKERS.get(speaker.lower()) if isinstance(speaker, str) else None
         if role is None:
@@ -241,7 +252,8 @@ class Chats:
         calls = entry.get("tool_calls") or ([entry["function_call"]] if entry.get("function_call") else None)
         where = f"content of message {number}"
         if role == "call":
-            turn = {"role": "assistant", "content": "", "tool_calls": _calls([entry.get(said_key)], number)}
+            turn: dict[str, Any] = {"role": "assistant", "content": ""}
+            turn["tool_calls"] = _calls([entry.get(said_key)], number)
         elif calls:
             if role != "assistant":
                 raise RowError(f"message {number} calls a tool, which only the assistant may do.")

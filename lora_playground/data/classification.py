@@ -31,6 +31,10 @@ def classify(rows: Sequence[Row], column: str, names: Sequence[str] = ()) -> lis
         answer = row["messages"][-1]
         if names and answer["content"].isdigit() and int(answer["content"]) < len(names):
             answer["content"] = names[int(answer["content"])]
+    spelt = Counter(row["messages"][-1]["content"] for row in rows)
+    usual = {label.casefold(): label for label, _ in reversed(spelt.most_common())}
+    for row in rows:
+        row["messages"][-1]["content"] = usual[row["messages"][-1]["content"].casefold()]
     counts = Counter(row["messages"][-1]["content"] for row in rows)
     labels = sorted(counts, key=_in_order)
     if len(labels) > MOST_LABELS or 2 * len(labels) > len(rows) > 3 or max(map(len, labels)) > LONGEST_LABEL:
@@ -39,6 +43,8 @@ def classify(rows: Sequence[Row], column: str, names: Sequence[str] = ()) -> lis
     asked = f"Classify the text. Answer with one of these labels alone: {listed}."
     shares = ", ".join(f"{label} ({counts[label]})" for label in labels)
     notes = [f"A classification: {column} has the labels {shares}."]
+    if len(spelt) > len(labels):
+        notes.append("Labels that differ in capitals alone are taken for one.")
     if len(listed) > _LISTED:
         asked = "Classify the text. Answer with its label alone."
         notes = [f"A classification: {column} has {len(labels)} labels, too many for the question to list them."]

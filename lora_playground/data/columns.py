@@ -17,8 +17,12 @@ CLASSIFICATION = "text/label"
 
 _ANSWERS = ("completion", "response", "answer", "answers", "output", "target", "solution")
 _LAYOUTS: tuple[tuple[str, dict[str, tuple[str, ...]]], ...] = (
+    (
+        "text/summary",
+        {"prompt": ("dialogue", "dialog", "article", "document", "text"), "completion": ("summary", "highlights")},
+    ),
     ("messages", {"messages": TURNS}),
-    ("chosen/rejected", {"completion": ("chosen",), "rejected": ("rejected",)}),
+    ("chosen/rejected", {"completion": ("chosen", "preferred"), "rejected": ("rejected", "dispreferred")}),
     ("instruction/input/output", {"prompt": ("instruction",), "completion": ("output", *_ANSWERS)}),
     ("prompt/completion", {"prompt": ("prompt",), "completion": (*_ANSWERS, "chosen")}),
     ("question/answer", {"prompt": ("question", "problem"), "completion": ("answer", *_ANSWERS, "sql", "query")}),
@@ -54,17 +58,24 @@ _SECOND = {
 }  # fmt: skip
 """The second of two texts that a label is about, by the first."""
 _BESIDE: dict[str, tuple[str, ...]] = {
-    "system": ("system", "system_prompt", "system_message"),
+    "system": ("system", "system_prompt", "system_message", "system_instruction", "systeminstruction"),
     "history": ("history",),
     "context": (
         "context", "passage", "schema", "document", "article", "paragraph", "background", "evidence", "knowledge",
     ),
     "rating": (
-        "label", "rating", "kto_tag", "feedback", "thumbs", "is_good", "desirable", "accepted", "quality", "score",
+        "label", "rating", "kto_tag", "feedback", "thumbs", "is_good", "desirable", "accepted", "is_correct", "correct",
+        "quality", "score", "weight",
     ),
     "rejected": ("rejected",),
 }  # fmt: skip
 """Columns that may stand beside question and answer."""
+_LANGUAGES = frozenset(
+    "en de fr es it pt nl sv da nb nn fi pl cs sk sl hr sr bg ru uk be lt lv et hu ro el tr ar he fa hi bn ur ta te th "
+    "vi ms zh ja ko sw yo zu xh eo ga cy eu ca gl mk ka hy az kk uz english german french spanish italian portuguese "
+    "dutch swedish polish russian ukrainian turkish arabic hindi chinese japanese korean".split()
+)
+"""Names of columns that hold the same text in a language each."""
 _CONVERSATION_IDS = (
     "conversation_id", "conv_id", "chat_id", "dialog_id", "dialogue_id", "thread_id", "session_id", "conversation",
 )  # fmt: skip
@@ -81,8 +92,8 @@ class Layout:
     Attributes:
         kind: 'messages', 'question/answer', ..., 'chosen' for a mapping that was given, '' for none.
         roles: role → column name. Roles are those of `ROLES` and, found but never given: rating (whether a row is
-            good), rejected (an answer not to learn), translation, names (of the labels), chat (which chat a turn
-            belongs to), speaker and said (of one turn).
+            good), rejected (an answer not to learn), translation (both texts), from and to (a text in two languages),
+            names (of the labels), chat (which chat a turn belongs to), speaker and said (of one turn).
     """
 
     kind: str
@@ -118,6 +129,9 @@ def find_layout(columns: Sequence[str], mapping: Mapping[str, str] | None, name:
             chat = next((lower[one] for one in _CONVERSATION_IDS if one in lower), "")
             return Layout(kind, roles | ({"chat": chat} if chat else {}))
         return Layout(kind, _beside(kind, roles, lower))
+    languages = [column for column in columns if _plain(column) in _LANGUAGES]
+    if len(languages) > 1:
+        return Layout("translation", {"from": languages[0], "to": languages[1]})
     if not required:
         return Layout("", {})
     found = ", ".join(repr(column[:40]) for column in columns[:12]) or "none"

@@ -10,18 +10,21 @@ from typing import Any
 from lora_playground.data.values import RowError
 from lora_playground.errors import DataError
 
-TURNS = ("messages", "conversations", "conversation", "chat", "dialog", "dialogue", "turns")
+TURNS = ("messages", "conversations", "conversation", "chat", "dialog", "dialogue", "turns", "contents")
 """Names of a field that holds the turns of one chat."""
 _LISTS = ("data", "rows", "examples", "train", "items", "records", "instances", "samples", *TURNS)
 """Names of a field that holds all rows."""
-_SPEAKER, _SAID = ("role", "from", "speaker"), ("content", "value", "text")
+SPEAKER, SAID = ("role", "from", "speaker"), ("content", "value", "text", "parts")
+"""Names of who speaks and of what is said in a turn."""
+_CLASSES = ("label_names", "class_names", "classes", "id2label")
+"""Names of a field of a document that lists what numbers of labels stand for."""
 
 
 def is_turn(value: Any) -> bool:
     """Whether it is one turn of a chat: an object with who speaks and what is said."""
     if not isinstance(value, dict):
         return False
-    return any(key in value for key in _SPEAKER) and any(key in value for key in (*_SAID, "tool_calls"))
+    return any(key in value for key in SPEAKER) and any(key in value for key in (*SAID, "tool_calls"))
 
 
 def is_chat(value: Any) -> bool:
@@ -45,6 +48,10 @@ def rows_of(value: Any, name: str) -> tuple[list[Any], list[str]]:
         raise DataError(f"{name}, row 1: there is {kind_of(value)} where a list is needed. Write [{{...}}, {{...}}].")
     if not value:
         raise DataError(f"{name} holds an empty list: there is no row 1. Give at least one example.")
+    header = value[0]
+    named = isinstance(header, list) and all(isinstance(cell, str) for cell in header)
+    if len(value) > 1 and named and _lists_of(value, len(header)) and len(set(header)) == len(header) > 1:
+        value = [dict(zip(header, row)) for row in value[1:]]  # rows as lists below their names
     return value, unused
 
 
@@ -58,10 +65,10 @@ def _rows_of_object(value: dict[str, Any]) -> tuple[list[Any], list[str]]:
         return rows, [key for key in value if key not in ("columns", "data", "index")]
     key = next((key for key in _LISTS if isinstance(value.get(key), list)), None)
     if key is not None and value[key] and isinstance(value[key][0], dict | list):
-        return list(value[key]), [other for other in value if other not in (key, "features", "schema")]
+        return list(value[key]), [other for other in value if other not in (key, "features", "schema", *_CLASSES)]
     inner = list(value.values())
     if inner and all(isinstance(item, list) for item in inner) and len({len(item) for item in inner}) == 1:
-        return [dict(zip(value, row)) for row in zip(*inner)], []
+        return [dict(zip(value, row)) for row in zip(*inner)], []  # columns
     if len(inner) > 1 and all(isinstance(item, dict) for item in inner) and len({tuple(item) for item in inner}) == 1:
         return _indexed(value), []
     return [value], []
@@ -91,7 +98,8 @@ def record_of(item: Any) -> Any:
 
 
 def label_names(value: Any) -> dict[str, list[str]]:
-    """Column → names of its classes, where a document lists its features as the hub's dataset viewer does."""
+    """Column → names of its classes, where a document lists its features as the hub's dataset viewer does; '' for the
+    names of any column, where it lists names alone."""
     features = value.get("features") if isinstance(value, dict) else None
     found: dict[str, list[str]] = {}
     for feature in features if isinstance(features, list) else []:
@@ -99,6 +107,11 @@ def label_names(value: Any) -> dict[str, list[str]]:
         names = kind.get("names") if isinstance(kind, dict) else None
         if isinstance(names, list) and all(isinstance(name, str) for name in names):
             found[str(feature.get("name"))] = names
+    for names in (value.get(key) for key in _CLASSES) if isinstance(value, dict) else ():
+        if isinstance(names, dict) and sorted(names) == sorted(map(str, range(len(names)))):
+            names = [names[str(number)] for number in range(len(names))]
+        if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+            found[""] = names
     return found
 
 

@@ -120,7 +120,8 @@ def read_bytes(data: bytes, name: str, mapping: Mapping[str, str] | None = None)
             reading.lines.append(line)
     if layout.classifies and reading.rows:
         column = layout.roles["label"]
-        reading.notes += classify(reading.rows, column, contents.label_names.get(column, ()))
+        names = contents.label_names.get(column) or contents.label_names.get("") or []
+        reading.notes += classify(reading.rows, column, names)
     return _finished(reading, chats, contents)
 
 

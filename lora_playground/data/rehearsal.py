@@ -41,7 +41,7 @@ def conflicts(chats: Sequence[Row], train: Sequence[Row]) -> set[int]:
 
 def _names(rows: Iterable[Row]) -> set[str]:
     """Words that only ever occur with a capital, in lower case: names."""
-    capital, small = set(), set()
+    capital, small = set[str](), set[str]()
     for row in rows:
         for message in row.get("messages") or []:
             for word in _WORD.findall(message["content"]):

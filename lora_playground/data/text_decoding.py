@@ -49,7 +49,7 @@ def decode(data: bytes, name: str) -> tuple[str, str, list[str]]:
     if wide := _wide_guess(data):
         return _strictly(data, wide, name), wide, []
     try:
-        text, encoding, notes = data.decode("utf-8"), "utf-8", []
+        text, encoding, notes = data.decode("utf-8"), "utf-8", list[str]()
     except UnicodeDecodeError as error:
         text, encoding, notes = _older(data, name, error.start)
     if "\0" in text:
@@ -62,8 +62,12 @@ def _older(data: bytes, name: str, place: int) -> tuple[str, str, list[str]]:
     """Text in an encoding of before Unicode; `place` is the first byte that is not UTF-8."""
     line = data.count(b"\n", 0, place) + 1
     part = data[max(0, place - _SAMPLE // 2) :][:_SAMPLE]
-    likely = [] if is_binary(data[:_SAMPLE]) else from_bytes(part, cp_isolation=list(_OLD))
-    fits = [(match.chaos, list(_OLD).index(name), name) for match in likely for name in match.could_be_from_charset]
+    likely = from_bytes(part, cp_isolation=list(_OLD))
+    fits = (
+        []
+        if is_binary(data[:_SAMPLE])
+        else [(match.chaos, list(_OLD).index(name), name) for match in likely for name in match.could_be_from_charset]
+    )
     for _, _, encoding in sorted(fits):
         try:
             text = data.decode(encoding)

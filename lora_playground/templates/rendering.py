@@ -20,7 +20,7 @@ _OPEN, _CLOSE = "\ue0b1", "\ue0b2"
 class _GenerationTags(Extension):
     """The tags `{% generation %}` and `{% endgeneration %}`, between which a template puts what a model has written."""
 
-    tags = frozenset({"generation"})
+    tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
 
     def parse(self, parser: Any) -> Any:
         line = next(parser.stream).lineno

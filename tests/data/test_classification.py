@@ -54,6 +54,11 @@ def test_numbers_get_the_names_that_the_file_has():
     }
     reading = readers.read_bytes(json.dumps(viewer).encode(), "a.json")
     assert [row["meta"]["label"] for row in reading.rows[:2]] == ["neg", "pos"]
+    for key, names in (("label_names", ["neg", "pos"]), ("id2label", {"0": "neg", "1": "pos"})):
+        document = {key: names, "data": [{"text": f"t{n}", "label": n % 2} for n in range(20)]}
+        reading = readers.read_bytes(json.dumps(document).encode(), "a.json")
+        assert [row["meta"]["label"] for row in reading.rows[:2]] == ["neg", "pos"]
+        assert not any("not used" in note for note in reading.notes)
     plain = readers.read_bytes(table("text,label", ("0", "1")).encode(), "a.csv")
     assert any("labels are numbers" in note for note in plain.notes)
 
@@ -71,6 +76,12 @@ def test_two_texts_and_a_label():
     pairs = [{"premise": f"p{n}", "hypothesis": "h", "label": ["yes", "no"][n % 2]} for n in range(8)]
     row = readers.read_bytes(json.dumps(pairs).encode(), "a.json").rows[0]
     assert row["messages"][0]["content"].endswith("\n\npremise: p0\nhypothesis: h")
+
+
+def test_labels_that_differ_in_capitals_are_one():
+    reading = readers.read_bytes(table("text,label", ("Good", "Bad", "good", "Good")).encode(), "a.csv")
+    assert {row["meta"]["label"] for row in reading.rows} == {"Good", "Bad"}
+    assert any("capitals" in note for note in reading.notes)
 
 
 def test_values_that_are_no_labels_stay_answers(tmp_path):

@@ -61,6 +61,14 @@ ASKED = [("u", "Hi"), ("a", "Hello")]
         ({"translation": {"en": "Hi", "de": "Hallo", "fr": "Salut"}},
          [("u", "Translate from en to de:\n\nHi"), ("a", "Hallo")], ["translation.fr"]),
         ({"messages": [{**HI[0], "time": 3}, {**HI[1], "model": "x"}]}, ASKED, ["messages[].time", "messages[].model"]),
+        ({"en": "Hi", "de": "Hallo", "id": 3}, [("u", "Translate from en to de:\n\nHi"), ("a", "Hallo")], ["id"]),
+        ({"dialogue": "A: Hi. B: Hello.", "summary": "They greet."},
+         [("u", "A: Hi. B: Hello."), ("a", "They greet.")], []),
+        ({"systemInstruction": {"parts": [{"text": "Be brief."}]}, "contents": [
+            {"role": "user", "parts": [{"text": "Hi"}]}, {"role": "model", "parts": [{"text": "Hello"}]}]},
+         [("s", "Be brief."), *ASKED], []),
+        ({"system": "Be brief.", "question": "Hi", "chosen": "Hello", "rejected": "Go"},
+         [("s", "Be brief."), *ASKED], []),
         ({"question": "How much?", "answer": "1.10"}, [("u", "How much?"), ("a", "1.10")], []),
     ],
     ids=lambda value: "/".join(value) if isinstance(value, dict) else "",
@@ -89,8 +97,10 @@ ROWS = [{"question": f"{n}+1?", "answer": str(n + 1)} for n in range(4)]
                                                       for n, row in enumerate(ROWS)]},
         {"schema": {"fields": []}, "data": ROWS},
         {"train": ROWS},
+        [["question", "answer"], *(list(row.values()) for row in ROWS)],
+        {"question": [row["question"] for row in ROWS], "answer": [row["answer"] for row in ROWS]},
     ],
-    ids=["columns", "index", "split", "viewer", "table", "train"],
+    ids=["columns", "index", "split", "viewer", "table", "train", "header", "lists"],
 )  # fmt: skip
 def test_shapes_of_a_json_document(document):
     reading = read(document, "a.json")
