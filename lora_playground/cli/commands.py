@@ -285,8 +285,9 @@ def reproduce_run(given: argparse.Namespace) -> dict[str, Any]:
 
 def estimate(given: argparse.Namespace) -> dict[str, Any]:
     """`estimate`: time, memory by cause, trained parameters and the adapter's size; nothing is loaded."""
+    from lora_playground.estimates.epochs import epochs
     from lora_playground.estimates.memory import Conditions, estimate_memory
-    from lora_playground.estimates.time import estimate_time
+    from lora_playground.estimates.time import estimate_time, flops_per_token
     from lora_playground.models.precision import probe
 
     config, machine = build_config(given), probe()
@@ -296,7 +297,11 @@ def estimate(given: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError("model.source", config.model.source, known)
     time = estimate_time(_store(given), config, machine.device == "cuda")
     told = asdict(found) | {"least": found.least, "total": found.most, "device": machine.device}
-    return told | {"beside": told.pop("overhead"), "time": asdict(time) if time else None}
+    return (
+        told
+        | {"beside": told.pop("overhead"), "time": asdict(time) if time else None}
+        | {"epochs": epochs(config, _store(given).home), "flops_per_token": flops_per_token(config)}
+    )
 
 
 def variants(given: argparse.Namespace) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from lora_playground.estimates.memory import Conditions, advice, estimate_memory
 from lora_playground.estimates.time import TimeEstimate
 from lora_playground.machine.device import Device
 from lora_playground.ui.cards import error
-from lora_playground.ui.words import count, escape, expected, size
+from lora_playground.ui.words import count, escape, expected, significant, size
 from lora_playground.variants import get_variant
 from lora_playground.variants.base import Variant
 
@@ -52,6 +52,17 @@ def time_line(estimates: Sequence[TimeEstimate | None], timed: bool = False) -> 
     steps = f", for {_steps(*worst.steps)}{' each' if each else ''}" if timed else ""
     said = f"{each}{seconds} from start to result{steps}, {GROUNDS[worst.source].format(runs=runs)}."
     return f'<p class="lp-note">{escape(said[0].upper() + said[1:])}</p>'
+
+
+def budget_line(config: RunConfig, passes: float | None, flops: float | None) -> str:
+    """What the steps amount to, as HTML: passes over the data and arithmetic; '' where neither is known."""
+    said = []
+    if passes is not None:
+        said.append(f"about {significant(passes, 2)} passes (epochs) over the training rows")
+    if flops is not None:
+        said.append(f"about {count(flops * config.training.batch_tokens)} floating-point operations a step")
+    joined = "; ".join(said)
+    return f'<p class="lp-note">{escape(joined[:1].upper() + joined[1:])}.</p>' if said else ""
 
 
 def refused(failure: PlaygroundError) -> str:

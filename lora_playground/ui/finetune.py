@@ -15,8 +15,9 @@ import gradio as gr
 from lora_playground.config import Option, RunConfig, options
 from lora_playground.data.catalogue import DatasetCard, get_dataset, list_datasets
 from lora_playground.errors import PlaygroundError
+from lora_playground.estimates.epochs import epochs
 from lora_playground.estimates.memory import seen_overhead
-from lora_playground.estimates.time import estimate_times
+from lora_playground.estimates.time import estimate_times, flops_per_token
 from lora_playground.machine.device import device
 from lora_playground.models.catalogue import list_models
 from lora_playground.ui import cards, costs, method_card, options_file, pictures, upload
@@ -172,19 +173,23 @@ def _connect_costs(shell: Shell, page: gr.Blocks, made: Steps, memory: gr.HTML, 
             configs, machine = made.configs(given), device()
             gpu = machine.kind == "cuda"
             known = estimate_times(shell.store, configs, gpu)
-            clock = costs.time_line(known, configs[0].training.seconds is not None)
+            timed = configs[0].training.seconds is not None
+            steps = known[0].steps[1] if timed and known[0] else None
+            passes = None if timed and steps is None else epochs(configs[0], shell.home, steps)
+            clock = costs.time_line(known, timed) + costs.budget_line(configs[0], passes, flops_per_token(configs[0]))
             return clock, *costs.panel(configs[0], machine, seen_overhead(shell.store, configs[0].model.source))
         except PlaygroundError as failure:
             return costs.refused(failure), "", ""
 
     paths = (
-        "model.quantisation", "data.max_length", "training.batch_tokens", "training.accumulation",
+        "model.quantisation", "data.max_length", "data.train_rows", "data.rehearsal",
+        "training.batch_tokens", "training.accumulation",
         "training.gradient_checkpointing", "training.precision", "training.validate_every",
     )  # fmt: skip
     typed = [component.change for component in (made.exact, *made.variant_fields.components())]
     changes = [made.file.change, *(made.advanced.inputs[path].change for path in paths)]
-    parts = (made.unit, made.steps, made.seconds, made.shown, made.source, made.sweep_ranks, made.sweep_variants)
-    changes += [part.change for part in parts]
+    parts = [made.dataset, made.source, made.unit, made.steps, made.seconds, made.shown]
+    changes += [part.change for part in [*parts, made.sweep_ranks, made.sweep_variants]]
     shown = [made.forecast, memory, causes]
     last: dict[str, Any] = QUIET | {"trigger_mode": "always_last"}
     gr.on([page.load, made.rank.change, *typed, *changes], draw, made.inputs(), shown, **last)

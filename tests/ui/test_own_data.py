@@ -139,6 +139,14 @@ def test_a_time_is_told_only_as_exactly_as_it_is_known():
     ]  # fmt: skip
 
 
+def test_steps_are_told_as_passes_and_arithmetic_too():
+    from lora_playground.ui.costs import budget_line
+
+    said = budget_line(RunConfig.parse({}), 2.74, 26.4e6)
+    assert "About 2.7 passes (epochs) over the training rows; about 13.5B floating-point operations a step." in said
+    assert "passes" not in budget_line(RunConfig.parse({}), None, 26.4e6) and budget_line(RunConfig(), None, None) == ""
+
+
 def test_the_form_says_which_value_is_not_possible():
     from lora_playground.ui.costs import refused
 
