@@ -141,6 +141,7 @@ def test_a_token_without_a_row_in_the_embedding(tmp_path, which):
     """Padding falls back to the end token; an end token that the model does not know is refused."""
     folder = make_checkpoint(tmp_path, "llama")
     tokenizer, _ = loading.load_tokenizer(folder)
+    tokenizer.add_tokens([f"<{number}>" for number in range(len(tokenizer), 512)])  # the embedding has 512 rows
     tokenizer.add_special_tokens({which: "<|late|>"})
     tokenizer.save_pretrained(folder)
     if which == "pad_token":
