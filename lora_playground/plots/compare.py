@@ -13,12 +13,22 @@ from lora_playground.plots.style import axis, empty, figure, ink, log_ticks, per
 
 @dataclass(frozen=True)
 class Point:
-    """A run in a scatter plot: its label, colour and place; `x` costs (less is better), `y` gains (more is better)."""
+    """A run in a scatter plot: its label, colour and place; `x` costs (less is better), `y` gains (more is better).
+
+    `low` and `high` are the ends of y's interval at 95%, NaN where it is not known.
+    """
 
     label: str
     colour: str
     x: float
     y: float
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def sure(self) -> bool:
+        """Whether y's interval is known."""
+        return self.low <= self.high
 
 
 def pareto(points: Sequence[Point]) -> list[Point]:
@@ -39,7 +49,11 @@ def scatter_figure(
     log_x: bool = False,
     percent_x: bool = False,
 ) -> dict[str, Any]:
-    """Gain over cost, each run in its colour with its name; the Pareto front joins those that none beats in both."""
+    """Gain over cost, each run in its colour with its name and its interval at 95%.
+
+    Shares are drawn on an axis from 0 to 100%, lower where one is negative, so that small differences look small.
+    The Pareto front joins the runs that no other beats in both, where there are two or more.
+    """
     if not points:
         return empty("Tick finished runs that have a score.", title, dark)
     front = pareto(points)
@@ -62,14 +76,15 @@ def scatter_figure(
             "name": html.escape(p.label),
             "showlegend": False,
             "marker": {"color": p.colour, "size": 14, "line": {"color": "#ffffff", "width": 1.5}},
+            "error_y": _interval(p),
             "hovertemplate": f"{html.escape(p.label)}<br>{x_title} %{{x}}<br>{y_title} %{{y:.0%}}<extra></extra>",
         }
         for p, side in zip(points, _sides([p.x for p in points], log_x))
     ]
     x = axis(x_title + (" (log)" if log_x else ""), dark, type="log" if log_x else "linear")
     if percent_x:
-        x["tickformat"] = ".0%"
-    if not log_x:
+        x |= {"tickformat": ".0%", "range": [min(-0.04, *(p.x - 0.04 for p in points)), 1.04]}
+    elif not log_x:
         # Room for the names at both ends.
         low, high = min(p.x for p in points), max(p.x for p in points)
         pad = 0.15 * (high - low) or 0.05
@@ -81,10 +96,17 @@ def scatter_figure(
             ends = [math.log10(f(p.x for p in points)) for f in (min, max)]
             pad = max(0.15 * (ends[1] - ends[0]), 0.35)
             x["range"] = [ends[0] - pad, ends[1] + pad]
-    low, high = min(p.y for p in points), max(p.y for p in points)
-    pad = 0.18 * (high - low) or 0.1
-    y = axis(y_title, dark, tickformat=".0%", range=[low - pad, high + 1.4 * pad])
-    return figure([line, *marks], title, dark, 360, xaxis=x, yaxis=y, showlegend=True)
+    lowest = min(0.0, *(p.low if p.sure else p.y for p in points))
+    y = axis(y_title, dark, tickformat=".0%", range=[lowest - 0.04 * (lowest < 0), 1.08])
+    front_too = len(front) > 1
+    return figure([line, *marks] if front_too else marks, title, dark, 360, xaxis=x, yaxis=y, showlegend=front_too)
+
+
+def _interval(point: Point) -> dict[str, Any]:
+    if not point.sure:
+        return {"visible": False}
+    ends = {"array": [point.high - point.y], "arrayminus": [point.y - point.low]}
+    return {"type": "data", "symmetric": False, **ends, "color": point.colour, "thickness": 1.5, "width": 5}
 
 
 def _sides(xs: Sequence[float], log: bool) -> list[str]:
@@ -101,16 +123,23 @@ def _short(label: str, characters: int = 24) -> str:
 
 
 def describe_scatter(points: Sequence[Point], gain: str, cost: str) -> str:
-    """One sentence: the run that gains most, and those that none beats in both."""
+    """The run that gains most, those too close to it to call, and those that none beats in both."""
     if not points:
         return "No finished run has a score yet."
     best = max(points, key=lambda p: p.y)
-    front = pareto(points)
-    text = f"{best.label} has the highest {gain} ({percent(best.y)})"
-    if len(points) > 1:
-        names = ", ".join(p.label for p in front)
+    text = f"{best.label} has the highest {gain} ({percent(best.y)}{_ends(best)})"
+    rivals = [p for p in points if p is not best and p.sure and best.sure and p.high >= best.low]
+    if rivals:
+        names = ", ".join(f"{p.label} ({percent(p.y)}{_ends(p)})" for p in rivals)
+        text += f", but too close to call is {names}: their intervals overlap, so chance may have made the difference"
+    elif len(points) > 1:
+        names = ", ".join(p.label for p in pareto(points))
         text += f"; none beats {names} in both {gain} and {cost}"
     return text + "."
+
+
+def _ends(point: Point) -> str:
+    return f", 95% interval {percent(point.low)} to {percent(point.high)}" if point.sure else ""
 
 
 def cut_figure(

@@ -5,6 +5,7 @@ It reads run folders and draws; it starts nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,11 +14,11 @@ import gradio as gr
 
 from lora_playground import plots
 from lora_playground.errors import PlaygroundError
+from lora_playground.evaluation import interval
 from lora_playground.runs import Run
 from lora_playground.ui.shell import QUIET, SETS, Shell, actions, draw, note, picture, toggled
 from lora_playground.ui.words import count, duration, escape, percent, size
 
-"""For an event that ticks a run: only the queue tells the page that a State has changed."""
 LISTED = 60
 QUIETLY = "#8b979b"
 """Colour of a run that is not ticked."""
@@ -29,7 +30,7 @@ COLUMNS: tuple[tuple[str, str, bool], ...] = (
     ("parameters", "Parameters", True),
     ("base_score", "Base", True),
     ("score", "Score", True),
-    ("forgetting", "Forgetting", True),
+    ("kept", "Base skills kept", True),
     ("loss", "Val. loss", True),
     ("seconds", "Training", True),
     ("memory", "Peak memory", True),
@@ -42,8 +43,10 @@ class Line:
     """One run in the table; what is not known is None.
 
     Attributes:
-        score, base_score: share of the task solved; forgetting: drop in the base's own skills, both 0 to 1.
-        colour: '' where the run is not ticked.
+        score, base_score: share of the task solved, 0 to 1. sure: ends of the score's interval at 95%.
+        gain: score above the base's; gain_sure: ends of its interval.
+        kept: share of the base's own skills after training; forgetting: how much of them is lost.
+        steps: how many were done. colour: '' where the run is not ticked.
     """
 
     run: str
@@ -54,7 +57,11 @@ class Line:
     parameters: int | None = None
     base_score: float | None = None
     score: float | None = None
+    sure: tuple[float, float] | None = None
+    gain_sure: tuple[float, float] | None = None
+    kept: float | None = None
     forgetting: float | None = None
+    steps: int | None = None
     loss: float | None = None
     seconds: float | None = None
     memory: int | None = None
@@ -83,7 +90,11 @@ def read_line(run: Run, colour: str) -> Line | None:
         parameters=result.get("trainable_parameters"),
         base_score=score.get("base"),
         score=score.get("adapted"),
+        sure=interval(score["adapted"], score["n"]) if score.get("n") else None,
+        gain_sure=(score["gain"]["low"], score["gain"]["high"]) if "gain" in score else None,
+        kept=forgetting.get("adapted"),
         forgetting=forgetting.get("drop"),
+        steps=result.get("steps"),
         loss=(result.get("validation_loss") or {}).get("adapted"),
         seconds=(result.get("seconds") or {}).get("training"),
         memory=result.get("peak_memory_bytes"),
@@ -103,7 +114,9 @@ def cell(line: Line, key: str) -> str:
     value = getattr(line, key)
     if value is None:
         return "–"
-    if key in ("score", "base_score", "forgetting"):
+    if key == "score" and line.sure is not None:
+        return f"{percent(value)} <small>{percent(line.sure[0])} to {percent(line.sure[1])}</small>"
+    if key in ("score", "base_score", "kept"):
         return percent(value)
     if key == "parameters":
         return count(value)
@@ -146,13 +159,32 @@ def table(lines: Sequence[Line], by: str, falling: bool) -> str:
 
 
 def points(lines: Sequence[Line], x: str, y: str) -> list[plots.Point]:
-    """Runs that have both numbers."""
+    """Runs that have both numbers, with the interval of y (the score or the gain) where it is known."""
     found = []
     for line in lines:
         across, up = getattr(line, x), getattr(line, y)
+        ends = (line.gain_sure if y == "gain" else line.sure) or (math.nan, math.nan)
         if across is not None and up is not None:
-            found.append(plots.Point(line.label, line.colour or QUIETLY, float(across), float(up)))
+            found.append(plots.Point(line.label, line.colour or QUIETLY, float(across), float(up), *ends))
     return found
+
+
+def remark(lines: Sequence[Line]) -> str:
+    """A warning where the ticked runs do not stand on equal terms: unlike budgets, datasets or base models."""
+    ticked = [line for line in lines if line.colour]
+    if len(ticked) < 2:
+        return ""
+    tokens = [(line.config.get("training") or {}).get("batch_tokens") for line in ticked]
+    unlike = []
+    if len({(line.steps, a) for line, a in zip(ticked, tokens)}) > 1:
+        names = ", ".join(f"{line.label} {line.steps or '–'} steps of {a} tokens" for line, a in zip(ticked, tokens))
+        unlike.append(f"had unlike budgets ({names})")
+    for path, words in (("data.dataset", "datasets"), ("model.source", "base models")):
+        if len({dict(_flat(line.config)).get(path) for line in ticked}) > 1:
+            unlike.append(f"have other {words}")
+    if not unlike:
+        return ""
+    return f'<p class="lp-warning">Compare with care: these runs {escape(" and ".join(unlike))}.</p>'
 
 
 def differences(lines: Sequence[Line]) -> str:
@@ -170,7 +202,7 @@ def differences(lines: Sequence[Line]) -> str:
         for line in ticked
     )
     rows = "".join(
-        f'<tr><th scope="row"><code>{escape(key)}</code></th>'
+        f'<tr><th scope="row">{escape(option_name(key))}</th>'
         + "".join(f"<td>{escape(_shown(one[key]) if key in one else '–')}</td>" for one in flat)
         + "</tr>"
         for key in differing
@@ -180,6 +212,17 @@ def differences(lines: Sequence[Line]) -> str:
         f'class="lp-runs-table lp-options">'
         f"<thead><tr><th></th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
+
+
+_NAMES = {
+    "variant.name": "Method", "variant.rank": "Rank r", "variant.alpha": "Alpha", "data.dataset": "Dataset",
+    "model.source": "Base model", "training.batch_tokens": "Tokens a step", "training.seed": "Seed",
+}  # fmt: skip
+
+
+def option_name(path: str) -> str:
+    """An option as the forms name it: 'training.learning_rate' is 'Learning rate'."""
+    return _NAMES.get(path) or path.rpartition(".")[2].replace("_", " ").capitalize()
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -211,6 +254,7 @@ class CompareTab:
     def build(self, tab: gr.Tab) -> None:
         """Makes the parts inside `tab` and connects them."""
         self.table = actions("", elem_id="lp-compare-table")
+        self.remark = gr.HTML("", apply_default_css=False, elem_id="lp-compare-remark")
         with gr.Column(elem_id="lp-compare-body") as self.body:
             with gr.Row(elem_classes="lp-plots", equal_height=False):
                 with gr.Column(min_width=300):
@@ -232,7 +276,7 @@ class CompareTab:
         given = [ticked, self.order]
         shown = [
             self.table, self.body, self.gain, self.gain_words, self.cost, self.cost_words, self.loss, self.loss_words,
-            self.options,
+            self.options, self.remark,
         ]  # fmt: skip
         gr.on([tab.select, ticked.change], self.show, given, shown, **QUIET)
         self.table.act(self.act, given, [ticked, self.order], **SETS).then(
@@ -262,7 +306,7 @@ class CompareTab:
         gains = points(drawn, "forgetting", "gain")
         costs = points(drawn, "parameters", "score")
         gain = plots.scatter_figure(
-            gains, "Gain against forgetting", "forgetting (drop in base skills)", "gain over the base", percent_x=True
+            gains, "Gain against forgetting", "base skills lost (forgetting)", "gain over the base", percent_x=True
         )
         cost = plots.scatter_figure(costs, "Score against size", "trained parameters", "score", log_x=True)
         progress = self._shell.store.progress
@@ -273,7 +317,7 @@ class CompareTab:
             draw(gain), note(plots.describe_scatter(gains, "gain", "forgetting")),
             draw(cost), note(plots.describe_scatter(costs, "score", "size")),
             draw(plots.losses_figure(series)), note(" ".join(losses) or "Tick runs to overlay their losses."),
-            differences(lines),
+            differences(lines), remark(lines),
         ]  # fmt: skip
 
     def act(self, ticked: list[str], order: list[Any], event: gr.EventData) -> tuple[Any, Any]:

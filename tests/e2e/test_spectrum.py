@@ -341,7 +341,10 @@ def test_compare_sorts_and_ticks(spectrum, runs):
     until(page, lambda: "▾" in by_rank.inner_text(), "falling ranks")
     by_rank.click()
     until(page, lambda: "▴" in by_rank.inner_text() and order()[0] == "small", "rising ranks")
-    assert "variant.rank" in page.locator("#lp-compare-options").inner_text()
+    assert "Rank r" in page.locator("#lp-compare-options").inner_text()
+    assert " to " in table.filter(has_text="large").first.inner_text(), "a score has its interval"
+    low, high = page.evaluate("document.querySelector('#lp-compare-cost .js-plotly-plot').layout.yaxis.range")
+    assert low == 0 and high > 1, "shares from 0 to 100%"
     assert "large" in page.locator("#lp-compare-gain-words").inner_text()
     points_in = "document.querySelector('#lp-compare-gain .js-plotly-plot').data.map((trace) => trace.marker?.color)"
     assert set(page.evaluate(points_in)) >= {run_colour(0), run_colour(1)}, "a run has one colour everywhere"

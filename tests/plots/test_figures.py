@@ -205,6 +205,19 @@ def test_pareto_front_has_those_that_none_beats():
     )
 
 
+def test_shares_are_drawn_from_0_to_100_percent_with_their_intervals():
+    near = [plots.Point("a", "#000", 1, 0.79, 0.6, 0.91), plots.Point("b", "#000", 2, 0.84, 0.65, 0.94)]
+    drawn = plots.scatter_figure(near, "Gain", "lost", "gain", percent_x=True)
+    assert drawn["layout"]["yaxis"]["range"][0] == 0 and drawn["layout"]["yaxis"]["range"][1] > 1
+    assert drawn["data"][-1]["error_y"]["array"] == pytest.approx([0.1])
+    words = plots.describe_scatter(near, "score", "parameters")
+    assert "b has the highest score" in words and "too close to call is a" in words
+    alone = plots.scatter_figure(near[:1], "Gain", "lost", "gain")
+    assert [trace["mode"] for trace in alone["data"]] == ["markers+text"], "one run has no front"
+    lost = plots.scatter_figure([plots.Point("c", "#000", 1, -0.2)], "Gain", "lost", "gain")
+    assert lost["layout"]["yaxis"]["range"][0] < -0.2
+
+
 def test_cut_curves():
     figure = plots.cut_figure(
         [0, 1, 2, 4, 8], [3, 2, 1.5, 1.2, 1.2], [0.1, 0.5, 0.9, 0.9, 0.9], "#000", [0, 0.8, 0.9, 1, 1], 2

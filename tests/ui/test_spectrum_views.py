@@ -215,8 +215,17 @@ def test_table_sorts_and_says_what_is_known(runs):
 def test_differences_name_options_and_both_values(runs):
     lines = [compare.read_line(run, run_colour(i)) for i, run in enumerate(runs[:2])]
     html = compare.differences(lines)
-    assert "variant.rank" in html and ">2<" in html and ">8<" in html and "training.steps" not in html
+    assert "Rank r" in html and ">2<" in html and ">8<" in html and "Steps" not in html and "variant." not in html
     assert "Tick two runs" in compare.differences(lines[:1])
+
+
+def test_runs_of_unlike_budgets_or_data_are_remarked_upon(runs):
+    lines = [compare.read_line(run, run_colour(i)) for i, run in enumerate(runs[:2])]
+    assert compare.remark(lines) == ""
+    lines[0].steps, lines[1].steps = 12, 60
+    assert "small 12 steps" in compare.remark(lines) and "large 60 steps" in compare.remark(lines)
+    lines[1].config["data"]["dataset"] = "json"
+    assert "other datasets" in compare.remark(lines) and compare.remark(lines[:1]) == ""
 
 
 def test_points_need_both_numbers(runs):
