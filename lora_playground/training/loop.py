@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from lora_playground.data.packing import Batch, Stream, digest_of, pack, row_length
+from lora_playground.data.packing import Stream, digest_of, row_length
 from lora_playground.errors import TrainingError
 from lora_playground.machine import memory
 from lora_playground.models.precision import probe
 from lora_playground.training import checkpoints as saved
 from lora_playground.training.attention import segmented
 from lora_playground.training.fused_lora import fused_lora
-from lora_playground.training.loss import PackedLoss, mean_loss
+from lora_playground.training.loss import PackedLoss, mean_loss, validation_batches
 from lora_playground.training.memory import TensorMeter, memory_problem
 from lora_playground.training.plan import Emit, TrainOutcome, TrainPlan
 from lora_playground.training.reports import Fields, LossReport, Report, spectra_fields
@@ -31,7 +31,6 @@ from lora_playground.training.schedule import Budget, Plateau, factor
 from lora_playground.training.threads import Threads, levels
 from lora_playground.training.trainable import adamw, computing_dtype, count, foreach, trained_modules
 
-VALIDATION_BATCHES = 4
 CHECKPOINT_SECONDS = 10.0
 SPECTRA_SHARE, PROBE_SHARE, VALIDATION_SHARE = 0.01, 0.03, 0.03
 """Shares of the training time that live spectra, probes and validation may take between start and end."""
@@ -85,9 +84,7 @@ class _Loop:
         if not self.trained:
             raise TrainingError("Nothing trains: the variant has no trainable parameter. Choose other target modules.")
         if not plan.train:
-            raise TrainingError(
-                "There is nothing to learn from: the training part has no usable row. Choose other data."
-            )
+            raise TrainingError("There is nothing to learn: the training part has no usable row. Choose other data.")
         self.dtype = computing_dtype(model, self.config.precision)
         self.trainable = count(self.trained.values())
         self.total_parameters = plan.base_parameters or count(model.parameters())
@@ -158,7 +155,7 @@ class _Loop:
         self.stream = Stream(
             plan.train, length, rows, plan.pad, config.seed, plan.rehearsal, plan.rehearsal_share, self.loss.solo
         )
-        self.validation = self._validation_batches(length, rows)
+        self.validation = validation_batches(plan.validation, length, rows, plan.pad, self.loss.solo)
         groups = plan.variant.parameter_groups(self.model, plan.peak_rate, config.weight_decay)
         self.optimiser = adamw(groups)
         self.peaks = [float(group["lr"]) for group in self.optimiser.param_groups]
@@ -194,15 +191,6 @@ class _Loop:
         self.probed = self.start / self.budget.steps
         # With half a second of grace, so that a short run has a validation curve too.
         self.validations = Report(self.emit, "validation", validation, VALIDATION_SHARE, grace=0.5)
-
-    def _validation_batches(self, length: int, rows: int) -> list[Batch]:
-        """The first examples that fit into a few batches, so that they are the same each time."""
-        chosen, left = [], VALIDATION_BATCHES * length * rows
-        for example in self.plan.validation:
-            if len(example.ids) <= min(length, left):
-                chosen.append(example)
-                left -= len(example.ids)
-        return pack(chosen, length, rows, self.plan.pad, self.loss.solo)
 
     def _resume(self) -> int:
         """Loads the newest checkpoint that fits; returns the steps already done."""
@@ -311,11 +299,9 @@ class _Loop:
 
     def _end_early(self, step: int) -> None:
         """Makes this step the last one and says why."""
-        best = self.plateau
-        text = (
-            f"Training ends after {step} of {self.budget.steps} steps: the validation loss has not fallen since step "
-        )
-        self.emit({"type": "message", "level": "info", "text": f"{text}{best.step} ({best.best:.3f})."})
+        text = f"Training ends after {step} of {self.budget.steps} steps: the validation loss has not fallen since"
+        text += f" step {self.plateau.step} ({self.plateau.best:.3f})."
+        self.emit({"type": "message", "level": "info", "text": text})
         self.budget.steps = step
         self._emit_plan()
 

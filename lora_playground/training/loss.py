@@ -15,9 +15,10 @@ from torch import nn
 from torch.nn import functional
 
 from lora_playground.data.encoding import Example
-from lora_playground.data.packing import IGNORED, Batch, as_batch
+from lora_playground.data.packing import IGNORED, Batch, as_batch, pack
 from lora_playground.training.attention import Segments
 
+VALIDATION_BATCHES = 4
 _CHUNK_ELEMENTS = 2**25
 """Logits held at once (128 MiB in float32); above it the head works in chunks."""
 
@@ -176,6 +177,16 @@ def mean_loss(loss: PackedLoss, batches: Sequence[Batch]) -> float | None:
         return None
     with torch.no_grad(), loss.evaluation():
         return float(sum(loss.loss_sum(loss.put(batch)) for batch in batches)) / learned
+
+
+def validation_batches(examples: Sequence[Example], length: int, rows: int, pad: int, solo: bool) -> list[Batch]:
+    """The first examples that fit into VALIDATION_BATCHES batches, so that they are the same each time."""
+    chosen, left = [], VALIDATION_BATCHES * length * rows
+    for example in examples:
+        if len(example.ids) <= min(length, left):
+            chosen.append(example)
+            left -= len(example.ids)
+    return pack(chosen, length, rows, pad, solo)
 
 
 def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
