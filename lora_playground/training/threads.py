@@ -44,6 +44,7 @@ class Threads:
         self.levels, self._set, self._clock = levels, set_threads, clock
         self._free = free or (FreeCores() if len(levels) > 1 else lambda: 1.0)
         self._before, self._pace, self._next = 0, 0.0, clock()
+        self._times: list[float] = []
         self._use(self._suitable())
 
     def took(self, seconds: float) -> None:
@@ -74,7 +75,7 @@ class Threads:
         return max(level for level in self.levels if level <= free)
 
     def _use(self, count: int) -> None:
-        self.count, self._times = count, list[float]()
+        self.count, self._times = count, []
         self._set(count)
 
 
