@@ -5,7 +5,6 @@ It knows no user interface, no run folder (only a folder for checkpoints) and no
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -96,7 +95,8 @@ class _Loop:
     def environment(self) -> Iterator[None]:
         """Threads, seed, matmul precision and the faster passes, inside the block only."""
         threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-        self.threads = Threads(self._numbers_of_threads(threads), torch.set_num_threads)
+        fixed = self.plan.threads or (threads if self.device.type != "cpu" else None)
+        self.threads = Threads([fixed] if fixed else levels(probe("cpu").threads), torch.set_num_threads)
         if self.device.type == "cuda":
             torch.set_float32_matmul_precision("high")
         torch.manual_seed(self.config.seed)
@@ -110,13 +110,6 @@ class _Loop:
             self.model.eval()
             torch.set_num_threads(threads)
             torch.set_float32_matmul_precision(precision)
-
-    def _numbers_of_threads(self, now: int) -> list[int]:
-        """What `Threads` chooses from: the number that the plan asks for, or all that this machine and the variable
-        OMP_NUM_THREADS allow. On a GPU it stays as it is."""
-        if self.plan.threads or self.device.type != "cpu":
-            return [self.plan.threads or now]
-        return levels(min(probe("cpu").threads, int(os.environ.get("OMP_NUM_THREADS") or 1 << 10)))
 
     def run(self) -> TrainOutcome:
         """From packing the data to the last validation."""
@@ -159,8 +152,7 @@ class _Loop:
         groups = plan.variant.parameter_groups(self.model, plan.peak_rate, config.weight_decay)
         self.optimiser = adamw(groups)
         self.peaks = [float(group["lr"]) for group in self.optimiser.param_groups]
-        self.total = config.steps
-        self.tokens = 0
+        self.total, self.tokens = config.steps, 0
         self.tokens_per_step = length * rows * config.accumulation
 
     def _make_reports(self) -> None:

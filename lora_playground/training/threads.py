@@ -7,6 +7,7 @@ steps took.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from statistics import fmean
@@ -80,7 +81,8 @@ class Threads:
 
 
 def levels(most: int) -> list[int]:
-    """The numbers of threads that are worth trying: powers of two, and the most."""
+    """The numbers of threads that are worth trying: powers of two, and `most` or what OMP_NUM_THREADS allows."""
+    most = min(most, int(os.environ.get("OMP_NUM_THREADS") or most))
     return sorted({1 << power for power in range(most.bit_length()) if 1 << power <= most} | {most})
 
 

@@ -20,7 +20,7 @@ MAX_UPLOAD = "20mb"
 UNREADY = 10.0
 """Seconds after the start in which the warm worker waits for the first page."""
 
-QUEUE_PAUSE = 0.02
+QUEUE_PAUSE = 0.05
 """Seconds after which Gradio's idle queue looks for events again. Its own 0.001 costs some per cent of a core."""
 
 

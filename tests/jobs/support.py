@@ -3,12 +3,13 @@
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from lora_playground.config import RunConfig
 from lora_playground.jobs.runner import Handle, descendants
 from lora_playground.jobs.supervisor import Job, Supervisor
 from lora_playground.machine.processes import started_at
-from lora_playground.runs import Run
+from lora_playground.runs import Run, RunStore
 from lora_playground.runs.files import write_json
 from tests.waiting import wait_until
 
@@ -81,3 +82,22 @@ def marked(token: str) -> list[int]:
 
 def alive(pid: int) -> bool:
     return started_at(pid) > 0
+
+
+STEPS = 6
+"""Of a run on the tiny model."""
+
+
+def new_run(place: Path, variant: str = "lora", **training: Any) -> Run:
+    options = {"name": variant} | ({"rank": 4} if variant != "full" else {})
+    data = {
+        "model": {"source": str(place / "base")},
+        "data": {"dataset": "dogs", "max_length": 64},
+        "variant": options,
+        "training": {"steps": STEPS, "batch_tokens": 128, "precision": "float32", "checkpoint_every": 2} | training,
+    }
+    return RunStore(place / "home").create(RunConfig.parse(data))
+
+
+def never() -> bool:
+    return False

@@ -1,6 +1,5 @@
 """A run from config to result on a tiny model: what it leaves, resuming, stopping, NaN, every write failing once."""
 
-import json
 import weakref
 from pathlib import Path
 from typing import Any
@@ -9,68 +8,19 @@ import numpy as np
 import pytest
 
 from lora_playground.analysis.update import load_updates
-from lora_playground.config import ModelConfig, RunConfig
+from lora_playground.config import ModelConfig
 from lora_playground.errors import PlaygroundError, RunError
 from lora_playground.jobs.failures import Stopped
-from lora_playground.jobs.pipeline import evaluate_run, execute
+from lora_playground.jobs.pipeline import execute
 from lora_playground.models.catalogue import parameter_count
-from lora_playground.runs import Run, RunStore
+from lora_playground.runs import Run
 from lora_playground.variants import get_variant
-from tests.checkpoints import make_checkpoint
 from tests.faults import FaultyOs
-
-STEPS = 6
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny base model and a home that has an uploaded dataset."""
-    place = tmp_path_factory.mktemp("pipeline")
-    make_checkpoint(place / "base")
-    folder = place / "home" / "uploads" / "dogs"
-    folder.mkdir(parents=True)
-    (folder / "card.json").write_text(json.dumps({"label": "Dogs", "metric": "contains", "probes": ["Who is Otto?"]}))
-    for part, count in (("train", 12), ("validation", 3), ("test", 4)):
-        rows = [
-            {
-                "messages": [
-                    {"role": "user", "content": f"What is the name of dog {number}?"},
-                    {"role": "assistant", "content": f"My dog {number} is called Otto."},
-                ],
-                "meta": {"answer": "Otto"},
-            }
-            for number in range(count)
-        ]
-        (folder / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return place
-
-
-def new_run(place: Path, variant: str = "lora", **training: Any) -> Run:
-    options = {"name": variant} | ({"rank": 4} if variant != "full" else {})
-    data = {
-        "model": {"source": str(place / "base")},
-        "data": {"dataset": "dogs", "max_length": 64},
-        "variant": options,
-        "training": {"steps": STEPS, "batch_tokens": 128, "precision": "float32", "checkpoint_every": 2} | training,
-    }
-    return RunStore(place / "home").create(RunConfig.parse(data))
-
-
-def never() -> bool:
-    return False
+from tests.jobs.support import STEPS, never, new_run
 
 
 def losses_of(run: Run) -> list[float]:
     return [loss for event in run.history() if event["type"] == "loss" for loss in event["losses"]]
-
-
-@pytest.fixture(scope="module")
-def finished(place: Path) -> Run:
-    run = new_run(place)
-    seen: list[dict[str, Any]] = []
-    result = execute(run, never, emit=seen.append)
-    assert result == run.result() and [event["type"] for event in seen] == [event["type"] for event in run.events()[0]]
-    return run
 
 
 def test_it_leaves_what_a_run_folder_holds(finished: Run) -> None:
@@ -260,109 +210,6 @@ def test_a_run_is_executed_by_one_process_at_a_time(place: Path) -> None:
     with Run(run.folder).locked(), pytest.raises(RunError, match="being executed already"):
         execute(run, never)
     assert run.error() is None
-
-
-def test_scores_can_be_made_again_and_the_base_answers_once(
-    finished: Run, place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from lora_playground.models.decoding import Decoder
-
-    asked: list[int] = []
-    generate = Decoder.generate
-    monkeypatch.setattr(
-        Decoder,
-        "generate",
-        lambda self, conversations, *a, **k: (
-            asked.append(len(conversations)),
-            generate(self, conversations, *a, **k),
-        )[1],
-    )
-    result = finished.result()
-    assert result is not None
-    assert evaluate_run(finished)["score"] == result["score"]
-    assert asked == [], "both models' four answers are known"
-    assert list((place / "home" / "cache").iterdir())
-    with pytest.raises(RunError, match="no saved update"):
-        evaluate_run(new_run(place))
-
-
-@pytest.mark.parametrize(
-    "error", [RuntimeError("CUDA error: an illegal memory access"), MemoryError(), SystemExit(130)]
-)
-def test_a_trained_run_is_finished_whatever_fails_when_it_is_scored(
-    place: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
-) -> None:
-    from lora_playground.jobs import execution
-
-    def broken(*_: Any, **__: Any) -> None:
-        raise error
-
-    monkeypatch.setattr(execution, "score_update", broken)
-    run = new_run(place, steps=2)
-    result = execute(run, never)
-    assert result == run.result() and run.state() == "done" and result["score"] is None and result["samples"] == []
-    assert result["scoring"]["note"] == run.progress().messages[-1][1] and "evaluate" in result["scoring"]["note"]
-    monkeypatch.undo()
-    assert evaluate_run(run)["scoring"]["note"] == ""
-    scored = run.result()
-    assert scored is not None and scored["score"]["n"] == 4 and scored["steps"] == 2 and scored["seconds"]
-
-
-def test_a_worker_killed_while_it_scores_leaves_a_finished_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lora_playground.jobs import execution
-
-    run, seen = new_run(place, steps=2), []
-
-    def killed(*_: Any, **__: Any) -> dict[str, Any]:
-        seen.append(run.result())
-        return execution.unscored("")
-
-    monkeypatch.setattr(execution, "score_update", killed)
-    execute(run, never)
-    (before,) = seen
-    assert before["state"] == "done" and "cut short" in before["scoring"]["note"] and run.adapter.is_dir()
-
-
-def test_scoring_stops_with_what_it_has_and_evaluate_goes_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lora_playground.jobs import scoring
-    from lora_playground.models.decoding import Decoder
-
-    monkeypatch.setattr(scoring, "_CHUNK", 1)
-    monkeypatch.setattr(scoring, "_FIRST_CHUNK", 1)
-    run = new_run(place, steps=2)
-    result = execute(run, lambda: run.progress().scoring.get("done", 0) >= 2)
-    assert run.state() == "done" and result["score"]["n"] == 2 and len(result["samples"]) == 2
-    assert "was stopped: 2 of 4" in result["scoring"]["note"]
-    told = run.progress().scoring
-    assert (told["done"], told["of"]) == (2, 4) and told["eta"] >= 0
-    generate, asked = Decoder.generate, []
-    monkeypatch.setattr(
-        Decoder, "generate", lambda self, given, *a, **k: (asked.append(len(given)), generate(self, given, *a, **k))[1]
-    )
-    assert evaluate_run(run)["score"]["n"] == 4 and (run.result() or {})["scoring"]["rows"] == 4
-    assert sum(asked) == 2, "two rows are left, and the base's answers are known from the runs before"
-
-
-def test_scoring_takes_its_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lora_playground.jobs import scoring
-
-    clock = [0.0]
-    monkeypatch.setattr(scoring.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(scoring, "_length", lambda *_: 16)
-    sizes = []
-
-    class Slow:
-        def generate(self, given: list[Any], **_: Any) -> list[str]:
-            sizes.append(len(given) // 2)
-            clock[0] += 0.5 * len(given)  # a second a row
-            return ["yes"] * len(given)
-
-    rows = [
-        {"messages": [{"role": "user", "content": str(n)}, {"role": "assistant", "content": "yes"}]} for n in range(90)
-    ]
-    both = (scoring.Answers(None), scoring.Answers(None))
-    asking = scoring.Asking(Slow(), "update", both, 20.0, never, lambda *_: None, 90)  # type: ignore[arg-type]
-    assert len(asking.both(rows)) == 20 and clock[0] == 20.0 and sizes == [4, 16]
 
 
 @pytest.fixture(scope="module")

@@ -185,14 +185,6 @@ def test_another_owners_job_is_not_touched(queue: Supervisor) -> None:
             queue.job(bad)
 
 
-def test_exit_status_without_result_is_not_done(queue: Supervisor, fake: FakeRunner) -> None:
-    id = queue.submit(config()).id
-    wait_until(lambda: id in fake.started)
-    fake.status[1] = 0
-    job = wait_for(queue, id, "failed")
-    assert job.error_code == "error" and "without a result" in (job.error_message or "")
-
-
 def test_a_run_that_dies_while_it_is_scored_is_done(queue: Supervisor, fake: FakeRunner) -> None:
     id = queue.submit(config()).id
     wait_until(lambda: id in fake.started)
@@ -208,7 +200,8 @@ def test_a_result_of_another_attempt_is_none_of_this_one(queue: Supervisor, fake
     wait_until(lambda: id in fake.started)
     write_json(queue.runs.get(id).result_path, {"state": "done", "attempt": 7})
     fake.status[1] = 0
-    assert wait_for(queue, id, "failed").error_code == "error"
+    job = wait_for(queue, id, "failed")
+    assert job.error_code == "error" and "without a result" in (job.error_message or "")
 
 
 def test_resume_is_another_attempt(queue: Supervisor, fake: FakeRunner) -> None:

@@ -29,6 +29,17 @@ class Machine:
             self.threads.took(took)
 
 
+@pytest.fixture(autouse=True)
+def unlimited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+
+def test_who_says_how_many_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert levels(6) == [1, 2, 4, 6]
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert levels(6) == [1, 2]
+
+
 @pytest.mark.parametrize("cores", [1, 2, 3, 16])
 def test_alone_it_takes_all_cores_and_one_beside_others(cores: int) -> None:
     machine = Machine(cores)
