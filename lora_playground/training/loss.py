@@ -170,16 +170,6 @@ def block_mask(segments: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return mask[:, None]
 
 
-def validation_batches(examples: Sequence[Example], length: int, rows: int, pad: int, solo: bool) -> list[Batch]:
-    """The first examples that fit into a few batches, so that they are the same each time; see `data.packing.pack`."""
-    chosen, left = [], VALIDATION_BATCHES * length * rows
-    for example in examples:
-        if len(example.ids) <= min(length, left):
-            chosen.append(example)
-            left -= len(example.ids)
-    return pack(chosen, length, rows, pad, solo)
-
-
 def mean_loss(loss: PackedLoss, batches: Sequence[Batch]) -> float | None:
     """Mean loss per learned token over the batches, in evaluation mode; None where there is nothing to learn."""
     learned = sum(batch.learned for batch in batches)
