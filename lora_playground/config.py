@@ -60,7 +60,7 @@ class DataConfig(Section):
         None, ge=1, le=10_000_000, description="Use only the first so many training rows (after shuffling by the seed)."
     )
     rehearsal: float = Field(
-        0.2,
+        0.4,
         ge=0.0,
         le=0.9,
         description="Share of tokens from the base model's own chats, mixed into training so that it forgets less; "

@@ -1,6 +1,6 @@
-"""Named sets of training options that hold a promise on the embedded model: `quick` (good in 20 s), `best` (in 60 s).
+"""Named sets of training options for the embedded model: `quick` (good in about 20 s) and `best` (in about 60 s).
 
-The seconds are those of two quiet cores. It knows the names of options and of shipped datasets, nothing that trains.
+The seconds are meant for two quiet cores. It knows the names of options and of shipped datasets, nothing that trains.
 """
 
 from __future__ import annotations
@@ -10,15 +10,19 @@ from typing import Any
 from lora_playground.errors import ConfigError
 
 PROMISES = {"quick": "Good in 20 seconds", "best": "Best in 60 seconds"}
-"""{preset: what it promises}."""
+"""{preset: what it is for}."""
 
 _ALWAYS: dict[str, dict[str, dict[str, Any]]] = {
-    "quick": {"training": {"steps": 100, "early_stop": True}},
+    "quick": {"training": {"steps": 120, "early_stop": True}, "data": {"rehearsal": 0.5}},
     "best": {"training": {"steps": 300, "early_stop": True}},
 }
 """{preset: {section: {option: value}}} for every dataset."""
 
-_OF: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
+_HARD = {"training": {"steps": 200}, "data": {"rehearsal": 0.2}}
+_OF: dict[str, dict[str, dict[str, dict[str, Any]]]] = {
+    "facts-large": {"quick": _HARD},
+    "translation": {"quick": _HARD},
+}
 """{dataset: as above}, where a dataset needs something else."""
 
 

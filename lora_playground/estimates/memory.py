@@ -122,8 +122,7 @@ def estimate_memory(
         "logits": logits,
         "runtime": overhead[1],
     }
-    saved = trainable if step.full else get_variant(config.variant.name).saved(list(adapted.values()), config.variant)
-    return MemoryEstimate(trainable, shape.parameters, 4 * saved, causes, tensors, overhead)
+    return MemoryEstimate(trainable, shape.parameters, 4 * trainable, causes, tensors, overhead)
 
 
 def known_memory(config: RunConfig, conditions: Conditions = Conditions()) -> MemoryEstimate | None:
