@@ -200,6 +200,10 @@ def test_bad_input_is_told_where_it_arose(page, server):
         until(page, lambda said=said: said in page.locator("#lp-problem").inner_text(), said)
         assert "Steps" in page.locator("#lp-problem").inner_text()
     assert page.locator("#lp-problem [role=alert]").count() == 1
+    for given, said in (("-5", "at least 1"), ("99999999", "at most 1,000,000"), ("60", "passes (epochs)")):
+        set_number(page, "lp-steps-number", given)
+        forecast = page.locator("#lp-forecast")
+        until(page, lambda said=said, shown=forecast: said in shown.inner_text(), f"the estimate says: {said}")
     assert server.runs() == before and not run_in(page.url)
     assert "Traceback" not in page.locator("body").inner_text()
 
