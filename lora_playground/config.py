@@ -1,7 +1,6 @@
 """RunConfig: the one schema of a run, from which form, command line flags, validation and docs are derived.
 
-It knows the shape of a variant's options but no variant: each variant's file declares its own subclass of
-`VariantConfig`, and declaring it is what makes it known here.
+It knows no variant: each variant's file declares a subclass of `VariantConfig`, which registers itself here.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""Fetches files of the Hugging Face hub into its usual cache: with progress, and going on where it broke off.
+"""Downloads files from the Hugging Face hub into its usual cache, with progress; a broken download is continued.
 
-The token comes from the environment alone (HF_TOKEN); HF_ENDPOINT is honoured. It knows no model, no dataset and no
-torch, and fetches only the files that it is told to.
+The token comes from the environment alone (HF_TOKEN), and HF_ENDPOINT is honoured. Only files that were asked for are
+downloaded. It knows no model, no dataset and no torch.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from urllib.parse import urlparse
 from lora_playground.errors import DataError, ModelError, PlaygroundError
 
 LARGE = 2**20
-"""From this size on a file is fetched so that it can go on later; smaller ones are simply fetched again."""
+"""Bytes from which on a broken download is continued; smaller files are downloaded again."""
 TRIES = 5
 PATIENCE = 30.0
-"""Seconds without a byte after which a connection is given up and taken up anew."""
+"""Seconds without a byte after which a connection is closed and opened again."""
 
 Progress = Callable[[int, int], None]
-"""Called with (bytes here, bytes in all); may raise to stop the download, which can go on later."""
+"""Called with (bytes so far, bytes in all). It may raise to stop the download, which can be continued later."""
 
 _ID = re.compile(r"[A-Za-z0-9_](?:[\w.-]*[\w])?/[A-Za-z0-9_][\w.-]*", re.ASCII)
 _ERRORS: dict[str, type[PlaygroundError]] = {"model": ModelError, "dataset": DataError}
@@ -55,17 +55,17 @@ def fetch(
     progress: Progress | None = None,
     anonymous: bool = False,
 ) -> Path:
-    """The folder with the chosen files of a repository.
+    """Downloads the chosen files of a repository and returns the folder that holds them.
 
     Args:
         repo: its id.
-        choose: from the sizes of all its files by name to the names of those that are wanted; may raise.
-        revision: a branch or commit; None for the main one.
-        anonymous: leave the environment's token out, for what a stranger asked for.
+        choose: given the sizes of all its files by name, returns the names of those wanted; may raise.
+        revision: a branch or commit; None for the main branch.
+        anonymous: whether to send no token, for what a stranger asked for.
 
     Raises:
-        ModelError or DataError, by `kind`: it is gated, not there, or cannot be reached; the disk is full. What
-        `choose` and `progress` raise.
+        ModelError or DataError, by `kind`: the repository is gated, missing or cannot be reached, or the disk is full.
+        Also whatever `choose` and `progress` raise.
     """
     from huggingface_hub import HfApi, snapshot_download
 
@@ -125,9 +125,8 @@ def first_line(error: BaseException) -> str:
 
 
 class _Prefetch:
-    """Lays large files into the cache under the names that huggingface_hub gives them, which then only links them.
-
-    The library itself keeps nothing of a file that broke off.
+    """Downloads large files into the cache under the names that huggingface_hub gives them, so that the library finds
+    them there. By itself the library keeps nothing of a download that broke off.
     """
 
     def __init__(
@@ -139,7 +138,7 @@ class _Prefetch:
         self.folder = cache() / f"{kind}s--{repo.replace('/', '--')}"
 
     def all(self, sizes: dict[str, int], progress: Progress | None) -> None:
-        """Fetches what is large and not here yet; small files count as fetched once it is done."""
+        """Downloads the large files that are missing. Small files, left to the library, count as done at the end."""
         total, done = sum(sizes.values()), 0
         for name, size in sizes.items():
             if size >= LARGE and not (self.folder / "snapshots" / self.commit / name).exists():
@@ -177,7 +176,7 @@ class _Prefetch:
             os.replace(part.name, blob)
 
     def _stream(self, location: str, part: Any, size: int, url: str, tell: Callable[[int], None]) -> None:
-        """Appends what is missing; tries again while anything still comes."""
+        """Appends the missing bytes; tries again as long as each attempt brings some, and TRIES times without."""
         headers = {"User-Agent": "lora-playground", "Accept-Encoding": "identity"}
         if isinstance(self.token, str) and urlparse(location).netloc == urlparse(url).netloc:
             headers["Authorization"] = f"Bearer {self.token}"

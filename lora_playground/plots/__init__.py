@@ -37,7 +37,6 @@ from lora_playground.plots.training import (
     describe_loss,
     loss_figure,
     losses_figure,
-    sparkline,
 )
 
 __all__ = [
@@ -69,6 +68,5 @@ __all__ = [
     "scatter_figure",
     "scree_figure",
     "significant",
-    "sparkline",
     "square_figure",
 ]

@@ -1,4 +1,4 @@
-"""The look all figures share: colours, axes, layout, how numbers are written. It knows no single figure."""
+"""What all figures share: colours, axes, layout, how numbers are written. It knows no particular figure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ RUN_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's palette without black and yellow, in the order in which runs get them (a run's slot)."""
 
 SCALE = "Cividis"
-"""The one sequential scale for magnitudes: even in lightness, the same to colour-blind eyes, good on light and dark."""
+"""The colour scale for magnitudes: even in lightness, readable with colour blindness, on light and dark pages."""
 
 FONT = '"Atkinson Hyperlegible Next", system-ui, sans-serif'
 
@@ -44,12 +44,12 @@ def axis(title: str, dark: bool, **more: Any) -> dict[str, Any]:
 
 
 def figure(data: list[dict[str, Any]], title: str, dark: bool, height: int = 320, **layout: Any) -> dict[str, Any]:
-    """Traces in the shared layout: nothing moves between updates but the data, and zoom survives (uirevision).
+    """Traces in the shared layout, which stays the same between updates, so that zoom is kept (`uirevision`).
 
     Args:
         data: Plotly traces.
-        title: says what one sees.
-        layout: further layout fields; they win.
+        title: says what is shown.
+        layout: further layout fields, which replace the shared ones.
     """
     colours = ink(dark)
     base: dict[str, Any] = {
@@ -101,7 +101,7 @@ def _power(value: float) -> str:
 
 
 def rounded(values: Iterable[float | None], digits: int = 4) -> list[float | None]:
-    """Numbers to so many significant digits, so that an update stays small; what is not finite becomes a gap."""
+    """Numbers with so many significant digits, so that an update is small. None and non-finite values become gaps."""
     kept: list[float | None] = []
     for value in values:
         if value is None or not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""Loss curves, and the small spark of a loss beside a run's name. It knows no model and no file."""
+"""Loss curves, of one run or several. It knows no model and no file."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from lora_playground.plots.style import axis, empty, figure, rounded, significan
 from lora_playground.runs.history import RunProgress
 
 _POINTS = 320
-"""Most points a curve is drawn with; more cannot be told apart on a screen and only make the update heavy."""
+"""The most points a curve is drawn with; more cannot be seen on a screen and only make the update larger."""
 
 
 def smoothed(losses: Sequence[float], window: float) -> list[float]:
-    """Exponential mean with a bias correction, so that it starts at the first value; gaps are passed over."""
+    """Exponential moving average with bias correction, so that it starts at the first value. Gaps are skipped."""
     decay = math.exp(-1.0 / max(window, 1e-9))
     mean = weight = 0.0
     result = []
@@ -118,32 +118,9 @@ def describe_loss(progress: RunProgress) -> str:
     return text
 
 
-def sparkline(losses: Sequence[float], colour: str, width: int = 72, height: int = 20, label: str = "") -> str:
-    """An inline SVG of a loss curve for the list of runs; empty text where there are fewer than two values."""
-    values = [loss for loss in losses if math.isfinite(loss)]
-    if len(values) < 2:
-        return ""
-    values = smoothed(values, max(1.0, len(values) / 25))
-    count = min(len(values), 36)
-    values = [values[round(i * (len(values) - 1) / (count - 1))] for i in range(count)]
-    low, high = min(values), max(values)
-    span = (high - low) or 1.0
-    points = " ".join(
-        f"{1 + i * (width - 2) / (count - 1):.1f},{1 + (high - value) / span * (height - 2):.1f}"
-        for i, value in enumerate(values)
-    )
-    words = html.escape(label or f"loss from {significant(values[0])} to {significant(values[-1])}", quote=True)
-    return (
-        f'<svg class="spark" width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{words}"><polyline points="{points}" fill="none" stroke="{html.escape(colour, quote=True)}" '
-        f'stroke-width="1.5" stroke-linejoin="round"/></svg>'
-    )
-
-
 __all__ = [
     "describe_loss",
     "loss_figure",
     "losses_figure",
     "smoothed",
-    "sparkline",
 ]

@@ -136,13 +136,6 @@ def test_energy_curve_shades_what_a_cut_keeps():
     assert (figure["layout"]["shapes"][0]["x0"], figure["layout"]["shapes"][0]["x1"]) == (0, 2)
 
 
-def test_sparkline_is_a_labelled_svg():
-    svg = plots.sparkline([3, 2, 1], '#000"><script>', label="loss of <b>")
-    assert svg.startswith("<svg") and "<script>" not in svg and "<b>" not in svg and "aria-label" in svg
-    assert plots.sparkline([1.0], "#000") == "" and plots.sparkline([1.0, math.nan], "#000") == ""
-    assert len(plots.sparkline(list(range(10_000)), "#000")) < 800
-
-
 @pytest.mark.parametrize(
     "value, text",
     [(1_234_567, "1.23M"), (12_345, "12.3k"), (0.12345, "0.123"), (1234, "1230"), (0, "0"), (2e-5, "2.00e-05")],
