@@ -122,7 +122,8 @@ def estimate_memory(
         "logits": logits,
         "runtime": overhead[1],
     }
-    return MemoryEstimate(trainable, shape.parameters, 4 * trainable, causes, tensors, overhead)
+    saved = trainable if step.full else get_variant(config.variant.name).saved(list(adapted.values()), config.variant)
+    return MemoryEstimate(trainable, shape.parameters, 4 * saved, causes, tensors, overhead)
 
 
 def known_memory(config: RunConfig, conditions: Conditions = Conditions()) -> MemoryEstimate | None:

@@ -105,6 +105,25 @@ class Memory:
     trained: float = 0.0
 
 
+@dataclass(frozen=True)
+class Work:
+    """Arithmetic of an adapted (out, in) = (m, n) module beyond W's own and that of its trained numbers: floating-point
+    operations of a forward and a backward pass, as torch counts them (`tests/variants/test_flops.py`).
+
+    Attributes:
+        dense: for every token, in units of m·n: a ΔW that is written out and multiplied like W, where trained numbers
+            are not multiplied with tokens themselves.
+        frozen: for every token, in units of r(m + n): factors that do not train.
+        products: for every pass, in units of r·m·n: products of factors that are written out.
+        rotations: for every pass, in units of m·n·n: matrices (n, n) that W is multiplied by.
+    """
+
+    dense: float = 0.0
+    frozen: float = 0.0
+    products: float = 0.0
+    rotations: float = 0.0
+
+
 @dataclass
 class Context:
     """What a variant may need at attach time beside the model and its options.
@@ -136,7 +155,7 @@ class Variant:
         bits: which base storages it can take, of 16, 8, 4.
         identity_at_start: whether the adapted model equals the base before the first step.
         low_rank: whether ΔW has a rank bound set by the options (False: dense).
-        memory: what it keeps beside its trained numbers.
+        memory: what it keeps beside its trained numbers. work: what it computes beside them.
     """
 
     name: str
@@ -150,6 +169,7 @@ class Variant:
     identity_at_start: bool = True
     low_rank: bool = True
     memory: Memory = Memory()
+    work: Work = Work()
 
     def beside(self, adapted: dict[str, tuple[int, int]], config: Any) -> tuple[int, int]:
         """Numbers that adapted modules of these (out, in) keep beside what `memory` says: float32, and as computed."""
@@ -177,6 +197,18 @@ class Variant:
     def count(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
         """Trained parameters for modules of these (out, in) shapes, without building anything."""
         raise NotImplementedError
+
+    def flops(self, name: str, shape: tuple[int, int], config: Any, tokens: int) -> float:
+        """Floating-point operations of training an adapted module (out, in) on so many tokens, forward and backward."""
+        (m, n), r = shape, getattr(config, "rank", 1)
+        trained = 0 if self.work.dense else 6 * self.count([shape], config)
+        token = (4 + self.work.dense) * m * n + trained + self.work.frozen * r * (m + n)
+        return tokens * token + (self.work.products * r + self.work.rotations * n) * m * n
+
+    def saved(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
+        """Numbers in the saved adapter, for modules of these (out, in) shapes: those that it trains, unless more are
+        needed to load it without this app."""
+        return self.count(shapes, config)
 
     def parts(self, shape: tuple[int, int], config: Any) -> tuple[Part, ...]:
         """What an adapted module of that (out, in) is made of, to be drawn; W + B·A, or W + ΔW without a rank."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from lora_playground.errors import ConfigError
-from lora_playground.variants.base import Card, Context, Memory, Part, frozen_weight
+from lora_playground.variants.base import Card, Context, Memory, Part, Work, frozen_weight
 from lora_playground.variants.options import TargetConfig
 from lora_playground.variants.peft_variant import PeftVariant
 from lora_playground.variants.targets import select
@@ -73,4 +73,5 @@ VARIANT = ButterflyBlocks(
     low_rank=False,
     real_rate=1e-4,
     memory=Memory(outputs=1, copies=1, squares=2.2),
+    work=Work(dense=6, rotations=14),
 )

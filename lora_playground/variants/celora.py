@@ -11,7 +11,7 @@ from pydantic import Field
 
 from lora_playground.config import LowRankConfig
 from lora_playground.variants.base import Card, Context
-from lora_playground.variants.celora_rows import frozen_directions, rows_kept
+from lora_playground.variants.celora_rows import frozen_directions, products, rows_kept
 from lora_playground.variants.peft_variant import ADAPTER, PeftVariant, lora_count, tuner_layers
 from lora_playground.variants.start_family import save_as_plain_lora
 
@@ -86,6 +86,11 @@ class ComputationEfficient(PeftVariant):
                 float32 += q * (out + into)
                 computed += (config.rank + q + rows) * into
         return float32, computed
+
+    def flops(self, name: str, shape: tuple[int, int], config: Any, tokens: int) -> float:
+        rows = rows_kept(name, shape, config, config.rank)
+        less = shape[0] * shape[1] - products(shape, rows, frozen_directions(shape, config, config.rank))
+        return super().flops(name, shape, config, tokens) - 2 * tokens * less
 
     def factors(self, layer: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
         return layer.celora_B[ADAPTER].float() * layer.scaling[ADAPTER], layer.celora_A[ADAPTER].float()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lora_playground.config import LowRankConfig
-from lora_playground.variants.base import Card, Context, Memory, Part
+from lora_playground.variants.base import Card, Context, Memory, Part, Work
 from lora_playground.variants.lora_family import LoraFamily
 from lora_playground.variants.peft_variant import lora_count
 
@@ -57,4 +57,5 @@ VARIANT = WeightDecomposed(
     bits=(16, 4),  # PEFT loses the scales of 8-bit weights that have been used before
     low_rank=False,
     memory=Memory(outputs=2, passing=3),
+    work=Work(products=4),
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from lora_playground.errors import ConfigError
-from lora_playground.variants.base import Card, Context, Memory, Part, frozen_weight
+from lora_playground.variants.base import Card, Context, Memory, Part, Work, frozen_weight
 from lora_playground.variants.options import TargetConfig
 from lora_playground.variants.peft_variant import PeftVariant, fan_in_fan_out
 from lora_playground.variants.targets import select
@@ -74,4 +74,5 @@ VARIANT = SpectralCoefficients(
     bits=(16,),
     low_rank=False,
     memory=Memory(copies=1, passing=2),
+    work=Work(dense=6),
 )

@@ -52,6 +52,9 @@ class FullFineTuning(Variant):
         object.__setattr__(model, PRISTINE, pristine)
         return model
 
+    def flops(self, name: str, shape: tuple[int, int], config: Config, tokens: int) -> float:
+        return 6.0 * shape[0] * shape[1] * tokens
+
     def count(self, shapes: Iterable[tuple[int, ...]], config: Config) -> int:
         """The number of entries of these parameters; shapes of any number of dimensions."""
         return sum(prod(shape) for shape in shapes)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import field_validator
 
 from lora_playground.errors import ConfigError
-from lora_playground.variants.base import Card, Context, Memory, Part, frozen_weight
+from lora_playground.variants.base import Card, Context, Memory, Part, Work, frozen_weight
 from lora_playground.variants.options import RankConfig
 from lora_playground.variants.peft_variant import PeftVariant
 
@@ -69,4 +69,5 @@ VARIANT = HouseholderChain(
     conv1d=False,
     real_rate=1e-4,
     memory=Memory(copies=1, squares=1, squares_by_rank=1),
+    work=Work(dense=2, rotations=9),
 )

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_playground.variants.base import Card, Context, Memory, Part, frozen_weight
+from lora_playground.variants.base import Card, Context, Memory, Part, Work, frozen_weight
 from lora_playground.variants.options import RankAlphaConfig
 from lora_playground.variants.peft_variant import PeftVariant, lora_count
 
@@ -57,4 +57,5 @@ VARIANT = HadamardProduct(
     low_rank=False,
     real_rate=1e-3,
     memory=Memory(copies=1, passing=2),
+    work=Work(dense=6, products=16),
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from lora_playground.config import LowRankConfig
 from lora_playground.variants.base import Card, Context, Memory, Part
 from lora_playground.variants.lora_family import LoraFamily
-from lora_playground.variants.peft_variant import ADAPTER, tuner_layers
+from lora_playground.variants.peft_variant import ADAPTER, lora_count, tuner_layers
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +33,12 @@ class FrozenA(LoraFamily):
 
     def count(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
         return sum(config.rank * m for m, _ in shapes)
+
+    def saved(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
+        return lora_count(shapes, config.rank)
+
+    def flops(self, name: str, shape: tuple[int, int], config: Any, tokens: int) -> float:
+        return super().flops(name, shape, config, tokens) + 4 * tokens * config.rank * shape[1]  # products with A
 
     def after_backward(self, model: "torch.nn.Module", step: int) -> None:
         """grad B ← grad B · (A·Aᵀ)⁻¹ / s²: the step in B whose ΔW is nearest to full fine-tuning's, with A given.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_playground.config import LowRankConfig
-from lora_playground.variants.base import Card, Context, Memory
+from lora_playground.variants.base import Card, Context, Memory, Work
 from lora_playground.variants.data_start import model_inputs, need_batches
 from lora_playground.variants.start_family import StartFamily
 
@@ -57,4 +57,5 @@ VARIANT = GradientStart(
     bits=(16,),
     learning_rate=2e-3,
     memory=Memory(frozen=1),
+    work=Work(frozen=4),
 )

@@ -58,6 +58,16 @@ class NystromFamily(PeftVariant):
         core = len(shapes) * config.rank**2
         return core if self.core_only else lora_count(shapes, config.rank) + core
 
+    def flops(self, name: str, shape: tuple[int, int], config: Any, tokens: int) -> float:
+        """As any, with the products with A and B where they are frozen, and with the start that is subtracted."""
+        more = 4 * self.core_only + 4 * (self.start(config) in ("residual", "pinv_residual"))
+        return super().flops(name, shape, config, tokens) + more * tokens * config.rank * sum(shape)
+
+    def saved(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
+        """A plain LoRA with N multiplied into A; of rank 2r where the start is subtracted."""
+        twice = self.start(config) in ("residual", "pinv_residual")
+        return (1 + twice) * lora_count(shapes, config.rank)
+
     def factors(self, layer: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
         return layer.factors(ADAPTER)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_playground.config import LowRankConfig
-from lora_playground.variants.base import Card, Context, Memory
+from lora_playground.variants.base import Card, Context, Memory, Work
 from lora_playground.variants.start_family import StartFamily
 
 
@@ -40,4 +40,5 @@ VARIANT = OrthonormalStart(
     bits=(16, 8, 4),
     conv1d=False,
     memory=Memory(frozen=1),
+    work=Work(frozen=4),
 )

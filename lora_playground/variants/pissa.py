@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_playground.config import LowRankConfig
-from lora_playground.variants.base import Card, Context, Memory
+from lora_playground.variants.base import Card, Context, Memory, Work
 from lora_playground.variants.start_family import StartFamily
 
 
@@ -42,4 +42,5 @@ VARIANT = PrincipalStart(
     real_rate=2e-5,  # as published, and as NLoRA's scripts give it
     bits=(16,),
     memory=Memory(frozen=1),
+    work=Work(frozen=4),
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from lora_playground.variants.base import Card, Context, Memory, Part, frozen_weight
+from lora_playground.variants.base import Card, Context, Memory, Part, Work, frozen_weight
 from lora_playground.variants.options import RankConfig
 from lora_playground.variants.peft_variant import PeftVariant, fan_in_fan_out
 from lora_playground.variants.targets import check_rank, select
@@ -80,4 +80,5 @@ VARIANT = RandomBases(
     low_rank=False,
     real_rate=1e-3,
     memory=Memory(copies=0.55),
+    work=Work(dense=8),
 )

@@ -7,6 +7,7 @@ memory too, also where it is stored in 4 bit, and the update against W is exactl
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,10 @@ class StartFamily(LoraFamily):
         (m, n), r = shape, config.rank
         start = Part("B₀", m, r, trained=False, before="−", again=True), Part("A₀", r, n, trained=False, before="·")
         return *super().parts(shape, config), *start
+
+    def saved(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
+        """A plain LoRA of rank 2r: the factors and their start."""
+        return 2 * self.count(shapes, config)
 
     def factors(self, layer: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
         import torch

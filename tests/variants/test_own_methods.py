@@ -368,3 +368,20 @@ def test_pissa_starts_as_pefts_own_does():
         torch.testing.assert_close(mine.lora_B[ADAPTER].weight, other.lora_B[ADAPTER].weight, msg=name)
         assert not torch.equal(mine.get_base_layer().weight, other.get_base_layer().weight)
     assert checkpoint("llama").is_dir()
+
+
+@pytest.mark.parametrize("mode", ["residual", "pinv_residual"])
+@pytest.mark.parametrize("name", ["nlora", "inttune"])
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_a_subtracted_start_leaves_a_16_bit_base_as_it_was(name, mode, kind):
+    model = base("llama")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(5.0)  # as large as trained weights, so that the start's rounding would be seen
+    variant = VARIANTS[name]
+    wrapped = variant.attach(model.to(kind), variant.config(rank=8, alpha=16.0, mode=mode), Context(4, 0)).eval()
+    for _, layer in tuner_layers(wrapped):
+        x = torch.randn(4, layer.in_features, generator=torch.Generator().manual_seed(0)).to(kind)
+        with torch.no_grad():
+            torch.testing.assert_close(layer(x), layer.base_layer(x), atol=1e-3, rtol=1e-3)
+            assert layer.get_delta_weight(ADAPTER).abs().max() < 1e-5

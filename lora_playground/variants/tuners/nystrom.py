@@ -75,13 +75,15 @@ class NystromLayer(WrappedLinear):
         self.core_only[adapter] = config.core_only
         self.nystrom_dropout[adapter] = nn.Dropout(config.dropout) if config.dropout > 0 else nn.Identity()
         a, n, b = self._start(config)
-        if config.start in ("residual", "pinv_residual"):
-            self.nystrom_start_A[adapter] = n @ a
-            self.nystrom_start_B[adapter] = b.clone()
         self.nystrom_A[adapter] = nn.Parameter(a)
         self.nystrom_N[adapter] = nn.Parameter(n)
         self.nystrom_B[adapter] = nn.Parameter(b)
         self._move_adapter_to_device_of_base_layer(adapter)
+        if config.start in ("residual", "pinv_residual"):
+            # The factors are rounded where the base is stored in 16 bit, so what is subtracted is theirs as rounded.
+            a, n, b = (part[adapter].detach().float() for part in (self.nystrom_A, self.nystrom_N, self.nystrom_B))
+            self.nystrom_start_A[adapter] = n @ a
+            self.nystrom_start_B[adapter] = b.clone()
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
         self._freeze(adapter)
 
