@@ -79,7 +79,10 @@ def test_a_run_from_training_to_export(
     whole = ask(capsys, home, "chat", run, *talk)
     assert ask(capsys, home, "chat", run, *talk, "--keep", "4") == whole
 
-    scored = ask(capsys, home, "evaluate", run, "--rows", "4")
+    assert main(["evaluate", "--json", "--home", str(home), run, "--rows", "4"]) == 0
+    printed = capsys.readouterr()
+    scored = json.loads(printed.out)
+    assert "4 of 4 rows" in printed.err and scored["low"] <= scored["adapted"] <= scored["high"]
     assert scored["rows"] == 4 and 0.0 <= scored["base"] <= 1.0 and 0.0 <= scored["adapted"] <= 1.0
 
     ask(capsys, home, "export", run, "--format", "lora", "--out", str(tmp_path / "out"))

@@ -109,7 +109,10 @@ def evaluate(given: argparse.Namespace) -> dict[str, Any]:
     """`evaluate`: scores of base and adapted model on the dataset's test part."""
     from lora_playground.jobs.pipeline import evaluate_run
 
-    outcome = evaluate_run(_store(given).get(given.run), rows=given.rows)
+    with Progress() as progress:
+        outcome = evaluate_run(
+            _store(given).get(given.run), given.rows, lambda done, of, left: progress.count(done, of, "rows", left)
+        )
     score, forgetting = outcome["score"], outcome["forgetting"]
     if score is None:
         raise ConfigError("run", given.run, "its dataset has no test part with a metric to score")

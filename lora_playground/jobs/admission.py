@@ -12,6 +12,7 @@ from lora_playground.data.catalogue import get_card, get_dataset
 from lora_playground.errors import ConfigError
 from lora_playground.models.catalogue import folder_of, is_conv1d, module_shapes, read_config
 from lora_playground.models.model_shape import context_length
+from lora_playground.models.remarks import remarks
 from lora_playground.runs import default_home
 from lora_playground.variants import VARIANTS, get_variant
 
@@ -33,11 +34,11 @@ def check(config: RunConfig, home: Path | None = None) -> list[str]:
     warnings: list[str] = []
     if config.federated is not None:
         from lora_playground.federated.config import check as check_federated
-        from lora_playground.federated.partition import remarks
+        from lora_playground.federated.partition import remarks as remarks_on_split
         from lora_playground.federated.preparation import divide
 
         check_federated(config)
-        warnings += remarks(divide(get_dataset(card.name, home or default_home()), config)[0])
+        warnings += remarks_on_split(divide(get_dataset(card.name, home or default_home()), config)[0])
     if not getattr(variant, "conv1d", True) and is_conv1d(config.model.source):
         others = ", ".join(one.label for one in VARIANTS.values() if getattr(one, "conv1d", True))
         raise ConfigError(

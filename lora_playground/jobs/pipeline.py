@@ -46,11 +46,17 @@ def execute(
             raise
 
 
-def evaluate_run(run: Run, rows: int | None = None) -> dict[str, Any]:
+def evaluate_run(
+    run: Run, rows: int | None = None, report: Callable[[int, int, float], None] = lambda *_: None
+) -> dict[str, Any]:
     """Scores a run's saved update on all test rows or the first so many, going on from answers that it has.
 
-    Returns `score`, `forgetting`, `changed`, `samples`, `scoring`, and puts them into the run's result where they rest
-    on at least as many rows as those that stand there.
+    Args:
+        report: told after each few rows how many are done, how many there are in all, and the seconds left.
+
+    Returns:
+        `score`, `forgetting`, `changed`, `samples`, `scoring`. They become part of the run's result where they rest on
+        at least as many rows as those that stand there.
     """
     if not run.update_path.is_file():
         raise RunError(f"Run {run.id} has no saved update; it is {run.state()}. Train it to the end first.")
@@ -65,6 +71,7 @@ def evaluate_run(run: Run, rows: int | None = None) -> dict[str, Any]:
             rows,
             None,
             is_embedded(config.model),
+            report=report,
             answers=run.answers_path,
         )
         result = run.result()
