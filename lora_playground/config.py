@@ -34,7 +34,7 @@ class ModelConfig(Section):
         "embedded",
         min_length=1,
         max_length=400,
-        description="Base model: 'embedded', a local folder, or a Hugging Face hub id.",
+        description="Base model: 'embedded', a local folder or .gguf file, or a Hugging Face hub id.",
     )
     quantisation: Literal["none", "8bit", "4bit"] = Field(
         "none", description="Store the frozen weights in 16/32 bit (none), 8 bit, or 4 bit NF4 (QLoRA)."

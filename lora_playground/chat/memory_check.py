@@ -13,24 +13,20 @@ from lora_playground.config import ModelConfig
 from lora_playground.errors import ChatError
 from lora_playground.machine import memory
 from lora_playground.machine.device import cores
-from lora_playground.models.catalogue import folder_of, weight_files
+from lora_playground.models.catalogue import folder_of, parameter_count
 from lora_playground.models.precision import bounded, pick_device, torch_dtype
 
 RESERVE = 400_000_000
 """Bytes beside the weights: keys and values of the conversations, buffers of the arithmetic."""
-SMALL = 100_000_000
-"""Bytes of weight files up to which a model on a processor is small: read in float32, by one thread. Few rows take no
+SMALL = 50_000_000
+"""Parameters up to which a model on a processor is small: read in float32, by one thread. Few rows take no
 longer in float32 than in bfloat16, and a thread that waits for another beside a training run waits for long."""
-
-
-def _stored(folder: Path) -> int:
-    return sum(path.stat().st_size for path in weight_files(folder))
 
 
 def _is_small(config: ModelConfig, device: str) -> bool:
     folder = folder_of(config.source)
     on_processor = pick_device(device) == "cpu"
-    return on_processor and config.quantisation == "none" and folder is not None and _stored(folder) <= SMALL
+    return on_processor and config.quantisation == "none" and folder is not None and parameter_count(folder) <= SMALL
 
 
 def decoding_dtype(config: ModelConfig, device: str = "auto") -> torch.dtype:
@@ -44,11 +40,9 @@ def decoding_threads(config: ModelConfig, device: str = "auto") -> int:
 
 
 def need(folder: Path, config: ModelConfig, dtype: torch.dtype) -> int:
-    """Bytes that a base takes in memory: its files' size, adjusted for what it is converted to."""
-    stored = _stored(folder)
-    if config.quantisation == "none":  # files are nearly always in 16 bit
-        return stored * (2 if dtype == torch.float32 else 1) + RESERVE
-    return stored * (8 if config.quantisation == "8bit" else 5) // 16 + RESERVE
+    """Bytes that a base takes in memory; 4 bit counts as 5, for what is stored beside."""
+    bits = {"none": 8 * dtype.itemsize, "8bit": 8, "4bit": 5}[config.quantisation]
+    return parameter_count(folder) * bits // 8 + RESERVE
 
 
 def check_memory(config: ModelConfig, device: str = "auto") -> None:

@@ -113,9 +113,9 @@ def build_config(given: argparse.Namespace) -> RunConfig:
 
 
 def absolute(source: str) -> str:
-    """A model's source; a folder's whole path, since a run is also opened from elsewhere."""
+    """A model's source; a folder's or file's whole path, since a run is also opened from elsewhere."""
     folder = Path(source).expanduser()
-    return str(folder.resolve()) if source != "embedded" and "\0" not in source and folder.is_dir() else source
+    return str(folder.resolve()) if source != "embedded" and "\0" not in source and folder.exists() else source
 
 
 def _value(option: Option, text: str) -> Any:

@@ -18,6 +18,7 @@ from lora_playground.analysis.tensors import LARGE, TensorFile
 from lora_playground.analysis.weights import CONV1D_MODELS
 from lora_playground.errors import AdapterError, AssetError, ConfigError, ModelError
 from lora_playground.hub import cache
+from lora_playground.models.gguf import INSTALLED, converted_folder, gguf_file, installed
 from lora_playground.models.model_shape import ModelShape, model_shape
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
@@ -91,15 +92,19 @@ def list_models() -> list[ModelCard]:
     cards = [
         ModelCard("embedded", "Embedded", count, "Apache-2.0", False, "Ships with the app; runs on any CPU.", there)
     ]
+    if installed("smollm2-135m") is not None:
+        label, notes = "SmolLM2 135M Instruct, real, offline", "Of an installed package; it is converted once."
+        cards.append(ModelCard("smollm2-135m", label, 135 * 10**6, "Apache-2.0", False, notes, True, "ChatML"))
     return cards + [replace(card, on_disk=cached_snapshot(card.source) is not None) for card, _ in _hub_models()]
 
 
 def resolve(source: str, local: bool = True) -> Path | str:
-    """Turns ``model.source`` into a folder, or a hub id as it was given.
+    """Turns ``model.source`` into a folder; what has to be fetched or converted before is returned as it was given.
 
     Args:
-        source: 'embedded', an existing folder, or a hub id such as 'Qwen/Qwen3-0.6B'.
-        local: whether folders other than the embedded model are allowed.
+        source: 'embedded', the name of a model that a package brings, an existing folder, a GGUF file, or a hub id such
+            as 'Qwen/Qwen3-0.6B'.
+        local: whether folders and files are allowed.
 
     Raises:
         AssetError: the embedded model is missing or damaged; nothing else is tried in its place.
@@ -108,14 +113,17 @@ def resolve(source: str, local: bool = True) -> Path | str:
     if source == "embedded":
         _check_embedded()
         return EMBEDDED
-    allowed = "give 'embedded', an existing folder, or a hub id such as Qwen/Qwen3-0.6B"
+    allowed = "give 'embedded', an existing folder or .gguf file, or a hub id such as Qwen/Qwen3-0.6B"
     parts = source.split("/")
     if "\0" in source or "://" in source or len(source) > 400 or ".." in parts:
         raise ConfigError("model.source", source, allowed)
     folder = Path(source).expanduser()
+    if not local and source not in INSTALLED and folder.exists():
+        raise ConfigError("model.source", source, "folders cannot be chosen here; choose a model of the list")
+    if (file := gguf_file(source)) is not None:
+        converted = converted_folder(file)
+        return converted if converted.is_dir() else source
     if folder.is_dir():
-        if not local:
-            raise ConfigError("model.source", source, "folders cannot be chosen here; choose a model of the list")
         _check_folder(folder)
         return folder.resolve()
     if not _HUB_ID.fullmatch(source) or any(part.startswith((".", "-")) or ".." in part for part in parts):
@@ -155,7 +163,8 @@ def sizes_of(source: str) -> ModelShape | None:
 
 
 def declared_sizes(source: str) -> ModelShape | None:
-    """The sizes that the catalogue declares for a hub model; None for any other. No file is looked at."""
+    """The sizes that the catalogue declares for a model; None for one that it does not list. No file is looked at."""
+    source = "HuggingFaceTB/SmolLM2-135M-Instruct" if source == "smollm2-135m" else source
     declared = next((sizes for card, sizes in _hub_models() if card.source == source), None)
     return None if declared is None else model_shape(declared)
 

@@ -18,6 +18,7 @@ from lora_playground.config import ModelConfig
 from lora_playground.errors import ModelError
 from lora_playground.hub import Progress, fetch, first_line
 from lora_playground.models.catalogue import cached_snapshot, read_config, resolve, tensor_shapes, weight_files
+from lora_playground.models.gguf import convert, gguf_file
 from lora_playground.models.model_shape import vocabulary
 from lora_playground.models.precision import pick_device, torch_dtype
 
@@ -143,7 +144,10 @@ def load_tokenizer(folder: Path) -> tuple[Any, bool]:
 
 
 def download(hub_id: str, progress: Progress | None = None) -> Path:
-    """The folder of a hub model: from the local cache, else fetched (going on where it broke off; see `hub.fetch`)."""
+    """The folder of a hub model: from the local cache, else fetched (going on where it broke off; see `hub.fetch`); or
+    of a GGUF file, converted if it was not yet."""
+    if (file := gguf_file(hub_id)) is not None:
+        return convert(file, progress)
     return cached_snapshot(hub_id) or fetch(hub_id, partial(_wanted, hub_id), progress=progress)
 
 

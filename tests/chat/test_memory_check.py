@@ -9,6 +9,7 @@ from lora_playground.chat import memory_check
 from lora_playground.config import ModelConfig
 from lora_playground.errors import ChatError
 from lora_playground.machine import memory
+from lora_playground.models.catalogue import parameter_count
 from tests.checkpoints import make_checkpoint
 
 
@@ -23,7 +24,7 @@ def test_refused_when_the_memory_is_taken(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_need_follows_what_is_held(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path, "llama")
-    size = (folder / "model.safetensors").stat().st_size
+    size = 2 * parameter_count(folder)
     plain, four = ModelConfig(source=str(folder), quantisation="none"), ModelConfig(source="x", quantisation="4bit")
     assert memory_check.need(folder, plain, torch.float32) - memory_check.RESERVE == 2 * size
     assert memory_check.need(folder, plain, torch.bfloat16) - memory_check.RESERVE == size
