@@ -129,7 +129,7 @@ def load_tokenizer(folder: Path) -> tuple[Any, bool]:
         raise ModelError(f"The tokenizer in {folder} cannot be loaded ({first_line(error)}); fetch it again.") from None
     if tokenizer.eos_token is None:
         raise ModelError(f"The tokenizer in {folder} has no end-of-sequence token, so answers could not end.")
-    rows = vocabulary(read_config(folder))
+    rows = vocabulary(read_config(folder)) if (folder / "config.json").is_file() else None
     if rows is not None and tokenizer.eos_token_id >= rows:
         raise ModelError(
             f"The tokenizer in {folder} ends answers with token {tokenizer.eos_token_id}, and the model knows {rows} "
