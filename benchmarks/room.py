@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 PATIENCE = 3600.0
+IDLE = 20.0
+"""Seconds without a page or a job in which the web process is measured."""
 PERIOD = 1.0
 """Seconds between two questions of a page while a run trains."""
 
@@ -268,10 +270,17 @@ def main() -> int:
         room = Room(Path(folder) / "home", given.port)
         try:
             room.one_run(4)  # imports and caches
+            used = room.cpu()
+            time.sleep(IDLE)
+            resting = (room.cpu() - used) / IDLE
             memory = psutil.Process(room.server.pid).memory_info().rss
             id, one = room.one_run(given.steps)
             alone = room.result(id)
-            found = {"one_run": round(one, 1), "tokens_per_second": round(alone["tokens_per_second"], 1)}
+            found = {
+                "idle_web_cores": round(resting, 4),
+                "one_run": round(one, 1),
+                "tokens_per_second": round(alone["tokens_per_second"], 1),
+            }
             found |= watched(room, given, alone) if given.watchers or given.browser else {}
             found |= chats(room, given) if given.chats else {}
             found |= crowd(room, given, one) if given.people else {}
