@@ -62,12 +62,14 @@ def gpus() -> list[Gpu]:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
         return []
+    found: list[Gpu] = []
     try:
         every = ",".join(map(str, range(pynvml.nvmlDeviceGetCount())))
-        names = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", every).split(",")]
-        return [_gpu(name) for name in names]
+        for name in os.environ.get("CUDA_VISIBLE_DEVICES", every).split(","):
+            found.append(_gpu(name.strip()))
+        return found
     except (pynvml.NVMLError, ValueError, OverflowError):
-        return []  # an empty CUDA_VISIBLE_DEVICES, or -1, hides every GPU
+        return found  # CUDA takes the GPUs before the first name that is none; '' and -1 hide all
     finally:
         with contextlib.suppress(pynvml.NVMLError):
             pynvml.nvmlShutdown()

@@ -26,6 +26,7 @@ def driver(monkeypatch):
     fakes = {
         "nvmlInit": lambda: None,
         "nvmlShutdown": lambda: None,
+        "nvmlDeviceGetCount": lambda: 1,
         "nvmlDeviceGetHandleByIndex": by_index,
         "nvmlDeviceGetHandleByUUID": asked.append,
         "nvmlDeviceGetName": lambda handle: "Some GPU",
@@ -50,9 +51,14 @@ def test_a_gpu_that_cuda_must_not_use_is_not_told(driver, monkeypatch, visible, 
     assert module.device().kind == "cpu" and driver == asked
 
 
+def test_gpus_before_the_first_that_is_none_are_told(driver, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,7,0")
+    assert module.gpus() == [module.Gpu("0", "Some GPU", USED, TOTAL)] and driver == [0, 7]
+
+
 def test_a_gpu_can_be_named(driver, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-abc,1")
-    assert module.device().kind == "cuda" and driver == ["GPU-abc"]
+    assert module.device().kind == "cuda" and driver[0] == "GPU-abc"
 
 
 def test_without_a_gpu_the_processor_is_told(monkeypatch):
