@@ -18,7 +18,7 @@ _ALWAYS: dict[str, dict[str, dict[str, Any]]] = {
 }
 """{preset: {section: {option: value}}} for every dataset."""
 
-_HARD = {"training": {"steps": 200}, "data": {"rehearsal": 0.2}}
+_HARD: dict[str, dict[str, Any]] = {"training": {"steps": 200}, "data": {"rehearsal": 0.2}}
 _OF: dict[str, dict[str, dict[str, dict[str, Any]]]] = {
     "facts-large": {"quick": _HARD},
     "translation": {"quick": _HARD},

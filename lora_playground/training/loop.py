@@ -199,7 +199,7 @@ class _Loop:
         saved.restore_generators(state.generators)
         self.stream.skip(state.step * self.config.accumulation)
         self.total, self.tokens, self.validation_start = state.steps, state.tokens, state.validation_start
-        self.spent, self.plateau = state.seconds, Plateau(*state.plateau)
+        self.spent, self.plateau = state.seconds, Plateau.of(state.plateau)
         if self.config.seconds is None:
             self.total = max(self.config.steps, state.step)
         return state.step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -41,6 +42,11 @@ class Plateau:
     """Validations in a row that may pass without a better loss."""
     LEAST: ClassVar[float] = 0.01
     """A loss is better when it is lower than the best by at least this share of it."""
+
+    @classmethod
+    def of(cls, kept: Sequence[float]) -> Plateau:
+        """As a checkpoint keeps it: `best`, `step`, `waited`, or nothing where early stops were not known."""
+        return cls(kept[0], int(kept[1]), int(kept[2])) if kept else cls()
 
     def update(self, step: int, loss: float) -> bool:
         """Takes the validation loss after a step; whether the loss has stopped falling."""

@@ -108,8 +108,8 @@ class Feed:
             parts["probes"] = self._once(("probes", identity, probed), lambda: html)
         since = int(asked["curve"]) if asked.get("curve", "").isdecimal() else 0
         if progress.plan and since < progress.curve_version:
-            key = ("curve", identity, since, progress.curve_version)
-            parts["curve"] = self._once(key, lambda: _curve(progress, since))
+            new = ("curve", identity, since, progress.curve_version)
+            parts["curve"] = self._once(new, lambda: _curve(progress, since))
         module, drawn = asked.get("module", ""), str(progress.changed["spectra"])
         if progress.plan and asked.get("pictures") != drawn:
             rank = getattr(config.variant, "rank", None)

@@ -132,7 +132,7 @@ class Tools:
         mode, k, first, last, strength = given
         longest = max(2, views.longest(subject)) if subject else 2
         sliders = [bounds(least, longest, value) for least, value in ((0, k), (1, first), (1, last))]
-        cut = views.make_cut(mode, *(one["value"] for one in sliders), strength)
+        cut = views.make_cut(mode, sliders[0]["value"], sliders[1]["value"], sliders[2]["value"], strength)
         return [*sliders, *self._energy(subject, cut), *self._curve(subject, cut)]
 
     # --- what is connected to what -----------------------------------------------------------------------------------

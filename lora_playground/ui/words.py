@@ -75,9 +75,9 @@ def rough(seconds: float) -> str:
     if seconds >= 86400:
         return "more than a day"
     minutes = seconds / 60
-    named = ((14, "ten seconds"), (25, "20 seconds"), (45, "half a minute"), (90, "a minute"))
-    named += ((570, f"{minutes:.0f} minutes"), (1620, f"{5 * round(minutes / 5)} minutes"))
-    named += ((2700, "half an hour"), (5400, "an hour"), (86400, f"{minutes / 60:.0f} hours"))
+    named = [(14, "ten seconds"), (25, "20 seconds"), (45, "half a minute"), (90, "a minute")]
+    named += [(570, f"{minutes:.0f} minutes"), (1620, f"{5 * round(minutes / 5)} minutes")]
+    named += [(2700, "half an hour"), (5400, "an hour"), (86400, f"{minutes / 60:.0f} hours")]
     return "about " + next(said for limit, said in named if seconds < limit)
 
 
