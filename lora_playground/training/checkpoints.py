@@ -53,7 +53,7 @@ class State:
     variant: dict[str, torch.Tensor] = field(default_factory=dict)
     validation_start: float | None = None
     seconds: float = 0.0
-    plateau: Sequence[float] = ()
+    plateau: Sequence[Any] = ()
 
 
 def save(folder: Path, state: State) -> Path:
