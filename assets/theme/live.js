@@ -4,7 +4,7 @@
 lp.live = (() => {
   "use strict";
   const FAST = 1000, SLOW = 3000, SLOTS = 4, POINTS = 320, QUIET = "#7d8f96";
-  let titles = {}, script = "", sync = null, number = 0;
+  let titles = {}, script = "", sync = null, number = 0, settled = false;
   let here = read();
   let have = {}, told = {}, boot = "", ended = null, module = "", taken = null;
   const lines = new Map(), listeners = [];
@@ -60,9 +60,12 @@ lp.live = (() => {
   });
   window.addEventListener("popstate", () => { const there = read(); go({ ...there, tab: titles[there.tab] ? there.tab : "fine" }, "keep"); });
 
-  // A tab was opened. Its plots could not be drawn while it was hidden.
+  const selected = () => { const tab = document.querySelector('#lp-tabs [role="tab"][aria-selected="true"]'); return tab ? tab.textContent.trim() : ""; };
+
+  // A tab was opened. Its plots could not be drawn while it was hidden. Gradio tells of the first tab while the page is
+  // built, at times after another one was opened by the address: that is passed over.
   function opened(tab) {
-    if (tab !== here.tab) go({ tab });
+    if (settled && tab !== here.tab && selected() === titles[tab]) go({ tab });
     setTimeout(paint, 80);
   }
   const show = (tab) => go({ runs: withTick(here.run), tab });
@@ -76,13 +79,15 @@ lp.live = (() => {
 
   function start(trigger, names, plotly) {
     [sync, titles, script] = [trigger, names, plotly];
+    let tries = 0;
     const wanted = setInterval(() => {
       if (!document.getElementById("lp-tab-fine-button")) return;
+      if (!titles[here.tab]) here.tab = "fine";
+      if (selected() !== titles[here.tab] && tries++ < 100) { lp.open(titles[here.tab]); return; } // not all tabs hear clicks yet
       clearInterval(wanted);
-      if (here.tab !== "fine" && titles[here.tab]) lp.open(titles[here.tab]);
-      else here.tab = "fine";
+      settled = true;
       paint();
-    }, 50);
+    }, 100);
     setInterval(() => { if (!document.hidden) paint(); }, 500); // parts that Gradio makes late, and plots in tabs just shown
   }
 
