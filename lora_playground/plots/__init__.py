@@ -11,6 +11,7 @@ from lora_playground.plots.compare import (
     pareto,
     scatter_figure,
 )
+from lora_playground.plots.directions import describe_directions, directions_figure
 from lora_playground.plots.relations import (
     alignment_figure,
     amplification_figure,
@@ -26,6 +27,7 @@ from lora_playground.plots.spectrum import (
     MEASURES,
     cell_of,
     describe_map,
+    describe_ranks,
     describe_scree,
     energy_figure,
     map_figure,
@@ -50,12 +52,15 @@ __all__ = [
     "describe_alignment",
     "describe_amplification",
     "describe_cut",
+    "describe_directions",
     "describe_intruders",
     "describe_loss",
     "describe_map",
+    "describe_ranks",
     "describe_scatter",
     "describe_scree",
     "describe_similarity",
+    "directions_figure",
     "energy_figure",
     "intruder_figure",
     "loss_figure",

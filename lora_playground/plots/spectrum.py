@@ -162,19 +162,29 @@ def _rank_marks(
 def describe_scree(
     label: str, values: Sequence[float], rank: int | None = None, error: float = 0.0, frobenius: float | None = None
 ) -> str:
-    """One sentence: how many directions hold 90% of the energy, of how many, and both ranks."""
+    """In plain words: how many directions the rank allows, and how few do 90% of the work (hold 90% of the energy)."""
     sigma = [float(v) for v in values]
     if not sigma or sigma[0] <= 0:
         return f"{label}: the update is still zero." if label else "The update is still zero."
     k = energy_rank(sigma, 0.9, frobenius)
     used = sum(1 for v in sigma if v > 1e-7 * sigma[0])
-    total = rank if rank else used
-    where = f"the strongest {len(sigma)} directions do not reach 90% of the energy"
-    if k <= len(sigma):
-        noun = "direction" if total == 1 else "directions"
-        where = f"90% of the update's energy lies in {k} of {total} {noun}"
-    text = f"{label + ': ' if label else ''}{where} (effective rank {significant(effective_rank(sigma))}, "
-    text += f"stable rank {significant(stable_rank(sigma, frobenius))})"
+    does = f"{k} {'does' if k == 1 else 'do'} 90% of the work"
+    if k > len(sigma):
+        does = f"the strongest {len(sigma)} do less than 90% of the work"
+    directions = f"{rank or used} direction{'s' * ((rank or used) != 1)}"
+    text = f"allowed {directions}; {does}" if rank else f"{directions}; {does}"
+    text = f"{label}: {text}" if label else text[0].upper() + text[1:]
+    return text + "."
+
+
+def describe_ranks(label: str, values: Sequence[float], error: float = 0.0, frobenius: float | None = None) -> str:
+    """The field's two numbers for the same: effective and stable rank; '' for an update that is zero."""
+    sigma = [float(v) for v in values]
+    if not sigma or sigma[0] <= 0:
+        return ""
+    text = f"{label}: " if label else ""
+    text += f"effective rank {significant(effective_rank(sigma))} (as many equal directions would be as evenly used), "
+    text += f"stable rank {significant(stable_rank(sigma, frobenius))} (energy over that of the strongest direction)"
     if error > 0:
         text += f"; values are estimates, off by at most {significant(error)}"
     return text + "."

@@ -61,8 +61,9 @@ class SpectrumTab:
                     self.map, self.map_words = picture("lp-spec-map")
                 with gr.Column(min_width=300):
                     self.scree, self.scree_words = picture("lp-spec-scree")
-            self._pair()
+            self.directions, self.directions_words = picture("lp-spec-directions")
             self._base()
+            self._pair()
             self.tools = Tools(self._shell, self.cache)
             self.tools.build()
         self.clicks = points("lp-spec-map")
@@ -96,7 +97,13 @@ class SpectrumTab:
         self.controls = Controls(focus, module, measure, log, step, play)
 
     def _pair(self) -> None:
-        heading("Two adapters", "do they use the same directions?")
+        heading("Beside another adapter", "do they use the same directions?")
+        self.alone = gr.HTML(note("Tick a second run in the list to lay its directions beside this one's."),
+                             apply_default_css=False, elem_id="lp-spec-alone")  # fmt: skip
+        with gr.Column(elem_id="lp-spec-pair") as self.pair_body:
+            self._pair_parts()
+
+    def _pair_parts(self) -> None:
         with gr.Row(elem_classes="lp-spec-controls", equal_height=False):
             self.first = Dropdown([], label="First run", filterable=False, elem_id="lp-spec-first")
             self.second = Dropdown([], label="Second run", filterable=False, elem_id="lp-spec-second")
@@ -142,14 +149,14 @@ class SpectrumTab:
         base_in = [ticked, own.focus, own.module, self.leading, self.epsilon, self.base_side]
         base_out = [
             self.amplified, self.amplified_words, self.aligned, self.aligned_words, self.intruders,
-            self.intruders_words,
+            self.intruders_words, self.directions, self.directions_words,
         ]  # fmt: skip
         choose_in = [
             ticked, own.focus, own.module, own.step, self.first, self.second, *self.tools.cut_inputs()
         ]  # fmt: skip
         choose_out = [
             self.hint, self.body, own.focus, own.module, own.step, self.first, self.second, self.following,
-            *self.tools.outputs(),
+            self.alone, self.pair_body, *self.tools.outputs(),
         ]  # fmt: skip
 
         def draw_all(event: Any) -> Any:
@@ -209,7 +216,8 @@ class SpectrumTab:
             _hint(found), gr.update(visible=bool(found)), offer(runs, focus, visible=len(runs) > 1),
             offer(modules, module), bounds(*ends, step, interactive=len(steps) > 1),
             offer(runs, first), offer(runs, second),
-            gr.Timer(active=busy), *self.tools.refreshed(subject, *cut),
+            gr.Timer(active=busy), gr.update(visible=len(found) == 1), gr.update(visible=len(found) > 1),
+            *self.tools.refreshed(subject, *cut),
         ]  # fmt: skip
 
     def top(
@@ -217,7 +225,7 @@ class SpectrumTab:
     ) -> tuple[Any, ...]:
         """Map and scree."""
         (map_, map_words), (scree, scree_words) = self._top(ticked, focus, module, measure, log, step)
-        return draw(map_), note(map_words), draw(scree), note(scree_words)
+        return draw(map_), note(map_words), draw(scree), _folded(scree_words)
 
     def _top(
         self, ticked: list[str], focus: str, module: str | None, measure: str, log: bool, step: float
@@ -242,9 +250,10 @@ class SpectrumTab:
     def base(
         self, ticked: list[str], focus: str, module: str | None, leading: float, epsilon: float, side: str
     ) -> list[Any]:
-        """Amplification, alignment, intruders."""
+        """Amplification, alignment, intruders, and the directions themselves."""
         subject = _focused(self._subjects(ticked), focus)
         found = views.base_views(self.cache, subject, module or "", int(leading), float(epsilon), side)
+        found.append(views.directions_view(self.cache, subject, module or ""))
         return [part for figure, words in found for part in (draw(figure), note(words))]
 
     def _views(
@@ -279,6 +288,13 @@ class SpectrumTab:
             return gr.skip(), gr.Timer(active=False), gr.update(value="▶ Replay training", interactive=True)
         # A long training is replayed in at most about thirty pictures.
         return later[min(len(later) - 1, max(0, len(later) // 30))], gr.skip(), gr.skip()
+
+
+def _folded(words: str) -> str:
+    """A sentence, and behind "more" what only some want to read."""
+    first, _, rest = words.partition(views.MORE)
+    fold = f'<details class="lp-note"><summary>more</summary>{escape(rest)}</details>' if rest else ""
+    return note(first) + fold
 
 
 def _focused(found: Sequence[views.Subject], focus: str | None) -> views.Subject | None:

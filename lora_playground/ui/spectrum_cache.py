@@ -17,7 +17,7 @@ import numpy as np
 
 from lora_playground.analysis import spectra_file
 from lora_playground.analysis.alignment import Amplification, Intruders, alignment, amplification, intruders
-from lora_playground.analysis.spectra import EXACT_SIDE, Spectrum, analyse, effective_rank, stable_rank
+from lora_playground.analysis.spectra import EXACT_SIDE, Spectrum, analyse, effective_rank, stable_rank, update_svd
 from lora_playground.analysis.tensors import TensorFile
 from lora_playground.analysis.truncation import Decomposition
 from lora_playground.analysis.update import Update
@@ -175,6 +175,18 @@ class SpectrumCache:
             if module in adapter.shapes:
                 return adapter.update(module)
         raise AdapterError(f"{module} has no saved update in this run; it is there when the run has ended.")
+
+    def directions(self, run: Run, module: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The singular value decomposition (U, σ, Vᵀ) of one module's update.
+
+        Raises:
+            AdapterError: no update is saved, it is no matrix, or it is dense and too large to be decomposed while
+                somebody waits.
+        """
+        update = self.update(run, module)
+        if not update.factored and min(update.shape) > LARGE_SIDE:
+            raise AdapterError(f"ΔW is {update.shape[0]} by {update.shape[1]}, too large to be decomposed here.")
+        return self._once(("directions", run.id, _stamp(run.update_path), module), lambda: update_svd(update))
 
     def _file(self, run: Run) -> TensorFile:
         stamp = _stamp(run.update_path)

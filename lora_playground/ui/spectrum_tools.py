@@ -34,7 +34,8 @@ MODES = [
     ("all", "all"), ("strongest k", "top"), ("weakest k", "bottom"), ("a range", "range"), ("one", "one"),
 ]  # fmt: skip
 PICTURES = [
-    ("the map", "map"), ("the scree", "scree"), ("shared directions", "square"), ("what two have in common", "overlap"),
+    ("the map", "map"), ("the scree", "scree"), ("directions as pixels", "directions"),
+    ("shared directions", "square"), ("what two have in common", "overlap"),
     ("amplification", "amplified"), ("alignment with W", "aligned"), ("the intruders", "intruders"),
     ("energy kept", "energy"), ("loss and score over k", "curve"),
 ]  # fmt: skip
@@ -91,7 +92,15 @@ class Tools:
                 with gr.Row(elem_classes="lp-spec-ways"):
                     self.measure = gr.Button("Measure loss and score over k", elem_id="lp-spec-measure-cut")
                 self.waiting = gr.Timer(1.5, active=False)
-        heading("Take along, bring in", "figures, numbers, adapters")
+        title = "Take along, bring in: figures, numbers, adapters"
+        with gr.Accordion(title, open=False, elem_id="lp-spec-files-fold", elem_classes="lp-fold"):
+            self._files()
+        # A download button offers the file it had before the click, so a hidden one carries it to the page.
+        self.download = gr.DownloadButton(
+            "file", elem_id="lp-spec-download", elem_classes="lp-hidden", visible="hidden"
+        )
+
+    def _files(self) -> None:
         with gr.Row(elem_classes="lp-spec-files", equal_height=False):
             with gr.Column(min_width=280):
                 self.which = Dropdown(PICTURES, value="scree", label="Picture", filterable=False)
@@ -102,10 +111,6 @@ class Tools:
                 with gr.Row(elem_classes="lp-spec-ways"):
                     self.csv = gr.Button("Numbers as CSV", elem_id="lp-spec-csv", min_width=120)
                     self.json = gr.Button("Numbers as JSON", elem_id="lp-spec-json", min_width=120)
-                # A download button offers the file it had before the click, so a hidden one carries it to the page.
-                self.download = gr.DownloadButton(
-                    "file", elem_id="lp-spec-download", elem_classes="lp-hidden", visible="hidden"
-                )
             with gr.Column(min_width=320):
                 self.upload = gr.File(
                     label="An adapter: its zip, or its two files",

@@ -25,12 +25,15 @@ from lora_playground.analysis.spectra import (
 from lora_playground.analysis.subspaces import Side, compare
 from lora_playground.analysis.truncation import Truncation, energy_kept
 from lora_playground.errors import PlaygroundError
+from lora_playground.plots.directions import TITLE as DIRECTIONS
 from lora_playground.plots.spectrum import short_name
 from lora_playground.plots.style import empty, percent, significant
 from lora_playground.ui.shell import Shown
 from lora_playground.ui.spectrum_cache import Frames, SpectrumCache
 
 View = tuple[dict[str, Any], str]
+"""A figure and its sentence. What only some want to read stands behind `MORE` in the sentence."""
+MORE = "\n"
 _FIRST = "Tick a run in the list on the left to see what it learned."
 
 
@@ -81,7 +84,7 @@ def map_view(cache: SpectrumCache, subject: Subject | None, module: str, measure
 
 def scree_view(cache: SpectrumCache, all_: Sequence[Subject], module: str, log: bool, step: int | None) -> View:
     """Singular values of one module, all ticked runs overlaid."""
-    series, ranks, sentences = [], [], []
+    series, ranks, sentences, more = [], [], [], []
     edges: list[tuple[float, str]] = []
     for subject in all_:
         index = subject.frames.at(step)
@@ -97,6 +100,7 @@ def scree_view(cache: SpectrumCache, all_: Sequence[Subject], module: str, log: 
         error = subject.frames.errors.get(module, 0.0) if index == len(subject.frames.steps) - 1 else 0.0
         norm = subject.frames.frobenius[index].get(module)
         sentences.append(plots.describe_scree(subject.label, sigma, ranks[-1], error, norm if error else None))
+        more.append(plots.describe_ranks(subject.label, sigma, error, norm if error else None))
         edge, words = _noise(cache, subject, module, values) if index == len(subject.frames.steps) - 1 else (0.0, "")
         if words:
             edges.append((edge, subject.colour))
@@ -104,7 +108,18 @@ def scree_view(cache: SpectrumCache, all_: Sequence[Subject], module: str, log: 
     known = [rank for rank in ranks if rank]
     marks = known if len(known) == len(series) else list(dict.fromkeys(known))
     figure = plots.scree_figure(series, rank=marks or None, log=log, module=module, edge=edges)
-    return figure, " ".join(sentences) or _FIRST
+    return figure, MORE.join(filter(None, (" ".join(sentences) or _FIRST, " ".join(more))))
+
+
+def directions_view(cache: SpectrumCache, subject: Subject | None, module: str) -> View:
+    """One module's update, built up direction by direction."""
+    if subject is None:
+        return empty(_FIRST, DIRECTIONS, False, 250), ""
+    try:
+        U, values, Vt = cache.directions(subject.shown.run, module)
+    except PlaygroundError as error:
+        return empty("Not shown.", DIRECTIONS, False, 250), f"Not shown: {error}"
+    return plots.directions_figure(U, values, Vt), plots.describe_directions(values)
 
 
 def _used(values: np.ndarray) -> int:

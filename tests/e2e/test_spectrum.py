@@ -49,6 +49,8 @@ def spectrum(opened):
     opened.get_by_role("tab", name="Spectrum").click()
     until(opened, lambda: len(points(opened, "lp-spec-scree")) == 2, "the scree of two runs")
     until(opened, lambda: points(opened, "lp-spec-intruders"), "the last picture")
+    if not opened.locator("#lp-spec-png").is_visible():
+        opened.locator("#lp-spec-files-fold button").first.click()
     return opened
 
 
@@ -67,7 +69,11 @@ def test_look_replay_and_choose_a_module(spectrum):
     rows = len({name.split(".")[2] for name, _, _ in module_shapes(EMBEDDED)})
     assert len(cells(page, "lp-spec-map")) == rows and len(cells(page, "lp-spec-map")[0]) == 7
     assert colours(page, "lp-spec-scree") == [run_colour(0), run_colour(1)], "a run has one colour everywhere"
-    assert "of 2 directions" in words(page, "scree") and "of 8 directions" in words(page, "scree")
+    assert "allowed 2 directions" in words(page, "scree") and "allowed 8 directions" in words(page, "scree")
+    assert "effective rank" not in words(page, "scree"), "the terms are behind more"
+    page.locator("#lp-spec-scree-words summary").click()
+    assert "effective rank" in words(page, "scree")
+    assert len(cells(page, "lp-spec-directions")) == 32 and "One direction is one pattern" in words(page, "directions")
     assert page.locator(".lp-keys b").count() == 0, "a run's title is text"
 
     before = points(page, "lp-spec-scree")

@@ -121,12 +121,29 @@ def test_map_keeps_modules_outside_layers_and_gaps():
 
 
 def test_sentences_of_known_spectra():
-    assert spectrum.describe_scree("style", [10.0, 0.1, 0.1, 0.1], rank=4).startswith(
-        "style: 90% of the update's energy lies in 1 of 4 directions"
+    assert spectrum.describe_scree("style", [10.0, 0.1, 0.1, 0.1], rank=4) == (
+        "style: allowed 4 directions; 1 does 90% of the work."
     )
-    assert "in 8 of 8 directions" in spectrum.describe_scree("", [1.0] * 8, rank=8)
+    assert spectrum.describe_scree("", [1.0] * 8, rank=8) == "Allowed 8 directions; 8 do 90% of the work."
     assert spectrum.describe_scree("x", [0.0, 0.0], rank=2) == "x: the update is still zero."
-    assert "off by at most 0.01" in spectrum.describe_scree("x", [1.0], error=0.01, frobenius=5.0)
+    assert "the strongest 1 do less than 90%" in spectrum.describe_scree("x", [1.0], error=0.01, frobenius=5.0)
+    assert "off by at most 0.01" in spectrum.describe_ranks("x", [1.0], error=0.01, frobenius=5.0)
+    assert "effective rank 8" in spectrum.describe_ranks("", [1.0] * 8) and spectrum.describe_ranks("", [0.0]) == ""
+
+
+def test_directions_as_pixels_add_up_to_the_update():
+    rng = np.random.default_rng(0)
+    U, V = (np.linalg.qr(rng.standard_normal((n, 3)))[0] for n in (50, 20))
+    values = np.array([3.0, 1.0, 0.5])
+    drawn = plots.directions_figure(U, values, V.T)
+    check(drawn)
+    first, last = (np.array(drawn["data"][n]["z"]) for n in (0, -1))
+    assert first.shape == (32, 20) and np.linalg.matrix_rank(first, tol=0.01) == 1
+    assert [note["text"] for note in drawn["layout"]["annotations"]] == ["1 direction", "2 directions", "all 3"]
+    ordered = ((U * values) @ V.T)[np.argsort(U[:, 0])[np.linspace(0, 49, 32).round().astype(int)]]
+    np.testing.assert_allclose(last, ordered[:, np.argsort(V[:, 0])], atol=2e-3)
+    assert "does 88% of the work" in plots.describe_directions(values)
+    check(plots.directions_figure(U, values * 0, V.T))
 
 
 def test_energy_curve_shades_what_a_cut_keeps():

@@ -58,7 +58,7 @@ def test_every_picture_is_drawn(made):
     focus = made.runs[0].id
     assert len(made.tab.top(made.ticked, focus, MODULE, "relative", True, STEPS)) == 4
     assert len(made.tab.pair(made.ticked, MODULE, *made.ticked[:2], "left", True)) == 4
-    assert len(made.tab.base(made.ticked, focus, MODULE, 10, 0.5, "left")) == 6
+    assert len(made.tab.base(made.ticked, focus, MODULE, 10, 0.5, "left")) == 8
     assert len(made.tab._views(made.ticked, focus, MODULE, "sigma_1", False, STEPS)) == 7
 
 

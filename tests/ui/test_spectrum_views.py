@@ -104,7 +104,9 @@ def test_scree_overlays_all_runs_in_their_colours(found):
     view = views.scree_view(cache, subjects[:2], MODULE, True, None)
     valid(view)
     assert [trace["line"]["color"] for trace in view[0]["data"]] == [run_colour(0), run_colour(1)]
-    assert "small: 90% of the update's energy lies in 2 of 2 directions" in view[1] and "of 8 directions" in view[1]
+    plain, more = view[1].split(views.MORE)
+    assert "small: allowed 2 directions; 2 do 90% of the work" in plain and "allowed 8 directions" in plain
+    assert "effective rank" in more and "effective rank" not in plain
     early = views.scree_view(cache, subjects[:1], MODULE, True, 10)
     assert early[0]["data"][0]["y"][0] == pytest.approx(1.0, rel=1e-3), "a quarter of the way, a quarter of σ"
 
