@@ -9,7 +9,7 @@ from typing import Any
 
 from lora_playground.errors import ConfigError
 
-PROMISES = {"quick": "Good in 20 seconds", "best": "Best in 60 seconds"}
+PURPOSES = {"quick": "A first result soon", "best": "More steps for a better score"}
 """{preset: what it is for}."""
 
 _ALWAYS: dict[str, dict[str, dict[str, Any]]] = {
@@ -32,8 +32,8 @@ def with_preset(data: dict[str, Any], name: str) -> dict[str, Any]:
     Raises:
         ConfigError: there is no such preset.
     """
-    if name not in PROMISES:
-        raise ConfigError("preset", name, f"choose one of {', '.join(PROMISES)}")
+    if name not in PURPOSES:
+        raise ConfigError("preset", name, f"choose one of {', '.join(PURPOSES)}")
     dataset = data.get("data", {}).get("dataset", "pirate")
     merged = dict(data)
     for options in (_OF.get(dataset, {}).get(name, {}), _ALWAYS[name]):

@@ -6,7 +6,7 @@ from lora_playground.cli import _parser, build_config
 from lora_playground.config import RunConfig
 from lora_playground.data.catalogue import list_datasets
 from lora_playground.errors import ConfigError
-from lora_playground.presets import PROMISES, with_preset
+from lora_playground.presets import PURPOSES, with_preset
 
 
 def parsed(*flags: str) -> RunConfig:
@@ -23,7 +23,7 @@ def test_a_preset_gives_steps_and_may_end_early_unless_steps_are_asked_for() -> 
     assert parsed("--preset", "best", "--steps", "7", "--early-stop", "true").training.early_stop
 
 
-@pytest.mark.parametrize("name", PROMISES)
+@pytest.mark.parametrize("name", PURPOSES)
 def test_every_shipped_dataset_has_every_preset(name: str) -> None:
     for card in list_datasets():
         config = RunConfig.parse(with_preset({"data": {"dataset": card.name}}, name))

@@ -13,7 +13,7 @@ from typing import Any
 from lora_playground.config import Option, RunConfig, options
 from lora_playground.data.columns import ROLES
 from lora_playground.errors import ConfigError
-from lora_playground.presets import PROMISES, with_preset
+from lora_playground.presets import PURPOSES, with_preset
 from lora_playground.reproduce.command import flag
 from lora_playground.variants import VARIANTS, get_variant
 
@@ -22,8 +22,8 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
     """A flag for every option of RunConfig and of the variants."""
     parser.add_argument("--config", metavar="FILE", help="a RunConfig as JSON; flags override it")
     parser.add_argument("--variant", metavar="NAME", help=f"one of {', '.join(VARIANTS)}")
-    promises = "; ".join(f"{name}: {promise.lower()}" for name, promise in PROMISES.items())
-    parser.add_argument("--preset", metavar="NAME", help=f"training options for the dataset ({promises})")
+    purposes = "; ".join(f"{name}: {purpose.lower()}" for name, purpose in PURPOSES.items())
+    parser.add_argument("--preset", metavar="NAME", help=f"training options for the dataset ({purposes})")
     add_file_flags(parser)
     for option in options(RunConfig):
         _one_flag(parser, option, flag(option.path))
