@@ -212,13 +212,19 @@ class RunConfig(Section):
 
     @property
     def label(self) -> str:
-        """The title, or what tells this run from others: 'pirate · lora r8'."""
+        """The title, or what tells this run from others: 'pirate · lora r8 · 60 steps', and a base of one's own."""
         if self.title:
             return self.title
+        training, base = self.training, self.model.source.rstrip("/").rpartition("/")[2]
+        budget = f"{training.steps} steps" if training.seconds is None else f"{training.seconds:g} s"
         if self.federated is not None:
-            return f"{self.data.dataset} · {self.federated.strategy} ×{self.federated.clients}"
-        rank = getattr(self.variant, "rank", None)
-        return f"{self.data.dataset} · {self.variant.name}" + (f" r{rank}" if rank else "")
+            method = f"{self.federated.strategy} ×{self.federated.clients}"
+            budget = f"{self.federated.rounds} rounds"
+        else:
+            rank = getattr(self.variant, "rank", None)
+            method = self.variant.name + (f" r{rank}" if rank else "")
+        parts = [self.data.dataset, method, budget]
+        return " · ".join(parts if self.model.source == "embedded" else [*parts, base])
 
 
 def checked(section: type[S], data: Any, prefix: str = "") -> S:

@@ -88,3 +88,10 @@ def test_every_option_of_every_variant_is_described() -> None:
 def test_unknown_variant_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="lora"):
         get_variant("nonesuch")
+
+
+def test_a_name_says_what_differs():
+    made = {"data": {"dataset": "facts"}, "variant": {"name": "lora", "rank": 8}, "training": {"steps": 60}}
+    assert RunConfig.parse(made).label == "facts · lora r8 · 60 steps"
+    assert RunConfig.parse(made | {"training": {"seconds": 30}}).label == "facts · lora r8 · 30 s"
+    assert RunConfig.parse(made | {"model": {"source": "a/b-135M"}}).label == "facts · lora r8 · 60 steps · b-135M"

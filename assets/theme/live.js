@@ -7,7 +7,7 @@ lp.live = (() => {
   let titles = {}, script = "", sync = null, number = 0, settled = false;
   let here = read();
   let have = {}, told = {}, boot = "", ended = null, module = "", taken = null;
-  const lines = new Map(), listeners = [];
+  const lines = new Map(), hidden = new Set(), listeners = [];
   let timer = 0, asking = false, again = false;
 
   const part = (id) => document.querySelector(`#${id} .lp-live`);
@@ -53,10 +53,11 @@ lp.live = (() => {
     open: (id) => go({ run: id, tab: "fine" }),
     tick: (id) => go({ runs: here.runs.includes(id) ? here.runs.map((one) => (one === id ? "" : one)) : withTick(id) }, "replace"),
     theme: () => lp.flip(),
+    menu: (id, button) => lp.menu.open(id, button),
   };
   document.addEventListener("click", (event) => {
     const target = event.target.closest(".lp-live [data-act]");
-    if (target && acts[target.dataset.act]) acts[target.dataset.act](target.dataset.id || "");
+    if (target && acts[target.dataset.act]) acts[target.dataset.act](target.dataset.id || "", target);
   });
   window.addEventListener("popstate", () => { const there = read(); go({ ...there, tab: titles[there.tab] ? there.tab : "fine" }, "keep"); });
 
@@ -75,6 +76,13 @@ lp.live = (() => {
     const take = () => { const value = props.value; if (value && value.runs && value.number >= number) go({ run: value.run, runs: value.runs }, "push", false); };
     watch("value", take);
     take();
+  }
+
+  // A run that is about to be deleted leaves the list and the page, and comes back when that is undone.
+  function hide(id, gone) {
+    if (gone) hidden.add(id); else hidden.delete(id);
+    if (gone && (here.run === id || here.runs.includes(id))) go({ run: here.run === id ? "" : here.run, runs: here.runs.map((one) => (one === id ? "" : one)) }, "replace");
+    paint();
   }
 
   function start(trigger, names, plotly) {
@@ -197,8 +205,8 @@ lp.live = (() => {
       node.innerHTML = '<nav class="lp-side" aria-label="Runs"><button class="lp-new" data-act="new">+ New run</button><h2>Runs <span class="lp-sr">(tick up to four to compare them)</span></h2>' +
         '<ul class="lp-runs"></ul><p class="lp-empty">No runs yet. Press Train.</p><p class="lp-runs-more"></p></nav>';
     }
-    const box = node.querySelector(".lp-runs"), ids = told.list.lines.map((one) => one[0]);
-    const shown = [...ids, ...[here.run, ...here.runs].filter((id, place, all) => id && !ids.includes(id) && lines.has(id) && all.indexOf(id) === place)];
+    const box = node.querySelector(".lp-runs"), ids = told.list.lines.map((one) => one[0]).filter((id) => !hidden.has(id));
+    const shown = [...ids, ...[here.run, ...here.runs].filter((id, place, all) => id && !ids.includes(id) && !hidden.has(id) && lines.has(id) && all.indexOf(id) === place)];
     const old = new Map([...box.children].map((line) => [line.dataset.id, line]));
     shown.forEach((id, place) => {
       let line = old.get(id);
@@ -213,7 +221,7 @@ lp.live = (() => {
       line.querySelector(".lp-open").toggleAttribute("aria-current", id === here.run);
     });
     old.forEach((line) => line.remove());
-    const more = told.list.total - shown.length;
+    const more = told.list.total - shown.length - hidden.size;
     node.querySelector(".lp-empty").hidden = shown.length > 0;
     node.querySelector(".lp-runs-more").textContent = more > 0 ? `and ${more} older runs` : "";
   }
@@ -307,5 +315,5 @@ lp.live = (() => {
   }
 
   ask();
-  return { start, obey, opened, show, ask, whenEnded: (trigger) => listeners.push(trigger), whenTaken: (trigger) => { taken = trigger; } };
+  return { start, obey, opened, show, ask, hide, open: acts.open, name: (id) => document.querySelector(`.lp-run[data-id="${CSS.escape(id)}"] .n`)?.textContent || "", take: (id) => taken && taken("act", { id }), whenEnded: (trigger) => listeners.push(trigger), whenTaken: (trigger) => { taken = trigger; } };
 })();

@@ -84,7 +84,7 @@ def _execute(run: Any) -> dict[str, Any]:
 
     stop = threading.Event()
     previous = signal.signal(signal.SIGINT, lambda *_: stop.set())
-    print(f"run {run.id}: {run.config().label}", file=sys.stderr)
+    print(f"run {run.id}: {run.label}", file=sys.stderr)
     try:
         with Progress() as progress:
             result = execute(run, stop.is_set, emit=progress.event)
@@ -140,7 +140,7 @@ def _row(run: Any) -> dict[str, Any]:
     score = result.get("score") or {}
     return {
         "run": run.id,
-        "label": config.label,
+        "label": run.label,
         "state": run.state(),
         "model": config.model.source,
         "dataset": config.data.dataset,

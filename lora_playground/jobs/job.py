@@ -87,7 +87,7 @@ class Job:
             "",
             run.state(),
             max(1, run.progress().attempt),
-            run.config().label,
+            run.label,
             run.created(),
             error_code=error.get("code"),
             error_message=error.get("message"),

@@ -98,7 +98,7 @@ def adopt(store: JobStore, run: Run, owner: str) -> None:
         run.id,
         owner,
         None,
-        run.config().label,
+        run.label,
         state if state in TERMINAL else "interrupted",
         run.created(),
         max(1, run.progress().attempt),

@@ -186,10 +186,12 @@ def score_update(
     pairs = asking.both(asked)
     score, samples = _scored(pairs, metric)
     changed = {"n": sum(old.strip() != new.strip() for _, old, new in pairs), "of": len(pairs)} if pairs else None
-    forgotten, found = None, _scored(asking.both(known), "base-skills")[0]
+    forgotten, (found, skills) = None, _scored(asking.both(known), "base-skills")
     if found is not None:
         forgotten = {key: found[key] for key in ("base", "adapted", "n")} | {"drop": found["base"] - found["adapted"]}
         forgotten |= {"low": -found["gain"]["high"], "high": -found["gain"]["low"]}
+        lost = next((one for one in skills if one["base_score"] == 1 and one["adapted_score"] == 0), None)
+        forgotten |= {"lost": lost} if lost else {}
     note = ""
     if asking.done < asking.planned:
         why = "was stopped" if should_stop() else f"may take {seconds:.0f} s"

@@ -106,7 +106,7 @@ class Supervisor:
             if self._replay and not fresh:
                 self.dispatcher.twins.mark(run)
             try:
-                added = self.store.add(run.id, owner, nonce, config.label)
+                added = self.store.add(run.id, owner, nonce, run.label)
             except Exception as error:
                 self.runs.delete(run.id)
                 raise JobError(f"The job could not be queued ({error}). Nothing was started; try again.") from error

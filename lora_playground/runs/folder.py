@@ -23,12 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from lora_playground.config import RunConfig
-from lora_playground.errors import RunError
+from lora_playground.errors import PlaygroundError, RunError
 from lora_playground.runs.files import read_json, write_json, writing
 from lora_playground.runs.history import RunProgress, history, read_events
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 LOG_LINES = 40
+ABOUT, LONGEST = "about.json", {"name": 80, "note": 1000}
+"""The file with what people call a run and say of it, and the most characters of each."""
 _LOCK_TRIES = 25
 KEPT = 64
 """Runs whose progress a store keeps in memory; the one asked for least recently goes first."""
@@ -99,6 +101,21 @@ class Run:
         except (OSError, UnicodeDecodeError) as error:
             raise RunError(f"Run {self.id} has no readable config.json ({error}). Delete the run.") from error
         return RunConfig.parse_json(text)
+
+    def about(self) -> dict[str, str]:
+        """The `name` and the `note` that people gave this run, where they did."""
+        told = read_json(self.folder / ABOUT) or {}
+        return {key: told[key] for key in ("name", "note") if isinstance(told.get(key), str)}
+
+    @property
+    def label(self) -> str:
+        """The run's name, the same everywhere. Raises as `config` does."""
+        return self.about().get("name") or self.config().label
+
+    def describe(self, **about: str) -> None:
+        """Keeps a `name` or a `note`; '' takes it away. Raises RunError, DiskFull."""
+        told = self.about() | {key: " ".join(text.split())[: LONGEST[key]] for key, text in about.items()}
+        write_json(self.folder / ABOUT, {key: text for key, text in told.items() if text})
 
     def created(self) -> float:
         """Unix time at which the run was made (from its config file)."""
@@ -248,6 +265,7 @@ class RunStore:
         self.home = Path(home).expanduser() if home else default_home()
         self.folder = self.home / "runs"
         self._progress: OrderedDict[str, RunProgress] = OrderedDict()
+        self._labels: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def progress(self, run: Run) -> RunProgress:
@@ -273,13 +291,24 @@ class RunStore:
                     break
                 except FileExistsError:
                     continue
-        run = Run(folder)
+        run, label = Run(folder), config.label
         try:
             write_json(run.config_path, config.model_dump(mode="json"))
+            if number := self._equals(run, label):
+                run.describe(name=f"{label} #{number + 1}")
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         return run
+
+    def _equals(self, run: Run, label: str) -> int:
+        """How many other runs were made with this name."""
+        others = [one for one in self.list() if one.id != run.id]
+        for one in others:
+            if one.id not in self._labels:
+                with contextlib.suppress(PlaygroundError):
+                    self._labels[one.id] = one.config().label
+        return sum(self._labels.get(one.id) == label for one in others)
 
     def get(self, id: str) -> Run:
         """The run of that id; raises RunError for an id that is malformed or unknown. No path leaves the home."""

@@ -152,10 +152,7 @@ def done(label: str, result: Mapping[str, Any]) -> str:
     facts = []
     if validation.get("base") is not None and validation.get("adapted") is not None:
         facts.append(("validation loss", f"{significant(validation['base'])} → {significant(validation['adapted'])}"))
-    if forgetting:
-        facts.append(
-            ("base skills kept (forgetting)", f"{percent(forgetting['base'])} → {percent(forgetting['adapted'])}")
-        )
+    head += _skills(forgetting) if forgetting else ""
     facts += [
         ("training time", duration(float(seconds.get("training", 0.0)))),
         *_whole_time(result),
@@ -165,6 +162,21 @@ def done(label: str, result: Mapping[str, Any]) -> str:
     ]
     table = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
     return f'{head}<dl class="lp-table">{table}</dl>{_samples(result.get("samples") or [])}</section>'
+
+
+def _skills(forgetting: Mapping[str, Any]) -> str:
+    """How much of what the base could do is left, in amber where it is little, with an example of what was lost."""
+    kept = forgetting["adapted"] / forgetting["base"] if forgetting["base"] else 1.0
+    said = f"Base skills kept: {percent(min(1.0, kept))}."
+    if lost := forgetting.get("lost"):
+        said += f" Lost, for instance: asked “{_cut(lost['prompt'], 90)}”, the base says “{_cut(lost['base'], 90)}”"
+        said += f", and with ΔW it says “{_cut(lost['adapted'], 90)}”."
+    return warning(said) if kept < 0.9 else f'<p class="lp-note">{escape(said)}</p>'
+
+
+def note(words: str) -> str:
+    """What a person noted about a run."""
+    return f'<p class="lp-note lp-said">{escape(words)}</p>' if words else ""
 
 
 def _whole_time(result: Mapping[str, Any]) -> list[tuple[str, str]]:

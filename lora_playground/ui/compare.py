@@ -83,7 +83,7 @@ def read_line(run: Run, colour: str) -> Line | None:
     score, forgetting = result.get("score") or {}, result.get("forgetting") or {}
     return Line(
         run=run.id,
-        label=config.label,
+        label=run.label,
         colour=colour,
         method=config.federated.strategy if config.federated is not None else config.variant.name,
         rank=getattr(config.variant, "rank", None),
@@ -310,7 +310,7 @@ class CompareTab:
         )
         cost = plots.scatter_figure(costs, "Score against size", "trained parameters", "score", log_x=True)
         progress = self._shell.store.progress
-        series = [(one.run.config().label, one.colour, progress(one.run)) for one in self._shell.shown(ticked)]
+        series = [(one.run.label, one.colour, progress(one.run)) for one in self._shell.shown(ticked)]
         losses = [f"{label}: {plots.describe_loss(one)}" for label, _, one in series if one.steps]
         return [
             table(sort(lines, order[0], bool(order[1])), order[0], bool(order[1])), gr.update(visible=bool(lines)),

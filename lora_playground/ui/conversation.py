@@ -105,7 +105,7 @@ def pane_list(adapted: Sequence[Shown], tuning: Mapping[str, Mapping[str, Any]])
         panes.append(
             {
                 "run": shown.run.id,
-                "label": shown.run.config().label,
+                "label": shown.run.label,
                 "colour": shown.colour,
                 "strength": tuned.get("strength", 1.0),
                 "keep": tuned.get("keep"),

@@ -93,14 +93,23 @@ class Feed:
         """The parts of the run in view that are new."""
         try:
             run = self._store.get(identity)
-            config, job = run.config(), self._runs.job(identity)
+            config, job, label, about = run.config(), self._runs.job(identity), run.label, run.about()
         except PlaygroundError:
             return {"card": _bytes({"version": "gone", "id": identity, "state": "gone", "html": ""})}
         progress, parts = self._store.progress(run), {}
         mine = not job.owner or job.owner == visitor
-        version = _version(job.state, job.position, job.stopping, mine, len(progress.messages), *_moving(job, progress))
+        version = _version(
+            job.state,
+            job.position,
+            job.stopping,
+            mine,
+            label,
+            about.get("note"),
+            len(progress.messages),
+            *_moving(job, progress),
+        )
         if asked.get("card") != version:
-            made = lambda: {"version": version, **_card(run, job, progress, config.label, mine)}  # noqa: E731
+            made = lambda: {"version": version, **_card(run, job, progress, label, mine)}  # noqa: E731
             parts["card"] = self._once(("card", identity, version), made)
         probed = str(progress.changed["probe"])
         if asked.get("probes") != probed:
@@ -166,9 +175,10 @@ def _card(run: Run, job: Job, progress: RunProgress, label: str, mine: bool) -> 
         html = cards.stopped(label, job.state, progress, failure, mine) + cards.messages(progress)
     else:
         html = cards.progress(label, job.state, progress) + cards.messages(progress)
+    html += cards.note(run.about().get("note", ""))
     return {
         "id": job.id, "state": job.state, "ended": job.ended, "stop": mine and not job.ended,
-        "stopping": job.stopping, "resume": mine and job.resumable, "started": bool(progress.plan),
+        "mine": mine, "stopping": job.stopping, "resume": mine and job.resumable, "started": bool(progress.plan),
         "replayed": bool(result and "replayed" in result), "html": html,
     }  # fmt: skip
 

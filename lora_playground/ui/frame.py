@@ -80,6 +80,9 @@ class Frame:
             self._shell = shell = Shell(ticked=ticked, tuning=gr.State({}), **self._parts)
             filled("lp-header")
             sync = gr.HTML("", js_on_load=script, html_template=" ", elem_classes="lp-hidden")
+            self._edits = gr.HTML(
+                "", js_on_load="lp.menu.start(trigger); // 'act'", html_template=" ", elem_classes="lp-hidden"
+            )
             address = gr.HTML("", js_on_load="lp.live.obey(props, watch)", html_template=" ", elem_classes="lp-hidden")
             with gr.Row(elem_id="lp-frame", equal_height=False):
                 with gr.Column(elem_id="lp-side", min_width=0):
@@ -135,6 +138,9 @@ class Frame:
             button.click(do, own.viewed, view.problem, **QUIET).then(None, None, None, js="() => lp.live.ask()")
         view.fresh.click(self.train_anyway, [own.viewed, own.ticked], [own.viewed, own.ticked, view.problem], **SETS)
         FormMemory(steps, shell.store).connect(page)
+        self._edits.act(self.edit, None, view.problem, trigger_mode="multiple", **QUIET).then(
+            None, None, None, js="() => lp.live.ask()"
+        )
         self._exports.connect(own.viewed)
         self._again.connect(own.viewed)
 
@@ -189,6 +195,20 @@ class Frame:
     def resume(self, viewed: str, request: gr.Request) -> str:
         """Goes on with the run looked at from its last checkpoint."""
         return self._ask(lambda: self._shell.supervisor.resume(viewed, self._owner(viewed, request)))
+
+    def edit(self, event: gr.EventData, request: gr.Request) -> str:
+        """Gives a run a name or a note, or deletes it; only who started it may."""
+        identity, what = str(event.id), str(event.what)
+
+        def do() -> None:
+            owner = self._owner(identity, request)
+            self._shell.supervisor.job(identity, owner)  # refuses those who did not start it
+            if what == "delete":
+                self._shell.supervisor.delete(identity, owner)
+            elif what in ("name", "note"):
+                self._shell.store.get(identity).describe(**{what: str(event.text)})
+
+        return self._ask(do)
 
     def train_anyway(self, viewed: str, ticked: list[str], request: gr.Request) -> tuple[Any, Any, str]:
         """Trains a run that was taken over from an equal one, as a new run."""

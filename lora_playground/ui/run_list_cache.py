@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lora_playground.errors import PlaygroundError
 from lora_playground.jobs.supervisor import Job, Supervisor
@@ -70,17 +70,18 @@ class RunListCache:
         return RunList(jobs, kept, len(every), self._newest(kept))
 
     def _entry(self, run: Run, job: Job | None) -> Entry | None:
+        about = run.about()
         if run.id in self._done:
-            return self._done[run.id]
+            return replace(self._done[run.id], label=about.get("name") or self._done[run.id].label)
         try:
-            label, state = (job.label, job.state) if job else (run.config().label, run.state())
+            label, state = (about.get("name") or job.label, job.state) if job else (run.label, run.state())
         except PlaygroundError:
             return None
         progress = self._store.progress(run)
-        score = part = None
+        score, part = None, ""
         if state == "training" and progress.planned:
-            # To a twentieth, so that the list is not sent anew at every step.
-            part = round(20 * progress.step / progress.planned) / 20
+            # In twentieths, so that the list is not sent anew at every step.
+            part = f"{progress.planned * round(20 * progress.step / progress.planned) // 20}/{progress.planned}"
         result = run.result() if state == "done" else None
         if result is not None:
             score = (result.get("score") or {}).get("adapted")
@@ -94,10 +95,10 @@ class RunListCache:
         newest = next((entry for entry in entries if entry.state == "done"), None)
         if newest is None:
             return ""
-        if self._last[0] != newest.id:
+        if self._last[0] != newest.id + newest.label:
             try:
                 result = self._store.get(newest.id).result() or {}
             except PlaygroundError:
                 return ""
-            self._last = (newest.id, cards.last_result(newest.label, result, newest.id))
+            self._last = (newest.id + newest.label, cards.last_result(newest.label, result, newest.id))
         return self._last[1]

@@ -24,7 +24,7 @@ class Entry:
 
     Attributes:
         score: adapted score from 0 to 1, None where there is none.
-        part: share of the steps done, None unless it trains.
+        part: steps done and planned, such as 20/40; '' unless it trains.
         losses: mean losses, for the small curve beside the name.
     """
 
@@ -32,7 +32,7 @@ class Entry:
     label: str
     state: str
     score: float | None = None
-    part: float | None = None
+    part: str = ""
     losses: tuple[float, ...] = ()
 
 
@@ -41,9 +41,9 @@ def line(entry: Entry) -> str:
     identity, label = escape(entry.id), escape(entry.label)
     said = escape(PHASES.get(entry.state, entry.state))
     if entry.state == "done":
-        said = f"<b>{percent(entry.score)}</b>" if entry.score is not None else "done"
-    elif entry.part is not None:
-        said = percent(entry.part)
+        said = f"score <b>{percent(entry.score)}</b>" if entry.score is not None else "done"
+    elif entry.part:
+        said = f"step {escape(entry.part)}"
     said = {"queued": "waiting", "evaluating": "testing", "loading": "loading"}.get(entry.state, said)
     tone = ' class="bad"' if entry.state == "failed" else ""
     return (
@@ -51,6 +51,8 @@ def line(entry: Entry) -> str:
         f'aria-label="Show {label} in Spectrum, Chat and Compare" data-act="tick" data-id="{identity}"><i></i></button>'
         f'<button class="lp-open" data-act="open" data-id="{identity}"><span class="n">{label}</span>'
         f'<span class="s"><span{tone}>{said}</span>{pictures.spark(entry.losses)}</span></button>'
+        f'<button class="lp-more" data-act="menu" data-id="{identity}" aria-haspopup="menu" '
+        f'aria-label="More about {label}">⋯</button>'
     )
 
 

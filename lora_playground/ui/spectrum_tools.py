@@ -299,7 +299,7 @@ class Tools:
             yield cards.error(work.failure), gr.skip(), None, gr.skip()
             return
         notes = "".join(f'<p class="lp-warning">{escape(words)}</p>' for words in work.done.notes)
-        label = escape(work.done.run.config().label)
+        label = escape(work.done.run.label)
         words = f'<p class="lp-note" role="status">Imported as the run “{label}”, and ticked.</p>{notes}'
         yield words, with_ticked(ticked, [work.done.run.id]), None, ""
 

@@ -60,7 +60,7 @@ def subjects(cache: SpectrumCache, shown: Sequence[Shown]) -> list[Subject]:
             frames = cache.frames(one.run)
         except PlaygroundError:
             continue
-        found.append(Subject(one, frames, config.label, getattr(config.variant, "rank", None)))
+        found.append(Subject(one, frames, one.run.label, getattr(config.variant, "rank", None)))
     return found
 
 

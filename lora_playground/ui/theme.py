@@ -67,7 +67,7 @@ def head() -> str:
         f"src:url(data:font/woff2;base64,{base64.b64encode(_read('fonts/' + name)).decode()}) format('woff2')}}"
         for family, name in _FONTS
     )
-    style, *scripts = (_read(name).decode() for name in ("app.css", "app.js", "live.js", "chat.js"))
+    style, *scripts = (_read(name).decode() for name in ("app.css", "app.js", "live.js", "menu.js", "chat.js"))
     return f"<style>{faces}\n{style}</style>\n<script>{chr(10).join(scripts)}</script>"
 
 

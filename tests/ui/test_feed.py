@@ -71,6 +71,16 @@ def test_a_run_that_is_gone_and_a_hostile_question_are_answered(house):
     assert house.ask(run=house.run.id, curve="-3", module="<b>", also="nobody,,")["also"] == []
 
 
+def test_a_name_and_a_note_are_told_everywhere(house):
+    before = house.ask(run=house.run.id)
+    house.run.describe(name=" my <b> run", note="rank was enough")
+    after = house.ask(run=house.run.id, list=before["list"]["version"], card=before["card"]["version"])
+    assert "my &lt;b&gt; run" in after["list"]["lines"][0][1] and "my &lt;b&gt; run" in after["card"]["html"]
+    assert "rank was enough" in after["card"]["html"]
+    house.run.describe(name="")
+    assert house.run.label == house.run.config().label and house.run.about() == {"note": "rank was enough"}
+
+
 def test_a_login_is_asked_for_where_the_app_has_one(house):
     app = house.client.app
     app.auth, app.cookie_id, app.tokens = {"ann": "secret"}, "1", {"token": "ann"}
