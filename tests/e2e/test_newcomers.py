@@ -3,7 +3,7 @@
 import pytest
 
 from lora_playground.models.catalogue import EMBEDDED, module_shapes
-from tests.e2e.steps import open_tab, points, status, until
+from tests.e2e.steps import open_tab, points, set_number, status, until
 from tests.spectrum_runs import finished_run, updates
 
 
@@ -49,6 +49,25 @@ def test_back_and_forward_go_through_tabs_and_runs(page, runs):
     until(page, lambda: "Press Train" in status(page), "the empty page")
     page.go_forward()
     until(page, lambda: "training is done" in status(page), "the run again")
+
+
+def test_the_form_survives_loading_and_a_plot_fits_when_its_tab_is_shown(page, server, runs):
+    set_number(page, "lp-steps-number", "60")
+    page.locator("#lp-variant label").filter(has_text="rsLoRA").click()
+    until(page, lambda: "rsLoRA" in page.locator("#lp-variant label.selected").inner_text(), "the choice")
+    page.wait_for_timeout(500)
+    page.goto(f"{server.url}?tab=learn&run={runs[1]}")
+    page.locator("#lp-learn").wait_for()
+    open_tab(page, "Fine-tune")
+    until(page, lambda: page.locator("#lp-steps-number input").input_value() == "60", "the steps")
+    assert "rsLoRA" in page.locator("#lp-variant label.selected").inner_text()
+    until(page, lambda: len(points(page, "lp-loss", 1)) > 1, "the loss")
+    for plot in ("lp-loss", "lp-map", "lp-scree"):
+        fits = f"(() => {{ const box = document.querySelector('#{plot}').getBoundingClientRect(); "
+        fits += (
+            f"return document.querySelector('#{plot} .main-svg').getBoundingClientRect().right <= box.right + 1; }})()"
+        )
+        until(page, lambda fits=fits: page.evaluate(fits), f"{plot} to fit its card")
 
 
 def test_an_empty_message_is_told_in_plain_words(page):
