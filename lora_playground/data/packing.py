@@ -136,9 +136,10 @@ class Stream:
 
 
 def as_batch(rows: Sequence[Sequence[Example]], length: int, height: int, pad: int) -> Batch:
-    """One batch of `height` rows; those beyond the given ones hold only padding."""
+    """One batch of `height` rows; those beyond the given ones hold only padding. Padding stands at position 0, so that
+    no position is beyond what a model with learned positions has."""
     ids = np.full((height, length), pad, dtype=np.int64)
-    positions, segments = np.tile(np.arange(length), (height, 1)), np.zeros_like(ids)
+    positions, segments = np.zeros_like(ids), np.zeros_like(ids)
     targets = np.full_like(ids, IGNORED)
     tokens = 0
     for number, row in enumerate(rows):
@@ -150,7 +151,6 @@ def as_batch(rows: Sequence[Sequence[Example]], length: int, height: int, pad: i
             segments[number, start:end] = segment
             targets[number, start : end - 1] = np.where(example.learned[1:], example.ids[1:], IGNORED)
             start = end
-        positions[number, start:] = np.arange(length - start)
         tokens += start
     return Batch(ids, positions, segments, targets, tokens, int((targets != IGNORED).sum()))
 
