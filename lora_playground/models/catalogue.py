@@ -29,6 +29,8 @@ REBUILD = "python -m tools.embedded_model.tokenizer && python -m tools.embedded_
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _BLOCK = re.compile(r"^(?:(?P<prefix>.+)\.)?(?P<list>layers|h|blocks|block)\.(?P<number>\d+)\.(?P<rest>.+)\.weight$")
 _MAMBA = {"bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "mamba", "mamba2", "nemotron_h", "zamba2"}
+EXPERTS = ".experts."
+"""Part of the names of all weights of experts."""
 _NOT_TEXT = re.compile(r"(^|\.)(vision|visual|audio|image|multi_modal|experts|router|block_sparse_moe|mtp)[^.]*(\.|$)")
 _ORDER = (
     "q_proj k_proj v_proj qkv_proj c_attn query_key_value o_proj out_proj dense attn.c_proj attention.dense "
@@ -197,12 +199,13 @@ def module_shapes(folder: Path) -> list[tuple[str, int, int]]:
         raise ModelError(
             f"{folder.name} is stored quantised; choose its 16-bit original and set quantisation to 4bit or 8bit."
         )
+    experts = any(EXPERTS in name for name in shapes)
     found: list[tuple[tuple[str, int, int, str], tuple[str, int, int]]] = []
     for key, shape in shapes.items():
         match = _BLOCK.match(key)
         if not match or len(shape) != 2 or _NOT_TEXT.search(key) or match["rest"].endswith(("norm", "embed")):
             continue
-        if not is_adaptable(match["rest"], str(config.get("model_type"))):
+        if not is_adaptable(match["rest"], str(config.get("model_type")), experts):
             continue
         out, into = (shape[1], shape[0]) if turned else (shape[0], shape[1])
         prefix = _prefix(match["prefix"], match["list"])
@@ -211,11 +214,19 @@ def module_shapes(folder: Path) -> list[tuple[str, int, int]]:
     return [module for _, module in sorted(found)]
 
 
-def is_adaptable(name: str, kind: str) -> bool:
-    """Whether a linear module of that name, in a model of that model_type, can have an update. What chooses among
-    experts cannot, nor what a Mamba layer takes the weights of without calling it: its output cannot be added to."""
+def is_adaptable(name: str, kind: str, experts: bool) -> bool:
+    """Whether a linear module can have an update.
+
+    Not what chooses among experts, nor, beside experts, the MLPs: PEFT takes their names for those of the experts. Nor
+    what a Mamba layer takes the weights of without calling it: its output cannot be added to.
+
+    Args:
+        name: the module's. kind: its model's model_type. experts: whether that model has experts.
+    """
     leaf = name.rpartition(".")[2]
     if leaf in ("gate", "router", "dt_proj", "x_proj") or leaf.endswith("expert_gate"):
+        return False
+    if experts and leaf in ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"):
         return False
     return not (leaf == "out_proj" and kind in _MAMBA)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_playground.errors import ModelError
-from lora_playground.models.catalogue import read_config, tensor_shapes
+from lora_playground.models.catalogue import EXPERTS, read_config, tensor_shapes
 
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 RECURRENT = {
@@ -31,9 +31,9 @@ def remarks(folder: Path) -> list[str]:
     if (folder / "adapter_config.json").is_file():
         said.append(f"{folder.name} also holds an adapter (adapter_config.json). It is not part of the base.")
     total = sum(prod(shape) for shape in shapes.values())
-    experts = sum(prod(shape) for name, shape in shapes.items() if ".experts." in name)
+    experts = sum(prod(shape) for name, shape in shapes.items() if EXPERTS in name)
     if experts:
-        said.append(f"{experts / total:.0%} of this model's weights are in experts; those are not adapted.")
+        said.append(f"{experts / total:.0%} of this model's weights are in experts. Only its attention is adapted.")
     if rereads(config):
         said.append(
             "This model is asked without padding and keeps nothing between two tokens: answers and scores take long."

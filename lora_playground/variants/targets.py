@@ -19,13 +19,14 @@ Shapes = Mapping[str, tuple[int, int]]
 
 def linear_shapes(model: torch.nn.Module) -> dict[str, tuple[int, int]]:
     """(out, in) of every linear module of a live model that can have an update, its output head left out."""
-    from lora_playground.models.catalogue import is_adaptable
+    from lora_playground.models.catalogue import EXPERTS, is_adaptable
     from lora_playground.models.linear import is_linear, linear_shape
 
     kind = str(getattr(getattr(model, "config", None), "model_type", ""))
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
     linear = {name: module for name, module in model.named_modules() if module is not head and is_linear(module)}
-    found = {name: module for name, module in linear.items() if is_adaptable(name, kind)}
+    experts = any(EXPERTS in name for name, _ in model.named_parameters())
+    found = {name: module for name, module in linear.items() if is_adaptable(name, kind, experts)}
     return {name: shape for name, module in found.items() if (shape := linear_shape(module)) is not None}
 
 

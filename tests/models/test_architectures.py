@@ -1,5 +1,6 @@
 """Models of many architectures answer as stock transformers does, alone or beside others, with an update or none."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import make_checkpoint
+from peft import LoraConfig, get_peft_model
 
 from lora_playground.analysis.update import Update
 from lora_playground.config import ModelConfig
@@ -15,7 +17,7 @@ from lora_playground.models.decoding import Decoder, Row, RowUpdate
 from lora_playground.models.linear import oriented
 from lora_playground.models.loading import load_base
 from lora_playground.models.remarks import rereads
-from lora_playground.variants.targets import linear_shapes
+from lora_playground.variants.targets import linear_shapes, short_names
 
 EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 LONG = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
@@ -68,6 +70,9 @@ def test_every_row_is_what_transformers_says(tmp_path: Path, kind: str) -> None:
                 parameter *= 3.0  # so that what is read matters
     shapes = linear_shapes(model)
     assert {name: (out, into) for name, out, into in module_shapes(folder)} == shapes and shapes
+    tuned = get_peft_model(copy.deepcopy(model), LoraConfig(target_modules=short_names(shapes, shapes)))
+    wrapped = {name for name, module in tuned.get_base_model().named_modules() if hasattr(module, "lora_A")}
+    assert wrapped == set(shapes), "PEFT adapts what is said, no more and no less"
     decoder = Decoder(model, base.tokenizer)
     assert decoder.keeps != rereads(model.config.to_dict()), "what is said before training is what happens"
     noise = np.random.default_rng(0)
