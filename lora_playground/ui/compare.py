@@ -16,7 +16,7 @@ from lora_playground import plots
 from lora_playground.errors import PlaygroundError
 from lora_playground.evaluation import interval
 from lora_playground.runs import Run
-from lora_playground.ui.shell import QUIET, SETS, Shell, actions, draw, note, picture, toggled
+from lora_playground.ui.shell import LATEST, QUIET, SETS, Shell, actions, draw, note, picture, toggled
 from lora_playground.ui.words import count, duration, escape, percent, size
 
 LISTED = 60
@@ -278,7 +278,7 @@ class CompareTab:
             self.table, self.body, self.gain, self.gain_words, self.cost, self.cost_words, self.loss, self.loss_words,
             self.options, self.remark,
         ]  # fmt: skip
-        gr.on([tab.select, ticked.change], self.show, given, shown, **QUIET)
+        gr.on([tab.select, ticked.change], self.show, given, shown, **LATEST)
         self.table.act(self.act, given, [ticked, self.order], **SETS).then(
             lambda t, order: self._table(t, order), given, self.table, **QUIET
         )

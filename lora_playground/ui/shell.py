@@ -27,6 +27,8 @@ SLOTS = 4
 
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 """How an event is connected that only draws: at once, beside the queue, without a spinner, in no public API."""
+LATEST: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
+"""As QUIET, for what draws the ticked runs: a change that comes while one is being drawn is drawn next, not dropped."""
 SETS: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 """How an event is connected that changes something or takes long: in the queue, as many at once as there are."""
 

@@ -13,7 +13,7 @@ import gradio as gr
 
 from lora_playground.ui import spectrum_views as views
 from lora_playground.ui.controls import Dropdown, Radio, Slider, bounds, offer
-from lora_playground.ui.shell import QUIET, Shell, draw, heading, note, picture, points
+from lora_playground.ui.shell import LATEST, QUIET, Shell, draw, heading, note, picture, points
 from lora_playground.ui.spectrum_cache import SpectrumCache
 from lora_playground.ui.spectrum_tools import Tools
 from lora_playground.ui.words import escape
@@ -165,7 +165,7 @@ class SpectrumTab:
             step = step.then(self.pair, pair_in, pair_out, **QUIET)
             return step.then(self.base, base_in, base_out, **QUIET)
 
-        draw_all(gr.on([ticked.change, tab.select], self.choose, choose_in, choose_out, **QUIET))
+        draw_all(gr.on([ticked.change, tab.select], self.choose, choose_in, choose_out, **LATEST))
         draw_all(self.following.tick(self.choose, choose_in, choose_out, **QUIET))
         draw_all(own.focus.input(self.choose, choose_in, choose_out, **QUIET))
         draw_all(own.module.input(lambda: None, None, None, **QUIET))
