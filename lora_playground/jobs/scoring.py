@@ -186,18 +186,23 @@ def score_update(
     pairs = asking.both(asked)
     score, samples = _scored(pairs, metric)
     changed = {"n": sum(old.strip() != new.strip() for _, old, new in pairs), "of": len(pairs)} if pairs else None
-    forgotten, (found, skills) = None, _scored(asking.both(known), "base-skills")
-    if found is not None:
-        forgotten = {key: found[key] for key in ("base", "adapted", "n")} | {"drop": found["base"] - found["adapted"]}
-        forgotten |= {"low": -found["gain"]["high"], "high": -found["gain"]["low"]}
-        lost = next((one for one in skills if one["base_score"] == 1 and one["adapted_score"] == 0), None)
-        forgotten |= {"lost": lost} if lost else {}
+    forgotten = _forgotten(*_scored(asking.both(known), "base-skills"))
     note = ""
     if asking.done < asking.planned:
         why = "was stopped" if should_stop() else f"may take {seconds:.0f} s"
         note = f"Scoring {why}: {len(pairs)} of {len(asked)} test rows are answered. `evaluate` goes on from there."
     scoring = {"rows": len(pairs), "of": len(asked), "note": note}
     return {"score": score, "forgetting": forgotten, "changed": changed, "samples": samples[:SHOWN], "scoring": scoring}
+
+
+def _forgotten(found: dict[str, Any] | None, skills: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The score on the base's own skills as a loss, with its interval and one answer that was lost."""
+    if found is None:
+        return None
+    forgotten = {key: found[key] for key in ("base", "adapted", "n")} | {"drop": found["base"] - found["adapted"]}
+    forgotten |= {"low": -found["gain"]["high"], "high": -found["gain"]["low"]}
+    lost = next((one for one in skills if one["base_score"] == 1 and one["adapted_score"] == 0), None)
+    return forgotten | ({"lost": lost} if lost else {})
 
 
 def _length(decoder: Decoder, rows: Sequence[Row]) -> int:

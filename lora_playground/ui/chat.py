@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import secrets
 import time
 from collections import OrderedDict
@@ -35,6 +34,7 @@ from lora_playground.ui.conversation import (
 )
 from lora_playground.ui.identity import Identity
 from lora_playground.ui.shell import LATEST, QUIET, SETS, Shell, Shown, actions
+from lora_playground.ui.votes import keep_vote
 from lora_playground.ui.words import escape
 
 PAUSE = 0.15
@@ -373,25 +373,14 @@ class ChatTab:
                 del conversation["turns"][number:]
                 return conversation, gr.skip(), question, conversation, gr.skip()
         if event.act == "vote":
-            return gr.skip(), gr.skip(), gr.skip(), gr.skip(), self._vote(conversation, str(event.id), str(event.value))
+            return (
+                gr.skip(),
+                gr.skip(),
+                gr.skip(),
+                gr.skip(),
+                keep_vote(self._shell.store, conversation, str(event.id), str(event.value)),
+            )
         return nothing
-
-    def _vote(self, conversation: Conversation, voted: str, number: str) -> str:
-        """Keeps with every run of the conversation which pane was preferred at a question."""
-        runs = [pane["run"] for pane in conversation["panes"] if pane["run"]]
-        if not number.isdecimal() or int(number) >= len(conversation["turns"]) or voted not in ("", *runs):
-            return ""
-        turn = conversation["turns"][int(number)]
-        vote = {"time": time.time(), "prompt": turn["q"], "preferred": voted or "base", "panes": ["base", *runs]}
-        vote["settings"] = turn.get("ask")
-        try:
-            for run in runs:
-                path = self._shell.store.get(run).folder / "votes.jsonl"
-                with open(path, "a", encoding="utf-8") as file:
-                    file.write(json.dumps(vote, ensure_ascii=False) + "\n")
-        except (PlaygroundError, OSError) as failure:
-            return cards.error(f"The vote could not be kept: {failure}")
-        return '<p class="lp-note" role="status">Kept with the run: thank you.</p>'
 
 
 def _chosen(event: gr.EventData) -> str:

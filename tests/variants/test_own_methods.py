@@ -8,12 +8,8 @@ import pytest
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import nn
-from trials import apply, base, batches, checkpoint, logits, options, tokens, train, trial
+from trials import base, batches, checkpoint, logits, options, tokens, train
 
-from lora_playground.analysis.update import Update
-from lora_playground.config import ModelConfig
-from lora_playground.models.decoding import Decoder, RowUpdate
-from lora_playground.models.loading import load_base
 from lora_playground.variants import VARIANTS
 from lora_playground.variants.base import Context
 from lora_playground.variants.celora_rows import kept_share, rows_kept
@@ -389,16 +385,3 @@ def test_a_subtracted_start_leaves_a_16_bit_base_as_it_was(name, mode, kind):
         with torch.no_grad():
             torch.testing.assert_close(layer(x), layer.base_layer(x), atol=1e-3, rtol=1e-3)
             assert layer.get_delta_weight(ADAPTER).abs().max() < 1e-5
-
-
-@pytest.mark.parametrize("strength", [0.5, 2.0])
-def test_with_dora_a_strength_in_chat_means_w_plus_that_much_of_its_update(strength):
-    updates = trial("dora", "llama").updates
-    host = load_base(ModelConfig(source=str(checkpoint("llama"))), device="cpu", dtype="float32")
-    decoder = Decoder(host.model, host.tokenizer)
-    ids = tokens(1, rows=1)
-    chat = decoder.logits(ids[0].tolist(), RowUpdate(decoder.adapter(updates), strength))
-    scaled = [Update(update.name, dense=strength * update.dense) for update in updates]
-    with torch.no_grad():
-        merged = apply(base("llama"), scaled)(input_ids=ids).logits[0]
-    torch.testing.assert_close(chat, merged, atol=1e-5, rtol=1e-4)
