@@ -47,7 +47,6 @@ def test_its_spectra_are_those_of_then(home: Path, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     "prompt, strength, base, adapted",
     [
-        ("Please close the door.", "0.5", "Close: close, close: close, close or close.", "Clog! matey, matey!"),
         ("Where is the ship?", "0.5", "the ship lives in the ship.", '" ship, matey! How can I help you?'),
         ("Where is the ship?", "1", "the ship lives in the ship.", "C! How can I be!"),
     ],
