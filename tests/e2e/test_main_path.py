@@ -79,7 +79,7 @@ def ask_and_look(page) -> list[str]:
 
 
 def vote(page, server, identity) -> None:
-    page.get_by_role("button", name="rslora r4 answered better").last.click()
+    page.get_by_role("button", name=re.compile("rslora r4.* answered better")).last.click()
     votes = server.home / "runs" / identity / "votes.jsonl"
     until(page, votes.is_file, "the vote")
     vote = json.loads(votes.read_text().splitlines()[0])
