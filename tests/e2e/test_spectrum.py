@@ -264,7 +264,7 @@ BAD = {
     "points outside": lambda good: {**good, "../evil.txt": b"x"},
     "a pickle": lambda good: {CONFIG: good[CONFIG], "adapter_model.bin": b"\x80\x02}q\x00."},
     "NaN or Inf": lambda good: {**good, TENSORS: changed(good, lambda a: a.fill(np.nan))},
-    "header lies": lambda good: {**good, TENSORS: lying(good[TENSORS])},
+    "invalid shape, data type, or offset": lambda good: {**good, TENSORS: lying(good[TENSORS])},
     "not the other factor": lambda good: {**good, TENSORS: changed(good, drop="lora_B")},
     "does not belong": lambda good: {**good, TENSORS: changed(good, more={f"{STEM}.vera_lambda_b": np.zeros(3)})},
 }
