@@ -30,9 +30,10 @@ def test_pack_holds_every_example_once_and_learns_nothing_across_borders():
         inside = batch.targets != packing.IGNORED
         assert (batch.targets[inside] == batch.ids[inside]).all()  # an example's ids are all the same here
         assert (batch.segments[inside] > 0).all()
-        steps = np.diff(batch.segments, axis=1) == 0
-        assert (np.diff(batch.positions, axis=1)[steps] == 1).all()
-        assert (batch.positions[:, 1:][~steps] == 0).all()
+        same, used = np.diff(batch.segments, axis=1) == 0, batch.segments > 0
+        assert (np.diff(batch.positions, axis=1)[same & used[:, 1:]] == 1).all()
+        assert (batch.positions[:, 1:][~same] == 0).all()
+        assert (batch.positions[~used] == 0).all(), "padding stands at a position that every model has"
 
 
 def test_packing_wastes_little():
