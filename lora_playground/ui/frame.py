@@ -21,7 +21,7 @@ from lora_playground.errors import PlaygroundError
 from lora_playground.jobs.supervisor import Job
 from lora_playground.machine.device import device
 from lora_playground.models.catalogue import list_models
-from lora_playground.ui import cards, chat, compare, costs, finetune, learn, live, sidebar, spectrum
+from lora_playground.ui import cards, chat, compare, costs, finetune, lab, learn, live, sidebar, spectrum
 from lora_playground.ui.exports import Exports
 from lora_playground.ui.federated import build_federated
 from lora_playground.ui.feed import Feed
@@ -33,7 +33,7 @@ from lora_playground.ui.shell import QUIET, SETS, SLOTS, Shell, filled, with_tic
 from lora_playground.ui.words import count
 
 TABS = (("fine", "Fine-tune"), ("spectrum", "Spectrum"), ("chat", "Chat"), ("compare", "Compare"),
-        ("federated", "Federated"), ("learn", "Learn"))  # fmt: skip
+        ("lab", "Lab"), ("federated", "Federated"), ("learn", "Learn"))  # fmt: skip
 
 
 @dataclass
@@ -111,6 +111,8 @@ class Frame:
                     self._chat = chat.build(shell, tab, self._client, self._identity)
                 elif name == "learn":
                     learn.build()
+                elif name == "lab":
+                    lab.build(shell, tab)
                 elif name == "federated":
                     build_federated(shell, tab, self._global)
                 elif name == "spectrum":
