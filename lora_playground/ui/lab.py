@@ -1,7 +1,7 @@
 """The tab Lab: which rank, which direction, which mixture. A thin frame; each section is a module of its own.
 
-A section's module has `build(shell, tab, section)`: `tab` is this tab and `section` the one inside it, to whose `select`
-it may listen.
+A section's module has `build(shell, tab, section)`: `tab` is this tab and `section` the one inside it, to whose
+`select` it may listen.
 """
 
 from __future__ import annotations
