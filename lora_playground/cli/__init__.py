@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from lora_playground import __version__
 from lora_playground.cli import commands, show
 from lora_playground.cli.flags import add_chat_flags, add_file_flags, add_train_flags, build_config, within
 from lora_playground.errors import PlaygroundError
@@ -52,7 +53,12 @@ def _parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--home", metavar="DIR", help="where runs live (default: $LORA_PLAYGROUND_HOME)")
     shared.add_argument("--json", action="store_true", help="print one JSON value on standard output")
-    parser = argparse.ArgumentParser(prog="python -m lora_playground", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="lora-playground",
+        description=__doc__.splitlines()[0],
+        epilog="serve: open the app in a browser (serve --help)",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     listed = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable, tell: Callable, summary: str) -> argparse.ArgumentParser:

@@ -14,9 +14,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from lora_playground.assets import ASSETS
 from lora_playground.errors import AssetError, ConfigError, DataError
 
-SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "datasets"
+SHIPPED = ASSETS / "datasets"
 REHEARSAL = SHIPPED / "_base-skills" / "rehearsal.jsonl"
 SPLITS = ("train", "validation", "test")
 REBUILD = "python -m tools.embedded_model.datasets"

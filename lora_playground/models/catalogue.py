@@ -16,12 +16,12 @@ from typing import Any
 
 from lora_playground.analysis.tensors import LARGE, TensorFile
 from lora_playground.analysis.weights import CONV1D_MODELS
+from lora_playground.assets import ASSETS
 from lora_playground.errors import AdapterError, AssetError, ConfigError, ModelError
 from lora_playground.hub import cache
 from lora_playground.models.gguf import INSTALLED, converted_folder, gguf_file, installed
 from lora_playground.models.model_shape import ModelShape, model_shape
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
 EMBEDDED = ASSETS / "models" / "embedded"
 HUB = Path(__file__).with_name("hub.toml")
 REBUILD = "python -m tools.embedded_model.tokenizer && python -m tools.embedded_model.pretrain"

@@ -6,13 +6,13 @@ All of it is part of the page itself, so that the browser asks no other host. It
 from __future__ import annotations
 
 import base64
-from pathlib import Path
 
 import gradio as gr
 
+from lora_playground.assets import ASSETS
 from lora_playground.errors import AssetError
 
-FOLDER = Path(__file__).resolve().parents[2] / "assets" / "theme"
+FOLDER = ASSETS / "theme"
 _FONTS = (
     ("Atkinson Hyperlegible Next", "atkinson-hyperlegible-next-latin-wght-normal.woff2"),
     ("Atkinson Hyperlegible Mono", "atkinson-hyperlegible-mono-latin-wght-normal.woff2"),

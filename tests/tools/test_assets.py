@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 
+from lora_playground.assets import ASSETS
 from lora_playground.errors import AssetError
-from lora_playground.models.catalogue import ASSETS, EMBEDDED
+from lora_playground.models.catalogue import EMBEDDED
 from tools.embedded_model import assets
 from tools.embedded_model.tokenizer import CHAT_TEMPLATE, render
 

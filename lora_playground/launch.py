@@ -1,0 +1,40 @@
+"""Opens the app from the command line: its options, and how it ends politely."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Launches the app and waits; returns the exit status: 0, or 1 for an error in plain words."""
+    parser = argparse.ArgumentParser(description="LoRA Playground: open the app in a browser.")
+    parser.add_argument("--home", metavar="DIR", help="where runs live (default: $LORA_PLAYGROUND_HOME)")
+    parser.add_argument("--host", help="address to listen at; 0.0.0.0 for all (default: $GRADIO_SERVER_NAME)")
+    parser.add_argument("--port", type=int, help="port to listen at (default: $GRADIO_SERVER_PORT, or 7860)")
+    parser.add_argument("--slots", type=int, metavar="N", help="runs at once (default: what cores and GPUs allow)")
+    given = parser.parse_args(arguments)
+
+    from lora_playground.errors import PlaygroundError
+    from lora_playground.ui.serve import Server
+
+    try:
+        server = Server(given.home, given.slots)
+    except PlaygroundError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    # A polite end closes the queue: what runs stands as interrupted, and no process is left behind.
+    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    try:
+        server.launch(given.host, given.port)
+    except OSError as error:
+        server.close()
+        print(f"error: the server cannot listen ({error}); give another --port", file=sys.stderr)
+        return 1
+    server.wait()
+    return 0
