@@ -60,3 +60,7 @@ class JobError(PlaygroundError):
 
 class ChatError(PlaygroundError):
     """The chat process cannot answer."""
+
+
+class LessonError(PlaygroundError):
+    """A lesson's file is wrong, or a step cannot take what was given or done."""

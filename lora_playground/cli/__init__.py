@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from lora_playground import __version__
 from lora_playground.cli import commands, show
+from lora_playground.cli import lessons as of_lessons
 from lora_playground.cli.flags import add_chat_flags, add_file_flags, add_train_flags, build_config, within
 from lora_playground.errors import PlaygroundError
 from lora_playground.reproduce import FORMATS
@@ -100,5 +101,6 @@ def _parser() -> argparse.ArgumentParser:
     add_file_flags(upload)
     upload.add_argument("--seed", type=int, default=0, help="of the split into train, validation and test")
     command("datasets", commands.datasets, show.show_table, "list the datasets")
+    command("lessons", of_lessons.lessons, of_lessons.show_lessons, "list the lessons of the tab Learn")
     command("models", commands.models, show.show_table, "list the base models at hand")
     return parser

@@ -1,0 +1,36 @@
+"""The command `lessons`: what lessons there are, or one of them with its steps. It plays none; the page does that."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def lessons(given: argparse.Namespace) -> list[dict[str, Any]]:
+    """`lessons`: one row a lesson."""
+    from lora_playground.lessons.catalogue import list_lessons, problems
+    from lora_playground.runs import default_home
+
+    home = Path(given.home).expanduser() if given.home else default_home()
+    for problem in problems(home):
+        print(f"warning: left out: {problem}", file=sys.stderr)
+    return [
+        {
+            "name": lesson.name,
+            "title": lesson.title,
+            "minutes": lesson.minutes,
+            "after": lesson.after,
+            "steps": [{"kind": step.kind, "title": step.title} for step in lesson.steps],
+            "runs": list(lesson.runs),
+        }
+        for lesson in list_lessons(home)
+    ]
+
+
+def show_lessons(value: list[dict[str, Any]]) -> None:
+    """A lesson a line, with what one can do after it."""
+    for lesson in value:
+        print(f"{lesson['name']:20} {lesson['minutes']:3} min  {len(lesson['steps']):2} steps  {lesson['title']}")
+        print(f"{'':20} {lesson['after']}")

@@ -1,0 +1,90 @@
+"""Finds and reads lessons: the files that ship with the app, and those that somebody put under `HOME/lessons`."""
+
+from __future__ import annotations
+
+import tomllib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+import lora_playground.variants  # noqa: F401  (a lesson's configs are read by the variants' schemas)
+from lora_playground.errors import ConfigError, LessonError
+from lora_playground.lessons.schema import Lesson
+
+SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "lessons"
+
+
+def list_lessons(home: Path | None = None) -> list[Lesson]:
+    """All lessons that can be read, in their order. Those under `HOME/lessons` come with them; one of the same name
+    takes the shipped one's place. A file that is wrong is left out (`problems` says why)."""
+    found: dict[str, Lesson] = {}
+    for path in _files(home):
+        try:
+            found[path.stem] = read(path)
+        except LessonError:
+            continue
+    return sorted(found.values(), key=lambda lesson: (lesson.order, lesson.name))
+
+
+def problems(home: Path | None = None) -> list[str]:
+    """What is wrong with files that cannot be read as lessons, one sentence each."""
+    found = []
+    for path in _files(home):
+        try:
+            read(path)
+        except LessonError as error:
+            found.append(str(error))
+    return found
+
+
+def get_lesson(name: str, home: Path | None = None) -> Lesson:
+    """One lesson by its name. Raises LessonError."""
+    for path in reversed(_files(home)):
+        if path.stem == name:
+            return read(path)
+    known = ", ".join(lesson.name for lesson in list_lessons(home))
+    raise LessonError(f"There is no lesson {name!r}; there are {known}.")
+
+
+def read(path: Path) -> Lesson:
+    """Reads and checks one file. Raises LessonError, naming file, place and what is allowed."""
+    try:
+        stamp = path.stat()
+    except OSError as error:
+        raise LessonError(f"{path} cannot be read ({error.strerror}).") from error
+    return _read(path, stamp.st_mtime_ns, stamp.st_size)
+
+
+@lru_cache(maxsize=128)
+def _read(path: Path, changed: int, size: int) -> Lesson:
+    try:
+        told = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise LessonError(f"{path.name} is no TOML file ({error}).") from error
+    lesson = parse(told, path.stem, path.name)
+    return lesson
+
+
+def parse(told: dict[str, Any], name: str, where: str) -> Lesson:
+    """A lesson of plain data. Raises LessonError; `where` begins its sentence."""
+    try:
+        lesson = Lesson.model_validate({**told, "name": name})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise LessonError(f"{where}: {place or 'lesson'}: {first['msg'].removeprefix('Value error, ')}.") from error
+    for key, run in lesson.runs.items():
+        try:
+            config = run.run_config()
+        except ConfigError as error:
+            raise LessonError(f"{where}: runs.{key}: {error}") from error
+        if config.training.open_ended:
+            raise LessonError(f"{where}: runs.{key}: a lesson's run has fixed steps, no seconds and no early stop.")
+    return lesson
+
+
+def _files(home: Path | None) -> list[Path]:
+    folders = [SHIPPED] if home is None else [SHIPPED, home / "lessons"]
+    return [path for folder in folders for path in sorted(folder.glob("*.toml"))]
