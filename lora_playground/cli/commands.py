@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lora_playground.cli.flags import absolute, build_config
 from lora_playground.cli.progress import Progress
-from lora_playground.config import options
 from lora_playground.errors import ConfigError, PlaygroundError
-from lora_playground.variants import VARIANTS
+from lora_playground.service import catalogue
 
 
 def _store(given: argparse.Namespace) -> Any:
@@ -129,41 +125,16 @@ def runs(given: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for run in _store(given).list():
         try:
-            rows.append(_row(run))
+            rows.append(catalogue.run_row(run, run.state()))
         except PlaygroundError as error:  # one damaged folder must not hide the others
             print(f"warning: run {run.id} is left out: {error}", file=sys.stderr)
     return rows
 
 
-def _row(run: Any) -> dict[str, Any]:
-    config, result = run.config(), run.result() or {}
-    score = result.get("score") or {}
-    return {
-        "run": run.id,
-        "label": run.label,
-        "state": run.state(),
-        "model": config.model.source,
-        "dataset": config.data.dataset,
-        "variant": config.variant.name,
-        "rank": getattr(config.variant, "rank", None),
-        "score": score.get("adapted"),
-        "base_score": score.get("base"),
-        "trainable_parameters": result.get("trainable_parameters"),
-    }
-
-
 def show_run(given: argparse.Namespace) -> dict[str, Any]:
     """`show`: config, state, result, error."""
     run = _store(given).get(given.run)
-    result = run.result()
-    return {
-        "run": run.id,
-        "folder": str(run.folder),
-        "state": run.state(),
-        "config": json.loads(run.config().model_dump_json()),
-        "result": result,
-        "error": run.error(),
-    }
+    return {"folder": str(run.folder), **catalogue.run_record(run, run.state())}
 
 
 def delete(given: argparse.Namespace) -> dict[str, Any]:
@@ -174,37 +145,9 @@ def delete(given: argparse.Namespace) -> dict[str, Any]:
 
 def spectra(given: argparse.Namespace) -> dict[str, Any]:
     """`spectra`: singular values of each module's update."""
-    from lora_playground.analysis.spectra import effective_rank, spectra, stable_rank
+    from lora_playground.service.spectra import numbers
 
-    shapes: dict[str, tuple[list[int], bool]] = {}
-
-    def noted() -> Iterator[Any]:
-        for update in _each_update(_store(given).get(given.run)):
-            shapes[update.name] = list(update.shape), update.factored
-            yield update
-
-    modules = [
-        {
-            "name": name,
-            "shape": shapes[name][0],
-            "factored": shapes[name][1],
-            "singular_values": [float(value) for value in values],
-            "effective_rank": float(effective_rank(values)),
-            "stable_rank": float(stable_rank(values)),
-        }
-        for name, values in spectra(noted()).items()
-    ]
-    return {"run": given.run, "modules": modules}
-
-
-def _each_update(run: Any) -> Iterator[Any]:
-    """A run's updates one after another. Those of an adapter too large for chat come from its file."""
-    from lora_playground.exchange.importing import opened
-
-    if not run.update_path.is_file() and "imported" in (run.result() or {}):
-        yield from opened(run).updates()
-    else:
-        yield from _updates(run)
+    return numbers(_store(given).get(given.run))
 
 
 def import_run(given: argparse.Namespace) -> dict[str, Any]:
@@ -228,24 +171,15 @@ def import_run(given: argparse.Namespace) -> dict[str, Any]:
     return {"run": done.run.id, "folder": str(done.run.folder), "base": done.base or None, "notes": done.notes}
 
 
-def _updates(run: Any) -> list[Any]:
-    from lora_playground.analysis.update import load_updates
-    from lora_playground.errors import RunError
-
-    path = run.folder / "update.safetensors"
-    if not path.is_file():
-        raise RunError(f"Run {run.id} has no saved update; it is {run.state()}. Train it to the end first.")
-    return load_updates(path)
-
-
 def chat(given: argparse.Namespace) -> dict[str, Any]:
     """`chat`: one prompt to base and adapted model."""
     from lora_playground.analysis.truncation import Truncation
     from lora_playground.models.decoding import Decoder, Row, RowUpdate, Sampling
     from lora_playground.models.loading import load_base
+    from lora_playground.service.spectra import updates_of
 
     run = _store(given).get(given.run)
-    updates = _updates(run)
+    updates = updates_of(run)
     base = load_base(run.config().model)
     decoder = Decoder(base.model, base.tokenizer)
     messages = [{"role": "user", "content": given.prompt}]
@@ -288,69 +222,20 @@ def reproduce_run(given: argparse.Namespace) -> dict[str, Any]:
 
 def estimate(given: argparse.Namespace) -> dict[str, Any]:
     """`estimate`: time, memory by cause, trained parameters and the adapter's size; nothing is loaded."""
-    from lora_playground.estimates.epochs import epochs
-    from lora_playground.estimates.memory import Conditions, estimate_memory
-    from lora_playground.estimates.time import estimate_time, flops_per_token
     from lora_playground.models.precision import probe
 
     config, machine = build_config(given), probe()
-    found = estimate_memory(config, Conditions(machine.device, machine.dtype))
-    if found is None:
-        known = "its sizes are known once it was fetched; those of the models that are listed are known before"
-        raise ConfigError("model.source", config.model.source, known)
-    time = estimate_time(_store(given), config, machine.device == "cuda")
-    told = asdict(found) | {"least": found.least, "total": found.most, "device": machine.device}
-    return (
-        told
-        | {"beside": told.pop("overhead"), "time": asdict(time) if time else None}
-        | {"epochs": epochs(config, _store(given).home), "flops_per_token": flops_per_token(config)}
-    )
+    return catalogue.estimated(_store(given), config, machine.device, machine.dtype)
 
 
 def variants(given: argparse.Namespace) -> list[dict[str, Any]]:
     """`variants`: all of them, with their options."""
-    return [
-        {
-            "name": variant.name,
-            "label": variant.label,
-            "family": variant.family,
-            "paper": variant.card.paper,
-            "url": variant.card.url,
-            "sentence": variant.card.sentence,
-            "learning_rate": {"embedded": variant.learning_rate, "other": variant.real_rate},
-            "bits": list(variant.bits),
-            "options": [
-                {
-                    "name": option.path,
-                    "kind": option.kind,
-                    "default": option.default,
-                    "low": option.low,
-                    "high": option.high,
-                    "choices": list(option.choices),
-                    "description": option.description,
-                }
-                for option in options(variant.config)
-            ],
-        }
-        for variant in VARIANTS.values()
-    ]
+    return catalogue.variants()
 
 
 def datasets(given: argparse.Namespace) -> list[dict[str, Any]]:
     """`datasets`: those that come with the app, and uploads."""
-    from lora_playground.data.catalogue import list_datasets
-
-    return [
-        {
-            "name": card.name,
-            "label": card.label,
-            "metric": card.metric,
-            "train": card.train,
-            "validation": card.validation,
-            "test": card.test,
-        }
-        for card in list_datasets(_store(given).home)
-    ]
+    return catalogue.datasets(_store(given).home)
 
 
 def upload(given: argparse.Namespace) -> dict[str, Any]:
@@ -368,20 +253,9 @@ def upload(given: argparse.Namespace) -> dict[str, Any]:
         label = f"{given.source} {given.split}"
     card = store_once(reading, home, label, given.seed, given.metric)
     _tell_reading(card, reading)
-    return {
-        "dataset": card.name,
-        "train": card.train,
-        "validation": card.validation,
-        "test": card.test,
-        "left_out": reading.bad,
-        "repeated": reading.duplicates,
-        "columns": reading.layout.roles,
-        "metric": card.metric or None,
-    }
+    return catalogue.upload_record(card, reading)
 
 
 def models(given: argparse.Namespace) -> list[dict[str, Any]]:
     """`models`: the base models of the catalogue."""
-    from lora_playground.models.catalogue import list_models
-
-    return [asdict(model) for model in list_models()]
+    return catalogue.models()

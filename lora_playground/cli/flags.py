@@ -13,8 +13,9 @@ from typing import Any
 from lora_playground.config import Option, RunConfig, options
 from lora_playground.data.columns import ROLES
 from lora_playground.errors import ConfigError
-from lora_playground.presets import PURPOSES, with_preset
+from lora_playground.presets import PURPOSES
 from lora_playground.reproduce.command import flag
+from lora_playground.service.run_options import assemble
 from lora_playground.variants import VARIANTS, get_variant
 
 
@@ -91,25 +92,13 @@ def build_config(given: argparse.Namespace) -> RunConfig:
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError("--config", given.config, f"it must be a readable JSON file ({error})") from error
         data = RunConfig.parse_json(text).model_dump(exclude_unset=True)
-    if given.variant and given.variant != data.get("variant", {}).get("name"):
-        data["variant"] = {"name": get_variant(given.variant).name}
-    variant = get_variant(data.setdefault("variant", {"name": "lora"})["name"])
-    known = {option.path: option for option in options(RunConfig)}
-    known |= {option.path: option for option in options(variant.config, "variant.")}
-    for path, text in vars(given).items():
-        if "." not in path and path != "title":
-            continue
-        if path not in known:
-            names = ", ".join(option.path.split(".")[-1] for option in options(variant.config, "variant."))
-            raise ConfigError(path, text, f"the variant {variant.name} has no such option; it has {names or 'none'}")
-        *parents, leaf = path.split(".")
-        section = data
-        for parent in parents:
-            section = section.setdefault(parent, {})
-        section[leaf] = _value(known[path], text)
-    if source := data.get("model", {}).get("source"):
-        data["model"]["source"] = absolute(str(source))
-    return RunConfig.parse(with_preset(data, given.preset) if given.preset else data)
+    chosen = get_variant(given.variant or data.get("variant", {}).get("name", "lora"))
+    known = {option.path: option for option in [*options(RunConfig), *options(chosen.config, "variant.")]}
+    flags = {path: text for path, text in vars(given).items() if "." in path or path == "title"}
+    values = {path: _value(known[path], text) if path in known else text for path, text in flags.items()}
+    if source := values.get("model.source", data.get("model", {}).get("source")):
+        values["model.source"] = absolute(str(source))
+    return assemble(data, given.variant, values, given.preset)
 
 
 def absolute(source: str) -> str:

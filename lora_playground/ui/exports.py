@@ -5,12 +5,6 @@ The last two are computed by a command in a process of its own, since the web pr
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
-import secrets
-import shutil
-import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,13 +12,10 @@ from typing import Any
 import gradio as gr
 
 from lora_playground.errors import PlaygroundError
-from lora_playground.exchange.exporting import export
 from lora_playground.runs import RunStore
+from lora_playground.service.exporting import exported, note_of
 from lora_playground.ui import cards
-from lora_playground.ui.commands import run_command
 from lora_playground.ui.words import escape, size
-
-LIMIT_SECONDS = 1800
 
 LABELS = {"peft": "PEFT adapter", "lora": "Plain LoRA", "merged": "Merged model"}
 """What the formats of `export` are called on screen, in the order in which they are offered."""
@@ -96,43 +87,7 @@ class Exports:
 
     async def make(self, identity: str, format: str) -> Path:
         """The run in that format as a zip; raises PlaygroundError or OSError, each in a sentence for the person."""
-        run = self._store.get(identity)
-        target = self._place / f"{run.id}-{format}.zip"
-        if target.is_file():
-            return target
-        staged = self._place / f"{target.stem}-{secrets.token_hex(4)}"
-        try:
-            if format == "peft":  # copies files, so it needs no process of its own
-                await asyncio.to_thread(export, run.folder, format, staged)
-                return await asyncio.to_thread(zipped, staged, target.stem, self._place)
-            command = ["export", run.id, "--format", format, "--out", str(staged)]
-            printed = await run_command(self._store.home, [*command, "--json"], LIMIT_SECONDS)
-            report = json.loads(printed.splitlines()[-1])
-            note = report["note"] or ("It is exact." if report.get("exact") else "")
-            return await asyncio.to_thread(zipped, staged, target.stem, self._place, note)
-        finally:
-            await asyncio.to_thread(shutil.rmtree, staged, True)
-
-
-def zipped(folder: Path, name: str, place: Path, note: str = "") -> Path:
-    """Packs a folder as `place`/name.zip, with a note as its comment, and returns the file; raises OSError."""
-    if not folder.is_dir():
-        raise FileNotFoundError("this run has saved no adapter")
-    target = place / f"{name}.zip"
-    staged = place / f"{name}.{secrets.token_hex(4)}.tmp"
-    with zipfile.ZipFile(staged, "w", zipfile.ZIP_STORED) as archive:
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                archive.write(path, f"{name}/{path.relative_to(folder)}")
-        archive.comment = note.encode()
-    os.replace(staged, target)
-    return target
-
-
-def note_of(packed: Path) -> str:
-    """The note in a zip made by `zipped`, such as how close a LoRA is to a dense update."""
-    with zipfile.ZipFile(packed) as archive:
-        return archive.comment.decode(errors="replace")
+        return await exported(self._store, identity, format, self._place)
 
 
 def _note(words: str) -> str:

@@ -13,8 +13,8 @@ import gradio as gr
 from lora_playground.errors import PlaygroundError
 from lora_playground.reproduce.command import command_line
 from lora_playground.runs import RunStore
+from lora_playground.service.commands import run_command
 from lora_playground.ui import cards
-from lora_playground.ui.commands import run_command
 from lora_playground.ui.words import escape
 
 LIMIT_SECONDS = 600

@@ -11,7 +11,8 @@ from safetensors.numpy import load
 from lora_playground.errors import PlaygroundError
 from lora_playground.models.catalogue import EMBEDDED, module_shapes
 from lora_playground.runs import RunStore
-from lora_playground.ui.exports import Exports, note_of
+from lora_playground.service.exporting import note_of
+from lora_playground.ui.exports import Exports
 from tests.spectrum_runs import finished_run, updates
 
 SHAPES = module_shapes(EMBEDDED)[:2]

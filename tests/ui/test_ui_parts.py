@@ -15,9 +15,9 @@ from lora_playground.chat.protocol import ChatRequest
 from lora_playground.config import RunConfig, options
 from lora_playground.errors import ConfigError
 from lora_playground.runs.history import RunProgress
+from lora_playground.service.exporting import zipped
 from lora_playground.ui import cards, forms, pictures, sidebar, words
 from lora_playground.ui.conversation import asked, new_conversation
-from lora_playground.ui.exports import zipped
 from lora_playground.ui.identity import COOKIE, Identity, VisitorMiddleware
 from lora_playground.ui.shell import toggled, with_ticked
 from lora_playground.variants import VARIANTS
