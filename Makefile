@@ -30,12 +30,12 @@ $(VENV)/.dev: $(VENV)/bin/python requirements.txt requirements-dev.txt
 run: $(VENV)/.run
 	$(PY) app.py $(ARGS)
 
-# The browser tests drive Debian's Chromium; where it is missing and may be installed, it is.
+# The browser tests drive Debian's Chromium, one of them behind nginx; where the browser is missing and may be installed, both are.
 chromium:
 	@test -n "$$LORA_PLAYGROUND_CHROMIUM" || command -v chromium >/dev/null || command -v google-chrome >/dev/null || { \
-	  echo "Installing Chromium for the browser tests"; \
-	  if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq chromium >/dev/null; \
-	  else sudo -n apt-get update -qq && sudo -n apt-get install -y -qq chromium >/dev/null; fi; } \
+	  echo "Installing Chromium and nginx for the browser tests"; \
+	  if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq chromium nginx-light >/dev/null; \
+	  else sudo -n apt-get update -qq && sudo -n apt-get install -y -qq chromium nginx-light >/dev/null; fi; } \
 	|| { echo "The browser tests need Chromium: install it (Debian: apt-get install chromium) and try again."; exit 1; }
 
 test: $(VENV)/.dev

@@ -18,6 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--host", help="address to listen at; 0.0.0.0 for all (default: $GRADIO_SERVER_NAME)")
     parser.add_argument("--port", type=int, help="port to listen at (default: $GRADIO_SERVER_PORT, or 7860)")
     parser.add_argument("--slots", type=int, metavar="N", help="runs at once (default: what cores and GPUs allow)")
+    parser.add_argument(
+        "--root-path", metavar="PATH", help="where a proxy serves the app, such as /lora (default: $GRADIO_ROOT_PATH)"
+    )
     given = parser.parse_args(arguments)
 
     from lora_playground.errors import PlaygroundError
@@ -31,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A polite end closes the queue: what runs stands as interrupted, and no process is left behind.
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     try:
-        server.launch(given.host, given.port)
+        server.launch(given.host, given.port, root_path=given.root_path)
     except OSError as error:
         server.close()
         print(f"error: the server cannot listen ({error}); give another --port", file=sys.stderr)

@@ -65,7 +65,7 @@ def browser(chromium):
 class Server:
     """A running app. Attributes: url, home (its folder), process."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *options: str) -> None:
         self.home = home
         self.log = home.parent / "server.log"
         with socket.socket() as free:
@@ -76,7 +76,7 @@ class Server:
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "LORA_PLAYGROUND_HOME": str(home), "PYTHONUNBUFFERED": "1"}
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "app.py", "--home", str(home), "--host", "127.0.0.1", "--port", str(self.port)],
+                [sys.executable, "app.py", "--home", str(home), "--host", "127.0.0.1", "--port", str(self.port), *options],
                 cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         self._wait()

@@ -1,0 +1,56 @@
+"""Behind nginx under a sub-path, with the configuration that deploy/nginx.conf gives: train, live view, chat."""
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import ROOT, Server, Visitor
+from tests.e2e.steps import answers, points, set_number, status, until
+
+
+@pytest.fixture
+def proxied(tmp_path: Path) -> Iterator[tuple[Server, str]]:
+    """A server that knows its sub-path, and its address behind the proxy."""
+    nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    if nginx is None:
+        pytest.skip("no nginx: install it (Debian: apt-get install nginx-light)")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = Server(tmp_path / "home", "--root-path", "/lora")
+    given = (ROOT / "deploy" / "nginx.conf").read_text()
+    site = given.replace("listen 8080", f"listen 127.0.0.1:{port}").replace(
+        "127.0.0.1:7860", f"127.0.0.1:{server.port}"
+    )
+    (tmp_path / "nginx.conf").write_text(
+        f"daemon off; pid {tmp_path}/pid; error_log {tmp_path}/errors; events {{}}\n"
+        f"http {{ access_log off; client_body_temp_path {tmp_path}/body; proxy_temp_path {tmp_path}/proxy;\n{site}\n}}"
+    )
+    process = subprocess.Popen([nginx, "-c", str(tmp_path / "nginx.conf")])
+    yield server, f"http://127.0.0.1:{port}/lora"
+    process.terminate()
+    process.wait(30)
+    server.close()
+
+
+def test_train_and_chat_under_a_sub_path(browser, proxied) -> None:
+    server, url = proxied
+    visitor = Visitor(browser)
+    page = visitor.context.new_page()
+    page.goto(url)
+    page.locator("#lp-train").wait_for()
+    set_number(page, "lp-steps-number", "6")
+    page.locator("#lp-train").click()
+    until(page, lambda: len(points(page, "lp-loss")) > 1, "the loss, which comes by the live route")
+    until(page, lambda: "adapter on disk" in status(page), "the result")
+    page.locator("#lp-way-chat").click()
+    page.locator("#lp-input textarea").fill("Where is the sea?")
+    page.locator("#lp-input textarea").press("Control+Enter")
+    until(page, lambda: len(answers(page)) == 2 and all(answers(page)), "two answers")
+    visitor.check()
+    visitor.context.close()
