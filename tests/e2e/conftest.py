@@ -76,7 +76,7 @@ class Server:
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "LORA_PLAYGROUND_HOME": str(home), "PYTHONUNBUFFERED": "1"}
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "app.py", "--home", str(home), "--host", "127.0.0.1", "--port", str(self.port), *options],
+                [sys.executable, "app.py", "--home", home, "--host", "127.0.0.1", "--port", str(self.port), *options],
                 cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         self._wait()
