@@ -21,12 +21,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--root-path", metavar="PATH", help="where a proxy serves the app, such as /lora (default: $GRADIO_ROOT_PATH)"
     )
+    parser.add_argument("--track", metavar="NAME", help="send every run's curves to tensorboard, trackio or wandb")
     given = parser.parse_args(arguments)
 
     from lora_playground.errors import PlaygroundError
+    from lora_playground.jobs import tracking
     from lora_playground.ui.serve import Server
 
     try:
+        tracking.choose(given.track)
         server = Server(given.home, given.slots)
     except PlaygroundError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -67,9 +67,12 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=run, show=tell)
         return sub
 
-    add_train_flags(command("train", commands.train, show.show_train, "fine-tune: start a run and wait for it"))
+    train = command("train", commands.train, show.show_train, "fine-tune: start a run and wait for it")
+    add_train_flags(train)
     resume = command("resume", commands.resume, show.show_train, "go on with a run from its last checkpoint")
     resume.add_argument("run")
+    for trains in (train, resume):
+        trains.add_argument("--track", metavar="NAME", help="send its curves to tensorboard, trackio or wandb")
     evaluate = command("evaluate", commands.evaluate, show.show_pairs, "score both models on the dataset's test part")
     evaluate.add_argument("run")
     evaluate.add_argument("--rows", type=within(1, 1_000_000, int), help="at most so many test rows (default: all)")

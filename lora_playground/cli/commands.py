@@ -24,8 +24,10 @@ def _store(given: argparse.Namespace) -> Any:
 
 def train(given: argparse.Namespace) -> dict[str, Any]:
     """`train`: checks, then trains here."""
+    from lora_playground.jobs import tracking
     from lora_playground.jobs.admission import check
 
+    tracking.choose(given.track)
     store = _store(given)
     _take_file(given, store.home)
     config = build_config(given)
@@ -67,7 +69,9 @@ def _tell_reading(card: Any, reading: Any) -> None:
 def resume(given: argparse.Namespace) -> dict[str, Any]:
     """`resume`: goes on from the last checkpoint."""
     from lora_playground.errors import RunError
+    from lora_playground.jobs import tracking
 
+    tracking.choose(given.track)
     run = _store(given).get(given.run)
     if run.state() == "done":
         raise RunError(f"Run {run.id} is done; there is nothing to resume. To train on, start a new run.")

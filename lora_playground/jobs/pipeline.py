@@ -13,6 +13,7 @@ from lora_playground.errors import RunError
 from lora_playground.jobs.execution import Event, Execution, home_of, is_embedded, load_pristine
 from lora_playground.jobs.failures import record
 from lora_playground.jobs.scoring import score_update
+from lora_playground.jobs.tracking import tracked
 from lora_playground.runs import Run
 from lora_playground.runs.files import write_json
 
@@ -37,13 +38,24 @@ def execute(
     with run.locked():
         run.begin(attempt if attempt is not None else run.progress().attempt + 1)
         run.sweep()
+        tell = emit or (lambda event: None)
+        tracker = tracked(run, run.append)
+
+        def each(event: Event) -> None:
+            tell(event)
+            if tracker is not None:
+                tracker.event(event)
+
         try:
-            return execution_of(run)(run, should_stop, emit or (lambda event: None)).result()
+            return execution_of(run)(run, should_stop, each).result()
         except BaseException as error:  # the tokenizers library panics with an exception that is no Exception
             run.sweep()
             if not run.finished(run.attempt):
                 record(run, error)
             raise
+        finally:
+            if tracker is not None:
+                tracker.finish(run.result())
 
 
 def evaluate_run(
