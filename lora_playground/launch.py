@@ -24,6 +24,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--track", metavar="NAME", help="send every run's curves to tensorboard, trackio or wandb")
     given = parser.parse_args(arguments)
 
+    from lora_playground.runs import home_at
+
+    with home_at(given.home):
+        return _serve(given)
+
+
+def _serve(given: argparse.Namespace) -> int:
     from lora_playground.errors import PlaygroundError
     from lora_playground.jobs import tracking
     from lora_playground.ui.serve import Server

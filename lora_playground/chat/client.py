@@ -22,7 +22,7 @@ from lora_playground.chat.protocol import MAX_LINE, ChatEvent, ChatRequest, line
 from lora_playground.config import ModelConfig
 from lora_playground.errors import ChatError
 from lora_playground.machine import processes
-from lora_playground.runs import default_home
+from lora_playground.runs import HOME_VARIABLE, default_home
 
 RESTARTS, WINDOW = 5, 600.0
 """So often within so many seconds the chat process is started again after a crash; then it stays down for a while."""
@@ -189,7 +189,10 @@ class ChatClient:
             big = self.log_path.exists() and self.log_path.stat().st_size > 1_000_000
             with open(self.log_path, "wb" if big else "ab") as log:
                 return processes.start(
-                    processes.python("lora_playground.chat.host", *given), stdin=subprocess.PIPE, stdout=log
+                    processes.python("lora_playground.chat.host", *given),
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    environment={HOME_VARIABLE: str(self.home)},
                 )
         except OSError as error:
             raise ChatError(f"The chat process cannot be started ({error}). Choose another home folder.") from error

@@ -17,6 +17,7 @@ from lora_playground.cli import lessons as of_lessons
 from lora_playground.cli.flags import add_chat_flags, add_file_flags, add_train_flags, build_config, within
 from lora_playground.errors import PlaygroundError
 from lora_playground.reproduce import FORMATS
+from lora_playground.runs import home_at
 
 __all__ = ["build_config", "main"]
 
@@ -27,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the libraries' own bars would break into ours
     try:
-        value = options_given.command(options_given)
+        with home_at(options_given.home):
+            value = options_given.command(options_given)
     except PlaygroundError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

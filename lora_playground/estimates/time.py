@@ -38,6 +38,9 @@ DISK = (1e9, 1e8)
 """Bytes a second at which weights are read and converted, at best and at worst."""
 SCORING = (1.0, 10.0)
 """Seconds of scoring at best and at worst."""
+SCORING_SHARE, SCORING_SECONDS = 0.15, 6.0
+"""Share of the training time that probes and scoring together may take with any model but the embedded one, which
+answers at once; and seconds that scoring may take in any run."""
 
 _PROBE_TOKENS = 2000
 """The probes at both ends take as long as training on so many tokens: twice two answers of 48."""
@@ -105,6 +108,7 @@ class _Pace:
         speed: tokens a second, reports not counted. tokens: of one step.
         ends: seconds of the training phase that do not grow with the steps: probes and validation at both ends.
         before, after: seconds of the phases before and after training.
+        cut: whether scoring ends when its share of the time is over, whatever is answered by then.
     """
 
     speed: float
@@ -112,13 +116,22 @@ class _Pace:
     ends: float
     before: float
     after: float
+    cut: bool = False
 
     def seconds(self, config: RunConfig) -> float:
         """From start to result."""
+        return self.before + self.training(config) + self.ending(config)
+
+    def training(self, config: RunConfig) -> float:
+        """Of the training phase."""
         training, step = config.training, self.tokens / self.speed
         asked = training.steps // training.validate_every if training.validate_every else 0
         steps = (1 + REPORTS_SHARE) * training.steps * step + asked * _VALIDATIONS_STEPS / 2 * step
-        return self.before + (training.seconds or self.ends + steps) + self.after
+        return training.seconds or self.ends + steps
+
+    def ending(self, config: RunConfig) -> float:
+        """Of the phases after training."""
+        return max(SCORING_SECONDS, SCORING_SHARE * self.training(config)) if self.cut else self.after
 
     def steps(self, config: RunConfig) -> int:
         """How many there will be."""
@@ -149,9 +162,10 @@ class _Seen:
         # A step holds a little less than its batch, or more where one example is longer than that.
         step, asked = float(result["tokens"]) / int(result["steps"]), float(config.training.batch_tokens)
         tokens = asked * step / batch if step <= batch else max(step, asked)
-        return _Pace(
-            self.speed * (done / needed if done and needed else 1.0), tokens, ends, sum(seconds.values()), after
-        )
+        scored = result.get("scoring") or {}
+        cut = scored.get("rows", 0) < scored.get("of", 0)
+        speed = self.speed * (done / needed if done and needed else 1.0)
+        return _Pace(speed, tokens, ends, sum(seconds.values()), after, cut)
 
 
 def _estimate(found: list[_Seen], config: RunConfig, gpu: bool) -> TimeEstimate | None:
@@ -179,7 +193,7 @@ def _estimate(found: list[_Seen], config: RunConfig, gpu: bool) -> TimeEstimate 
 def _from_runs(
     paces: list[_Pace], config: RunConfig, source: Literal["runs", "method"], low: float, high: float
 ) -> TimeEstimate:
-    steps, after, given = [pace.steps(config) for pace in paces], median(pace.after for pace in paces), 0.0
+    steps, after, given = [pace.steps(config) for pace in paces], median(pace.ending(config) for pace in paces), 0.0
     bounds = min(steps), max(steps)
     if config.training.seconds is not None:
         # Training takes the time it was given; uncertain are the other phases, and how many steps there will be.
@@ -197,9 +211,10 @@ def _from_sizes(
     for end, speed in enumerate((fast, slow)):
         ends = (_PROBE_TOKENS + _VALIDATIONS_STEPS * batch) / speed
         before = STARTING[end] + 2 * (memory.causes["weights"] if memory else 0) / DISK[end]
-        paces.append(_Pace(speed, batch, ends, before, SCORING[end] + end * _CHUNK_TOKENS / speed))
+        scoring, cut = SCORING[end] + end * _CHUNK_TOKENS / speed, config.model.source != "embedded"
+        paces.append(_Pace(speed, batch, ends, before, scoring, cut))
     best, worst = paces
-    after = (best.after + worst.after) / 2
+    after = (best.ending(config) + worst.ending(config)) / 2
     steps = worst.steps(config), best.steps(config)
     return TimeEstimate((best.seconds(config), worst.seconds(config)), steps, source, runs, after)
 

@@ -24,9 +24,10 @@ from lora_playground.data.preparation import Prepared, rehearsal_examples
 from lora_playground.data.preparation import prepare as prepare_data
 from lora_playground.errors import RunError, TrainingError
 from lora_playground.estimates.run_estimate import RunEstimate
+from lora_playground.estimates.time import SCORING_SECONDS, SCORING_SHARE
 from lora_playground.jobs.admission import check
 from lora_playground.jobs.failures import Stopped, explain, log_traceback
-from lora_playground.jobs.scoring import TASK_SECONDS, score_update
+from lora_playground.jobs.scoring import score_update
 from lora_playground.machine import memory
 from lora_playground.runs import Run
 from lora_playground.runs.files import DiskFull, free_bytes, publish, write_json, writing
@@ -43,8 +44,6 @@ PROBES = {True: 6, False: 2}
 PROBE_TOKENS = 48
 PROBE_SECONDS, PROBE_SHARE = 5.0, 0.03
 """What the answers of one step may take: so many seconds, or that share of the expected time, whichever is more."""
-SCORING_SHARE = 0.15
-"""Of the training time, what probes and scoring together may take; scoring has `TASK_SECONDS` at least."""
 _WARM: dict[str, Any] = {}
 _DEFAULT = RunConfig.parse({})
 
@@ -131,7 +130,7 @@ class Execution:
         """What scoring adds to the result within so many seconds; where it fails, why there are no scores."""
         try:
             with self.phase("evaluating"):
-                found = self.evaluate(updates, max(TASK_SECONDS, seconds))
+                found = self.evaluate(updates, max(SCORING_SECONDS, seconds))
         except BaseException as error:  # a stop, or the tokenizers library's panic, which is no Exception
             log_traceback(self.run, error)
             code, message = explain(error)

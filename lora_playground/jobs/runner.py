@@ -22,6 +22,7 @@ from typing import Any, Literal, Protocol
 
 from lora_playground.errors import JobError
 from lora_playground.machine.processes import carrying, cpu_seconds, python, signal_group, start, started_at
+from lora_playground.runs import HOME_VARIABLE
 
 log = logging.getLogger(__name__)
 
@@ -184,7 +185,11 @@ class LocalRunner:
                     [*self.command, "--control", str(read)],
                     stdout=output,
                     keep_open=(read,),
-                    environment={TOKEN_VARIABLE: token, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
+                    environment={
+                        TOKEN_VARIABLE: token,
+                        HOME_VARIABLE: str(self.home),
+                        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+                    },
                 )
         except OSError as error:
             os.close(write)

@@ -19,6 +19,7 @@ from lora_playground import evaluation
 from lora_playground.analysis.update import Update
 from lora_playground.data.catalogue import SHIPPED, answer_of, get_dataset, prompt_of, read_rows
 from lora_playground.errors import DataError, RunError
+from lora_playground.estimates.time import SCORING_SECONDS
 from lora_playground.runs.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ SKILLS = SHIPPED / "_base-skills" / "test.jsonl"
 """What the embedded base model can do before it is adapted; only it is asked for these."""
 
 TASK_ROWS, SKILL_ROWS = 96, 96
-TASK_SECONDS = 6.0
 SHOWN = 6
 """Samples kept in a result."""
 _CHUNK, _FIRST_CHUNK = 24, 4
@@ -142,7 +142,7 @@ def score_update(
     dataset: str,
     home: Path,
     rows: int | None = TASK_ROWS,
-    seconds: float | None = TASK_SECONDS,
+    seconds: float | None = SCORING_SECONDS,
     embedded: bool = True,
     should_stop: Callable[[], bool] = lambda: False,
     report: Callable[[int, int, float], None] = lambda *_: None,

@@ -6,7 +6,9 @@ Torch is imported only while a file is converted.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -112,10 +114,12 @@ def _write(file: Path, folder: Path, told: Callable[[float], None]) -> None:
 
     place = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name, "trust_remote_code": False}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(**place)
+        with contextlib.redirect_stderr(io.StringIO()):  # its progress bar would break into ours
+            tokenizer = AutoTokenizer.from_pretrained(**place)
         told(0.2)
         plain = GgufConfig(dequantize=True)
-        model = AutoModelForCausalLM.from_pretrained(**place, quantization_config=plain, dtype=torch.float32)
+        with contextlib.redirect_stderr(io.StringIO()):
+            model = AutoModelForCausalLM.from_pretrained(**place, quantization_config=plain, dtype=torch.float32)
     except Exception as error:  # a damaged file makes its readers fail in many ways
         raise ModelError(
             f"{file.name} cannot be read ({first_line(error)}). Choose a file of an architecture that transformers "

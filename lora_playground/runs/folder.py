@@ -36,9 +36,26 @@ KEPT = 64
 """Runs whose progress a store keeps in memory; the one asked for least recently goes first."""
 
 
+HOME_VARIABLE = "LORA_PLAYGROUND_HOME"
+
+
 def default_home() -> Path:
-    """Where runs, uploads and caches live: LORA_PLAYGROUND_HOME, or ~/.lora-playground."""
-    return Path(os.environ.get("LORA_PLAYGROUND_HOME") or Path.home() / ".lora-playground")
+    """Where runs, uploads, converted models and caches live: LORA_PLAYGROUND_HOME, or ~/.lora-playground."""
+    return Path(os.environ.get(HOME_VARIABLE) or Path.home() / ".lora-playground")
+
+
+@contextlib.contextmanager
+def home_at(home: Path | str | None) -> Iterator[None]:
+    """Within the block `home` is the default, for this process and all that it starts; None leaves it as it is."""
+    before = os.environ.get(HOME_VARIABLE)
+    if home:
+        os.environ[HOME_VARIABLE] = str(Path(home).expanduser().absolute())
+    try:
+        yield
+    finally:
+        os.environ.pop(HOME_VARIABLE, None)
+        if before is not None:
+            os.environ[HOME_VARIABLE] = before
 
 
 class Run:

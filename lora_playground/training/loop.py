@@ -127,8 +127,7 @@ class _Loop:
             self._aside(self.probes.send, done)
         if self.folder is not None and stopped:
             self._save(done, self._elapsed())
-        seconds = time.perf_counter() - begun
-        return self._outcome(done, stopped, validation_end, seconds)
+        return self._outcome(done, stopped, validation_end, time.perf_counter() - begun)
 
     # ------------------------------------------------------------------------------------------------ preparation
 
@@ -157,12 +156,11 @@ class _Loop:
 
     def _make_reports(self) -> None:
         plan = self.plan
+        custom = plan.on_spectra if callable(plan.on_spectra) else None
         self.losses = LossReport(self.emit, lambda: self.budget.steps, plan.after)
 
         def spectra(step: int) -> Fields:
-            return spectra_fields(
-                plan.variant.updates(self.model), plan.on_spectra if callable(plan.on_spectra) else None
-            )
+            return spectra_fields(plan.variant.updates(self.model), custom)
 
         def probe(step: int) -> Fields:
             assert plan.on_probe is not None
@@ -179,7 +177,8 @@ class _Loop:
             self.emit, "spectra", None if plan.on_spectra is False else spectra, SPECTRA_SHARE,
             every=1.0, cost=0.0 if plan.variant.low_rank else 0.3, title="Live spectra are",
         )  # fmt: skip
-        self.probes = Report(self.emit, "probe", probe if plan.on_probe else None, 0.0, title="'Watch it learn' is")
+        asked, title = probe if plan.on_probe else None, "'Watch it learn' is"
+        self.probes = Report(self.emit, "probe", asked, 0.07, grace=2.0, title=title)
         self.probed = self.start / self.budget.steps
         # With half a second of grace, so that a short run has a validation curve too.
         self.validations = Report(self.emit, "validation", validation, VALIDATION_SHARE, grace=0.5)
@@ -283,11 +282,12 @@ class _Loop:
             self._aside(self.validations.send if self.config.validate_every else self.validations.maybe, step)
 
     def _probe_if_due(self, step: int) -> None:
-        """Asks the probe prompts after fixed shares of the steps, so that answers are seen turning in every run."""
+        """Asks the probe prompts after fixed shares of the steps, if their share of the time allows it."""
         reached = max((share for share in PROBE_AT if share * self.budget.steps <= step), default=0.0)
         if reached > self.probed:
             self.probed = reached
-            self._aside(self.probes.send, step)
+            if self.probes.affords((self._elapsed() - self.probes.spent) * self.budget.steps / step):
+                self._aside(self.probes.send, step)
 
     def _end_early(self, step: int) -> None:
         """Makes this step the last one and says why."""

@@ -67,6 +67,10 @@ class Report:
             self.send(step, elapsed)
             self._between += self.cost
 
+    def affords(self, expected: float) -> bool:
+        """Whether one now and one at the end stay within the share of `expected` seconds of training, or the grace."""
+        return self.spent + 2 * self.cost <= max(self.grace, self.share * expected)
+
     def send(self, step: int, elapsed: float) -> Fields | None:
         """Sends one, whatever it costs, and returns its fields."""
         if self.make is None:

@@ -12,6 +12,7 @@ from lora_playground.errors import ConfigError, ModelError
 from lora_playground.models import gguf
 from lora_playground.models.catalogue import folder_of, list_models, resolve
 from lora_playground.models.loading import load_base
+from lora_playground.runs import default_home, home_at
 
 writer = pytest.importorskip("gguf")
 
@@ -82,6 +83,14 @@ def test_it_answers_as_the_model_that_it_was_made_of(file: Path, tmp_path: Path)
     again: list[tuple[int, int]] = []
     load_base(ModelConfig(source=str(file)), "cpu", "float32", lambda done, total: again.append((done, total)))
     assert not again
+
+
+def test_it_is_converted_into_the_home_that_was_asked_for(file: Path, tmp_path: Path) -> None:
+    with home_at(tmp_path / "another"):
+        assert (
+            load_base(ModelConfig(source=str(file)), "cpu", "float32").folder.parent == tmp_path / "another" / "models"
+        )
+    assert default_home() == tmp_path / "home" and not (tmp_path / "home" / "models").exists()
 
 
 def test_what_cannot_be_read_is_said(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
