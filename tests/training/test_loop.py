@@ -106,18 +106,6 @@ def test_probes_are_asked_at_fixed_shares_of_the_steps(folder):
     assert [event["step"] for event in events if event["type"] == "probe"] == [0, 1, 2, 4, 8, 14, 20]
 
 
-def test_probes_that_cost_more_than_their_share_are_asked_at_both_ends_only(folder, monkeypatch):
-    clock = [0.0]  # steps take no time and answers take two seconds
-    monkeypatch.setattr(reports.time, "perf_counter", lambda: clock[0])
-
-    def slowly(step, few):
-        clock[0] += 2.0
-        return []
-
-    _, events, _ = run(folder, steps=20, on_probe=slowly)
-    assert [event["step"] for event in events if event["type"] == "probe"] == [0, 20]
-
-
 def test_spectra_agree_with_a_dense_svd(folder):
     _, events, model = run(folder, steps=6)
     last = [event for event in events if event["type"] == "spectra"][-1]
