@@ -26,7 +26,7 @@ from lora_playground.errors import RunError, TrainingError
 from lora_playground.estimates.run_estimate import RunEstimate
 from lora_playground.estimates.time import SCORING_SECONDS, SCORING_SHARE
 from lora_playground.jobs.admission import check
-from lora_playground.jobs.failures import Stopped, explain, log_traceback
+from lora_playground.jobs.failures import Held, Stopped, explain, log_traceback
 from lora_playground.jobs.scoring import score_update
 from lora_playground.machine import memory
 from lora_playground.runs import Run
@@ -78,6 +78,7 @@ class Execution:
         self.home = home_of(self.run)
         self.variant = get_variant(self.config.variant.name)
         self.estimate: RunEstimate | None = None
+        self.target_tokens: int | None = None
 
     def report(self, event: Event) -> None:
         """Appends an event to the run and passes it on."""
@@ -114,6 +115,8 @@ class Execution:
         if self.estimate is not None:
             result |= self.estimate.told(self.run.attempt)
         result["adapter_bytes"] = sum(path.stat().st_size for path in self.run.adapter.rglob("*") if path.is_file())
+        if self.target_tokens is not None:
+            result["target_tokens"] = self.target_tokens
         if outcome.tensor_bytes is not None:
             result["tensor_memory_bytes"] = outcome.tensor_bytes
         result["peak_memory_bytes"] = max(outcome.peak_memory_bytes, memory.peak())
@@ -153,6 +156,7 @@ class Execution:
         data = get_dataset(config.data.dataset, self.home)
         prepared = prepare_data(base.tokenizer, data, config.data, training.seed, is_embedded(config.model))
         self.tell_about(prepared)
+        self.target_tokens = sum(int(np.sum(example.learned)) for example in prepared.train)
         pad = base.tokenizer.pad_token_id
         context = Context(training.steps, training.seed, start_batches(prepared, pad), config.model.bits)
         self.check_stop()
@@ -228,7 +232,12 @@ class Execution:
         """Trains; a stop leaves a checkpoint and ends the run here."""
         from lora_playground.training.loop import train
 
+        plan.hold_at = self.run.held_at()
+        if plan.hold_at is not None:
+            plan.on_probe = None  # nobody watches a run that waits for others
         outcome = train(model, plan, self.report, self.should_stop, self.run.checkpoints)
+        if outcome.stopped and outcome.steps == plan.hold_at and not self.should_stop():
+            raise Held(f"Held after step {outcome.steps} of {outcome.planned}: it waits for the others of its sweep.")
         if outcome.stopped:
             raise Stopped(f"The run was stopped after step {outcome.steps} of {outcome.planned}.")
         return outcome

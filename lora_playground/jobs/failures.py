@@ -16,13 +16,17 @@ from lora_playground.errors import AssetError, ConfigError, DataError, ModelErro
 from lora_playground.runs import Run
 from lora_playground.runs.files import is_disk_full
 
-CODES = ("oom", "nan", "disk", "data", "model", "killed", "stalled", "cancelled", "error")
+CODES = ("oom", "nan", "disk", "data", "model", "killed", "stalled", "cancelled", "held", "error")
 
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc", "cublas_status_alloc")
 
 
 class Stopped(PlaygroundError):
     """The run was asked to stop, and did."""
+
+
+class Held(PlaygroundError):
+    """The run has come to the step at which it was to wait (`Run.hold`)."""
 
 
 def record(run: Run, error: BaseException) -> dict[str, Any]:
@@ -44,6 +48,8 @@ def explain(error: BaseException) -> tuple[str, str]:
     """(code, message for the person) of an exception."""
     if isinstance(error, Stopped | KeyboardInterrupt | SystemExit):
         return "cancelled", str(error) if isinstance(error, Stopped) else "The run was stopped."
+    if isinstance(error, Held):
+        return "held", str(error)
     if is_out_of_memory(error):
         return "oom", _memory_message(error)
     if is_disk_full(error):

@@ -82,11 +82,14 @@ class Supervisor:
 
     # --- asked by people ------------------------------------------------------------------------------------------
 
-    def submit(self, config: RunConfig, owner: str = "", nonce: str | None = None, fresh: bool = False) -> Job:
+    def submit(
+        self, config: RunConfig, owner: str = "", nonce: str | None = None, fresh: bool = False, hold: int | None = None
+    ) -> Job:
         """Queues a run and returns its job; the same owner and nonce give the same job, so that a double click is one.
 
         Args:
             fresh: train it even if the same run was made before.
+            hold: the step after which it stops and waits to be resumed; such a run is always trained.
 
         Raises:
             ConfigError: the config does not fit this machine's datasets, models or variants; nothing is queued.
@@ -94,16 +97,18 @@ class Supervisor:
         """
         if nonce is not None and (known := self.store.by_nonce(owner, nonce)):
             return self.job(known.id)
-        self._check(config)
+        self.check(config)
         with self._submitting:
             if nonce is not None and (known := self.store.by_nonce(owner, nonce)):
                 return self.job(known.id)
             self._check_room(owner)
             try:
                 run = self.runs.create(config)
+                if hold is not None:
+                    run.hold(hold)
             except DiskFull as error:
                 raise JobError(str(error)) from error
-            if self._replay and not fresh:
+            if self._replay and not fresh and hold is None:
                 self.dispatcher.twins.mark(run)
             try:
                 added = self.store.add(run.id, owner, nonce, run.label)
@@ -134,10 +139,11 @@ class Supervisor:
         self.dispatcher.poke()
         return self.job(id)
 
-    def resume(self, id: str, owner: str | None = None) -> Job:
+    def resume(self, id: str, owner: str | None = None, hold: int | None = None) -> Job:
         """Queues another attempt of a job that ended without success; it goes on from its last checkpoint.
 
         A run made without this server (by the command line) is taken into the queue. Asking twice starts one attempt.
+        `hold` is the step after which it stops again; None lets it go on to its end.
         """
         known = self.store.get(id)
         if known is None:
@@ -147,8 +153,9 @@ class Supervisor:
             raise JobError(f"Run {id} is done; there is nothing to resume. Start a new run to train more.")
         if row.state in TERMINAL:
             run = self.runs.get(id)
-            self._check(run.config())
+            self.check(run.config())
             self._check_room(row.owner)
+            run.hold(hold)
             if self.store.restart(id, row.attempt):
                 run.error_path.unlink(missing_ok=True)
         self.dispatcher.poke()
@@ -177,6 +184,14 @@ class Supervisor:
         plan = self._plan()
         rows = [row for row in self.store.list() if owner is None or row.owner == owner]
         return [self._job(as_it_stands(row, self.runs), plan) for row in reversed(rows)]
+
+    def check(self, config: RunConfig) -> None:
+        """Raises ConfigError where a config does not fit this machine's datasets, models or variants."""
+        if self._admit is None:
+            from lora_playground.jobs.admission import check
+
+            self._admit = check
+        self._admit(config, self.home)
 
     @property
     def slots(self) -> int:
@@ -215,13 +230,6 @@ class Supervisor:
         self.close()
 
     # --- inside ---------------------------------------------------------------------------------------------------
-
-    def _check(self, config: RunConfig) -> None:
-        if self._admit is None:
-            from lora_playground.jobs.admission import check
-
-            self._admit = check
-        self._admit(config, self.home)
 
     def _check_room(self, owner: str) -> None:
         if self._closing:

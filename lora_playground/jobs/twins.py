@@ -24,7 +24,7 @@ from lora_playground.runs import Run, RunStore
 from lora_playground.runs.files import write_json
 
 _NAME = "identity"
-_OWN = {_NAME, "config.json", "result.json", "error.json", "log.txt", "checkpoints", ".lock"}
+_OWN = {_NAME, "config.json", "result.json", "error.json", "log.txt", "checkpoints", "hold.json", ".lock"}
 """What a run does not take over from another."""
 _CHANGES = {"events.jsonl", "answers.json"}
 """What may be written to later, and so is copied; the other files are the same on the disk."""

@@ -111,7 +111,7 @@ class Active:
         if error is not None and error.get("attempt") == self.attempt:
             if error["code"] == "cancelled":
                 return "interrupted", "killed", "The worker was asked to end by the system. Resume to go on."
-            return "failed", str(error["code"]), str(error["message"])
+            return "interrupted" if error["code"] == "held" else "failed", str(error["code"]), str(error["message"])
         return "failed", *explain_exit(self.status, oom_kills() > self._oom_kills)
 
 

@@ -108,6 +108,10 @@ class Run:
         return self.folder / "answers.json"
 
     @property
+    def hold_path(self) -> Path:
+        return self.folder / "hold.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
@@ -133,6 +137,18 @@ class Run:
         """Keeps a `name` or a `note`; '' takes it away. Raises RunError, DiskFull."""
         told = self.about() | {key: " ".join(text.split())[: LONGEST[key]] for key, text in about.items()}
         write_json(self.folder / ABOUT, {key: text for key, text in told.items() if text})
+
+    def hold(self, step: int | None) -> None:
+        """Lets training stop after a step until it is resumed; None lets it go on to its end. Raises RunError."""
+        if step is None:
+            self.hold_path.unlink(missing_ok=True)
+        else:
+            write_json(self.hold_path, {"step": step})
+
+    def held_at(self) -> int | None:
+        """The step after which training stops, or None."""
+        step = (read_json(self.hold_path) or {}).get("step")
+        return step if isinstance(step, int) else None
 
     def created(self) -> float:
         """Unix time at which the run was made (from its config file)."""

@@ -237,7 +237,7 @@ class _Loop:
         self.clock = time.perf_counter() - self.spent
         last_save, step = time.perf_counter(), start
         while step < self.budget.steps:
-            if self.should_stop():
+            if self.should_stop() or step == self.plan.hold_at:
                 self._flush()
                 return step, True
             if step == min(start + 1, self.budget.steps - 1):  # the second step, for the first one warms caches up

@@ -34,6 +34,7 @@ class TrainPlan:
             {'prompt', 'answer'}.
         after: seconds expected from the last step to the result; they are part of the time left that is told.
         remedies: what would lower the memory, the most useful first, for the error message when memory is full.
+        hold_at: the step after which training stops as if someone had asked for it, with a checkpoint to go on from.
         fused: use this app's faster passes for LoRA layers and attention, which give the same results.
     """
 
@@ -53,6 +54,7 @@ class TrainPlan:
     on_probe: Callable[[int, bool], list[dict[str, Any]]] | None = None
     after: float = 0.0
     remedies: list[str] = field(default_factory=list)
+    hold_at: int | None = None
     fused: bool = True
 
     @classmethod

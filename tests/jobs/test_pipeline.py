@@ -10,7 +10,7 @@ import pytest
 from lora_playground.analysis.update import load_updates
 from lora_playground.config import ModelConfig
 from lora_playground.errors import PlaygroundError, RunError
-from lora_playground.jobs.failures import Stopped
+from lora_playground.jobs.failures import Held, Stopped
 from lora_playground.jobs.pipeline import execute
 from lora_playground.models.catalogue import parameter_count
 from lora_playground.runs import Run
@@ -108,6 +108,26 @@ def test_stop_then_resume_is_as_if_it_had_never_stopped(place: Path, finished: R
     np.testing.assert_allclose(losses_of(run), losses_of(finished), rtol=1e-5)
     for one, other in zip(load_updates(run.update_path), load_updates(finished.update_path), strict=True):
         np.testing.assert_allclose(one.matrix(), other.matrix(), atol=1e-6)
+
+
+def test_a_held_run_waits_with_its_validation_loss_and_goes_on_as_if_it_had_never_waited(
+    place: Path, finished: Run
+) -> None:
+    run = new_run(place)
+    for step in (2, 4):
+        run.hold(step)
+        with pytest.raises(Held, match=f"after step {step} of {STEPS}"):
+            execute(run, never)
+        error = run.error()
+        assert error is not None and error["code"] == "held" and run.result() is None
+        assert run.progress().validation[-1][0] == step == run.progress().step
+    run.hold(None)
+    execute(run, never)
+    assert losses_of(run) == losses_of(finished)
+    result = run.result()
+    learned = next(event for event in finished.history() if event["type"] == "plan")["rows"]["train"]
+    assert result is not None and result["state"] == "done"
+    assert result["target_tokens"] >= 2 * learned, "each answer and its end"
 
 
 def test_nan_is_told_with_its_step_and_nothing_is_saved(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,157 @@
+"""Keeps sweeps in HOME/sweeps, one JSON file each, written by rename: what was asked for, and what was decided.
+
+How far the runs are is not in it: their own folders say that. It knows no queue.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from lora_playground.config import RunConfig
+from lora_playground.errors import RunError
+from lora_playground.runs.files import read_json, write_json, writing
+from lora_playground.runs.folder import ID_PATTERN
+from lora_playground.sweeps.grid import Point
+
+Wish = Literal["run", "pause", "stop"]
+
+
+@dataclass
+class Entry:
+    """One run of a sweep.
+
+    Attributes:
+        config: the RunConfig as plain data. variant, rank, learning_rate, seed: what tells it from the others.
+        run: its id, '' as long as it has not been queued.
+        out: where the race has stopped it: {'step', 'loss', 'place', 'of'}.
+        paused: it was stopped by a pause, and goes on after it. gone: its run was deleted.
+    """
+
+    config: dict[str, Any]
+    variant: str
+    rank: int | None
+    learning_rate: float | None
+    seed: int
+    run: str = ""
+    out: dict[str, Any] | None = None
+    paused: bool = False
+    gone: bool = False
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return str(self.config.get("title", ""))
+
+
+@dataclass
+class Sweep:
+    """A sweep as it is kept.
+
+    Attributes:
+        owner: who asked for it, '' for the command line. race: whether the worse half stops early.
+        level: how many of the race's comparisons were made. wish: what a person asked for last.
+        ended: Unix time at which nothing was left to do, None before. active: seconds in which its runs ran or waited.
+    """
+
+    id: str
+    label: str
+    owner: str
+    created: float
+    race: bool
+    steps: int
+    entries: list[Entry] = field(default_factory=list)
+    level: int = 0
+    wish: Wish = "run"
+    ended: float | None = None
+    active: float = 0.0
+
+    @property
+    def runs(self) -> list[str]:
+        """Ids of the runs that were queued so far."""
+        return [entry.run for entry in self.entries if entry.run]
+
+
+class SweepStore:
+    """All sweeps of one home. Safe to use from many threads; one process changes sweeps that go on."""
+
+    def __init__(self, home: Path) -> None:
+        self.folder = home / "sweeps"
+        self._read: dict[str, tuple[int, Sweep]] = {}
+        self._lock = threading.Lock()
+
+    def create(self, points: Sequence[Point], label: str, race: bool, owner: str = "") -> Sweep:
+        """Keeps a new sweep; raises RunError where home cannot be written."""
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        now = datetime.now(UTC)
+        id = f"{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}-{secrets.token_hex(2)}"
+        entries = [
+            Entry(one.config.model_dump(mode="json"), one.variant, one.rank, one.learning_rate, one.seed)
+            for one in points
+        ]
+        sweep = Sweep(id, label, owner, time.time(), race, points[0].config.training.steps, entries)
+        self.save(sweep)
+        return sweep
+
+    def save(self, sweep: Sweep) -> None:
+        """Writes a sweep, whole or not at all. Raises RunError."""
+        write_json(self._path(sweep.id), asdict(sweep))
+
+    def get(self, id: str) -> Sweep:
+        """The sweep of that id, a copy of its own; raises RunError for one that is malformed or unknown."""
+        if not isinstance(id, str) or not ID_PATTERN.fullmatch(id):
+            raise RunError(f"{id!r} is not a sweep's id; ids have letters, digits, - and _, at most 64.")
+        found = read_json(self._path(id))
+        if found is None:
+            raise RunError(f"There is no sweep {id} under {self.folder}.")
+        try:
+            entries = [Entry(**entry) for entry in found.pop("entries")]
+            return Sweep(**found, entries=entries)
+        except (TypeError, KeyError) as error:
+            raise RunError(f"Sweep {id} cannot be read ({error}); remove {self._path(id)}.") from error
+
+    def list(self) -> list[Sweep]:
+        """All sweeps that can be read, newest first. They are shared: whoever changes one takes it from `get`."""
+        try:
+            names = sorted((entry.name for entry in os.scandir(self.folder)), reverse=True)
+        except OSError:
+            return []
+        return [sweep for name in names if name.endswith(".json") and (sweep := self._known(name[:-5])) is not None]
+
+    def of_run(self, run: str) -> Sweep | None:
+        """The sweep that a run belongs to."""
+        return next((sweep for sweep in self.list() if run in sweep.runs), None)
+
+    def delete(self, id: str) -> None:
+        """Forgets a sweep; its runs stay."""
+        self._path(id).unlink(missing_ok=True)
+
+    def _known(self, id: str) -> Sweep | None:
+        """As `get`, read again only when the file has changed."""
+        try:
+            stamp = self._path(id).stat().st_mtime_ns
+            with self._lock:
+                known = self._read.get(id)
+            if known is None or known[0] != stamp:
+                known = (stamp, self.get(id))
+                with self._lock:
+                    self._read[id] = known
+            return known[1]
+        except (OSError, RunError):
+            return None
+
+    def _path(self, id: str) -> Path:
+        return self.folder / f"{id}.json"
+
+
+def config_of(entry: Entry) -> RunConfig:
+    """An entry's config, validated."""
+    return RunConfig.parse(entry.config)
