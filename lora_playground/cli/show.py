@@ -84,6 +84,8 @@ def show_estimate(value: dict[str, Any]) -> None:
         least = f"{value['beside'][0] / 1e6:,.0f} to" if cause == "runtime" else ""
         print(f"  {cause:12} {least:>10} {size / 1e6:10,.0f} MB")
     print(f"  {'at most':12} {value['least'] / 1e6:7,.0f} to {value['total'] / 1e6:10,.0f} MB on {value['device']}")
+    if flops := value["flops_per_step"]:
+        print(f"  {'arithmetic':12} {'':>10} {flops / 1e9:10,.1f} GFLOP a step")
     if time := value["time"]:
         seen = {"processor": "the processor's speed"}.get(time["source"], f"{time['runs']} earlier runs")
         print(f"  {'time':12} {time['seconds'][0]:7,.0f} to {time['seconds'][1]:10,.0f} s, going by {seen}")

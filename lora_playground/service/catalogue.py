@@ -11,9 +11,10 @@ from typing import Any
 from lora_playground.config import options
 from lora_playground.data.catalogue import DatasetCard, get_card, get_dataset, list_datasets
 from lora_playground.errors import ConfigError
+from lora_playground.estimates.arithmetic import step_flops
 from lora_playground.estimates.epochs import epochs
 from lora_playground.estimates.memory import Conditions, MemoryEstimate, estimate_memory
-from lora_playground.estimates.time import estimate_time, flops_per_token
+from lora_playground.estimates.time import estimate_time
 from lora_playground.models.catalogue import ModelCard, folder_of, list_models, module_shapes, sizes_of
 from lora_playground.runs import Run, RunStore
 from lora_playground.variants import VARIANTS, get_variant
@@ -146,7 +147,7 @@ def estimated(store: RunStore, config: Any, device: str, dtype: str) -> dict[str
     return (
         told
         | {"beside": told.pop("overhead"), "time": asdict(time) if time else None}
-        | {"epochs": epochs(config, store.home), "flops_per_token": flops_per_token(config)}
+        | {"epochs": epochs(config, store.home), "flops_per_step": step_flops(config)}
     )
 
 

@@ -55,12 +55,14 @@ def time_line(estimates: Sequence[TimeEstimate | None], timed: bool = False) -> 
 
 
 def budget_line(config: RunConfig, passes: float | None, flops: float | None) -> str:
-    """What the steps amount to, as HTML: passes over the data and arithmetic; '' where neither is known."""
+    """What the steps amount to, as HTML: passes over the data, arithmetic of one step; '' where neither is known."""
     said = []
     if passes is not None:
         said.append(f"about {significant(passes, 2)} passes (epochs) over the training rows")
     if flops is not None:
-        said.append(f"about {count(flops * config.training.batch_tokens)} floating-point operations a step")
+        said.append(
+            f"about {count(flops)} floating-point operations a step with {get_variant(config.variant.name).label}"
+        )
     joined = "; ".join(said)
     return f'<p class="lp-note">{escape(joined[:1].upper() + joined[1:])}.</p>' if said else ""
 

@@ -15,9 +15,10 @@ import gradio as gr
 from lora_playground.config import Option, RunConfig, options
 from lora_playground.data.catalogue import DatasetCard, get_dataset, list_datasets
 from lora_playground.errors import PlaygroundError
+from lora_playground.estimates.arithmetic import step_flops
 from lora_playground.estimates.epochs import epochs
 from lora_playground.estimates.memory import seen_overhead
-from lora_playground.estimates.time import estimate_times, flops_per_token
+from lora_playground.estimates.time import estimate_times
 from lora_playground.machine.device import device
 from lora_playground.models.catalogue import list_models
 from lora_playground.ui import cards, costs, method_card, options_file, pictures, upload
@@ -176,7 +177,7 @@ def _connect_costs(shell: Shell, page: gr.Blocks, made: Steps, memory: gr.HTML, 
             timed = configs[0].training.seconds is not None
             steps = known[0].steps[1] if timed and known[0] else None
             passes = None if timed and steps is None else epochs(configs[0], shell.home, steps)
-            clock = costs.time_line(known, timed) + costs.budget_line(configs[0], passes, flops_per_token(configs[0]))
+            clock = costs.time_line(known, timed) + costs.budget_line(configs[0], passes, step_flops(configs[0]))
             return clock, *costs.panel(configs[0], machine, seen_overhead(shell.store, configs[0].model.source))
         except PlaygroundError as failure:
             return costs.refused(failure), "", ""

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_playground.variants.base import Card, Context, Memory, Part, frozen_weight
+from lora_playground.variants.base import Card, Context, Memory, Part, Work, frozen_weight
 from lora_playground.variants.options import RankConfig
 from lora_playground.variants.peft_variant import PeftVariant, lora_count
 
@@ -54,4 +54,5 @@ VARIANT = SparseHighRank(
     conv1d=False,
     low_rank=False,
     memory=Memory(copies=1, trained=2.5),
+    work=Work(dense=2),
 )

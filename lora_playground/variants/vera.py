@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from lora_playground.variants.base import Card, Context, Memory, Part, frozen_weight
+from lora_playground.variants.base import Card, Context, Memory, Part, Work, frozen_weight
 from lora_playground.variants.options import RankConfig
 from lora_playground.variants.peft_variant import ADAPTER, PeftVariant, fan_in_fan_out
 
@@ -69,4 +69,5 @@ VARIANT = SharedRandom(
     learning_rate=8e-2,
     real_rate=4e-3,
     memory=Memory(shared=False, outputs=1),
+    work=Work(frozen=4),
 )

@@ -142,8 +142,8 @@ def test_a_time_is_told_only_as_exactly_as_it_is_known():
 def test_steps_are_told_as_passes_and_arithmetic_too():
     from lora_playground.ui.costs import budget_line
 
-    said = budget_line(RunConfig.parse({}), 2.74, 26.4e6)
-    assert "About 2.7 passes (epochs) over the training rows; about 13.5B floating-point operations a step." in said
+    said = budget_line(RunConfig.parse({}), 2.74, 13.52e9)
+    assert "About 2.7 passes (epochs) over the training rows; about 13.5B floating-point" in said and "LoRA" in said
     assert "passes" not in budget_line(RunConfig.parse({}), None, 26.4e6) and budget_line(RunConfig(), None, None) == ""
 
 
