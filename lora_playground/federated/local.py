@@ -6,6 +6,7 @@ no strategy, no network and no run folder.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.nn.utils import parametrize
 
 from lora_playground import evaluation
 from lora_playground.config import RunConfig
-from lora_playground.data.catalogue import answer_of
+from lora_playground.data.catalogue import answer_of, prompt_of
 from lora_playground.data.encoding import Example
 from lora_playground.data.packing import Batch, pack, row_length
 from lora_playground.errors import TrainingError
@@ -27,6 +28,7 @@ from lora_playground.federated.strategies.base import Factor, Factors, Server
 from lora_playground.models.decoding import Decoder
 from lora_playground.models.linear import oriented
 from lora_playground.models.loading import Base
+from lora_playground.models.prompts import can_be_asked
 from lora_playground.training import TrainPlan
 from lora_playground.training.loop import train
 from lora_playground.training.loss import PackedLoss, mean_loss
@@ -163,16 +165,14 @@ class LocalTrainer:
         model = self._attach(rank)
         self._set_base(server.merged_total())
         self._load({m: Factor(_left(f), f.A, f.s) for m, f in server.factors.items()}, ())
-        value = None
-        if self.validation:
-            if self._batches is None:
-                self._batches = self._packed(self.validation)[:VALIDATION_BATCHES]
-            value = mean_loss(PackedLoss(model, self.base.dtype), self._batches)
         score = self._score(model)
-        return {
-            "loss": None if value is None or not np.isfinite(value) else round(value, 5),
-            "score": None if score is None else round(score, 4),
-        }
+        return {"loss": self._loss(model), "score": None if score is None else round(score, 4)}
+
+    def base_loss(self) -> float | None:
+        """Loss of the base as it came on the validation examples; None where there are none."""
+        self._detach()
+        self._set_base({})
+        return self._loss(self.base.model)
 
     def close(self) -> None:
         """Removes the adapter and restores the pristine weights."""
@@ -263,8 +263,18 @@ class LocalTrainer:
         length = row_length(examples, tokens)
         return pack(examples, length, max(1, tokens // length), self.pad)
 
+    def _loss(self, model: Any) -> float | None:
+        if not self.validation:
+            return None
+        if self._batches is None:
+            self._batches = self._packed(self.validation)[:VALIDATION_BATCHES]
+        value = mean_loss(PackedLoss(model, self.base.dtype), self._batches)
+        return round(value, 5) if value is not None and np.isfinite(value) else None
+
     def _score(self, model: Any) -> float | None:
-        rows = [row for row in self.test if row.get("messages")][: self.federated.score_rows]
+        asked = (row for row in self.test if row.get("messages"))
+        usable = (row for row in asked if can_be_asked(self.base.tokenizer, prompt_of(row)))
+        rows = list(itertools.islice(usable, self.federated.score_rows))
         if not rows or self.metric not in evaluation.METRICS:
             return None
         decoder = Decoder(model, self.base.tokenizer)

@@ -171,6 +171,7 @@ class Execution:
             self.variant,
             pad,
             learning_rate=training.learning_rate or self.variant.rate(config.model.source),
+            starts_as_base=self.variant.starts_as_base(config.variant),
             base_parameters=total,
             on_probe=self.prober(model, base.tokenizer, data),
             remedies=self.estimate.remedies,

@@ -98,12 +98,10 @@ class FederatedExecution(Execution):
         about = self._plan_event(federation)
         clock = _Clock(self.report, federation.planned, state.step)
         self.report(about)
-        start_loss = None
+        base_loss = trainer.base_loss()
         if state.server.round == 0:
             # The server's start, which for all strategies but Fed-SB is the base itself.
-            judged = trainer.judge(state.server)
-            start_loss = judged["loss"]
-            self.report({"type": "round", "round": 0, "step": 0, **judged})
+            self.report({"type": "round", "round": 0, "step": 0, **trainer.judge(state.server)})
 
         def keep(state: State) -> None:
             checkpoint.save_state(state, self.run.checkpoints)
@@ -125,7 +123,7 @@ class FederatedExecution(Execution):
             seconds=clock.elapsed,
             final_loss=sum(losses) / len(losses) if losses else float("nan"),
             losses=[],
-            validation_start=start_loss,
+            validation_start=base_loss,
             validation_end=state.history[-1].get("loss"),
             trainable_parameters=about["trainable_parameters"],
             total_parameters=about["total_parameters"],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from lora_playground.training.plan import Emit, TrainOutcome, TrainPlan
 from lora_playground.training.reports import Fields, LossReport, Report, spectra_fields
 from lora_playground.training.schedule import Budget, Plateau, factor
 from lora_playground.training.threads import Threads, levels
-from lora_playground.training.trainable import adamw, computing_dtype, count, foreach, trained_modules
+from lora_playground.training.trainable import adamw, computing_dtype, count, foreach, trained_modules, without_update
 
 CHECKPOINT_SECONDS = 10.0
 SPECTRA_SHARE, PROBE_SHARE, VALIDATION_SHARE = 0.01, 0.03, 0.03
@@ -326,11 +326,11 @@ class _Loop:
         self.plan.variant.after_step(self.model, step + 1)
 
     def _first_look(self) -> None:
-        """Before the first step has changed anything: its loss at once, since someone is waiting for it, then the
-        validation loss and the answers of the untrained model."""
+        """Before the first step has changed anything: its loss at once, since someone waits for it, then the base's."""
         self._flush()
-        self.validation_start = self._validate(0)
-        self._aside(self.probes.send, 0)
+        with nullcontext() if self.plan.starts_as_base else without_update(self.model):
+            self.validation_start = self._validate(0)
+            self._aside(self.probes.send, 0)
 
     def _flush(self) -> None:
         bad = self.losses.flush()

@@ -25,6 +25,8 @@ class TrainPlan:
         train, validation, rehearsal: encoded examples.
         pad: token id for padding.
         learning_rate: peak; None takes the training config's, else the variant's for the embedded model.
+        starts_as_base: whether the model that trains still computes what the base does; else the validation loss and
+            answers before the first step are taken without its update, so that they are the base's.
         base_parameters: how many parameters the base model has; None counts all of the model that trains.
         rehearsal_share: share of tokens drawn from `rehearsal`.
         threads: of the CPU; None takes as many as are faster at the time (`training.threads`).
@@ -45,6 +47,7 @@ class TrainPlan:
     rehearsal: list[Example] = field(default_factory=list)
     pad: int = 0
     learning_rate: float | None = None
+    starts_as_base: bool = True
     base_parameters: int | None = None
     rehearsal_share: float = 0.0
     threads: int | None = None
@@ -88,7 +91,8 @@ class TrainOutcome:
         tokens: trained on in this attempt, without padding; tokens_per_second: over its pure training time.
         seconds: that this attempt took, validation and reports included.
         final_loss: mean of the last losses (at most 10); losses: of this attempt, one a step.
-        validation_start, validation_end: loss on the validation examples, None where there are none.
+        validation_start, validation_end: loss of the base and of the trained model on the validation examples, None
+            where there are none.
         trainable_parameters, total_parameters: how many are trained, and how many the base model has.
         peak_memory_bytes: on CUDA what torch allocated, else the process's largest resident set.
         tensor_bytes: the most that all tensors took at once, None where that was not measured (`training.memory`).

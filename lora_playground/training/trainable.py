@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -50,3 +52,17 @@ def trained_modules(model: nn.Module) -> list[list[Any]]:
         return [[name, layer.out_features, layer.in_features] for name, layer in tuner_layers(model)]
     trained = {name.rsplit(".", 1)[0] for name, p in model.named_parameters() if p.requires_grad}
     return [[name, *shape] for name, shape in linear_shapes(model).items() if name in trained]
+
+
+@contextmanager
+def without_update(model: nn.Module) -> Iterator[None]:
+    """Within the block the adapted layers compute what their base layers do; what trains stays as it is."""
+    layers: list[Any] = [module for module in model.modules() if hasattr(module, "_disable_adapters")]
+    before = [layer._disable_adapters for layer in layers]
+    try:
+        for layer in layers:
+            layer._disable_adapters = True
+        yield
+    finally:
+        for layer, off in zip(layers, before, strict=True):
+            layer._disable_adapters = off

@@ -153,7 +153,7 @@ class Variant:
         learning_rate: default peak learning rate on the embedded model, which is small and wants large steps.
         real_rate: default peak learning rate on any other base: the paper's, or what is usual for LoRA.
         bits: which base storages it can take, of 16, 8, 4.
-        identity_at_start: whether the adapted model equals the base before the first step.
+        identity_at_start: whether the adapted model equals the base before the first step, by default.
         low_rank: whether ΔW has a rank bound set by the options (False: dense).
         memory: what it keeps beside its trained numbers. work: what it computes beside them.
     """
@@ -178,6 +178,10 @@ class Variant:
     def rate(self, source: str) -> float:
         """The default peak learning rate on that base model (a ModelConfig's source)."""
         return self.learning_rate if source == "embedded" else self.real_rate
+
+    def starts_as_base(self, config: Any) -> bool:
+        """Whether with these options the adapted model equals the base before the first step."""
+        return self.identity_at_start
 
     def check(self, config: Any, shapes: Mapping[str, tuple[int, int]], bits: int = 16) -> None:
         """Raises ConfigError where the options do not fit a model with these linear modules (name → (out, in), the

@@ -32,6 +32,9 @@ class NystromFamily(PeftVariant):
         """The tuner's start: the mode that the options name, for variants that have one."""
         return config.mode
 
+    def starts_as_base(self, config: Any) -> bool:
+        return self.start(config) != "released"
+
     def parts(self, shape: tuple[int, int], config: Any) -> tuple[Part, ...]:
         (m, n), r, outer = shape, config.rank, not self.core_only
         core = Part("B", m, r, outer, before="+"), Part("N", r, r, before="·"), Part("A", r, n, outer, before="·")

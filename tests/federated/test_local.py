@@ -240,3 +240,24 @@ def test_gpt2_is_judged_as_its_saved_adapter(place: Path, tmp_path: Path, name: 
     assert np.linalg.norm(gradient - expected) <= 1e-5 * np.linalg.norm(expected)
     adapted = PeftModel.from_pretrained(base, tmp_path / "adapter")
     assert mean_loss(PackedLoss(adapted, torch.float32), batches) == pytest.approx(events[-1]["loss"], abs=2e-5)
+
+
+def test_what_it_is_compared_with_is_the_base_and_turns_of_tools_are_not_asked(place: Path) -> None:
+    """Fed-SB's start is not the base, whose loss FedIT has at its start; where a template knows no tools, none are asked."""
+    before = {}
+    for name in ("fedit", "fedsb"):
+        config = config_of(place, name)
+        trainer = make_trainer(place, config)
+        state = begin(get_strategy(name), parties([4, 4], [8, 8], trainer), trainer, 0)
+        before[name] = trainer.judge(state.server)["loss"]
+        assert trainer.base_loss() == pytest.approx(before["fedit"], abs=2e-5)
+        call = {"id": "1", "type": "function", "function": {"name": "pets", "arguments": {"of": "Otto"}}}
+        turns = [{"role": "user", "content": "Which pet?"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+        turns += [{"role": "tool", "content": "a dog"}, {"role": "assistant", "content": "a dog"}]
+        trainer.test = [{"messages": turns, "meta": {"answer": "dog"}}, *trainer.test]
+        trainer.metric = "contains"
+        known = trainer._score(trainer.base.model)
+        trainer.test = trainer.test[1:]
+        assert known == trainer._score(trainer.base.model)
+        trainer.close()
+    assert abs(before["fedsb"] - before["fedit"]) > 1e-4
