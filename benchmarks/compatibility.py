@@ -33,6 +33,7 @@ _SMALL = {
 _OPT = {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "word_embed_proj_dim": 32}
 _PLAIN = {name: value for name, value in _SMALL.items() if name != "num_key_value_heads"}
 _GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_inner": 64, "n_positions": 512}
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 KINDS: dict[str, dict[str, Any]] = {
     "llama": _SMALL,
     "mistral": _SMALL,
@@ -50,7 +51,13 @@ KINDS: dict[str, dict[str, Any]] = {
     "lfm2": {**_SMALL, "layer_types": ["conv", "full_attention"]},
     "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "intermediate_size": 64, "time_step_rank": 4},
     "mixtral": {**_SMALL, "num_local_experts": 4},
-}
+    "qwen2_moe": {**_SMALL, **_EXPERTS, "shared_expert_intermediate_size": 32},
+    "deepseek_v3": {
+        **_PLAIN, **_EXPERTS, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
+        "v_head_dim": 16, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1,
+        "n_shared_experts": 1,
+    },
+}  # fmt: skip
 
 
 def make(kind: str, folder: Path) -> Path:

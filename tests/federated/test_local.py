@@ -243,7 +243,7 @@ def test_gpt2_is_judged_as_its_saved_adapter(place: Path, tmp_path: Path, name: 
 
 
 def test_what_it_is_compared_with_is_the_base_and_turns_of_tools_are_not_asked(place: Path) -> None:
-    """Fed-SB's start is not the base, whose loss FedIT has at its start; where a template knows no tools, none are asked."""
+    """Fed-SB's start is not the base, whose loss FedIT has at its start; a template without tools is asked none."""
     before = {}
     for name in ("fedit", "fedsb"):
         config = config_of(place, name)
