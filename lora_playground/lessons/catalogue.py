@@ -10,10 +10,11 @@ from typing import Any
 from pydantic import ValidationError
 
 import lora_playground.variants  # noqa: F401  (a lesson's configs are read by the variants' schemas)
+from lora_playground.assets import ASSETS
 from lora_playground.errors import ConfigError, LessonError
 from lora_playground.lessons.schema import Lesson
 
-SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "lessons"
+SHIPPED = ASSETS / "lessons"
 
 
 def list_lessons(home: Path | None = None) -> list[Lesson]:

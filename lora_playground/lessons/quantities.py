@@ -20,7 +20,7 @@ VALUES: dict[str, tuple[str, str]] = {
     "skills": ("base skills kept", "%"),
     "loss": ("training loss", ""),
     "validation_loss": ("validation loss", ""),
-    "start_loss": ("loss at the first step", ""),
+    "early_loss": ("mean loss of the first quarter", ""),
     "parameters": ("trained numbers", "count"),
     "adapter_bytes": ("adapter's size", "bytes"),
     "seconds": ("training time", "s"),
@@ -31,7 +31,8 @@ VALUES: dict[str, tuple[str, str]] = {
     "cut_score": ("score with the first k directions", "%"),
     "overlap": ("overlap of the first directions", "%"),
     "overlap_chance": ("the same by chance", "%"),
-    "inside": ("share that lies inside the other", "%"),
+    "inside": ("share of the energy inside the other's directions", "%"),
+    "inside_chance": ("the same by chance", "%"),
     "amplification": ("amplification", "×"),
     "amplification_random": ("amplification of random directions", "×"),
     "intruders": ("intruder directions", "count"),
@@ -42,7 +43,7 @@ VALUES: dict[str, tuple[str, str]] = {
 }
 """{name: (label, unit)}. Shares with unit '%' are numbers from 0 to 1; 'points' are differences of such shares."""
 
-DETAILED = {"cut_score": "k", "overlap": "run", "overlap_chance": "run", "inside": "run"}
+DETAILED = {"cut_score": "k", "overlap": "run", "overlap_chance": "run", "inside": "run", "inside_chance": "run"}
 """What stands behind the @ of a value that needs it: a number of directions, or another run's key."""
 
 _QUANTITY = re.compile(r"([a-z][a-z0-9_]*)\.([a-z][a-z0-9_]*)(?:@([a-z0-9_]+))?")

@@ -1,0 +1,78 @@
+"""The stored measurement of all lessons on the shipped base, and the texts that name figures of it.
+
+`assets/lessons/figures.json` is made by `python benchmarks/lesson_figures.py`. A text writes {{r1.score}} and gets the
+mean over the seeds that were measured, or with |range their least and most, so that no lesson names a number that nobody
+measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from lora_playground.lessons.catalogue import SHIPPED
+from lora_playground.lessons.quantities import Quantity, written
+from lora_playground.lessons.schema import PLACEHOLDER, Lesson
+from lora_playground.runs.files import read_json
+
+FILE = SHIPPED / "figures.json"
+
+
+def digest(lesson: Lesson, key: str) -> str:
+    """What the run of a lesson computes, but for the seed: figures of another digest are out of date."""
+    told = lesson.runs[key].run_config().model_dump(mode="json", exclude={"title"})
+    told["training"].pop("seed")
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Figures:
+    """The stored measurement of one lesson: {quantity: numbers, one a seed}."""
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        self.runs: dict[str, str] = told.get("runs", {})
+        self.values: dict[Quantity, list[float]] = {
+            Quantity.parse(text): numbers for text, numbers in told.get("values", {}).items()
+        }
+
+    def mean(self, quantity: Quantity) -> float | None:
+        """The mean over the seeds; None where nothing was measured."""
+        numbers = self.values.get(quantity)
+        return statistics.fmean(numbers) if numbers else None
+
+    def bounds(self, quantity: Quantity) -> tuple[float, float] | None:
+        """The least and the most of the seeds."""
+        numbers = self.values.get(quantity)
+        return (min(numbers), max(numbers)) if numbers else None
+
+    def fill(self, text: str) -> str:
+        """The text with its figures; one that was not measured reads 'not measured yet'."""
+        return PLACEHOLDER.sub(lambda match: self._one(Quantity.parse(match[1]), bool(match[2])), text)
+
+    def _one(self, quantity: Quantity, spread: bool) -> str:
+        bounds, mean = self.bounds(quantity), self.mean(quantity)
+        if bounds is None or mean is None:
+            return "(not measured yet)"
+        low, high = (written(one, quantity.unit) for one in bounds)
+        if not spread or low == high:
+            return written(mean, quantity.unit)
+        return f"{low} to {high}"
+
+
+def stored(name: str) -> Figures:
+    """The stored measurement of a lesson; an empty one where there is none."""
+    stamp = FILE.stat().st_mtime_ns if FILE.is_file() else 0
+    return Figures(_read(stamp).get("lessons", {}).get(name, {}))
+
+
+@lru_cache(maxsize=2)
+def _read(stamp: int) -> dict[str, Any]:
+    return read_json(FILE) or {}
+
+
+def base_digest(folder: Path) -> str:
+    """Digest of a base model's weights, to which figures belong."""
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:16]
