@@ -148,6 +148,10 @@
       vote.setAttribute("aria-label", `${value.panes[pane].label} answered better`);
       vote.addEventListener("click", () => trigger("act", { act: "vote", id: value.panes[pane].run, value: String(index) }));
       part.foot.append(" ", copy, value.panes.length > 1 ? vote : "");
+      if (pane && given.end !== "cancelled") {
+        const tune = ((value.turns[index].ask || {}).tune || {})[value.panes[pane].run] || {}; // as it was when asked
+        document.dispatchEvent(new CustomEvent("lp-answered", { detail: { turn: `${value.turns[index].id} ${pane}`, run: value.panes[pane].run, keep: tune.keep ?? null, cut: tune.cut ?? null } }));
+      }
       if (given.raw) {
         part.foot.append(make("details", {}, make("summary", {}, "what the model reads"), make("pre", { class: "lp-log" }, given.raw)));
       }

@@ -315,5 +315,5 @@ lp.live = (() => {
   }
 
   ask();
-  return { start, obey, opened, show, ask, hide, open: acts.open, name: (id) => document.querySelector(`.lp-run[data-id="${CSS.escape(id)}"] .n`)?.textContent || "", take: (id) => taken && taken("act", { id }), whenEnded: (trigger) => listeners.push(trigger), whenTaken: (trigger) => { taken = trigger; } };
+  return { go, where: () => here, start, obey, opened, show, ask, hide, open: acts.open, name: (id) => document.querySelector(`.lp-run[data-id="${CSS.escape(id)}"] .n`)?.textContent || "", take: (id) => taken && taken("act", { id }), whenEnded: (trigger) => listeners.push(trigger), whenTaken: (trigger) => { taken = trigger; } };
 })();

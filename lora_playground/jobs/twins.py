@@ -22,9 +22,10 @@ from lora_playground.errors import PlaygroundError
 from lora_playground.models.catalogue import folder_of
 from lora_playground.runs import Run, RunStore
 from lora_playground.runs.files import write_json
+from lora_playground.runs.folder import HIDDEN
 
 _NAME = "identity"
-_OWN = {_NAME, "config.json", "result.json", "error.json", "log.txt", "checkpoints", "hold.json", ".lock"}
+_OWN = {_NAME, "config.json", "result.json", "error.json", "log.txt", "checkpoints", "hold.json", ".lock", HIDDEN}
 """What a run does not take over from another."""
 _CHANGES = {"events.jsonl", "answers.json"}
 """What may be written to later, and so is copied; the other files are the same on the disk."""

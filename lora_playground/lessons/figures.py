@@ -1,8 +1,8 @@
 """The stored measurement of all lessons on the shipped base, and the texts that name figures of it.
 
 `assets/lessons/figures.json` is made by `python benchmarks/lesson_figures.py`. A text writes {{r1.score}} and gets the
-mean over the seeds that were measured, or with |range their least and most, so that no lesson names a number that nobody
-measured.
+mean over the seeds that were measured, or with |range their least and most, so that no lesson names a number that
+nobody measured.
 """
 
 from __future__ import annotations
@@ -71,6 +71,14 @@ def stored(name: str) -> Figures:
 @lru_cache(maxsize=2)
 def _read(stamp: int) -> dict[str, Any]:
     return read_json(FILE) or {}
+
+
+def usual(value: float, bounds: tuple[float, float], unit: str) -> bool:
+    """Whether a number agrees with what was measured over the seeds: within their range, widened by that range and by
+    what so few questions leave to chance (ten points of a share), or an eighth of other numbers."""
+    low, high = bounds
+    room = high - low + (0.1 if unit in ("%", "points") else 0.125 * max(abs(low), abs(high)))
+    return low - room <= value <= high + room
 
 
 def base_digest(folder: Path) -> str:

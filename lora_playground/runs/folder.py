@@ -31,6 +31,8 @@ ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 LOG_LINES = 40
 ABOUT, LONGEST = "about.json", {"name": 80, "note": 1000}
 """The file with what people call a run and say of it, and the most characters of each."""
+HIDDEN = "hidden"
+"""The file that marks a run which stands in no list."""
 _LOCK_TRIES = 25
 KEPT = 64
 """Runs whose progress a store keeps in memory; the one asked for least recently goes first."""
@@ -156,6 +158,16 @@ class Run:
             return self.config_path.stat().st_mtime
         except OSError:
             return 0.0
+
+    @property
+    def hidden(self) -> bool:
+        """Whether it stands in no list: it was made for something else that people see."""
+        return (self.folder / HIDDEN).exists()
+
+    def hide(self) -> None:
+        """Takes it out of all lists. Raises RunError, DiskFull."""
+        with writing(self.folder / HIDDEN):
+            (self.folder / HIDDEN).touch()
 
     def result(self) -> dict[str, Any] | None:
         """What `result.json` holds, None while there is none."""

@@ -288,6 +288,8 @@ class CompareTab:
         colours = {one.run.id: one.colour for one in self._shell.shown(ticked)}
         found: list[Line] = []
         for run in self._shell.store.list():
+            if run.hidden:
+                continue
             if run.id not in colours and (len(found) >= LISTED or not run.result_path.is_file()):
                 continue
             line = read_line(run, colours.get(run.id, ""))

@@ -19,6 +19,7 @@ from starlette.routing import Route
 from lora_playground.chat.client import ChatClient
 from lora_playground.errors import PlaygroundError
 from lora_playground.jobs.supervisor import Job
+from lora_playground.lessons.player import Player
 from lora_playground.machine.device import device
 from lora_playground.models.catalogue import list_models
 from lora_playground.ui import cards, chat, compare, costs, finetune, lab, learn, live, sidebar, spectrum
@@ -27,6 +28,7 @@ from lora_playground.ui.federated import build_federated
 from lora_playground.ui.feed import Feed
 from lora_playground.ui.form_memory import FormMemory
 from lora_playground.ui.identity import Identity
+from lora_playground.ui.lesson_routes import LessonRoutes
 from lora_playground.ui.reproduce import Reproduce
 from lora_playground.ui.run_list_cache import RunListCache
 from lora_playground.ui.shell import QUIET, SETS, SLOTS, Shell, filled, with_ticked
@@ -69,12 +71,16 @@ class Frame:
         self._global = Exports(shell_parts["store"], Path(self._downloads.name), prefix="lp-fed")
         self._again = Reproduce(shell_parts["store"], Path(self._downloads.name))
         self._run_list = RunListCache(shell_parts["store"], shell_parts["supervisor"])
+        self._lessons = LessonRoutes(Player(shell_parts["home"], shell_parts["supervisor"]), identity)
         self._feed = Feed(shell_parts["store"], shell_parts["supervisor"], self._run_list, identity, self._header)
 
     def build(self) -> gr.Blocks:
         """The whole page as a gr.Blocks that is not launched yet."""
         titles = json.dumps(dict(TABS))
-        script = f"lp.live.start(trigger, {titles}, '{live.plotly_script()}'); // 'act'"
+        script = (
+            f"lp.live.start(trigger, {titles}, '{live.shipped_script('PlotlyPlot')}'); "
+            f"lp.lesson.start('{live.shipped_script('katex')}'); // 'act'"
+        )
         with gr.Blocks(title="LoRA Playground", analytics_enabled=False, fill_width=True) as page:
             viewed, ticked, told = gr.State(""), gr.State([""] * SLOTS), gr.State(0)
             self._shell = shell = Shell(ticked=ticked, tuning=gr.State({}), **self._parts)
@@ -86,6 +92,7 @@ class Frame:
             address = gr.HTML("", js_on_load="lp.live.obey(props, watch)", html_template=" ", elem_classes="lp-hidden")
             with gr.Row(elem_id="lp-frame", equal_height=False):
                 with gr.Column(elem_id="lp-side", min_width=0):
+                    filled("lp-lesson")
                     filled("lp-runs")
                 with gr.Column(elem_id="lp-main", min_width=0), gr.Tabs(selected="fine", elem_id="lp-tabs"):
                     self._tabs(shell, page)
@@ -93,9 +100,9 @@ class Frame:
             self._connect(page)
         return page
 
-    def live_route(self) -> Route:
-        """The route that tells pages what is new."""
-        return self._feed.route()
+    def routes(self) -> list[Route]:
+        """The routes beside Gradio's own: what is new, and the lessons."""
+        return [self._feed.route(), *self._lessons.routes()]
 
     def _tabs(self, shell: Shell, page: gr.Blocks) -> None:
         for name, title in TABS:

@@ -1,8 +1,10 @@
-"""The tab Learn: the ideas in plain words, with the term beside each. Static text; the page sets the formulas."""
+"""The tab Learn: the shelf of lessons, which the page's script fills, and the ideas in plain words beneath it."""
 
 from __future__ import annotations
 
 import gradio as gr
+
+from lora_playground.ui.shell import filled, heading
 
 _DELIMITERS: list[dict[str, str | bool]] = [
     {"left": "$$", "right": "$$", "display": True},
@@ -72,5 +74,7 @@ Keys: **Ctrl+Enter** trains or sends, **Esc** stops.
 
 
 def build() -> None:
-    """Puts the text where it is called."""
+    """Puts shelf and text where it is called."""
+    heading("Lessons", "predict, run, look: each is played in the real tabs")
+    filled("lp-lessons")
     gr.Markdown(TEXT, latex_delimiters=_DELIMITERS, elem_id="lp-learn")

@@ -58,8 +58,8 @@ def build(exports: Exports) -> Live:
     return Live(stop, resume, fresh, problem)
 
 
-def plotly_script() -> str:
-    """Path, below the page's own, of the script in which Gradio brings Plotly; it sets window.Plotly. '' where this
-    version of Gradio has none."""
+def shipped_script(name: str) -> str:
+    """Path, below the page's own, of a script that comes with Gradio: 'PlotlyPlot' sets window.Plotly, 'katex' exports
+    what sets formulas. '' where this version of Gradio has none."""
     folder = Path(gr.__file__).parent / "templates" / "frontend" / "assets"
-    return next((f"assets/{path.name}" for path in folder.glob("PlotlyPlot-*.js")), "")
+    return next((f"assets/{path.name}" for path in sorted(folder.glob(f"{name}-*.js"))), "")

@@ -64,7 +64,7 @@ class RunListCache:
     def _read(self) -> RunList:
         jobs = tuple(self._supervisor.jobs())
         known = {job.id: job for job in jobs}
-        every = self._store.list()
+        every = [run for run in self._store.list() if not run.hidden]
         entries = [self._entry(run, known.get(run.id)) for run in every[:LISTED]]
         kept = tuple(entry for entry in entries if entry is not None)
         return RunList(jobs, kept, len(every), self._newest(kept))

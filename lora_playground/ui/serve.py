@@ -70,7 +70,7 @@ class Server:
             blocked_paths=[str(self.home / "visitors.secret"), str(self.home / "jobs.db")],
             app_kwargs={
                 "middleware": [Middleware(VisitorMiddleware, identity=self.identity)],
-                "routes": [self._frame.live_route()],
+                "routes": self._frame.routes(),
             },
             **more,
         )

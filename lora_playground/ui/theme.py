@@ -13,6 +13,8 @@ from lora_playground.assets import ASSETS
 from lora_playground.errors import AssetError
 
 FOLDER = ASSETS / "theme"
+SCRIPTS = ("app.js", "live.js", "menu.js", "chat.js", "lesson-pictures.js", "lesson.js")
+"""In the order in which they need each other."""
 _FONTS = (
     ("Atkinson Hyperlegible Next", "atkinson-hyperlegible-next-latin-wght-normal.woff2"),
     ("Atkinson Hyperlegible Mono", "atkinson-hyperlegible-mono-latin-wght-normal.woff2"),
@@ -67,7 +69,8 @@ def head() -> str:
         f"src:url(data:font/woff2;base64,{base64.b64encode(_read('fonts/' + name)).decode()}) format('woff2')}}"
         for family, name in _FONTS
     )
-    style, *scripts = (_read(name).decode() for name in ("app.css", "app.js", "live.js", "menu.js", "chat.js"))
+    style = "\n".join(_read(name).decode() for name in ("app.css", "lesson.css"))
+    scripts = [_read(name).decode() for name in SCRIPTS]
     return f"<style>{faces}\n{style}</style>\n<script>{chr(10).join(scripts)}</script>"
 
 

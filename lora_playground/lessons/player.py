@@ -1,0 +1,323 @@
+"""Leads one person through a lesson: what the page shows of a step, and what becomes of what the person does.
+
+Values are plain data for JSON; texts are Markdown with their figures filled in. It starts runs through the supervisor,
+reads results, and keeps progress; it knows no page.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lora_playground.errors import LessonError, PlaygroundError
+from lora_playground.jobs.supervisor import Supervisor
+from lora_playground.lessons import judging, progress
+from lora_playground.lessons.catalogue import get_lesson, list_lessons
+from lora_playground.lessons.figures import Figures, stored, usual
+from lora_playground.lessons.lesson_runs import LessonRuns
+from lora_playground.lessons.measuring import Measuring
+from lora_playground.lessons.progress import Attempt, Learners
+from lora_playground.lessons.quantities import Quantity, quantities_in, written
+from lora_playground.lessons.schema import Ask, Lesson, Measure, Modify, Reveal, RunStep, Say, Show
+
+View = dict[str, Any]
+_UNMADE = (
+    "These runs have not been made yet. Go back and start them; "
+    "in brackets stands what came out when this lesson was written."
+)
+
+
+class Player:
+    """The lessons of one home, for all its visitors. Any thread may call any method.
+
+    Args:
+        supervisor: where runs are started. clock: Unix seconds.
+    """
+
+    def __init__(self, home: Path, supervisor: Supervisor, clock: Callable[[], float] = time.time) -> None:
+        self.home, self.learners, self._clock = home, Learners(home), clock
+        self.measuring = Measuring(supervisor.runs)
+        self.runs = LessonRuns(home, supervisor)
+
+    # --- what is shown ------------------------------------------------------------------------------------------------
+
+    def list(self, visitor: str) -> list[View]:
+        """All lessons, and how far this visitor is in each."""
+        learner = self.learners.get(visitor)
+        return [_entry(lesson, learner.lessons.get(lesson.name)) for lesson in list_lessons(self.home)]
+
+    def attempt(self, visitor: str, name: str) -> Attempt | None:
+        """A copy of a visitor's way through a lesson; None where it was not begun."""
+        return self.learners.get(visitor).lessons.get(name)
+
+    def view(self, visitor: str, name: str, step: int | None = None) -> View:
+        """A step as the page shows it. Where `step` is given the person goes there, else it is where the person is.
+
+        What was done meanwhile (runs that ended, a run of one's own that fits) completes the step. Raises LessonError.
+        """
+        lesson = get_lesson(name, self.home)
+        now = self._clock()
+
+        def go(learner: progress.Learner) -> Attempt:
+            attempt = learner.lessons.setdefault(name, Attempt(started=now))
+            place = min(attempt.step, len(lesson.steps) - 1) if step is None else step
+            progress.enter(lesson, attempt, place, now)
+            return attempt
+
+        attempt = self.learners.change(visitor, go)
+        return self._view(lesson, attempt, visitor)
+
+    def _view(self, lesson: Lesson, attempt: Attempt, visitor: str) -> View:
+        place, figures = attempt.step, stored(lesson.name)
+        step = lesson.steps[place]
+        shown: View = {"kind": step.kind, "title": step.title, "text": figures.fill(step.text)}
+        makers: dict[str, Callable[..., tuple[View, bool]]] = {
+            "show": self._show, "ask": self._ask, "run": self._run, "measure": self._measure,
+            "reveal": self._reveal, "modify": self._modify,
+        }  # fmt: skip
+        make, done = makers.get(step.kind), isinstance(step, Say)
+        if make is not None:
+            more, done = make(lesson, attempt, step, figures, visitor)
+            shown |= more
+        if done and place not in attempt.done:
+            attempt = self._complete(visitor, lesson.name, place)
+        return {
+            "lesson": _entry(lesson, attempt) | {"steps": _outline(lesson, attempt)},
+            "step": place,
+            "done": place in attempt.done,
+            **shown,
+        }
+
+    def _show(self, lesson: Lesson, attempt: Attempt, step: Show, figures: Figures, visitor: str) -> tuple[View, bool]:
+        ids = self.runs.visible(lesson, attempt, step.runs)
+        missing = [lesson.runs[key].title for key in step.runs if key not in ids]
+        return {
+            "tab": step.tab, "runs": list(ids.values()), "control": step.control, "use": step.use,
+            "missing": missing, "runs_at": _place_of_runs(lesson),
+        }, False  # fmt: skip
+
+    def _ask(self, lesson: Lesson, attempt: Attempt, step: Ask, figures: Figures, visitor: str) -> tuple[View, bool]:
+        given = attempt.answers.get(step.name, [])
+        shown = _question(step, figures) | {"answer": given[-1].value if given else None}
+        return shown | {"locked": bool(given), "too_late": not given and step.name in attempt.revealed}, False
+
+    def _run(
+        self, lesson: Lesson, attempt: Attempt, step: RunStep, figures: Figures, visitor: str
+    ) -> tuple[View, bool]:
+        states = self.runs.states(lesson, attempt, step.runs)
+        return {"states": states}, all(state["state"] == "done" for state in states)
+
+    def _measure(
+        self, lesson: Lesson, attempt: Attempt, step: Measure, figures: Figures, visitor: str
+    ) -> tuple[View, bool]:
+        quantities = {key: [Quantity.parse(f"{key}.{value}") for value in step.values] for key in step.runs}
+        wanted = [quantity for row in quantities.values() for quantity in row]
+        waiting = self._begin_cuts(attempt, wanted)
+        measured = self.measuring.all(wanted, attempt.runs)
+        rows = [
+            {"title": lesson.runs[key].title.removeprefix("Lesson: "),
+             "cells": [_cell(quantity, measured.get(quantity), figures) for quantity in quantities[key]]}
+            for key in step.runs
+        ]  # fmt: skip
+        columns = [quantity.label for quantity in quantities[step.runs[0]]]
+        ended = all(key in attempt.runs and self.runs.done(attempt.runs[key]) for key in step.runs)
+        if not ended:
+            waiting = _UNMADE
+        shown = {"columns": columns, "rows": rows, "waiting": waiting, "runs_at": _place_of_runs(lesson)}
+        return shown, ended and len(measured) == len(set(wanted))
+
+    def _begin_cuts(self, attempt: Attempt, wanted: Sequence[Quantity]) -> str:
+        """Begins to measure scores over k where they are asked for; a sentence on what is awaited, or ''."""
+        missing = [one for one in wanted if one.value == "cut_score" and self.measuring.one(one, attempt.runs) is None]
+        for key in dict.fromkeys(one.run for one in missing):
+            if key in attempt.runs and self.runs.done(attempt.runs[key]):
+                try:
+                    said = self.measuring.begin_cut(attempt.runs[key])
+                except PlaygroundError as error:
+                    said = str(error)
+                return said or "Cutting and asking again, about a minute an adapter …"
+        return ""
+
+    def _reveal(
+        self, lesson: Lesson, attempt: Attempt, step: Reveal, figures: Figures, visitor: str
+    ) -> tuple[View, bool]:
+        asked = [lesson.asked(name) for name in step.asks]
+        wanted = list(dict.fromkeys(one for ask in asked for one in judging.needed(ask, step.result)))
+        waiting = self._begin_cuts(attempt, wanted)
+        measured = self.measuring.all(wanted, attempt.runs)
+        own = len(measured) == len(wanted)
+        if not own:  # the stored measurement, all of it, so that no picture mixes the two
+            measured = {one: mean for one in wanted if (mean := figures.mean(one)) is not None}
+        ready = len(measured) == len(wanted)
+        shown: View = {"own": own, "ready": ready, "waiting": waiting, "runs_at": _place_of_runs(lesson)}
+        if ready:
+            shown["results"] = [
+                {"label": label or quantity.label, "value": measured[quantity], "unit": quantity.unit,
+                 "text": written(measured[quantity], quantity.unit)}
+                for quantity, label in zip(map(Quantity.parse, step.result), step.labels or [""] * len(step.result))
+            ]  # fmt: skip
+            shown["asked"] = [self._verdict(ask, attempt, step, measured, figures) for ask in asked]
+        return shown, ready
+
+    def _verdict(
+        self, ask: Ask, attempt: Attempt, step: Reveal, measured: dict[Quantity, float], figures: Figures
+    ) -> View:
+        answer = attempt.prediction(ask.name)
+        shown = _question(ask, figures, because=True) | {"title": ask.title, "answer": answer}
+        if answer is not None:
+            verdict = judging.judge(ask, answer, step.result, measured)
+            shown |= {"right": verdict.right, "because": figures.fill(verdict.because), "off": verdict.off}
+        if ask.form == "choice":
+            shown["solutions"] = list(judging.solutions(ask.choices, measured))
+        return shown
+
+    def _modify(
+        self, lesson: Lesson, attempt: Attempt, step: Modify, figures: Figures, visitor: str
+    ) -> tuple[View, bool]:
+        place = lesson.steps.index(step)
+        done = place in attempt.done
+        seen = ""
+        if not done and step.check.did == "run":
+            done, seen = self._own_run(lesson, attempt, step, visitor, attempt.seen.get(place, 0.0))
+        ids = self.runs.visible(lesson, attempt, step.runs)
+        return {
+            "tab": step.tab, "runs": list(ids.values()), "hint": figures.fill(step.hint),
+            "said": figures.fill(step.done) if done else seen, "did": step.check.did,
+            "control": step.check.control, "keep": step.check.keep,
+        }, done  # fmt: skip
+
+    def _own_run(self, lesson: Lesson, attempt: Attempt, step: Modify, visitor: str, since: float) -> tuple[bool, str]:
+        """Whether a run of the visitor's own does what is asked; if not, what was found, in words."""
+        fitting = self.runs.own(visitor, since, set(attempt.runs.values()), step.check)
+        if not fitting:
+            return False, ""
+        said = ""
+        for run, ended in fitting:
+            if not ended:
+                said = said or f"Your run {run.label} fits; wait for its result."
+                continue
+            if step.check.then is None:
+                return True, ""
+            wanted = quantities_in(step.check.then)
+            measured = self.measuring.all(wanted, attempt.runs | {"mine": run.id})
+            for one in wanted:
+                if one not in measured and one.run != "mine" and (mean := stored(lesson.name).mean(one)) is not None:
+                    measured[one] = mean
+            if len(measured) == len(set(wanted)) and judging.holds(step.check.then, measured):
+                return True, ""
+            told = ", ".join(
+                f"{one.label} {written(value, one.unit)}"
+                + ("" if one.run == "mine" else f" of {lesson.runs[one.run].title}")
+                for one, value in measured.items()
+            )
+            said = f"{run.label} is of the kind asked for, but not there yet: {told}. Try another one."
+        return False, said
+
+    # --- what a person does -------------------------------------------------------------------------------------------
+
+    def answer(self, visitor: str, name: str, ask: str, value: Any, again: bool = False) -> View:
+        """Locks a prediction, and returns the step as it is then. Raises LessonError."""
+        lesson = get_lesson(name, self.home)
+        self._change(visitor, name, lambda attempt: progress.answer(lesson, attempt, ask, value, self._clock(), again))
+        return self.view(visitor, name)
+
+    def start(self, visitor: str, name: str, step: int) -> View:
+        """Starts the runs of a step that are not there yet. Raises LessonError, ConfigError, JobError."""
+        lesson = get_lesson(name, self.home)
+        asked = lesson.steps[step] if 0 <= step < len(lesson.steps) else None
+        if not isinstance(asked, RunStep):
+            raise LessonError("This step trains nothing.")
+        attempt = self.attempt(visitor, name) or Attempt(started=self._clock())
+        for key in asked.runs:
+            begun = self.runs.begin(lesson, key, attempt, visitor)
+            if begun is not None:
+                run, tries = begun
+
+                def note(mine: Attempt, key: str = key, run: str = run, tries: int = tries) -> None:
+                    mine.runs[key], mine.tries[key] = run, tries
+
+                self._change(visitor, name, note)
+        return self.view(visitor, name, step)
+
+    def did(self, visitor: str, name: str, step: int, act: str, keep: Any = None) -> View:
+        """The page saw that something was done: 'tab', 'control', or 'chat' with the fewest directions that a pane
+        keeps. It completes the step where that is what it asks for."""
+        lesson = get_lesson(name, self.home)
+        asked = lesson.steps[step] if 0 <= step < len(lesson.steps) else None
+        if _is_done_by(asked, act, keep):
+            self._change(visitor, name, lambda attempt: progress.complete(attempt, step, self._clock()))
+        return self.view(visitor, name)
+
+    def over(self, visitor: str, name: str) -> View:
+        """Starts a lesson over: predictions and progress go, runs that were made are there at once when asked for."""
+
+        def drop(learner: progress.Learner) -> None:
+            learner.lessons.pop(name, None)
+
+        self.learners.change(visitor, drop)
+        return self.view(visitor, name, 0)
+
+    def _complete(self, visitor: str, name: str, place: int) -> Attempt:
+        return self._change(visitor, name, lambda attempt: progress.complete(attempt, place, self._clock()))
+
+    def _change(self, visitor: str, name: str, do: Callable[[Attempt], None]) -> Attempt:
+        def on(learner: progress.Learner) -> Attempt:
+            attempt = learner.lessons.setdefault(name, Attempt(started=self._clock()))
+            do(attempt)
+            return attempt
+
+        return self.learners.change(visitor, on)
+
+
+def _is_done_by(step: Any, act: str, keep: Any) -> bool:
+    if isinstance(step, Show):
+        return act == ("control" if step.use else "tab")
+    if isinstance(step, Modify) and step.check.did == act:
+        fewest = step.check.keep
+        return act != "chat" or fewest is None or (isinstance(keep, int) and 0 < keep <= fewest)
+    return False
+
+
+def _entry(lesson: Lesson, attempt: Attempt | None) -> View:
+    """A lesson in the list: how far it is done."""
+    done = len(attempt.done) if attempt else 0
+    state = "new" if attempt is None else "finished" if attempt.finished else "begun"
+    return {
+        "name": lesson.name, "title": lesson.title, "minutes": lesson.minutes, "after": lesson.after,
+        "count": len(lesson.steps), "done": done, "state": state, "step": attempt.step if attempt else 0,
+    }  # fmt: skip
+
+
+def _outline(lesson: Lesson, attempt: Attempt) -> list[View]:
+    return [
+        {"kind": step.kind, "title": step.title, "done": place in attempt.done, "seen": place in attempt.seen}
+        for place, step in enumerate(lesson.steps)
+    ]
+
+
+def _question(ask: Ask, figures: Figures, because: bool = False) -> View:
+    choices = [{"text": one.text} | ({"because": figures.fill(one.because)} if because else {}) for one in ask.choices]
+    return {
+        "name": ask.name, "form": ask.form, "choices": choices, "x": ask.x, "x_label": ask.x_label,
+        "axis": ask.axis.model_dump() if ask.axis else None,
+    }  # fmt: skip
+
+
+def _cell(quantity: Quantity, value: float | None, figures: Figures) -> View:
+    bounds = figures.bounds(quantity)
+    before = None
+    if bounds is not None:
+        low, high = (written(one, quantity.unit) for one in bounds)
+        before = low if low == high else f"{low} to {high}"
+    return {
+        "text": None if value is None else written(value, quantity.unit),
+        "stored": before,
+        "unusual": value is not None and bounds is not None and not usual(value, bounds, quantity.unit),
+    }
+
+
+def _place_of_runs(lesson: Lesson) -> int | None:
+    """The step that starts the lesson's runs."""
+    return next((place for place, step in enumerate(lesson.steps) if isinstance(step, RunStep)), None)

@@ -1,0 +1,95 @@
+"""The routes of the lessons: what a page asks and does in a lesson, as JSON. No Gradio.
+
+`GET /lessons` lists them with the visitor's progress. `POST /lesson` takes {name, do, ...} and answers with the step as
+it is then: `do` is view (step), answer (ask, value), start (step), did (step, act, keep) or over. Texts come as HTML.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from lora_playground.errors import PlaygroundError
+from lora_playground.lessons.player import Player, View
+from lora_playground.ui.identity import Identity
+from lora_playground.ui.markdown import as_html, as_line
+
+LONGEST = 20_000
+"""Bytes of a request's body."""
+_TEXTS, _LINES = ("text", "said", "hint"), ("because",)
+
+
+class LessonRoutes:
+    """Answers for one player; safe to call from many threads."""
+
+    def __init__(self, player: Player, identity: Identity) -> None:
+        self.player, self._identity = player, identity
+
+    def routes(self) -> list[Route]:
+        """The routes, for the web application."""
+        return [Route("/lessons", self._list), Route("/lesson", self._act, methods=["POST"])]
+
+    def _list(self, request: Request) -> Response:
+        visitor = self._identity.of_plain(request)
+        if visitor is None:
+            return Response(status_code=401)
+        return _json({"lessons": self.player.list(visitor)})
+
+    async def _act(self, request: Request) -> Response:
+        visitor = self._identity.of_plain(request)
+        if visitor is None:
+            return Response(status_code=401)
+        # A page of another site cannot send this type without asking first, which it is refused.
+        if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+            return _json({"error": "This route takes JSON."}, 415)
+        body = await request.body()
+        try:
+            told = json.loads(body) if len(body) <= LONGEST else None
+        except (ValueError, RecursionError):
+            told = None
+        if not isinstance(told, dict):
+            return _json({"error": "The request is no JSON object."}, 400)
+        try:
+            return _json(dressed(await run_in_threadpool(self._do, visitor, told)))
+        except PlaygroundError as failure:
+            return _json({"error": str(failure)}, 400)
+
+    def _do(self, visitor: str, told: dict[str, Any]) -> View:
+        name, do = str(told.get("name", "")), told.get("do")
+        step = told.get("step")
+        step = step if isinstance(step, int) and not isinstance(step, bool) else None
+        if do == "answer":
+            return self.player.answer(visitor, name, str(told.get("ask", "")), told.get("value"))
+        if do == "start" and step is not None:
+            return self.player.start(visitor, name, step)
+        if do == "did" and step is not None:
+            return self.player.did(visitor, name, step, str(told.get("act", "")), told.get("keep"))
+        if do == "over":
+            return self.player.over(visitor, name)
+        return self.player.view(visitor, name, step)
+
+
+def _json(value: Any, status: int = 200) -> JSONResponse:
+    return JSONResponse(value, status, headers={"Cache-Control": "no-store"})
+
+
+def dressed(view: Any) -> Any:
+    """A view with its Markdown as HTML: texts in paragraphs, sentences as a line."""
+    if isinstance(view, list):
+        return [dressed(one) for one in view]
+    if not isinstance(view, dict):
+        return view
+    made = {key: dressed(value) for key, value in view.items()}
+    for key in _TEXTS:
+        # A choice's and a cell's text are plain.
+        if isinstance(view.get(key), str) and "kind" in view:
+            made[key] = as_html(view[key])
+    for key in _LINES:
+        if isinstance(view.get(key), str):
+            made[key] = as_line(view[key])
+    return made
