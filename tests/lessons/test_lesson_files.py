@@ -31,7 +31,8 @@ def test_shipped_lessons_are_valid_and_listed(capsys):
     for one in listed:
         assert {"name", "title", "minutes", "steps"} <= set(one) and one["minutes"] <= 10
         kinds = [step["kind"] for step in one["steps"]]
-        assert kinds.index("ask") < kinds.index("run") < kinds.index("reveal"), "predict first, then run, then look"
+        reveal = kinds.index("reveal")
+        assert kinds.index("ask") < reveal and kinds.index("run") < reveal, "predict and run before looking"
         assert "modify" in kinds
 
 
