@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-PATIENCE = 45
+PATIENCE = 600
 """Seconds to wait for something that must come; a busy machine is no failure, so this is long."""
 
 

@@ -1,4 +1,4 @@
-"""Lessons in the browser: the first one played as a person plays it, with runs of a few steps, and all others walked."""
+"""Lessons in the browser: the first one played as a person plays it, with runs of a few steps, all others walked."""
 
 import json
 import re
