@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from lora_playground import __version__
 from lora_playground.cli import commands, show
 from lora_playground.cli import lessons as of_lessons
+from lora_playground.cli import sweeps as of_sweeps
 from lora_playground.cli.flags import add_chat_flags, add_file_flags, add_train_flags, build_config, within
 from lora_playground.errors import PlaygroundError
 from lora_playground.reproduce import FORMATS
@@ -71,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
 
     train = command("train", commands.train, show.show_train, "fine-tune: start a run and wait for it")
     add_train_flags(train)
+    of_sweeps.add_flags(
+        command("sweep", of_sweeps.sweep, of_sweeps.show_sweep, "up to 32 runs: ranks × variants × rates × seeds")
+    )
     resume = command("resume", commands.resume, show.show_train, "go on with a run from its last checkpoint")
     resume.add_argument("run")
     for trains in (train, resume):

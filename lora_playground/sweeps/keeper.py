@@ -201,7 +201,8 @@ class Keeper:
 
     def _halt(self, sweep: Sweep, standing: Standing) -> None:
         """Stops what waits or runs: for a while, with a mark, or for good."""
-        for member in standing.members:
+        # Those that wait come first, so that none of them begins in a place that becomes free.
+        for member in sorted(standing.members, key=lambda member: member.running):
             if member.state == "queued" or member.running:
                 if sweep.wish == "pause" and not member.entry.paused:
                     member.entry.paused = True

@@ -1,0 +1,146 @@
+"""The command `sweep`: a grid of runs as one thing, with progress on a terminal, and what it found."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from lora_playground.cli.flags import add_train_flags, build_config
+from lora_playground.cli.progress import Progress
+from lora_playground.errors import ConfigError, JobError, RunError
+
+SWEPT = {"variant": ("variant", str), "rank": ("variant.rank", int), "learning_rate": ("training.learning_rate", float),
+         "seed": ("training.seed", int)}  # fmt: skip
+"""{what a flag of `train` may have several values for: (its name among the parsed flags, its type)}."""
+LOOK = 0.5
+"""Seconds between two looks at how far it is."""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `sweep`: those of `train`, four of them with several values."""
+    parser.epilog = "--rank, --variant, --learning-rate and --seed take several values: --rank 1,2,4 --seed 0,1"
+    add_train_flags(parser)
+    parser.add_argument("--race", action="store_true", help="at 1/4 and 1/2 of the steps the worse half stops")
+    parser.add_argument("--resume", metavar="SWEEP", help="go on with a sweep that was stopped by Ctrl+C")
+    parser.add_argument("--slots", type=int, metavar="N", help="runs at once (default: what cores and GPUs allow)")
+
+
+def sweep(given: argparse.Namespace) -> dict[str, Any]:
+    """`sweep`: makes the runs here, or hands them to the server that uses this home, and waits for them."""
+    from lora_playground.jobs.supervisor import Supervisor
+    from lora_playground.sweeps import Keeper
+
+    try:
+        supervisor = Supervisor(given.home, slots=given.slots)
+    except JobError as error:
+        if "Another server" not in str(error):
+            raise
+        return _beside_a_server(given)
+    with supervisor:
+        keeper = Keeper(supervisor)
+        keeper.start()
+        try:
+            made = keeper.ask(given.resume, "run") if given.resume else keeper.create(*_grid(given), given.race)
+            _tell_start(made.id, len(made.entries), supervisor.slots)
+            return _wait(lambda: keeper.standing(made.id))
+        except KeyboardInterrupt:
+            with contextlib.suppress(UnboundLocalError):
+                keeper.ask(made.id, "pause")
+                until = time.monotonic() + 8
+                while keeper.standing(made.id).state != "paused" and time.monotonic() < until:
+                    time.sleep(0.1)
+                print(f"stopped; go on with: lora-playground sweep --resume {made.id}", file=sys.stderr)
+            raise
+        finally:
+            keeper.close()
+
+
+def _beside_a_server(given: argparse.Namespace) -> dict[str, Any]:
+    """Leaves the sweep in HOME/sweeps, where the server that uses this home takes it up, and watches it."""
+    from lora_playground.jobs.job import Job
+    from lora_playground.runs import RunStore
+    from lora_playground.sweeps import SweepStore, read_standing
+
+    if given.resume:
+        raise RunError("A server uses this home; go on with the sweep there, in the tab Lab.")
+    runs = RunStore(given.home)
+    store = SweepStore(runs.home)
+    made = store.create(*_grid(given), given.race)
+    print("a server uses this home: it makes the runs; Ctrl+C ends only this view", file=sys.stderr)
+    _tell_start(made.id, len(made.entries), None)
+    return _wait(lambda: read_standing(store.get(made.id), runs, lambda id: Job.of_run(runs.get(id))))
+
+
+def _grid(given: argparse.Namespace) -> tuple[list[Any], str]:
+    """The runs, and the sweep's name. Raises ConfigError."""
+    from lora_playground.sweeps import Grid
+
+    values = {name: _several(given, name) for name in SWEPT}
+    for name, (flag, _) in SWEPT.items():
+        if values[name]:
+            setattr(given, flag, str(values[name][0]))
+    base = build_config(given)
+    grid = Grid(values["rank"], values["variant"], values["learning_rate"], values["seed"])
+    return grid.points(base), grid.label(base)
+
+
+def _several(given: argparse.Namespace, name: str) -> tuple[Any, ...]:
+    flag, kind = SWEPT[name]
+    text = getattr(given, flag, None)
+    if text is None:
+        return ()
+    try:
+        return tuple(kind(part.strip()) for part in text.split(",") if part.strip())
+    except ValueError:
+        word = "whole numbers" if kind is int else "numbers"
+        raise ConfigError(f"--{name.replace('_', '-')}", text, f"give {word}, with commas between them") from None
+
+
+def _tell_start(id: str, runs: int, slots: int | None) -> None:
+    at_once = f", {min(slots, runs)} at once" if slots else ""
+    print(f"sweep {id}: {runs} runs{at_once}", file=sys.stderr)
+
+
+def _wait(look: Callable[[], Any]) -> dict[str, Any]:
+    """Shows how far it is until it has ended; returns its report."""
+    from lora_playground.service.sweeps import report
+
+    told: set[int] = set()
+    with Progress() as progress:
+        while True:
+            standing = look()
+            for text in _news(standing, told):
+                progress.say(f"  {text}")
+            if standing.sweep.ended is not None:
+                return report(standing)
+            done = sum(member.final for member in standing.members)
+            beside = f"{done} of {len(standing.members)} runs"
+            progress.count(round(100 * standing.share), 100, "percent", standing.eta, beside)
+            time.sleep(LOOK)
+
+
+def _news(standing: Any, told: set[int]) -> Iterator[str]:
+    """A line for each run that has ended since the last call."""
+    for member in standing.members:
+        if member.final and member.number not in told:
+            told.add(member.number)
+            loss = "" if member.validation_loss is None else f", validation loss {member.validation_loss:.3f}"
+            score = f"{100 * member.score['adapted']:.0f}%" if member.score else member.state
+            yield f"{member.entry.name}: {member.why or score + loss}"
+
+
+def show_sweep(value: dict[str, Any]) -> None:
+    """The runs as a table, and what they show."""
+    for one in value["runs"]:
+        score = ""
+        if one["score"] is not None:
+            score = f"{100 * one['score']:5.1f}% [{100 * one['low']:.0f}, {100 * one['high']:.0f}]"
+        loss = "" if one["validation_loss"] is None else f"{one['validation_loss']:.3f}"
+        print(f"{one['name']:44} {one['state']:8} step {one['step']:>5}  loss {loss:>7}  {score}")
+    for words in value["words"].values():
+        print(words)
+    print(f"{value['label']}: {value['state']} in {value['seconds']:.0f} s; HOME/sweeps/{value['sweep']}.json")

@@ -1,0 +1,296 @@
+"""What a sweep shows: loss curves by rank, score over rank, capacity, utilisation, two options against each other.
+
+It takes numbers, no run. Ranks have one colour scale in all pictures, from the smallest to the largest.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lora_playground.plots.style import (
+    SCALE,
+    axis,
+    empty,
+    figure,
+    ink,
+    log_ticks,
+    percent,
+    rounded,
+    run_colour,
+    significant,
+)
+
+_SCALE = ("#2a4f9c", "#4568a0", "#5f7a9a", "#7c8789", "#988c6b", "#b4903f", "#d2961e")
+"""The middle of the scale for magnitudes, blue to yellow, to be seen on light and on dark pages."""
+_DASHES = ("solid", "dot", "dash", "dashdot", "longdash")
+BAND = (0.23, 0.30)
+"""Slopes of log stable rank over log rank that were reported for LoRA (arXiv 2506.03133)."""
+
+
+def rank_colours(ranks: Sequence[int]) -> dict[int, str]:
+    """A colour for each rank, blue for the smallest."""
+    order = sorted(set(ranks))
+    last = len(_SCALE) - 1
+    return {rank: _SCALE[round(place * last / max(1, len(order) - 1))] for place, rank in enumerate(order)}
+
+
+Line = tuple[int, Sequence[int], Sequence[float], "int | None"]
+"""(rank, steps, validation losses, the step at which it parts from the lowest curve or None)."""
+
+
+def fan_figure(lines: Sequence[Line], steps: int, dark: bool = False) -> dict[str, Any]:
+    """Validation loss by rank; a ring where a curve parts from the lowest one for good."""
+    title = "Rank fan: where the curves part"
+    if not any(xs for _, xs, _, _ in lines):
+        return empty("The fan opens with the first validation.", title, dark)
+    colours, data = rank_colours([rank for rank, _, _, _ in lines]), []
+    for rank, xs, ys, parts in lines:
+        name = f"r = {rank}"
+        data.append({
+            "x": list(xs), "y": rounded(ys), "mode": "lines+markers", "name": name,
+            "line": {"color": colours[rank], "width": 2.5}, "marker": {"size": 5},
+            "hovertemplate": "step %{x}: %{y:.3f}<extra>" + name + "</extra>",
+        })  # fmt: skip
+        if parts is not None:
+            data.append({
+                "x": [parts], "y": rounded([list(ys)[list(xs).index(parts)]]), "mode": "markers", "showlegend": False,
+                "marker": {"symbol": "circle-open", "size": 14, "color": colours[rank], "line": {"width": 2.5}},
+                "hovertemplate": f"{name} parts here<extra></extra>",
+            })  # fmt: skip
+    across = axis("step", dark, range=[0, steps * 1.02])
+    return figure(data, title, dark, xaxis=across, yaxis=axis("validation loss (nats per token)", dark))
+
+
+def describe_fan(lines: Sequence[Line], margin: float) -> str:
+    """Which ranks part from the lowest curve, where, and which do not."""
+    known = [(rank, parts) for rank, xs, _, parts in lines if len(xs) > 1]
+    if len(known) < 2:
+        return ""
+    apart = [(rank, parts) for rank, parts in known if parts is not None]
+    together = [str(rank) for rank, parts in known if parts is None]
+    said = (
+        f"r = {_listed(together)} {'end' if len(together) > 1 else 'ends'} within {percent(margin)} of the lowest loss"
+    )
+    if not apart:
+        return (
+            f"The curves do not part: all ranks, {_listed(together)}, end within {percent(margin)} of the lowest loss."
+        )
+    gone = "; ".join(f"r = {rank} lies above it from step {parts} on" for rank, parts in apart)
+    return f"{said}; {gone}."
+
+
+Row = tuple[str, int, float, float, float, Sequence[float]]
+"""(variant, rank, mean score, low, high, scores of the seeds)."""
+
+
+def score_figure(rows: Sequence[Row], base: float | None = None, dark: bool = False) -> dict[str, Any]:
+    """Score over rank with intervals at 95%, a line a variant, the seeds as small points, the base dotted."""
+    title = "Score over rank"
+    if not rows:
+        return empty("Scores come when the first run is done.", title, dark)
+    data: list[dict[str, Any]] = []
+    names = list(dict.fromkeys(row[0] for row in rows))
+    for place, name in enumerate(names):
+        mine, colour = [row for row in rows if row[0] == name], run_colour(place)
+        xs = [row[1] for row in mine]
+        data.append({
+            "x": xs, "y": rounded(row[2] for row in mine), "mode": "lines+markers", "name": html.escape(name),
+            "line": {"color": colour, "width": 2, "dash": _DASHES[place % len(_DASHES)]}, "marker": {"size": 9},
+            "error_y": {
+                "type": "data", "symmetric": False, "thickness": 1.5, "width": 5, "color": colour,
+                "array": rounded(row[4] - row[2] for row in mine),
+                "arrayminus": rounded(row[2] - row[3] for row in mine),
+            },
+            "hovertemplate": "r = %{x}: %{y:.1%}<extra>" + html.escape(name) + "</extra>",
+        })  # fmt: skip
+        seeds = [(row[1], score) for row in mine if len(row[5]) > 1 for score in row[5]]
+        if seeds:
+            data.append({
+                "x": [rank for rank, _ in seeds], "y": rounded(score for _, score in seeds), "mode": "markers",
+                "showlegend": False, "marker": {"size": 5, "color": colour, "opacity": 0.5}, "hoverinfo": "skip",
+            })  # fmt: skip
+    ranks = sorted({row[1] for row in rows})
+    across = axis("rank r (log)", dark, type="log", tickvals=ranks, ticktext=[str(rank) for rank in ranks])
+    shapes = []
+    if base is not None:
+        line = {"color": ink(dark)["quiet"], "width": 1.5, "dash": "dot"}
+        shapes = [{"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": base, "y1": base, "line": line}]
+    up = axis("score", dark, tickformat=".0%", range=[0, 1.04])
+    return figure(data, title, dark, xaxis=across, yaxis=up, shapes=shapes, showlegend=len(names) > 1)
+
+
+def describe_scores(rows: Sequence[Row], enough: Row | None, best: Row | None, n: int) -> str:
+    """The smallest rank that does as well as the best one, as far as these test rows can tell."""
+    if enough is None or best is None:
+        return ""
+    seeds = len(best[5])
+    counted = f"{n} test rows" + (f", the mean of {seeds} seeds" if seeds > 1 else "")
+    if len({row[1] for row in rows}) < 2:
+        return f"r = {best[1]}: {_interval(best)}, by {counted}."
+    if enough[1] == best[1]:
+        return (
+            f"The best, r = {best[1]}, has {_interval(best)}; every smaller rank lies below that interval ({counted})."
+        )
+    return (
+        f"r = {enough[1]} is enough here: {_interval(enough)} against {_interval(best)} at r = {best[1]} "
+        f"(intervals at 95%; {counted})."
+    )
+
+
+def _interval(row: Row) -> str:
+    return f"{100 * row[2]:.0f} [{100 * row[3]:.0f}, {100 * row[4]:.0f}]"
+
+
+Held = Mapping[tuple[str, "int | None"], tuple[int, float]]
+"""{(variant, rank): (parameters, bits)}."""
+
+
+def capacity_figure(target_bits: float | None, held: Held, dark: bool = False) -> dict[str, Any]:
+    """Bits that each adapter can hold as bars, and a line where the targets' bits are."""
+    title = "Capacity: what is to be learned, and what fits"
+    if target_bits is None or not held:
+        return empty("It needs the first finished run.", title, dark)
+    several = len({name for name, _ in held}) > 1
+    labels = [f"{name} r = {rank}" if rank and several else f"r = {rank}" if rank else name for name, rank in held]
+    bits = [found for _, found in held.values()]
+    colours = rank_colours([rank or 1 for _, rank in held])
+    bars = {
+        "type": "bar", "orientation": "h", "y": [html.escape(label) for label in labels], "x": rounded(bits),
+        "marker": {"color": [colours[rank or 1] for _, rank in held]}, "showlegend": False,
+        "text": [f"{significant(one)} bits" for one in bits], "textposition": "auto",
+        "hovertemplate": "%{y}: %{x:.3s} bits<extra></extra>",
+    }  # fmt: skip
+    low, high = min([*bits, target_bits]) / 3, max([*bits, target_bits]) * 2
+    text = ink(dark)["text"]
+    line = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": target_bits, "x1": target_bits}
+    shapes = [{**line, "line": {"color": text, "width": 2, "dash": "dash"}}]
+    note = {
+        "x": math.log10(target_bits), "y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False,
+        "text": f"targets: {significant(target_bits)} bits", "font": {"size": 12, "color": text},
+    }  # fmt: skip
+    across = axis("bits (log)", dark, type="log", range=[math.log10(low), math.log10(high)], **log_ticks(low, high))
+    up = axis("", dark, type="category", autorange="reversed", showgrid=False)
+    return figure([bars], title, dark, xaxis=across, yaxis=up, shapes=shapes, annotations=[note],
+                  margin={"l": 56, "r": 16, "t": 58, "b": 48})  # fmt: skip
+
+
+def describe_capacity(target_bits: float | None, held: Held, bits: float) -> str:
+    """Whether the adapters have room for what is to be learned."""
+    if target_bits is None or not held:
+        return ""
+    roomy = [(key, value) for key, value in held.items() if value[1] >= target_bits]
+    said = (
+        f"To the base, the answers of the training rows are {significant(target_bits)} bits of news. At about {bits:g} "
+    )
+    said += "bits a trained number, "
+    if len(roomy) == len(held):
+        (_, rank), (parameters, room) = next(iter(held.items()))
+        least = f"even the smallest (r = {rank}, " if rank else "even the smallest ("
+        return (
+            said
+            + f"{least}{significant(parameters)} numbers) could hold {significant(room)}: capacity is no limit here."
+        )
+    if not roomy:
+        return said + "none of these adapters could hold that much: expect the larger ones to learn more."
+    (name, rank), (parameters, room) = roomy[0]
+    first = f"r = {rank}" if rank else name
+    room_of = f"{significant(room)} bits in {significant(parameters)} numbers"
+    return f"{said}{first} is the first that could hold it all ({room_of})."
+
+
+def utilisation_figure(points: Sequence[tuple[int, float]], slope: float | None, dark: bool = False) -> dict[str, Any]:
+    """Stable rank over rank, both logarithmic, with the line of their slope and the diagonal of full use."""
+    title = "Utilisation: directions allowed, and used"
+    if not points:
+        return empty("It needs the spectra of a finished run.", title, dark)
+    xs, ys = [rank for rank, _ in points], [value for _, value in points]
+    quiet = ink(dark)["quiet"]
+    data: list[dict[str, Any]] = [
+        {"x": xs, "y": xs, "mode": "lines", "name": "all used evenly", "line": {"color": quiet, "dash": "dot"}},
+        {"x": xs, "y": rounded(ys), "mode": "lines+markers", "name": "stable rank", "marker": {"size": 9},
+         "line": {"color": run_colour(0), "width": 2.5},
+         "hovertemplate": "r = %{x}: %{y:.2f} directions<extra></extra>"},
+    ]  # fmt: skip
+    across = axis("rank r (log)", dark, type="log", tickvals=xs, ticktext=[str(x) for x in xs])
+    low, high = 0.9, max(*xs, *ys) * 1.15
+    up = axis("stable rank ‖ΔW‖²F/σ₁² (log)", dark, type="log", range=[math.log10(low), math.log10(high)],
+              **log_ticks(low, high))  # fmt: skip
+    name = title if slope is None else f"{title} (slope {slope:.2f})"
+    return figure(data, name, dark, xaxis=across, yaxis=up)
+
+
+def describe_utilisation(points: Sequence[tuple[int, float]], slope: float | None) -> str:
+    """How many of the directions are used, and how that grows with the rank."""
+    if not points:
+        return ""
+    rank, value = points[-1]
+    said = f"At r = {rank} the update weighs as much as {value:.1f} equal directions (stable rank, mean of the modules)"
+    if slope is None:
+        return said + "."
+    grown = (
+        f"twice the rank gives {2**slope:.2f} times as many" if slope > 0.02 else "more rank does not give more of them"
+    )
+    where = "inside" if BAND[0] <= slope <= BAND[1] else "below" if slope < BAND[0] else "above"
+    return (
+        f"{said}; {grown} (slope {slope:.2f}, {where} the {BAND[0]:.2f} to {BAND[1]:.2f} that was reported for LoRA)."
+    )
+
+
+_NAMES = {"rank": "rank r", "learning_rate": "learning rate", "variant": "variant", "seed": "seed"}
+
+
+def heat_figure(
+    x: str, y: str, xs: Sequence[Any], ys: Sequence[Any], cells: Sequence[Sequence[float | None]], measure: str,
+    dark: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """One number for each pair of values of two options; a gap where no run is done."""
+    title = f"{'Score' if measure == 'score' else 'Validation loss'} over {_NAMES[x]} and {_NAMES[y]}"
+    if not any(cell is not None for row in cells for cell in row):
+        return empty("It fills when the first run is done.", title, dark)
+    score = measure == "score"
+    heat: dict[str, Any] = {
+        "type": "heatmap", "x": [_value(one) for one in xs], "y": [_value(one) for one in ys],
+        "z": [rounded(row) for row in cells], "colorscale": SCALE, "reversescale": not score, "xgap": 2, "ygap": 2,
+        "hoverongaps": False, "texttemplate": "%{z:.0%}" if score else "%{z:.3f}", "textfont": {"size": 13},
+        "hovertemplate": f"{_NAMES[x]} %{{x}}, {_NAMES[y]} %{{y}}: %{{z:.3f}}<extra></extra>",
+        "colorbar": {"thickness": 12, "outlinewidth": 0, "tickformat": ".0%" if score else ".3~g"},
+    }  # fmt: skip
+    if score:
+        heat |= {"zmin": 0, "zmax": 1}
+    fixed = {"type": "category", "showgrid": False, "fixedrange": True}
+    return figure([heat], title, dark, xaxis=axis(_NAMES[x], dark, **fixed), yaxis=axis(_NAMES[y], dark, **fixed))
+
+
+def describe_heat(
+    x: str, y: str, xs: Sequence[Any], ys: Sequence[Any], cells: Sequence[Sequence[float | None]], measure: str
+) -> str:
+    """Where it is best, and which of the two options matters more here."""
+    known = {(i, j): value for j, row in enumerate(cells) for i, value in enumerate(row) if value is not None}
+    if not known:
+        return ""
+    pick = max if measure == "score" else min
+    i, j = pick(known, key=lambda place: known[place])
+    shown = percent(known[i, j]) if measure == "score" else significant(known[i, j])
+    said = f"Best at {_NAMES[x]} {_value(xs[i])} and {_NAMES[y]} {_value(ys[j])}: {shown}."
+    along = _span([known.get((a, j)) for a in range(len(xs))])
+    across = _span([known.get((i, b)) for b in range(len(ys))])
+    if along is None or across is None:
+        return said
+    unit = (lambda v: f"{100 * v:.0f} points") if measure == "score" else significant
+    return f"{said} From there, {_NAMES[x]} changes it by up to {unit(along)}, {_NAMES[y]} by up to {unit(across)}."
+
+
+def _span(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return max(known) - min(known) if len(known) > 1 else None
+
+
+def _value(value: Any) -> str:
+    return "default" if value is None else f"{value:g}" if isinstance(value, float) else html.escape(str(value))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "none"

@@ -1,0 +1,80 @@
+"""A sweep as a plain value, and its pictures with a sentence each: the same for command line, page and programs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lora_playground.plots import sweeps as plots
+from lora_playground.sweeps import findings
+from lora_playground.sweeps.findings import MARGIN, Scored
+from lora_playground.sweeps.standing import Member, Standing
+
+PICTURES = ("fan", "score", "heat", "capacity", "utilisation")
+"""In the order of the page; 'heat' only where two options are swept."""
+
+
+def report(standing: Standing) -> dict[str, Any]:
+    """What a program wants to know of a sweep, as JSON."""
+    members, best = standing.members, findings.best(standing.members)
+    scored = findings.scores_by_rank(members)
+    found, held, used = findings.enough(scored), findings.capacity(members), findings.utilisation(members)
+    return {
+        "sweep": standing.sweep.id,
+        "label": standing.sweep.label,
+        "state": standing.state,
+        "race": standing.sweep.race,
+        "seconds": round(standing.sweep.active, 1),
+        "runs": [row(member) for member in members],
+        "best": best and row(best),
+        "scores_by_rank": [{"variant": one.variant, "rank": one.rank, "score": one.score, "low": one.low,
+                            "high": one.high, "n": one.n, "seeds": len(one.scores)} for one in scored],
+        "enough": found and {"rank": found[0].rank, "variant": found[0].variant, "best_rank": found[1].rank},
+        "parts": {str(one.rank): one.parts for one in findings.fan(members)},
+        "capacity": held and {"target_bits": held.target_bits, "bits_a_parameter": held.bits,
+                              "held": [{"variant": name, "rank": rank, "parameters": parameters, "bits": bits}
+                                       for (name, rank), (parameters, bits) in held.held.items()]},
+        "utilisation": used and {"slope": used.slope, "stable_rank": {str(rank): one for rank, one in used.points}},
+        "words": {name: words for name, (_, words) in pictures(standing).items() if words},
+    }  # fmt: skip
+
+
+def row(member: Member) -> dict[str, Any]:
+    """One run of a sweep."""
+    entry, score = member.entry, member.score or {}
+    return {
+        "run": entry.run or None, "name": entry.name, "variant": entry.variant, "rank": entry.rank,
+        "learning_rate": entry.learning_rate, "seed": entry.seed, "state": member.state, "step": member.step,
+        "validation_loss": member.validation_loss, "score": score.get("adapted"), "low": score.get("low"),
+        "high": score.get("high"), "n": score.get("n"), "why": member.why or None,
+    }  # fmt: skip
+
+
+def pictures(standing: Standing) -> dict[str, tuple[dict[str, Any], str]]:
+    """{name: (figure, sentence)}, of what the runs have found so far."""
+    members = standing.members
+    lines = [(one.rank, one.steps, one.losses, one.parts) for one in findings.fan(members)]
+    scored = findings.scores_by_rank(members)
+    found = findings.enough(scored)
+    rows, pair = [_row(one) for one in scored], [_row(one) for one in found] if found else [None, None]
+    base = next((one.score["base"] for one in members if one.score), None)
+    held, used = findings.capacity(members), findings.utilisation(members)
+    bits = (held.target_bits, held.held) if held else (None, {})
+    points, slope = (used.points, used.slope) if used else ((), None)
+    made = {
+        "fan": (plots.fan_figure(lines, standing.sweep.steps), plots.describe_fan(lines, MARGIN)),
+        "score": (
+            plots.score_figure(rows, base),
+            plots.describe_scores(rows, pair[0], pair[1], found[1].n if found else 0),
+        ),
+        "capacity": (plots.capacity_figure(*bits), plots.describe_capacity(*bits, held.bits if held else math.nan)),
+        "utilisation": (plots.utilisation_figure(points, slope), plots.describe_utilisation(points, slope)),
+    }
+    if (heat := findings.heat(members)) is not None:
+        parts = (heat.x, heat.y, heat.xs, heat.ys, heat.cells, heat.measure)
+        made["heat"] = (plots.heat_figure(*parts), plots.describe_heat(*parts))
+    return {name: made[name] for name in PICTURES if name in made}
+
+
+def _row(one: Scored) -> plots.Row:
+    return one.variant, one.rank, one.score, one.low, one.high, one.scores
