@@ -6,14 +6,14 @@ A row is `{"messages": [{"role", "content"}, ...]}` or `{"text": ...}`. An assis
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lora_playground.data.catalogue import Row
+from lora_playground.data.choices import Choices
 from lora_playground.data.columns import Layout
-from lora_playground.data.json_shapes import SAID, SPEAKER, is_chat, is_turn
+from lora_playground.data.json_shapes import SAID, SPEAKER, is_chat
 from lora_playground.data.values import RowError, parse_json, text_of, unpacked
 
 MAX_CHARACTERS = 400_000
@@ -36,6 +36,7 @@ _BAD = frozenset(
 _GOOD = frozenset(
     "true 1 1.0 +1 good yes up thumbs_up like accept accepted desirable positive high right correct valid".split()
 )
+_MEDIA = ("image", "video", "audio")
 _TRANSCRIPT = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \n]?")
 
 
@@ -43,12 +44,13 @@ class Chats:
     """Builds rows, and remembers what a person should be told about them.
 
     Args:
-        layout: which column plays which role.
+        layout: which column plays which role. records: all of the file's.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, records: Sequence[Mapping[str, Any]] = ()) -> None:
         self.roles = layout.roles
         self.layout = layout
+        self.choices = Choices(layout.roles, records)
         self._left: dict[str, None] = {}
         self._said: dict[str, int] = {}
         self._last: dict[str, str] = {}
@@ -67,6 +69,7 @@ class Chats:
             row = {"text": self._text(record, "text")}
         else:
             row = {"messages": self._checked(self._with_system(record, self._asked_and_answered(record)))}
+        self._refuse_media(record, row)
         length = sum(len(message["content"]) for message in row.get("messages", ())) + len(row.get("text", ""))
         if length > MAX_CHARACTERS:
             raise RowError(
@@ -74,13 +77,21 @@ class Chats:
             )
         return row
 
+    def _refuse_media(self, record: Mapping[str, Any], row: Row) -> None:
+        """Raises RowError where the chat has a place for a picture or a sound that stands in another column."""
+        places = {kind for turn in row.get("messages", ()) for kind in _MEDIA if f"<{kind}>" in turn["content"]}
+        for column, value in record.items():
+            if value and any(column.lower().startswith(kind) for kind in places):
+                raise RowError(f"it is about the {column[:40]!r} that comes with it; only text can be learned.")
+
     def not_used(self, columns: Iterable[str]) -> list[str]:
         """Columns that play no role, and keys inside the used ones that were not read."""
         return [*(column for column in columns if column not in self.roles.values()), *self._left]
 
     def notes(self) -> list[str]:
         """What was done to the rows that a person may not expect."""
-        return [text.format(count=count, last=self._last.get(text, "")) for text, count in self._said.items()]
+        said = [text.format(count=count, last=self._last.get(text, "")) for text, count in self._said.items()]
+        return self.choices.notes() + said
 
     def _say(self, text: str, last: str = "") -> None:
         self._said[text] = self._said.get(text, 0) + 1
@@ -114,6 +125,7 @@ class Chats:
             if len(value) > 1:
                 self._say(f"{column}: the first is learned where there are several ({{count}} rows).")
             value = value[0]
+        value = self.choices.right(record, value)
         if isinstance(value, bool):
             self._say(f"{column}: true and false are learned as the words yes and no ({{count}} rows).")
             value = "yes" if value else "no"
@@ -178,7 +190,7 @@ class Chats:
             parts.append(self._text(record, "input"))
         if self.layout.kind == "instruction/input/output" and self._has(record, "context"):
             parts = [*parts[1:], parts[0]]
-        return "\n\n".join(parts)
+        return "\n\n".join([*parts, *filter(None, [self.choices.below(record)])])
 
     def _history(self, record: Mapping[str, Any]) -> list[Any]:
         """Earlier turns: pairs of question and answer, turns, or texts in turn."""
@@ -218,6 +230,8 @@ class Chats:
             label = "true" if label else "false"
         if isinstance(label, list) and len(label) == 1:
             label = label[0]
+        if isinstance(label, list) and len(label) > 1:
+            raise RowError(f"{column[:40]!r} holds {len(label)} labels; a classification here has one for each text.")
         text = self._text(record, "text")
         if "input" in self.roles:
             parts = ((self.roles["text"], text), (self.roles["input"], self._text(record, "input")))
@@ -364,23 +378,3 @@ def understood(layout: Layout, records: Iterable[Mapping[str, Any]]) -> tuple[La
         return layout, []
     roles = {role: name for role, name in layout.roles.items() if role != "rating"}
     return Layout(layout.kind, roles), [f"All rows are learned, whatever {column} says of them."]
-
-
-def joined_turns(
-    records: Sequence[tuple[int, Mapping[str, Any] | RowError]], layout: Layout
-) -> list[tuple[int, dict[str, Any] | RowError]]:
-    """Records of one turn each as records of whole chats, by the column that says which chat; else as one chat."""
-    chats: dict[str, tuple[int, dict[str, Any] | RowError]] = {}
-    chat = layout.roles.get("chat", "")
-    for line, record in records:
-        if isinstance(record, RowError):
-            chats[f"problem {line}"] = line, record
-            continue
-        key = json.dumps(record.get(chat), default=str)
-        turn = {name: value for name, value in record.items() if name != chat}
-        found = chats.setdefault(key, (line, {"messages": []}))[1]
-        if not is_turn(turn) or isinstance(found, RowError):
-            chats[f"problem {line}"] = line, RowError("it is no turn of a chat: it needs who speaks and what is said.")
-        else:
-            found["messages"].append(turn)
-    return [entry for entry in chats.values() if isinstance(entry[1], RowError) or entry[1]["messages"]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lora_playground.data.choices import option_roles
 from lora_playground.data.json_shapes import TURNS
 from lora_playground.errors import DataError
 
@@ -15,7 +16,10 @@ ROLES = ("messages", "system", "history", "context", "prompt", "input", "complet
 """What a person may say of a column; see `Layout`."""
 CLASSIFICATION = "text/label"
 
-_ANSWERS = ("completion", "response", "answer", "answers", "output", "target", "solution")
+_ANSWERS = (
+    "completion", "response", "answer", "answers", "output", "target", "solution", "correct_answer", "best_answer",
+    "answerkey", "answer_key", "canonical_solution",
+)  # fmt: skip
 _LAYOUTS: tuple[tuple[str, dict[str, tuple[str, ...]]], ...] = (
     (
         "text/summary",
@@ -29,9 +33,13 @@ _LAYOUTS: tuple[tuple[str, dict[str, tuple[str, ...]]], ...] = (
     ("question/answer", {"prompt": ("query",), "completion": ("answer", *_ANSWERS, "sql")}),
     (
         "input/output",
-        {"prompt": ("input", "source", "user"), "completion": ("output", "target", "assistant", "response")},
+        {
+            "prompt": ("input", "source", "user", "input_text", "source_text", "src"),
+            "completion": ("output", "target", "assistant", "response", "output_text", "target_text", "tgt"),
+        },
     ),
     ("mr/ref", {"prompt": ("mr", "meaning_representation"), "completion": ("ref", "human_reference", "reference")}),
+    ("text/code", {"prompt": ("text", "description", "docstring"), "completion": ("code", "program")}),
     ("translation", {"translation": ("translation",)}),
     (
         "turns",
@@ -62,6 +70,7 @@ _BESIDE: dict[str, tuple[str, ...]] = {
     "history": ("history",),
     "context": (
         "context", "passage", "schema", "document", "article", "paragraph", "background", "evidence", "knowledge",
+        "support",
     ),
     "rating": (
         "label", "rating", "kto_tag", "feedback", "thumbs", "is_good", "desirable", "accepted", "is_correct", "correct",
@@ -92,8 +101,9 @@ class Layout:
     Attributes:
         kind: 'messages', 'question/answer', ..., 'chosen' for a mapping that was given, '' for none.
         roles: role → column name. Roles are those of `ROLES` and, found but never given: rating (whether a row is
-            good), rejected (an answer not to learn), translation (both texts), from and to (a text in two languages),
-            names (of the labels), chat (which chat a turn belongs to), speaker and said (of one turn).
+            good), rejected (an answer not to learn), options or option 1, option 2, ... (answers to choose from),
+            translation (both texts), from and to (a text in two languages), names (of the labels), chat (which chat a
+            turn belongs to), speaker and said (of one turn).
     """
 
     kind: str
@@ -168,7 +178,8 @@ def _beside(kind: str, roles: dict[str, str], lower: Mapping[str, str]) -> dict[
         column = next((lower[one] for one in aliases if one in lower and lower[one] not in found.values()), "")
         if column and role not in found:
             found[role] = column
-    return found
+    free = {name: column for name, column in lower.items() if column not in found.values()}
+    return found | option_roles(free) if kind in ("question/answer", "prompt/completion") else found
 
 
 def _with_names(roles: dict[str, str], lower: Mapping[str, str]) -> dict[str, str]:

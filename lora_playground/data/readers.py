@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from lora_playground.data.catalogue import Row
-from lora_playground.data.chats import Chats, joined_turns, understood
+from lora_playground.data.chats import Chats, understood
 from lora_playground.data.classification import classify
 from lora_playground.data.columns import Layout, find_layout
 from lora_playground.data.records import Contents, read_records
+from lora_playground.data.threads import joined_turns
+from lora_playground.data.transcripts import read_chats
 from lora_playground.data.values import RowError
 from lora_playground.errors import DataError
 
@@ -100,11 +102,11 @@ def read_bytes(data: bytes, name: str, mapping: Mapping[str, str] | None = None)
     reading = Reading(contents.format, contents.encoding, contents.unit, layout, columns, notes=contents.notes + notes)
     records = contents.records
     if layout.kind == "turns":
-        records = joined_turns(records, layout)
+        records, told = joined_turns(records, layout)
         many = "one chat" if len(records) == 1 else f"{len(records)} chats"
-        reading.notes.append(f"Each {contents.unit} is one turn; they were read as {many}.")
+        reading.notes += [f"Each {contents.unit} is one turn; they were read as {many}.", *told]
         layout = reading.layout = Layout("messages", {"messages": "messages"})
-    chats = Chats(layout)
+    chats = Chats(layout, fields)
     for line, record in records:
         try:
             if isinstance(record, RowError):
@@ -118,6 +120,8 @@ def read_bytes(data: bytes, name: str, mapping: Mapping[str, str] | None = None)
         if row is not None:
             reading.rows.append({**row, "meta": {"line": line}})
             reading.lines.append(line)
+    if layout.kind == "text":
+        reading.notes += read_chats(reading.rows)
     if layout.classifies and reading.rows:
         column = layout.roles["label"]
         names = contents.label_names.get(column) or contents.label_names.get("") or []

@@ -1,0 +1,110 @@
+"""Questions with answers to choose from: they are listed below the question, and the answer is one of them.
+
+It knows records and the roles of their columns; no file formats.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lora_playground.data.values import RowError, text_of, unpacked
+
+OPTIONS = ("choices", "options", "alternatives", "answer_choices", "answer_options", "endings")
+"""Names of a column that lists them."""
+_LETTERS, _DIGITS = "abcdefgh", "12345678"
+_PREFIXES = ("option_", "choice_", "answer_", "option", "choice", "answer")
+_EACH = ("a", "opa", *(prefix + sign for prefix in _PREFIXES for sign in "a01"))
+"""Names of the first of several columns that hold one each."""
+_MARKED = re.compile(r"\s*\(?([A-Za-z])[).:]\s*(.+)", re.DOTALL)
+
+
+def option_roles(lower: Mapping[str, str]) -> dict[str, str]:
+    """'options' for a column that lists the choices, or 'option 1', 'option 2', ... for columns that hold one each.
+
+    Args:
+        lower: plain name → column.
+    """
+    listed = next((lower[name] for name in OPTIONS if name in lower), "")
+    if listed:
+        return {"options": listed}
+    for first in _EACH:
+        signs = _LETTERS if first[-1] == "a" else "01234567" if first[-1] == "0" else _DIGITS
+        found = [lower[first[:-1] + sign] for sign in signs if first[:-1] + sign in lower]
+        if first in lower and len(found) > 1:
+            return {f"option {number}": column for number, column in enumerate(found, 1)}
+    return {}
+
+
+class Choices:
+    """Lists choices and finds the right one; needs all records to tell whether numbers count from 0 or from 1.
+
+    Args:
+        roles: of the columns. records: the file's.
+    """
+
+    def __init__(self, roles: Mapping[str, str], records: Iterable[Mapping[str, Any]]) -> None:
+        self.listed = roles.get("options", "")
+        self.each = [column for role, column in roles.items() if role.startswith("option ")]
+        self.answer = roles.get("completion", "")
+        numbers: list[tuple[int, int]] = []
+        for record in records if self else ():
+            value, choices = str(record.get(self.answer, "")).strip(), [str(one) for _, one in self._options(record)]
+            if value.isdigit() and len(value) < 3 and len(choices) > 1 and value not in choices:
+                numbers.append((int(value), len(choices)))
+        ends = any(number == count for number, count in numbers) and min(numbers)[0] > 0
+        self.numbered, self.first = bool(numbers), 1 if ends else 0
+
+    def __bool__(self) -> bool:
+        return bool(self.listed or self.each)
+
+    def _options(self, record: Mapping[str, Any]) -> list[tuple[str, Any]]:
+        """(label, choice) of each; none where the row has no list of them."""
+        if self.each:
+            values = [record.get(column) for column in self.each]
+            return list(zip("ABCDEFGH", [value for value in values if value not in (None, "")]))
+        found = unpacked(record.get(self.listed)) if self.listed else None
+        if isinstance(found, dict) and isinstance(found.get("text"), list):
+            labels, texts = found.get("label"), found["text"]
+            return list(zip(labels if isinstance(labels, list) else "ABCDEFGH", texts))
+        if isinstance(found, dict):
+            return list(found.items())
+        if not isinstance(found, list):
+            return []
+        if all(isinstance(one, dict) and "text" in one for one in found):  # [{"label": "A", "text": ...}]
+            return [(str(one.get("label", sign)), one["text"]) for one, sign in zip(found, "ABCDEFGH")]
+        marked = [_MARKED.fullmatch(one) if isinstance(one, str) else None for one in found]
+        if all(marked) and [one[1].upper() for one in marked if one] == list("ABCDEFGH"[: len(marked)]):
+            return [(one[1].upper(), one[2]) for one in marked if one]
+        return list(zip("ABCDEFGH", found))
+
+    def below(self, record: Mapping[str, Any]) -> str:
+        """The choices as lines 'A. ...'; '' where the row has none."""
+        where = self.listed or "a choice"
+        return "\n".join(f"{label}. {text_of(choice, where)}" for label, choice in self._options(record))
+
+    def right(self, record: Mapping[str, Any], value: Any) -> Any:
+        """The label of the right choice where the answer is a label or a number, else the answer as it is.
+
+        Raises RowError where it is none of the choices.
+        """
+        options = self._options(record)
+        if not options or isinstance(value, dict | list):
+            return value
+        said, labels = str(value).strip(), [str(label) for label, _ in options]
+        if any(said == str(choice).strip() for _, choice in options):
+            return value
+        same = next((label for label in labels if label.casefold() == said.strip("().").casefold()), None)
+        if same is not None:
+            return same
+        if said.isdigit() and 0 <= int(said) - self.first < len(labels):
+            return labels[int(said) - self.first]
+        raise RowError(f"the answer {said[:40]!r} is none of the choices {', '.join(labels)}.")
+
+    def notes(self) -> list[str]:
+        """What was done that a person may not expect."""
+        if not self:
+            return []
+        said = "The choices are listed below each question."
+        return [f"{said} Answers that are numbers count them from {self.first}." if self.numbered else said]

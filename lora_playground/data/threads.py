@@ -1,0 +1,79 @@
+"""Records of one turn each become whole chats: by the column that says which chat, or which turn is answered.
+
+It knows who speaks and what is said by name, and nothing else of the records.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lora_playground.data.columns import Layout
+from lora_playground.data.json_shapes import is_turn
+from lora_playground.data.values import RowError
+
+_PARENTS = ("parent_id", "parent_message_id", "parent", "reply_to", "in_reply_to")
+_IDS = ("message_id", "id", "turn_id", "msg_id")
+Numbered = tuple[int, dict[str, Any] | RowError]
+
+
+def joined_turns(
+    records: Sequence[tuple[int, Mapping[str, Any] | RowError]], layout: Layout
+) -> tuple[list[Numbered], list[str]]:
+    """(chats, notes): by the column that says which chat; else by what each turn answers; else as one chat."""
+    turns = [record for _, record in records if isinstance(record, Mapping)]
+    first: Mapping[str, Any] = turns[0] if turns else {}
+    parent = next((name for name in _PARENTS if name in first), "")
+    own = next((name for name in _IDS if name in first), "")
+    answers = {str(turn.get(parent)) for turn in turns} if parent else set()
+    if own and parent and answers & {str(turn.get(own)) for turn in turns}:
+        return _threads(records, own, parent)
+    chats: dict[str, Numbered] = {}
+    chat = layout.roles.get("chat", "")
+    for line, record in records:
+        if isinstance(record, RowError):
+            chats[f"problem {line}"] = line, record
+            continue
+        turn = {name: value for name, value in record.items() if name != chat}
+        found = chats.setdefault(json.dumps(record.get(chat), default=str), (line, {"messages": []}))[1]
+        if not is_turn(turn) or isinstance(found, RowError):
+            chats[f"problem {line}"] = line, _no_turn()
+        else:
+            found["messages"].append(turn)
+    return [entry for entry in chats.values() if isinstance(entry[1], RowError) or entry[1]["messages"]], []
+
+
+def _threads(
+    records: Sequence[tuple[int, Mapping[str, Any] | RowError]], own: str, parent: str
+) -> tuple[list[Numbered], list[str]]:
+    """One chat for each turn that answers none; where a turn has several answers, the first is taken."""
+    made: list[Numbered] = []
+    replies: dict[str, tuple[int, Mapping[str, Any]]] = {}
+    roots: list[tuple[int, Mapping[str, Any]]] = []
+    known = {str(record.get(own)) for _, record in records if isinstance(record, Mapping)}
+    others = 0
+    for line, record in records:
+        if isinstance(record, RowError) or not is_turn(record):
+            made.append((line, record if isinstance(record, RowError) else _no_turn()))
+        elif str(record.get(parent)) not in known:
+            roots.append((line, record))
+        elif str(record.get(parent)) in replies:
+            others += 1
+        else:
+            replies[str(record.get(parent))] = line, record
+    for line, record in roots:
+        chain, seen = [record], {str(record.get(own))}
+        while (found := replies.get(str(chain[-1].get(own)))) and str(found[1].get(own)) not in seen:
+            seen.add(str(found[1].get(own)))
+            chain.append(found[1])
+        turns = [{name: value for name, value in turn.items() if name not in (own, parent)} for turn in chain]
+        made.append((line, {"messages": turns}))
+    notes = [f"Turns that answer each other ({parent}) are one chat."]
+    if others:
+        notes.append(f"{others} turns are left out: they are further answers to a turn that has one already.")
+    return sorted(made, key=lambda entry: entry[0]), notes
+
+
+def _no_turn() -> RowError:
+    return RowError("it is no turn of a chat: it needs who speaks and what is said.")
