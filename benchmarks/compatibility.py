@@ -53,9 +53,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "mixtral": {**_SMALL, "num_local_experts": 4},
     "qwen2_moe": {**_SMALL, **_EXPERTS, "shared_expert_intermediate_size": 32},
     "deepseek_v3": {
-        **_PLAIN, **_EXPERTS, "num_key_value_heads": 2, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
-        "v_head_dim": 16, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1,
-        "n_shared_experts": 1,
+        **_PLAIN, **_EXPERTS, "num_key_value_heads": 2, "q_lora_rank": 16, "kv_lora_rank": 16, "v_head_dim": 16,
+        "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "n_routed_experts": 4, "n_group": 1, "topk_group": 1,
+        "first_k_dense_replace": 1, "n_shared_experts": 1,
     },
 }  # fmt: skip
 
