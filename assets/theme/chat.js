@@ -15,9 +15,9 @@
     function paneHead(pane) {
       const name = make("h3", {}, pane.label);
       if (!pane.run) return make("div", { class: "lp-pane-head" }, name, make("small", { class: "mark" }));
-      const strength = make("input", { type: "range", min: 0, max: 2, step: 0.1, "aria-label": `Strength of ${pane.label}`, title: "strength of the update" });
+      const strength = make("input", { type: "range", min: 0, max: 2, step: 0.1, "aria-label": `Strength of ${pane.label}`, title: "how much of the update is added: 0 is the base, 1 as trained" });
       strength.value = pane.strength;
-      const keep = make("input", { type: "number", min: 0, placeholder: "all", "aria-label": `Directions kept of ${pane.label}`, title: "keep only so many of the strongest directions" });
+      const keep = make("input", { type: "number", min: 0, placeholder: "all", "aria-label": `Directions kept of ${pane.label}`, title: "keep only so many of the strongest directions of every module; empty keeps all" });
       if (pane.keep !== null && pane.keep !== undefined) keep.value = pane.keep;
       const shown = make("output", {}, `×${(+pane.strength).toFixed(1)}`);
       const tell = () => trigger("act", { act: "tune", id: pane.run, value: { strength: +strength.value, keep: keep.value === "" ? null : Math.round(+keep.value) } });
@@ -25,7 +25,7 @@
       strength.addEventListener("change", tell);
       keep.addEventListener("change", tell);
       return make("div", { class: "lp-pane-head" }, name,
-        make("span", { class: "knobs" }, make("label", {}, "strength ", strength, shown), make("label", {}, "keeps ", keep)));
+        make("span", { class: "knobs" }, make("label", {}, "strength ", strength, shown), make("label", {}, "keeps ", keep, " of its directions")));
     }
 
     function rebuild(value) {
@@ -53,7 +53,7 @@
 
     function legend() {
       const scale = make("span", { class: "scale", "aria-hidden": "true" }), ends = make("span", {});
-      const choices = [["kl", "KL(adapted ‖ base)", "0 to many nats"], ["change", "change of log-probability", "less likely to likelier than in the base"]];
+      const choices = [["kl", "how surprised the base would be (KL)", "not at all to much, in nats"], ["change", "likelier or less likely than in the base (change of log-probability)", "less likely to likelier"]];
       const buttons = choices.map(([kind, words]) => make("button", { class: "lp-choice", "data-colour": kind }, words));
       const choose = (kind) => {
         colouring = kind;
@@ -122,7 +122,7 @@
     // What the line of KL says in a number, while it grows.
     function running(given) {
       const known = given.t.map((token) => token[1]).filter((kl) => kl !== null && kl !== undefined);
-      return known.length ? `mean KL so far ${(known.reduce((sum, kl) => sum + kl, 0) / known.length).toPrecision(2)} nats a token` : "";
+      return known.length ? `surprise of the base so far ${(known.reduce((sum, kl) => sum + kl, 0) / known.length).toPrecision(2)} nats a token (mean KL)` : "";
     }
 
     function footer(value, index, pane, part, given) {
@@ -133,7 +133,7 @@
           const base = value.turns[index].a[0].t[given.first], mine = given.t[given.first];
           words.push(`parts from the base at token ${given.first + 1}${mine && base ? `: “${mine[0].trim()}” instead of “${base[0].trim()}”` : ""}`);
         }
-        if (given.mean !== null && given.mean !== undefined) words.push(`mean KL ${given.mean.toPrecision(2)} nats a token`);
+        if (given.mean !== null && given.mean !== undefined) words.push(`the base would be surprised by ${given.mean.toPrecision(2)} nats a token (mean KL)`);
       }
       if (given.end === "length") words.push("cut at the length you set");
       if (given.end === "cancelled") words.push("stopped");
@@ -253,7 +253,7 @@
     box.append(table);
     if (pane && detail.kl !== null && detail.kl !== undefined) {
       const change = detail.logprob - detail.base_logprob;
-      box.append(make("div", {}, `KL(adapted ‖ base) ${detail.kl.toPrecision(2)} nats; this word's log-probability ${change < 0 ? "−" : "+"}${Math.abs(change).toPrecision(2)}`));
+      box.append(make("div", {}, `how surprised the base would be here: ${detail.kl.toPrecision(2)} nats, KL(adapted ‖ base); this word's log-probability ${change < 0 ? "−" : "+"}${Math.abs(change).toPrecision(2)}`));
     }
   }
 

@@ -53,6 +53,13 @@ lp.live = (() => {
     open: (id) => go({ run: id, tab: "fine" }),
     tick: (id) => go({ runs: here.runs.includes(id) ? here.runs.map((one) => (one === id ? "" : one)) : withTick(id) }, "replace"),
     theme: () => lp.flip(),
+    link: () => {
+      if (here.tab === "chat" && document.querySelector(".lp-turn")) lp.share();
+      else lp.clip(window.location.href);
+      const button = document.querySelector(".lp-link-here");
+      if (button) button.textContent = "Copied";
+      setTimeout(() => { const late = document.querySelector(".lp-link-here"); if (late) late.textContent = "Copy link"; }, 1500);
+    },
     menu: (id, button) => lp.menu.open(id, button),
   };
   document.addEventListener("click", (event) => {

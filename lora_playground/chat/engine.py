@@ -182,7 +182,7 @@ class Engine:
         hosted = self._hosted.get(key)
         if hosted is None:
             if exchange is not None:
-                exchange.status(f"Loading the base model {config.source} ...")
+                exchange.status(f"Loading the model {config.source}, the first time only …")
             self._forget_bases()
             check_memory(config, self.device)
             base = load_base(config, device=self.device, dtype=decoding_dtype(config, self.device))

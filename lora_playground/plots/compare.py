@@ -71,7 +71,7 @@ def scatter_figure(
             "y": rounded([p.y]),
             "mode": "markers+text",
             "text": [html.escape(_short(p.label))],
-            "textposition": f"top {side}",
+            "textposition": f"{over} {side}",
             "cliponaxis": False,
             "name": html.escape(p.label),
             "showlegend": False,
@@ -79,7 +79,7 @@ def scatter_figure(
             "error_y": _interval(p),
             "hovertemplate": f"{html.escape(p.label)}<br>{x_title} %{{x}}<br>{y_title} %{{y:.0%}}<extra></extra>",
         }
-        for p, side in zip(points, _sides([p.x for p in points], log_x))
+        for p, side, over in zip(points, _sides([p.x for p in points], log_x), _over(points))
     ]
     x = axis(x_title + (" (log)" if log_x else ""), dark, type="log" if log_x else "linear")
     if percent_x:
@@ -107,6 +107,12 @@ def _interval(point: Point) -> dict[str, Any]:
         return {"visible": False}
     ends = {"array": [point.high - point.y], "arrayminus": [point.y - point.low]}
     return {"type": "data", "symmetric": False, **ends, "color": point.colour, "thickness": 1.5, "width": 5}
+
+
+def _over(points: Sequence[Point]) -> list[str]:
+    """Whether a name stands above or below its point: by turns from the highest on, so that neighbours keep apart."""
+    order = sorted(range(len(points)), key=lambda i: -points[i].y)
+    return [("top", "bottom")[order.index(i) % 2] for i in range(len(points))]
 
 
 def _sides(xs: Sequence[float], log: bool) -> list[str]:

@@ -33,7 +33,7 @@ from lora_playground.ui.conversation import (
     tuned,
 )
 from lora_playground.ui.identity import Identity
-from lora_playground.ui.shell import QUIET, SETS, Shell, Shown, actions
+from lora_playground.ui.shell import LATEST, QUIET, SETS, Shell, Shown, actions
 from lora_playground.ui.votes import keep_vote
 from lora_playground.ui.words import escape
 
@@ -82,13 +82,24 @@ class ChatTab:
             self.stop_button = gr.Button(
                 "Stop", variant="stop", elem_id="lp-chat-stop", visible=False, min_width=90, scale=1
             )
-        with gr.Row(elem_id="lp-sampling"):
+        fold = gr.Accordion("How words are chosen: temperature, length, seed", open=False, elem_classes="lp-fold")
+        with fold, gr.Row(elem_id="lp-sampling"):
             self.temperature = Slider(
                 0, 2, value=0, step=0.05, label="Temperature", info="0: always the likeliest word", buttons=[]
             )
-            self.top_p = Slider(0.05, 1, value=1, step=0.05, label="Top-p", info="choose among so much", buttons=[])
+            self.top_p = Slider(
+                0.05,
+                1,
+                value=1,
+                step=0.05,
+                label="Top-p",
+                info="choose among the likeliest, up to this share",
+                buttons=[],
+            )
             self.length = Slider(8, 512, value=96, step=8, label="Length", info="tokens at most", buttons=[])
-            self.seed = gr.Number(0, label="Seed", info="of the shared noise", precision=0, elem_id="lp-seed")
+            self.seed = gr.Number(
+                0, label="Seed", info="same number, same answers; shared by all panes", precision=0, elem_id="lp-seed"
+            )
         with gr.Accordion("More: system prompt, equal context", open=False, elem_classes="lp-fold"):
             self.system = gr.Textbox("", label="System prompt", info="put before the conversation", lines=2)
             self.forced = gr.Checkbox(
@@ -122,8 +133,8 @@ class ChatTab:
             [self.conversation, self.tuning, self.input, self.view, self.problem],
             **QUIET,
         )
-        for trigger in (self._shell.ticked.change, self.tuning.change, tab.select):
-            trigger(self.show, panes, [self.view, self.conversation, self.starters], **QUIET)
+        changes = [self._shell.ticked.change, self.tuning.change, tab.select]
+        gr.on(changes, self.show, panes, [self.view, self.conversation, self.starters], **LATEST)
         tab.select(self.warm, self._shell.ticked, None, **QUIET)
 
     def open_link(self, restored: Any) -> None:

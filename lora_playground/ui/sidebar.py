@@ -78,6 +78,7 @@ def header(base: str, verified: bool | None, device: Device) -> str:
         f'<span class="lp-fact"><span class="k">base</span> {escape(base)} {mark}</span>'
         f'<span class="lp-fact"><span class="k">device</span> {escape(device.name)} {memory}</span>'
         f'<span class="lp-fact"><span class="k">queue</span> <span class="lp-queue"></span></span>'
+        '<button class="lp-link-here" data-act="link" title="A link to what this page shows">Copy link</button>'
         '<button class="lp-theme" data-act="theme" aria-label="Light or dark page" title="Light or dark">☾</button>'
         "</div></header>"
     )

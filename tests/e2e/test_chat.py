@@ -59,6 +59,8 @@ def until_more(page, turns: int) -> None:
 
 
 def set_slider(page, label: str, value: str) -> None:
+    if not page.locator("#lp-seed input").is_visible():
+        page.get_by_role("button", name="How words are chosen").click()
     box = page.get_by_label(f"number input for {label}")
     box.fill(value)
     box.press("Tab")
@@ -103,6 +105,7 @@ def test_what_differs_is_seen_and_nothing_else(opened):
     assert by_kl[1] and not by_kl[0] and not by_kl[2]
     page.get_by_role("button", name="change of log-probability").click()
     by_change = page.evaluate(coloured)
+    assert "the base would be surprised by" in panes.nth(1).locator(".f").inner_text(), "plain words before the term"
     assert by_change[1] and by_change[1] != by_kl[1] and not by_change[0] and not by_change[2]
     panes.nth(1).locator(".a").focus()
     page.keyboard.press("ArrowRight")

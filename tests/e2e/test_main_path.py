@@ -249,6 +249,18 @@ def test_phone_has_no_sideways_scroll(blank, server):
         assert widest(page) <= 390, f"{name} is wider than the phone"
 
 
+def test_a_link_is_copied_from_any_tab_and_a_projector_has_larger_text(page):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    open_tab(page, "Compare")
+    until(page, lambda: "tab=compare" in page.url, "the tab in the address")
+    page.locator(".lp-link-here").click()
+    until(page, lambda: page.evaluate("navigator.clipboard.readText()") == page.url, "the link on the clipboard")
+    size = "parseFloat(getComputedStyle(document.querySelector('#lp-side h2')).fontSize)"
+    before = page.evaluate(size)
+    page.set_viewport_size({"width": 1920, "height": 1080})
+    assert page.evaluate(size) >= 1.2 * before
+
+
 def test_dark_page_stays_dark(page):
     page.locator(".lp-theme").click()
     colour = "getComputedStyle(document.querySelector('.gradio-container')).backgroundColor"
