@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
 
-PATIENCE = 600
+PATIENCE = int(os.environ.get("LORA_PLAYGROUND_PATIENCE", 600))
 """Seconds to wait for something that must come; a busy machine is no failure, so this is long."""
 
 
@@ -64,7 +65,10 @@ def short_budget(page: Any, seconds: int) -> None:
 
 
 def open_tab(page: Any, name: str) -> None:
-    """Opens a tab by its name, from the overflow menu where the tabs do not fit."""
+    """Opens a tab by its name: on a phone from the line that moves sideways, else as Gradio shows it."""
+    if page.locator("#lp-strip").is_visible():
+        page.locator("#lp-strip button").filter(has_text=name).first.click()
+        return
     tab = page.locator('#lp-tabs [role="tab"]').filter(has_text=name).first
     if not tab.is_visible():
         page.locator("#lp-tabs .overflow-menu > button").click()

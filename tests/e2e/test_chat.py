@@ -58,9 +58,13 @@ def until_more(page, turns: int) -> None:
     until(page, lambda: page.locator(".lp-pane").first.locator(".lp-turn").count() > turns, "the question")
 
 
-def set_slider(page, label: str, value: str) -> None:
+def open_sampling(page) -> None:
     if not page.locator("#lp-seed input").is_visible():
         page.get_by_role("button", name="How words are chosen").click()
+
+
+def set_slider(page, label: str, value: str) -> None:
+    open_sampling(page)
     box = page.get_by_label(f"number input for {label}")
     box.fill(value)
     box.press("Tab")
@@ -167,6 +171,7 @@ def test_edit_copy_save_and_share(opened, server):
     until(other, lambda: other.locator(".lp-pane").first.locator(".lp-turn").count() == 2, "both questions again")
     until(other, lambda: other.locator("#lp-send").is_visible() and all(answers(other)), "the shared answers")
     until(other, lambda: answers(other) == said, "the same answers from the link")
+    open_sampling(other)
     assert other.locator("#lp-seed input").input_value() == "11"
     assert other.get_by_label("Directions kept of some").input_value() == "1"
     other.close()
