@@ -1,8 +1,9 @@
 """The live route: tells a page what is new since it last asked, as JSON that is made once for all pages. No Gradio.
 
 `GET /live` says by version which parts the page has: `list`, `card`, `probes`, `curve`, `pictures`. `run` is the run in
-view, `module` the module in its pictures, `also` names runs whose line in the list is missing. The answer has `boot`
-(another value means that the server was started anew), `queue` in words for this visitor, and the parts that are newer.
+view, `module` the module in its pictures, `recording` a recorded run that is asked for, `also` names runs whose line in
+the list is missing. The answer has `boot` (another value means that the server was started anew), `queue` in words for
+this visitor, and the parts that are newer.
 """
 
 from __future__ import annotations
@@ -18,22 +19,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from lora_playground import plots
 from lora_playground.errors import PlaygroundError
 from lora_playground.jobs.supervisor import Job, Supervisor
-from lora_playground.plots.spectrum import short_name
 from lora_playground.plots.style import RUN_COLOURS
 from lora_playground.runs import Run, RunStore
 from lora_playground.runs.history import RunProgress
-from lora_playground.ui import cards, sidebar
+from lora_playground.ui import cards, recordings, run_figures, sidebar
 from lora_playground.ui.identity import Identity
 from lora_playground.ui.run_list_cache import RunList, RunListCache
 from lora_playground.ui.words import rough
 
 KEPT = 256
 """Parts kept as bytes. The least recently used goes first."""
-COLOUR = RUN_COLOURS[0]
-"""Colour of the figures as they are sent. The page gives them the colour that the run has there."""
 
 
 class Feed:
@@ -72,6 +69,8 @@ class Feed:
         if also := asked.get("also"):
             entries = (self._runs.entry(identity) for identity in also.split(",")[: sidebar.LISTED])
             parts["also"] = _bytes([[entry.id, sidebar.line(entry)] for entry in entries if entry is not None])
+        if name := asked.get("recording"):
+            parts["recording"] = self._once(("recording", name), lambda: recordings.frames(name))
         if identity := asked.get("run"):
             parts |= self._run(identity, asked, visitor)
         body = b"{" + b",".join(b'"%s":%s' % (name.encode(), part) for name, part in parts.items()) + b"}"
@@ -118,12 +117,14 @@ class Feed:
         since = int(asked["curve"]) if asked.get("curve", "").isdecimal() else 0
         if progress.plan and since < progress.curve_version:
             new = ("curve", identity, since, progress.curve_version)
-            parts["curve"] = self._once(new, lambda: _curve(progress, since))
+            parts["curve"] = self._once(new, lambda: run_figures.curve(progress, since))
         module, drawn = asked.get("module", ""), str(progress.changed["spectra"])
         if progress.plan and asked.get("pictures") != drawn:
             rank = getattr(config.variant, "rank", None)
             key = ("pictures", identity, drawn, module)
-            parts["pictures"] = self._once(key, lambda: {"version": drawn, **_pictures(progress, module, rank)})
+            parts["pictures"] = self._once(
+                key, lambda: {"version": drawn, **run_figures.pictures(progress, module, rank)}
+            )
         return parts
 
 
@@ -176,34 +177,10 @@ def _card(run: Run, job: Job, progress: RunProgress, label: str, mine: bool) -> 
     else:
         html = cards.progress(label, job.state, progress) + cards.messages(progress)
     html += cards.note(run.about().get("note", ""))
+    source = run.config().model.source
     return {
         "id": job.id, "state": job.state, "ended": job.ended, "stop": mine and not job.ended,
         "mine": mine, "stopping": job.stopping, "resume": mine and job.resumable, "started": bool(progress.plan),
-        "replayed": bool(result and "replayed" in result), "html": html,
+        "base": "" if source == "embedded" else source, "replayed": bool(result and "replayed" in result),
+        "html": html,
     }  # fmt: skip
-
-
-def _curve(progress: RunProgress, since: int) -> dict[str, Any]:
-    """The new points of the loss, its sentence, and the figure for a page that has no points yet."""
-    points = progress.curve(since)
-    points["words"] = plots.describe_loss(progress)
-    if points["kept"] == [0, 0]:
-        points["figure"] = plots.loss_figure(progress, COLOUR)
-    return points
-
-
-def _pictures(progress: RunProgress, module: str, rank: int | None) -> dict[str, Any]:
-    """The map of all modules and the scree of one, with their sentences."""
-    told = progress.spectra.get("spectra", {})
-    names = list(told) or [entry[0] for entry in progress.plan.get("modules", [])]
-    if module not in names:
-        module = names[len(names) // 2] if names else ""
-    ranks, values = progress.spectra.get("effective_rank", {}), told.get(module, [])
-    return {
-        "module": module,
-        "modules": [[short_name(name), name] for name in names],
-        "map": plots.map_figure(ranks, selected=module),
-        "map_words": plots.describe_map(ranks),
-        "scree": plots.scree_figure([("", COLOUR, values)], rank=rank, module=module),
-        "scree_words": plots.describe_scree("", values, rank=rank),
-    }

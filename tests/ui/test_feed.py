@@ -56,7 +56,7 @@ def test_a_page_gets_what_is_new_and_nothing_twice(house):
 def test_a_part_is_made_once_for_all_pages(house, monkeypatch):
     house.run.append(PLAN)
     house.ask(run=house.run.id)
-    monkeypatch.setattr("lora_playground.ui.feed._curve", lambda *_: pytest.fail("made twice"))
+    monkeypatch.setattr("lora_playground.ui.run_figures.curve", lambda *_: pytest.fail("made twice"))
     monkeypatch.setattr("lora_playground.ui.feed._list", lambda *_: pytest.fail("made twice"))
     assert house.ask(run=house.run.id)["curve"]["steps"] == []
 

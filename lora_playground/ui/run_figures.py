@@ -1,0 +1,39 @@
+"""Loss and pictures of a run as the page's script draws them: figures with their sentences, plain data. No Gradio."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lora_playground import plots
+from lora_playground.plots.spectrum import short_name
+from lora_playground.plots.style import RUN_COLOURS
+from lora_playground.runs.history import RunProgress
+
+COLOUR = RUN_COLOURS[0]
+"""Colour of the figures as they are sent. The page gives them the colour that the run has there."""
+
+
+def curve(progress: RunProgress, since: int) -> dict[str, Any]:
+    """The new points of the loss, its sentence, and the figure for a page that has no points yet."""
+    points = progress.curve(since)
+    points["words"] = plots.describe_loss(progress)
+    if points["kept"] == [0, 0]:
+        points["figure"] = plots.loss_figure(progress, COLOUR)
+    return points
+
+
+def pictures(progress: RunProgress, module: str, rank: int | None) -> dict[str, Any]:
+    """The map of all modules and the scree of one, with their sentences."""
+    told = progress.spectra.get("spectra", {})
+    names = list(told) or [entry[0] for entry in progress.plan.get("modules", [])]
+    if module not in names:
+        module = names[len(names) // 2] if names else ""
+    ranks, values = progress.spectra.get("effective_rank", {}), told.get(module, [])
+    return {
+        "module": module,
+        "modules": [[short_name(name), name] for name in names],
+        "map": plots.map_figure(ranks, selected=module),
+        "map_words": plots.describe_map(ranks),
+        "scree": plots.scree_figure([("", COLOUR, values)], rank=rank, module=module),
+        "scree_words": plots.describe_scree("", values, rank=rank),
+    }
