@@ -92,6 +92,22 @@ def fetch(
         raise failed(_why(repo, kind, error, anonymous)) from error
 
 
+def files(repo: str, kind: Literal["model", "dataset"] = "model", patience: float = 8.0) -> dict[str, int]:
+    """Bytes of all files of a repository by name, without fetching any.
+
+    Raises:
+        ModelError or DataError, by `kind`: as `fetch`, or no answer within `patience` seconds.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=os.environ.get("HF_TOKEN") or False)
+        about: Any = api.repo_info(repo, repo_type=kind, files_metadata=True, timeout=patience)
+    except Exception as error:  # as in `fetch`
+        raise _ERRORS[kind](_why(repo, kind, error, anonymous=False)) from error
+    return {one.rfilename: one.size or 0 for one in about.siblings or []}
+
+
 def _why(repo: str, kind: str, error: Exception, anonymous: bool) -> str:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 

@@ -35,7 +35,7 @@
       bodies = value.panes.map((pane, number) => {
         const body = make("div", { class: "lp-turns" });
         if (!value.turns.length) body.append(make("p", { class: "lp-note" }, number ? "with the update ΔW" : "frozen weights W, no update"));
-        grid.append(make("section", { class: "lp-pane", style: pane.colour ? `--run:${pane.colour}` : "", "aria-label": pane.label }, paneHead(pane), body));
+        grid.append(make("section", { class: "lp-pane", "data-run": pane.run || "", style: pane.colour ? `--run:${pane.colour}` : "", "aria-label": pane.label }, paneHead(pane), body));
         return body;
       });
       root.append(grid, value.panes.length > 1 ? legend() : "", make("div", { class: "lp-talk-foot", role: "status" }));

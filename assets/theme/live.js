@@ -50,6 +50,10 @@ lp.live = (() => {
 
   const acts = {
     new: () => go({ run: "", tab: "fine" }),
+    play: () => lp.empty.play(),
+    unplay: () => lp.empty.stop(),
+    "ask-base": () => lp.empty.ask(),
+    tab: (name) => go({ tab: name }),
     open: (id) => go({ run: id, tab: "fine" }),
     tick: (id) => go({ runs: here.runs.includes(id) ? here.runs.map((one) => (one === id ? "" : one)) : withTick(id) }, "replace"),
     theme: () => lp.flip(),
@@ -61,7 +65,19 @@ lp.live = (() => {
       setTimeout(() => { const late = document.querySelector(".lp-link-here"); if (late) late.textContent = "Copy link"; }, 1500);
     },
     menu: (id, button) => lp.menu.open(id, button),
+    drawer: () => drawer(!document.body.classList.contains("lp-drawn")),
   };
+
+  // On a phone the list of runs is a drawer.
+  function drawer(open) {
+    document.body.classList.toggle("lp-drawn", open);
+    header();
+    if (open) document.querySelector(".lp-new")?.focus();
+  }
+  document.addEventListener("click", (event) => {
+    if (document.body.classList.contains("lp-drawn") && (event.target.closest(".lp-open, .lp-new") || !event.target.closest("#lp-side, .lp-drawer, .lp-menu, .lp-dialog, .lp-toast"))) drawer(false);
+  });
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape") drawer(false); });
   document.addEventListener("click", (event) => {
     const target = event.target.closest(".lp-live [data-act]");
     if (target && acts[target.dataset.act]) acts[target.dataset.act](target.dataset.id || "", target);
@@ -76,7 +92,15 @@ lp.live = (() => {
     if (settled && tab !== here.tab && selected() === titles[tab]) go({ tab });
     setTimeout(paint, 80);
   }
-  const show = (tab) => go({ runs: withTick(here.run), tab });
+  const show = (tab) => { go({ runs: withTick(here.run), tab }); if (tab === "chat") askFirst(here.run, 0); };
+
+  // "Chat with it" asks the first prompt on offer, once the run's pane is there and nothing has been asked yet.
+  function askFirst(run, tries) {
+    if (here.tab !== "chat" || tries > 200 || document.querySelector(".lp-turn")) return;
+    const starter = document.querySelector(".lp-starters button");
+    if (starter && document.querySelector(`.lp-pane[data-run="${CSS.escape(run)}"]`)) starter.click();
+    else setTimeout(() => askFirst(run, tries + 1), 150);
+  }
 
   // The server has chosen, after Train for instance. What it answers to an older choice of this page is passed over.
   function obey(props, watch) {
@@ -177,12 +201,14 @@ lp.live = (() => {
   function paint() {
     if (!told.list) return;
     set(part("lp-header"), told.list.header);
+    header();
     const queue = document.querySelector(".lp-queue");
     if (queue && queue.textContent !== told.queue) queue.textContent = told.queue;
     list();
     const view = document.getElementById("lp-view"), card = told.card;
     if (!view || (here.run && !card)) return;
-    const state = here.run ? { state: card.state, stop: card.stop, stopping: card.stopping, resume: card.resume, replayed: card.replayed, started: card.started, ended: card.ended } : { state: "idle" };
+    const seen = here.run ? { html: card.html, probes: told.probes && told.probes.html, curve: told.curve, pictures: told.pictures } : lp.empty.shown(told.list.idle, told.list.total);
+    const state = here.run ? card : { state: seen.playing ? "recording" : "idle", started: !!seen.pictures };
     for (const name of ["state", "stop", "stopping", "resume", "replayed", "started", "ended"]) {
       const value = String(state[name] || "");
       if (view.dataset[name] !== value) view.dataset[name] = value;
@@ -190,14 +216,37 @@ lp.live = (() => {
     view.style.setProperty("--run", colour(here.run));
     const stop = document.getElementById("lp-stop");
     if (stop) stop.disabled = !!state.stopping;
-    set(part("lp-status"), here.run ? card.html : told.list.idle);
-    set(part("lp-probes"), here.run && told.probes ? told.probes.html : "");
-    if (!here.run || !card.started) return;
-    words("lp-loss-words", told.curve && told.curve.words);
-    words("lp-map-words", told.pictures && told.pictures.map_words);
-    words("lp-scree-words", told.pictures && told.pictures.scree_words);
-    modules();
-    plots();
+    set(part("lp-status"), seen.html);
+    set(part("lp-probes"), seen.probes || "");
+    if (!state.started) return;
+    words("lp-loss-words", seen.curve && seen.curve.words);
+    words("lp-map-words", seen.pictures && seen.pictures.map_words);
+    words("lp-scree-words", seen.pictures && seen.pictures.scree_words);
+    modules(seen.pictures);
+    plots(seen.curve, seen.pictures);
+  }
+
+  // The header's parts that depend on what this page shows: the base of the run in view, or of the form; the tabs.
+  function header() {
+    const base = document.querySelector(".lp-base");
+    if (base) {
+      const name = (here.run ? told.card && told.card.base : lp.empty.base()) || base.dataset.own;
+      if (base.textContent !== name) base.textContent = name;
+      base.parentElement.classList.toggle("other", name !== base.dataset.own);
+      base.parentElement.title = here.run ? "base model of the run shown" : "base model of the next run";
+    }
+    document.querySelector(".lp-drawer")?.setAttribute("aria-expanded", String(document.body.classList.contains("lp-drawn")));
+    const place = part("lp-strip");
+    if (!place) return;
+    if (!place.firstChild) place.append(lp.make("nav", { "aria-label": "Tabs" }));
+    const nav = place.firstChild;
+    if (!nav.firstChild) nav.append(...Object.entries(titles).map(([name, title]) => lp.make("button", { "data-act": "tab", "data-id": name }, title)));
+    for (const button of nav.children) {
+      const now = button.dataset.id === here.tab;
+      if (now !== button.hasAttribute("aria-current")) { button.toggleAttribute("aria-current", now); if (now) nav.scrollTo({ left: button.offsetLeft - 40 }); }
+    }
+    const many = document.querySelector(".lp-drawer b"), total = told.list.total ? ` ${told.list.total}` : "";
+    if (many && many.textContent !== total) many.textContent = total;
   }
 
   function words(id, sentence) {
@@ -233,8 +282,8 @@ lp.live = (() => {
     node.querySelector(".lp-runs-more").textContent = more > 0 ? `and ${more} older runs` : "";
   }
 
-  function modules() {
-    const node = part("lp-module"), fresh = told.pictures;
+  function modules(fresh) {
+    const node = part("lp-module");
     if (!node || !fresh) return;
     const key = JSON.stringify(fresh.modules);
     if (node.lpKey !== key) {
@@ -248,6 +297,7 @@ lp.live = (() => {
   }
 
   function choose(name) {
+    if (!here.run) return;
     module = name;
     delete have.pictures;
     ask();
@@ -256,13 +306,12 @@ lp.live = (() => {
   // --- plots ---------------------------------------------------------------------------------------------------------
 
   let loading = null;
-  function plots() {
+  function plots(curve, fresh) {
     if (!["lp-loss", "lp-map", "lp-scree"].some((id) => visible(part(id)))) return; // drawn when they are shown
     if (!window.Plotly) {
       if (script) loading = loading || import(`${root}/${script}`).then(paint);
       return;
     }
-    const curve = told.curve, fresh = told.pictures;
     if (curve) drawOnce("lp-loss", [here.run, curve.version, colour(here.run)], (node) => drawLoss(node, curve));
     if (fresh) {
       const key = [here.run, fresh.version, fresh.module, colour(here.run)];
@@ -283,7 +332,7 @@ lp.live = (() => {
     window.Plotly.react(node, coloured(figure.data), figure.layout, figure.config);
     if (node.lpClicks || !node.on) return;
     node.lpClicks = true;
-    node.on("plotly_click", (event) => { const name = event.points[0] && event.points[0].customdata; if (told.pictures.modules.some((one) => one[1] === name)) choose(name); });
+    node.on("plotly_click", (event) => { const name = event.points[0] && event.points[0].customdata; if (told.pictures && told.pictures.modules.some((one) => one[1] === name)) choose(name); });
   }
 
   function coloured(data) {
@@ -322,5 +371,5 @@ lp.live = (() => {
   }
 
   ask();
-  return { go, where: () => here, start, obey, opened, show, ask, hide, open: acts.open, name: (id) => document.querySelector(`.lp-run[data-id="${CSS.escape(id)}"] .n`)?.textContent || "", take: (id) => taken && taken("act", { id }), whenEnded: (trigger) => listeners.push(trigger), whenTaken: (trigger) => { taken = trigger; } };
+  return { go, where: () => here, start, obey, opened, show, ask, hide, paint, idle: () => !here.run && here.tab === "fine", open: acts.open, name: (id) => document.querySelector(`.lp-run[data-id="${CSS.escape(id)}"] .n`)?.textContent || "", take: (id) => taken && taken("act", { id }), whenEnded: (trigger) => listeners.push(trigger), whenTaken: (trigger) => { taken = trigger; } };
 })();

@@ -26,13 +26,15 @@ def warning(text: str) -> str:
 
 
 def idle(last: str = "") -> str:
-    """Before anything was started: what will happen, in three lines, and the last result."""
+    """Before anything was started: what will happen, in three lines, and the last result. The page puts in the picture
+    of the method and the button that plays a recording."""
     return (
-        '<section class="lp-card lp-idle"><h2>Press Train, and this happens</h2><ol>'
-        "<li>The base model reads your examples. Its own weights W stay as they are (frozen).</li>"
-        "<li>A small update ΔW beside them learns to answer in their way. You watch its loss, its answers, and how "
-        "many directions it uses (its singular values).</li>"
-        f"<li>Then both models, with and without ΔW, answer you side by side.</li></ol>{last}</section>"
+        '<section class="lp-card lp-idle"><div class="lp-idle-words"><h2>Press Train, and this happens</h2><ol>'
+        "<li>The base model reads your examples; its weights W stay as they are (frozen).</li>"
+        "<li>A small update ΔW beside them learns to answer their way. Below you watch its answers, its loss, and how "
+        "many directions it uses.</li>"
+        "<li>Then both models, without and with ΔW, answer you side by side.</li></ol><!--play-->"
+        f'{last}</div><div class="lp-idle-scale"><!--scale--></div></section>'
     )
 
 

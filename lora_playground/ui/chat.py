@@ -108,7 +108,7 @@ class ChatTab:
             )  # fmt: skip
         with gr.Row(elem_id="lp-chat-more"):
             self.again = gr.Button("Answer again", size="sm", elem_id="lp-again")
-            self.fresh = gr.Button("New conversation", size="sm", elem_id="lp-fresh")
+            self.fresh = gr.Button("New conversation", size="sm", elem_id="lp-chat-fresh")
             self.markdown = gr.Button("Save as Markdown", size="sm")
             self.json = gr.Button("Save as JSON", size="sm")
             self.share = gr.Button("Copy link", size="sm", elem_id="lp-share")

@@ -1,4 +1,4 @@
-"""The left side of Fine-tune: data, method, rank, budget, Train. It turns what is chosen into RunConfigs, no more.
+"""The left side of Fine-tune: model, data, method, budget, Train. It turns what is chosen into RunConfigs, no more.
 
 Which datasets, variants and options there are comes from the catalogue, the registry and the schema.
 """
@@ -20,8 +20,7 @@ from lora_playground.estimates.epochs import epochs
 from lora_playground.estimates.memory import seen_overhead
 from lora_playground.estimates.time import estimate_times
 from lora_playground.machine.device import device
-from lora_playground.models.catalogue import list_models
-from lora_playground.ui import cards, costs, method_card, options_file, pictures, upload
+from lora_playground.ui import cards, costs, empty, method_card, model_step, options_file, pictures, upload
 from lora_playground.ui.controls import CheckboxGroup, Dropdown, Radio, Slider, offer
 from lora_playground.ui.forms import Fields, VariantFields, field, help_text, nest, plain
 from lora_playground.ui.preview import Preview
@@ -129,13 +128,14 @@ def build(shell: Shell, page: gr.Blocks) -> Steps:
     """Makes the steps where it is called, and what they do among themselves, and when the page is loaded."""
     name = _first(list(VARIANTS), RunConfig.model_fields["variant"].get_default(call_default_factory=True).name)
     with gr.Column(elem_classes="lp-step"):
+        _heading(1, "Model", "choose, or write a folder or hub id")
+        source, _ = model_step.build()
+    with gr.Column(elem_classes="lp-step"):
         dataset, examples, uploaded = _data_step(shell)
         seen = Preview(shell.home)
         seen.build()
     with gr.Column(elem_classes="lp-step"):
         method = _method_step(name)
-    with gr.Column(elem_classes="lp-step"):
-        knob, rank, picture = _rank_step(name)
     with gr.Column(elem_classes="lp-step"):
         budget = _budget_step()
         memory = gr.HTML(elem_id="lp-cost", apply_default_css=False)
@@ -143,7 +143,6 @@ def build(shell: Shell, page: gr.Blocks) -> Steps:
             causes = gr.HTML(apply_default_css=False)
         sweeps = _sweep()
         with gr.Accordion("Advanced", open=False, elem_classes="lp-fold", elem_id="lp-advanced"):
-            source, about = _model_input()
             exact = field(RANK, elem_id="lp-rank-exact")
             variant_fields = VariantFields(("rank",), name)
             advanced = Fields(option for option in _DEFAULTS.values() if option.path not in PLACED)
@@ -155,21 +154,22 @@ def build(shell: Shell, page: gr.Blocks) -> Steps:
     nonce = gr.Textbox("", visible="hidden", elem_classes="lp-hidden", label="nonce", elem_id="lp-nonce")
     ended = gr.HTML("", js_on_load="lp.live.whenEnded(trigger); // 'act'", html_template=" ", elem_classes="lp-hidden")
     made = Steps(
-        dataset, examples, *method, knob, rank, picture, *budget, source, advanced, variant_fields, exact, file,
+        dataset, examples, *method, *budget, source, advanced, variant_fields, exact, file,
         *sweeps, problem, train, shown, nonce, ended, shell.home,
     )  # fmt: skip
     _connect(shell, page, made, uploaded)
     _connect_costs(shell, page, made, memory, causes)
-    source.change(model_note, source, about, **QUIET)
     seen.connect(dataset, source, advanced.inputs["data.max_length"])
     return made
 
 
 def _connect_costs(shell: Shell, page: gr.Blocks, made: Steps, memory: gr.HTML, causes: gr.HTML) -> None:
-    """Time and memory that the run will need, drawn anew whenever something changes that they depend on, the end of a
-    run among it, which shows what this machine can do."""
+    """Time and memory that the run will need, and what the empty page shows of it, drawn anew whenever something
+    changes that they depend on, the end of a run among it, which shows what this machine can do."""
 
-    def draw(given: dict[Any, Any]) -> tuple[str, str, str]:
+    plan = empty.build()
+
+    def draw(given: dict[Any, Any]) -> tuple[Any, ...]:
         try:
             configs, machine = made.configs(given), device()
             gpu = machine.kind == "cuda"
@@ -178,9 +178,10 @@ def _connect_costs(shell: Shell, page: gr.Blocks, made: Steps, memory: gr.HTML, 
             steps = known[0].steps[1] if timed and known[0] else None
             passes = None if timed and steps is None else epochs(configs[0], shell.home, steps)
             clock = costs.time_line(known, timed) + costs.budget_line(configs[0], passes, step_flops(configs[0]))
-            return clock, *costs.panel(configs[0], machine, seen_overhead(shell.store, configs[0].model.source))
+            needed = costs.panel(configs[0], machine, seen_overhead(shell.store, configs[0].model.source))
+            return clock, *needed, empty.plan(configs[0], shell.home)
         except PlaygroundError as failure:
-            return costs.refused(failure), "", ""
+            return costs.refused(failure), "", "", gr.skip()
 
     paths = (
         "model.quantisation", "data.max_length", "data.train_rows", "data.rehearsal",
@@ -191,14 +192,14 @@ def _connect_costs(shell: Shell, page: gr.Blocks, made: Steps, memory: gr.HTML, 
     changes = [made.file.change, *(made.advanced.inputs[path].change for path in paths)]
     parts = [made.dataset, made.source, made.unit, made.steps, made.seconds, made.shown]
     changes += [part.change for part in [*parts, made.sweep_ranks, made.sweep_variants]]
-    shown = [made.forecast, memory, causes]
+    shown = [made.forecast, memory, causes, plan]
     last: dict[str, Any] = QUIET | {"trigger_mode": "always_last"}
     gr.on([page.load, made.rank.change, *typed, *changes], draw, made.inputs(), shown, **last)
     made.ended.act(draw, made.inputs(), shown, **last)
 
 
 def _data_step(shell: Shell) -> tuple[gr.Dropdown, gr.HTML, upload.Upload]:
-    _heading(1, "Data", "what it learns from")
+    _heading(2, "Data", "what it learns from")
     datasets = list_datasets(shell.home)
     first = _first([card.name for card in datasets], _DEFAULTS["data.dataset"].default)
     dataset = Dropdown(
@@ -213,28 +214,27 @@ def _data_step(shell: Shell) -> tuple[gr.Dropdown, gr.HTML, upload.Upload]:
     return dataset, examples, upload.build(shell.home)
 
 
-def _method_step(name: str | None) -> tuple[gr.Dropdown, gr.Radio, gr.HTML, gr.Markdown]:
-    _heading(2, "Method", "how the update is written")
+def _method_step(name: str | None) -> list[Any]:
+    """The inputs and places of the step, in the order in which `Steps` has them."""
+    _heading(3, "Method", "how the update is written")
     mine = VARIANTS[name].family if name else None
     families = sorted({variant.family for variant in VARIANTS.values()}, key=lambda one: (one != mine, one))
     family = Dropdown(families, value=mine, label="Family", show_label=False, filterable=False, elem_id="lp-family")
     variant = Radio(
         variants_of(mine), value=name, label="Variant", show_label=False, elem_classes="lp-chips", elem_id="lp-variant"
     )
-    equation = gr.Markdown(method_card.equation(name), elem_id="lp-equation", latex_delimiters=method_card.DELIMITERS)
-    return family, variant, gr.HTML(method_card.card(name), apply_default_css=False, elem_id="lp-card"), equation
-
-
-def _rank_step(name: str | None) -> tuple[gr.Column, gr.Slider, gr.HTML]:
-    _heading(3, "Rank", "how many directions it may use")
     with gr.Column(visible=method_card.has_rank(name)) as knob:
+        gr.HTML('<h3 class="lp-sub">Rank <small>how many directions it may use</small></h3>', apply_default_css=False)
         rank = Slider(
             0, len(RANKS) - 1, value=RANKS.index(8), step=1, label="Rank r", show_label=False,
             elem_id="lp-rank-slider", buttons=[],
         )  # fmt: skip
         ticks = "".join(f"<span>{rank}</span>" for rank in RANKS)
         gr.HTML(f'<div class="lp-ticks" aria-hidden="true">{ticks}</div>', apply_default_css=False)
-    return knob, rank, gr.HTML(elem_id="lp-picture", apply_default_css=False)
+    picture = gr.HTML(elem_id="lp-picture", apply_default_css=False)
+    equation = gr.Markdown(method_card.equation(name), elem_id="lp-equation", latex_delimiters=method_card.DELIMITERS)
+    card = gr.HTML(method_card.card(name), apply_default_css=False, elem_id="lp-card")
+    return [family, variant, card, equation, knob, rank, picture]
 
 
 def _budget_step() -> tuple[gr.Radio, gr.Number, gr.Number, gr.HTML]:
@@ -270,31 +270,6 @@ def _heading(number: int, title: str, small: str) -> None:
         f"<small>{small}</small></h2>",
         apply_default_css=False,
     )
-
-
-def _model_input() -> tuple[gr.Dropdown, gr.HTML]:
-    option = _DEFAULTS["model.source"]
-    listed = [(f"{card.label}{'' if card.on_disk else ' (needs the network)'}", card.source) for card in list_models()]
-    source = Dropdown(
-        listed, value=option.default, label="Base model", info=option.description, allow_custom_value=True,
-        elem_id="lp-model-source",
-    )  # fmt: skip
-    return source, gr.HTML(model_note(option.default), apply_default_css=False, elem_id="lp-model-note")
-
-
-def model_note(source: str | None) -> str:
-    """What the catalogue says of a base model: size, licence, template, whether it is here, and whether it is gated."""
-    card = next((one for one in list_models() if one.source == source), None)
-    if card is None:
-        return '<p class="lp-note">Any hub id or folder works: it is checked when the run starts.</p>' if source else ""
-    said = [f"{count(card.parameters)} parameters", f"licence {card.licence}"]
-    if card.template:
-        said.append(f"template {card.template}")
-    text = f"{', '.join(said)}. {card.notes}"
-    text += " It is on this disk." if card.on_disk else " It is fetched when the run starts."
-    if card.gated and not card.on_disk:
-        text += " It is gated: accept its licence on its hub page, and start the app with HF_TOKEN set."
-    return f'<p class="lp-note">{escape(text)}</p>'
 
 
 def dataset_choices(datasets: list[DatasetCard]) -> list[tuple[str, str]]:

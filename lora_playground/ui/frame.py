@@ -23,6 +23,7 @@ from lora_playground.lessons.player import Player
 from lora_playground.machine.device import device
 from lora_playground.models.catalogue import list_models
 from lora_playground.ui import cards, chat, compare, costs, finetune, lab, learn, live, sidebar, spectrum
+from lora_playground.ui.empty import AskBase
 from lora_playground.ui.exports import Exports
 from lora_playground.ui.federated import build_federated
 from lora_playground.ui.feed import Feed
@@ -85,6 +86,7 @@ class Frame:
             viewed, ticked, told = gr.State(""), gr.State([""] * SLOTS), gr.State(0)
             self._shell = shell = Shell(ticked=ticked, tuning=gr.State({}), **self._parts)
             filled("lp-header")
+            filled("lp-strip")
             sync = gr.HTML("", js_on_load=script, html_template=" ", elem_classes="lp-hidden")
             self._edits = gr.HTML(
                 "", js_on_load="lp.menu.start(trigger); // 'act'", html_template=" ", elem_classes="lp-hidden"
@@ -147,6 +149,7 @@ class Frame:
             button.click(do, own.viewed, view.problem, **QUIET).then(None, None, None, js="() => lp.live.ask()")
         view.fresh.click(self.train_anyway, [own.viewed, own.ticked], [own.viewed, own.ticked, view.problem], **SETS)
         FormMemory(steps, shell.store).connect(page)
+        AskBase(self._client, shell.home).connect(steps.dataset, steps.source)
         self._edits.act(self.edit, None, view.problem, trigger_mode="multiple", **QUIET).then(
             None, None, None, js="() => lp.live.ask()"
         )

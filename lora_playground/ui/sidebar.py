@@ -74,9 +74,11 @@ def header(base: str, verified: bool | None, device: Device) -> str:
         else ""
     )
     return (
-        f'<header class="lp-header"><h1 class="lp-brand">{_LOGO}LoRA Playground</h1><div class="lp-facts">'
-        f'<span class="lp-fact"><span class="k">base</span> {escape(base)} {mark}</span>'
-        f'<span class="lp-fact"><span class="k">device</span> {escape(device.name)} {memory}</span>'
+        f'<header class="lp-header"><h1 class="lp-brand">{_LOGO}LoRA Playground</h1>'
+        '<button class="lp-drawer" data-act="drawer" aria-controls="lp-side">☰ Runs<b></b></button>'
+        '<div class="lp-facts"><span class="lp-fact"><span class="k">base</span> '
+        f'<span class="lp-base" data-own="{escape(base)}">{escape(base)}</span> {mark}</span>'
+        f'<span class="lp-fact lp-device"><span class="k">device</span> {escape(device.name)} {memory}</span>'
         f'<span class="lp-fact"><span class="k">queue</span> <span class="lp-queue"></span></span>'
         '<button class="lp-link-here" data-act="link" title="A link to what this page shows">Copy link</button>'
         '<button class="lp-theme" data-act="theme" aria-label="Light or dark page" title="Light or dark">☾</button>'

@@ -13,7 +13,7 @@ from lora_playground.assets import ASSETS
 from lora_playground.errors import AssetError
 
 FOLDER = ASSETS / "theme"
-SCRIPTS = ("app.js", "live.js", "menu.js", "chat.js", "lesson-pictures.js", "lesson.js")
+SCRIPTS = ("app.js", "terms.js", "empty.js", "live.js", "menu.js", "chat.js", "lesson-pictures.js", "lesson.js")
 """In the order in which they need each other."""
 _FONTS = (
     ("Atkinson Hyperlegible Next", "atkinson-hyperlegible-next-latin-wght-normal.woff2"),

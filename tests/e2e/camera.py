@@ -40,7 +40,7 @@ def open_page(browser: Any, url: str, width: int, height: int) -> Any:
     page = browser.new_page(viewport={"width": width, "height": height})
     page.set_default_timeout(400_000)
     page.goto(url)
-    page.locator(".lp-new").wait_for()
+    page.locator(".lp-new").wait_for(state="attached")
     return page
 
 

@@ -54,10 +54,21 @@ def test_train_and_chat(page, server):
     until(page, lambda: "the last run of this model and method here" in forecast.inner_text(), "the forecast anew")
 
     page.locator("#lp-way-chat").click()
+    first_prompt(page)
     said = ask_and_look(page)
     vote(page, server, identity)
     continue_from_the_base(page, said)
     second_turn_and_save(page, said)
+
+
+def first_prompt(page) -> None:
+    """One press went to Chat and asked the first prompt on offer; then a new conversation begins."""
+    until(page, lambda: len(answers(page)) == 2 and all(answers(page)), "both answers to it")
+    first = page.locator(".lp-starters button").first.get_attribute("data-value")
+    assert page.locator(".lp-pane .q").first.inner_text().strip() == first
+    until(page, lambda: page.locator("#lp-send").is_visible(), "the end of both answers")
+    page.locator("#lp-chat-fresh").click()
+    until(page, lambda: page.locator(".lp-turn").count() == 0, "an empty conversation")
 
 
 def ask_and_look(page) -> list[str]:
@@ -235,13 +246,12 @@ def test_phone_has_no_sideways_scroll(blank, server):
     page = blank
     page.set_viewport_size({"width": 390, "height": 844})
     page.goto(server.url)
-    page.locator(".lp-new").wait_for()
-    names = page.locator('#lp-tabs [role="tab"]').all_inner_texts()
-    menu = page.locator("#lp-tabs .overflow-menu > button")
-    if menu.is_visible():
-        menu.click()
-        names += page.locator("#lp-tabs .overflow-dropdown button").all_inner_texts()
-        menu.click()
+    page.locator(".lp-new").wait_for(state="attached")
+    page.locator(".lp-drawer").click()
+    until(page, lambda: page.locator(".lp-new").is_visible(), "the drawer with the list of runs")
+    page.locator(".lp-new").click()
+    until(page, lambda: not page.locator(".lp-new").is_visible(), "the drawer to close")
+    names = page.locator("#lp-strip button").all_inner_texts()
     assert {"Fine-tune", "Spectrum", "Chat", "Compare", "Learn"} <= {name.strip() for name in names}
     for name in dict.fromkeys(names):
         open_tab(page, name)

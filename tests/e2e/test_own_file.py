@@ -55,7 +55,6 @@ def test_from_a_table_to_a_model_that_can_be_taken_along(page, server, tmp_path)
 
     page.locator("#lp-way-chat").click()
     until(page, lambda: page.locator(".lp-pane").count() == 2, "two panes")
-    page.locator(".lp-starters button").first.click()
     until(page, lambda: len(answers(page)) == 2 and all(answers(page)), "both answers")
     assert "name[" in page.locator(".lp-pane .q").first.inner_text(), "a question from the file's test part"
     until(page, lambda: page.locator("#lp-send").is_visible(), "the end of both answers")

@@ -13,7 +13,7 @@ from lora_playground.estimates.parameters import modules_of
 from lora_playground.runs import RunStore
 from lora_playground.runs.files import write_json
 from lora_playground.ui import cards, upload
-from lora_playground.ui.finetune import model_note
+from lora_playground.ui.model_step import note as model_note
 
 NO_ROLES = ["", "", "", ""]
 
@@ -160,12 +160,12 @@ def test_the_form_says_which_value_is_not_possible():
 
 def test_models_of_the_list_are_described_before_they_are_fetched(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    assert "licence Llama 3.2 Community" in model_note("meta-llama/Llama-3.2-1B-Instruct")
+    assert "Licence Llama 3.2 Community" in model_note("meta-llama/Llama-3.2-1B-Instruct")
     assert "accept its licence on its hub page" in model_note("meta-llama/Llama-3.2-1B-Instruct")
     assert "gated" not in model_note("Qwen/Qwen3-0.6B") and "fetched when the run starts" in model_note(
         "Qwen/Qwen3-0.6B"
     )
-    assert "on this disk" in model_note("embedded") and "Any hub id" in model_note("nobody/nothing")
+    assert "on this disk" in model_note("embedded")
     found = modules_of("Qwen/Qwen3-0.6B")
     assert len(found.linear) == 28 * 7 and 590e6 < found.total < 600e6
     assert modules_of("nobody/nothing") is None

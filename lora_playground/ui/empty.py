@@ -1,0 +1,155 @@
+"""The empty page: what a run with the form's settings will be about, before there is one.
+
+Two prompts with the base's answers now, every module's map at zero, W with A and B to scale, and whether a recorded run
+can be played. It reads headers and shipped files, loads no weights and starts no run; the base is asked by the chat
+process, where a person wants it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from lora_playground.chat.client import ChatClient
+from lora_playground.chat.protocol import ChatRequest
+from lora_playground.config import RunConfig
+from lora_playground.data.catalogue import get_dataset, offered_prompts
+from lora_playground.errors import PlaygroundError
+from lora_playground.estimates.parameters import modules_of
+from lora_playground.runs.history import RunProgress
+from lora_playground.ui import cards, method_card, recordings, run_figures
+from lora_playground.ui.shell import SETS
+from lora_playground.ui.words import escape
+from lora_playground.variants.targets import select
+
+PROBES, TOKENS = 2, 48
+
+
+def build() -> gr.HTML:
+    """Makes the invisible part that hands the plan to the page."""
+    return gr.HTML("", js_on_load="lp.empty.obey(props, watch)", html_template=" ", elem_classes="lp-hidden")
+
+
+def plan(config: RunConfig, home: Path) -> dict[str, Any]:
+    """What the page shows of a run that is not started yet."""
+    source, dataset = config.model.source, config.data.dataset
+    told = recordings.recording(dataset, source)
+    variant = config.variant.model_dump()
+    names = _modules(config)
+    progress = RunProgress.of(
+        [
+            {"type": "plan", "steps": config.training.steps, "modules": [[name, 0, 0] for name in names]},
+            {"type": "spectra", "effective_rank": dict.fromkeys(names, 0.0)},
+        ]
+    )
+    curve = run_figures.curve(progress, 0)
+    curve["words"] = (
+        f"The loss of {config.training.steps} steps will stand here." if not config.training.seconds else ""
+    )
+    return {
+        "base": source if source != "embedded" else "",
+        "scale": method_card.picture(variant, source),
+        "play": _play(told, config),
+        "recording": dataset if told else "",
+        "probes": recordings.base_answers(told) if told else _prompts(config, home),
+        "curve": curve,
+        "pictures": run_figures.pictures(progress, "", getattr(config.variant, "rank", None)) if names else None,
+    }
+
+
+def _modules(config: RunConfig) -> list[str]:
+    """Names of the modules that will change, in the order of the model; none where its files are not here."""
+    try:
+        modules = modules_of(config.model.source)
+    except PlaygroundError:
+        return []
+    if not modules:
+        return []
+    targets = getattr(config.variant, "target_modules", None)
+    try:
+        return list(select(modules.linear, targets) if targets else modules.linear)
+    except PlaygroundError:
+        return []
+
+
+def _play(told: dict[str, Any] | None, config: RunConfig) -> str:
+    """The button that plays the recording, and how its settings differ from the form's."""
+    if told is None:
+        return ""
+    recorded = RunConfig.parse(told["config"])
+    same = recorded.model_copy(update={"title": ""}) == config.model_copy(update={"title": ""})
+    said = "made with these settings" if same else f"made with other settings: {recorded.label}"
+    return (
+        '<p class="lp-idle-play"><button class="lp-play" data-act="play">▶ Watch a recording</button> '
+        f'<span class="lp-note">A real run, {escape(said)}, in a few seconds.</span></p>'
+    )
+
+
+def _prompts(config: RunConfig, home: Path) -> str:
+    """The prompts without answers, and a button that asks the base."""
+    prompts = _asked(config.data.dataset, home)
+    if not prompts:
+        return ""
+    ask = '<button class="lp-link" data-act="ask-base">Ask the base now</button>'
+    return _cards([prompt[-1]["content"] for prompt in prompts], [ask] * len(prompts))
+
+
+def _asked(dataset: str, home: Path) -> list[list[dict[str, str]]]:
+    try:
+        return offered_prompts(get_dataset(dataset, home), PROBES)
+    except PlaygroundError:
+        return []
+
+
+def _cards(prompts: list[str], answers: list[str]) -> str:
+    """Prompts, which are escaped here, and what stands below them, which is HTML."""
+    shown = "".join(
+        f'<article class="lp-probe"><div class="q">{escape(prompt)}</div>'
+        f'<div class="a"><span class="w">base model</span>{answer}</div></article>'
+        for prompt, answer in zip(prompts, answers)
+    )
+    return f'<div class="lp-probes" aria-label="What the base says now">{shown}</div>'
+
+
+class AskBase:
+    """Asks the base, through the chat process, what the plan's prompts ask."""
+
+    def __init__(self, client: ChatClient, home: Path) -> None:
+        self._client, self._home = client, home
+
+    def connect(self, dataset: Any, source: Any) -> None:
+        """Makes the invisible parts: the page's wish, and the answers that come back."""
+        wish = gr.HTML("", js_on_load="lp.empty.asks(trigger); // 'act'", html_template=" ", elem_classes="lp-hidden")
+        said = gr.HTML("", js_on_load="lp.empty.answered(props, watch)", html_template=" ", elem_classes="lp-hidden")
+        wish.act(self.answers, [dataset, source], said, **SETS)
+
+    async def answers(self, dataset: str, source: str) -> AsyncIterator[dict[str, str]]:
+        """The cards, with each answer as far as it has come."""
+        prompts = _asked(dataset, self._home)
+        questions, answers = [prompt[-1]["content"] for prompt in prompts], ["…"] * len(prompts)
+        for number, prompt in enumerate(prompts):
+            try:
+                system = "\n".join(one["content"] for one in prompt if one["role"] == "system")
+                said = [one for one in prompt if one["role"] != "system"]
+                request = ChatRequest.parse(
+                    {"base": {"source": source}, "panes": [{}], "messages": [said], "system": system,
+                     "max_new_tokens": TOKENS, "detail": False}
+                )  # fmt: skip
+                text = ""
+                async with aclosing(self._client.stream(request)) as stream:  # type: ignore[type-var]
+                    async for event in stream:
+                        if event.type == "status":
+                            answers[number] = escape(event.text)
+                        elif event.type == "tokens":
+                            text += "".join(token.text for token in event.tokens or [])
+                            answers[number] = escape(text)
+                        elif event.type == "error":
+                            answers[number] = cards.error(event.text)
+                        yield {"dataset": dataset, "html": _cards(questions, answers)}
+            except PlaygroundError as failure:
+                answers[number] = cards.error(str(failure))
+                yield {"dataset": dataset, "html": _cards(questions, answers)}
