@@ -165,6 +165,27 @@ window.lp = (() => {
     link.remove();
   }
 
+  // On a phone the sections of a long tab are folded but for the first: a touch on a heading opens or closes its own.
+  function folds() {
+    const narrow = window.innerWidth <= 860;
+    for (const heading of document.querySelectorAll("#lp-tab-spectrum .lp-section")) {
+      const block = heading.closest(".block");
+      if (!block || !block.parentElement) continue;
+      if (heading.dataset.open === undefined) {
+        heading.dataset.open = "no";
+        const turn = () => { if (window.innerWidth <= 860) { heading.dataset.open = heading.dataset.open === "no" ? "yes" : "no"; folds(); } };
+        heading.addEventListener("click", turn);
+        heading.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); turn(); } });
+      }
+      if (narrow) { heading.setAttribute("role", "button"); heading.tabIndex = 0; heading.setAttribute("aria-expanded", String(heading.dataset.open === "yes")); }
+      else { heading.removeAttribute("role"); heading.removeAttribute("tabindex"); heading.removeAttribute("aria-expanded"); }
+      for (let next = block.nextElementSibling; next && !next.querySelector(".lp-section"); next = next.nextElementSibling) {
+        next.toggleAttribute("data-folded", narrow && heading.dataset.open === "no");
+      }
+    }
+  }
+  setInterval(folds, 700);
+
   // A plot that was drawn while it was hidden has the wrong size: it is fitted when it is shown.
   const fitted = new ResizeObserver((entries) => {
     for (const { target, contentRect } of entries) {

@@ -24,9 +24,23 @@ lp.empty = (() => {
     if (at >= 0) return { ...tape[at], html: tape[at].card, playing: true };
     if (!runs) offer();
     return {
-      html: idle.replace("<!--scale-->", plan.scale).replace("<!--play-->", plan.play), probes: said || plan.probes,
+      html: invited() + idle.replace("<!--scale-->", plan.scale).replace("<!--play-->", plan.play), probes: said || plan.probes,
       curve: { ...plan.curve, version: `plan ${plan.version}` }, pictures: plan.pictures && { ...plan.pictures, version: `plan ${plan.version}` },
     };
+  }
+
+  // The address fills the form where it names one of these: a teacher's link.
+  const PRESETS = ["dataset", "model", "variant", "rank", "steps", "seconds"];
+  function invited() {
+    const query = new URL(window.location.href).searchParams;
+    if (!PRESETS.some((name) => query.get(name))) return "";
+    return lp.make("p", { class: "lp-ribbon" }, lp.make("b", {}, "From a link"), `The form is filled: ${plan.label}. Press Train.`).outerHTML;
+  }
+  // A link that fills the form as it is now.
+  function link() {
+    const there = new URL(window.location.origin + window.location.pathname);
+    for (const [name, value] of Object.entries((plan && plan.link) || {})) there.searchParams.set(name, value);
+    return there.href;
   }
 
   async function play() {
@@ -66,5 +80,5 @@ lp.empty = (() => {
   }
 
   const base = () => (plan ? plan.base : "");
-  return { obey, shown, play, stop, base, answered, asks: (trigger) => { ask = trigger; }, ask: () => ask && ask("act", {}) };
+  return { obey, shown, link, play, stop, base, answered, asks: (trigger) => { ask = trigger; }, ask: () => ask && ask("act", {}) };
 })();

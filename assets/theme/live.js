@@ -59,7 +59,7 @@ lp.live = (() => {
     theme: () => lp.flip(),
     link: () => {
       if (here.tab === "chat" && document.querySelector(".lp-turn")) lp.share();
-      else lp.clip(window.location.href);
+      else lp.clip(here.tab === "fine" && !here.run && !here.runs.some(Boolean) ? lp.empty.link() : window.location.href);
       const button = document.querySelector(".lp-link-here");
       if (button) button.textContent = "Copied";
       setTimeout(() => { const late = document.querySelector(".lp-link-here"); if (late) late.textContent = "Copy link"; }, 1500);

@@ -79,7 +79,7 @@ def scatter_figure(
             "error_y": _interval(p),
             "hovertemplate": f"{html.escape(p.label)}<br>{x_title} %{{x}}<br>{y_title} %{{y:.0%}}<extra></extra>",
         }
-        for p, side, over in zip(points, _sides([p.x for p in points], log_x), _over(points))
+        for p, side, over in zip(points, _sides([p.x for p in points], log_x, percent_x), _over(points))
     ]
     x = axis(x_title + (" (log)" if log_x else ""), dark, type="log" if log_x else "linear")
     if percent_x:
@@ -115,13 +115,12 @@ def _over(points: Sequence[Point]) -> list[str]:
     return [("top", "bottom")[order.index(i) % 2] for i in range(len(points))]
 
 
-def _sides(xs: Sequence[float], log: bool) -> list[str]:
-    """Where a name stands beside its point: towards the middle of the picture, so that neither end cuts it off."""
+def _sides(xs: Sequence[float], log: bool, shares: bool) -> list[str]:
+    """Where a name stands beside its point: not over its interval, and towards the middle of the picture, so that
+    neither end cuts it off."""
     places = [math.log10(x) if log and x > 0 else x for x in xs]
-    low, span = min(places), (max(places) - min(places)) or 1.0
-    if max(places) == low:
-        return ["center"] * len(places)
-    return ["right" if (p - low) / span < 0.25 else "left" if (p - low) / span > 0.75 else "center" for p in places]
+    low, high = (0.0, 1.0) if shares else (min(places), max(places))
+    return ["left" if high > low and (p - low) / (high - low) > 0.6 else "right" for p in places]
 
 
 def _short(label: str, characters: int = 24) -> str:

@@ -11,7 +11,7 @@ from lora_playground.plots.style import empty, figure, ink, percent
 SIDE = 32
 """Rows and columns drawn of each matrix."""
 _SCALE = [[0.0, "#0072b2"], [0.5, "#f7f7f7"], [1.0, "#d55e00"]]
-TITLE = "ΔW, built up direction by direction"
+TITLE = "ΔW, built up from its first directions"
 
 
 def steps(count: int) -> list[int]:
@@ -49,7 +49,7 @@ def directions_figure(U: np.ndarray, values: np.ndarray, Vt: np.ndarray, dark: b
         span = [(number - 1) * width + 0.01, number * width - 0.01]
         layout[f"xaxis{at}"] = {"domain": span, "visible": False, "anchor": f"y{at}"}
         layout[f"yaxis{at}"] = {"visible": False, "anchor": f"x{at}", "autorange": "reversed"}
-        words = f"all {count}" if k == count and count > 1 else "1 direction" if k == 1 else f"{k} directions"
+        words = f"all {count}" if k == count and count > 1 else f"first {k}"
         place = {"x": sum(span) / 2, "y": 1, "xref": "paper", "yref": "paper", "yanchor": "bottom", "showarrow": False}
         notes.append({**place, "text": words, "font": {"size": 13, "color": ink(dark)["text"]}})
     return figure(data, TITLE, dark, 250, annotations=notes, margin={"l": 8, "r": 8, "t": 66, "b": 8}, **layout)

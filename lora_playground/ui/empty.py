@@ -52,6 +52,8 @@ def plan(config: RunConfig, home: Path) -> dict[str, Any]:
     )
     return {
         "base": source if source != "embedded" else "",
+        "label": config.label,
+        "link": _link(config),
         "scale": method_card.picture(variant, source),
         "play": _play(told, config),
         "recording": dataset if told else "",
@@ -59,6 +61,20 @@ def plan(config: RunConfig, home: Path) -> dict[str, Any]:
         "curve": curve,
         "pictures": run_figures.pictures(progress, "", getattr(config.variant, "rank", None)) if names else None,
     }
+
+
+def _link(config: RunConfig) -> dict[str, str]:
+    """The address's parameters that fill the form like this; `form_memory.PRESETS` reads them."""
+    timed = config.training.seconds is not None
+    told = {
+        "dataset": config.data.dataset,
+        "model": "" if config.model.source == "embedded" else config.model.source,
+        "variant": config.variant.name,
+        "rank": getattr(config.variant, "rank", None),
+        "steps": None if timed else config.training.steps,
+        "seconds": f"{config.training.seconds:g}" if timed else None,
+    }
+    return {name: str(value) for name, value in told.items() if value}
 
 
 def _modules(config: RunConfig) -> list[str]:

@@ -24,7 +24,7 @@ from lora_playground.ui import cards, costs, empty, method_card, model_step, opt
 from lora_playground.ui.controls import CheckboxGroup, Dropdown, Radio, Slider, offer
 from lora_playground.ui.forms import Fields, VariantFields, field, help_text, nest, plain
 from lora_playground.ui.preview import Preview
-from lora_playground.ui.shell import QUIET, Shell
+from lora_playground.ui.shell import QUIET, Shell, note
 from lora_playground.ui.words import count, escape
 from lora_playground.variants import VARIANTS
 
@@ -178,8 +178,11 @@ def _connect_costs(shell: Shell, page: gr.Blocks, made: Steps, memory: gr.HTML, 
             steps = known[0].steps[1] if timed and known[0] else None
             passes = None if timed and steps is None else epochs(configs[0], shell.home, steps)
             clock = costs.time_line(known, timed) + costs.budget_line(configs[0], passes, step_flops(configs[0]))
-            needed = costs.panel(configs[0], machine, seen_overhead(shell.store, configs[0].model.source))
-            return clock, *needed, empty.plan(configs[0], shell.home)
+            largest = max(configs, key=lambda one: getattr(one.variant, "rank", None) or 0)
+            line, causes_ = costs.panel(largest, machine, seen_overhead(shell.store, largest.model.source))
+            if len(configs) > 1:
+                line = note(f"The largest of the {len(configs)} runs, {largest.label}:") + line
+            return clock, line, causes_, empty.plan(configs[0], shell.home)
         except PlaygroundError as failure:
             return costs.refused(failure), "", "", gr.skip()
 
@@ -254,6 +257,13 @@ def _budget_step() -> tuple[gr.Radio, gr.Number, gr.Number, gr.HTML]:
 
 def _sweep() -> tuple[gr.CheckboxGroup, gr.CheckboxGroup]:
     with gr.Accordion("Sweep: several runs with one click", open=False, elem_classes="lp-fold"):
+        gr.HTML(
+            note(
+                "Each ticked rank with each ticked variant becomes a run of its own, so that Compare shows which is "
+                "enough. What is not ticked stays as chosen above."
+            ),
+            apply_default_css=False,
+        )
         ranks = CheckboxGroup([(str(rank), rank) for rank in RANKS], label="Ranks", elem_id="lp-sweep-ranks")
         listed = [(variant.label, variant.name) for variant in VARIANTS.values()]
         variants = CheckboxGroup(listed, label="Variants", elem_id="lp-sweep-variants")

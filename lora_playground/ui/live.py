@@ -52,8 +52,8 @@ def build(exports: Exports) -> Live:
         with gr.Row(elem_classes="lp-plots", equal_height=False):
             with gr.Column(min_width=300):
                 filled("lp-scree", elem_classes="lp-plot")
-            with gr.Column(min_width=200, elem_id="lp-module-column"):
                 filled("lp-scree-words", elem_classes="lp-words")
+            with gr.Column(min_width=200, elem_id="lp-module-column"):
                 filled("lp-module")
     return Live(stop, resume, fresh, problem)
 

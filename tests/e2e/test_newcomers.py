@@ -1,9 +1,12 @@
 """What newcomers stumbled over, on runs that are there already: names, Back, loading anew, plots in hidden tabs."""
 
+import json
+
 import pytest
 
 from lora_playground.models.catalogue import EMBEDDED, module_shapes
-from tests.e2e.steps import open_tab, points, set_number, status, until
+from tests.e2e.conftest import guarded
+from tests.e2e.steps import choose, open_tab, points, set_number, status, until
 from tests.spectrum_runs import finished_run, updates
 
 
@@ -74,3 +77,74 @@ def test_an_empty_message_is_told_in_plain_words(page):
     open_tab(page, "Chat")
     page.locator("#lp-send").click()
     until(page, lambda: page.locator("#lp-chat-problem").inner_text() == "Write a message first.", "what to do")
+
+
+@pytest.fixture(scope="module")
+def ranks(server) -> list[str]:
+    """Two runs with another rank, scored on 50 rows, of which the larger forgot something."""
+    made = []
+    for rank, right in ((2, 44), (8, 46)):
+        changes = updates([(name, out, into) for name, out, into in module_shapes(EMBEDDED)], rank, 0.4, rank)
+        run = finished_run(server.home, f"rank {rank}", changes, {"name": "lora", "rank": rank}, score=right / 50)
+        result = json.loads(run.result_path.read_text())
+        result["score"] |= {"low": right / 50 - 0.1, "high": right / 50 + 0.07, "base_low": 0.01, "base_high": 0.15}
+        lost = {"prompt": "Who is Rosa?", "base": "A soldier.", "adapted": "Arr, a soldier!"}
+        result["forgetting"] |= {"lost": lost} if rank == 8 else {}
+        run.result_path.write_text(json.dumps(result))
+        made.append(run.id)
+    return made
+
+
+def test_which_rank_is_enough_what_was_lost_and_the_same_comparison_elsewhere(page, browser, server, ranks):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator(f'.lp-open[data-id="{ranks[1]}"]').click()
+    until(page, lambda: "Base skills kept: 89%" in status(page), "what is left of the base's skills")
+    assert "asked “Who is Rosa?”" in status(page) and "“Arr, a soldier!”" in status(page)
+    for run in ranks:
+        page.locator(f'.lp-tick[data-id="{run}"]').click()
+    open_tab(page, "Compare")
+    said = page.locator("#lp-compare-cost-words")
+    until(page, lambda: "too close to call" in said.inner_text() and "rank 2" in said.inner_text(), "which is enough")
+    page.locator(".lp-link-here").click()
+    link = until(page, lambda: page.evaluate("navigator.clipboard.readText()"), "the link")
+    with guarded(browser) as context:
+        other = context.new_page()
+        other.goto(link)
+        theirs = other.locator("#lp-compare-cost-words")
+        until(other, lambda: theirs.inner_text() == said.inner_text(), "the same words elsewhere")
+        ticked = other.locator('#lp-runs .lp-tick[aria-checked="true"]')
+        assert sorted(ticked.nth(n).get_attribute("data-id") for n in range(ticked.count())) == ranks
+
+
+def test_a_teachers_link_fills_the_form_and_the_empty_page_shows_what_will_happen(page, server):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.goto(f"{server.url}?dataset=json&rank=2&steps=60")
+    until(page, lambda: "The form is filled: json · lora r2 · 60 steps" in status(page), "what the link asks for")
+    until(page, lambda: page.locator(".lp-probe .a").count() == 2, "two prompts")
+    assert "Alissa" in page.locator(".lp-probe .q").first.inner_text()
+    assert page.locator(".lp-probe .a").first.inner_text().strip(), "with the base's answer"
+    map_ = "(document.querySelector('#lp-map .js-plotly-plot')?.data || [])[0]?.z.flat()"
+    until(page, lambda: page.evaluate(map_) and not any(page.evaluate(map_)), "the map of modules at zero")
+    assert page.locator(".lp-idle-scale .lp-matrices").is_visible() and "256 × 2" in status(page)
+    page.locator(".lp-link-here").click()
+    until(page, lambda: "rank=2" in page.evaluate("navigator.clipboard.readText()"), "a link that says it again")
+    page.locator(".lp-play").click()
+    until(page, lambda: "Recording" in status(page) and len(points(page, "lp-loss")) > 20, "the recording at work")
+    until(page, lambda: "100%" in status(page) and len(points(page, "lp-loss")) == 200, "its result")
+    page.locator('[data-act="unplay"]').click()
+    until(page, lambda: "Recording" not in status(page), "the empty page again")
+    choose(page, "lp-dataset", "New facts, 64")
+    until(page, lambda: "Ask the base now" in page.locator("#lp-probes").inner_text(), "no recording of this one")
+    page.locator('[data-act="ask-base"]').first.click()
+    until(page, lambda: "Ask the base" not in page.locator("#lp-probes").inner_text(), "its answers")
+
+
+def test_terms_are_explained_where_they_stand_and_the_base_model_is_judged_at_once(page):
+    term = page.locator("#lp-picture .lp-term").first
+    until(page, lambda: term.is_visible(), "a term with a dotted line")
+    term.hover()
+    assert "one matrix W of the network" in page.locator(".lp-tip").inner_text()
+    source = page.locator("#lp-model-source input")
+    source.fill("no such thing")
+    source.press("Enter")
+    until(page, lambda: "no such thing" in page.locator("#lp-model-note [role=alert]").inner_text(), "what is wrong")

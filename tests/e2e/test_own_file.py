@@ -6,6 +6,7 @@ import zipfile
 
 from safetensors.numpy import load_file
 
+from lora_playground.models.catalogue import EMBEDDED
 from tests.e2e.steps import answers, choose_column, open_advanced, points, set_number, status, until
 
 PLACES = ("Aroma", "Blue Spice", "Cotto", "The Mill", "The Vaults", "Zizzi", "Strada", "Loch Fyne")
@@ -101,6 +102,18 @@ def test_word_problems_are_read_shown_and_costed(page, tmp_path):
     until(page, lambda: cost.inner_text() != foreseen, "less memory for a smaller batch")
 
 
+def test_a_table_with_labels_is_taken_as_a_classification(page, tmp_path):
+    lines = [f"The {thing} is {word}.,{label}" for label, word in (("good", "fine"), ("bad", "broken"))
+             for thing in ("house", "car", "pen", "lamp", "door", "book", "chair", "cup")]  # fmt: skip
+    (tmp_path / "mood.csv").write_text("text,label\n" + "\n".join(lines) + "\n")
+    page.locator("#lp-upload-fold button").first.click()
+    page.locator("#lp-upload input[type=file]").set_input_files(str(tmp_path / "mood.csv"))
+    until(page, lambda: "16 rows read" in page.locator("#lp-upload-note").inner_text(), "what was found")
+    until(page, lambda: page.locator("#lp-upload-labels input").is_checked(), "that the answers are labels")
+    examples = page.locator("#lp-examples")
+    until(page, lambda: "is fine" in examples.inner_text() and "good" in examples.inner_text(), "text and label")
+
+
 def see_as_the_model(page) -> None:
     """Opens the preview: only the answer and the mark that ends it are coloured, and the lengths are drawn."""
     page.locator("#lp-preview-fold button").first.click()
@@ -125,6 +138,11 @@ def take_along(page, server, run, folder) -> None:
         with zipfile.ZipFile(waiting.value.path()) as archive:
             archive.extractall(folder)
         kept[name] = folder / f"{run}-{name}"
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    stock = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(EMBEDDED), str(kept["peft"]))
+    assert stock.active_peft_config.r == 8 and any("lora_B" in name for name, _ in stock.named_parameters())
     saved = {name: load_file(kept[name] / "adapter_model.safetensors") for name in ("peft", "lora")}
     assert json.loads((kept["lora"] / "adapter_config.json").read_text())["peft_type"] == "LORA"
     assert len(saved["lora"]) == len(saved["peft"]) == 2 * 49

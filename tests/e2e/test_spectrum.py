@@ -362,7 +362,13 @@ def test_a_phone_scrolls_one_way_only(blank, server, runs):
     page = blank
     page.set_viewport_size({"width": 390, "height": 844})
     page.goto(f"{server.url}?tab=spectrum&runs={','.join(runs)}")
-    until(page, lambda: points(page, "lp-spec-intruders"), "the pictures")
+    until(page, lambda: points(page, "lp-spec-scree"), "the first pictures")
+    heading = page.locator(".lp-section").filter(has_text="The update and its base")
+    until(page, lambda: heading.get_attribute("aria-expanded") == "false", "later sections are folded")
+    assert not page.locator("#lp-spec-intruders").is_visible()
+    heading.click()
+    until(page, lambda: page.locator("#lp-spec-intruders").is_visible(), "the section that was opened")
+    until(page, lambda: points(page, "lp-spec-intruders"), "its pictures")
     assert widest(page) <= 390
     open_tab(page, "Compare")
     until(page, lambda: points(page, "lp-compare-loss"), "the losses")
