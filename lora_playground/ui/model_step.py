@@ -24,6 +24,7 @@ from lora_playground.models.catalogue import (
 from lora_playground.models.model_shape import context_length
 from lora_playground.models.remarks import remarks
 from lora_playground.ui import cards
+from lora_playground.ui.controls import Dropdown
 from lora_playground.ui.shell import SETS
 from lora_playground.ui.words import count, escape, size
 
@@ -32,7 +33,7 @@ OPTION = next(option for option in options(RunConfig) if option.path == "model.s
 
 def build() -> tuple[gr.Dropdown, gr.HTML]:
     """Makes the list of models, which takes any folder or hub id as well, and the place for what is said of it."""
-    source = gr.Dropdown(
+    source = Dropdown(
         [(_label(card), card.source) for card in list_models()], value=OPTION.default, label="Base model",
         show_label=False, allow_custom_value=True, elem_id="lp-model-source",
     )  # fmt: skip

@@ -139,7 +139,7 @@ def test_directions_as_pixels_add_up_to_the_update():
     check(drawn)
     first, last = (np.array(drawn["data"][n]["z"]) for n in (0, -1))
     assert first.shape == (32, 20) and np.linalg.matrix_rank(first, tol=0.01) == 1
-    assert [note["text"] for note in drawn["layout"]["annotations"]] == ["1 direction", "2 directions", "all 3"]
+    assert [note["text"] for note in drawn["layout"]["annotations"]] == ["first 1", "first 2", "all 3"]
     ordered = ((U * values) @ V.T)[np.argsort(U[:, 0])[np.linspace(0, 49, 32).round().astype(int)]]
     np.testing.assert_allclose(last, ordered[:, np.argsort(V[:, 0])], atol=2e-3)
     assert "does 88% of the work" in plots.describe_directions(values)
