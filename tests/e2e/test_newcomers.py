@@ -148,3 +148,5 @@ def test_terms_are_explained_where_they_stand_and_the_base_model_is_judged_at_on
     source.fill("no such thing")
     source.press("Enter")
     until(page, lambda: "no such thing" in page.locator("#lp-model-note [role=alert]").inner_text(), "what is wrong")
+    choose(page, "lp-model-source", "Embedded")
+    until(page, lambda: "Ships with the app" in page.locator("#lp-model-note").inner_text(), "a base again")
