@@ -181,7 +181,7 @@ def remark(lines: Sequence[Line]) -> str:
         unlike.append(f"had unlike budgets ({names})")
     for path, words in (("data.dataset", "datasets"), ("model.source", "base models")):
         if len({dict(_flat(line.config)).get(path) for line in ticked}) > 1:
-            unlike.append(f"have other {words}")
+            unlike.append(f"differ in their {words}")
     if not unlike:
         return ""
     return f'<p class="lp-warning">Compare with care: these runs {escape(" and ".join(unlike))}.</p>'

@@ -71,6 +71,8 @@ def refused(failure: PlaygroundError) -> str:
     """Why a form is refused, as HTML: which option is wrong, and what is allowed."""
     if not isinstance(failure, ConfigError) or not failure.field:
         return error(str(failure))
+    if failure.field == "model.source":
+        return error("Choose another base model.")
     name = failure.field.rpartition(".")[2].replace("_", " ").capitalize()
     given = "" if failure.value is None else f" {failure.value} is not possible;"
     return error(f"{name}:{given} {failure.allowed}.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from lora_playground.config import RunConfig, options
-from lora_playground.errors import PlaygroundError
+from lora_playground.errors import ConfigError, PlaygroundError
 from lora_playground.estimates.parameters import modules_of
 from lora_playground.ui import cards, pictures
 from lora_playground.ui.words import count, escape, share
@@ -70,6 +70,8 @@ def picture(data: dict[str, Any], source: str) -> str:
         variant.check(config, modules.linear, max(variant.bits))
         shapes: Any = adapted.values() if targets else modules.tensors
         trained = variant.count(shapes, config)
+    except ConfigError as failure:
+        return "" if failure.field == "model.source" else cards.error(str(failure))  # the model's step says it
     except PlaygroundError as failure:
         return cards.error(str(failure))
     sizes = list(adapted.values())
