@@ -146,7 +146,7 @@ def done(label: str, result: Mapping[str, Any]) -> str:
             f'<div class="lp-score"><span class="v base">{percent(score["base"])}</span><span class="arrow" '
             f'aria-label="became">→</span><span class="v {better}">{percent(score["adapted"])}</span>'
             f'<span class="m">{escape(named)} Base → adapted, on {score["n"]} test rows it never saw'
-            f"{escape(_how_sure(score))}.</span></div>"
+            f"{escape(_how_sure(score))}.{_changed(result.get('changed'))}</span></div>"
         )
     validation = result.get("validation_loss") or {}
     seconds = result.get("seconds") or {}
@@ -164,6 +164,11 @@ def done(label: str, result: Mapping[str, Any]) -> str:
     ]
     table = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
     return f'{head}<dl class="lp-table">{table}</dl>{_samples(result.get("samples") or [])}</section>'
+
+
+def _changed(changed: Mapping[str, int] | None) -> str:
+    """How many of the test rows are answered otherwise than by the base."""
+    return f" <b>{changed['n']} of {changed['of']} answers are different now.</b>" if changed else ""
 
 
 def _skills(forgetting: Mapping[str, Any]) -> str:

@@ -19,7 +19,9 @@ def test_a_recording_ends_with_its_result_and_every_frame_says_what_it_is(datase
     frames = recordings.frames(dataset)
     assert all("Recording" in frame["card"] and told["how"]["command"] in frame["card"] for frame in frames)
     score = told["result"]["score"]
+    changed = told["result"]["changed"]
     assert f"{100 * score['adapted']:.0f}%" in frames[-1]["card"]
+    assert f"{changed['n']} of {changed['of']} answers are different now" in frames[-1]["card"]
     assert frames[-1]["curve"]["steps"] == list(range(1, told["plan"]["steps"] + 1))
     steps = [max(frame["curve"]["steps"]) for frame in frames[:-1]]
     assert steps == sorted(set(steps)), "it goes on from frame to frame"
