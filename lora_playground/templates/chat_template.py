@@ -80,7 +80,11 @@ def whole(tokenizer: Any, chat: Sequence[Turn]) -> Rendered:
             return _with_tools(tokenizer, known, chat, _render_whole(tokenizer, chat, known), moved)
         if _TAGS.search(tokenizer.chat_template) and not thinking_tags.thinks(tokenizer.chat_template):
             text, tagged = _tagged(tokenizer, chat)
-            if tagged and not any(turn.get("weight") == 0 for turn in chat):
+            if (
+                tagged
+                and text.startswith(prompt(tokenizer, chat[:-1]))
+                and all(turn.get("weight") != 0 for turn in chat)
+            ):
                 return _ended(tokenizer, known, text, tagged, moved)
         text = _render_whole(tokenizer, chat, known)
         places = _answers(tokenizer, known, chat, text)
@@ -108,14 +112,16 @@ def _render(tokenizer: Any, chat: Sequence[Turn], prompt: bool = False) -> str:
 
 def _render_whole(tokenizer: Any, chat: Sequence[Turn], known: Conventions | None = None) -> str:
     """A chat that ends with an answer, which stands behind the prompt that is sent for it: templates may put an empty
-    thought or the system text into the prompt alone. `known` is left out while it is being found."""
+    thought, the system text or the number of turns into it, or leave out the end of the question, where nothing
+    follows. `known` is left out while it is being found."""
     text = _render(tokenizer, chat)
+    if thinking_tags.thinks(tokenizer.chat_template):
+        return thinking_tags.as_asked(text, _render(tokenizer, chat[:-1], prompt=True), chat[-1]["content"])
     answer = chat[-1]["content"].strip()
-    if known is not None and known.system == "asked" and chat[0]["role"] == "system" and answer in text:
-        return _render(tokenizer, chat[:-1], prompt=True) + known.lead + text[text.rindex(answer) :]
-    if not thinking_tags.thinks(tokenizer.chat_template):
+    if known is None or answer not in text:
         return text
-    return thinking_tags.as_asked(text, _render(tokenizer, chat[:-1], prompt=True), chat[-1]["content"])
+    asked = _render(tokenizer, chat[:-1], prompt=True)
+    return text if text.startswith(asked) else asked + known.lead + text[text.rindex(answer) :]
 
 
 def _tagged(tokenizer: Any, chat: Sequence[Turn]) -> tuple[str, list[Span]]:
@@ -227,7 +233,11 @@ def _answers(tokenizer: Any, known: Conventions, chat: Sequence[Turn], text: str
     order, between = [int(number) for number in rest[::2]], rest[1::2]
     for number, turn in enumerate(chat):
         if order.count(number) != 1 and (turn["role"] == "assistant" or number not in order):
-            raise TemplateRefusal(f"its template leaves out the {turn['role']}'s turn {number + 1}")
+            what = "leaves out" if number not in order else "repeats"
+            raise TemplateRefusal(f"its template {what} the {turn['role']}'s turn {number + 1}")
+    said = [number for number in order if chat[number]["role"] != "system"]
+    if said != sorted(said):
+        raise TemplateRefusal("its template puts the turns into another order")
     places: dict[int, Span] = {}
     place = len(first) if text.startswith(first) else -1
     for number, behind in zip(order, between):

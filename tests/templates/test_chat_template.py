@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import models as bpe
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from lora_playground.data.encoding import coloured, encode
 from lora_playground.errors import DataError
@@ -319,3 +319,69 @@ def test_calls_of_tools_are_refused_where_it_does_not(tmp_path, name):
     assert len(done.examples) == 1 and len(done.refused) == 1 and "line 7" in done.notes()[0]
     with pytest.raises(DataError, match=r"template refuses the row of line 7"):
         encode(tokenizer, rows[:1], 4096)
+
+
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [
+        ("{{ messages|length|string + ' turns\n' }}" + CHATML, "<|im_end|>"),  # the prompt has one turn fewer
+        (CHATML.replace("+ '<|im_end|>\n' }}", "}}{% if not loop.last %}{{ '<|im_end|>\n' }}{% endif %}"), "</s>"),
+        (CHATML.replace("m.role + '\n' +", "m.role + ('' if loop.last else ' ') + '\n' +"), "<|im_end|>"),
+    ],
+)  # fmt: skip
+def test_an_answer_is_learned_behind_the_prompt_that_is_sent_for_it(tmp_path, template, end):
+    """Where a template renders a question otherwise once its answer is there, what is asked for is what is learned."""
+    tokenizer = made(tmp_path, template, "</s>")
+    for chat, expected in ((CHAT[:2], FIRST), (CHAT, SECOND), ([SYSTEM, *CHAT], SECOND)):
+        texts, done = learned(tokenizer, chat)
+        asked, ids = prompt_ids(tokenizer, chat[:-1]), done.examples[0].ids.tolist()
+        assert texts[-1] == expected + end and ids[: len(asked)] == asked
+        assert not done.examples[0].learned[len(asked) - 1] and done.examples[0].learned[len(asked)]
+
+
+def test_turns_in_another_order_are_refused(tmp_path):
+    tokenizer = made(tmp_path, CHATML.replace("in messages", "in messages | reverse"), "</s>")
+    with pytest.raises(DataError, match=r"(another order|repeats)"):
+        learned(tokenizer, CHAT)
+    with pytest.raises(DataError, match="another order"):
+        learned(tokenizer, CHAT[:2])
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "metaspace", "wordpiece", "space before"])
+def test_tokenizers_of_other_kinds_learn_the_answers_alone(tmp_path, kind):
+    """Normalisers, spaces put before words, and bytes of letters that are unknown change no span."""
+    special = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+    if kind == "sentencepiece":
+        tok = Tokenizer(bpe.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+        tok.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        strip = decoders.Strip(" ", 1, 0)
+        tok.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), strip])
+        trainer = trainers.BpeTrainer(
+            special_tokens=special + [f"<0x{n:02X}>" for n in range(256)], show_progress=False
+        )
+    elif kind == "metaspace":
+        tok = Tokenizer(bpe.Unigram())
+        tok.normalizer, tok.pre_tokenizer = normalizers.NFKC(), pre_tokenizers.Metaspace(prepend_scheme="first")
+        tok.decoder = decoders.Metaspace(prepend_scheme="first")
+        trainer = trainers.UnigramTrainer(special_tokens=special, unk_token="<unk>", show_progress=False)
+    elif kind == "wordpiece":
+        tok = Tokenizer(bpe.WordPiece(unk_token="<unk>"))
+        tok.normalizer = normalizers.BertNormalizer(lowercase=True)
+        tok.pre_tokenizer, tok.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
+        trainer = trainers.WordPieceTrainer(special_tokens=special, show_progress=False)
+    else:
+        tok = Tokenizer(bpe.BPE())
+        tok.pre_tokenizer, tok.decoder = pre_tokenizers.ByteLevel(add_prefix_space=True), decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    tok.train_from_iterator(["user assistant where is the dog Oakford near it and at home ﬁ é"], trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tok, eos_token="</s>", unk_token="<unk>")
+    tokenizer.chat_template = CHATML
+    chat = [{"role": "user", "content": "where ﬁ is it"}, {"role": "assistant", "content": "at  home é ﬁne\nnear it"}]
+    _, done = learned(tokenizer, chat)
+    ids, mask = done.examples[0].ids.tolist(), done.examples[0].learned.tolist()
+    assert ids == list(tokenizer.apply_chat_template(chat, tokenize=True, return_dict=True)["input_ids"])
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    asked = len(tokenizer.apply_chat_template(chat[:1], add_generation_prompt=True, return_dict=True)["input_ids"])
+    last = len(ids) - 1 - ids[::-1].index(end)
+    assert [place for place, known in enumerate(mask) if known] == list(range(asked, last + 1))
