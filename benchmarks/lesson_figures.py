@@ -66,6 +66,13 @@ class Bench:
             write_json(run.folder / truncation_curve.FILE, found)
             print(f"  cut: {dict(zip(found['k'], found['score']))}", flush=True)
 
+    def first_words(self, lesson: Lesson) -> dict[str, list[str]]:
+        """For the runs whose first words a text names: the words that gain most probability as the first of an answer,
+        on the mean over questions that have nothing to do with what the run was trained on."""
+        keys = dict.fromkeys(key for step in lesson.steps for key in lesson.words_of(step))
+        runs = {key: self.run(lesson, key, 0) for key in keys}
+        return {key: _first_words(run) for key, run in runs.items() if run is not None}
+
     def lesson(self, lesson: Lesson, seed: int) -> dict[Quantity, float] | None:
         """All quantities of a lesson with this seed; None where time ran out before all its runs were there."""
         wanted = {
@@ -81,6 +88,32 @@ class Bench:
             if ks and run is not None:
                 self.cut(run, ks)
         return self.measuring.all(sorted(wanted), {key: run.id for key, run in runs.items() if run is not None})
+
+
+QUESTIONS, WORDS = 60, 6
+"""Old questions that are asked for the first words, and how many words are kept."""
+
+
+def _first_words(run: Run) -> list[str]:
+    import torch
+
+    from lora_playground.analysis.update import load_updates
+    from lora_playground.data.catalogue import read_rows
+    from lora_playground.jobs.scoring import SKILLS
+    from lora_playground.models.decoding import Decoder, RowUpdate
+    from lora_playground.models.loading import load_base
+
+    base = load_base(run.config().model, dtype="float32")
+    decoder = Decoder(base.model, base.tokenizer)
+    adapted = RowUpdate(decoder.adapter(load_updates(run.update_path)))
+    gained: Any = 0
+    for row in read_rows(SKILLS)[:QUESTIONS]:
+        asked = base.tokenizer.apply_chat_template(row["messages"][:1], add_generation_prompt=True, tokenize=False)
+        ids = base.tokenizer(asked, add_special_tokens=False)["input_ids"]
+        before, after = (torch.softmax(decoder.logits(ids, update)[-1], -1) for update in (None, adapted))
+        gained = gained + after - before
+    words = [base.tokenizer.decode([i]).strip() for i in torch.topk(gained, 4 * WORDS).indices.tolist()]
+    return list(dict.fromkeys(word for word in words if word.isalpha() and len(word) > 1))[:WORDS]
 
 
 def main() -> None:
@@ -106,6 +139,8 @@ def main() -> None:
                 if measured is None:
                     continue
                 _add(told["lessons"], lesson, measured, seed)
+                if seed == 0 and (words := bench.first_words(lesson)):
+                    told["lessons"][lesson.name]["words"] = words
                 write_json(FILE, told)
     if given.json:
         print(json.dumps(told))

@@ -80,7 +80,9 @@ lp.lesson = (() => {
     lp.url({ lesson: name, step: view.step + 1 }, true);
     folded = false;
     const wanted = { ...(view.tab ? { tab: view.tab } : {}), ...(view.runs && view.runs.length ? { runs: [...view.runs, "", "", "", ""].slice(0, 4) } : {}) };
+    const there = lp.live.where().tab;
     if (Object.keys(wanted).length) lp.live.go(wanted, "replace");
+    if (lp.live.where().tab !== there) window.scrollTo(0, 0);
     if (view.control) setTimeout(() => mark(view.control), 400);
     if (view.kind === "show" && !view.use && !view.done) tell({ do: "did", step: view.step, act: "tab" });
   }
@@ -142,7 +144,7 @@ lp.lesson = (() => {
     if (!box || !view) return;
     const last = view.step === view.lesson.steps.length - 1;
     const scroll = moved ? 0 : (box.querySelector(".lp-lesson-body") || {}).scrollTop || 0;
-    const body = make("div", { class: "lp-lesson-body", tabindex: "-1" }, html(view.text), ...parts(), problem ? make("p", { class: "lp-error", role: "alert" }, problem) : null);
+    const body = make("div", { class: "lp-lesson-body", tabindex: "-1" }, ...(view.kind === "reveal" ? [...parts(), html(view.text)] : [html(view.text), ...parts()]), problem ? make("p", { class: "lp-error", role: "alert" }, problem) : null);
     const foot = make("div", { class: "lp-lesson-foot" },
       button("Back", "quiet", () => go(view.step - 1)), make("span", { class: "at" }, `${view.step + 1} of ${view.lesson.steps.length}`),
       last ? button("Finish", "main", () => leave()) : button(view.done || view.kind === "say" ? "Next" : "Skip", view.done ? "main" : "quiet", () => go(view.step + 1)));
@@ -271,7 +273,7 @@ lp.lesson = (() => {
 
   function drawModify() {
     const hint = view.hint && !view.done ? make("details", {}, make("summary", {}, "A hint"), html(view.hint)) : null;
-    return [view.said ? html(view.said, view.done ? "lp-lesson-verdict right" : "lp-note") : make("p", { class: "lp-lesson-do" }, view.did === "chat" ? "It is done when an answer has come." : view.did === "run" ? "It is done when a run of yours fits; this page sees it." : "Use the marked control."), hint].filter(Boolean);
+    return [view.said ? html(view.said, view.done ? "lp-lesson-verdict right" : "lp-note") : make("p", { class: "lp-lesson-do" }, view.did === "chat" ? (view.keep ? `It is done when an answer has come from at most ${view.keep} directions.` : "It is done when an answer has come.") : view.did === "run" ? "It is done when a run of yours fits; this page sees it." : "Use the marked control."), hint].filter(Boolean);
   }
 
   // --- the shelf in Learn ---------------------------------------------------------------------------------------------

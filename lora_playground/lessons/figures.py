@@ -16,7 +16,7 @@ from typing import Any
 
 from lora_playground.lessons.catalogue import SHIPPED
 from lora_playground.lessons.quantities import Quantity, written
-from lora_playground.lessons.schema import PLACEHOLDER, Lesson
+from lora_playground.lessons.schema import PLACEHOLDER, WORDS, Lesson
 from lora_playground.runs.files import read_json
 
 FILE = SHIPPED / "figures.json"
@@ -34,6 +34,7 @@ class Figures:
 
     def __init__(self, told: dict[str, Any]) -> None:
         self.runs: dict[str, str] = told.get("runs", {})
+        self.words: dict[str, list[str]] = told.get("words", {})
         self.values: dict[Quantity, list[float]] = {
             Quantity.parse(text): numbers for text, numbers in told.get("values", {}).items()
         }
@@ -50,7 +51,12 @@ class Figures:
 
     def fill(self, text: str) -> str:
         """The text with its figures; one that was not measured reads 'not measured yet'."""
-        return PLACEHOLDER.sub(lambda match: self._one(Quantity.parse(match[1]), bool(match[2])), text)
+        return PLACEHOLDER.sub(lambda match: self._named(match[1], bool(match[2])), text)
+
+    def _named(self, name: str, spread: bool) -> str:
+        if words := WORDS.fullmatch(name):
+            return ", ".join(self.words.get(words[1], [])) or "(not measured yet)"
+        return self._one(Quantity.parse(name), spread)
 
     def _one(self, quantity: Quantity, spread: bool) -> str:
         bounds, mean = self.bounds(quantity), self.mean(quantity)

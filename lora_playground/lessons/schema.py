@@ -17,7 +17,9 @@ NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 KEY = r"^[a-z][a-z0-9_]{0,39}$"
 TABS = Literal["fine", "spectrum", "chat", "compare", "federated", "lab", "learn"]
 PLACEHOLDER = re.compile(r"\{\{\s*([^{}|]+?)\s*(\|\s*range\s*)?\}\}")
-"""A figure in a text: {{r1.score}} is its mean over the measured seeds, {{r1.score|range}} their least and most."""
+"""A figure in a text: {{r1.score}} is its mean over the measured seeds, {{r1.score|range}} their least and most;
+{{r1.first_words}} are the words that gain most as the first of an answer to questions that its data have no part in."""
+WORDS = re.compile(r"([a-z][a-z0-9_]*)\.first_words")
 
 
 class Part(BaseModel):
@@ -225,7 +227,11 @@ class Lesson(Part):
             raise ValueError("two steps of kind ask have the same name")
         for number, step in enumerate(self.steps, 1):
             where = f"step {number} ({step.title})"
-            for run in [*getattr(step, "runs", []), *(quantity.run for quantity in self.quantities_of(step))]:
+            for run in [
+                *getattr(step, "runs", []),
+                *self.words_of(step),
+                *(quantity.run for quantity in self.quantities_of(step)),
+            ]:
                 if run not in self.runs and run != "mine":
                     raise ValueError(f"{where} names a run {run!r}, which is not in [runs]")
             if isinstance(step, Reveal):
@@ -256,8 +262,17 @@ class Lesson(Part):
         if isinstance(step, Modify):
             found += quantities_in(step.check.then or "")
         for text in texts_of(step):
-            found += [Quantity.parse(match[1]) for match in PLACEHOLDER.finditer(text)]
+            found += [Quantity.parse(one) for one in self._placeholders(text) if not WORDS.fullmatch(one)]
         return found
+
+    @staticmethod
+    def _placeholders(text: str) -> list[str]:
+        return [match[1] for match in PLACEHOLDER.finditer(text)]
+
+    def words_of(self, step: Any) -> list[str]:
+        """The runs whose first words a step's texts name."""
+        named = [WORDS.fullmatch(one) for text in texts_of(step) for one in self._placeholders(text)]
+        return [match[1] for match in named if match]
 
     def asked(self, name: str) -> Ask:
         """The step that asks for this prediction. Raises StopIteration."""
