@@ -5,10 +5,11 @@ PY := $(VENV)/bin/python
 E2E ?= tests/e2e
 E2E_ARGS ?=
 
-.PHONY: help run test check lint types layers unit e2e bench gpu chromium clean
+.PHONY: help run workshop test check lint types layers unit e2e bench gpu chromium clean
 
 help:
 	@echo "make run    set up and open the app (ARGS='--port 7860 --home DIR')"
+	@echo "make workshop   the same for the local network, with a QR code (docs/teaching.md)"
 	@echo "make test   set up and run all checks: style, types, layers, unit, contract and browser tests"
 	@echo "make check  the same without the set-up"
 	@echo "make e2e    only the browser tests (E2E=tests/e2e/test_main_path.py for one file)"
@@ -29,6 +30,10 @@ $(VENV)/.dev: $(VENV)/bin/python requirements.txt requirements-dev.txt
 
 run: $(VENV)/.run
 	$(PY) app.py $(ARGS)
+
+# A server for the local network, with its address as a QR code: see docs/teaching.md.
+workshop: $(VENV)/.run
+	$(PY) app.py --workshop $(ARGS)
 
 # The browser tests drive Debian's Chromium, one of them behind nginx; where the browser is missing and may be installed, both are.
 chromium:

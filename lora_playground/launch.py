@@ -22,6 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--root-path", metavar="PATH", help="where a proxy serves the app, such as /lora (default: $GRADIO_ROOT_PATH)"
     )
     parser.add_argument("--track", metavar="NAME", help="send every run's curves to tensorboard, trackio or wandb")
+    parser.add_argument(
+        "--workshop", action="store_true", help="listen to the network, and print the address to join as a QR code"
+    )
     given = parser.parse_args(arguments)
 
     from lora_playground.runs import home_at
@@ -43,11 +46,32 @@ def _serve(given: argparse.Namespace) -> int:
         return 1
     # A polite end closes the queue: what runs stands as interrupted, and no process is left behind.
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    if given.workshop:
+        given.host = given.host or "0.0.0.0"
     try:
         server.launch(given.host, given.port, root_path=given.root_path)
     except OSError as error:
         server.close()
         print(f"error: the server cannot listen ({error}); give another --port", file=sys.stderr)
         return 1
+    if given.workshop:
+        print(_invitation(server.port))
     server.wait()
     return 0
+
+
+def _invitation(port: int) -> str:
+    """What a teacher needs on the terminal: where the class page is, and the address for all as text and picture."""
+    import io
+
+    import segno
+
+    from lora_playground.machine.network import address_in_network
+
+    address = f"http://{address_in_network() or 'localhost'}:{port}"
+    picture = io.StringIO()
+    segno.make(address, error="m").terminal(picture, compact=True)
+    return (
+        f"{picture.getvalue()}\nEveryone: {address}\n"
+        f"The teacher, on this machine: http://localhost:{port}/class (opens a class, with a code to project)"
+    )

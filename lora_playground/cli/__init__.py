@@ -70,6 +70,16 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=run, show=tell)
         return sub
 
+    for add in (_training, _runs, _data_and_lessons):
+        add(command)
+    return parser
+
+
+Command = Callable[[str, Callable, Callable, str], argparse.ArgumentParser]
+"""Adds a command: its name, what it does, how its value is shown, one line of help."""
+
+
+def _training(command: Command) -> None:
     train = command("train", commands.train, show.show_train, "fine-tune: start a run and wait for it")
     add_train_flags(train)
     of_sweeps.add_flags(
@@ -79,6 +89,10 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument("run")
     for trains in (train, resume):
         trains.add_argument("--track", metavar="NAME", help="send its curves to tensorboard, trackio or wandb")
+    add_train_flags(command("estimate", commands.estimate, show.show_estimate, "what a run would cost, by cause"))
+
+
+def _runs(command: Command) -> None:
     evaluate = command("evaluate", commands.evaluate, show.show_pairs, "score both models on the dataset's test part")
     evaluate.add_argument("run")
     evaluate.add_argument("--rows", type=within(1, 1_000_000, int), help="at most so many test rows (default: all)")
@@ -102,14 +116,19 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("run")
     again.add_argument("--format", default="cli", choices=FORMATS, help="default: cli, printed")
     again.add_argument("--out", metavar="FILE", help="the file to write; batches go beside a script or notebook")
-    add_train_flags(command("estimate", commands.estimate, show.show_estimate, "what a run would cost, by cause"))
     command("variants", commands.variants, show.show_variants, "list the variants and their options")
+
+
+def _data_and_lessons(command: Command) -> None:
     upload = command("upload", commands.upload, show.show_pairs, "make a dataset of a file, or of a hub dataset's part")
     upload.add_argument("source", help="a file, or a hub id such as openai/gsm8k")
     upload.add_argument("--split", default="train", help="of a hub dataset: train, or with its subset main/train")
     add_file_flags(upload)
     upload.add_argument("--seed", type=int, default=0, help="of the split into train, validation and test")
     command("datasets", commands.datasets, show.show_table, "list the datasets")
-    command("lessons", of_lessons.lessons, of_lessons.show_lessons, "list the lessons of the tab Learn")
+    taught = command(
+        "lessons", of_lessons.lessons, of_lessons.show_lessons, "list the lessons, or print a sheet of one"
+    )
+    taught.add_argument("--sheet", metavar="NAME", help="a lesson's questions as Markdown to print")
+    taught.add_argument("--answers", action="store_true", help="with --sheet: with what came out, for the teacher")
     command("models", commands.models, show.show_table, "list the base models at hand")
-    return parser

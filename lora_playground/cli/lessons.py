@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 
-def lessons(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """`lessons`: one row a lesson."""
-    from lora_playground.lessons.catalogue import list_lessons, problems
+def lessons(given: argparse.Namespace) -> list[dict[str, Any]] | dict[str, str]:
+    """`lessons`: one row a lesson; with `--sheet` the sheet of one."""
+    from lora_playground.lessons.catalogue import get_lesson, list_lessons, problems
+    from lora_playground.lessons.sheet import sheet
     from lora_playground.runs import default_home
 
     home = Path(given.home).expanduser() if given.home else default_home()
     for problem in problems(home):
         print(f"warning: left out: {problem}", file=sys.stderr)
+    if given.sheet:
+        return {"sheet": sheet(get_lesson(given.sheet, home), given.answers)}
     return [
         {
             "name": lesson.name,
@@ -29,8 +32,11 @@ def lessons(given: argparse.Namespace) -> list[dict[str, Any]]:
     ]
 
 
-def show_lessons(value: list[dict[str, Any]]) -> None:
-    """A lesson a line, with what one can do after it."""
+def show_lessons(value: list[dict[str, Any]] | dict[str, str]) -> None:
+    """A lesson a line, with what one can do after it; or the sheet."""
+    if isinstance(value, dict):
+        print(value["sheet"])
+        return
     for lesson in value:
         print(f"{lesson['name']:20} {lesson['minutes']:3} min  {len(lesson['steps']):2} steps  {lesson['title']}")
         print(f"{'':20} {lesson['after']}")

@@ -34,11 +34,15 @@ class Player:
 
     Args:
         supervisor: where runs are started. clock: Unix seconds.
+
+    Attributes:
+        limit: told a visitor and a lesson, the last step (from 0) that they may open; None for any. A class sets it.
     """
 
     def __init__(self, home: Path, supervisor: Supervisor, clock: Callable[[], float] = time.time) -> None:
         self.home, self.learners, self._clock = home, Learners(home), clock
         self.measuring = Measuring(supervisor.runs)
+        self.limit: Callable[[str, str], int | None] = lambda visitor, lesson: None
         self.runs = LessonRuns(home, supervisor)
 
     # --- what is shown ------------------------------------------------------------------------------------------------
@@ -58,7 +62,9 @@ class Player:
         What was done meanwhile (runs that ended, a run of one's own that fits) completes the step. Raises LessonError.
         """
         lesson = get_lesson(name, self.home)
-        now = self._clock()
+        now, last = self._clock(), self.limit(visitor, name)
+        if last is not None and step is not None and step > last:
+            raise LessonError(f"Your class is held at step {last + 1}; your teacher goes on when all are ready.")
 
         def go(learner: progress.Learner) -> Attempt:
             attempt = learner.lessons.setdefault(name, Attempt(started=now))

@@ -23,6 +23,7 @@ from lora_playground.lessons.player import Player
 from lora_playground.machine.device import device
 from lora_playground.models.catalogue import list_models
 from lora_playground.ui import cards, chat, compare, costs, finetune, lab, learn, live, sidebar, spectrum
+from lora_playground.ui.class_routes import ClassRoutes
 from lora_playground.ui.empty import AskBase
 from lora_playground.ui.exports import Exports
 from lora_playground.ui.federated import build_federated
@@ -72,7 +73,8 @@ class Frame:
         self._global = Exports(shell_parts["store"], Path(self._downloads.name), prefix="lp-fed")
         self._again = Reproduce(shell_parts["store"], Path(self._downloads.name))
         self._run_list = RunListCache(shell_parts["store"], shell_parts["supervisor"])
-        self._lessons = LessonRoutes(Player(shell_parts["home"], shell_parts["supervisor"]), identity)
+        player = Player(shell_parts["home"], shell_parts["supervisor"])
+        self._lessons, self._classes = LessonRoutes(player, identity), ClassRoutes(player, identity)
         self._feed = Feed(shell_parts["store"], shell_parts["supervisor"], self._run_list, identity, self._header)
 
     def build(self) -> gr.Blocks:
@@ -80,7 +82,7 @@ class Frame:
         titles = json.dumps(dict(TABS))
         script = (
             f"lp.live.start(trigger, {titles}, '{live.shipped_script('PlotlyPlot')}'); "
-            f"lp.lesson.start('{live.shipped_script('katex')}'); // 'act'"
+            f"lp.lesson.start('{live.shipped_script('katex')}'); lp.class.start(); // 'act'"
         )
         with gr.Blocks(title="LoRA Playground", analytics_enabled=False, fill_width=True) as page:
             viewed, ticked, told = gr.State(""), gr.State([""] * SLOTS), gr.State(0)
@@ -103,8 +105,8 @@ class Frame:
         return page
 
     def routes(self) -> list[Route]:
-        """The routes beside Gradio's own: what is new, and the lessons."""
-        return [self._feed.route(), *self._lessons.routes()]
+        """The routes beside Gradio's own: what is new, lessons, classes."""
+        return [self._feed.route(), *self._lessons.routes(), *self._classes.routes()]
 
     def _tabs(self, shell: Shell, page: gr.Blocks) -> None:
         for name, title in TABS:

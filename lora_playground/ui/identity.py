@@ -21,6 +21,8 @@ from starlette.requests import Request
 from lora_playground.runs.files import writing
 
 COOKIE = "lora_playground_visitor"
+PAGES = ("/", "/class", "/join")
+"""Where a first visit gets its cookie."""
 _YEAR = 365 * 24 * 3600
 
 
@@ -93,7 +95,7 @@ class VisitorMiddleware:
         self._app, self._identity = app, identity
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or scope.get("path") != "/" or self._identity.read(_cookie(scope)):
+        if scope["type"] != "http" or scope.get("path") not in PAGES or self._identity.read(_cookie(scope)):
             await self._app(scope, receive, send)
             return
         value = f"{COOKIE}={self._identity.new()}; Path=/; Max-Age={_YEAR}; HttpOnly; SameSite=Lax"

@@ -73,8 +73,13 @@ Keys: **Ctrl+Enter** trains or sends, **Esc** stops.
 """
 
 
+_CLASS = """<p class="lp-class-ways">Together: <a href="class" target="_blank">teach a class</a>, which people
+<a href="join">join</a> with its code; you see how far each is, and what was predicted beside what came out.</p>"""
+
+
 def build() -> None:
     """Puts shelf and text where it is called."""
     heading("Lessons", "predict, run, look: each is played in the real tabs")
     filled("lp-lessons")
+    gr.HTML(_CLASS)
     gr.Markdown(TEXT, latex_delimiters=_DELIMITERS, elem_id="lp-learn")

@@ -80,6 +80,11 @@ class Server:
         self.supervisor.start(unready=UNREADY)
         return started
 
+    @property
+    def port(self) -> int:
+        """Where it listens; only after `launch`."""
+        return int(self.page.server_port or 0)
+
     def wait(self) -> None:
         """Blocks until the server is interrupted, then closes it."""
         try:

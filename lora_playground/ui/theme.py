@@ -13,8 +13,12 @@ from lora_playground.assets import ASSETS
 from lora_playground.errors import AssetError
 
 FOLDER = ASSETS / "theme"
-SCRIPTS = ("app.js", "terms.js", "empty.js", "live.js", "menu.js", "chat.js", "lesson-pictures.js", "lesson.js")
+SCRIPTS = (
+    *("app.js", "terms.js", "empty.js", "live.js", "menu.js", "chat.js"),
+    *("lesson-pictures.js", "lesson.js", "class-answers.js", "class.js"),
+)
 """In the order in which they need each other."""
+CLASS_SCRIPTS = ("app.js", "lesson-pictures.js", "class-answers.js", "class-page.js")
 _FONTS = (
     ("Atkinson Hyperlegible Next", "atkinson-hyperlegible-next-latin-wght-normal.woff2"),
     ("Atkinson Hyperlegible Mono", "atkinson-hyperlegible-mono-latin-wght-normal.woff2"),
@@ -64,14 +68,23 @@ def theme() -> gr.themes.Base:
 
 def head() -> str:
     """What goes into the page's <head>: fonts as data, the style sheet, the script. Raises AssetError."""
+    scripts = [_read(name).decode() for name in SCRIPTS]
+    return f"<style>{_styles()}</style>\n<script>{chr(10).join(scripts)}</script>"
+
+
+def _styles() -> str:
     faces = "".join(
         f'@font-face{{font-family:"{family}";font-weight:200 800;font-display:swap;'
         f"src:url(data:font/woff2;base64,{base64.b64encode(_read('fonts/' + name)).decode()}) format('woff2')}}"
         for family, name in _FONTS
     )
-    style = "\n".join(_read(name).decode() for name in ("app.css", "lesson.css"))
-    scripts = [_read(name).decode() for name in SCRIPTS]
-    return f"<style>{faces}\n{style}</style>\n<script>{chr(10).join(scripts)}</script>"
+    return "\n".join([faces, *(_read(name).decode() for name in ("app.css", "lesson.css", "class.css"))])
+
+
+def class_parts() -> tuple[str, str]:
+    """Styles and scripts of the pages of a class, which stand by themselves. Raises AssetError."""
+    scripts = [_read(name).decode() for name in CLASS_SCRIPTS]
+    return f"<style>{_styles()}</style>", f"<script>{chr(10).join(scripts)}</script>"
 
 
 def _read(name: str) -> bytes:

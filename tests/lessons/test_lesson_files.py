@@ -10,6 +10,7 @@ from lora_playground.errors import LessonError
 from lora_playground.lessons import get_lesson, list_lessons
 from lora_playground.lessons.catalogue import parse, problems
 from lora_playground.lessons.quantities import Quantity, holds, written
+from lora_playground.lessons.sheet import sheet
 
 LESSON = {
     "title": "T", "minutes": 5, "after": "You can.",
@@ -90,3 +91,17 @@ def test_comparisons():
     assert [written(0.876, "%"), written(-0.034, "points"), written(523_264, "count"), written(2_100_000, "bytes")] == [
         "88%", "-3 points", "523,264", "2.1 MB",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("lesson", list_lessons(), ids=lambda lesson: lesson.name)
+def test_the_sheet_asks_everything_and_tells_nothing_unless_it_is_asked_to(lesson) -> None:
+    asked, solved = sheet(lesson), sheet(lesson, answers=True)
+    for step in lesson.steps:
+        if step.kind == "ask":
+            assert f". {step.title}" in asked
+            for choice in step.choices:
+                assert f"- [ ] {choice.text}" in asked
+                assert choice.because.split("{{")[0][:40] not in asked
+            if step.form != "choice":
+                assert step.near not in asked and step.near in solved
+    assert "not measured yet" not in solved

@@ -1,0 +1,68 @@
+"""A lesson as a sheet to print: its questions with room to write, or the same with what came out and why.
+
+Markdown in, Markdown out. It reads the stored figures and plays nothing.
+"""
+
+from __future__ import annotations
+
+from lora_playground.lessons import judging
+from lora_playground.lessons.figures import Figures, stored
+from lora_playground.lessons.quantities import Quantity, written
+from lora_playground.lessons.schema import Ask, Axis, Lesson, Reveal
+
+_LINE = "\\_" * 34
+
+
+def sheet(lesson: Lesson, answers: bool = False) -> str:
+    """The sheet of one lesson; with `answers` for the teacher, from the stored measurement of the shipped base."""
+    figures = stored(lesson.name)
+    parts = [
+        f"# {lesson.title}",
+        f"{lesson.minutes} minutes. Afterwards: {lesson.after}",
+        "" if answers else "Name: " + _LINE,
+    ]
+    number = 0
+    for step in lesson.steps:
+        if isinstance(step, Ask):
+            number += 1
+            parts += [f"## {number}. {step.title}", figures.fill(step.text), *_room(step)]
+            if answers:
+                parts += _solution(lesson, step, figures)
+        elif step.kind in ("run", "modify"):
+            parts += [f"**{step.title}.** {figures.fill(step.text)}", *([] if answers else [f"What I saw: {_LINE}"])]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _room(ask: Ask) -> list[str]:
+    """Where an answer is written down."""
+    if ask.form == "choice":
+        return ["\n".join(f"- [ ] {choice.text}" for choice in ask.choices)]
+    axis = ask.axis or Axis(label="")
+    unit = axis.unit or axis.label
+    if ask.form == "number":
+        return [f"My prediction: {_LINE} {unit}"]
+    head, rule = "| " + " | ".join(f"{x:g}" for x in ask.x) + " |", "|" + " --- |" * len(ask.x)
+    return [f"{axis.label} for each {ask.x_label}:", f"{head}\n{rule}\n|" + "   |" * len(ask.x)]
+
+
+def _solution(lesson: Lesson, ask: Ask, figures: Figures) -> list[str]:
+    reveal = next((step for step in lesson.steps if isinstance(step, Reveal) and ask.name in step.asks), None)
+    if reveal is None:
+        return []
+    result = [] if len(reveal.asks) > 1 else reveal.result
+    measured = {one: mean for one in judging.needed(ask, result) if (mean := figures.mean(one)) is not None}
+    if len(measured) < len(judging.needed(ask, result)):
+        return ["*Came out: not measured yet.*"]
+    came = ", ".join(f"{one.label} {written(measured[one], one.unit)}" for one in map(Quantity.parse, result))
+    told = [f"*Came out: {came}.*"] if came else []
+    if ask.form == "choice":
+        right = judging.solutions(ask.choices, measured)
+        told.append(
+            "\n".join(
+                f"- {'right' if place in right else 'wrong'}: {choice.text}. {figures.fill(choice.because)}"
+                for place, choice in enumerate(ask.choices)
+            )
+        )
+    else:
+        told.append(f"- near: {ask.near}\n- too low: {ask.low}\n- too high: {ask.high}")
+    return told

@@ -1,0 +1,244 @@
+"""The routes of classes: pages to teach and to join, and what they ask and do, as JSON. No Gradio.
+
+`GET /class` is the teacher's page (`?code=` one class), `GET /join` where people give code and name. `GET /class/grid`
+tells the teacher, `GET /class/me` one of the people; `POST /class` takes {do, code, ...}: see `_TEACHER` and `_PERSON`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import segno
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from lora_playground.classroom import Class, Classes
+from lora_playground.classroom.overview import Overview, for_a_person
+from lora_playground.classroom.table import table
+from lora_playground.errors import LessonError, PlaygroundError
+from lora_playground.lessons.catalogue import get_lesson, list_lessons
+from lora_playground.lessons.player import Player
+from lora_playground.machine.network import address_in_network
+from lora_playground.ui import theme
+from lora_playground.ui.identity import Identity
+
+LONGEST = 20_000
+"""Bytes of a request's body."""
+FRESH = 1.0
+"""Seconds for which the counted answers of a class serve all who ask."""
+AWAY = 12.0
+"""Seconds without a question of a person's page after which they count as away."""
+_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">{styles}</head>
+<body class="lp-class-page"><main id="lp-class" data-page="{page}"></main>{scripts}</body></html>"""
+
+
+class ClassRoutes:
+    """Answers for the classes of one home; safe to call from many threads.
+
+    Args:
+        player: leads people through lessons. identity: tells people apart.
+    """
+
+    def __init__(self, player: Player, identity: Identity) -> None:
+        self.classes = Classes(player.home, player.learners)
+        self._player, self._identity = player, identity
+        self._overview = Overview(player.home, player.learners, player.measuring)
+        self._lock = threading.Lock()
+        self._counted: dict[str, tuple[float, list[dict[str, Any]]]] = {}
+        self._seen: dict[tuple[str, str], float] = {}
+        player.limit = self.classes.limit
+
+    def routes(self) -> list[Route]:
+        """The routes, for the web application."""
+        return [
+            Route("/class", self._act, methods=["POST"]),
+            Route("/class", lambda request: _page("Class", "teach")),
+            Route("/join", lambda request: _page("Join a class", "join")),
+            Route("/class/grid", self._told(self._grid)),
+            Route("/class/me", self._told(self._me)),
+            Route("/class/mine", self._told(self._mine)),
+            Route("/class/qr", self._told(self._qr)),
+            Route("/class/table.csv", self._told(self._table)),
+        ]
+
+    # --- what is asked ------------------------------------------------------------------------------------------------
+
+    def _mine(self, request: Request, visitor: str) -> Response:
+        """The classes that this person opened, and the lessons that there are."""
+        classes = [
+            {"code": one.code, "lesson": get_lesson(one.lesson, self._player.home).title, "people": len(one.people),
+             "opened": one.opened, "ended": one.ended is not None}
+            for one in self.classes.of_teacher(visitor)
+        ]  # fmt: skip
+        return _json({"classes": classes, "lessons": self._lessons()})
+
+    def _grid(self, request: Request, visitor: str) -> Response:
+        course = self.classes.taught(visitor, request.query_params.get("code", ""))
+        grid, now = self._overview.grid(course), time.monotonic()
+        for person, row in zip(course.people, grid["people"], strict=True):
+            row["away"] = now - self._seen.get((course.code, person.visitor), -AWAY) >= AWAY
+        told = {
+            "code": course.code, "lesson": course.lesson, "ended": course.ended is not None, "held": course.held,
+            "shown": course.shown, "link": join_link(request),
+            "questions": self._questions(course), "lessons": self._lessons(), **grid,
+        }  # fmt: skip
+        return _json(told)
+
+    def _me(self, request: Request, visitor: str) -> Response:
+        course = self.classes.attended(visitor, request.query_params.get("code", ""))
+        self._seen[(course.code, visitor)] = time.monotonic()
+        attempt = self._player.attempt(visitor, course.lesson)
+        return _json(for_a_person(course, visitor, self._questions(course), attempt))
+
+    def _qr(self, request: Request, visitor: str) -> Response:
+        course = self.classes.taught(visitor, request.query_params.get("code", ""))
+        out = io.BytesIO()
+        segno.make(join_link(request, course.code), error="m").save(out, kind="svg", scale=8, border=2)
+        return Response(out.getvalue(), media_type="image/svg+xml", headers={"Cache-Control": "no-store"})
+
+    def _table(self, request: Request, visitor: str) -> Response:
+        course = self.classes.taught(visitor, request.query_params.get("code", ""))
+        lesson = get_lesson(course.lesson, self._player.home)
+        text = table(course, lesson, self._overview.people(course), request.query_params.get("names") != "0")
+        name = f'attachment; filename="class-{course.code}-{course.lesson}.csv"'
+        return Response(text, media_type="text/csv; charset=utf-8", headers={"Content-Disposition": name})
+
+    def _lessons(self) -> list[dict[str, Any]]:
+        return [
+            {"name": one.name, "title": one.title, "minutes": one.minutes} for one in list_lessons(self._player.home)
+        ]
+
+    def _questions(self, course: Class) -> list[dict[str, Any]]:
+        now = time.monotonic()
+        with self._lock:
+            made, questions = self._counted.get(course.code, (-FRESH, []))
+            if now - made >= FRESH:
+                questions = self._overview.questions(course)
+                self._counted[course.code] = (now, questions)
+            return questions
+
+    def _told(self, answer: Callable[[Request, str], Response]) -> Callable[[Request], Response]:
+        def told(request: Request) -> Response:
+            visitor = self._identity.of_plain(request)
+            if not visitor:
+                return _json({"error": "This page has no visitor's cookie; open the app once and allow cookies."}, 401)
+            try:
+                return answer(request, visitor)
+            except PlaygroundError as failure:
+                return _json({"error": str(failure)}, 404)
+
+        return told
+
+    # --- what is done -------------------------------------------------------------------------------------------------
+
+    async def _act(self, request: Request) -> Response:
+        visitor = self._identity.of_plain(request)
+        if not visitor:
+            return _json({"error": "This page has no visitor's cookie; open the app once and allow cookies."}, 401)
+        # A page of another site cannot send this type without asking first, which it is refused.
+        if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+            return _json({"error": "This route takes JSON."}, 415)
+        body = await request.body()
+        try:
+            told = json.loads(body) if len(body) <= LONGEST else None
+        except (ValueError, RecursionError):
+            told = None
+        if not isinstance(told, dict):
+            return _json({"error": "The request is no JSON object."}, 400)
+        try:
+            return _json(await run_in_threadpool(self._do, visitor, told, request))
+        except PlaygroundError as failure:
+            return _json({"error": str(failure)}, 400)
+
+    def _do(self, visitor: str, told: dict[str, Any], request: Request) -> dict[str, Any]:
+        do, code = str(told.get("do", "")), str(told.get("code", ""))
+        act = _TEACHER.get(do) or _PERSON.get(do)
+        if act is None:
+            raise LessonError(f"{do!r} cannot be done; choose one of {', '.join([*_TEACHER, *_PERSON])}.")
+        done = act(self, visitor, code, told)
+        with self._lock:
+            self._counted.pop(code.upper(), None)
+        if isinstance(done, Class):
+            return {"code": done.code, "lesson": done.lesson, "link": join_link(request, done.code)}
+        return {"code": code}
+
+    def _show(self, visitor: str, code: str, told: dict[str, Any]) -> Class:
+        run = told.get("run")
+        if run is None:
+            return self.classes.show(visitor, code, None)
+        course = self.classes.taught(visitor, code)
+        theirs = {one for _, attempt in self._overview.people(course) if attempt for one in attempt.runs.values()}
+        if run not in theirs:
+            raise LessonError("Only a run that somebody of this class made in its lesson can be shown.")
+        return self.classes.show(visitor, code, str(run))
+
+    def _answer_again(self, visitor: str, code: str, told: dict[str, Any]) -> Class:
+        """An answer after the first, where the teacher has asked again since the last one."""
+        course, name = self.classes.attended(visitor, code), str(told.get("ask", ""))
+        attempt = self._player.attempt(visitor, course.lesson)
+        given = attempt.answers.get(name, []) if attempt else []
+        if not given or given[-1].at >= course.again.get(name, 0.0):
+            raise LessonError("This question is not being asked again.")
+        self._player.answer(visitor, course.lesson, name, told.get("value"), again=True)
+        return course
+
+
+_TEACHER: dict[str, Callable[[ClassRoutes, str, str, dict[str, Any]], Any]] = {
+    "open": lambda self, who, code, told: self.classes.open(who, str(told.get("lesson", ""))),
+    "take": lambda self, who, code, told: self.classes.take(who, code, str(told.get("lesson", ""))),
+    "hold": lambda self, who, code, told: self.classes.hold(who, code, _step(told)),
+    "release": lambda self, who, code, told: self.classes.hold(who, code, None),
+    "gather": lambda self, who, code, told: self.classes.gather(who, code, _step(told)),
+    "show": ClassRoutes._show,
+    "ask again": lambda self, who, code, told: self.classes.ask_again(who, code, str(told.get("ask", ""))),
+    "end": lambda self, who, code, told: self.classes.end(who, code),
+    "delete": lambda self, who, code, told: self.classes.delete(who, code),
+}
+"""What a teacher may do, with {lesson}, {step} from 0, {run} or null, {ask}."""
+_PERSON: dict[str, Callable[[ClassRoutes, str, str, dict[str, Any]], Any]] = {
+    "join": lambda self, who, code, told: self.classes.join(who, code, str(told.get("name", ""))),
+    "leave": lambda self, who, code, told: self.classes.leave(who, code),
+    "answer": ClassRoutes._answer_again,
+}
+"""What one of the people may do, with {name} or {ask, value}."""
+
+
+def join_link(request: Request, code: str = "") -> str:
+    """The address that people open to join; without scheme and code where no code is given.
+
+    Where the teacher's page is open on this machine alone, the machine's address in its network takes the place of
+    'localhost', which would be the people's own machine.
+    """
+    url = request.url
+    host, port = url.hostname or "", f":{url.port}" if url.port else ""
+    if forwarded := request.headers.get("x-forwarded-host"):
+        host, port = forwarded.split(",")[0].strip(), ""
+    elif host in ("localhost", "127.0.0.1", "::1"):
+        host = address_in_network() or host
+    scheme = request.headers.get("x-forwarded-proto", url.scheme).split(",")[0]
+    root = str(getattr(request.app, "root_path", "") or "").rstrip("/")
+    return f"{scheme}://{host}{port}{root}/join?code={code}" if code else f"{host}{port}{root}/join"
+
+
+def _step(told: dict[str, Any]) -> int:
+    step = told.get("step")
+    if not isinstance(step, int) or isinstance(step, bool):
+        raise LessonError(f"{step!r} is no step; give its place from 0.")
+    return step
+
+
+def _page(title: str, page: str) -> Response:
+    styles, scripts = theme.class_parts()
+    return HTMLResponse(_PAGE.format(title=f"{title}: LoRA Playground", page=page, styles=styles, scripts=scripts))
+
+
+def _json(value: Any, status: int = 200) -> JSONResponse:
+    return JSONResponse(value, status, headers={"Cache-Control": "no-store"})
