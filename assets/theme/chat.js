@@ -15,7 +15,7 @@
     function paneHead(pane) {
       const name = make("h3", {}, pane.label);
       if (!pane.run) return make("div", { class: "lp-pane-head" }, name, make("small", { class: "mark" }));
-      const strength = make("input", { type: "range", min: 0, max: 2, step: 0.1, "aria-label": `Strength of ${pane.label}`, title: "how much of the update is added: 0 is the base, 1 as trained" });
+      const strength = make("input", { type: "range", min: -2, max: 2, step: 0.1, "aria-label": `Strength of ${pane.label}`, title: "how much of the update is added: 1 as trained, 0 is the base, below 0 it is taken away" });
       strength.value = pane.strength;
       const keep = make("input", { type: "number", min: 0, placeholder: "all", "aria-label": `Directions kept of ${pane.label}`, title: "keep only so many of the strongest directions of every module; empty keeps all" });
       if (pane.keep !== null && pane.keep !== undefined) keep.value = pane.keep;

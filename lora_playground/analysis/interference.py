@@ -1,5 +1,5 @@
-"""How much two adapters have in common, from their updates alone: the cosine of the updates, and the overlap of what they
-read and write. Plain NumPy; it knows no run and no data. What data say is `models.activations`."""
+"""How much two adapters have in common, from their updates alone: the cosine of the updates, and the overlap of what
+they read and write. Plain NumPy; it knows no run and no data. What data say is `models.activations`."""
 
 from __future__ import annotations
 

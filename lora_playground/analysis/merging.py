@@ -1,8 +1,9 @@
 """Mixtures of adapters: for every module ΔW(w) = B·K(w)·A, with two factors that do not depend on the weights w and a
 small core that alone does, so that another weight costs next to nothing. Plain NumPy; it knows no run and no model.
 
-ΔW (m × n) is formed nowhere, except where an adapter is dense itself. `linear`, `ties`, `dare` and `dare_ties` work on the
-entries of the factors, as PEFT's `add_weighted_adapter` does; `core_*` and `knots` on coordinates that the adapters share.
+ΔW (m × n) is formed nowhere, except where an adapter is dense itself. `linear`, `ties`, `dare` and `dare_ties` work on
+the entries of the factors, as PEFT's `add_weighted_adapter` does; `core_*` and `knots` on coordinates that the adapters
+share.
 """
 
 from __future__ import annotations
@@ -86,8 +87,8 @@ class _Module:
         return np.concatenate([B for _, B, _ in self.factors], 1), np.concatenate([A for _, _, A in self.factors], 0)
 
     def cores(self) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-        """U (m, k), V (n, k'), [Mᵢ]: ΔWᵢ = U·Mᵢ·Vᵀ in the bases of core space (2509.17786, section 4): the left singular
-        vectors of the stacked B and the right ones of the stacked A; nothing of any ΔWᵢ is lost."""
+        """U (m, k), V (n, k'), [Mᵢ]: ΔWᵢ = U·Mᵢ·Vᵀ in the bases of core space (2509.17786, section 4): the left
+        singular vectors of the stacked B and the right ones of the stacked A; nothing of any ΔWᵢ is lost."""
         B, A = (np.asarray(factor, dtype=np.float64) for factor in self.stacked())
         U, V = _basis(B), _basis(A.T)
         cores = [(U.T @ B.astype(np.float64)) @ (A.astype(np.float64) @ V) for _, B, A in self.factors]
@@ -231,7 +232,9 @@ def _knots(module: _Module, recipe: Recipe) -> Part:
     k = max(1, nonzero(values))
     pieces = np.split(values[:k, None] * right[:k], len(cores), axis=1)
     merged = elected([trimmed(piece @ Q.T, recipe.density) for piece in pieces])
-    return Part(module.name, P @ left[:, :k], np.concatenate(merged, 0), lambda w: np.kron(module.weights(w), np.eye(k)))
+    return Part(
+        module.name, P @ left[:, :k], np.concatenate(merged, 0), lambda w: np.kron(module.weights(w), np.eye(k))
+    )
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class Truncation:
         mode: 'all'; 'top' the `k` strongest; 'bottom' the `k` weakest that are not zero; 'range' directions `first` to
             `last`; 'one' direction `first` alone. Directions count from 1, the strongest.
         k, first, last: as the mode needs them.
-        strength: what is kept is multiplied by this; 0 to 2.
+        strength: what is kept is multiplied by this; −2 to 2. Below 0 the update is taken away instead of added.
     """
 
     mode: Mode = "all"
@@ -44,9 +44,9 @@ class Truncation:
         if self.mode == "range" and self.last < self.first:
             raise ConfigError("cut.last", self.last, f"a range's last direction is at least its first ({self.first})")
         if isinstance(self.strength, bool) or not isinstance(self.strength, int | float):
-            raise ConfigError("cut.strength", self.strength, "give a number from 0 to 2")
-        if not 0.0 <= self.strength <= 2.0:
-            raise ConfigError("cut.strength", self.strength, "give a number from 0 to 2")
+            raise ConfigError("cut.strength", self.strength, "give a number from -2 to 2")
+        if not -2.0 <= self.strength <= 2.0:
+            raise ConfigError("cut.strength", self.strength, "give a number from -2 to 2")
 
     @classmethod
     def between(cls, low: int, high: int) -> Truncation:

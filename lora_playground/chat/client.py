@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-from lora_playground.chat.protocol import MAX_LINE, ChatEvent, ChatRequest, line
+from lora_playground.chat.protocol import MAX_LINE, ChatEvent, ChatRequest, Reading, line
 from lora_playground.config import ModelConfig
 from lora_playground.errors import ChatError
 from lora_playground.machine import processes
@@ -113,6 +113,13 @@ class ChatClient:
     async def warm(self, base: ModelConfig | None = None) -> None:
         """Starts the process and loads a base ahead of the first question."""
         await self._tell({"warm": base.model_dump(mode="json") if base else {}})
+
+    async def read(self, reading: Reading) -> dict[str, Any]:
+        """What a direction reads and says (`models.direction_reader`); raises ChatError with what to do."""
+        reply = await self._tell({"read": reading.model_dump(mode="json")})
+        if "reading" not in reply:
+            raise ChatError(str(reply.get("text") or "The chat process ended; ask once more."))
+        return dict(reply["reading"])
 
     async def state(self) -> dict[str, Any]:
         """The process's own account: pid, bases in memory, rows being decoded, waiting requests."""

@@ -10,7 +10,8 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,18 @@ from typing import Any
 import torch
 
 import lora_playground.variants  # noqa: F401  (declares the options that a run's config is read with)
-from lora_playground.analysis.truncation import Truncation
-from lora_playground.analysis.update import load_updates
+from lora_playground.chat.adapters import Adapters, base_of
 from lora_playground.chat.memory_check import check_memory, decoding_dtype, decoding_threads
-from lora_playground.chat.protocol import ChatRequest, Pane, Verified
+from lora_playground.chat.protocol import ChatRequest, Reading, Verified
 from lora_playground.chat.requests import Answer, Exchange
 from lora_playground.config import ModelConfig
-from lora_playground.errors import ChatError, PlaygroundError
+from lora_playground.errors import PlaygroundError
 from lora_playground.models.base_check import BaseCheck
 from lora_playground.models.decoding import Batch, Decoder, Row, RowUpdate, Token
+from lora_playground.models.direction_reader import DirectionReader
 from lora_playground.models.loading import Base, load_base
 from lora_playground.models.placed_update import PlacedUpdate
-from lora_playground.runs import Run, RunStore
+from lora_playground.runs import RunStore
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +40,8 @@ MAX_ROWS = 96
 """Rows decoded at once on one base; further requests wait."""
 MAX_WAITING = 400
 MAX_WAITING_PER_CLIENT = 8
-BASES, ADAPTERS = 2, 24
-"""How many of each stay in memory."""
+BASES = 2
+"""How many stay in memory."""
 
 
 class Hosted:
@@ -54,12 +55,13 @@ class Hosted:
         used: when it last answered.
     """
 
-    def __init__(self, base: Base, threads: int) -> None:
+    def __init__(self, base: Base, threads: int, store: RunStore, source: str) -> None:
         self.base, self.threads = base, threads
         self.decoder = Decoder(base.model, base.tokenizer)
         self.check = BaseCheck(base, self.decoder)
         self.batch: Batch = self.decoder.batch()
-        self.adapters: OrderedDict[tuple[str, int], PlacedUpdate] = OrderedDict()
+        self.adapters = Adapters(store, base.model, source)
+        self.reader = DirectionReader(self.decoder)
         self.active: dict[int, tuple[Exchange, Answer]] = {}
         self.exchanges: list[Exchange] = []
         self.used = time.monotonic()
@@ -95,6 +97,7 @@ class Engine:
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._waiting: list[Prepared] = []  # guarded by the condition
         self._queue: list[Exchange] = []
+        self._errands: list[Callable[[], None]] = []  # guarded by the condition
         self._condition = threading.Condition()
         self._closed = False
         self._cut = 0  # answers that were ended because nobody wanted them any more
@@ -123,6 +126,12 @@ class Engine:
     def warm(self, base: ModelConfig) -> None:
         """Loads a base ahead of the first question."""
         self._loader.submit(self._quietly, base)
+
+    def read(self, reading: Reading) -> Future[dict[str, Any]]:
+        """What a direction reads and says; worked out between two tokens of the answers."""
+        done: Future[dict[str, Any]] = Future()
+        self._loader.submit(self._load_reading, reading, done)
+        return done
 
     def cancel(self, exchange: Exchange) -> None:
         """Ends an exchange before its next token."""
@@ -160,10 +169,8 @@ class Engine:
                 exchange.end("cancelled")
                 return
             request = exchange.request
-            runs = [self.store.get(pane.run) if pane.run else None for pane in request.panes]
-            config = request.base or next((run.config().model for run in runs if run), _EMBEDDED)
-            hosted = self._base(config, exchange)
-            updates = [self._update(hosted, config, run, pane) for run, pane in zip(runs, request.panes)]
+            hosted = self._base(base_of(self.store, request.panes, request.base), exchange)
+            updates = [hosted.adapters.of(pane) for pane in request.panes]
             with self._condition:
                 self._waiting.append(Prepared(exchange, hosted, updates))
                 self._condition.notify()
@@ -177,6 +184,17 @@ class Engine:
         finally:
             self.idle_since = time.monotonic()
 
+    def _load_reading(self, reading: Reading, done: Future[dict[str, Any]]) -> None:
+        """Gets base and adapter ready, then leaves the rest to the decoding thread, which alone runs the model."""
+        try:
+            hosted = self._base(self.store.get(reading.run).config().model)
+            update = hosted.adapters.update(reading.run)
+            with self._condition:
+                self._errands.append(lambda: self._read(hosted, update, reading, done))
+                self._condition.notify()
+        except Exception as error:
+            done.set_exception(error)
+
     def _base(self, config: ModelConfig, exchange: Exchange | None = None) -> Hosted:
         key = config.source, config.quantisation
         hosted = self._hosted.get(key)
@@ -186,7 +204,7 @@ class Engine:
             self._forget_bases()
             check_memory(config, self.device)
             base = load_base(config, device=self.device, dtype=decoding_dtype(config, self.device))
-            hosted = self._hosted[key] = Hosted(base, decoding_threads(config, self.device))
+            hosted = self._hosted[key] = Hosted(base, decoding_threads(config, self.device), self.store, config.source)
         self._hosted.move_to_end(key)
         hosted.used = time.monotonic()
         return hosted
@@ -204,40 +222,30 @@ class Engine:
             gc.collect()
             torch.cuda.empty_cache()  # what this process keeps for later counts as taken for everybody else
 
-    def _update(self, hosted: Hosted, config: ModelConfig, run: Run | None, pane: Pane) -> RowUpdate | None:
-        if run is None:
-            return None
-        if not run.update_path.is_file():
-            raise ChatError(f"Run {run.id} has nothing to chat with yet; wait until its training has ended.")
-        made_for = run.config().model
-        if made_for.source != config.source:
-            raise ChatError(
-                f"Run {run.id} was trained on {made_for.source}, this chat is on {config.source}; "
-                "put only runs of one base model side by side."
-            )
-        key = run.id, run.update_path.stat().st_mtime_ns
-        if key not in hosted.adapters:
-            hosted.adapters[key] = PlacedUpdate(hosted.base.model, load_updates(run.update_path), f"Run {run.id}")
-            while len(hosted.adapters) > ADAPTERS:
-                hosted.adapters.popitem(last=False)
-        hosted.adapters.move_to_end(key)
-        adapter = hosted.adapters[key]
-        truncation = None if pane.cut is None else Truncation.between(*pane.cut)
-        return RowUpdate(adapter, pane.strength, truncation)
-
     # On the decoding thread
 
     def _run(self) -> None:
         while True:
             with self._condition:
-                while not (self._closed or self._waiting or self._talking()):
+                while not (self._closed or self._waiting or self._errands or self._talking()):
                     self._condition.wait()
                 if self._closed:
                     return
+                errands, self._errands = self._errands, []
+            for errand in errands:
+                errand()
             self._admit()
             for hosted in self._talking():
                 torch.set_num_threads(hosted.threads)
                 self._advance(hosted)
+
+    def _read(self, hosted: Hosted, update: PlacedUpdate, asked: Reading, done: Future[dict[str, Any]]) -> None:
+        try:
+            torch.set_num_threads(hosted.threads)
+            done.set_result(hosted.reader.read(update, asked.module, asked.index, asked.prompt, asked.seed))
+        except Exception as error:
+            done.set_exception(error)
+        hosted.used = self.idle_since = time.monotonic()
 
     def _talking(self) -> list[Hosted]:
         """The bases that are answering somebody. The loading thread may add bases meanwhile."""
@@ -336,7 +344,6 @@ class Engine:
         }
 
 
-_EMBEDDED = ModelConfig.model_validate({})
 _NO_MEMORY = "The memory is full, so this cannot be answered now; wait until a training run has ended, or close a pane."
 _BROKEN = "The answer broke off ({}). Ask again; if it happens again, look into the chat process's log."
 

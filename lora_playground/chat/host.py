@@ -17,7 +17,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_playground.chat.protocol import MAX_LINE, ChatEvent, ChatRequest, line
+from lora_playground.chat.protocol import MAX_LINE, ChatEvent, ChatRequest, Reading, line
 from lora_playground.config import ModelConfig, checked
 from lora_playground.errors import PlaygroundError
 
@@ -79,6 +79,12 @@ class Host:
                 raise PlaygroundError("The chat process was asked something that is no JSON object on one line.")
             if "ask" in message:
                 await self._ask(ChatRequest.model_validate_json(json.dumps(message["ask"])), reader, writer)
+                return
+            if "read" in message:
+                reading = Reading.model_validate_json(json.dumps(message["read"]))
+                found = await asyncio.wrap_future((await self.engine()).read(reading))
+                writer.write(line({"reading": found}))
+                await writer.drain()
                 return
             if "warm" in message:
                 (await self.engine()).warm(checked(ModelConfig, message["warm"] or {}, "base"))

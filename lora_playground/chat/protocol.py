@@ -9,9 +9,14 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from lora_playground.analysis.merging import MOST, Recipe
 from lora_playground.config import ModelConfig, Section, checked
 
 MAX_PANES = 4
+"""Panes that the tab Chat shows."""
+MAX_ROWS_ASKED = 6
+"""Panes of one request at most."""
+ID = r"^[A-Za-z0-9_-]{1,64}$"
 MAX_TURNS = 500
 MAX_LINE = 4_000_000
 """Bytes of the longest line either side accepts."""
@@ -24,13 +29,51 @@ class Message(Section):
     content: str = Field(max_length=20_000)
 
 
-class Pane(Section):
-    """One answering model: the base, or the base with a run's update."""
+class Ingredient(Section):
+    """A run in a mixture."""
 
-    run: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9_-]{1,64}$", description="Id of the run whose adapter answers; empty is the base."
+    run: str = Field(pattern=ID)
+    weight: float = Field(1.0, ge=-2.0, le=2.0)
+
+
+class Mixing(Section):
+    """A mixture of runs, as `analysis.merging.Recipe` has it."""
+
+    runs: list[Ingredient] = Field(min_length=1, max_length=MOST)
+    method: str = "sum"
+    density: float = 0.5
+    rank: int | None = None
+    seed: int = 0
+
+    @property
+    def recipe(self) -> Recipe:
+        """How they are mixed; raises ConfigError."""
+        return Recipe(self.method, self.density, self.rank, self.seed)
+
+
+class Direction(Section):
+    """One singular direction of one module's update, counted from 1, the strongest.
+
+    Attributes:
+        keep: 'alone' (nothing else of the run), 'without' (all of the run but this), 'random' (a random direction of
+            equal strength alone).
+    """
+
+    module: str = Field(max_length=300)
+    index: int = Field(ge=1, le=100_000)
+    keep: Literal["alone", "without", "random"] = "alone"
+    seed: int = Field(0, ge=0, le=2**31 - 1)
+
+
+class Pane(Section):
+    """One answering model: the base, the base with a run's update or a direction of it, or with a mixture of runs."""
+
+    run: str | None = Field(None, pattern=ID, description="Id of the run whose adapter answers; empty is the base.")
+    strength: float = Field(
+        1.0, ge=-2.0, le=2.0, description="Factor on the update: 1 as trained, 0 the base, below 0 its opposite."
     )
-    strength: float = Field(1.0, ge=0.0, le=2.0, description="Factor on the update: 0 is the base, 1 as trained.")
+    mixture: Mixing | None = Field(None, description="Runs that answer together; in the place of a run.")
+    direction: Direction | None = Field(None, description="Of the run: one direction alone, or all but this one.")
     cut: tuple[int, int] | None = Field(
         None,
         strict=False,
@@ -44,6 +87,16 @@ class Pane(Section):
             raise ValueError("give two numbers lo, hi with 0 <= lo <= hi, or -k, 0 for the weakest k")
         return cut
 
+    @model_validator(mode="after")
+    def _one_thing(self) -> Pane:
+        if self.mixture is not None and (self.run or self.cut or self.direction):
+            raise ValueError("a pane answers with a mixture or with a run; a mixture is neither cut nor taken apart")
+        if self.direction is not None and (self.run is None or self.cut is not None):
+            raise ValueError(
+                "a direction is one of a run, and of the whole update: name the run and leave the cut away"
+            )
+        return self
+
 
 class ChatRequest(Section):
     """One question to all panes.
@@ -56,8 +109,8 @@ class ChatRequest(Section):
     base: ModelConfig | None = Field(
         None, description="Base model; empty takes the first run's, else the embedded one."
     )
-    panes: list[Pane] = Field(min_length=1, max_length=MAX_PANES)
-    messages: list[list[Message]] = Field(min_length=1, max_length=MAX_PANES)
+    panes: list[Pane] = Field(min_length=1, max_length=MAX_ROWS_ASKED)
+    messages: list[list[Message]] = Field(min_length=1, max_length=MAX_ROWS_ASKED)
     system: str = Field("", max_length=8_000, description="System prompt, put before the conversation.")
     temperature: float = Field(0.0, ge=0.0, le=5.0, description="0 always takes the most probable token.")
     top_p: float = Field(1.0, gt=0.0, le=1.0, description="Choose among the tokens that hold this much probability.")
@@ -90,6 +143,21 @@ class ChatRequest(Section):
         if self.teacher_forced or len(self.messages) == 1:
             return self.messages[0]
         return self.messages[pane]
+
+
+class Reading(Section):
+    """Asks what a direction reads and says (`models.direction_reader`), on a prompt."""
+
+    run: str = Field(pattern=ID)
+    module: str = Field(max_length=300)
+    index: int = Field(1, ge=1, le=100_000)
+    prompt: str = Field(min_length=1, max_length=8_000)
+    seed: int = Field(0, ge=0, le=2**31 - 1)
+
+    @classmethod
+    def parse(cls, data: Any) -> Reading:
+        """Validates plain data; raises ConfigError naming field, value and what is allowed."""
+        return checked(cls, data)
 
 
 class ChatToken(Section):

@@ -63,7 +63,7 @@ def add_chat_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=within(0.0, 10.0), default=0.0)
     parser.add_argument("--top-p", type=within(0.001, 1.0), default=1.0)
     parser.add_argument("--max-new-tokens", type=within(1, 4096, int), default=128)
-    parser.add_argument("--strength", type=within(0.0, 2.0), default=1.0, help="the update's strength, 0 to 2")
+    parser.add_argument("--strength", type=within(-2.0, 2.0), default=1.0, help="the update's strength, -2 to 2")
     parser.add_argument("--keep", type=within(0, 4096, int), help="keep only the k strongest directions of each module")
 
 

@@ -13,7 +13,6 @@ import torch
 from lora_playground.models.batch import Row
 from lora_playground.models.decoding import Decoder, RowUpdate
 from lora_playground.models.loading import Base, fingerprint_ids, sampled
-from lora_playground.models.placed_update import PlacedUpdate
 
 VALID_SECONDS = 30.0
 """For so long a check beside the same adapters counts."""
@@ -34,13 +33,13 @@ class BaseCheck:
         self._base, self._decoder = base, decoder
         # A batch of another size may round otherwise; a base that an adapter has touched differs by far more.
         self.limit = 1e-4 if base.dtype == torch.float32 else 0.05
-        self._results: dict[frozenset[PlacedUpdate], tuple[float, float]] = {}
+        self._results: dict[frozenset[object], tuple[float, float]] = {}
 
     def drift(self, updates: Sequence[RowUpdate | None]) -> float:
         """Largest change of a logit, against the largest logit, of the fingerprint's prompt as a base row beside these
         updates. More than `limit` means that the base was changed."""
         adapted = [update for update in updates if update is not None]
-        beside = frozenset(update.adapter for update in adapted)
+        beside = frozenset(update.adapter.family for update in adapted)
         now = time.monotonic()
         self._results = {key: one for key, one in self._results.items() if now - one[0] < VALID_SECONDS}
         if beside not in self._results:

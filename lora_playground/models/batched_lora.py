@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -16,7 +16,21 @@ from torch import nn
 from lora_playground.analysis.truncation import Truncation
 from lora_playground.errors import ModelError
 from lora_playground.models.deltas import Delta, Rows
-from lora_playground.models.placed_update import PlacedUpdate, named_modules
+from lora_playground.models.placed_update import named_modules
+
+
+class Placed(Protocol):
+    """What is placed on a model: a run's update, or a mixture of them.
+
+    Attributes:
+        family: what a check of the base counts as one.
+    """
+
+    @property
+    def family(self) -> object: ...
+
+    def slice(self, truncation: Truncation | None) -> dict[str, list[Delta]]:
+        """Deltas by module name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +39,12 @@ class RowUpdate:
 
     Attributes:
         adapter: the update, placed on the model.
-        strength: factor on ΔW, 0 to 2 in the app; 0 is the base.
+        strength: factor on ΔW, −2 to 2 in the app; 0 is the base.
         truncation: which singular directions of every ΔW are kept; None keeps all.
         deltas: what each module adds. Worked out here, on the thread that makes the object: a truncation takes time.
     """
 
-    adapter: PlacedUpdate
+    adapter: Placed
     strength: float = 1.0
     truncation: Truncation | None = None
     deltas: dict[str, list[Delta]] = field(init=False, repr=False)
@@ -57,7 +71,7 @@ class BatchUpdate:
     """
 
     def __init__(self, modules: dict[str, nn.Module], rows: Sequence[RowUpdate | None]) -> None:
-        groups: dict[tuple[PlacedUpdate, Truncation | None, float], list[int]] = {}
+        groups: dict[tuple[Placed, Truncation | None, float], list[int]] = {}
         for index, row in enumerate(rows):
             if row is not None and row.strength != 0.0:
                 groups.setdefault((row.adapter, row.truncation, row.strength), []).append(index)

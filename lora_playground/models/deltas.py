@@ -17,14 +17,16 @@ Rows: TypeAlias = int | slice | torch.Tensor
 
 @dataclass(frozen=True)
 class Factors:
-    """ΔW = B·A of a linear module, as At = Aᵀ (in, k) and Bt = Bᵀ (k, out)."""
+    """ΔW = B·A of a linear module, as At = Aᵀ (in, k) and Bt = Bᵀ (k, out); with a core ΔW = B·K·A, Kt = Kᵀ between."""
 
     At: torch.Tensor
     Bt: torch.Tensor
+    Kt: torch.Tensor | None = None
 
     def add(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor, rows: Rows, strength: float) -> None:
         """Adds strength · ΔW x of some rows to y (R, T, out), in place; x is (R, T, in)."""
-        _add_product(y, rows, _flat(x, rows).mm(self.At), self.Bt, strength)
+        read = _flat(x, rows).mm(self.At)
+        _add_product(y, rows, read if self.Kt is None else read.mm(self.Kt), self.Bt, strength)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,20 +48,23 @@ class PlacedUpdate:
 
     def __init__(self, model: nn.Module, updates: Sequence[Update], name: str = "adapter") -> None:
         self.name = name
-        self._model = model
-        reference = next(p for p in model.parameters() if p.is_floating_point())
-        self.device, self.dtype = reference.device, reference.dtype
+        self.placer = Placer(model, name)
         self._decomposition = Decomposition(updates)
         self._lock = threading.Lock()
         self._slices: OrderedDict[Truncation | None, dict[str, list[Delta]]] = OrderedDict()
         for update in self._decomposition.updates:
-            for array in (update.B, update.A, update.dense):
-                if array is not None and not np.isfinite(array).all():
-                    raise ModelError(
-                        f"{name}: the update of {update.name} holds numbers that are not finite; "
-                        "it cannot be used. Train again with a lower learning rate."
-                    )
+            check_finite(update, name)
         self.slice(None)
+
+    @property
+    def updates(self) -> list[Update]:
+        """The whole updates, as they were given."""
+        return self._decomposition.updates
+
+    @property
+    def family(self) -> object:
+        """What a check of the base counts as the same adapter: itself."""
+        return self
 
     def slice(self, truncation: Truncation | None) -> dict[str, list[Delta]]:
         """Deltas by module name, of the singular directions of each ΔW that `truncation` keeps; None keeps all.
@@ -78,10 +81,39 @@ class PlacedUpdate:
             return self._slices[truncation]
 
     def _placed(self, truncation: Truncation) -> dict[str, list[Delta]]:
+        return self.placer.all(self._decomposition.truncate(truncation))
+
+
+def check_finite(update: Update, name: str) -> None:
+    """Raises ModelError where an update holds NaN or Inf."""
+    for array in (update.B, update.A, update.dense):
+        if array is not None and not np.isfinite(array).all():
+            raise ModelError(
+                f"{name}: the update of {update.name} holds numbers that are not finite; "
+                "it cannot be used. Train again with a lower learning rate."
+            )
+
+
+class Placer:
+    """Finds where updates act in a model and makes tensors of them, on the model's device and in its type.
+
+    Args:
+        model: the base model; names of the updates are looked up in it.
+        name: for messages.
+    """
+
+    def __init__(self, model: nn.Module, name: str) -> None:
+        self.name = name
+        self._model = model
+        reference = next(p for p in model.parameters() if p.is_floating_point())
+        self.device, self.dtype = reference.device, reference.dtype
+
+    def all(self, updates: Iterable[Update]) -> dict[str, list[Delta]]:
+        """Deltas by module name; raises ModelError where an update does not fit."""
         placed: dict[str, list[Delta]] = {}
-        modules = named_modules(self._model)
-        for update in self._decomposition.truncate(truncation):
-            for module_name, delta in self._place(update, modules):
+        modules = self.modules()
+        for update in updates:
+            for module_name, delta in self.place(update, modules):
                 deltas = placed.setdefault(module_name, [])
                 if deltas and isinstance(delta, Parameters) and isinstance(deltas[-1], Parameters):
                     deltas[-1].changes.update(delta.changes)  # one call of the module for all its parameters
@@ -89,7 +121,11 @@ class PlacedUpdate:
                     deltas.append(delta)
         return placed
 
-    def _place(self, update: Update, modules: dict[str, nn.Module]) -> Iterator[tuple[str, Delta]]:
+    def modules(self) -> dict[str, nn.Module]:
+        """The model's modules by name, as they are now."""
+        return named_modules(self._model)
+
+    def place(self, update: Update, modules: dict[str, nn.Module]) -> Iterator[tuple[str, Delta]]:
         """Where an update acts: one module, or every module that shares the parameter."""
         if update.name in modules:
             module = modules[update.name]
@@ -120,7 +156,7 @@ class PlacedUpdate:
             else:
                 if update.shape != tuple(parameter.shape):  # type: ignore[union-attr]
                     raise self._misfit(update, tuple(parameter.shape))  # type: ignore[union-attr]
-                vector = self._tensor(update.matrix())
+                vector = self.tensor(update.matrix())
                 if linear_shape(module) and leaf == "bias":
                     yield module_name, Bias(vector)
                 else:
@@ -134,17 +170,18 @@ class PlacedUpdate:
             raise self._misfit(update, out_in)
         if update.B is not None and update.A is not None:
             At, Bt = (update.B, update.A) if transposed else (update.A.T, update.B.T)
-            return Factors(self._tensor(At), self._tensor(Bt))
+            return Factors(self.tensor(At), self.tensor(Bt))
         assert update.dense is not None
-        return Dense(self._tensor(update.dense if transposed else update.dense.T))
+        return Dense(self.tensor(update.dense if transposed else update.dense.T))
 
     def _table(self, update: Update, module: nn.Embedding) -> Delta:
         shape = tuple(module.weight.shape)  # type: ignore[union-attr]
         if update.shape != shape:
             raise self._misfit(update, shape)
-        return Table(self._tensor(update.matrix()))
+        return Table(self.tensor(update.matrix()))
 
-    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+    def tensor(self, array: np.ndarray) -> torch.Tensor:
+        """A copy on the model's device, in its type."""
         return torch.tensor(np.ascontiguousarray(array), dtype=self.dtype, device=self.device)
 
     def _misfit(self, update: Update, shape: tuple[int, ...]) -> ModelError:

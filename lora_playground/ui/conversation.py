@@ -30,7 +30,7 @@ MAX_LINKED = 12
 class Tune(Section):
     """A pane's strength and directions, as `Pane` has them, and the number of directions that the page shows."""
 
-    strength: float = Field(1.0, ge=0.0, le=2.0)
+    strength: float = Field(1.0, ge=-2.0, le=2.0)
     keep: int | None = Field(None, ge=0)
     cut: tuple[int, int] | None = Field(None, strict=False)
 

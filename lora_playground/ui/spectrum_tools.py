@@ -77,8 +77,8 @@ class Tools:
                 1, 8, value=2, step=1, label="to direction", visible=False, buttons=[], elem_id="lp-spec-to"
             )
             self.strength = Slider(
-                0, 2, value=1, step=0.05, label="Strength", info="0 is the base, 1 as trained", buttons=[],
-                elem_id="lp-spec-strength",
+                -2, 2, value=1, step=0.05, label="Strength", info="1 as trained, 0 the base, below 0 its opposite",
+                buttons=[], elem_id="lp-spec-strength",
             )  # fmt: skip
         with gr.Row(elem_classes="lp-plots", equal_height=False):
             with gr.Column(min_width=300):

@@ -21,10 +21,8 @@ M, N = 40, 28
 
 def adapter(seed: int, rank: int = 4, names: tuple[str, ...] = ("one", "two")) -> list[Update]:
     noise = np.random.default_rng(seed)
-    return [
-        Update(n, noise.standard_normal((M, rank)).astype(np.float32), noise.standard_normal((rank, N)).astype(np.float32))
-        for n in names
-    ]  # fmt: skip
+    sizes = [(name, (M, rank), (rank, N)) for name in names]
+    return [Update(n, *(noise.standard_normal(size).astype(np.float32) for size in pair)) for n, *pair in sizes]
 
 
 def dense(updates: list[Update], name: str = "one") -> np.ndarray:
