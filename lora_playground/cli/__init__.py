@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from lora_playground import __version__
-from lora_playground.cli import commands, show
+from lora_playground.cli import commands, lab, show
 from lora_playground.cli import lessons as of_lessons
 from lora_playground.cli import sweeps as of_sweeps
 from lora_playground.cli.flags import add_chat_flags, add_file_flags, add_train_flags, build_config, within
@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=run, show=tell)
         return sub
 
-    for add in (_training, _runs, _data_and_lessons):
+    for add in (_training, _runs, lab.add, _data_and_lessons):
         add(command)
     return parser
 

@@ -1,0 +1,133 @@
+"""The laboratory's commands: `merge` mixes runs, `direction` reads one singular direction of a run."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from lora_playground.analysis.merging import METHODS, Recipe
+from lora_playground.cli.flags import within
+from lora_playground.cli.progress import Progress
+from lora_playground.errors import ConfigError
+from lora_playground.runs import RunStore
+
+
+def add(command: Callable[[str, Callable, Callable, str], argparse.ArgumentParser]) -> None:
+    """Adds the laboratory's commands."""
+    add_merge_flags(command("merge", merge, show_merge, "mix 2 to 4 runs of one base"))
+    add_direction_flags(command("direction", direction, show_direction, "what one direction of a run reads and says"))
+
+
+def add_merge_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `merge`."""
+    parser.add_argument("runs", nargs="+", metavar="RUN=W", help="2 to 4 runs with weights from -2 to 2 (default 1)")
+    told = "; ".join(f"{name}: {method.sentence}" for name, method in METHODS.items())
+    parser.add_argument("--method", default="sum", choices=list(METHODS), help=told.replace("%", "%%"))
+    parser.add_argument("--density", type=within(0.001, 1.0), default=0.5, help="share of entries that stay")
+    parser.add_argument("--rank", type=within(1, 4096, int), help="of the mixture, for svd")
+    parser.add_argument("--seed", type=within(0, 2**31 - 1, int), default=0, help="of what dare drops")
+    parser.add_argument("--prompt", help="ask base, each run and the mixture")
+    parser.add_argument("--max-new-tokens", type=within(1, 4096, int), default=64)
+    parser.add_argument("--scores", action="store_true", help="score every run's task over the weights, with controls")
+    parser.add_argument("--rows", type=within(4, 100_000, int), default=24, help="test rows a score (default 24)")
+    parser.add_argument("--save", metavar="TITLE", help="keep the mixture as a run: a plain LoRA")
+
+
+def merge(given: argparse.Namespace) -> dict[str, Any]:
+    """`merge`: a mixture of runs, its numbers, its answers, its scores; saved on request."""
+    from lora_playground.analysis.merging import Mixture
+    from lora_playground.lab import mixing
+
+    store = RunStore(given.home)
+    ids, weights = zip(*(_weighed(text) for text in given.runs))
+    recipe = Recipe(given.method, given.density, given.rank, given.seed)
+    chosen = mixing.mixed(store, ids, weights, recipe)
+    adapters = chosen.adapters()
+    made = Mixture(adapters, recipe).updates(chosen.weights)
+    value = mixing.numbers(chosen, made, adapters)
+    if given.prompt:
+        value["answers"] = _answers(chosen.model, [None, *adapters, made], given.prompt, given.max_new_tokens)
+    if given.scores:
+        from lora_playground.lab.weights import over_weights
+
+        with Progress() as progress:
+            value |= over_weights(store, chosen, given.rows, lambda done, of: progress.count(done, of, "scores"))
+    if given.save is not None:
+        value["saved"] = mixing.save(store, chosen, given.save).id
+    return value
+
+
+def _weighed(text: str) -> tuple[str, float]:
+    id, _, weight = text.partition("=")
+    try:
+        return id, float(weight or 1)
+    except ValueError:
+        raise ConfigError("RUN=W", text, "W is a number from -2 to 2") from None
+
+
+def _answers(model: Any, rows: list[Any], prompt: str, longest: int) -> list[str]:
+    """The base's answer, each run's, and the mixture's last; greedy."""
+    from lora_playground.models.decoding import Decoder, RowUpdate
+    from lora_playground.models.loading import load_base
+
+    base = load_base(model)
+    decoder = Decoder(base.model, base.tokenizer)
+    updates = [None if row is None else RowUpdate(decoder.adapter(row)) for row in rows]
+    return decoder.generate([[{"role": "user", "content": prompt}]] * len(rows), updates, max_new_tokens=longest)
+
+
+def show_merge(value: dict[str, Any]) -> None:
+    """The mixture, line by line."""
+    for part, norm in zip(value["runs"], value["norms"]):
+        print(f"{part['weight']:+5.2f} × {part['label']}  (‖ΔW‖ {norm:.3g})  {part['run']}")
+    rank = f", rank up to {value['rank']}" if value["rank"] else ""
+    print(f"{value['method']}: ‖ΔW‖ {value['norm']:.3g} in {value['modules']} modules{rank}")
+    for name, answer in zip(["base", *(part["label"] for part in value["runs"]), "mixture"], value.get("answers", [])):
+        print(f"{name}: {answer}")
+    for point in value.get("points", []):
+        weights = " ".join(f"{w:+.2f}" for w in point["weights"])
+        scores = "  ".join("–" if s is None or s["value"] is None else f"{s['value']:.0%}" for s in point["scores"])
+        print(f"{point['kind']:7} {weights:24} {scores}")
+    for pair in value.get("pairs", []):
+        labels = [value["runs"][pair[side]]["label"] for side in ("first", "second")]
+        on_data = "–" if pair["on_data"] is None else f"{pair['on_data']:.2f}"
+        shared = f"cosine {pair['cosine']:+.2f}, reads the same {pair['reads']:.0%} (chance {pair['reads_chance']:.0%})"
+        lost = "–" if pair["drop"] is None else f"{pair['drop']:+.0%}"
+        print(f"{labels[1]} beside {labels[0]}: {shared}, ‖ΔW₂h‖/‖ΔW₁h‖ {on_data}, score lost {lost}")
+    if "saved" in value:
+        print(f"saved as run {value['saved']}")
+
+
+def add_direction_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `direction`."""
+    parser.add_argument("run")
+    parser.add_argument("--module", required=True, metavar="NAME", help="such as model.layers.0.mlp.down_proj")
+    parser.add_argument("--index", type=within(1, 100_000, int), default=1, help="which direction; 1 is the strongest")
+    parser.add_argument("--prompt", default="", help="the text it reads (default: one of the dataset's test part)")
+    parser.add_argument("--seed", type=within(0, 2**31 - 1, int), default=0, help="of the random directions beside it")
+    parser.add_argument("--strength", type=within(-2.0, 2.0), default=1.0, help="of the direction alone, -2 to 2")
+    parser.add_argument("--max-new-tokens", type=within(1, 4096, int), default=64)
+
+
+def direction(given: argparse.Namespace) -> dict[str, Any]:
+    """`direction`: what one direction reads and says, and the answers with it alone and without it."""
+    from lora_playground.lab.reading import read_direction
+
+    return read_direction(
+        RunStore(given.home), given.run, given.module, given.index, given.prompt, given.seed, given.strength,
+        given.max_new_tokens,
+    )  # fmt: skip
+
+
+def show_direction(value: dict[str, Any]) -> None:
+    """The direction, line by line."""
+    print(f"{value['module']}, direction {value['index']} of {value['of']}, σ {value['sigma']:.4g}")
+    print(value["sentence"])
+    strongest = sorted(zip(value["reads"], value["tokens"]), key=lambda pair: -abs(pair[0]))[:8]
+    print("reads:   " + "  ".join(f"{token!r} {size:+.3g}" for size, token in strongest))
+    for side in ("raised", "lowered"):
+        if value["says"]:
+            print(f"{side:8} " + "  ".join(f"{one['token']!r} {one['z']:+.1f}" for one in value["says"][side]))
+    for name, answer in value["answers"].items():
+        print(f"{name:8} {answer}")

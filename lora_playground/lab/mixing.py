@@ -1,0 +1,91 @@
+"""Mixtures of runs: made, saved as a run of their own, answered with. It knows runs; nothing of scores and pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lora_playground.analysis.interference import inner
+from lora_playground.analysis.merging import METHODS, MOST, Mixture, Recipe
+from lora_playground.analysis.update import Update, load_updates
+from lora_playground.config import ModelConfig
+from lora_playground.errors import ConfigError, RunError
+from lora_playground.exchange.importing import derive
+from lora_playground.runs import Run, RunStore
+
+LEAST = 2
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Runs with their weights and how they are mixed.
+
+    Attributes:
+        runs: of one base model. weights: −2 to 2, one for each.
+    """
+
+    runs: list[Run]
+    weights: list[float]
+    recipe: Recipe
+
+    @property
+    def model(self) -> ModelConfig:
+        """The base model of all of them."""
+        return self.runs[0].config().model
+
+    def adapters(self) -> list[list[Update]]:
+        """Their updates."""
+        return [load_updates(run.update_path) for run in self.runs]
+
+    def about(self) -> dict[str, Any]:
+        """What it is made of, as plain data."""
+        parts = [{"run": run.id, "label": run.label, "weight": w} for run, w in zip(self.runs, self.weights)]
+        used = {name: asdict(self.recipe)[name] for name in METHODS[self.recipe.method].options}
+        return {"runs": parts, "method": self.recipe.method, **used}
+
+
+def mixed(store: RunStore, ids: Sequence[str], weights: Sequence[float], recipe: Recipe) -> Mixed:
+    """Finished runs of one base model, to be mixed.
+
+    Raises:
+        RunError, ConfigError: a run that is not there or not finished, other bases, a weight outside −2 to 2.
+    """
+    if not LEAST <= len(ids) <= MOST or len(set(ids)) < len(ids):
+        raise ConfigError("runs", ", ".join(ids), f"name {LEAST} to {MOST} different runs")
+    for weight in weights:
+        if not -2.0 <= weight <= 2.0:
+            raise ConfigError("weight", weight, "give a number from -2 to 2")
+    runs = [store.get(id) for id in ids]
+    for run in runs:
+        if not run.update_path.is_file():
+            raise RunError(f"Run {run.id} has no saved update; it is {run.state()}. Train it to the end first.")
+    sources = {run.config().model.source for run in runs}
+    if len(sources) > 1:
+        raise RunError(f"These runs belong to {' and '.join(sorted(sources))}; mix runs of one base model.")
+    return Mixed(runs, [float(weight) for weight in weights], recipe)
+
+
+def norm(updates: Sequence[Update]) -> float:
+    """‖ΔW‖_F over all modules."""
+    return sum(inner(update, update) for update in updates) ** 0.5
+
+
+def numbers(chosen: Mixed, made: Sequence[Update], adapters: Sequence[Sequence[Update]]) -> dict[str, Any]:
+    """What a mixture comes to: modules, its largest rank, its norm beside those of its parts."""
+    ranks = [update.B.shape[1] for update in made if update.B is not None]
+    return {
+        **chosen.about(),
+        "modules": len(made),
+        "rank": max(ranks, default=None),
+        "norm": norm(made),
+        "norms": [norm(updates) for updates in adapters],
+    }
+
+
+def save(store: RunStore, chosen: Mixed, title: str = "") -> Run:
+    """The mixture as a run of its own, whose adapter is a plain LoRA that stock PEFT loads."""
+    made = Mixture(chosen.adapters(), chosen.recipe).updates(chosen.weights)
+    names = " + ".join(f"{w:g}·{run.label}" for run, w in zip(chosen.runs, chosen.weights))
+    title = title or f"{METHODS[chosen.recipe.method].label}: {names}"
+    return derive(store, chosen.runs[0], made, title, {"mixture": chosen.about()})
