@@ -54,7 +54,7 @@ class Tasks:
         embedded = skills and self.model.source == "embedded"
         found = score_update(self.base, list(updates), dataset, self.home, self.rows, None, embedded)
         score, lost = found["score"], found["forgetting"]
-        told = {"value": None, "low": None, "high": None, "base": None, "n": 0}
+        told: dict[str, Any] = {"value": None, "low": None, "high": None, "base": None, "n": 0}
         if score is not None:
             told = {"value": score["adapted"], **{key: score[key] for key in ("low", "high", "base", "n")}}
         if lost is not None:

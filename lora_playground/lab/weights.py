@@ -108,7 +108,7 @@ def _pair(
     prompts = [prompt_of(row) for row in get_dataset(names[first], tasks.home).test[:TEXTS]]
     texts = [decoder.encode(prompt)[-256:] for prompt in prompts]
     own, other = responses(decoder, texts, RowUpdate(decoder.adapter(pair[0])), pair)
-    common = overlap(*pair)
+    common = overlap(pair[0], pair[1])
     alone = tasks.score(pair[0], names[first])
     together = score(_sum(pair).updates([1.0, 1.0]), first)
     drop = None if alone["value"] is None or together["value"] is None else alone["value"] - together["value"]

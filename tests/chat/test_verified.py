@@ -17,7 +17,7 @@ from tests.chat.conftest import House
 
 def test_a_base_that_was_touched_is_not_verified(house: House) -> None:
     base = load_base(ModelConfig(source=str(house.base), quantisation="none"), device="cpu", dtype="float32")
-    hosted = Hosted(base, threads=1)
+    hosted = Hosted(base, 1, RunStore(house.home), str(house.base))
     store = RunStore(house.home)
     low, high = (
         RowUpdate(hosted.decoder.adapter(load_updates(store.get(house.runs[name]).update_path)), 1.5)
@@ -33,7 +33,7 @@ def test_a_base_that_was_touched_is_not_verified(house: House) -> None:
 def test_what_is_checked_is_the_pass_that_answers(house: House) -> None:
     """The loaded model is as it was; only the weights that the decoding pass reads have been changed."""
     base = load_base(ModelConfig(source=str(house.base), quantisation="none"), device="cpu", dtype="float32")
-    hosted = Hosted(base, threads=1)
+    hosted = Hosted(base, 1, RunStore(house.home), str(house.base))
     forward = hosted.decoder.forward
     assert isinstance(forward, LlamaForward)
     forward.causal = copy.deepcopy(forward.causal)
