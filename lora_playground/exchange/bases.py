@@ -6,7 +6,7 @@ It reads configs and headers of model folders; nothing of runs or torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,11 +37,13 @@ class Base:
         return all(module in self.shapes for module in adapter.parts) and (self.folder is not None or by_shapes)
 
 
-def bases_of(adapter: Adapter, asked: str | None, refused: list[str]) -> Iterator[Base]:
+def bases_of(adapter: Adapter, asked: str | None, refused: list[str], familiar: Collection[str] = ()) -> Iterator[Base]:
     """Bases in the order in which they are tried; the last is none. Why others do not fit is added to `refused`.
 
     Args:
         asked: the source that the person named; it is the only one then.
+        familiar: sources that people have used here. A folder that the adapter names is opened only if it is one of
+            theirs.
 
     Raises:
         AdapterError: the one that was asked for does not fit.
@@ -56,13 +58,16 @@ def bases_of(adapter: Adapter, asked: str | None, refused: list[str]) -> Iterato
         yield Base(asked, None, found.shapes, [note if found.tells(adapter) else _to_look_at(adapter, note)])
         return
     named = adapter.config.base
+    if not is_hub_id(named):
+        named = next((source for source in sorted(familiar) if _folder(source) == named.rstrip("/")), named)
     note = f"Its base model{f' ({named})' if named else ''} is not on this disk."
     for source in dict.fromkeys((named, "embedded")):
         # FourierFT's tensors have the same shapes whatever its base: only the name can tell.
         if source == "embedded" and adapter.config.method == "FOURIERFT" and not _is_embedded(named):
             continue
         # What a stranger's file names is looked up among downloaded models only, never as a path.
-        folder = folder_of(source) if source == "embedded" else cached_snapshot(source) if is_hub_id(source) else None
+        own = source == "embedded" or source in familiar
+        folder = folder_of(source) if own else cached_snapshot(source) if is_hub_id(source) else None
         if folder is None:
             continue
         try:
@@ -70,7 +75,7 @@ def bases_of(adapter: Adapter, asked: str | None, refused: list[str]) -> Iterato
         except PlaygroundError as error:
             if source == named or _is_embedded(named):
                 note = f"Its base model {source} is on this disk, but it does not fit: {error}"
-    if named and not is_hub_id(named) and not _is_embedded(named):
+    if named and named not in familiar and not is_hub_id(named) and not _is_embedded(named):
         note = (
             f"It names its base model {named!r}, which is no id of the hub, and folders that a stranger names are "
             "not opened; say which model it is (`--base`)."
@@ -81,6 +86,15 @@ def bases_of(adapter: Adapter, asked: str | None, refused: list[str]) -> Iterato
     if without.tells(adapter):
         words = f"{note} So it can be looked at, compared and cut, but not asked."
     yield Base("", None, without.shapes, [words])
+
+
+def _folder(source: str) -> str:
+    """The folder of a source as text, '' where it is not on this disk."""
+    try:
+        folder = folder_of(source)
+    except PlaygroundError:
+        return ""
+    return "" if folder is None else str(folder)
 
 
 def is_hub_id(name: str) -> bool:

@@ -145,6 +145,12 @@ def _beyond_lora(updates: list[Update], base: Weights) -> tuple[list[Update], di
             whole[name] = value.T if name != update.name and base.turned(update.name) else value
         else:
             factored.append(update)
+    adapted = {update.name for update in factored}
+    for name in list(whole):  # PEFT keeps a module that is no adapted one whole: weight and bias
+        owner, _, leaf = name.rpartition(".")
+        other = f"{owner}.{'weight' if leaf == 'bias' else 'bias'}"
+        if owner not in adapted and other not in whole and (shape := base.shape(other)) is not None:
+            whole[other] = base.weight(other, shape)
     return factored, whole
 
 

@@ -6,6 +6,7 @@ takes it in a process of its own.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,10 +25,12 @@ from lora_playground.analysis.tensors import refuse_pickle
 from lora_playground.analysis.update import Update, save_updates
 from lora_playground.analysis.weights import Weights
 from lora_playground.config import RunConfig
-from lora_playground.errors import AdapterError, ConfigError
+from lora_playground.errors import AdapterError, ConfigError, PlaygroundError
 from lora_playground.exchange.bases import Base, bases_of, is_hub_id
 from lora_playground.exchange.extraction import extract
 from lora_playground.exchange.verification import check_import
+from lora_playground.models.catalogue import UNKNOWN
+from lora_playground.models.gguf import INSTALLED
 from lora_playground.runs import Run, RunStore
 from lora_playground.runs.files import write_json, writing
 from lora_playground.variants import VARIANTS
@@ -149,7 +152,7 @@ def _import(
 ) -> Imported:
     """Takes the first base that fits, with ΔW where base or file tell it; without one, what there is to look at."""
     refused: list[str] = []
-    for found in bases_of(adapter, base, refused):
+    for found in bases_of(adapter, base, refused, _familiar(store)):
         try:
             updates = _updates(adapter, found, links) if found.tells(adapter) else None
             return _adopt(store, adapter, title, found, refused, updates, progress)
@@ -158,6 +161,15 @@ def _import(
                 raise
             refused.append(f"It could not be taken with {found.source} as its base: {error}")
     raise AssertionError("the last base is none, which fits everything")
+
+
+def _familiar(store: RunStore) -> set[str]:
+    """The base models that were used here, as people named them."""
+    found = set(INSTALLED)
+    for run in store.list()[:100]:
+        with contextlib.suppress(PlaygroundError):
+            found.add(run.config().model.source)
+    return found - {UNKNOWN}
 
 
 def _updates(adapter: Adapter, base: Base, links: bool) -> Iterator[Update]:
@@ -281,7 +293,7 @@ def _config(title: str, adapter: Adapter, base: Base) -> RunConfig:
     """A config that names the variant of this app that is the same method, or LoRA where none is."""
     taken = adapter.config
     # Only what a hub could mean: a path that a stranger's file names is never looked at.
-    source = base.source or (taken.base if is_hub_id(taken.base) else "unknown")
+    source = base.source or (taken.base if is_hub_id(taken.base) else UNKNOWN)
     name = "dora" if taken.dora else "rslora" if taken.rslora else taken.kind.variant or "lora"
     size = {
         "rank": min(max(adapter.ranks.values()), 4096),

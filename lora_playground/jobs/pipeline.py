@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 from lora_playground.analysis.update import load_updates
-from lora_playground.errors import RunError
 from lora_playground.jobs.execution import Event, Execution, home_of, is_embedded, load_pristine
 from lora_playground.jobs.failures import record
 from lora_playground.jobs.scoring import score_update
@@ -70,8 +69,7 @@ def evaluate_run(
         `score`, `forgetting`, `changed`, `samples`, `scoring`. They become part of the run's result where they rest on
         at least as many rows as those that stand there.
     """
-    if not run.update_path.is_file():
-        raise RunError(f"Run {run.id} has no saved update; it is {run.state()}. Train it to the end first.")
+    run.require_update()
     config = run.config()
     with run.locked():
         base, updates = load_pristine(config.model, config.training.precision), load_updates(run.update_path)

@@ -26,6 +26,9 @@ EMBEDDED = ASSETS / "models" / "embedded"
 HUB = Path(__file__).with_name("hub.toml")
 REBUILD = "python -m tools.embedded_model.tokenizer && python -m tools.embedded_model.pretrain"
 
+UNKNOWN = "unknown"
+"""The `model.source` of an imported adapter whose base model is not known."""
+
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _BLOCK = re.compile(r"^(?:(?P<prefix>.+)\.)?(?P<list>layers|h|blocks|block)\.(?P<number>\d+)\.(?P<rest>.+)\.weight$")
 _MAMBA = {"bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "mamba", "mamba2", "nemotron_h", "zamba2"}
@@ -110,11 +113,13 @@ def resolve(source: str, local: bool = True) -> Path | str:
 
     Raises:
         AssetError: the embedded model is missing or damaged; nothing else is tried in its place.
-        ConfigError: neither of the three. ModelError: a folder without a usable model.
+        ConfigError: neither of the three. ModelError: a folder without a usable model, or UNKNOWN.
     """
     if source == "embedded":
         _check_embedded()
         return EMBEDDED
+    if source == UNKNOWN:
+        raise ModelError("The base model of this adapter is not known; import it again and say which one it is.")
     allowed = "give 'embedded', an existing folder or .gguf file, or a hub id such as Qwen/Qwen3-0.6B"
     parts = source.split("/")
     if "\0" in source or "://" in source or len(source) > 400 or ".." in parts:

@@ -105,6 +105,14 @@ class Run:
     def update_path(self) -> Path:
         return self.folder / "update.safetensors"
 
+    def require_update(self) -> None:
+        """Raises RunError where there is no saved update, with what to do."""
+        if not self.update_path.is_file():
+            remedy = "Train it to the end first."
+            if "imported" in (self.result() or {}):
+                remedy = "It was imported without its base model: import it again and say which one it is."
+            raise RunError(f"Run {self.id} has no saved update; it is {self.state()}. {remedy}")
+
     @property
     def answers_path(self) -> Path:
         return self.folder / "answers.json"

@@ -11,7 +11,7 @@ from typing import Any
 from lora_playground.analysis.spectra import effective_rank, spectra, stable_rank
 from lora_playground.analysis.truncation import Decomposition, Mode, Truncation
 from lora_playground.analysis.update import Update, load_updates
-from lora_playground.errors import ConfigError, RunError
+from lora_playground.errors import ConfigError
 from lora_playground.exchange.importing import derive, opened
 from lora_playground.plots.png import scree_png
 from lora_playground.plots.spectrum import short_name
@@ -20,8 +20,7 @@ from lora_playground.runs import Run, RunStore
 
 def updates_of(run: Run) -> list[Update]:
     """A run's saved updates; raises RunError where it has none."""
-    if not run.update_path.is_file():
-        raise RunError(f"Run {run.id} has no saved update; it is {run.state()}. Train it to the end first.")
+    run.require_update()
     return load_updates(run.update_path)
 
 

@@ -121,7 +121,7 @@ class _Loop:
         self._emit_plan()
         begun, validation_end = time.perf_counter(), None
         done, stopped = self._steps(start)
-        if done > start:
+        if done > start or not stopped:
             validation_end = self._validate(done)
             self._aside(self.spectra.send, done)
             self._aside(self.probes.send, done)

@@ -14,18 +14,19 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from lora_playground.analysis.update import load_updates
-from lora_playground.config import ModelConfig
-from lora_playground.errors import AdapterError
+from lora_playground.config import ModelConfig, RunConfig
+from lora_playground.errors import AdapterError, ModelError, RunError
 from lora_playground.exchange import importing
 from lora_playground.exchange.exporting import export
 from lora_playground.exchange.importing import import_adapter
 from lora_playground.exchange.verification import TOLERANCE, check_import, difference, load, logits, prompts, with_peft
+from lora_playground.models.catalogue import resolve
 from lora_playground.models.decoding import Decoder, RowUpdate
 from lora_playground.models.loading import load_base
 from lora_playground.runs import RunStore
 
 PLACE = Path(tempfile.mkdtemp(prefix="strangers-"))
-TIED = {"llama": False, "llama-tied": True, "gemma3": True, "gpt2": True, "qwen2": True}
+TIED = {"llama": False, "llama-tied": True, "gemma3": True, "gpt2": True, "qwen2": True, "phi": False}
 
 
 @functools.cache
@@ -98,6 +99,8 @@ ACCEPTED = {
     "gpt2, dora": ("gpt2", gpt2(use_dora=True)),
     "gpt2, saved": ("gpt2", gpt2(target_modules=["c_attn"], modules_to_save=["ln_1", "wte", "mlp.c_fc"])),
     "gpt2, biases": ("gpt2", gpt2(bias="lora_only")),
+    "gpt2, all biases": ("gpt2", gpt2(target_modules=["c_attn"], bias="all")),
+    "phi, all biases": ("phi", lora(target_modules=["q_proj", "lm_head"], bias="all")),
     "gpt2, embedding": ("gpt2", gpt2(target_modules=["wte", "c_attn"])),
 }
 
@@ -255,3 +258,17 @@ def test_an_import_is_compared_with_stock_peft_in_a_process_of_its_own(tmp_path:
     edit(source, lambda settings: settings | {"lora_alpha": 9})
     with pytest.raises(AdapterError, match="stock PEFT gives other logits"):
         check_import(base("llama"), source, run.update_path)
+
+
+def test_a_folder_that_an_adapter_names_is_opened_if_it_was_used_here(store: RunStore, tmp_path: Path) -> None:
+    """As an adapter that other tools trained on the same folder names it; a stranger's path is never looked at."""
+    source = adapter(tmp_path / "adapter", "llama", lora(use_dora=True))
+    edit(source, lambda settings: settings | {"base_model_name_or_path": f"{base('llama')}/"})
+    alone = import_adapter(store, source)
+    assert alone.base == "" and "not opened" in " ".join(alone.notes)
+    with pytest.raises(RunError, match="import it again and say which"):
+        alone.run.require_update()
+    with pytest.raises(ModelError, match="import it again and say which"):
+        resolve(alone.run.config().model.source)
+    store.create(RunConfig.parse({"model": {"source": str(base("llama"))}}))
+    assert import_adapter(store, source).base == str(base("llama"))
