@@ -15,6 +15,8 @@ def show_train(value: dict[str, Any]) -> None:
         sure = f", {score['low']:.0%} to {score['high']:.0%} with 95% confidence" if "low" in score else ""
         both = f"base {score['base']:.1%} → adapted {score['adapted']:.1%}"
         print(f"  {score['metric']}: {both} ({score['n']} rows{sure})")
+        if "reference" in score:
+            print(f"  the file's own answers get {score['reference']:.1%} by this measure")
         if "macro_f1" in score:
             f1, majority = score["macro_f1"], score["majority"]
             print(f"  macro F1: {f1['base']:.2f} → {f1['adapted']:.2f}; always the most frequent label: {majority:.1%}")

@@ -239,7 +239,8 @@ def _scored(pairs: Pairs, metric: str) -> tuple[dict[str, Any] | None, list[dict
         )
     if not sides:
         return None, samples
-    return _told(metric, *sides), samples
+    own = evaluation.evaluate(lambda _: [answer_of(row) for row in rows], rows, metric, batch=len(rows))["score"]
+    return _told(metric, *sides) | ({"reference": own} if own < 1 else {}), samples
 
 
 def _told(metric: str, base: dict[str, Any], adapted: dict[str, Any]) -> dict[str, Any]:

@@ -129,6 +129,8 @@ def _how_sure(score: Mapping[str, Any]) -> str:
         f1 = score["macro_f1"]
         text += f". Macro F1 {f1['base']:.2f} → {f1['adapted']:.2f}; the most frequent label alone would be right in "
         text += percent(score["majority"])
+    if "reference" in score:
+        text += f". The file's own answers get {percent(score['reference'])} by this measure"
     return text
 
 

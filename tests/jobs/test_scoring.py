@@ -112,3 +112,18 @@ def test_scoring_takes_its_share_of_the_time(monkeypatch: pytest.MonkeyPatch) ->
     both = (scoring.Answers(None), scoring.Answers(None))
     asking = scoring.Asking(Slow(), "update", both, 20.0, never, lambda *_: None, 90)  # type: ignore[arg-type]
     assert len(asking.both(rows)) == 20 and clock[0] == 20.0 and sizes == [4, 16]
+
+
+def test_what_the_files_own_answers_score_is_told_where_they_are_not_all_right() -> None:
+    """E2E's people say 'cheap' for 'less than £20', which this measure does not know."""
+    from lora_playground.jobs.scoring import _scored
+
+    def row(fields: dict[str, str], said: str) -> dict[str, Any]:
+        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": said}]
+        return {"messages": turns, "meta": {"fields": fields}}
+
+    rows = [row({"name": "Cocum", "price": "less than £20"}, "Cocum is cheap."), row({"name": "Aromi"}, "It is Aromi.")]
+    score, _ = _scored([(one, "Aromi", "Cocum costs less than £20.") for one in rows], "slots")
+    assert score is not None and (score["base"], score["adapted"], score["reference"]) == (0.5, 0.5, 0.5)
+    score, _ = _scored([(rows[1], "no", "Aromi it is.")], "slots")
+    assert score is not None and "reference" not in score
