@@ -48,7 +48,7 @@ window.lp = (() => {
   // Ctrl+Enter does the one obvious thing of the tab in front; Esc stops what runs there.
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
-      const button = ["lp-train", "lp-send", "lp-fed-start"].map(byId).find(visible);
+      const button = ["lp-train", "lp-send", "lp-fed-start", "lp-sweep-start"].map(byId).find(visible);
       if (button) {
         event.preventDefault();
         // Leaving a field makes Gradio send what was typed in it before the click is handled.

@@ -56,6 +56,7 @@ lp.live = (() => {
     tab: (name) => go({ tab: name }),
     open: (id) => go({ run: id, tab: "fine" }),
     tick: (id) => go({ runs: here.runs.includes(id) ? here.runs.map((one) => (one === id ? "" : one)) : withTick(id) }, "replace"),
+    sweep: (id) => lp.sweep.open(id),
     theme: () => lp.flip(),
     link: () => {
       if (here.tab === "chat" && document.querySelector(".lp-turn")) lp.share();
@@ -273,7 +274,7 @@ lp.live = (() => {
       const ticked = here.runs.includes(id);
       line.classList.toggle("viewed", id === here.run);
       line.style.setProperty("--run", ticked ? colour(id) : "var(--lp-soft)");
-      line.querySelector(".lp-tick").setAttribute("aria-checked", String(ticked));
+      line.querySelector(".lp-tick")?.setAttribute("aria-checked", String(ticked));
       line.querySelector(".lp-open").toggleAttribute("aria-current", id === here.run);
     });
     old.forEach((line) => line.remove());
@@ -301,6 +302,21 @@ lp.live = (() => {
     module = name;
     delete have.pictures;
     ask();
+  }
+
+  // Gives the ticks inside a part of ours the state and the colour of their runs.
+  function mark(node) {
+    for (const tick of node.querySelectorAll("[data-tick]")) {
+      const ticked = here.runs.includes(tick.dataset.tick);
+      tick.setAttribute("aria-checked", String(ticked));
+      tick.style.setProperty("--run", ticked ? colour(tick.dataset.tick) : "var(--lp-soft)");
+    }
+  }
+
+  // Calls `draw` with Plotly, which is fetched when it is first needed.
+  function withPlotly(draw) {
+    if (window.Plotly) draw(window.Plotly);
+    else if (script) { loading = loading || import(`${root}/${script}`).then(paint); loading.then(() => draw(window.Plotly)); }
   }
 
   // --- plots ---------------------------------------------------------------------------------------------------------
@@ -371,5 +387,5 @@ lp.live = (() => {
   }
 
   ask();
-  return { go, where: () => here, start, obey, opened, show, ask, hide, paint, idle: () => !here.run && here.tab === "fine", open: acts.open, name: (id) => document.querySelector(`.lp-run[data-id="${CSS.escape(id)}"] .n`)?.textContent || "", take: (id) => taken && taken("act", { id }), whenEnded: (trigger) => listeners.push(trigger), whenTaken: (trigger) => { taken = trigger; } };
+  return { go, mark, plotly: withPlotly, where: () => here, start, obey, opened, show, ask, hide, paint, idle: () => !here.run && here.tab === "fine", open: acts.open, name: (id) => document.querySelector(`.lp-run[data-id="${CSS.escape(id)}"] .n`)?.textContent || "", take: (id) => taken && taken("act", { id }), whenEnded: (trigger) => listeners.push(trigger), whenTaken: (trigger) => { taken = trigger; } };
 })();

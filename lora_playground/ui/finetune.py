@@ -18,13 +18,13 @@ from lora_playground.errors import PlaygroundError
 from lora_playground.estimates.arithmetic import step_flops
 from lora_playground.estimates.epochs import epochs
 from lora_playground.estimates.memory import seen_overhead
-from lora_playground.estimates.time import estimate_times
+from lora_playground.estimates.time import estimate_time
 from lora_playground.machine.device import device
 from lora_playground.ui import cards, costs, empty, method_card, model_step, options_file, pictures, upload
-from lora_playground.ui.controls import CheckboxGroup, Dropdown, Radio, Slider, offer
+from lora_playground.ui.controls import Dropdown, Radio, Slider, offer
 from lora_playground.ui.forms import Fields, VariantFields, field, help_text, nest, plain
 from lora_playground.ui.preview import Preview
-from lora_playground.ui.shell import QUIET, Shell, note
+from lora_playground.ui.shell import QUIET, Shell
 from lora_playground.ui.words import count, escape
 from lora_playground.variants import VARIANTS
 
@@ -33,6 +33,11 @@ RANKS = (1, 2, 4, 8, 16, 32, 64)
 
 PLACED = ("data.dataset", "model.source", "training.steps", "training.seconds", "variant.rank")
 """Options with a place of their own in the steps; all others are listed under Advanced."""
+
+_TO_THE_LAB = (
+    '<p class="lp-note lp-live">Which rank is enough? <button class="lp-link" data-act="sweep">Sweep over ranks, '
+    "methods, rates or seeds</button> with these settings.</p>"
+)
 
 _DEFAULTS: dict[str, Option] = {option.path: option for option in options(RunConfig)}
 RANK = Option("rank", "int", None, "Any other rank; empty takes the slider's.", optional=True)
@@ -69,8 +74,6 @@ class Steps:
     variant_fields: VariantFields
     exact: gr.Textbox
     file: gr.File
-    sweep_ranks: gr.CheckboxGroup
-    sweep_variants: gr.CheckboxGroup
     problem: gr.HTML
     train: gr.Button
     shown: gr.Textbox
@@ -81,21 +84,15 @@ class Steps:
     def inputs(self) -> set[Any]:
         """Everything that Train needs; the listener gets one dict."""
         own = {self.dataset, self.variant, self.rank, self.unit, self.steps, self.seconds, self.source, self.nonce}
-        own |= {self.sweep_ranks, self.sweep_variants, self.exact, self.file}
+        own |= {self.exact, self.file}
         return own | set(self.advanced.inputs.values()) | set(self.variant_fields.components())
 
-    def configs(self, given: Mapping[Any, Any]) -> list[RunConfig]:
-        """The runs that the form asks for: one, or one a ticked rank and variant. Raises ConfigError."""
+    def config(self, given: Mapping[Any, Any]) -> RunConfig:
+        """The run that the form asks for. Raises ConfigError."""
         if given[self.file]:
-            return [options_file.read(given[self.file])]
-        names = given[self.sweep_variants] or [given[self.variant]]
-        ranks = [int(rank) for rank in given[self.sweep_ranks]] or [self.chosen_rank(given)]
-        found: dict[str, RunConfig] = {}
-        for name in names:
-            for rank in ranks if method_card.has_rank(name) else [None]:
-                config = self._config(given, name, rank)
-                found.setdefault(config.model_dump_json(), config)
-        return list(found.values())
+            return options_file.read(given[self.file])
+        name = given[self.variant]
+        return self._config(given, name, self.chosen_rank(given) if method_card.has_rank(name) else None)
 
     def chosen_rank(self, given: Mapping[Any, Any]) -> Any:
         """The rank in the field, whatever it is, else the slider's."""
@@ -108,9 +105,7 @@ class Steps:
         timed = given[self.unit] == "seconds"
         values["training.seconds"] = given[self.seconds] if timed else None
         values["training.steps"] = _whole(given[self.steps]) if not timed else _DEFAULTS["training.steps"].default
-        # The options shown belong to the chosen variant; in a sweep the others keep their own defaults.
-        chosen = self.variant_fields.read(name, given) if name == given[self.variant] else {}
-        data = nest(values) | {"variant": {"name": name, **chosen}}
+        data = nest(values) | {"variant": {"name": name, **self.variant_fields.read(name, given)}}
         if rank is not None:
             data["variant"]["rank"] = rank
         uploads = {card.name: card.label for card in list_datasets(self.home) if card.uploaded}
@@ -141,7 +136,7 @@ def build(shell: Shell, page: gr.Blocks) -> Steps:
         memory = gr.HTML(elem_id="lp-cost", apply_default_css=False)
         with gr.Accordion("Memory by cause", open=False, elem_classes="lp-fold", elem_id="lp-causes"):
             causes = gr.HTML(apply_default_css=False)
-        sweeps = _sweep()
+        gr.HTML(_TO_THE_LAB, apply_default_css=False, elem_id="lp-to-sweep")
         with gr.Accordion("Advanced", open=False, elem_classes="lp-fold", elem_id="lp-advanced"):
             exact = field(RANK, elem_id="lp-rank-exact")
             variant_fields = VariantFields(("rank",), name)
@@ -155,7 +150,7 @@ def build(shell: Shell, page: gr.Blocks) -> Steps:
     ended = gr.HTML("", js_on_load="lp.live.whenEnded(trigger); // 'act'", html_template=" ", elem_classes="lp-hidden")
     made = Steps(
         dataset, examples, *method, *budget, source, advanced, variant_fields, exact, file,
-        *sweeps, problem, train, shown, nonce, ended, shell.home,
+        problem, train, shown, nonce, ended, shell.home,
     )  # fmt: skip
     _connect(shell, page, made, uploaded)
     _connect_costs(shell, page, made, memory, causes)
@@ -171,18 +166,14 @@ def _connect_costs(shell: Shell, page: gr.Blocks, made: Steps, memory: gr.HTML, 
 
     def draw(given: dict[Any, Any]) -> tuple[Any, ...]:
         try:
-            configs, machine = made.configs(given), device()
-            gpu = machine.kind == "cuda"
-            known = estimate_times(shell.store, configs, gpu)
-            timed = configs[0].training.seconds is not None
-            steps = known[0].steps[1] if timed and known[0] else None
-            passes = None if timed and steps is None else epochs(configs[0], shell.home, steps)
-            clock = costs.time_line(known, timed) + costs.budget_line(configs[0], passes, step_flops(configs[0]))
-            largest = max(configs, key=lambda one: getattr(one.variant, "rank", None) or 0)
-            line, causes_ = costs.panel(largest, machine, seen_overhead(shell.store, largest.model.source))
-            if len(configs) > 1:
-                line = note(f"The largest of the {len(configs)} runs, {largest.label}:") + line
-            return clock, line, causes_, empty.plan(configs[0], shell.home)
+            config, machine = made.config(given), device()
+            known = estimate_time(shell.store, config, machine.kind == "cuda")
+            timed = config.training.seconds is not None
+            steps = known.steps[1] if timed and known else None
+            passes = None if timed and steps is None else epochs(config, shell.home, steps)
+            clock = costs.time_line([known], timed) + costs.budget_line(config, passes, step_flops(config))
+            line, causes_ = costs.panel(config, machine, seen_overhead(shell.store, config.model.source))
+            return clock, line, causes_, empty.plan(config, shell.home)
         except PlaygroundError as failure:
             return costs.refused(failure), "", "", gr.skip()
 
@@ -194,7 +185,7 @@ def _connect_costs(shell: Shell, page: gr.Blocks, made: Steps, memory: gr.HTML, 
     typed = [component.change for component in (made.exact, *made.variant_fields.components())]
     changes = [made.file.change, *(made.advanced.inputs[path].change for path in paths)]
     parts = [made.dataset, made.source, made.unit, made.steps, made.seconds, made.shown]
-    changes += [part.change for part in [*parts, made.sweep_ranks, made.sweep_variants]]
+    changes += [part.change for part in parts]
     shown = [made.forecast, memory, causes, plan]
     last: dict[str, Any] = QUIET | {"trigger_mode": "always_last"}
     gr.on([page.load, made.rank.change, *typed, *changes], draw, made.inputs(), shown, **last)
@@ -253,21 +244,6 @@ def _budget_step() -> tuple[gr.Radio, gr.Number, gr.Number, gr.HTML]:
         30, label="Seconds", show_label=False, info=help_text(timed), visible=False, elem_id="lp-seconds"
     )
     return unit, steps, seconds, gr.HTML(elem_id="lp-forecast", apply_default_css=False)
-
-
-def _sweep() -> tuple[gr.CheckboxGroup, gr.CheckboxGroup]:
-    with gr.Accordion("Sweep: several runs with one click", open=False, elem_classes="lp-fold"):
-        gr.HTML(
-            note(
-                "Each ticked rank with each ticked variant becomes a run of its own, so that Compare shows which is "
-                "enough. What is not ticked stays as chosen above."
-            ),
-            apply_default_css=False,
-        )
-        ranks = CheckboxGroup([(str(rank), rank) for rank in RANKS], label="Ranks", elem_id="lp-sweep-ranks")
-        listed = [(variant.label, variant.name) for variant in VARIANTS.values()]
-        variants = CheckboxGroup(listed, label="Variants", elem_id="lp-sweep-variants")
-    return ranks, variants
 
 
 def _first(names: list[str], wanted: str) -> str | None:

@@ -18,7 +18,6 @@ from starlette.routing import Route
 
 from lora_playground.chat.client import ChatClient
 from lora_playground.errors import PlaygroundError
-from lora_playground.jobs.supervisor import Job
 from lora_playground.lessons.player import Player
 from lora_playground.machine.device import device
 from lora_playground.models.catalogue import list_models
@@ -34,6 +33,7 @@ from lora_playground.ui.lesson_routes import LessonRoutes
 from lora_playground.ui.reproduce import Reproduce
 from lora_playground.ui.run_list_cache import RunListCache
 from lora_playground.ui.shell import QUIET, SETS, SLOTS, Shell, filled, with_ticked
+from lora_playground.ui.sweep_routes import SweepRoutes
 from lora_playground.ui.words import count
 
 TABS = (("fine", "Fine-tune"), ("spectrum", "Spectrum"), ("chat", "Chat"), ("compare", "Compare"),
@@ -72,7 +72,8 @@ class Frame:
         self._exports = Exports(shell_parts["store"], Path(self._downloads.name))
         self._global = Exports(shell_parts["store"], Path(self._downloads.name), prefix="lp-fed")
         self._again = Reproduce(shell_parts["store"], Path(self._downloads.name))
-        self._run_list = RunListCache(shell_parts["store"], shell_parts["supervisor"])
+        self._run_list = RunListCache(shell_parts["store"], shell_parts["supervisor"], shell_parts["sweeps"])
+        self._sweeps = SweepRoutes(shell_parts["sweeps"], identity)
         player = Player(shell_parts["home"], shell_parts["supervisor"])
         self._lessons, self._classes = LessonRoutes(player, identity), ClassRoutes(player, identity)
         self._feed = Feed(shell_parts["store"], shell_parts["supervisor"], self._run_list, identity, self._header)
@@ -105,8 +106,9 @@ class Frame:
         return page
 
     def routes(self) -> list[Route]:
-        """The routes beside Gradio's own: what is new, lessons, classes."""
-        return [self._feed.route(), *self._lessons.routes(), *self._classes.routes()]
+        """The routes beside Gradio's own: what is new, lessons, classes, sweeps."""
+        routes = (self._lessons.routes(), self._classes.routes(), self._sweeps.routes())
+        return [self._feed.route(), *(route for some in routes for route in some)]
 
     def _tabs(self, shell: Shell, page: gr.Blocks) -> None:
         for name, title in TABS:
@@ -123,7 +125,7 @@ class Frame:
                 elif name == "learn":
                     learn.build()
                 elif name == "lab":
-                    lab.build(shell, tab)
+                    lab.build(shell, tab, self._steps, self._identity)
                 elif name == "federated":
                     build_federated(shell, tab, self._global)
                 elif name == "spectrum":
@@ -189,18 +191,12 @@ class Frame:
         own, steps = self._page, self._steps
         owner, nonce = self._identity.of(request), str(given[steps.nonce] or "")
         ticked = list(given[own.ticked])
-        started: list[Job] = []
         try:
-            for number, config in enumerate(steps.configs(given)):
-                started.append(self._shell.supervisor.submit(config, owner, f"{nonce}-{number}" if nonce else None))
+            job = self._shell.supervisor.submit(steps.config(given), owner, nonce or None)
         except PlaygroundError as failure:
-            said = costs.refused(failure)
-            if not started:
-                return gr.skip(), gr.skip(), said
-            said = cards.warning(f"{len(started)} runs were queued; the next was refused.") + said
-            return started[0].id, with_ticked(ticked, [job.id for job in started]), said
+            return gr.skip(), gr.skip(), costs.refused(failure)
         self._run_list.read(fresh=True)
-        return started[0].id, with_ticked(ticked, [job.id for job in started]), ""
+        return job.id, with_ticked(ticked, [job.id]), ""
 
     def stop(self, viewed: str, request: gr.Request) -> str:
         """Stops the run looked at; only who started it may."""

@@ -1,7 +1,7 @@
 """The tab Lab: which rank, which direction, which mixture. A thin frame; each section is a module of its own.
 
 A section's module has `build(shell, tab, section)`: `tab` is this tab and `section` the one inside it, to whose
-`select` it may listen.
+`select` it may listen. The first, the sweep, also takes the form of Fine-tune, and tells visitors apart.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ from collections.abc import Callable
 import gradio as gr
 
 from lora_playground.ui import lab_sweep
+from lora_playground.ui.finetune import Steps
+from lora_playground.ui.identity import Identity
 from lora_playground.ui.shell import Shell
 
-SECTIONS: tuple[tuple[str, str, Callable[[Shell, gr.Tab, gr.Tab], None]], ...] = (
-    ("sweep", "Sweep", lab_sweep.build),
-)  # fmt: skip
-"""(id, title, what builds it), in the order of the page."""
+SECTIONS: tuple[tuple[str, str, Callable[[Shell, gr.Tab, gr.Tab], None]], ...] = ()
+"""(id, title, what builds it), in the order of the page, after the sweep."""
 
 
-def build(shell: Shell, tab: gr.Tab) -> None:
+def build(shell: Shell, tab: gr.Tab, steps: Steps, identity: Identity) -> None:
     """Makes the sections where it is called, inside `with tab:`."""
     with gr.Tabs(elem_id="lp-lab-tabs"):
+        with gr.Tab("Sweep", id="sweep", elem_id="lp-lab-sweep"):
+            lab_sweep.build(shell, tab, steps, identity)
         for name, title, make in SECTIONS:
             with gr.Tab(title, id=name, elem_id=f"lp-lab-{name}") as section:
                 make(shell, tab, section)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from lora_playground.errors import PlaygroundError
 from lora_playground.jobs.supervisor import Job, Supervisor
 from lora_playground.runs import Run, RunStore
+from lora_playground.sweeps import Keeper, Sweep
 from lora_playground.ui import cards
 from lora_playground.ui.sidebar import LISTED, Entry
 
@@ -35,8 +36,8 @@ class RunList:
 class RunListCache:
     """Reads the runs of one home; safe to call from many threads."""
 
-    def __init__(self, store: RunStore, supervisor: Supervisor) -> None:
-        self._store, self._supervisor = store, supervisor
+    def __init__(self, store: RunStore, supervisor: Supervisor, sweeps: Keeper | None = None) -> None:
+        self._store, self._supervisor, self._sweeps = store, supervisor, sweeps
         self._lock = threading.Lock()
         self._at, self._list = -1e9, RunList((), (), 0, "")
         self._done: dict[str, Entry] = {}
@@ -64,10 +65,27 @@ class RunListCache:
     def _read(self) -> RunList:
         jobs = tuple(self._supervisor.jobs())
         known = {job.id: job for job in jobs}
-        every = [run for run in self._store.list() if not run.hidden]
+        sweeps = self._sweeps.store.list() if self._sweeps is not None else []
+        swept = {run for sweep in sweeps for run in sweep.runs}
+        every = [run for run in self._store.list() if not run.hidden and run.id not in swept]
         entries = [self._entry(run, known.get(run.id)) for run in every[:LISTED]]
         kept = tuple(entry for entry in entries if entry is not None)
-        return RunList(jobs, kept, len(every), self._newest(kept))
+        shown = sorted([*kept, *map(self._sweep_entry, sweeps[:LISTED])], key=lambda entry: entry.id, reverse=True)
+        return RunList(jobs, tuple(shown[:LISTED]), len(every) + len(sweeps), self._newest(kept))
+
+    def _sweep_entry(self, sweep: Sweep) -> Entry:
+        """The line of a sweep; of one that has ended it is made once."""
+        known = self._done.get(sweep.id)
+        if known is not None:
+            return known
+        assert self._sweeps is not None
+        standing = self._sweeps.read(sweep)
+        score = max((one.score["adapted"] for one in standing.members if one.score), default=None)
+        part = f"{sum(one.final for one in standing.members)}/{len(standing.members)}"
+        entry = Entry(sweep.id, sweep.label, standing.state, score, part, sweep=True)
+        if sweep.ended is not None:
+            self._done[sweep.id] = entry
+        return entry
 
     def _entry(self, run: Run, job: Job | None) -> Entry | None:
         about = run.about()

@@ -11,6 +11,7 @@ from starlette.middleware import Middleware
 from lora_playground.chat.client import ChatClient
 from lora_playground.jobs.supervisor import Supervisor
 from lora_playground.runs import default_home
+from lora_playground.sweeps import Keeper
 from lora_playground.ui import theme
 from lora_playground.ui.frame import Frame
 from lora_playground.ui.identity import Identity, VisitorMiddleware
@@ -41,7 +42,9 @@ class Server:
         self.chat = ChatClient(self.home)
         try:
             self.identity = Identity(self.home)
-            parts = {"home": self.home, "store": self.supervisor.runs, "supervisor": self.supervisor}
+            self.sweeps = Keeper(self.supervisor)
+            parts = {"home": self.home, "store": self.supervisor.runs, "supervisor": self.supervisor,
+                     "sweeps": self.sweeps}  # fmt: skip
             with unserved():
                 self._frame = Frame(parts, self.chat, self.identity)
                 self.page: gr.Blocks = self._frame.build()
@@ -78,6 +81,7 @@ class Server:
         events.sleep_when_free = events.progress_update_sleep_when_free = QUEUE_PAUSE
         # The warm worker imports torch, which takes a processor that the first page needs; the page tells when it is.
         self.supervisor.start(unready=UNREADY)
+        self.sweeps.start()
         return started
 
     @property
@@ -96,4 +100,5 @@ class Server:
         """Closes server and queue; what ran stands as interrupted and can be resumed."""
         self.page.close(verbose=False)
         self.chat.close()
+        self.sweeps.close()
         self.supervisor.close()

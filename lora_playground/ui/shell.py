@@ -21,6 +21,7 @@ from lora_playground.ui.words import escape
 if TYPE_CHECKING:
     from lora_playground.jobs.supervisor import Supervisor
     from lora_playground.runs import Run, RunStore
+    from lora_playground.sweeps import Keeper
 
 SLOTS = 4
 """How many runs can be ticked at once; a run keeps its slot, and so its colour, while it is ticked."""
@@ -51,6 +52,7 @@ class Shell:
     Attributes:
         home: folder of runs and uploads.
         store, supervisor: runs on disk, and the queue.
+        sweeps: the home's sweeps; None where there is no queue.
         ticked: gr.State holding `SLOTS` entries, each a run id or "".
         tuning: gr.State of {run id: {'strength', 'keep', 'cut'}}, shared with Chat; `cut` is [lo, hi) or None.
     """
@@ -59,6 +61,7 @@ class Shell:
     store: RunStore
     supervisor: Supervisor
     ticked: gr.State
+    sweeps: Keeper | None = None
     tuning: gr.State = field(default_factory=lambda: gr.State({}))
 
     def shown(self, ticked: Sequence[str]) -> list[Shown]:

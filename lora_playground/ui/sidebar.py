@@ -20,9 +20,10 @@ _LOGO = (
 
 @dataclass(frozen=True)
 class Entry:
-    """One run in the list.
+    """One run in the list, or a sweep, whose runs are not listed one by one.
 
     Attributes:
+        sweep: whether it is one; then `part` says how many of its runs have ended, and `score` is the best of them.
         score: adapted score from 0 to 1, None where there is none.
         part: steps done and planned, such as 20/40; '' unless it trains.
         losses: mean losses, for the small curve beside the name.
@@ -34,11 +35,20 @@ class Entry:
     score: float | None = None
     part: str = ""
     losses: tuple[float, ...] = ()
+    sweep: bool = False
 
 
 def line(entry: Entry) -> str:
     """A run's line in the list. The page marks it as ticked or in view, and gives it the colour of its slot."""
     identity, label = escape(entry.id), escape(entry.label)
+    if entry.sweep:
+        best = f", best <b>{percent(entry.score)}</b>" if entry.score is not None else ""
+        state = "" if entry.state in ("running", "done") else f", {escape(entry.state)}"
+        return (
+            f'<span class="lp-stack" aria-hidden="true"></span><button class="lp-open" data-act="sweep" '
+            f'data-id="{identity}"><span class="n">{label}</span><span class="s"><span>{escape(entry.part)} runs{state}'
+            f"{best}</span></span></button>"
+        )
     said = escape(PHASES.get(entry.state, entry.state))
     if entry.state == "done":
         said = f"score <b>{percent(entry.score)}</b>" if entry.score is not None else "done"

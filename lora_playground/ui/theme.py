@@ -14,7 +14,7 @@ from lora_playground.errors import AssetError
 
 FOLDER = ASSETS / "theme"
 SCRIPTS = (
-    *("app.js", "terms.js", "empty.js", "live.js", "menu.js", "chat.js"),
+    *("app.js", "terms.js", "empty.js", "live.js", "sweep.js", "menu.js", "chat.js"),
     *("lesson-pictures.js", "lesson.js", "class-answers.js", "class.js"),
 )
 """In the order in which they need each other."""

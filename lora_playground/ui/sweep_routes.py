@@ -1,0 +1,170 @@
+"""The route that tells a page how a sweep stands, as JSON that is made once for all pages. No Gradio.
+
+`GET /sweep?id=ID&version=V` answers {'version': V} where the page has the newest, else also `html` (a card and a
+table), `pictures` ({name: {figure, words}}), `busy` (whether more will come) and `mine` (whether this visitor may
+change it).
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from lora_playground.errors import PlaygroundError
+from lora_playground.plots.sweeps import rank_colours
+from lora_playground.service.sweeps import pictures
+from lora_playground.sweeps import Keeper, Member, Standing, findings
+from lora_playground.ui.identity import Identity
+from lora_playground.ui.words import PHASES, escape, percent, rough, significant
+
+KEPT = 8
+"""Sweeps whose newest answer is kept."""
+STATES = {"planned": "planned", "queued": "waiting", "held": "waits for the others", "paused": "paused",
+          "out": "stopped by the race", "stopped": "stopped", "gone": "deleted", "evaluating": "testing",
+          "interrupted": "goes on soon"}  # fmt: skip
+
+
+class SweepRoutes:
+    """Answers the route; safe to call from many threads."""
+
+    def __init__(self, keeper: Keeper, identity: Identity) -> None:
+        self._keeper, self._identity = keeper, identity
+        self._kept: OrderedDict[str, tuple[str, dict[str, Any]]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def routes(self) -> list[Route]:
+        """The route, for the web application."""
+        return [Route("/sweep", self.answer)]
+
+    def answer(self, request: Request) -> Response:
+        """What is new of a sweep for this page."""
+        visitor = self._identity.of_plain(request)
+        if visitor is None:
+            return Response(status_code=401)
+        try:
+            standing = self._keeper.standing(request.query_params.get("id", ""))
+        except PlaygroundError as failure:
+            return _json({"version": "gone", "html": f'<p class="lp-error">{escape(failure)}</p>', "pictures": {},
+                          "busy": False, "mine": False})  # fmt: skip
+        version = version_of(standing)
+        mine = not standing.sweep.owner or standing.sweep.owner == visitor
+        if request.query_params.get("version") == f"{version}{mine:d}":
+            return _json({"version": f"{version}{mine:d}"})
+        made = self._made(standing, version)
+        return _json({**made, "version": f"{version}{mine:d}", "mine": mine})
+
+    def _made(self, standing: Standing, version: str) -> dict[str, Any]:
+        id = standing.sweep.id
+        with self._lock:
+            if id in self._kept and self._kept[id][0] == version:
+                return self._kept[id][1]
+        drawn = {name: {"figure": figure, "words": words} for name, (figure, words) in pictures(standing).items()}
+        made = {"html": card(standing) + table(standing), "pictures": drawn,
+                "busy": standing.state in ("running", "pausing", "stopping")}  # fmt: skip
+        with self._lock:
+            self._kept[id] = (version, made)
+            self._kept.move_to_end(id)
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return made
+
+
+def version_of(standing: Standing) -> str:
+    """Another value whenever something that is shown has changed."""
+    parts = [(one.state, one.progress.version if one.progress else 0, bool(one.result)) for one in standing.members]
+    return f"{hash((standing.state, standing.sweep.level, tuple(parts))) & 0xFFFFFFFFFFFF:x}"
+
+
+def card(standing: Standing) -> str:
+    """Name, progress, counts, and what a person can do."""
+    sweep, done, share = standing.sweep, standing.count("done"), standing.share
+    said = [f"<b>{done}</b> of {len(standing.members)} done"]
+    for words, states in (("running", ("loading", "training", "saving", "evaluating")), ("waiting", ("queued",)),
+                          ("held for the race", ("held",)), ("stopped by the race", ("out",)),
+                          ("failed", ("failed",))):  # fmt: skip
+        if number := standing.count(*states):
+            said.append(f"<b>{number}</b> {words}")
+    if standing.eta is not None:
+        said.append(f"ready in {rough(standing.eta)}")
+    state = {"running": "", "done": "done"}.get(standing.state, standing.state)
+    buttons = {
+        "running": (("pause", "Pause"), ("stop", "Stop")), "paused": (("run", "Go on"), ("stop", "Stop")),
+    }.get(standing.state, ())  # fmt: skip
+    asks = "".join(
+        f'<button class="lp-act {what}" data-ask="{what}" data-id="{escape(sweep.id)}">{name}</button>'
+        for what, name in buttons
+    )
+    found = findings.enough(findings.scores_by_rank(standing.members))
+    answer = ""
+    if found is not None and standing.state == "done" and found[0].rank != found[1].rank:
+        small, best = found
+        said_of = f"{_of(small)} against {_of(best)} at r = {best.rank}"
+        answer = f'<p class="lp-answer">r = {small.rank} is enough here: {said_of}.</p>'
+    bar = f'<div class="lp-meter"><i style="width:{100 * share:.1f}%"></i></div>' if standing.state != "done" else ""
+    kind, stats = "Race" if sweep.race else "Sweep", "".join(f"<span>{one}</span>" for one in said)
+    return (
+        f'<section class="lp-card lp-progress"><div class="row"><span class="what">{kind}: {escape(sweep.label)}</span>'
+        f'<span>{escape(state)}</span></div>{bar}<div class="row"><span class="lp-stats">{stats}</span>'
+        f'<span class="lp-asks">{asks}</span></div>{answer}</section>'
+    )
+
+
+_HEADS = (("Run", ""), ("State", ""), ("Val. loss", " class=number"), ("Score", " class=number"))
+
+
+def table(standing: Standing) -> str:
+    """A line a run, folded while there are many: state, loss, score; each opens its run, and can be ticked."""
+    colours = rank_colours([one.entry.rank or 1 for one in standing.members])
+    best = findings.best(standing.members)
+    lines = "".join(_line(one, colours[one.entry.rank or 1], one is best) for one in standing.members)
+    heads = "".join(f'<th scope="col"{kind}>{name}</th>' for name, kind in _HEADS)
+    return (
+        '<details class="lp-sweep-runs" open><summary>The runs</summary><div class="lp-scroll" tabindex="0" '
+        f'role="region" aria-label="Runs of the sweep"><table class="lp-runs-table"><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{lines}</tbody></table></div></details>"
+    )
+
+
+def _line(one: Member, colour: str, best: bool) -> str:
+    state = STATES.get(one.state) or PHASES.get(one.state, one.state)
+    if one.state == "training":
+        state = f"step {one.step} of {one.steps}"
+    if one.state == "out" and one.entry.out:
+        state = f"out at step {one.entry.out['step']}: place {one.entry.out['place']} of {one.entry.out['of']}"
+    loss = "–" if one.validation_loss is None else significant(one.validation_loss)
+    score = "–"
+    if one.score:
+        low, high = percent(one.score["low"]), percent(one.score["high"])
+        score = f"{percent(one.score['adapted'])} <small>{low} to {high}</small>"
+    run, name = escape(one.entry.run), escape(one.entry.name)
+    opens = f'<button class="lp-link" data-act="open" data-id="{run}">{name}</button>'
+    ticks = (
+        f'<button class="lp-tick" role="checkbox" aria-checked="false" data-act="tick" data-id="{run}" '
+        f'data-tick="{run}" aria-label="Show {name} in Spectrum, Chat and Compare"><i></i></button>'
+    )
+    if not run or one.state == "gone":
+        opens = name
+    if one.state not in ("done", "out"):
+        ticks = '<span class="lp-tick"></span>'
+    why = f' title="{escape(one.why)}"' if one.why else ""
+    mark = " ★" if best else ""
+    cell = f'{ticks}<i class="lp-rank-dot" style="background:{colour}"></i>{opens}{mark}'
+    return (
+        f'<tr><th scope="row"><span class="lp-run-cell">{cell}</span></th><td{why}>{escape(state)}</td>'
+        f'<td class="number">{loss}</td><td class="number">{score}</td></tr>'
+    )
+
+
+def _of(one: findings.Scored) -> str:
+    return f"{100 * one.score:.0f} [{100 * one.low:.0f}, {100 * one.high:.0f}]"
+
+
+def _json(value: Any) -> Response:
+    body = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
