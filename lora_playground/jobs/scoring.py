@@ -200,7 +200,7 @@ def _forgotten(found: dict[str, Any] | None, skills: list[dict[str, Any]]) -> di
     if found is None:
         return None
     forgotten = {key: found[key] for key in ("base", "adapted", "n")} | {"drop": found["base"] - found["adapted"]}
-    forgotten |= {"low": -found["gain"]["high"], "high": -found["gain"]["low"]}
+    forgotten |= {"low": -found["gain"]["high"], "high": -found["gain"]["low"], "each": found["each"]}
     lost = next((one for one in skills if one["base_score"] == 1 and one["adapted_score"] == 0), None)
     return forgotten | ({"lost": lost} if lost else {})
 
@@ -249,6 +249,7 @@ def _told(metric: str, base: dict[str, Any], adapted: dict[str, Any]) -> dict[st
     low, high = evaluation.paired_interval(before, after)
     score: dict[str, Any] = {"metric": metric, "base": base["score"], "adapted": adapted["score"], "n": adapted["n"]}
     score |= {"low": adapted["low"], "high": adapted["high"], "base_low": base["low"], "base_high": base["high"]}
+    score["each"] = [round(float(value), 4) for value in after]
     score["gain"] = {"value": adapted["score"] - base["score"], "low": low, "high": high}
     if "macro_f1" in adapted:
         score["macro_f1"] = {"base": base["macro_f1"], "adapted": adapted["macro_f1"]}

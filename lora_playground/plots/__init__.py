@@ -3,6 +3,7 @@
 Every builder returns {"data", "layout", "config"}; every picture has a `describe_*` that says in words what it shows.
 """
 
+from lora_playground.plots.adapter_map import adapter_map_figure, describe_adapter_map
 from lora_playground.plots.compare import (
     Point,
     cut_figure,
@@ -45,10 +46,12 @@ __all__ = [
     "MEASURES",
     "RUN_COLOURS",
     "Point",
+    "adapter_map_figure",
     "alignment_figure",
     "amplification_figure",
     "cell_of",
     "cut_figure",
+    "describe_adapter_map",
     "describe_alignment",
     "describe_amplification",
     "describe_cut",

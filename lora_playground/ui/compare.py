@@ -13,10 +13,13 @@ from typing import Any
 import gradio as gr
 
 from lora_playground import plots
+from lora_playground.analysis.adapter_map import plane
 from lora_playground.errors import PlaygroundError
 from lora_playground.evaluation import interval
 from lora_playground.runs import Run
-from lora_playground.ui.shell import LATEST, QUIET, SETS, Shell, actions, draw, note, picture, toggled
+from lora_playground.service.difference import Side, describe
+from lora_playground.ui.compare_updates import Alike, Alikeness
+from lora_playground.ui.shell import LATEST, QUIET, SETS, Shell, actions, draw, heading, note, picture, toggled
 from lora_playground.ui.words import count, duration, escape, percent, size
 
 LISTED = 60
@@ -214,6 +217,11 @@ def differences(lines: Sequence[Line]) -> str:
     )
 
 
+def base_of(line: Line) -> str:
+    """The base model of a run, as its config names it."""
+    return str((line.config.get("model") or {}).get("source", ""))
+
+
 _NAMES = {
     "variant.name": "Method", "variant.rank": "Rank r", "variant.alpha": "Alpha", "data.dataset": "Dataset",
     "model.source": "Base model", "training.batch_tokens": "Tokens a step", "training.seed": "Seed",
@@ -268,6 +276,13 @@ class CompareTab:
                     gr.HTML('<h2 class="lp-section">What differs <small>options of the ticked runs</small></h2>',
                             apply_default_css=False)  # fmt: skip
                     self.options = gr.HTML("", apply_default_css=False, elem_id="lp-compare-options")
+            with gr.Row(elem_classes="lp-plots", equal_height=False):
+                with gr.Column(min_width=300):
+                    self.map, self.map_words = picture("lp-compare-map")
+                with gr.Column(min_width=300):
+                    heading("Two runs in words", "the first two that are ticked")
+                    self.two = gr.HTML("", apply_default_css=False, elem_id="lp-compare-two")
+        self.alikeness = Alikeness()
         self.order = gr.State(["score", True])
         self._connect(tab)
 
@@ -279,6 +294,7 @@ class CompareTab:
             self.options, self.remark,
         ]  # fmt: skip
         gr.on([tab.select, ticked.change], self.show, given, shown, **LATEST)
+        gr.on([tab.select, ticked.change], self.alike, ticked, [self.map, self.map_words, self.two], **LATEST)
         self.table.act(self.act, given, [ticked, self.order], **SETS).then(
             lambda t, order: self._table(t, order), given, self.table, **QUIET
         )
@@ -321,6 +337,29 @@ class CompareTab:
             draw(plots.losses_figure(series)), note(" ".join(losses) or "Tick runs to overlay their losses."),
             differences(lines), remark(lines),
         ]  # fmt: skip
+
+    def alike(self, ticked: list[str]) -> list[Any]:
+        """The adapter map of the runs on one base model, and the first two ticked ones in words."""
+        lines = self.lines(ticked)
+        marked = [line for line in lines if line.colour]
+        source = base_of((marked or lines)[0]) if lines else ""
+        listed = {line.run: line for line in [*marked, *lines] if base_of(line) == source}
+        found = self.alikeness.of([self._shell.store.get(run) for run in listed])
+        shown = [listed[run] for run in found.runs]
+        places, share = plane(found.similar)
+        names, colours = [line.label for line in shown], [line.colour or QUIETLY for line in shown]
+        figure = plots.adapter_map_figure(names, colours, places, share, [bool(line.colour) for line in shown])
+        words = plots.describe_adapter_map(names, found.similar, len({line.method for line in shown}))
+        return [draw(figure), note(words), self._two(marked[:2], found)]
+
+    def _two(self, pair: Sequence[Line], found: Alike) -> str:
+        if len(pair) < 2:
+            return '<p class="lp-note">Tick two runs to read how they differ, and how sure that is.</p>'
+        sides = [Side(line.label, line.config, self._shell.store.get(line.run).result() or {}) for line in pair]
+        both = [found.runs.index(line.run) for line in pair if line.run in found.runs]
+        cosine = float(found.similar[both[0], both[1]]) if len(both) == 2 else None
+        said = "".join(f"<li>{escape(sentence)}</li>" for sentence in describe(*sides, cosine))
+        return f'<ul class="lp-two">{said}</ul>'
 
     def act(self, ticked: list[str], order: list[Any], event: gr.EventData) -> tuple[Any, Any]:
         """A click in the table: sort by a column (again: the other way round), or tick a run."""

@@ -184,25 +184,6 @@ def test_upload_watch_reload_stop_and_resume(page, server, tmp_path):
     until(page, lambda: "Stopped by you" in status(page), "the second stop")
 
 
-def test_a_sweep_is_a_run_for_each_rank(page, server):
-    before = set(server.runs())
-    set_number(page, "lp-steps-number", "5000")
-    page.get_by_role("button", name="Sweep: several runs").click()
-    for rank in (1, 2):
-        page.locator("#lp-sweep-ranks label").filter(has_text=re.compile(rf"^\s*{rank}\s*$")).click()
-    page.locator("#lp-train").click()
-    made = until(page, lambda: (new := sorted(set(server.runs()) - before)) and len(new) == 2 and new, "two runs")
-    configs = [json.loads((server.home / "runs" / run / "config.json").read_text()) for run in made]
-    assert [config["variant"]["rank"] for config in configs] == [1, 2]
-    for run in reversed(made):  # the waiting one first, so that it does not begin
-        page.locator(f'.lp-open[data-id="{run}"]').click()
-        until(page, lambda run=run: run_in(page.url) == run and page.locator("#lp-stop").is_visible(), "its Stop")
-        page.keyboard.press("Escape")
-        until(page, lambda: "Stopped by you" in status(page), "the stop")
-    ticked = page.locator('#lp-runs .lp-tick[aria-checked="true"]')
-    assert sorted(ticked.nth(n).get_attribute("data-id") for n in range(ticked.count())) == made
-
-
 def test_bad_input_is_told_where_it_arose(page, server):
     before = server.runs()
     for given, said in (("0", "at least 1"), ("8.5", "8.5 is not possible"), ("", "Steps")):

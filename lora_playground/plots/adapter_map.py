@@ -1,0 +1,59 @@
+"""Runs placed by how alike their updates are. It takes places and cosines, no run."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lora_playground.plots.style import axis, empty, figure, percent
+
+LABELLED = 8
+"""With more runs than this only coloured ones are labelled; the others say their name when pointed at."""
+
+
+def adapter_map_figure(
+    names: Sequence[str], colours: Sequence[str], places: np.ndarray, shown: float, marked: Sequence[bool],
+    dark: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """One point a run; like updates lie close.
+
+    Args:
+        places: (n, 2). shown: share of the squared distances that the plane shows. marked: which are ticked.
+    """
+    title = "Adapter map: like updates lie close"
+    if len(names) < 3:
+        return empty("It needs three finished runs on one base model.", title, dark)
+    few = len(names) <= LABELLED
+    points = {
+        "x": [round(float(x), 4) for x in places[:, 0]],
+        "y": [round(float(y), 4) for y in places[:, 1]],
+        "mode": "markers+text",
+        "text": [html.escape(name) if few or on else "" for name, on in zip(names, marked)],
+        "hovertext": [html.escape(name) for name in names],
+        "textposition": "top center",
+        "textfont": {"size": 12},
+        "marker": {"size": [13 if on else 9 for on in marked], "color": list(colours)},
+        "hovertemplate": "%{hovertext}<extra></extra>",
+        "cliponaxis": False,
+    }
+    reach = 1.25 * max(0.05, float(np.abs(places).max()))
+    x = axis(f"first axis ({percent(shown)} of the differences are in this plane)", dark, range=[-reach, reach])
+    y = axis("second axis", dark, range=[-reach, reach])
+    return figure([points], title, dark, 380, xaxis=x, yaxis=y, showlegend=False)
+
+
+def describe_adapter_map(names: Sequence[str], similar: np.ndarray, methods: int) -> str:
+    """The two most alike and the two least alike, and what the numbers do not say."""
+    n = len(names)
+    if n < 3:
+        return ""
+    pairs = [(float(similar[i, j]), i, j) for i in range(n) for j in range(i)]
+    high, low = max(pairs), min(pairs)
+    said = f"Most alike: {names[high[2]]} and {names[high[1]]}, cos {high[0]:.2f}; "
+    said += f"least: {names[low[2]]} and {names[low[1]]}, cos {low[0]:.2f}. Updates that have nothing in common have 0."
+    if methods > 1:
+        said += " Between methods the angle says little: the same behaviour can be written in other directions."
+    return said

@@ -1,0 +1,85 @@
+"""A sweep on screen: its cost before it starts, one entry in the list, results as they come, pause and stop."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from tests.e2e.steps import open_advanced, open_tab, points, set_number, until, widest
+
+
+def sweep_file(server: Any) -> dict[str, Any]:
+    """The newest sweep as it is kept."""
+    found = sorted((server.home / "sweeps").glob("*.json"))
+    return json.loads(found[-1].read_text()) if found else {}
+
+
+def choose_ranks(page: Any, *ranks: int) -> None:
+    """Ticks these ranks and no other."""
+    for label in page.locator("#lp-sweep-ranks label").all():
+        if label.locator("input").is_checked() != (int(label.inner_text()) in ranks):
+            label.click()
+
+
+def test_which_rank_is_needed(page, server):
+    set_number(page, "lp-steps-number", "8")
+    open_advanced(page)
+    set_number(page, "lp-training-batch-tokens", "128")
+    page.locator("#lp-to-sweep button").click()
+    page.locator("#lp-sweep-start").wait_for()
+    choose_ranks(page, 1, 4)
+    page.locator("#lp-sweep-race input").check()
+    page.locator("#lp-sweep-seeds label").filter(has_text="2").click()
+    cost = page.locator("#lp-sweep-cost")
+    until(page, lambda: "4 of at most 32 runs, 20 steps" in cost.inner_text(), "the cost: 4 × 2 + 2 × 2 + 1 × 4 steps")
+    assert "8 steps" in page.locator("#lp-sweep-base").inner_text()
+    page.locator("#lp-sweep-start").dblclick()
+    entry = page.locator('#lp-runs [data-act="sweep"]')
+    until(page, lambda: entry.count() == 1, "one entry in the list, for two clicks")
+    assert len(list((server.home / "sweeps").glob("*.json"))) == 1
+    card = page.locator("#lp-sweep .lp-sweep-card")
+    until(page, lambda: "of 4 done" in card.inner_text(), "the sweep")
+    page.locator('#lp-sweep [data-ask="pause"]').click()
+    until(page, lambda: page.locator('#lp-sweep [data-ask="run"]').count() == 1, "the pause")
+    assert sweep_file(server)["wish"] == "pause"
+    page.reload()  # what is shown stands in the address
+    page.locator('#lp-sweep [data-ask="run"]').click()
+    until(page, lambda: sweep_file(server).get("ended"), "the end of the sweep")
+    until(page, lambda: "1 done" in re.sub(r"\s+", " ", card.inner_text()).replace("1 of 4 done", "1 done")
+          and "3 stopped by the race" in card.inner_text(), "one winner, three that stopped")  # fmt: skip
+    ended = sweep_file(server)
+    assert sorted(one["out"]["step"] for one in ended["entries"] if one["out"]) == [2, 2, 4]
+    assert page.locator("#lp-sweep tbody tr").count() == 4
+    said = page.locator("#lp-sweep tbody td").all_inner_texts()
+    assert sum("out at step" in text for text in said) == 3
+    until(page, lambda: len(points(page, "lp-sweep-fan")) >= 2, "the fan")
+    figures = page.locator("#lp-sweep figure")
+    until(
+        page, lambda: "bits" in figures.filter(has_text="Capacity").locator("figcaption").inner_text(), "the capacity"
+    )
+    assert page.locator("#lp-runs .lp-run").count() == 1 + len(
+        set(server.runs()) - {e["run"] for e in ended["entries"]}
+    )
+    # A run of the sweep is ticked, and opened, as any other.
+    page.locator("#lp-sweep tbody .lp-tick[data-act]").first.click()
+    until(page, lambda: page.locator("#lp-sweep tbody .lp-tick[aria-checked=true]").count() == 1, "the tick")
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_timeout(800)
+        assert widest(page) <= width
+    page.set_viewport_size({"width": 1280, "height": 720})
+    page.locator("#lp-sweep tbody button.lp-link").first.click()
+    until(page, lambda: page.locator("#lp-status").inner_text() != "", "the run")
+
+
+def test_what_cannot_be_swept_is_said_before_anything_begins(page, server):
+    before = set(server.runs())
+    open_tab(page, "Lab")
+    page.locator("#lp-sweep-more button").first.click()
+    page.locator("#lp-sweep-rates textarea, #lp-sweep-rates input").first.fill("0.001, fast")
+    until(page, lambda: "numbers with commas" in page.locator("#lp-sweep-problem").inner_text(), "what is allowed")
+    page.locator("#lp-sweep-start").click()
+    page.wait_for_timeout(500)
+    assert "numbers with commas" in page.locator("#lp-sweep-problem").inner_text()
+    assert set(server.runs()) == before
