@@ -53,17 +53,20 @@ lp.sweep = (() => {
     }
     if (node.lpId !== id) {
       node.lpId = id;
-      node.replaceChildren(lp.make("div", { class: "lp-sweep-card" }), lp.make("div", { class: "lp-sweep-plots" }));
+      node.replaceChildren(lp.make("div", { class: "lp-sweep-card" }), lp.make("div", { class: "lp-sweep-plots" }), lp.make("div", { class: "lp-sweep-table" }));
     }
-    const [card, plots] = node.children;
+    const [card, plots, table] = node.children;
     if (card.lpHtml !== told.html + told.mine) {
-      const folded = card.querySelector("details") && !card.querySelector("details").open;
       card.innerHTML = told.html;
       card.lpHtml = told.html + told.mine;
-      if (folded) card.querySelector("details")?.removeAttribute("open");
       if (!told.mine) card.querySelectorAll("[data-ask]").forEach((button) => button.remove());
     }
-    lp.live.mark(card);
+    if (table.lpHtml !== told.table) {
+      const down = table.querySelector(".lp-scroll")?.scrollTop || 0;
+      table.innerHTML = table.lpHtml = told.table;
+      if (down) table.querySelector(".lp-scroll").scrollTop = down;
+    }
+    lp.live.mark(table);
     for (const name of ORDER) picture(plots, name, told.pictures[name]);
   }
 
@@ -71,7 +74,7 @@ lp.sweep = (() => {
     let box = plots.querySelector(`[data-name="${name}"]`);
     if (!made) { if (box) box.remove(); return; }
     if (!box) {
-      box = lp.make("figure", { "data-name": name }, lp.make("div", { class: "lp-plot", id: `lp-sweep-${name}` }), lp.make("figcaption", { class: "lp-note" }));
+      box = lp.make("figure", { "data-name": name }, lp.make("div", { class: "lp-plot", id: `lp-sweep-${name}` }, lp.make("div", {})), lp.make("figcaption", { class: "lp-note" }));
       const later = ORDER.slice(ORDER.indexOf(name) + 1).map((one) => plots.querySelector(`[data-name="${one}"]`)).find(Boolean);
       plots.insertBefore(box, later || null);
     }
@@ -79,7 +82,7 @@ lp.sweep = (() => {
     if (words.textContent !== made.words) words.textContent = made.words;
     const key = `${version}`;
     if (box.lpKey === key || !shown()) return;
-    lp.live.plotly((Plotly) => { if (box.lpKey !== key) { box.lpKey = key; Plotly.react(plot, made.figure.data, made.figure.layout, made.figure.config); } });
+    lp.live.plotly((Plotly) => { if (box.lpKey !== key) { box.lpKey = key; Plotly.react(plot.firstChild, made.figure.data, made.figure.layout, made.figure.config); } });
   }
 
   document.addEventListener("click", (event) => {

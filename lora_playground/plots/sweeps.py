@@ -239,7 +239,7 @@ def describe_utilisation(points: Sequence[tuple[int, float]], slope: float | Non
     )
 
 
-_NAMES = {"rank": "rank r", "learning_rate": "learning rate", "variant": "variant", "seed": "seed"}
+_NAMES = {"rank": "rank r", "learning_rate": "learning rate", "variant": "method"}
 
 
 def heat_figure(

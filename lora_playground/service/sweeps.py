@@ -57,6 +57,9 @@ def pictures(standing: Standing) -> dict[str, tuple[dict[str, Any], str]]:
     scored = findings.scores_by_rank(members)
     found = findings.enough(scored)
     rows, pair = [_row(one) for one in scored], [_row(one) for one in found] if found else [None, None]
+    missing = sorted({one.entry.rank for one in members if one.state == "out" and one.entry.rank is not None}
+                     - {one.rank for one in scored})  # fmt: skip
+    unscored = f" The race has left r = {', '.join(map(str, missing))} without a score." if missing and scored else ""
     base = next((one.score["base"] for one in members if one.score), None)
     held, used = findings.capacity(members), findings.utilisation(members)
     bits = (held.target_bits, held.held) if held else (None, {})
@@ -65,7 +68,7 @@ def pictures(standing: Standing) -> dict[str, tuple[dict[str, Any], str]]:
         "fan": (plots.fan_figure(lines, standing.sweep.steps), plots.describe_fan(lines, MARGIN)),
         "score": (
             plots.score_figure(rows, base),
-            plots.describe_scores(rows, pair[0], pair[1], found[1].n if found else 0),
+            plots.describe_scores(rows, pair[0], pair[1], found[1].n if found else 0) + unscored,
         ),
         "capacity": (plots.capacity_figure(*bits), plots.describe_capacity(*bits, held.bits if held else math.nan)),
         "utilisation": (plots.utilisation_figure(points, slope), plots.describe_utilisation(points, slope)),

@@ -18,8 +18,8 @@ from lora_playground.sweeps.standing import Member
 
 MARGIN = 0.02
 """A curve has parted from the lowest one where it is higher by this share, and stays so."""
-AXES = ("rank", "learning_rate", "variant", "seed")
-"""What can be swept, in the order in which two of them are chosen for the heat map."""
+AXES = ("rank", "learning_rate", "variant")
+"""What the heat map shows, in the order in which two are chosen; seeds are averaged."""
 
 
 @dataclass(frozen=True)

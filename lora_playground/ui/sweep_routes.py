@@ -1,7 +1,7 @@
 """The route that tells a page how a sweep stands, as JSON that is made once for all pages. No Gradio.
 
-`GET /sweep?id=ID&version=V` answers {'version': V} where the page has the newest, else also `html` (a card and a
-table), `pictures` ({name: {figure, words}}), `busy` (whether more will come) and `mine` (whether this visitor may
+`GET /sweep?id=ID&version=V` answers {'version': V} where the page has the newest, else also `html` (a card), `table` (of
+the runs), `pictures` ({name: {figure, words}}), `busy` (whether more will come) and `mine` (whether this visitor may
 change it).
 """
 
@@ -50,8 +50,8 @@ class SweepRoutes:
         try:
             standing = self._keeper.standing(request.query_params.get("id", ""))
         except PlaygroundError as failure:
-            return _json({"version": "gone", "html": f'<p class="lp-error">{escape(failure)}</p>', "pictures": {},
-                          "busy": False, "mine": False})  # fmt: skip
+            said = f'<p class="lp-error">{escape(failure)}</p>'
+            return _json({"version": "gone", "html": said, "table": "", "pictures": {}, "busy": False, "mine": False})
         version = version_of(standing)
         mine = not standing.sweep.owner or standing.sweep.owner == visitor
         if request.query_params.get("version") == f"{version}{mine:d}":
@@ -65,7 +65,7 @@ class SweepRoutes:
             if id in self._kept and self._kept[id][0] == version:
                 return self._kept[id][1]
         drawn = {name: {"figure": figure, "words": words} for name, (figure, words) in pictures(standing).items()}
-        made = {"html": card(standing) + table(standing), "pictures": drawn,
+        made = {"html": card(standing), "table": table(standing), "pictures": drawn,
                 "busy": standing.state in ("running", "pausing", "stopping")}  # fmt: skip
         with self._lock:
             self._kept[id] = (version, made)
@@ -119,15 +119,15 @@ _HEADS = (("Run", ""), ("State", ""), ("Val. loss", " class=number"), ("Score", 
 
 
 def table(standing: Standing) -> str:
-    """A line a run, folded while there are many: state, loss, score; each opens its run, and can be ticked."""
+    """A line a run: state, loss, score; each opens its run, and can be ticked."""
     colours = rank_colours([one.entry.rank or 1 for one in standing.members])
     best = findings.best(standing.members)
     lines = "".join(_line(one, colours[one.entry.rank or 1], one is best) for one in standing.members)
     heads = "".join(f'<th scope="col"{kind}>{name}</th>' for name, kind in _HEADS)
     return (
-        '<details class="lp-sweep-runs" open><summary>The runs</summary><div class="lp-scroll" tabindex="0" '
-        f'role="region" aria-label="Runs of the sweep"><table class="lp-runs-table"><thead><tr>{heads}</tr></thead>'
-        f"<tbody>{lines}</tbody></table></div></details>"
+        '<h2 class="lp-section">The runs <small>a tick shows one in Spectrum, Chat and Compare</small></h2>'
+        '<div class="lp-scroll" tabindex="0" role="region" aria-label="Runs of the sweep">'
+        f'<table class="lp-runs-table"><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>'
     )
 
 
