@@ -150,7 +150,7 @@ Held = Mapping[tuple[str, "int | None"], tuple[int, float]]
 
 def capacity_figure(target_bits: float | None, held: Held, dark: bool = False) -> dict[str, Any]:
     """Bits that each adapter can hold as bars, and a line where the targets' bits are."""
-    title = "Capacity: what is to be learned, and what fits"
+    title = "Capacity, and what is to be learned"
     if target_bits is None or not held:
         return empty("It needs the first finished run.", title, dark)
     several = len({name for name, _ in held}) > 1
@@ -203,7 +203,7 @@ def describe_capacity(target_bits: float | None, held: Held, bits: float) -> str
 
 def utilisation_figure(points: Sequence[tuple[int, float]], slope: float | None, dark: bool = False) -> dict[str, Any]:
     """Stable rank over rank, both logarithmic, with the line of their slope and the diagonal of full use."""
-    title = "Utilisation: directions allowed, and used"
+    title = "Utilisation of the rank"
     if not points:
         return empty("It needs the spectra of a finished run.", title, dark)
     xs, ys = [rank for rank, _ in points], [value for _, value in points]

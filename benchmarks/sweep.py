@@ -1,0 +1,121 @@
+"""A sweep of the embedded model against the same runs one after the other, and as a race; on the cores that there are.
+
+Each part is timed from the first submission to the end of the last run, through the queue, in a home of its own whose
+base answers are known (a run before the clock starts asks for them). All three train the same configs:
+
+    python benchmarks/sweep.py --part alone --out sweep.json       # one after the other: a queue with one place
+    python benchmarks/sweep.py --part together --out sweep.json    # the sweep
+    python benchmarks/sweep.py --part race --out sweep.json        # the sweep as a race
+    python benchmarks/sweep.py --out sweep.json --json             # what the three said
+
+`--runs` makes it shorter: the first so many of the 32. A part that is cut short says nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import lora_playground.variants  # noqa: F401  (a config is read by its variant's schema)
+from lora_playground.config import RunConfig
+from lora_playground.jobs.supervisor import Supervisor
+from lora_playground.service.sweeps import report
+from lora_playground.sweeps import Grid, Keeper
+from lora_playground.sweeps.grid import Point
+
+PARTS = ("alone", "together", "race")
+RANKS, SEEDS = (1, 2, 4, 8, 16, 32, 64, 128), (0, 1, 2, 3)
+
+
+def points(steps: int, batch_tokens: int, runs: int) -> list[Point]:
+    """32 runs: eight ranks × four seeds on `facts`."""
+    data = {"data": {"dataset": "facts"}, "training": {"steps": steps, "batch_tokens": batch_tokens}}
+    return Grid(RANKS, (), (), SEEDS).points(RunConfig.parse(data))[:runs]
+
+
+def time_part(part: str, made: list[Point]) -> dict[str, Any]:
+    """Seconds, and what the runs found."""
+    with tempfile.TemporaryDirectory() as folder:
+        slots = 1 if part == "alone" else None
+        with Supervisor(Path(folder), slots=slots, queued_per_owner=len(made) + 1, replay=False) as supervisor:
+            keeper = Keeper(supervisor)
+            before_the_clock(supervisor, made[0].config)
+            began = time.monotonic()
+            # A sweep at one place is the runs one after the other: the same queue, and never a pause between two.
+            sweep = keeper.create(made, "benchmark", race=part == "race")
+            keeper.start()
+            while keeper.store.get(sweep.id).ended is None:
+                time.sleep(0.05)
+            seconds = time.monotonic() - began
+            told = report(keeper.standing(sweep.id))
+            keeper.close()
+            states = [one["state"] for one in told["runs"]]
+            used = sum(row.used for row in supervisor.store.list())
+            return {"seconds": round(seconds, 1), "slots": supervisor.slots, "device_seconds": round(used, 1),
+                    "done": states.count("done"), "out": states.count("out"), "failed": states.count("failed"),
+                    "best": told["best"], "scores_by_rank": told["scores_by_rank"]}  # fmt: skip
+
+
+def before_the_clock(supervisor: Supervisor, config: RunConfig) -> None:
+    """One short run, so that the base's answers are known, and a worker is ready."""
+    training = config.training.model_copy(update={"steps": 2, "seed": 999})
+    job = supervisor.submit(config.model_copy(update={"training": training, "title": "before"}))
+    while not supervisor.job(job.id).ended:
+        time.sleep(0.05)
+    assert supervisor.job(job.id).state == "done", supervisor.job(job.id).error_message
+    time.sleep(12)  # whatever is made ready for the next run is ready
+
+
+def summary(found: dict[str, Any]) -> dict[str, Any]:
+    """The ratios of what was measured."""
+    parts = found["parts"]
+    told: dict[str, Any] = {**found, "cores": os.cpu_count()}
+    for part in ("together", "race"):
+        if part in parts and "alone" in parts:
+            told[f"{part}_over_alone"] = round(parts[part]["seconds"] / parts["alone"]["seconds"], 3)
+    if "race" in parts and "together" in parts:
+        best, winner = parts["together"]["best"], parts["race"]["best"]
+        inside = best["low"] <= winner["score"]
+        told["race_winner_within_best_interval"] = inside
+    return told
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--part", choices=PARTS, help="measure this one; without it, tell what is known")
+    parser.add_argument("--out", required=True, metavar="FILE", help="where the parts meet")
+    parser.add_argument("--runs", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=32)
+    parser.add_argument("--batch-tokens", type=int, default=256)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    given = parser.parse_args()
+    out = Path(given.out)
+    shape = {"runs": given.runs, "steps": given.steps, "batch_tokens": given.batch_tokens}
+    known = json.loads(out.read_text()) if out.is_file() else {}
+    found = known if known.get("shape") == shape else {"shape": shape, "parts": {}}
+    if given.part:
+        found["parts"][given.part] = time_part(given.part, points(given.steps, given.batch_tokens, given.runs))
+        out.write_text(json.dumps(found))
+    told = summary(found)
+    if given.json:
+        print(json.dumps(told))
+        return 0
+    for part, one in told["parts"].items():
+        best = one["best"]
+        print(f"{part:9} {one['seconds']:7.1f} s, {one['slots']} at once, best {best['name']}: {best['score']:.3f}")
+    for part in ("together", "race"):
+        if f"{part}_over_alone" in told:
+            print(f"{part} / alone = {told[f'{part}_over_alone']:.2f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
