@@ -1,8 +1,8 @@
 """The route that tells a page how a sweep stands, as JSON that is made once for all pages. No Gradio.
 
 `GET /sweep?id=ID&version=V` answers {'version': V} where the page has the newest, else also `html` (a card), `table`
-(of the runs), `pictures` ({name: {figure, words}}), `busy` (whether more will come) and `mine` (whether this visitor may
-change it).
+(of the runs), `pictures` ({name: {figure, words}}), `busy` (whether more will come) and `mine` (whether this visitor
+may change it).
 """
 
 from __future__ import annotations
