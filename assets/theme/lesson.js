@@ -9,6 +9,13 @@ lp.lesson = (() => {
   const turns = new Set(), listeners = [];
 
   const place = () => document.querySelector("#lp-lesson .lp-live");
+  // Beside the tools it stands over the list of runs; on a phone that is a drawer, and the lesson is a sheet of its own.
+  function seat() {
+    const node = document.getElementById("lp-lesson"), side = document.getElementById("lp-side"), wide = window.innerWidth > 860;
+    if (!node || !side || (node.parentElement === side) === wide) return;
+    if (wide) side.prepend(node); else document.getElementById("lp-frame").parentElement.append(node);
+  }
+  window.addEventListener("resize", seat);
   const shelf = () => document.querySelector("#lp-lessons .lp-live");
 
   // --- talking to the server ------------------------------------------------------------------------------------------
@@ -59,6 +66,7 @@ lp.lesson = (() => {
     folded = false;
     view = null;
     document.body.classList.add("lp-in-lesson");
+    seat();
     tell({ do: "view", ...(step === undefined ? {} : { step }) });
   }
 
@@ -140,6 +148,7 @@ lp.lesson = (() => {
   const button = (label, kind, click) => { const node = make("button", { class: kind, type: "button" }, label); node.addEventListener("click", click); return node; };
 
   function draw(moved = false) {
+    seat();
     const box = place();
     if (!box || !view) return;
     const last = view.step === view.lesson.steps.length - 1;
