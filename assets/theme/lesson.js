@@ -44,7 +44,7 @@ lp.lesson = (() => {
     clearTimeout(timer);
     if (!view || document.hidden) return;
     const waits = view.kind === "run" ? view.states.some((one) => !["new", "done"].includes(one.state)) && !view.done
-      : view.kind === "measure" || view.kind === "reveal" ? Boolean(view.waiting) && !view.done
+      : view.kind === "measure" ? Boolean(view.waiting) && !view.done : view.kind === "reveal" ? Boolean(view.waiting) && !view.own
       : view.kind === "modify" ? !view.done && view.did === "run" : false;
     if (waits || problem) timer = setTimeout(() => tell({ do: "view" }), problem ? 2 * POLL : POLL);
   }
@@ -246,7 +246,7 @@ lp.lesson = (() => {
 
   function drawReveal() {
     if (!view.ready) return [view.waiting ? make("p", { class: "lp-note", "aria-live": "polite" }, view.waiting) : toRuns("There is no result yet: the runs have not been made.")];
-    const source = view.own || !view.results || !view.results.length ? null : toRuns("These are the numbers from when this lesson was written, since the runs have not been made here.");
+    const source = view.own || !view.results || !view.results.length ? null : view.waiting ? make("p", { class: "lp-note" }, view.waiting) : toRuns("These are the numbers from when this lesson was written, since the runs have not been made here.");
     if (view.asked.length > 1) return [drawMany(), source].filter(Boolean);
     const one = view.asked[0], came = view.results.map((result) => result.value), given = one.answer ?? null;
     const key = one.form === "choice" ? null : make("p", { class: "lp-lesson-key" }, given === null ? null : make("span", { class: "given" }, "you"), make("span", { class: "came" }, "came out"));

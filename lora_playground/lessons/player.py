@@ -23,6 +23,7 @@ from lora_playground.lessons.quantities import Quantity, quantities_in, written
 from lora_playground.lessons.schema import Ask, Lesson, Measure, Modify, Reveal, RunStep, Say, Show
 
 View = dict[str, Any]
+_MAKING = "These runs are still being trained; until then you see what came out when this lesson was written."
 _UNMADE = (
     "These runs have not been made yet. Go back and start them; "
     "in brackets stands what came out when this lesson was written."
@@ -130,7 +131,7 @@ class Player:
         columns = [quantity.label for quantity in quantities[step.runs[0]]]
         ended = all(key in attempt.runs and self.runs.done(attempt.runs[key]) for key in step.runs)
         if not ended:
-            waiting = _UNMADE
+            waiting = self._under_way(lesson, attempt, step.runs) or _UNMADE
         shown = {"columns": columns, "rows": rows, "waiting": waiting, "runs_at": _place_of_runs(lesson)}
         return shown, ended and len(measured) == len(set(wanted))
 
@@ -146,6 +147,12 @@ class Player:
                 return said or "Cutting and asking again, about a minute an adapter …"
         return ""
 
+    def _under_way(self, lesson: Lesson, attempt: Attempt, keys: Sequence[str]) -> str:
+        """A sentence where these runs are being made, else ''."""
+        ended = ("new", "done", "failed", "cancelled", "interrupted")
+        states = [state["state"] for state in self.runs.states(lesson, attempt, keys)]
+        return _MAKING if any(state not in ended for state in states) else ""
+
     def _reveal(
         self, lesson: Lesson, attempt: Attempt, step: Reveal, figures: Figures, visitor: str
     ) -> tuple[View, bool]:
@@ -154,7 +161,9 @@ class Player:
         waiting = self._begin_cuts(attempt, wanted)
         measured = self.measuring.all(wanted, attempt.runs)
         own = len(measured) == len(wanted)
-        if not own:  # the stored measurement, all of it, so that no picture mixes the two
+        if not own:
+            waiting = waiting or self._under_way(lesson, attempt, list(dict.fromkeys(one.run for one in wanted)))
+            # The stored measurement, all of it, so that no picture mixes the two.
             measured = {one: mean for one in wanted if (mean := figures.mean(one)) is not None}
         ready = len(measured) == len(wanted)
         shown: View = {"own": own, "ready": ready, "waiting": waiting, "runs_at": _place_of_runs(lesson)}
