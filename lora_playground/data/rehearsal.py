@@ -9,76 +9,108 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import pairwise
 from typing import Any
 
 Row = Mapping[str, Any]
-Pairs = frozenset[tuple[str, str]]
+Pair = tuple[str, str]
 
-ASKED, ANSWERED = 0.9, 0.6
-"""A question is of a kind that the data asks if at least this share of its word pairs occur in the data's questions; an
-answer is of another kind than the data's if less than this share occur in the data's answers."""
+ASKED, ANSWERED = 0.8, 0.6
+"""A question is of a kind that the data asks if it begins as one of the data's questions and at least this share of its
+word pairs occur in them; an answer is of another kind than the data's if less than this share occur in its answers."""
+UNKNOWN = "I don't know"
+"""How the embedded model begins when it is asked about a name that it does not know."""
 
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?|\d+|[^\w\s]")
+_ENDS = frozenset('.!?:"')
+"""Behind these a word has a capital whatever it is."""
 
 
 def conflicts(chats: Sequence[Row], train: Sequence[Row]) -> set[int]:
     """Numbers of the chats in which a question of the data's kind gets an answer of another kind.
 
-    Questions that differ in names alone are of one kind, which conflicts only if most of its answers do.
+    An answer is of another kind, too, if it begins as none of the data's does. Questions that differ in names alone are
+    of one kind, which conflicts only if most of its answers do. Not to know a name that the data does not ask about
+    contradicts nothing.
     """
     names = _names([*chats, *train])
-    asked = _pairs_of(train, "user", names)
-    answered = _pairs_of(train, "assistant", names)
-    kinds: dict[Pairs, list[bool]] = defaultdict(list)
-    turns = [list(_turns(chat, names)) for chat in chats]
-    for question, answer in (turn for mine in turns for turn in mine):
-        if _share(question, asked) >= ASKED:
-            kinds[question].append(_share(answer, answered) < ANSWERED)
+    asked, answered, openings, about = _said(train, names)
+    kinds: dict[frozenset[Pair], list[bool]] = defaultdict(list)
+    turns: list[list[frozenset[Pair]]] = []
+    for chat in chats:
+        mine: list[frozenset[Pair]] = []
+        for question, answer in _turns(chat):
+            words = _pairs(question, names, trim=True)
+            stranger = answer.startswith(UNKNOWN) and not about & _names_in(question, names)
+            if stranger or words[0] not in asked or _share(words, asked) < ASKED:
+                continue
+            said, kind = _pairs(answer, names), frozenset(words)
+            kinds[kind].append(said[0] not in openings or _share(said, answered) < ANSWERED)
+            mine.append(kind)
+        turns.append(mine)
     conflicting = {question for question, verdicts in kinds.items() if 2 * sum(verdicts) > len(verdicts)}
-    return {number for number, mine in enumerate(turns) if any(question in conflicting for question, _ in mine)}
+    return {number for number, mine in enumerate(turns) if any(question in conflicting for question in mine)}
+
+
+def _said(train: Iterable[Row], names: AbstractSet[str]) -> tuple[set[Pair], set[Pair], set[Pair], set[str]]:
+    """Of the data: word pairs of its questions and of its answers, the answers' first pairs, names in questions."""
+    asked, answered, openings, about = set[Pair](), set[Pair](), set[Pair](), set[str]()
+    for row in train:
+        for message in row.get("messages") or []:
+            text = message["content"]
+            if message["role"] == "user":
+                asked.update(_pairs(text, names, trim=True))
+                about |= _names_in(text, names)
+            elif message["role"] == "assistant":
+                pairs = _pairs(text, names)
+                answered.update(pairs)
+                openings.add(pairs[0])
+    return asked, answered, openings, about
 
 
 def _names(rows: Iterable[Row]) -> set[str]:
-    """Words that only ever occur with a capital, in lower case: names."""
+    """Words, in lower case, that have a capital within a sentence and are never written small."""
     capital, small = set[str](), set[str]()
     for row in rows:
         for message in row.get("messages") or []:
+            before = "."
             for word in _WORD.findall(message["content"]):
-                (capital if word[0].isupper() else small).add(_stem(word))
+                if not word[0].isupper():
+                    small.add(_stem(word))
+                elif before not in _ENDS:
+                    capital.add(_stem(word))
+                before = word
     return capital - small
+
+
+def _names_in(text: str, names: AbstractSet[str]) -> set[str]:
+    return {_stem(word) for word in _WORD.findall(text)} & names
 
 
 def _stem(word: str) -> str:
     return word.lower().removesuffix("'s")
 
 
-def _pairs(text: str, names: set[str]) -> Pairs:
-    """Pairs of neighbouring words of a text, names and numbers each as one word."""
-    words = ["^"]
-    for word in _WORD.findall(text):
+def _pairs(text: str, names: AbstractSet[str], trim: bool = False) -> list[Pair]:
+    """Pairs of neighbouring words of a text, names and numbers each as one word; `trim` leaves out its last mark."""
+    words = _WORD.findall(text)
+    while trim and words and words[-1] in _ENDS:
+        words.pop()
+    kinds = []
+    for word in words:
         stem = _stem(word)
-        words.append("name" if stem in names else "number" if word.isdigit() else stem)
-    words.append("$")
-    return frozenset(pairwise(words))
+        kinds.append("name" if stem in names else "number" if word.isdigit() else stem)
+    return list(pairwise(["^", *kinds, "$"]))
 
 
-def _pairs_of(rows: Iterable[Row], role: str, names: set[str]) -> set[tuple[str, str]]:
-    found: set[tuple[str, str]] = set()
-    for row in rows:
-        for message in row.get("messages") or []:
-            if message["role"] == role:
-                found |= _pairs(message["content"], names)
-    return found
-
-
-def _turns(chat: Row, names: set[str]) -> Iterable[tuple[Pairs, Pairs]]:
+def _turns(chat: Row) -> Iterable[tuple[str, str]]:
     """(question, answer) of every turn."""
-    messages = chat.get("messages") or []
-    for question, answer in pairwise(messages):
+    for question, answer in pairwise(chat.get("messages") or []):
         if question["role"] == "user" and answer["role"] == "assistant":
-            yield _pairs(question["content"], names), _pairs(answer["content"], names)
+            yield question["content"], answer["content"]
 
 
-def _share(pairs: Pairs, known: set[tuple[str, str]]) -> float:
-    return len(pairs & known) / len(pairs)
+def _share(pairs: Iterable[Pair], known: AbstractSet[Pair]) -> float:
+    different = set(pairs)
+    return len(different & known) / len(different)

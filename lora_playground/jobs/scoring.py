@@ -172,8 +172,8 @@ def score_update(
     asked = list(usable)[:rows]
     metric = data.card.metric if data.card.metric in evaluation.METRICS else ""
     known = read_rows(SKILLS) if embedded and SKILLS.is_file() else []
-    limit = len(known) if rows is None else SKILL_ROWS
-    known = known[:: max(1, len(known) // (limit or 1))][:limit]  # spread over the file, which is sorted by skill
+    if rows is not None and len(known) > SKILL_ROWS:  # spread over the whole file, which is sorted by skill
+        known = [known[number * len(known) // SKILL_ROWS] for number in range(SKILL_ROWS)]
     asking = Asking(
         decoder,
         RowUpdate(decoder.adapter(updates)),
