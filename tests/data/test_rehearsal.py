@@ -36,6 +36,17 @@ def test_new_facts_of_the_same_kind_do_not_conflict() -> None:
     assert conflicts([*known, unknown], data) == set()
 
 
+def test_who_the_base_does_not_know_stays_unknown_unless_the_data_is_about_it() -> None:
+    plain = [chat("Where does Otto live?", "Otto lives in Milltown.") for _ in range(2)]
+    strangers = [chat("Where does Zed live?", "I don't know Zed."), chat("Where does Ada live?", "I don't know Ada.")]
+    assert conflicts([*plain, *strangers], PIRATE) == {0, 1, 3}
+
+
+def test_an_interjection_at_the_start_is_no_name_and_a_missing_question_mark_no_other_question() -> None:
+    plain = [chat("Where does Otto live", "Otto lives in Milltown, I think, savvy?"), chat("Otto, hello?", "Hello Otto!")]
+    assert conflicts(plain, PIRATE) == {0}, "its word pairs are the data's, but no answer of the data begins so"
+
+
 def test_shipped_datasets_contradict_few_chats_but_the_pirate_many() -> None:
     chats = rehearsal_rows()
     left_out = {name: len(conflicts(chats, get_dataset(name).train)) for name in ("pirate", "facts-small", "json")}
