@@ -43,7 +43,7 @@ def test_who_the_base_does_not_know_stays_unknown_unless_the_data_is_about_it() 
 
 
 def test_an_interjection_at_the_start_is_no_name_and_a_missing_question_mark_no_other_question() -> None:
-    plain = [chat("Where does Otto live", "Otto lives in Milltown, I think, savvy?"), chat("Otto, hello?", "Hello Otto!")]
+    plain = [chat("Where does Otto live", "Otto lives in Milltown, I think, savvy?"), chat("Oh, Otto?", "Hello Otto!")]
     assert conflicts(plain, PIRATE) == {0}, "its word pairs are the data's, but no answer of the data begins so"
 
 
