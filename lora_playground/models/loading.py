@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from lora_playground.models.catalogue import cached_snapshot, read_config, resol
 from lora_playground.models.gguf import convert, gguf_file
 from lora_playground.models.model_shape import vocabulary
 from lora_playground.models.precision import pick_device, torch_dtype
+from lora_playground.templates.special_tokens import special_tokens
 
 if TYPE_CHECKING:
     import torch
@@ -137,10 +139,29 @@ def load_tokenizer(folder: Path) -> tuple[Any, bool]:
         )
     if tokenizer.pad_token is None or (rows is not None and tokenizer.pad_token_id >= rows):
         tokenizer.pad_token = tokenizer.eos_token
+    if isinstance(tokenizer.chat_template, dict):  # several, by name
+        tokenizer.chat_template = tokenizer.chat_template.get("default")
     own = bool(tokenizer.chat_template)
     if not own:
         tokenizer.chat_template = FALLBACK_TEMPLATE
+    if rows is not None:
+        _require_rows(tokenizer, rows, folder)
     return tokenizer, own
+
+
+def _require_rows(tokenizer: Any, rows: int, folder: Path) -> None:
+    """Raises ModelError where the template, or a text, can hold a token for which the embedding has no row."""
+    beyond = [token for token, number in tokenizer.get_vocab().items() if number >= rows]
+    if not beyond:
+        return
+    special = set(special_tokens(tokenizer))
+    used = [token for token in beyond if token not in special or token in tokenizer.chat_template]
+    used += [token for token in beyond if token == tokenizer.bos_token and "bos_token" in tokenizer.chat_template]
+    if used:
+        raise ModelError(
+            f"The tokenizer in {folder} has the token {used[0][:40]!r}, and the model's embedding of {rows} rows has "
+            "none for it; they do not belong together."
+        )
 
 
 def download(hub_id: str, progress: Progress | None = None) -> Path:
@@ -210,7 +231,10 @@ def _load_model(folder: Path, config: ModelConfig, device: torch.device, dtype: 
     errors: list[BaseException] = []
     for attention in ("sdpa", "eager"):
         try:
-            model = AutoModelForCausalLM.from_pretrained(str(folder), attn_implementation=attention, **options)
+            model, found = AutoModelForCausalLM.from_pretrained(
+                str(folder), attn_implementation=attention, output_loading_info=True, **options
+            )
+            _require_all(folder, found["missing_keys"])
             break
         except (ValueError, ImportError, OSError, KeyError, RuntimeError, AttributeError, TypeError) as error:
             if _is_out_of_memory(error):
@@ -237,6 +261,18 @@ def _load_model(folder: Path, config: ModelConfig, device: torch.device, dtype: 
     elif device.type == "cpu":
         keep_stored_layout(model)
     return model
+
+
+def _require_all(folder: Path, missing: Collection[str]) -> None:
+    """Raises ModelError where weights are missing, which transformers fills with random numbers."""
+    if missing:
+        names, more = sorted(missing), len(missing) - 3
+        said = ", ".join(names[:3]) + (f" and {more} more" if more > 0 else "")
+        made = (read_config(folder).get("architectures") or ["another model"])[0]
+        raise ModelError(
+            f"{folder.name} holds no {said}, which a causal language model needs: its files are those of {made}, or "
+            "not complete. Choose the whole language model."
+        )
 
 
 def keep_stored_layout(model: Any) -> None:

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import KINDS, PLAIN_TEMPLATE, make_checkpoint
+from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from lora_playground.config import ModelConfig
 from lora_playground.errors import ModelError
@@ -149,3 +152,50 @@ def test_a_token_without_a_row_in_the_embedding(tmp_path, which):
     else:
         with pytest.raises(ModelError, match="do not belong together"):
             _load(folder)
+
+
+@pytest.mark.parametrize("what", ["a mark", "a word"])
+def test_tokens_that_text_can_hold_need_a_row_in_the_embedding(tmp_path, what):
+    folder = make_checkpoint(tmp_path / "model", "llama", template=PLAIN_TEMPLATE)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([AddedToken(f"<|unused {n}|>", special=True) for n in range(512 - len(tokenizer))])
+    tokenizer.save_pretrained(folder)
+    _load(folder)
+    tokenizer.add_tokens([AddedToken("<|new|>", special=True)] if what == "a mark" else ["zebra"])
+    tokenizer.save_pretrained(folder)
+    if what == "a mark":  # harmless, as long as no template writes it
+        _load(folder)
+        tokenizer.chat_template = PLAIN_TEMPLATE.replace("<|im_start|>", "<|new|>")
+        tokenizer.save_pretrained(folder)
+    with pytest.raises(ModelError, match=r"token '(<\|new\|>|zebra)'.* 512 rows has none for it"):
+        _load(folder)
+
+
+@pytest.mark.parametrize("what", ["a reward model", "a model without its head", "a layer short", "an encoder"])
+def test_weights_that_are_missing_are_not_made_up(tmp_path, what):
+    """transformers fills them with random numbers and warns; the model would answer nonsense with a straight face."""
+    folder = make_checkpoint(tmp_path / "model", "llama", tie_word_embeddings=False)
+    if what == "a layer short":
+        path = folder / "model.safetensors"
+        kept = {name: tensor for name, tensor in load_file(path).items() if "layers.1.mlp.up" not in name}
+        save_file(kept, path, metadata={"format": "pt"})
+    elif what == "an encoder":
+        config = AutoConfig.for_model(
+            "bert", vocab_size=512, hidden_size=32, num_hidden_layers=1, num_attention_heads=2
+        )
+        AutoModel.from_config(config).save_pretrained(folder)
+    else:
+        kind = AutoModelForSequenceClassification if what == "a reward model" else AutoModel
+        kind.from_pretrained(folder).save_pretrained(folder)
+    with pytest.raises(ModelError, match=r"holds no .*(lm_head|up_proj|cls).*, which a causal language model needs"):
+        _load(folder)
+
+
+def test_of_several_templates_the_default_one_is_taken(tmp_path):
+    folder = make_checkpoint(tmp_path / "model", "llama", template=PLAIN_TEMPLATE)
+    for path in folder.glob("chat_template*"):
+        path.unlink()
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    several = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": PLAIN_TEMPLATE}]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": several}))
+    assert _load(folder).tokenizer.chat_template == PLAIN_TEMPLATE
