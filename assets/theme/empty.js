@@ -23,11 +23,14 @@ lp.empty = (() => {
     if (!plan) return { html: idle, probes: "" };
     if (at >= 0) return { ...tape[at], html: tape[at].card, playing: true };
     if (!runs) offer();
-    return {
-      html: invited() + idle.replace("<!--scale-->", plan.scale).replace("<!--play-->", plan.play), probes: said || plan.probes,
-      curve: { ...plan.curve, version: `plan ${plan.version}` }, pictures: plan.pictures && { ...plan.pictures, version: `plan ${plan.version}` },
-    };
+    return { html: invited() + idle.replace("<!--scale-->", plan.scale).replace("<!--play-->", plan.play), ...parts() };
   }
+  const parts = () => ({
+    probes: said || plan.probes, curve: { ...plan.curve, version: `plan ${plan.version}` },
+    pictures: plan.pictures && { ...plan.pictures, version: `plan ${plan.version}` },
+  });
+  // The plan of a run by its name, '' where the form has another one.
+  const of = (name) => (plan && name.replace(/ #\d+$/, "") === plan.label ? parts() : null);
 
   // The address fills the form where it names one of these: a teacher's link.
   const PRESETS = ["dataset", "model", "variant", "rank", "steps", "seconds"];
@@ -80,5 +83,5 @@ lp.empty = (() => {
   }
 
   const base = () => (plan ? plan.base : "");
-  return { obey, shown, link, play, stop, base, answered, asks: (trigger) => { ask = trigger; }, ask: () => ask && ask("act", {}) };
+  return { obey, shown, of, link, play, stop, base, answered, asks: (trigger) => { ask = trigger; }, ask: () => ask && ask("act", {}) };
 })();

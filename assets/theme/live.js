@@ -110,6 +110,8 @@ lp.live = (() => {
     take();
   }
 
+  const nameOf = (id) => document.querySelector(`.lp-run[data-id="${CSS.escape(id)}"] .n`)?.textContent || "";
+
   // A run that is about to be deleted leaves the list and the page, and comes back when that is undone.
   function hide(id, gone) {
     if (gone) hidden.add(id); else hidden.delete(id);
@@ -209,7 +211,10 @@ lp.live = (() => {
     const view = document.getElementById("lp-view"), card = told.card;
     if (!view || (here.run && !card)) return;
     const seen = here.run ? { html: card.html, probes: told.probes && told.probes.html, curve: told.curve, pictures: told.pictures } : lp.empty.shown(told.list.idle, told.list.total);
-    const state = here.run ? card : { state: seen.playing ? "recording" : "idle", started: !!seen.pictures };
+    // Until the run has told its plan, the page goes on showing the form's, where that is the same.
+    const before = here.run && !card.started && !card.ended && lp.empty.of(nameOf(here.run));
+    if (before) { seen.probes = seen.probes || before.probes; seen.curve = before.curve; seen.pictures = before.pictures; }
+    const state = before ? { ...card, started: !!before.pictures } : here.run ? card : { state: seen.playing ? "recording" : "idle", started: !!seen.pictures };
     for (const name of ["state", "stop", "stopping", "resume", "replayed", "started", "ended"]) {
       const value = String(state[name] || "");
       if (view.dataset[name] !== value) view.dataset[name] = value;
@@ -387,5 +392,11 @@ lp.live = (() => {
   }
 
   ask();
-  return { go, mark, plotly: withPlotly, where: () => here, start, obey, opened, show, ask, hide, paint, idle: () => !here.run && here.tab === "fine", open: acts.open, name: (id) => document.querySelector(`.lp-run[data-id="${CSS.escape(id)}"] .n`)?.textContent || "", take: (id) => taken && taken("act", { id }), whenEnded: (trigger) => listeners.push(trigger), whenTaken: (trigger) => { taken = trigger; } };
+  return {
+    go, mark, plotly: withPlotly, where: () => here, start, obey, opened, show, ask, hide, paint, open: acts.open, name: nameOf,
+    idle: () => !here.run && here.tab === "fine",
+    take: (id) => taken && taken("act", { id }),
+    whenEnded: (trigger) => listeners.push(trigger),
+    whenTaken: (trigger) => { taken = trigger; },
+  };
 })();
