@@ -64,3 +64,7 @@ class ChatError(PlaygroundError):
 
 class LessonError(PlaygroundError):
     """A lesson's file is wrong, or a step cannot take what was given or done."""
+
+
+class AccessError(PlaygroundError):
+    """Who asks may not; the text says what is needed."""

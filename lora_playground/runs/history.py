@@ -20,13 +20,17 @@ from typing import Any
 Event = dict[str, Any]
 
 
-def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
+def read_events(path: Path, offset: int = 0, most: int | None = None) -> tuple[list[Event], int]:
     """Events from byte `offset` on, and the offset to ask with next time. A last line without its end waits, a line
-    that is damaged is passed over, a file that is missing has no events."""
+    that is damaged is passed over, a file that is missing has no events.
+
+    Args:
+        most: about so many bytes at once, but at least one whole line.
+    """
     try:
         with open(path, "rb") as file:
             file.seek(offset)
-            data = file.read()
+            data = file.read() if most is None else file.read(most) + file.readline()
     except OSError:
         return [], offset
     whole = data.rfind(b"\n") + 1

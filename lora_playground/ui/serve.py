@@ -11,8 +11,10 @@ from starlette.middleware import Middleware
 from lora_playground.chat.client import ChatClient
 from lora_playground.jobs.supervisor import Supervisor
 from lora_playground.runs import default_home
+from lora_playground.service.operations import Operations
 from lora_playground.sweeps import Keeper
-from lora_playground.ui import theme
+from lora_playground.ui import api, theme
+from lora_playground.ui.access import Access, ProgramsMiddleware
 from lora_playground.ui.frame import Frame
 from lora_playground.ui.identity import Identity, VisitorMiddleware
 from lora_playground.ui.quickstart import unserved
@@ -48,6 +50,8 @@ class Server:
             with unserved():
                 self._frame = Frame(parts, self.chat, self.identity)
                 self.page: gr.Blocks = self._frame.build()
+                self._access = Access(self.identity)
+                api.register(self.page, Operations(self.supervisor, self.chat), self._access)
                 self.page.queue(max_size=300, default_concurrency_limit=None)
         except BaseException:
             self.chat.close()
@@ -67,12 +71,15 @@ class Server:
             ssr_mode=False,
             show_error=False,
             run_history=False,
-            footer_links=[],
+            footer_links=["api"],
             enable_monitoring=False,
             prevent_thread_lock=True,
             blocked_paths=[str(self.home / "visitors.secret"), str(self.home / "jobs.db")],
             app_kwargs={
-                "middleware": [Middleware(VisitorMiddleware, identity=self.identity)],
+                "middleware": [
+                    Middleware(VisitorMiddleware, identity=self.identity),
+                    Middleware(ProgramsMiddleware, access=self._access),
+                ],
                 "routes": self._frame.routes(),
             },
             **more,

@@ -1,0 +1,104 @@
+"""Whether a program may ask, and under which name its runs stand: by a token, or from this machine alone.
+
+With LORA_PLAYGROUND_TOKEN set, every program has to send it. Without one, only programs on this machine may ask: the
+connection, the host that was asked for, and a browser's origin must all be this machine's, so that neither a proxy nor
+a page of somebody else's is taken for a local program.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+
+from lora_playground.errors import AccessError
+from lora_playground.ui.identity import Identity
+
+VARIABLE = "LORA_PLAYGROUND_TOKEN"
+PROGRAM = "program"
+"""Whose runs those of programs are; a login's or a visitor's name goes before it."""
+_HOW = "send it as the header 'Authorization: Bearer TOKEN'"
+_FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+
+
+class Access:
+    """Checks requests of programs.
+
+    Args:
+        token: what they must send; None takes LORA_PLAYGROUND_TOKEN, '' is none.
+        identity: tells visitors apart.
+    """
+
+    def __init__(self, identity: Identity, token: str | None = None) -> None:
+        self._identity = identity
+        self._token = (os.environ.get(VARIABLE, "") if token is None else token).strip()
+
+    def who(self, request: Any) -> str:
+        """The name of who sent a request; raises AccessError where a program may not ask.
+
+        Args:
+            request: Gradio's or Starlette's; None (a call within this process) is a program's.
+        """
+        if request is None:
+            return PROGRAM
+        client = getattr(request.client, "host", "") if request.client else ""
+        if said := self.refusal(request.headers, client):
+            raise AccessError(said)
+        return self._identity.of(request) or PROGRAM
+
+    def refusal(self, headers: Mapping[str, str], client: str) -> str:
+        """Why a request is refused, '' where it is not."""
+        if self._token:
+            kind, _, given = headers.get("authorization", "").partition(" ")
+            if kind.lower() != "bearer" or not given.strip():
+                return f"This server asks programs for its token; {_HOW}."
+            if hmac.compare_digest(given.strip().encode(), self._token.encode()):
+                return ""
+            return f"This is not the server's token. Ask whoever started it for the one in {VARIABLE}, and {_HOW}."
+        if _local(headers, client):
+            return ""
+        return (
+            "Programs on other machines may ask only a server that has a token: start it with "
+            f"{VARIABLE} set, and {_HOW}."
+        )
+
+
+def _local(headers: Mapping[str, str], client: str) -> bool:
+    """Whether a request comes from this machine, straight to it, and from no page of another host."""
+    if not _loopback(client) or any(name in headers for name in _FORWARDED):
+        return False
+    host = headers.get("host", "")
+    if not _loopback(urlsplit(f"//{host}").hostname or ""):
+        return False
+    origin = headers.get("origin")
+    return origin is None or urlsplit(origin).netloc == host
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class ProgramsMiddleware:
+    """ASGI middleware: answers 401 to MCP requests that may not ask, before anything is listed."""
+
+    def __init__(self, app: Any, access: Access) -> None:
+        self._app, self._access = app, access
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and "/gradio_api/mcp" in scope.get("path", ""):
+            client = (scope.get("client") or ("",))[0]
+            if said := self._access.refusal(Headers(scope=scope), client):
+                headers = [(b"content-type", b"application/json"), (b"www-authenticate", b"Bearer")]
+                await send({"type": "http.response.start", "status": 401, "headers": headers})
+                await send({"type": "http.response.body", "body": json.dumps({"error": said}).encode()})
+                return
+        await self._app(scope, receive, send)
