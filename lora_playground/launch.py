@@ -25,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--workshop", action="store_true", help="listen to the network, and print the address to join as a QR code"
     )
+    parser.add_argument("--mcp", action="store_true", help="offer the endpoints as MCP tools, at /gradio_api/mcp/")
     given = parser.parse_args(arguments)
 
     from lora_playground.runs import home_at
@@ -49,10 +50,14 @@ def _serve(given: argparse.Namespace) -> int:
     if given.workshop:
         given.host = given.host or "0.0.0.0"
     try:
-        server.launch(given.host, given.port, root_path=given.root_path)
+        server.launch(given.host, given.port, root_path=given.root_path, mcp=given.mcp)
     except OSError as error:
         server.close()
         print(f"error: the server cannot listen ({error}); give another --port", file=sys.stderr)
+        return 1
+    except PlaygroundError as error:
+        server.close()
+        print(f"error: {error}", file=sys.stderr)
         return 1
     if given.workshop:
         print(_invitation(server.port))

@@ -113,7 +113,7 @@ def register(page: gr.Blocks, operations: Operations, access: Access) -> None:
     for event in page.fns.values():
         event.api_name = f"page_{event._id}"  # names are for programs alone: some are what a listener is called
     with page.route("For programs", "programs", show_in_navbar=False):
-        gr.HTML(_WELCOME, apply_default_css=False)
+        gr.HTML(_WELCOME, js_on_load="lp.endpoints();", apply_default_css=False)
         for endpoint in endpoints():
             how = {} if endpoint.name in STREAMS else LIGHT
             if endpoint.name in ONE_AT_A_TIME:
@@ -223,5 +223,5 @@ def _given(value: Any) -> Any:
 
 _WELCOME = (
     '<p class="lp-note">These endpoints are for programs: <code>gradio_client</code>, plain HTTP, or MCP. '
-    '<a href="?view=api">They are listed here</a>.</p>'
+    'They are listed here in a moment; <a href="./">back to the app</a>.</p>'
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lora_playground.ui import api, theme
 from lora_playground.ui.access import Access, ProgramsMiddleware
 from lora_playground.ui.frame import Frame
 from lora_playground.ui.identity import Identity, VisitorMiddleware
+from lora_playground.ui.mcp import require, served
 from lora_playground.ui.quickstart import unserved
 
 MAX_UPLOAD = "20mb"
@@ -58,9 +60,25 @@ class Server:
             self.supervisor.close()
             raise
 
-    def launch(self, host: str | None = None, port: int | None = None, **more: Any) -> Any:
-        """Starts the web server and the queue; returns at once. Arguments not given come from the environment."""
-        started = self.page.launch(
+    def launch(self, host: str | None = None, port: int | None = None, mcp: bool = False, **more: Any) -> Any:
+        """Starts the web server and the queue; returns at once. Arguments not given come from the environment.
+
+        Args:
+            mcp: whether the endpoints are MCP tools too; ConfigError where the package for it is missing.
+        """
+        if mcp:
+            require()
+        with served() if mcp else nullcontext():
+            started = self._launch(host, port, mcp_server=mcp, **more)
+        events: Any = self.page._queue
+        events.sleep_when_free = events.progress_update_sleep_when_free = QUEUE_PAUSE
+        # The warm worker imports torch, which takes a processor that the first page needs; the page tells when it is.
+        self.supervisor.start(unready=UNREADY)
+        self.sweeps.start()
+        return started
+
+    def _launch(self, host: str | None, port: int | None, **more: Any) -> Any:
+        return self.page.launch(
             server_name=host,
             server_port=port,
             theme=theme.theme(),
@@ -84,12 +102,6 @@ class Server:
             },
             **more,
         )
-        events: Any = self.page._queue
-        events.sleep_when_free = events.progress_update_sleep_when_free = QUEUE_PAUSE
-        # The warm worker imports torch, which takes a processor that the first page needs; the page tells when it is.
-        self.supervisor.start(unready=UNREADY)
-        self.sweeps.start()
-        return started
 
     @property
     def port(self) -> int:
