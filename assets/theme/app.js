@@ -15,6 +15,17 @@ window.lp = (() => {
     else window.history.replaceState(window.history.state, "", there);
   }
 
+  // Gradio's list of endpoints opens by the button in its footer alone; the page for programs presses it. The page for
+  // people has no endpoints, so a link to their list leads there.
+  function endpoints() {
+    const button = document.querySelector("footer .show-api");
+    if (button) button.click();
+    else setTimeout(endpoints, 200);
+  }
+  if (new URL(window.location.href).searchParams.get("view") === "api") {
+    window.location.replace(`${window.location.pathname.replace(/(\/programs)?\/?$/, "")}/programs`);
+  }
+
   // Elements with data-act="..." inside one of our HTML parts send {act, id, value} to the listener of 'act'.
   function acts(element, trigger) {
     element.addEventListener("click", (event) => {
@@ -198,5 +209,5 @@ window.lp = (() => {
   }, 500);
 
   recall();
-  return { make, clip, open, fetch: fetchFile, url, flip, form, acts, copies, points, reveal, onceNonce, tip, recall };
+  return { make, clip, open, fetch: fetchFile, url, flip, form, acts, endpoints, copies, points, reveal, onceNonce, tip, recall };
 })();

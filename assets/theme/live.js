@@ -391,7 +391,7 @@ lp.live = (() => {
     window.Plotly.update(node, { x, y, "line.color": colour(here.run), mode: ["lines", picked.length > 2 ? "lines" : "lines+markers", "markers+lines"] }, layout);
   }
 
-  ask();
+  if (!/\/programs\/?$/.test(window.location.pathname)) ask();  // the page for programs shows no run
   return {
     go, mark, plotly: withPlotly, where: () => here, start, obey, opened, show, ask, hide, paint, open: acts.open, name: nameOf,
     idle: () => !here.run && here.tab === "fine",
