@@ -28,8 +28,10 @@ from lora_playground.models.catalogue import resolve
 from lora_playground.runs import Run
 from lora_playground.service import catalogue, conversation, exporting, run_options, spectra
 from lora_playground.service.events import news
+from lora_playground.service.laboratory import Laboratory
 from lora_playground.service.scoring import Scoring
 from lora_playground.service.values import number, whole, words
+from lora_playground.sweeps import Keeper
 
 Format = Literal["peft", "lora", "merged"]
 LONGEST_WAIT = 50.0
@@ -38,15 +40,17 @@ MAX_TEXT = 20_000_000
 """Characters of rows that are given as text."""
 
 
-class Operations:
+class Operations(Laboratory):
     """What a program may do.
 
     Args:
         supervisor: the queue and its runs.
         chat: the chat process's side in this process.
+        sweeps: feeds sweeps to the queue.
     """
 
-    def __init__(self, supervisor: Supervisor, chat: ChatClient) -> None:
+    def __init__(self, supervisor: Supervisor, chat: ChatClient, sweeps: Keeper | None = None) -> None:
+        self.sweeps = sweeps
         self.supervisor, self.store, self.home = supervisor, supervisor.runs, supervisor.home
         self._chat, self._scoring = chat, Scoring(supervisor.home)
         # Gradio hands out files from the system's folder for temporary ones; this one goes with the process.

@@ -26,3 +26,11 @@ def number(name: str, value: Any, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise ConfigError(name, value, f"give a number from {low:,} to {high:,}")
     return float(value)
+
+
+def listed(name: str, value: Any, *kinds: type) -> list[Any]:
+    """The list, [] for None; raises ConfigError where it is none, or holds something else than `kinds`."""
+    items = [] if value is None else value
+    if not isinstance(items, list) or any(isinstance(one, bool) or not isinstance(one, kinds) for one in items):
+        raise ConfigError(name, value, f"give a list of {'texts' if kinds == (str,) else 'numbers'}")
+    return items

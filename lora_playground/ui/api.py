@@ -19,6 +19,7 @@ from gradio.utils import get_upload_folder
 from typing_extensions import TypedDict
 
 from lora_playground.errors import ConfigError, PlaygroundError
+from lora_playground.service.laboratory import Laboratory
 from lora_playground.service.operations import Operations
 from lora_playground.service.run_options import parameters
 from lora_playground.ui.access import Access
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 
 LIGHT: dict[str, Any] = {"queue": False}
 """Endpoints that answer at once do not wait in the queue."""
-STREAMS, ONE_AT_A_TIME = ("chat",), ("export", "import_adapter", "cut")
+STREAMS, ONE_AT_A_TIME = ("chat",), ("export", "import_adapter", "cut", "merge")
 
 
 class FileMark(TypedDict):
@@ -74,8 +75,9 @@ class Endpoint:
 
 
 def endpoints() -> list[Endpoint]:
-    """All of them, in the order of `Operations`."""
-    public = [(name, value) for name, value in vars(Operations).items() if not name.startswith("_")]
+    """All of them, in the order of `Operations`, then those of the laboratory."""
+    declared = {**vars(Operations), **vars(Laboratory)}
+    public = [(name, value) for name, value in declared.items() if not name.startswith("_")]
     return [_endpoint(name, value) for name, value in public if inspect.isfunction(value)]
 
 
@@ -120,6 +122,7 @@ def register(page: gr.Blocks, operations: Operations, access: Access) -> None:
                 how = {"concurrency_limit": 1, "concurrency_id": endpoint.name}
             made = gr.api(_callable(endpoint, operations, access), api_name=endpoint.name, **how)
             for component, argument in zip(page.fns[made["id"]].inputs, endpoint.arguments):
+                component.label = argument.name
                 vars(component)["_api_info"] |= {"additional_description": argument.description, **argument.schema}
 
 

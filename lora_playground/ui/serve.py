@@ -53,7 +53,7 @@ class Server:
                 self._frame = Frame(parts, self.chat, self.identity)
                 self.page: gr.Blocks = self._frame.build()
                 self._access = Access(self.identity)
-                api.register(self.page, Operations(self.supervisor, self.chat), self._access)
+                api.register(self.page, Operations(self.supervisor, self.chat, self.sweeps), self._access)
                 self.page.queue(max_size=300, default_concurrency_limit=None)
         except BaseException:
             self.chat.close()

@@ -1,0 +1,104 @@
+"""What a program may ask of the laboratory: sweeps of many runs, and mixtures of a few. Part of `operations`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from lora_playground.analysis.merging import Recipe
+from lora_playground.errors import ConfigError, RunError
+from lora_playground.jobs.supervisor import Supervisor
+from lora_playground.lab import mixing
+from lora_playground.runs import RunStore
+from lora_playground.service import catalogue, run_options
+from lora_playground.service.spectra import updates_of
+from lora_playground.service.sweeps import report
+from lora_playground.service.values import listed, number, whole, words
+from lora_playground.sweeps import Grid, Keeper
+
+Wish = Literal["run", "pause", "stop"]
+
+
+class Laboratory:
+    """Sweeps and mixtures.
+
+    Attributes:
+        supervisor, store: the queue and its runs. sweeps: feeds sweeps to it; None where there is none.
+    """
+
+    supervisor: Supervisor
+    store: RunStore
+    sweeps: Keeper | None
+
+    def sweep(
+        self, who: str, ranks: list[int] | None = None, variants: list[str] | None = None,
+        learning_rates: list[float] | None = None, seeds: list[int] | None = None, race: bool = False, **options: Any,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Starts a sweep, a run for every combination of the lists, and returns its id at once; ask `sweep_status`.
+
+        Args:
+            ranks: ranks to compare; left out, the one of the other options.
+            variants: variants to compare, by name.
+            learning_rates: peak learning rates to compare.
+            seeds: seeds to compare.
+            race: at a quarter and at half of the steps the worse half stops.
+        """
+        if not isinstance(race, bool):
+            raise ConfigError("race", race, "give true or false")
+        keeper, base = self._keeper(), run_options.build(options)
+        grid = Grid(
+            tuple(listed("ranks", ranks, int)), tuple(listed("variants", variants, str)),
+            tuple(listed("learning_rates", learning_rates, int, float)), tuple(listed("seeds", seeds, int)),
+        )  # fmt: skip
+        return report(keeper.standing(keeper.create(grid.points(base), grid.label(base), race, who).id))
+
+    def sweep_status(self, who: str, sweep: str) -> dict[str, Any]:
+        """Tells how far a sweep is, run by run, and what it shows in words: the best run, how much rank is enough.
+
+        Args:
+            sweep: a sweep's id.
+        """
+        return report(self._keeper().standing(sweep))
+
+    def change_sweep(self, who: str, sweep: str, wish: Wish) -> dict[str, Any]:
+        """Pauses a sweep, lets it go on, or stops it for good; what is finished stays.
+
+        Args:
+            sweep: a sweep's id.
+            wish: run, pause or stop.
+        """
+        if wish not in ("run", "pause", "stop"):
+            raise ConfigError("wish", wish, "choose one of run, pause, stop")
+        keeper = self._keeper()
+        return report(keeper.read(keeper.ask(sweep, wish, who)))
+
+    def merge(
+        self, who: str, runs: list[str], weights: list[float] | None = None, method: str = "sum", density: float = 0.5,
+        rank: int | None = None, seed: int = 0, title: str = "",
+    ) -> dict[str, Any]:  # fmt: skip
+        """Mixes 2 to 4 finished runs of one base into a new run, saved as a plain LoRA, and tells its norms.
+
+        Args:
+            runs: ids of the runs.
+            weights: one for each, from -2 to 2; left out, 1 each.
+            method: how they are mixed: sum, mean, svd, linear, ties, dare and others.
+            density: share of the entries that ties and dare keep.
+            rank: of the mixture, for svd.
+            seed: of what dare drops.
+            title: the new run's name; '' tells what was mixed.
+        """
+        names = listed("runs", runs, str)
+        shares = listed("weights", weights, int, float) or [1.0] * len(names)
+        if len(shares) != len(names):
+            raise ConfigError("weights", weights, "give one for each run")
+        kept = None if rank is None else whole("rank", rank, 1, 4096)
+        drawn = whole("seed", seed, 0, 2**31 - 1)
+        recipe = Recipe(words("method", method, 40), number("density", density, 0, 1), kept, drawn)
+        chosen = mixing.mixed(self.store, names, shares, recipe)
+        saved = mixing.save(self.store, chosen, words("title", title, 80))
+        made = mixing.numbers(chosen, updates_of(saved), chosen.adapters())
+        return {"run": saved.id, "label": saved.label, "mixture": made} | catalogue.run_row(saved, saved.state())
+
+    def _keeper(self) -> Keeper:
+        if self.sweeps is None:
+            raise RunError("There are no sweeps here; ask a server.")
+        return self.sweeps
