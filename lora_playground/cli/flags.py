@@ -93,9 +93,11 @@ def build_config(given: argparse.Namespace) -> RunConfig:
             raise ConfigError("--config", given.config, f"it must be a readable JSON file ({error})") from error
         data = RunConfig.parse_json(text).model_dump(exclude_unset=True)
     chosen = get_variant(given.variant or data.get("variant", {}).get("name", "lora"))
-    known = {option.path: option for option in [*options(RunConfig), *options(chosen.config, "variant.")]}
+    of_variants = [option for variant in VARIANTS.values() for option in options(variant.config, "variant.")]
+    listed = [*of_variants, *options(RunConfig), *options(chosen.config, "variant.")]
+    known = {option.path: option for option in listed}
     flags = {path: text for path, text in vars(given).items() if "." in path or path == "title"}
-    values = {path: _value(known[path], text) if path in known else text for path, text in flags.items()}
+    values = {path: _value(known[path], text) for path, text in flags.items()}
     if source := values.get("model.source", data.get("model", {}).get("source")):
         values["model.source"] = absolute(str(source))
     return assemble(data, given.variant, values, given.preset)

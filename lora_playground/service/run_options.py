@@ -47,7 +47,8 @@ def parameters() -> list[Parameter]:
         Parameter("variant", str, "How the update is written; list_variants tells them. [default lora]"),
     ]  # fmt: skip
     found += [_parameter(option) for option in options(RunConfig)]
-    shared = {option.path: option for variant in VARIANTS.values() for option in options(variant.config, "variant.")}
+    several = reversed(VARIANTS.values())  # where methods word an option differently, the first one's words count
+    shared = {option.path: option for variant in several for option in options(variant.config, "variant.")}
     found += [_parameter(shared[f"variant.{name}"], " (of variants that have it)", default=False) for name in COMMON]
     return [
         *found,
