@@ -1,0 +1,232 @@
+"""The main path by programs alone, against a real server: by Gradio's client, and by a real MCP client over HTTP."""
+
+import asyncio
+import io
+import json
+import zipfile
+
+import httpx
+import pytest
+from checkpoints import make_checkpoint
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+from lora_playground.errors import PlaygroundError
+from lora_playground.service import run_options
+from lora_playground.ui.serve import Server
+from tests.waiting import PATIENCE
+
+TOKEN = "a token for the tests"
+HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+SHORT = {"dataset": "sentiment", "rank": 4, "batch_tokens": 256, "train_rows": 40, "seed": 1}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """(server, its address, folder of a tiny Llama checkpoint)."""
+    folder = tmp_path_factory.mktemp("programs")
+    make_checkpoint(folder / "model", "llama")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LORA_PLAYGROUND_TOKEN", TOKEN)
+        server = Server(folder / "home", slots=1)
+    _, url, _ = server.launch("127.0.0.1", None, mcp=True, quiet=True)
+    yield server, url, str(folder / "model")
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def client(place):
+    return Client(place[1], headers=HEADERS, verbose=False)
+
+
+def ask(client: Client, name: str, *given, **named):
+    return client.predict(*given, api_name=f"/{name}", **named)
+
+
+def refused(client: Client, name: str, *given, **named) -> str:
+    with pytest.raises(AppError) as failure:
+        ask(client, name, *given, **named)
+    return str(failure.value)
+
+
+def ended(client: Client, run: str) -> dict:
+    """The status of a run at its end."""
+    for _ in range(int(PATIENCE / 40) + 1):
+        status = ask(client, "status", run, wait=40, until="end")
+        if status["ended"]:
+            return status
+    raise AssertionError(f"{run} has not ended: {status}")
+
+
+@pytest.fixture(scope="module")
+def trained(client, place):
+    """A finished run's id."""
+    run = ask(client, "train", model=place[2], steps=6, title="by a program", **SHORT)["run"]
+    assert ended(client, run)["state"] == "done"
+    return run
+
+
+def test_a_program_finds_its_way_and_brings_its_own_data(client, place, tmp_path):
+    assert ask(client, "list_models")[0]["source"] == "embedded"
+    shapes = ask(client, "get_model", place[2])["modules"]
+    assert len(shapes) > 4 and all(len(shape) == 3 for shape in shapes)
+    assert {"lora", "dora"} <= {one["name"] for one in ask(client, "list_variants")}
+    assert {one["name"] for one in ask(client, "get_variant", "lora")["options"]} >= {"rank", "alpha"}
+    assert "pirate" in {one["name"] for one in ask(client, "list_datasets")}
+    assert len(ask(client, "get_dataset", "pirate", 2)["rows"]["test"]) == 2
+    rows = "".join(json.dumps({"prompt": f"What is {n}?", "completion": f"It is {n}."}) + "\n" for n in range(40))
+    (tmp_path / "mine.jsonl").write_text(rows)
+    by_file = ask(client, "upload_dataset", file=handle_file(tmp_path / "mine.jsonl"))
+    by_text = ask(client, "upload_dataset", text=rows)
+    assert by_file["dataset"] == by_text["dataset"] and by_file["train"] + by_file["test"] < 40
+    cost = ask(client, "estimate", model=place[2], dataset=by_file["dataset"], rank=4)
+    assert cost["trainable"] > 0 and cost["least"] <= cost["total"]
+
+
+def test_the_main_path_by_gradios_client_alone(client, place, trained, tmp_path):
+    status = ask(client, "status", trained)
+    kinds = [event["type"] for event in status["events"]]
+    assert "plan" in kinds and "loss" in kinds and status["step"] == status["steps"] == 6
+    assert ask(client, "status", trained, since=status["version"])["events"] == []
+    assert {event["type"] for event in ask(client, "status", trained, types=["loss"])["events"]} == {"loss"}
+    record = ask(client, "get_run", trained)
+    assert record["config"]["variant"]["rank"] == 4 and record["result"]["score"]["n"] > 0
+    assert ask(client, "list_runs")[0]["run"] == trained
+    scored = ask(client, "evaluate", trained, rows=4, wait=50)
+    while scored["state"] == "running":
+        scored = ask(client, "evaluate", trained, rows=4, wait=50)
+    assert scored["rows"] == 4 and scored["low"] <= scored["adapted"] <= scored["high"]
+
+    modules = ask(client, "spectra", trained)["modules"]
+    assert modules and all(len(one["singular_values"]) <= 4 for one in modules)
+    assert Image.open(ask(client, "spectrum_picture", trained)).size == (900, 520)
+
+    answers = list(client.submit("Hello", runs=[trained], max_new_tokens=8, strength=0.0, api_name="/chat"))
+    assert answers[-1]["done"] and answers[-1]["base"] == answers[-1]["adapted"][trained] != ""
+    assert all(answers[-1]["base"].startswith(one["base"]) for one in answers)
+
+    part = ask(client, "cut", trained, k=1)["run"]
+    assert all(len(one["singular_values"]) == 1 for one in ask(client, "spectra", part)["modules"])
+    mixture = ask(client, "merge", [trained, part], weights=[1.0, -1.0])
+    assert mixture["mixture"]["norms"][1] < mixture["mixture"]["norms"][0] and mixture["state"] == "done"
+    packed = ask(client, "export", trained, "peft")
+    assert any(name.endswith("adapter_model.safetensors") for name in zipfile.ZipFile(packed).namelist())
+    brought = ask(client, "import_adapter", file=handle_file(packed), base=place[2], title="back again")
+    assert brought["label"] == "back again"
+    theirs = ask(client, "spectra", brought["run"])["modules"]
+    by_name = {one["name"]: one["singular_values"] for one in modules}
+    assert all(one["singular_values"] == pytest.approx(by_name[one["name"]], rel=1e-4) for one in theirs)
+    assert ask(client, "delete", part)["deleted"] and part not in {one["run"] for one in ask(client, "list_runs")}
+
+
+def test_a_run_is_stopped_and_goes_on_and_a_sweep_is_asked_after(client, place):
+    run = ask(client, "train", model=place[2], steps=100_000, fresh=True, **SHORT)["run"]
+    assert ask(client, "status", run, wait=50, types=["loss"])["state"] != "done"
+    ask(client, "stop", run)
+    stopped = ended(client, run)
+    assert stopped["state"] == "cancelled" and stopped["resumable"]
+    assert "stop it first" in refused(client, "delete", ask(client, "resume", run)["run"])
+    ask(client, "stop", run)
+    ended(client, run)
+    ask(client, "delete", run)
+    sweep = ask(client, "sweep", ranks=[1, 2], model=place[2], steps=2, **{**SHORT, "rank": None})
+    assert len(sweep["runs"]) == 2
+    assert ask(client, "change_sweep", sweep["sweep"], "stop")["label"] == sweep["label"]
+    assert ask(client, "sweep_status", sweep["sweep"])["sweep"] == sweep["sweep"]
+
+
+@pytest.mark.parametrize("run", ["../..", "../../etc/passwd", "nonesuch", "", 5, [1], {"a": 1}, "a\0b", "a" * 65])
+def test_an_id_that_is_none_is_refused_in_the_same_words_everywhere(client, place, run):
+    with pytest.raises(PlaygroundError) as failure:
+        place[0].supervisor.runs.get(run)
+    for name in ("get_run", "status", "stop", "resume", "delete", "spectra", "evaluate", "spectrum_picture", "export"):
+        assert refused(client, name, run) == str(failure.value), name
+    assert refused(client, "chat", "Hello", runs=[run]) == str(failure.value)
+
+
+def test_bad_values_are_refused_in_the_schemas_words(client, place, trained):
+    for given in ({"rank": 0}, {"rank": "x"}, {"steps": 2.5}, {"variant": "nonesuch"}, {"variant": 5},
+                  {"config": [1]}, {"schedule": "zig"}, {"variant_options": {"bad": 1}}):  # fmt: skip
+        with pytest.raises(PlaygroundError) as failure:
+            run_options.build(given)
+        assert refused(client, "train", **given) == refused(client, "estimate", **given) == str(failure.value)
+    assert "choose one of" in refused(client, "train", dataset="../../etc")
+    for name, given in (
+        ("status", {"run": trained, "since": -1}), ("status", {"run": trained, "wait": 51}),
+        ("status", {"run": trained, "types": "loss"}), ("evaluate", {"run": trained, "rows": True}),
+        ("cut", {"run": trained, "k": -1}), ("cut", {"run": trained, "mode": "some"}),
+        ("export", {"run": trained, "format": "zip"}), ("spectrum_picture", {"run": trained, "module": "none"}),
+        ("chat", {"prompt": "Hi", "temperature": 9.0}), ("chat", {"prompt": "Hi", "history": "x"}),
+        ("chat", {"prompt": "Hi", "keep": -2, "runs": [trained]}), ("chat", {"prompt": 7}),
+        ("upload_dataset", {"text": "a,b", "hub": "x/y"}), ("upload_dataset", {"text": 5}),
+        ("upload_dataset", {"text": "{}", "columns": {"prompt": 5}}), ("list_runs", {"limit": 0}),
+        ("get_dataset", {"name": ["pirate"]}), ("get_model", {"source": 3}), ("get_variant", {"name": {}}),
+        ("merge", {"runs": [trained]}), ("merge", {"runs": "x"}), ("sweep_status", {"sweep": "../x"}),
+        ("sweep", {"ranks": ["1"]}), ("import_adapter", {"hub": "../../etc"}),
+    ):  # fmt: skip
+        said = refused(client, name, **given)
+        assert "went wrong" not in said and said.endswith((".", "'.")) and len(said) > 20, (name, given, said)
+
+
+def test_only_files_that_were_sent_are_read(place, client):
+    for path in ("/etc/passwd", str(place[0].home / "visitors.secret")):
+        for given in ({"path": path}, {"path": path, "meta": {"_type": "gradio.FileData"}}):
+            data = [given, "", "rows.jsonl", "", "train", None, None, 0]
+            body = {"data": data}
+            posted = httpx.post(f"{place[1]}gradio_api/call/upload_dataset", json=body, headers=HEADERS)
+            event = posted.json()["event_id"]
+            said = httpx.get(f"{place[1]}gradio_api/call/upload_dataset/{event}", headers=HEADERS, timeout=60).text
+            assert "event: error" in said and "root:" not in said
+
+
+def test_strangers_are_refused_with_a_sentence(place):
+    for headers in ({}, {"Authorization": "Bearer wrong"}):
+        said = refused(Client(place[1], headers=headers, verbose=False), "list_runs")
+        assert "token" in said and TOKEN not in said
+        assert httpx.post(f"{place[1]}gradio_api/mcp/", headers=headers).status_code == 401
+
+
+def test_the_main_path_by_mcp_alone(place):
+    asyncio.run(_by_mcp(place[1], place[2]))
+
+
+async def _by_mcp(url: str, model: str) -> None:
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamablehttp_client
+
+    async with streamablehttp_client(f"{url}gradio_api/mcp/", headers=HEADERS) as (reads, writes, _):
+        async with ClientSession(reads, writes) as session:
+            await session.initialize()
+            tools = {tool.name: tool for tool in (await session.list_tools()).tools}
+            assert {"train", "status", "chat", "spectrum_picture", "sweep", "merge"} <= set(tools)
+            schema = tools["train"].inputSchema["properties"]["steps"]
+            assert schema["minimum"] == 1 and "Optimiser steps" in schema["description"]
+            assert "additional_description" not in json.dumps(tools["train"].inputSchema)
+
+            async def call(tool: str, **given):
+                result = await session.call_tool(tool, given)
+                assert not result.isError, result.content[0].text
+                return result.content
+
+            async def told(tool: str, **given):
+                return json.loads((await call(tool, **given))[0].text)
+
+            run = (await told("train", model=model, steps=20, fresh=True, **SHORT))["run"]
+            while not (await told("status", run=run, wait=40, until="end", types=["message"]))["ended"]:
+                pass
+            assert (await told("get_run", run=run))["state"] == "done"
+            answers = await told("chat", prompt="Hello", runs=[run], max_new_tokens=8)
+            assert answers["done"] and answers["base"] and set(answers["adapted"]) == {run}
+            image = (await call("spectrum_picture", run=run))[0]
+            assert image.type == "image" and image.mimeType == "image/png"
+            import base64
+
+            assert Image.open(io.BytesIO(base64.b64decode(image.data))).size == (900, 520)
+            for given in ({"rank": "x"}, {"rank": 0}, {"variant": 5}):
+                with pytest.raises(PlaygroundError) as failure:
+                    run_options.build(given)
+                result = await session.call_tool("train", given)
+                assert result.isError and result.content[0].text == str(failure.value)
+            missing = await session.call_tool("get_run", {"run": "../.."})
+            assert missing.isError and "is not a run's id" in missing.content[0].text
