@@ -174,7 +174,7 @@ def chat(prompt: str, *runs: NotebookRun | str, home: Home = None, **settings: A
     """
     found = [_found(run, home) for run in runs]
     for run in found:
-        spectra_of.updates_there(run)
+        run.require_update()
     place = found[0].folder.parent.parent if found else Path(home).expanduser() if home else default_home()
     given = {"history": None, "system": "", "model": None} | settings
     request = conversation.request(prompt, [run.id for run in found], who="", **given)

@@ -285,7 +285,7 @@ class Operations(Laboratory):
         if not isinstance(names, list):
             raise ConfigError("runs", runs, "give a list of ids of runs")
         for identity in names:
-            spectra.updates_there(self.store.get(identity))
+            self.store.get(identity).require_update()
         if model is not None:
             resolve(words("model", model, 400), local=True)
         request = conversation.request(

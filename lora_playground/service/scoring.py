@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lora_playground.errors import JobError, RunError
+from lora_playground.errors import JobError
 from lora_playground.runs import Run
 from lora_playground.service.commands import run_command
 
@@ -39,8 +39,7 @@ class Scoring:
         """
         key = run.id, rows
         if key not in self._tasks:
-            if not run.update_path.is_file():
-                raise RunError(f"Run {run.id} has no saved update; it is {run.state()}. Train it to the end first.")
+            run.require_update()
             if who and any(owner == who and not task.done() for owner, task in self._tasks.values()):
                 raise JobError("Another run of yours is being scored; wait for its end, then ask again.")
             ended = [one for one, (_, task) in self._tasks.items() if task.done()]

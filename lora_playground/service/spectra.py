@@ -6,7 +6,6 @@ It reads run folders with NumPy alone.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from lora_playground.analysis.spectra import effective_rank, spectra, stable_rank
