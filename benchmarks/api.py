@@ -4,9 +4,9 @@
 
 A real server on a home of its own is asked by Gradio's client, one call after another, in milliseconds: p50 and p95.
 Runs of the embedded model by `train` and `status` and by `python -m lora_playground train` take turns, so that both
-meet the same machine; `more` is the median of their differences in seconds, from the call to the result, negative
-where the endpoint is the faster: its server keeps a worker ready, while the command imports torch each time. `overhead` is
-what the endpoint adds to the queue itself: until the run is queued, and from its result until it is told.
+meet the same machine; `more` is the median of their differences in seconds, from the call to the result. It is negative
+where the endpoint is the faster: its server keeps a worker ready, while the command imports torch each time. `overhead`
+is what the endpoint adds to the queue itself: until the run is queued, and from its result until it is told.
 """
 
 from __future__ import annotations
