@@ -46,7 +46,7 @@ lp.lesson = (() => {
     const waits = view.kind === "run" ? view.states.some((one) => !["new", "done"].includes(one.state)) && !view.done
       : view.kind === "measure" ? Boolean(view.waiting) && !view.done : view.kind === "reveal" ? Boolean(view.waiting) && !view.own
       : view.kind === "modify" ? !view.done && view.did === "run" : false;
-    if (waits || problem) timer = setTimeout(() => tell({ do: "view" }), problem ? 2 * POLL : POLL);
+    if (waits || problem) timer = setTimeout(() => tell({ do: "view", step: view.step }), problem ? 2 * POLL : POLL);
   }
   document.addEventListener("visibilitychange", again);
 

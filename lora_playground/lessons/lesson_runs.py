@@ -44,7 +44,8 @@ class LessonRuns:
         if part.hidden:
             # One for all visitors, under a name that tells nothing; it belongs to nobody.
             nonce = f"lesson {digest(lesson, key)} {tries}"
-            job = self._supervisor.submit(part.run_config(), "", nonce)
+            unseen = part.run_config().model_copy(update={"title": f"behind {part.title}"})
+            job = self._supervisor.submit(unseen, "", nonce)
             self._store.get(job.id).hide()
         else:
             nonce = f"lesson {lesson.name} {key} {digest(lesson, key)} {tries}"

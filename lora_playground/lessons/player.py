@@ -236,7 +236,8 @@ class Player:
         """Locks a prediction, and returns the step as it is then. Raises LessonError."""
         lesson = get_lesson(name, self.home)
         self._change(visitor, name, lambda attempt: progress.answer(lesson, attempt, ask, value, self._clock(), again))
-        return self.view(visitor, name)
+        # An answer that a teacher asks for again does not move the person.
+        return self.view(visitor, name, None if again else lesson.steps.index(lesson.asked(ask)))
 
     def start(self, visitor: str, name: str, step: int) -> View:
         """Starts the runs of a step that are not there yet. Raises LessonError, ConfigError, JobError."""
@@ -263,7 +264,7 @@ class Player:
         asked = lesson.steps[step] if 0 <= step < len(lesson.steps) else None
         if _is_done_by(asked, act, keep):
             self._change(visitor, name, lambda attempt: progress.complete(attempt, step, self._clock()))
-        return self.view(visitor, name)
+        return self.view(visitor, name, step)
 
     def over(self, visitor: str, name: str) -> View:
         """Starts a lesson over: predictions and progress go, runs that were made are there at once when asked for."""
