@@ -31,10 +31,10 @@ _LEARNED = ("weight", "train", "training")
 _RATED = ("rating", "label", "score", "feedback", "thumbs")
 _BAD = frozenset(
     "false 0 0.0 -1 bad no down thumbs_down dislike reject rejected undesirable negative low poor wrong incorrect "
-    "invalid".split()
+    "invalid 👎".split()
 )
 _GOOD = frozenset(
-    "true 1 1.0 +1 good yes up thumbs_up like accept accepted desirable positive high right correct valid".split()
+    "true 1 1.0 +1 good yes up thumbs_up like accept accepted desirable positive high right correct valid 👍".split()
 )
 _MEDIA = ("image", "video", "audio")
 _TRANSCRIPT = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \n]?")
@@ -237,6 +237,8 @@ class Chats:
             parts = ((self.roles["text"], text), (self.roles["input"], self._text(record, "input")))
             text = "\n".join(f"{name}: {part}" for name, part in parts)
         answer = text_of(label, column).strip()
+        if answer in ("NaN", "nan", "<NA>", "NULL"):
+            raise RowError(f"{column[:40]!r} is {answer}: the row has no label. Fill it in, or leave the row out.")
         messages = [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
         return {"messages": messages}
 

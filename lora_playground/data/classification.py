@@ -6,6 +6,7 @@ A row of a classification has `meta = {"answer": label, "label": label}`. It kno
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ from lora_playground.data.catalogue import Row
 METRIC = "label"
 MOST_LABELS = 200
 LONGEST_LABEL = 80
+_WHOLE = re.compile(r"-?\d+\.0")
 _LISTED = 400
 """Characters of labels that an instruction lists."""
 
@@ -31,6 +33,9 @@ def classify(rows: Sequence[Row], column: str, names: Sequence[str] = ()) -> lis
         answer = row["messages"][-1]
         if names and answer["content"].isdigit() and int(answer["content"]) < len(names):
             answer["content"] = names[int(answer["content"])]
+    if all(_WHOLE.fullmatch(row["messages"][-1]["content"]) for row in rows):
+        for row in rows:  # whole numbers that a table with gaps has made fractions of
+            row["messages"][-1]["content"] = row["messages"][-1]["content"].removesuffix(".0")
     spelt = Counter(row["messages"][-1]["content"] for row in rows)
     usual = {label.casefold(): label for label, _ in reversed(spelt.most_common())}
     for row in rows:
@@ -43,6 +48,8 @@ def classify(rows: Sequence[Row], column: str, names: Sequence[str] = ()) -> lis
     asked = f"Classify the text. Answer with one of these labels alone: {listed}."
     shares = ", ".join(f"{label} ({counts[label]})" for label in labels)
     notes = [f"A classification: {column} has the labels {shares}."]
+    if len(labels) == 1:
+        notes.append("There is only one label, so there is nothing to tell apart.")
     if len(spelt) > len(labels):
         notes.append("Labels that differ in capitals alone are taken for one.")
     if len(listed) > _LISTED:

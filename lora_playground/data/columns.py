@@ -51,11 +51,12 @@ _LAYOUTS: tuple[tuple[str, dict[str, tuple[str, ...]]], ...] = (
         {
             "text": (
                 "text", "sentence", "review", "content", "comment", "tweet", "headline", "utterance", "message", "post",
-                "document", "description", "body", "title", "abstract", "question", "query", "input", "prompt",
+                "document", "description", "body", "title", "abstract", "email", "review_body", "review_text",
+                "question", "query", "input", "prompt",
             ),
             "label": (
                 "label", "labels", "class", "category", "sentiment", "topic", "intent", "emotion", "target", "genre",
-                "tag", "polarity", "rating", "stars",
+                "tag", "polarity", "rating", "stars", "spam", "toxic", "star_rating",
             ),
         },
     ),
@@ -66,7 +67,7 @@ _SECOND = {
 }  # fmt: skip
 """The second of two texts that a label is about, by the first."""
 _BESIDE: dict[str, tuple[str, ...]] = {
-    "system": ("system", "system_prompt", "system_message", "system_instruction", "systeminstruction"),
+    "system": ("system", "system_prompt", "system_message", "system_instruction", "systeminstruction", "persona"),
     "history": ("history",),
     "context": (
         "context", "passage", "schema", "document", "article", "paragraph", "background", "evidence", "knowledge",
@@ -126,6 +127,8 @@ def find_layout(columns: Sequence[str], mapping: Mapping[str, str] | None, name:
     lower = {_plain(column): column for column in reversed(columns)}
     for kind, wanted in _LAYOUTS:
         roles = _roles(wanted, lower)
+        if kind == CLASSIFICATION and roles["text"] and not roles["label"]:
+            roles["label"] = next((column for name, column in lower.items() if name.startswith(("is_", "has_"))), "")
         if not all(roles.values()):
             continue
         if kind == "pair/label":

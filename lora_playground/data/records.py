@@ -197,6 +197,10 @@ def _txt(text: str) -> Iterator[tuple[int, Record]]:
             start, lines = 0, []
 
 
+_RULE, _SEPARATOR = re.compile(r"[\s:]*-{3}[-\s:]*"), re.compile(r"sep=.?")
+"""The line below the header of a table in Markdown, and the first line of some tables for Excel."""
+
+
 def _table(text: str, name: str, delimiter: str | None) -> Iterator[tuple[int, Record]]:
     csv.field_size_limit(MAX_LINE)
     delimiter = delimiter or _delimiter(text)
@@ -214,7 +218,9 @@ def _table(text: str, name: str, delimiter: str | None) -> Iterator[tuple[int, R
                 raise DataError(f"{name}, line {line}: {problem}") from None
             yield line, RowError(problem)
             continue
-        if not any(cell.strip() for cell in cells):
+        if not any(cell.strip() for cell in cells) or (header and _RULE.fullmatch("".join(cells))):
+            continue
+        if header is None and _SEPARATOR.fullmatch("".join(cells)):  # how Excel is told what parts the cells
             continue
         if header is None:
             header = _header(cells, name, line)
@@ -256,7 +262,8 @@ def _header(cells: list[str], name: str, line: int) -> list[str]:
 def _delimiter(text: str) -> str:
     """The delimiter that cuts the header into known columns, else into most columns."""
     best, score = ",", (-1, -1)
-    first = text.lstrip("\n\r").split("\n", 1)[0]
+    lines = [line for line in text.split("\n", 3) if line.strip() and not line.startswith("sep=")]
+    first = lines[0] if lines else ""
     for candidate in ",;\t|":
         try:
             cells = next(csv.reader([first], delimiter=candidate), [])

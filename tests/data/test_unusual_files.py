@@ -102,3 +102,19 @@ def test_what_needs_a_picture_or_several_labels_is_refused() -> None:
     assert several.bad == 1 and "holds 2 labels" in several.problems[0].text
     code = read({"text": "Add two numbers.", "code": "a + b"})
     assert said(code) == [("u", "Add two numbers."), ("a", "a + b")]
+
+
+def test_labels_of_other_kinds() -> None:
+    told = read_bytes(b"text,is_spam\nwin,True\nhi,False\nyo,False\n", "a.csv")
+    assert told.layout.classifies and said(told)[-1] == ("a", "True")
+    floats = read_bytes(b"text,label\na,1.0\nb,0.0\nc,1.0\nd,nan\n", "a.csv")
+    assert [said(floats, row)[-1][1] for row in range(3)] == ["1", "0", "1"]
+    assert floats.bad == 1 and "has no label" in floats.problems[0].text
+    assert any("only one label" in note for note in read_bytes(b"text,label\na,x\nb,x\n", "a.csv").notes)
+
+
+def test_tables_as_other_programs_write_them() -> None:
+    table = "| question | answer |\n|:---|---:|\n| Hi? | Hello. |\n| Bye? | Bye. |\n"
+    for name, text in (("a.txt", table), ("a.csv", "sep=;\nquestion;answer\nHi?;Hello.\nBye?;Bye.\n")):
+        reading = read_bytes(text.encode(), name)
+        assert [turn[1].strip() for turn in said(reading)] == ["Hi?", "Hello."] and len(reading.rows) == 2
