@@ -32,7 +32,8 @@ def house(tmp_path: Path):
         trainer.attended = False
         sweep = keeper.create(grid.points(base), grid.label(base), owner=identity.read(cookie) or "")
         keeper.start()
-        wait_until(lambda: len(trainer.started) == 1)
+        # One runs and two wait; nothing moves until the trainer is attended.
+        wait_until(lambda: len(trainer.started) == 1 and len(keeper.store.get(sweep.id).runs) == 3)
         client = TestClient(Starlette(routes=SweepRoutes(keeper, identity).routes()))
 
         def ask(mine: bool = True, version: str = "", id: str = sweep.id) -> dict:
@@ -45,7 +46,6 @@ def house(tmp_path: Path):
 
 def test_the_list_has_one_entry_for_the_sweep_and_none_for_its_runs(house) -> None:
     alone = house.supervisor.submit(RunConfig.parse({"title": "alone"}), owner="ann")
-    wait_until(lambda: len(house.keeper.store.get(house.sweep.id).runs) >= 2)
     listed = RunListCache(house.supervisor.runs, house.supervisor, house.keeper).read(fresh=True)
     assert {entry.id for entry in listed.entries} == {house.sweep.id, alone.id} and listed.total == 2
     entry = next(entry for entry in listed.entries if entry.sweep)
@@ -57,7 +57,7 @@ def test_the_list_has_one_entry_for_the_sweep_and_none_for_its_runs(house) -> No
     assert "3/3 runs" in sidebar.line(next(entry for entry in listed.entries if entry.sweep))
 
 
-def test_a_page_gets_a_version_once_and_only_its_owner_gets_the_buttons_work(house) -> None:
+def test_a_page_gets_a_version_once_and_only_its_owner_may_press(house) -> None:
     first = house.ask()
     assert first["mine"] and first["busy"] and set(first["pictures"]) == {"fan", "score", "capacity", "utilisation"}
     assert "0</b> of 3 done" in first["html"] and 'data-ask="pause"' in first["html"]
