@@ -16,7 +16,7 @@ from lora_playground.errors import PlaygroundError, RunError
 from lora_playground.jobs.supervisor import Supervisor
 from lora_playground.sweeps import race
 from lora_playground.sweeps.grid import Point
-from lora_playground.sweeps.standing import Member, Standing, read_standing, told_out
+from lora_playground.sweeps.standing import Member, Results, Standing, read_standing, told_out
 from lora_playground.sweeps.store import Sweep, SweepStore, Wish, config_of
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class Keeper:
         self._seen: dict[str, float] = {}
         self._saved: dict[str, float] = {}
         self._active: dict[str, float] = {}
+        self._results = Results()
         self._thread: threading.Thread | None = None
 
     # --- asked by people ------------------------------------------------------------------------------------------
@@ -76,7 +77,7 @@ class Keeper:
 
     def read(self, sweep: Sweep) -> Standing:
         """As `standing`, of one that is at hand."""
-        return read_standing(sweep, self.supervisor.runs, self.supervisor.job)
+        return read_standing(sweep, self.supervisor.runs, self.supervisor.job, self._results)
 
     # --- life -----------------------------------------------------------------------------------------------------
 

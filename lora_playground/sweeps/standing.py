@@ -9,7 +9,7 @@ from typing import Any
 
 from lora_playground.errors import PlaygroundError
 from lora_playground.jobs.job import Job
-from lora_playground.runs import RunStore
+from lora_playground.runs import Run, RunStore
 from lora_playground.runs.history import RunProgress
 from lora_playground.sweeps import race
 from lora_playground.sweeps.store import Entry, Sweep
@@ -119,16 +119,39 @@ class Standing:
         return sum(member.state in states for member in self.members)
 
 
-def read_standing(sweep: Sweep, runs: RunStore, job: Callable[[str], Job]) -> Standing:
+class Results:
+    """What the result files of runs hold, each read again only when it has changed. Safe for many threads."""
+
+    def __init__(self) -> None:
+        self._read: dict[str, tuple[int, dict[str, Any] | None]] = {}
+
+    def of(self, run: Run) -> dict[str, Any] | None:
+        """What `result.json` holds, None while there is none."""
+        try:
+            stamp = run.result_path.stat().st_mtime_ns
+        except OSError:
+            return None
+        known = self._read.get(run.id)
+        if known is None or known[0] != stamp:
+            known = self._read[run.id] = (stamp, run.result())
+        return known[1]
+
+
+def read_standing(sweep: Sweep, runs: RunStore, job: Callable[[str], Job], results: Results | None = None) -> Standing:
     """A sweep as it stands.
 
     Args:
-        job: the queue's word on a run, such as `Supervisor.job`.
+        job: the queue's word on a run, such as `Supervisor.job`. results: kept by who reads it often.
     """
-    return Standing(sweep, [_member(number, entry, sweep, runs, job) for number, entry in enumerate(sweep.entries)])
+    kept = results or Results()
+    return Standing(
+        sweep, [_member(number, entry, sweep, runs, job, kept) for number, entry in enumerate(sweep.entries)]
+    )
 
 
-def _member(number: int, entry: Entry, sweep: Sweep, runs: RunStore, job: Callable[[str], Job]) -> Member:
+def _member(
+    number: int, entry: Entry, sweep: Sweep, runs: RunStore, job: Callable[[str], Job], results: Results
+) -> Member:
     if not entry.run:
         return Member(number, entry, "stopped" if sweep.wish == "stop" or entry.gone else "planned", 0, sweep.steps)
     try:
@@ -138,7 +161,7 @@ def _member(number: int, entry: Entry, sweep: Sweep, runs: RunStore, job: Callab
     progress = runs.progress(run)
     state, why = _state(entry, found)
     steps = progress.planned or sweep.steps
-    result = run.result() if state == "done" else None
+    result = results.of(run) if state == "done" else None
     return Member(number, entry, state, progress.step, steps, progress, result, why)
 
 
