@@ -11,7 +11,7 @@ lp.sweep = (() => {
   const shown = () => { const node = place(); return !!node && node.offsetParent !== null && !document.hidden; };
 
   function open(wanted) {
-    if (wanted !== id) { id = wanted; told = null; version = ""; }
+    if (wanted && wanted !== id) { id = wanted; told = null; version = ""; } // without one the last stays
     lp.url({ sweep: id });
     lp.live.go({ tab: "lab" });
     const section = [...document.querySelectorAll('#lp-lab-tabs [role="tab"]')].find((tab) => tab.textContent.trim() === "Sweep");

@@ -45,7 +45,7 @@ def gap(first: Mapping[str, Any] | None, second: Mapping[str, Any] | None, same_
     Row by row where both tell each row's score; else Newcombe's interval from the two of Wilson (Statistics in Medicine
     17, 1998, method 10), which is wider than need be for the same rows.
     """
-    if not first or not second:
+    if not first or not second or not first.get("n") or not second.get("n"):
         return None
     a, b = float(first["adapted"]), float(second["adapted"])
     each, other = first.get("each"), second.get("each")

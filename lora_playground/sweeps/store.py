@@ -126,14 +126,6 @@ class SweepStore:
             return []
         return [sweep for name in names if name.endswith(".json") and (sweep := self._known(name[:-5])) is not None]
 
-    def of_run(self, run: str) -> Sweep | None:
-        """The sweep that a run belongs to."""
-        return next((sweep for sweep in self.list() if run in sweep.runs), None)
-
-    def delete(self, id: str) -> None:
-        """Forgets a sweep; its runs stay."""
-        self._path(id).unlink(missing_ok=True)
-
     def _known(self, id: str) -> Sweep | None:
         """As `get`, read again only when the file has changed."""
         try:

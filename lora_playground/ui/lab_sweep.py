@@ -81,7 +81,7 @@ class SweepForm:
 
     def points(self, given: Mapping[Any, Any]) -> tuple[RunConfig, Grid, list[Point]]:
         """The runs that are asked for. Raises ConfigError."""
-        base = self._steps.config(given)
+        base = _named_after_its_data(self._steps.config(given))
         first = base.training.seed
         grid = Grid(
             tuple(sorted(int(rank) for rank in given[self.ranks] or ())),
@@ -129,6 +129,13 @@ class SweepForm:
         except PlaygroundError as failure:
             return cards.error(str(failure))
         return ""
+
+
+def _named_after_its_data(base: RunConfig) -> RunConfig:
+    """The config without what its title says of method and rank, which each run of the sweep says of itself."""
+    rank = getattr(base.variant, "rank", None)
+    method = f" · {base.variant.name}" + (f" r{rank}" if rank else "")
+    return base.model_copy(update={"title": base.title.removesuffix(method)})
 
 
 def _rates(text: str | None) -> tuple[float, ...]:

@@ -331,7 +331,7 @@ def test_loss_and_score_over_k_are_measured(spectrum, server, runs):
     until(page, lambda: "untouched adapter" in words(page, "energy"), "all directions")
 
 
-def test_compare_sorts_and_ticks(spectrum, runs):
+def test_compare_sorts_and_ticks(spectrum, runs, server):
     page = spectrum
     page.get_by_role("tab", name="Compare").click()
     table, by_rank = page.locator("#lp-compare-table tbody tr"), page.locator('#lp-compare-table [data-id="rank"]')
@@ -354,6 +354,14 @@ def test_compare_sorts_and_ticks(spectrum, runs):
     assert "large" in page.locator("#lp-compare-gain-words").inner_text()
     points_in = "document.querySelector('#lp-compare-gain .js-plotly-plot').data.map((trace) => trace.marker?.color)"
     assert set(page.evaluate(points_in)) >= {run_colour(0), run_colour(1)}, "a run has one colour everywhere"
+    two = page.locator("#lp-compare-two")
+    until(page, lambda: "cosine of" in two.inner_text(), "two runs in words")
+    first, second = ([one.matrix() for one in load_updates(server.home / "runs" / run / "update.safetensors")]
+                     for run in runs)  # fmt: skip
+    inner, *squares = (sum(float(np.vdot(a, b)) for a, b in zip(one, other))
+                       for one, other in ((first, second), (first, first), (second, second)))  # fmt: skip
+    assert f"cosine of {inner / np.sqrt(squares[0] * squares[1]):.2f} " in two.inner_text()
+    assert "30 points more (95%: +" in two.inner_text() and "large <b>bold</b> is better" in two.inner_text()
     page.locator(f'#lp-compare-table [data-act="tick"][data-id="{runs[1]}"]').click()
     until(page, lambda: "Tick two runs" in page.locator("#lp-compare-options").inner_text(), "one run unticked")
 
