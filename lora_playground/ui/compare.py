@@ -341,7 +341,7 @@ class CompareTab:
     def alike(self, ticked: list[str]) -> list[Any]:
         """The adapter map of the runs on one base model, and the first two ticked ones in words."""
         lines = self.lines(ticked)
-        marked = [line for line in lines if line.colour]
+        marked = sorted((line for line in lines if line.colour), key=lambda line: ticked.index(line.run))
         source = base_of((marked or lines)[0]) if lines else ""
         listed = {line.run: line for line in [*marked, *lines] if base_of(line) == source}
         found = self.alikeness.of([self._shell.store.get(run) for run in listed])
