@@ -53,7 +53,7 @@ def describe_adapter_map(names: Sequence[str], similar: np.ndarray, methods: int
     pairs = [(float(similar[i, j]), i, j) for i in range(n) for j in range(i)]
     high, low = max(pairs), min(pairs)
     said = f"Most alike: {names[high[2]]} and {names[high[1]]}, cos {_cosine(high[0])}; "
-    said += f"least: {names[low[2]]} and {names[low[1]]}, cos {_cosine(low[0])}. Updates that have nothing in common have 0."
+    said += f"least: {names[low[2]]} and {names[low[1]]}, cos {_cosine(low[0])}. Nothing in common: 0."
     if methods > 1:
         said += " Between methods the angle says little: the same behaviour can be written in other directions."
     return said
