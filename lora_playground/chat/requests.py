@@ -206,7 +206,7 @@ class Exchange:
             self.send(ChatEvent(type="end", text=reason, seconds=round(time.monotonic() - self.arrived, 4)))
 
     def _first_difference(self, answer: Answer) -> int | None:
-        """First token at which a pane parts from the base pane (or the first one); all are in lock step, so the other
+        """First token at which a pane differs from the base pane (or the first one); all are in lock step, so the other
         has said at least as much, or has ended."""
         if self.request.teacher_forced:
             return answer.parted

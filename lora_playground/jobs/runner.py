@@ -27,7 +27,8 @@ from lora_playground.runs import HOME_VARIABLE
 log = logging.getLogger(__name__)
 
 TOKEN_VARIABLE = "LORA_PLAYGROUND_WORKER"
-"""Names, in every process that descends from a worker, the worker it came from; by it the last orphan is found."""
+"""An environment variable that every process started by a worker inherits. Its value names that worker, so that
+processes left behind are found."""
 
 _CLOCK_ADJUSTMENT = 2.0
 """Seconds by which two readings of the time a process began may differ."""
@@ -73,11 +74,11 @@ class Runner(Protocol):
         ...
 
     def cancel(self, handle: Handle, how: Literal["flag", "terminate", "kill"]) -> None:
-        """Asks it to stop, tells it to, or ends the whole process group. No error where it has ended."""
+        """Asks the job to stop (flag), terminates it, or kills its whole process group. No error where it has ended."""
         ...
 
     def reap(self, handle: Handle) -> None:
-        """Ends whatever is left of it, also from another server process; returns when nothing is."""
+        """Ends all processes that are left of the job, also from another server process; returns when none is left."""
         ...
 
     def cpu_seconds(self, handle: Handle) -> float | None:
@@ -85,7 +86,7 @@ class Runner(Protocol):
         ...
 
     def prepare(self) -> None:
-        """Makes ready for a quick next submit, at low priority, if this runner can."""
+        """Prepares for the next submit at low priority, if this runner can."""
         ...
 
     def close(self) -> None:

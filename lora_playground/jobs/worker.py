@@ -138,7 +138,7 @@ def _work(order: dict[str, Any], orders: Orders, warming: Warming, execute: Exec
 
 
 def _failed(run: Any, error: BaseException) -> int:
-    """The exit status for an error; `execute` has recorded it, unless it never got so far."""
+    """The exit status for an error, which is recorded here if `execute` was not reached."""
     if isinstance(error, SystemExit | KeyboardInterrupt):
         return EXIT_CANCELLED
     recorded = run.error()
@@ -155,7 +155,7 @@ def _failed(run: Any, error: BaseException) -> int:
 
 
 def _terminated(orders: Orders) -> NoReturn:
-    """SIGTERM: unwinds the main thread, so that staged files are removed on the way out."""
+    """Handles SIGTERM by raising in the main thread, so that staged files are removed."""
     orders.stop.set()
     raise SystemExit(EXIT_CANCELLED)
 
@@ -202,7 +202,7 @@ def _start_watcher(control: int) -> bool:
 
 
 def _exit(status: int) -> NoReturn:
-    """Leaves at once: tearing down torch takes long, and what matters has been written and synced."""
+    """Ends the process at once: a normal exit of torch takes long, and all results are on the disk."""
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()

@@ -113,7 +113,7 @@ def resolve(source: str, local: bool = True) -> Path | str:
 
     Raises:
         AssetError: the embedded model is missing or damaged; nothing else is tried in its place.
-        ConfigError: neither of the three. ModelError: a folder without a usable model, or UNKNOWN.
+        ConfigError: it is none of these. ModelError: a folder without a usable model, or UNKNOWN.
     """
     if source == "embedded":
         _check_embedded()
@@ -222,8 +222,9 @@ def module_shapes(folder: Path) -> list[tuple[str, int, int]]:
 def is_adaptable(name: str, kind: str, experts: bool) -> bool:
     """Whether a linear module can have an update.
 
-    Not what chooses among experts, nor, beside experts, the MLPs: PEFT takes their names for those of the experts. Nor
-    what a Mamba layer takes the weights of without calling it: its output cannot be added to.
+    Left out are the modules that choose among experts; in a model with experts also its MLPs, because PEFT would take
+    their names for those of the experts; and modules of a Mamba layer that are never called, because only their weights
+    are used, so that no output can be added to.
 
     Args:
         name: the module's. kind: its model's model_type. experts: whether that model has experts.

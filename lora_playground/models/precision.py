@@ -92,8 +92,8 @@ def _probe(device: str) -> Precision:
 
 
 def bounded(cores: int) -> int:
-    """So many cores, or as few as OMP_NUM_THREADS says: who shares a machine sets that, and threads that wait for each
-    other on busy cores hold all up."""
+    """The number of cores, or OMP_NUM_THREADS where that is less. People who share a machine set it: threads that
+    wait for each other on busy cores slow everything down."""
     told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return min(cores, int(told)) if told.isdigit() and int(told) > 0 else cores
 
@@ -116,8 +116,8 @@ def _threads(cores: int) -> int:
 
 
 def _product(rows: int, dtype: torch.dtype) -> float:
-    """Seconds of a (rows, 256)·(256, 256) product, the best of five: by the clock on the wall, but of a single thread
-    the time that it computed, which others cannot lengthen by taking the processor."""
+    """Seconds of a (rows, 256)·(256, 256) product, the best of five. With one thread it is the processor time, which
+    other programs cannot lengthen; with more it is the time on the clock."""
     import torch
 
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
