@@ -14,6 +14,9 @@ from lora_playground.analysis.spectra import update_svd
 from lora_playground.analysis.update import Update
 from lora_playground.errors import AdapterError
 
+WRITERS = ("o_proj", "down_proj", "c_proj", "out_proj", "dense", "dense_4h_to_h", "fc2", "fc_out", "w2")
+"""Last names of modules that add their output to the residual stream, so that u can be read as tokens."""
+
 
 @dataclass(frozen=True)
 class Triple:

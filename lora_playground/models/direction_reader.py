@@ -13,15 +13,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from lora_playground.analysis.directions import Triple, find, triple
+from lora_playground.analysis.directions import WRITERS, Triple, find, triple
 from lora_playground.errors import ModelError
 from lora_playground.models.batched_lora import RowUpdate, batch_update
 from lora_playground.models.decoding import Decoder
 from lora_playground.models.linear import is_conv1d, linear_shape
 from lora_playground.models.placed_update import PlacedUpdate, named_modules, unwrapped
 
-WRITERS = ("o_proj", "down_proj", "c_proj", "out_proj", "dense", "dense_4h_to_h", "fc2", "fc_out", "w2")
-"""Last names of modules that add their output to the residual stream."""
 NEUTRAL = (
     "The", "In the year", "I think that", "How do you", "It is a", "Please tell me about", "When we went to", "- ",
 )  # fmt: skip
@@ -73,7 +71,7 @@ class DirectionReader:
         sign = -1.0 if values[_strongest(values)] < 0 else 1.0
         shown = {
             "module": module, "index": index, "of": found.count, "sigma": found.sigma,
-            "tokens": [self._decoder.tokenizer.decode([id]) for id in ids],
+            "tokens": self._pieces(ids),
             "reads": [round(float(sign * value), 5) for value in values],
             **about,
         }  # fmt: skip
@@ -92,6 +90,14 @@ class DirectionReader:
         if place != module and is_conv1d(modules[place]):  # a Conv1D's own layout is (in, out)
             found = Triple(found.sigma, found.v, found.u, found.count)
         return place, found
+
+    def _pieces(self, ids: list[int]) -> list[str]:
+        """What each token adds to the text, spaces kept, control tokens by their names."""
+        texts = [
+            self._decoder.tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False) for end in range(len(ids) + 1)
+        ]
+        return [after.removeprefix(before) if after.startswith(before) else self._decoder.tokenizer.decode([id])
+                for before, after, id in zip(texts, texts[1:], ids)]  # fmt: skip
 
     def _inputs(self, place: str, ids: list[int], row: RowUpdate) -> np.ndarray:
         """(T, in) float64: what the module reads at each token, the adapter at work."""

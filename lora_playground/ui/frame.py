@@ -87,7 +87,9 @@ class Frame:
         )
         with gr.Blocks(title="LoRA Playground", analytics_enabled=False, fill_width=True) as page:
             viewed, ticked, told = gr.State(""), gr.State([""] * SLOTS), gr.State(0)
-            self._shell = shell = Shell(ticked=ticked, tuning=gr.State({}), **self._parts)
+            self._shell = shell = Shell(
+                ticked=ticked, tuning=gr.State({}), client=self._client, identity=self._identity, **self._parts
+            )
             filled("lp-header")
             filled("lp-strip")
             sync = gr.HTML("", js_on_load=script, html_template=" ", elem_classes="lp-hidden")

@@ -19,9 +19,11 @@ from lora_playground.plots import run_colour
 from lora_playground.ui.words import escape
 
 if TYPE_CHECKING:
+    from lora_playground.chat.client import ChatClient
     from lora_playground.jobs.supervisor import Supervisor
     from lora_playground.runs import Run, RunStore
     from lora_playground.sweeps import Keeper
+    from lora_playground.ui.identity import Identity
 
 SLOTS = 4
 """How many runs can be ticked at once; a run keeps its slot, and so its colour, while it is ticked."""
@@ -54,6 +56,7 @@ class Shell:
         store, supervisor: runs on disk, and the queue.
         sweeps: the home's sweeps; None where there is no queue.
         ticked: gr.State holding `SLOTS` entries, each a run id or "".
+        client, identity: the chat process's side here, and who visitors are; None where there is no page.
         tuning: gr.State of {run id: {'strength', 'keep', 'cut'}}, shared with Chat; `cut` is [lo, hi) or None.
     """
 
@@ -63,6 +66,8 @@ class Shell:
     ticked: gr.State
     sweeps: Keeper | None = None
     tuning: gr.State = field(default_factory=lambda: gr.State({}))
+    client: ChatClient | None = None
+    identity: Identity | None = None
 
     def shown(self, ticked: Sequence[str]) -> list[Shown]:
         """The ticked runs that still exist and can be read, in the order of their slots."""

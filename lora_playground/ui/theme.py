@@ -78,7 +78,7 @@ def _styles() -> str:
         f"src:url(data:font/woff2;base64,{base64.b64encode(_read('fonts/' + name)).decode()}) format('woff2')}}"
         for family, name in _FONTS
     )
-    return "\n".join([faces, *(_read(name).decode() for name in ("app.css", "lesson.css", "class.css"))])
+    return "\n".join([faces, *(_read(name).decode() for name in ("app.css", "lesson.css", "class.css", "lab.css"))])
 
 
 def class_parts() -> tuple[str, str]:

@@ -81,7 +81,11 @@ def test_it_names_the_token_that_a_direction_raises_and_the_one_it_reads(decoder
     assert says["raised"][0]["token"] == decoder.tokenizer.decode([wanted])
     assert says["strongest"] > says["chance"] and not found["nothing"]
     assert int(np.argmax(np.abs(found["reads"]))) == place and found["reads"][place] > 0
-    assert found["tokens"][place] == decoder.tokenizer.decode([ids[place]]) and "“" in found["sentence"]
+    assert (
+        "".join(found["tokens"]) == decoder.tokenizer.decode(ids)
+        and len(found["tokens"]) == len(ids)
+        and "“" in found["sentence"]
+    )
     direct = inputs @ (v / np.linalg.norm(v))
     assert np.allclose(np.abs(found["reads"]), np.abs(direct), atol=1e-3 * np.abs(direct).max())
 

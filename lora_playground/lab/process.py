@@ -1,0 +1,91 @@
+"""Work of the laboratory that needs torch, in a process of its own, so that the page's process imports none.
+
+`work` starts it and gives what it says; `main` is that process: a task as JSON on its input, lines of JSON on its
+output.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lora_playground.errors import PlaygroundError, RunError
+from lora_playground.machine import processes
+
+_ONE = threading.Lock()
+
+
+def work(home: Path, task: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Progress as {'done', 'of'}, and last {'found': ...}. One task at a time in this server.
+
+    Args:
+        task: `kind` 'weights' with `runs`, `weights`, `recipe` (fields of Recipe) and `rows`.
+
+    Raises:
+        RunError: somebody else's is under way, or it failed; says what to do.
+    """
+    if not _ONE.acquire(blocking=False):
+        raise RunError("Scores are being made for somebody already; ask again when they are done.")
+    process = None
+    try:
+        command = processes.python("lora_playground.lab.process")
+        process = processes.start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None)
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(json.dumps({**task, "home": str(home)}).encode())
+        process.stdin.close()
+        for line in process.stdout:
+            said = json.loads(line)
+            if "error" in said:
+                raise RunError(said["error"])
+            yield said
+            if "found" in said:
+                return
+        raise RunError("The scores' process ended early; there may be too little memory. Ask for fewer rows.")
+    finally:
+        if process is not None:
+            processes.signal_group(process.pid, signal.SIGKILL)
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+        _ONE.release()
+
+
+def main() -> int:
+    """Reads a task, says how far it is and what was found."""
+    task = json.loads(sys.stdin.buffer.read())
+    with os.fdopen(os.dup(1), "wb", buffering=0) as out:
+        os.dup2(2, 1)  # whatever a library prints must not get between the lines
+
+        def say(message: dict[str, Any]) -> None:
+            out.write(json.dumps(message).encode() + b"\n")
+
+        try:
+            say({"found": _do(task, lambda done, of: say({"done": done, "of": of}))})
+        except PlaygroundError as error:
+            say({"error": str(error)})
+        except Exception as error:
+            say({"error": f"The scores could not be made ({type(error).__name__}: {str(error)[:200]})."})
+    return 0
+
+
+def _do(task: dict[str, Any], report: Any) -> dict[str, Any]:
+    from lora_playground import variants  # noqa: F401  (declares the options that a run's config is read with)
+    from lora_playground.analysis.merging import Recipe
+    from lora_playground.lab.mixing import mixed
+    from lora_playground.lab.weights import over_weights
+    from lora_playground.runs import RunStore
+
+    store = RunStore(task["home"])
+    chosen = mixed(store, task["runs"], task["weights"], Recipe(**task["recipe"]))
+    return over_weights(store, chosen, task["rows"], report)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,64 @@
+"""What the laboratory's sections ask the chat process, and how its answers look. No run is read here."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from lora_playground.chat.client import ChatClient
+from lora_playground.chat.protocol import ChatRequest
+from lora_playground.errors import ChatError
+from lora_playground.ui.words import escape
+
+
+class Said:
+    """Answers as they come.
+
+    Attributes:
+        texts: of each pane so far. kl: mean KL to the base in nats, of panes that have ended. began: seconds until the
+            first token, None before it.
+    """
+
+    def __init__(self, panes: int) -> None:
+        self.texts = [""] * panes
+        self.kl: list[float | None] = [None] * panes
+        self.began: float | None = None
+
+
+async def ask(
+    client: ChatClient, panes: Sequence[dict[str, Any]], prompt: str, who: str, longest: int = 64, detail: bool = True
+) -> AsyncIterator[Said]:
+    """Asks the panes and yields what they said so far; raises ChatError, ConfigError with what to do."""
+    request = ChatRequest.parse(
+        {
+            "panes": list(panes), "messages": [[{"role": "user", "content": prompt}]], "max_new_tokens": longest,
+            "detail": detail, "client": who,
+        }
+    )  # fmt: skip
+    said = Said(len(panes))
+    async with contextlib.aclosing(client.stream(request)) as stream:  # type: ignore[type-var]
+        async for event in stream:
+            if event.type == "error":
+                raise ChatError(event.text)
+            if event.type == "restarted":
+                said = Said(len(panes))
+            if event.type == "start":
+                said.began = event.seconds
+            if event.pane is not None and event.tokens:
+                said.texts[event.pane] += "".join(token.text for token in event.tokens)
+            if event.pane is not None and event.end is not None:
+                said.texts[event.pane] = event.end.text
+                said.kl[event.pane] = event.end.mean_kl
+            yield said
+
+
+def answers(rows: Sequence[tuple[str, str, str, str]]) -> str:
+    """(title, colour, answer, remark) of each row; an answer of '' is still to come."""
+    cells = "".join(
+        f'<div class="who" style="--run:{escape(colour or "var(--lp-frozen)")}"><b>{escape(title)}</b>'
+        f"<small>{escape(remark)}</small></div>"
+        f'<p class="said">{escape(text) if text else "<i>…</i>"}</p>'
+        for title, colour, text, remark in rows
+    )
+    return f'<div class="lp-lab-answers">{cells}</div>'
