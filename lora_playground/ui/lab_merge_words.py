@@ -64,7 +64,7 @@ def table(found: dict[str, Any], names: Sequence[str]) -> str:
 
 
 def _row(pair: dict[str, Any], names: Sequence[str]) -> str:
-    lost = "–" if pair["drop"] is None else f"{100 * pair['drop']:+.0f} points"
+    lost = "–" if pair["drop"] is None else f"{100 * pair['drop']:.0f} points"
     spans = (
         ""
         if pair["drop"] is None
@@ -72,7 +72,7 @@ def _row(pair: dict[str, Any], names: Sequence[str]) -> str:
     )
     on_data = "–" if pair["on_data"] is None else f"{pair['on_data']:.2f}"
     cells = (
-        escape(names[pair["first"]]), escape(names[pair["second"]]), f"{pair['cosine']:+.2f}",
+        escape(names[pair["first"]]), escape(names[pair["second"]]), f"{pair['cosine'] + 0.0:+.2f}".replace("-0.00", "+0.00"),
         f"{pair['reads']:.0%} <small>({pair['reads_chance']:.0%})</small>",
         f"{pair['writes']:.0%} <small>({pair['writes_chance']:.0%})</small>", on_data, lost + spans,
     )  # fmt: skip
