@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from lora_playground.analysis.merging import METHODS, Recipe
@@ -17,6 +18,11 @@ def add(command: Callable[[str, Callable, Callable, str], argparse.ArgumentParse
     """Adds the laboratory's commands."""
     add_merge_flags(command("merge", merge, show_merge, "mix 2 to 4 runs of one base"))
     add_direction_flags(command("direction", direction, show_direction, "what one direction of a run reads and says"))
+    turn = command("dial", dial, show_dial, "a run's score and what it forgot while one dial turns")
+    turn.add_argument("run")
+    turn.add_argument("--of", default="strength", choices=["strength", "intruders"], help="what is turned")
+    turn.add_argument("--values", default="", metavar="LIST", help="such as 0,0.5,1; from -2 (intruders: 0) to 2")
+    turn.add_argument("--rows", type=within(4, 100_000, int), default=24, help="test rows a score (default 24)")
 
 
 def add_merge_flags(parser: argparse.ArgumentParser) -> None:
@@ -118,6 +124,30 @@ def direction(given: argparse.Namespace) -> dict[str, Any]:
         RunStore(given.home), given.run, given.module, given.index, given.prompt, given.seed, given.strength,
         given.max_new_tokens,
     )  # fmt: skip
+
+
+def dial(given: argparse.Namespace) -> dict[str, Any]:
+    """`dial`: score and forgetting over the strength of the update, or of its intruders."""
+    from lora_playground.lab.dials import over_dial
+
+    try:
+        values = [float(text) for text in given.values.split(",") if text.strip()]
+    except ValueError:
+        raise ConfigError("--values", given.values, "give numbers with commas between them") from None
+    with Progress() as progress:
+        tell = partial(progress.count, unit="scores")
+        return over_dial(RunStore(given.home), given.run, given.of, values, given.rows, tell)
+
+
+def show_dial(value: dict[str, Any]) -> None:
+    """A value of the dial a line."""
+    if "intruders" in value:
+        print(f"{sum(value['intruders'].values())} intruders in {len(value['intruders'])} of {value['of']} modules")
+    for point in value["points"]:
+        score, lost = point["score"], point["forgetting"]
+        kept = "" if lost is None else f"   base skills {lost['base']:.0%} → {lost['adapted']:.0%}"
+        sure = f"{score['value']:.0%} [{score['low']:.0%}, {score['high']:.0%}]"
+        print(f"{value['kind']} {point['value']:+5.2f}   task {sure}{kept}")
 
 
 def show_direction(value: dict[str, Any]) -> None:

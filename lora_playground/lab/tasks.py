@@ -47,7 +47,7 @@ class Tasks:
 
     def score(self, updates: Sequence[Update], dataset: str, skills: bool = False) -> dict[str, Any]:
         """`value`, `low`, `high` (95%), `base`, `n` of an update on a dataset's test part; with `skills` also
-        `forgetting` {drop, low, high, n} where the base is the embedded model.
+        `forgetting` {base, adapted, drop, low, high, n} where the base is the embedded model.
 
         An update of nothing is the base's own score.
         """
@@ -58,7 +58,7 @@ class Tasks:
         if score is not None:
             told = {"value": score["adapted"], **{key: score[key] for key in ("low", "high", "base", "n")}}
         if lost is not None:
-            told["forgetting"] = {key: lost[key] for key in ("drop", "low", "high", "n")}
+            told["forgetting"] = {key: lost[key] for key in ("base", "adapted", "drop", "low", "high", "n")}
         return told
 
 

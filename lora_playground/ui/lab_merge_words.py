@@ -71,8 +71,9 @@ def _row(pair: dict[str, Any], names: Sequence[str]) -> str:
         else f" <small>{pair['alone']['value']:.0%} → {pair['together']['value']:.0%}</small>"
     )
     on_data = "–" if pair["on_data"] is None else f"{pair['on_data']:.2f}"
+    cosine = f"{pair['cosine']:+.2f}".replace("-0.00", "+0.00")
     cells = (
-        escape(names[pair["first"]]), escape(names[pair["second"]]), f"{pair['cosine'] + 0.0:+.2f}".replace("-0.00", "+0.00"),
+        escape(names[pair["first"]]), escape(names[pair["second"]]), cosine,
         f"{pair['reads']:.0%} <small>({pair['reads_chance']:.0%})</small>",
         f"{pair['writes']:.0%} <small>({pair['writes_chance']:.0%})</small>", on_data, lost + spans,
     )  # fmt: skip

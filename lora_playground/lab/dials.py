@@ -1,0 +1,80 @@
+"""A run's score and what it forgot while one dial turns: the strength of its update, or that of its intruders.
+
+It loads torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lora_playground.analysis.intruder_dial import dial, scaled_intruders
+from lora_playground.analysis.truncation import scaled
+from lora_playground.analysis.update import Update, load_updates
+from lora_playground.analysis.weights import Weights
+from lora_playground.errors import ConfigError, RunError
+from lora_playground.lab.tasks import ROWS, Tasks, datasets_of
+from lora_playground.models.catalogue import folder_of
+from lora_playground.runs import Run, RunStore
+
+KINDS = ("strength", "intruders")
+VALUES = {"strength": (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0), "intruders": (0.0, 0.5, 1.0, 1.5, 2.0)}
+Turned = Callable[[float], list[Update]]
+
+
+def over_dial(
+    store: RunStore, id: str, kind: str, values: Sequence[float] = (), rows: int = ROWS,
+    report: Callable[[int, int], None] = lambda *_: None,
+) -> dict[str, Any]:  # fmt: skip
+    """Score and forgetting of a run over a dial.
+
+    Args:
+        kind: 'strength' (W + s·ΔW) or 'intruders' (`analysis.intruder_dial`). values: of the dial, −2 to 2, for
+            intruders 0 to 2; empty takes VALUES.
+
+    Returns:
+        run, label, kind, dataset; `points`: [{value, score, forgetting}] as `Tasks.score` gives them, forgetting null
+        where the base is not the embedded model; for intruders `intruders`: {module: how many}, and `of` modules.
+
+    Raises:
+        RunError, ConfigError: nothing to score, a value that is not allowed, the base's weights are not on this disk.
+    """
+    if kind not in KINDS:
+        raise ConfigError("dial", kind, f"choose one of {', '.join(KINDS)}")
+    values = list(values) or list(VALUES[kind])
+    low = 0.0 if kind == "intruders" else -2.0
+    for value in values:
+        if not low <= value <= 2.0:
+            raise ConfigError("values", value, f"give numbers from {low:g} to 2")
+    run = store.get(id)
+    if not run.update_path.is_file():
+        raise RunError(f"Run {run.id} has no saved update; it is {run.state()}. Train it to the end first.")
+    dataset = datasets_of([run], store.home)[0]
+    if not dataset:
+        raise RunError(f"Run {run.id} learned no dataset with a test part and a metric, so a dial has nothing to show.")
+    turned, about = _turned(run, kind)
+    tasks, points = Tasks(store.home, run.config().model, rows), []
+    for number, value in enumerate(values):
+        found = tasks.score(turned(value), dataset, skills=True)
+        points.append({"value": value, "forgetting": found.pop("forgetting", None), "score": found})
+        report(number + 1, len(values))
+    told = {"run": run.id, "label": run.label, "kind": kind, "dataset": dataset, "rows": rows}
+    return {**told, **about, "points": points}
+
+
+def _turned(run: Run, kind: str) -> tuple[Turned, dict[str, Any]]:
+    """The updates at a value of the dial, and what is known of them."""
+    updates = load_updates(run.update_path)
+    if kind == "strength":
+        return lambda s: [] if s == 0 else [scaled(update, s) for update in updates], {}
+    folder = folder_of(run.config().model.source)
+    if folder is None:
+        raise RunError(
+            f"The weights of {run.config().model.source} are not on this disk; intruders are W's matter too."
+        )
+    weights = Weights(folder)
+    matrices = [u for u in updates if len(u.shape) == 2 and not u.name.endswith((".weight", ".bias"))]
+    dials = [dial(update, weights.weight(update.name, (update.shape[0], update.shape[1]))) for update in matrices]
+    others = [update for update in updates if all(update is not one for one in matrices)]
+    counts = {one.update.name: one.U.shape[1] for one in dials if one.U.shape[1]}
+    return lambda factor: scaled_intruders(dials, others, factor), {"intruders": counts, "of": len(dials)}
