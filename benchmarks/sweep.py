@@ -36,14 +36,15 @@ RANKS, SEEDS = (1, 2, 4, 8, 16, 32, 64, 128), (0, 1, 2, 3)
 
 
 def points(steps: int, batch_tokens: int, runs: int) -> list[Point]:
-    """32 runs: eight ranks × four seeds on `facts`."""
-    data = {"data": {"dataset": "facts"}, "training": {"steps": steps, "batch_tokens": batch_tokens}}
+    """32 runs: eight ranks × four seeds on `pirate`."""
+    data = {"data": {"dataset": "pirate"}, "training": {"steps": steps, "batch_tokens": batch_tokens}}
     return Grid(RANKS, (), (), SEEDS).points(RunConfig.parse(data))[:runs]
 
 
-def time_part(part: str, made: list[Point]) -> dict[str, Any]:
-    """Seconds, and what the runs found."""
-    with tempfile.TemporaryDirectory() as folder:
+def time_part(part: str, made: list[Point], home: Path | None) -> dict[str, Any]:
+    """Seconds, and what the runs found; the runs stay in `home` where one is given."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = home or temporary
         slots = 1 if part == "alone" else None
         with Supervisor(Path(folder), slots=slots, queued_per_owner=len(made) + 1, replay=False) as supervisor:
             keeper = Keeper(supervisor)
@@ -71,7 +72,7 @@ def before_the_clock(supervisor: Supervisor, config: RunConfig) -> None:
     while not supervisor.job(job.id).ended:
         time.sleep(0.05)
     assert supervisor.job(job.id).state == "done", supervisor.job(job.id).error_message
-    time.sleep(12)  # whatever is made ready for the next run is ready
+    time.sleep(6)  # whatever is made ready for the next run is ready
 
 
 def summary(found: dict[str, Any]) -> dict[str, Any]:
@@ -93,8 +94,9 @@ def main() -> int:
     parser.add_argument("--part", choices=PARTS, help="measure this one; without it, tell what is known")
     parser.add_argument("--out", required=True, metavar="FILE", help="where the parts meet")
     parser.add_argument("--runs", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=32)
-    parser.add_argument("--batch-tokens", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--batch-tokens", type=int, default=512)
+    parser.add_argument("--home", type=Path, metavar="DIR", help="a folder of its own, where the runs stay")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     given = parser.parse_args()
     out = Path(given.out)
@@ -102,7 +104,9 @@ def main() -> int:
     known = json.loads(out.read_text()) if out.is_file() else {}
     found = known if known.get("shape") == shape else {"shape": shape, "parts": {}}
     if given.part:
-        found["parts"][given.part] = time_part(given.part, points(given.steps, given.batch_tokens, given.runs))
+        found["parts"][given.part] = time_part(
+            given.part, points(given.steps, given.batch_tokens, given.runs), given.home
+        )
         out.write_text(json.dumps(found))
     told = summary(found)
     if given.json:
