@@ -62,7 +62,7 @@ def pictures(standing: Standing) -> dict[str, tuple[dict[str, Any], str]]:
     unscored = f" The race has left r = {', '.join(map(str, missing))} without a score." if missing and scored else ""
     base = next((one.score["base"] for one in members if one.score), None)
     held, used = findings.capacity(members), findings.utilisation(members)
-    bits = (held.target_bits, held.held) if held else (None, {})
+    target, room = (held.target_bits, held.held) if held else (None, {})
     points, slope = (used.points, used.slope) if used else ((), None)
     made = {
         "fan": (plots.fan_figure(lines, standing.sweep.steps), plots.describe_fan(lines, MARGIN)),
@@ -70,7 +70,10 @@ def pictures(standing: Standing) -> dict[str, tuple[dict[str, Any], str]]:
             plots.score_figure(rows, base),
             plots.describe_scores(rows, pair[0], pair[1], found[1].n if found else 0) + unscored,
         ),
-        "capacity": (plots.capacity_figure(*bits), plots.describe_capacity(*bits, held.bits if held else math.nan)),
+        "capacity": (
+            plots.capacity_figure(target, room),
+            plots.describe_capacity(target, room, held.bits if held else math.nan),
+        ),
         "utilisation": (plots.utilisation_figure(points, slope), plots.describe_utilisation(points, slope)),
     }
     if (heat := findings.heat(members)) is not None:

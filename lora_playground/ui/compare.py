@@ -358,7 +358,7 @@ class CompareTab:
         sides = [Side(line.label, line.config, self._shell.store.get(line.run).result() or {}) for line in pair]
         both = [found.runs.index(line.run) for line in pair if line.run in found.runs]
         cosine = float(found.similar[both[0], both[1]]) if len(both) == 2 else None
-        said = "".join(f"<li>{escape(sentence)}</li>" for sentence in describe(*sides, cosine))
+        said = "".join(f"<li>{escape(sentence)}</li>" for sentence in describe(sides[0], sides[1], cosine))
         return f'<ul class="lp-two">{said}</ul>'
 
     def act(self, ticked: list[str], order: list[Any], event: gr.EventData) -> tuple[Any, Any]:

@@ -148,10 +148,8 @@ def build(shell: Shell, page: gr.Blocks) -> Steps:
     shown = gr.Textbox(name or "", visible="hidden", elem_classes="lp-hidden", label="shown", elem_id="lp-shown")
     nonce = gr.Textbox("", visible="hidden", elem_classes="lp-hidden", label="nonce", elem_id="lp-nonce")
     ended = gr.HTML("", js_on_load="lp.live.whenEnded(trigger); // 'act'", html_template=" ", elem_classes="lp-hidden")
-    made = Steps(
-        dataset, examples, *method, *budget, source, advanced, variant_fields, exact, file,
-        problem, train, shown, nonce, ended, shell.home,
-    )  # fmt: skip
+    parts = [dataset, examples, *method, *budget, source, advanced, variant_fields, exact, file]
+    made = Steps(*parts, problem, train, shown, nonce, ended, shell.home)
     _connect(shell, page, made, uploaded)
     _connect_costs(shell, page, made, memory, causes)
     seen.connect(dataset, source, advanced.inputs["data.max_length"])
