@@ -149,7 +149,7 @@ def build(shell: Shell, page: gr.Blocks) -> Steps:
     nonce = gr.Textbox("", visible="hidden", elem_classes="lp-hidden", label="nonce", elem_id="lp-nonce")
     ended = gr.HTML("", js_on_load="lp.live.whenEnded(trigger); // 'act'", html_template=" ", elem_classes="lp-hidden")
     parts = [dataset, examples, *method, *budget, source, advanced, variant_fields, exact, file]
-    made = Steps(*parts, problem, train, shown, nonce, ended, shell.home)
+    made = Steps(*[*parts, problem, train, shown, nonce, ended, shell.home])
     _connect(shell, page, made, uploaded)
     _connect_costs(shell, page, made, memory, causes)
     seen.connect(dataset, source, advanced.inputs["data.max_length"])
