@@ -230,7 +230,7 @@ def is_adaptable(name: str, kind: str, experts: bool) -> bool:
         name: the module's. kind: its model's model_type. experts: whether that model has experts.
     """
     leaf = name.rpartition(".")[2]
-    if leaf in ("gate", "router", "dt_proj", "x_proj") or leaf.endswith("expert_gate"):
+    if leaf in ("gate", "router", "dt_proj", "x_proj") or leaf.endswith("expert_gate") or ".router." in f".{name}":
         return False
     if experts and leaf in ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"):
         return False

@@ -15,6 +15,8 @@ RECURRENT = {
     "recurrent_gemma", "rwkv", "xlstm", "zamba", "zamba2",
 }  # fmt: skip
 """Values of transformers' model_type of models that keep a state rather than keys and values."""
+_KEEPS_NOTHING = {"cpmant", "openai-gpt"}
+"""And of those that transformers gives no keys and values to keep."""
 
 
 def remarks(folder: Path) -> list[str]:
@@ -42,11 +44,11 @@ def remarks(folder: Path) -> list[str]:
 
 
 def rereads(config: dict[str, Any]) -> bool:
-    """Whether every token of an answer takes reading the whole text: for models with a recurrent state, and where the
-    rotation of a position depends on how long the text is."""
+    """Whether every token of an answer takes reading the whole text: for models with a recurrent state or with nothing
+    kept between tokens, and where the rotation of a position depends on how long the text is."""
     nested = config.get("text_config")
     both = [config, nested if isinstance(nested, dict) else {}]
-    if any(one.get("model_type") in RECURRENT for one in both):
+    if any(one.get("model_type") in RECURRENT | _KEEPS_NOTHING for one in both):
         return True
     if any(kind not in ATTENTION for one in both for kind in one.get("layer_types") or ()):
         return True

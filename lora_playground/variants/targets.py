@@ -53,10 +53,12 @@ def select(shapes: Shapes, targets: Literal["all-linear"] | list[str]) -> dict[s
 
 
 def short_names(selected: Iterable[str], shapes: Shapes) -> list[str]:
-    """The shortest list of last names that matches exactly `selected`; full names where a last name is ambiguous."""
+    """The shortest list of last names that matches exactly `selected`; full names where a last name is ambiguous, or a
+    number, which may name a whole layer too."""
     wanted = set(selected)
     lasts = {name.rsplit(".", 1)[-1] for name in wanted}
-    if all(name in wanted for name in shapes if name.rsplit(".", 1)[-1] in lasts):
+    unique = all(name in wanted for name in shapes if name.rsplit(".", 1)[-1] in lasts)
+    if unique and not any(last.isdigit() for last in lasts):
         return sorted(lasts)
     return sorted(wanted)
 

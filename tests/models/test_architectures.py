@@ -45,6 +45,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "mamba": {"state_size": 8, "time_step_rank": 4},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "recurrent_gemma": {"lru_width": 32, "attention_window_size": 8},
+    "jetmoe": {**EXPERTS, "kv_channels": 16},
+    "ctrl": {"dff": 64},
+    "openai-gpt": {},
 }  # fmt: skip
 PROMPTS = ([5, 9, 3], [7, 2, 8, 1, 6, 4, 11, 200, 17, 33, 5, 21, 90, 4, 62, 8, 19], [12, 40, 41, 3, 77])
 
