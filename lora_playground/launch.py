@@ -26,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--workshop", action="store_true", help="listen to the network, and print the address to join as a QR code"
     )
     parser.add_argument("--mcp", action="store_true", help="offer the endpoints as MCP tools, at /gradio_api/mcp/")
+    parser.add_argument("--ray", metavar="ADDRESS", help="train on a Ray cluster: address or auto (docs/cluster.md)")
     given = parser.parse_args(arguments)
 
     from lora_playground.runs import home_at
@@ -41,7 +42,7 @@ def _serve(given: argparse.Namespace) -> int:
 
     try:
         tracking.choose(given.track)
-        server = Server(given.home, given.slots)
+        server = Server(given.home, given.slots, given.ray)
     except PlaygroundError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

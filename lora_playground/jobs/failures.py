@@ -73,8 +73,14 @@ def explain(error: BaseException) -> tuple[str, str]:
     )
 
 
+MACHINE_LOST = 75
+"""Exit status of a job whose machine cannot be reached any more (EX_TEMPFAIL of sysexits.h)."""
+
+
 def explain_exit(status: int, oom_killed: bool = False) -> tuple[str, str]:
     """(code, message) for a worker that left no error behind; negative `status` is the signal that ended it."""
+    if status == MACHINE_LOST:
+        return "killed", "The machine that it ran on is gone. Resume goes on from the last checkpoint, on another."
     if status == 0:
         return "error", "The worker ended without a result. See the log."
     if status > 0:

@@ -35,6 +35,7 @@ class Supervisor:
         home: folder of runs, table and lock.
         runner: where jobs run; this machine by default.
         slots: how many jobs run at once; None leaves it to `jobs.placement`.
+        placement: finds places for jobs instead; `slots` does not count then.
         queued_per_owner: how many jobs of one owner may wait; one of each owner runs at a time.
         queue_size: how many jobs may wait in all.
         stall_seconds: a job without an event and without use of the processor for so long is killed.
@@ -52,6 +53,7 @@ class Supervisor:
         runner: Runner | None = None,
         *,
         slots: int | None = None,
+        placement: Placement | None = None,
         queued_per_owner: int = 8,
         queue_size: int = 200,
         stall_seconds: float = 180.0,
@@ -76,7 +78,8 @@ class Supervisor:
             self.messages.append(self.store.message)
             rebuild(self.store, self.runs)
         runner = runner if runner is not None else LocalRunner(self.home)
-        self.dispatcher = Dispatcher(self.store, self.runs, runner, Placement(slots), stall_seconds)
+        placement = placement if placement is not None else Placement(slots)
+        self.dispatcher = Dispatcher(self.store, self.runs, runner, placement, stall_seconds)
         self._submitting = threading.Lock()
         self._closing = False
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lora_playground.jobs.failures import explain_exit
+from lora_playground.jobs.failures import MACHINE_LOST, explain_exit
 from lora_playground.jobs.placement import Place
 from lora_playground.jobs.runner import Handle, Runner
 from lora_playground.jobs.store import PHASES
@@ -112,6 +112,8 @@ class Active:
             if error["code"] == "cancelled":
                 return "interrupted", "killed", "The worker was asked to end by the system. Resume to go on."
             return "interrupted" if error["code"] == "held" else "failed", str(error["code"]), str(error["message"])
+        if self.status == MACHINE_LOST:
+            return "interrupted", *explain_exit(self.status)
         return "failed", *explain_exit(self.status, oom_kills() > self._oom_kills)
 
 

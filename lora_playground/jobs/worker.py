@@ -134,10 +134,10 @@ def _work(order: dict[str, Any], orders: Orders, warming: Warming, execute: Exec
         execute(run, orders.stop.is_set, attempt=order["attempt"])
         return 0
     except BaseException as error:  # the tokenizers library panics with an exception that is no Exception
-        return _failed(run, error)
+        return exit_status(run, error)
 
 
-def _failed(run: Any, error: BaseException) -> int:
+def exit_status(run: Any, error: BaseException) -> int:
     """The exit status for an error, which is recorded here if `execute` was not reached."""
     if isinstance(error, SystemExit | KeyboardInterrupt):
         return EXIT_CANCELLED

@@ -1,0 +1,74 @@
+"""A run on another machine, without one: what travels, how it is laid down, and that it gives what it gives here."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from lora_playground import __version__
+from lora_playground.config import RunConfig
+from lora_playground.errors import JobError
+from lora_playground.jobs.pipeline import execute
+from lora_playground.jobs.remote_run import Changes, RemoteRun, lay, pack
+from lora_playground.runs import Run, RunStore
+from tests.waiting import wait_until
+
+SHORT = {"training": {"steps": 4, "batch_tokens": 128, "checkpoint_every": 2}, "data": {"train_rows": 8}}
+
+
+def test_a_run_elsewhere_gives_the_same_and_comes_back_as_it_goes(tmp_path: Path) -> None:
+    here = RunStore(tmp_path / "here").create(RunConfig.parse(SHORT))
+    execute(here, lambda: False)
+    sent = RunStore(tmp_path / "server").create(RunConfig.parse(SHORT))
+    remote = RemoteRun(pack(sent.folder), sent.folder.name, 1, __version__)
+    known, replies, status = None, 0, None
+    while status is None:
+        changes = remote.changes(known)
+        lay(changes, sent.folder)
+        known, status, replies = changes.known, changes.status, replies + 1
+        time.sleep(0.05)
+    place = remote._place
+    remote.close()
+    assert status == 0 and replies > 2 and not place.exists()
+    assert sent.progress().losses == pytest.approx(here.progress().losses, abs=1e-6)
+    assert sent.result()["score"] == here.result()["score"]
+    assert (sent.folder / "adapter" / "adapter_model.safetensors").read_bytes() == (
+        here.folder / "adapter" / "adapter_model.safetensors"
+    ).read_bytes()
+    assert not list(sent.folder.rglob("*.part")) and not sent.checkpoints.exists()
+
+
+def test_what_is_appended_travels_once_and_what_is_deleted_goes(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    (folder / "checkpoints" / "step-1").mkdir(parents=True)
+    (folder / "events.jsonl").write_bytes(b"one\n")
+    (folder / "checkpoints" / "step-1" / "model").write_bytes(b"old")
+    lay(Changes({"events.jsonl": (4, b"two\n"), "checkpoints/step-2/model": (0, b"new"),
+                 "checkpoints/step-2/optimiser": (0, b"state"), "result.json": (0, b"{}")},
+                ["checkpoints/step-1/model"]), folder)  # fmt: skip
+    assert (folder / "events.jsonl").read_bytes() == b"one\ntwo\n"
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert found == {"events.jsonl", "checkpoints/step-2/model", "checkpoints/step-2/optimiser", "result.json"}
+    assert not (folder / "checkpoints" / "step-1").exists() and not list(folder.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("name", ["../evil", "/etc/evil", "adapter/../../evil"])
+def test_nothing_is_laid_outside_the_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(OSError, match="no path inside"):
+        lay(Changes({name: (0, b"x")}), tmp_path / "run")
+
+
+def test_another_version_is_refused(tmp_path: Path) -> None:
+    run = RunStore(tmp_path).create(RunConfig.parse(SHORT))
+    with pytest.raises(JobError, match=__version__):
+        RemoteRun(pack(run.folder), run.folder.name, 1, "0.0.0")
+
+
+def test_an_upload_goes_along(tmp_path: Path, place: Path) -> None:
+    config = {"model": {"source": str(place / "base")}, "data": {"dataset": "dogs"}, **{"training": {"steps": 1}}}
+    run = RunStore(place / "home").create(RunConfig.parse(config))
+    remote = RemoteRun(pack(run.folder), run.folder.name, 1, __version__)
+    status = wait_until(lambda: remote.changes(None).status is not None and remote.changes(None), "its end")
+    lay(status, run.folder)
+    remote.close()
+    assert Run(run.folder).result()["state"] == "done"
