@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 
@@ -62,6 +63,18 @@ def save_updates(updates: Iterable[Update], path: Path, metadata: dict[str, str]
             if array is not None:
                 tensors[f"{update.name}.{part}"] = np.ascontiguousarray(array, dtype=np.float32)
     save_file(tensors, str(path), metadata=metadata)
+
+
+def matrix_ranks(path: Path) -> dict[str, int]:
+    """{module: the most directions its update can have}, of the matrices in such a file; only its header is read."""
+    with safe_open(str(path), "numpy") as file:
+        shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118  (no mapping)
+    ranks: dict[str, int] = {}
+    for key, shape in shapes.items():
+        name, _, part = key.rpartition(".")
+        if len(shape) == 2 and part in ("B", "A", "dense"):
+            ranks[name] = min(ranks.get(name, min(shape)), *shape)
+    return ranks
 
 
 def load_updates(path: Path) -> list[Update]:

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from lora_playground.analysis.directions import WRITERS
-from lora_playground.analysis.update import load_updates
+from lora_playground.analysis.update import matrix_ranks
 from lora_playground.chat.protocol import Reading
 from lora_playground.errors import PlaygroundError
 from lora_playground.lab.reading import first_prompt
@@ -101,11 +101,10 @@ class Directions:
     def _ranks(self, run: str) -> dict[str, int]:
         """How many directions each matrix of a run has at most."""
         try:
-            updates = load_updates(self._shell.store.get(run).update_path)
+            found = matrix_ranks(self._shell.store.get(run).update_path)
         except (PlaygroundError, OSError):
             return {}
-        sizes = {u.name: min(*u.shape, u.B.shape[1] if u.B is not None else MOST) for u in updates if len(u.shape) == 2}
-        return {name: min(size, MOST) for name, size in sizes.items()}
+        return {name: min(size, MOST) for name, size in found.items()}
 
     # --- reading ------------------------------------------------------------------------------------------------------
 

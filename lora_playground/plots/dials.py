@@ -1,0 +1,69 @@
+"""A run's score, and what is left of its base's skills, while one dial turns. It draws plain values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lora_playground.plots.style import axis, figure, ink, rounded
+
+TITLES = {
+    "strength": ("Task and base skills over the strength of the update", "strength s of W + s·ΔW"),
+    "intruders": ("Task and base skills over the strength of the intruders", "λ: factor on the intruders of W + ΔW"),
+}
+TASK, SKILLS = "#0072B2", "#E69F00"
+
+
+def dial_figure(found: dict[str, Any], dark: bool = False) -> dict[str, Any]:
+    """What `lab.dials.over_dial` found: two curves with intervals at 95%, the run as it was trained marked at 1."""
+    title, x_title = TITLES[found["kind"]]
+    x = [point["value"] for point in found["points"]]
+    scores = [(p["score"]["value"], p["score"]["low"], p["score"]["high"]) for p in found["points"]]
+    data = [_curve(x, scores, "its task", TASK)]
+    lost = [point["forgetting"] for point in found["points"]]
+    if all(lost):
+        # The interval is that of what was lost; kept skills are the base's less it.
+        kept = [(one["adapted"], one["base"] - one["high"], one["base"] - one["low"]) for one in lost]
+        data.append(_curve(x, kept, "base skills", SKILLS))
+    line = {"type": "line", "x0": 1, "x1": 1, "y0": 0, "y1": 1, "yref": "paper"}
+    shapes = [line | {"line": {"color": ink(dark)["quiet"], "width": 1.5, "dash": "dot"}}]
+    mark = {"x": 1, "y": 1.0, "yref": "paper", "text": "as trained", "showarrow": False, "xanchor": "left", "xshift": 5}
+    y_axis = axis("share solved", dark, tickformat=".0%", range=[-0.04, 1.08])
+    return figure(
+        data, title, dark, 380, xaxis=axis(x_title, dark), yaxis=y_axis, shapes=shapes, annotations=[mark],
+        showlegend=True,
+    )  # fmt: skip
+
+
+def _curve(x: list[float], values: list[tuple[float, float, float]], name: str, colour: str) -> dict[str, Any]:
+    up, down = [high - value for value, _, high in values], [value - low for value, low, _ in values]
+    return {
+        "x": x, "y": rounded(value for value, _, _ in values), "mode": "lines+markers", "name": name,
+        "line": {"color": colour, "width": 3}, "marker": {"size": 9},
+        "error_y": {"type": "data", "symmetric": False, "array": rounded(up), "arrayminus": rounded(down),
+                    "color": colour, "thickness": 1.2, "width": 4},
+        "hovertemplate": "%{x}: %{y:.0%}<extra>" + name + "</extra>",
+    }  # fmt: skip
+
+
+def describe_dial(found: dict[str, Any]) -> str:
+    """In words: the task and the skills at 1, and at the value that keeps most of both."""
+    points = found["points"]
+    start = ""
+    if found["kind"] == "intruders":
+        total, places = sum(found["intruders"].values()), len(found["intruders"])
+        if not total:
+            return "No module of this run has an intruder, so this dial changes nothing."
+        start = f"{total} intruders among the ten leading directions of {places} of {found['of']} modules. "
+    trained = next((point for point in points if point["value"] == 1), None)
+    if trained is None:
+        return start.strip()
+    text = f"As trained it solves {trained['score']['value']:.0%} of its task"
+    if not all(point["forgetting"] for point in points):
+        return f"{start}{text}. Base skills are asked of the embedded model only."
+    lost = trained["forgetting"]
+    text += f" and has {lost['adapted']:.0%} of the base skills, which were {lost['base']:.0%}"
+    best = max(points, key=lambda point: point["score"]["value"] + point["forgetting"]["adapted"])
+    if best is trained:
+        return f"{start}{text}; no other value keeps more of both together."
+    at = f"{best['value']:g}: {best['score']['value']:.0%} and {best['forgetting']['adapted']:.0%}"
+    return f"{start}{text}; most of both together is left at {at}. {points[0]['score']['n']} rows, intervals at 95%."

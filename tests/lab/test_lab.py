@@ -1,0 +1,126 @@
+"""Mixtures scored over their weights and dials, on a tiny base: structure, controls, and numbers against dense ones."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lora_playground.analysis.merging import Recipe
+from lora_playground.analysis.spectra import update_svd
+from lora_playground.analysis.update import load_updates
+from lora_playground.cli import main
+from lora_playground.config import ModelConfig
+from lora_playground.errors import ConfigError, RunError
+from lora_playground.lab.dials import over_dial
+from lora_playground.lab.mixing import mixed
+from lora_playground.lab.process import work
+from lora_playground.lab.weights import agreement, grid, over_weights
+from lora_playground.models.activations import responses
+from lora_playground.models.decoding import Decoder, RowUpdate
+from lora_playground.models.loading import load_base
+from lora_playground.models.placed_update import named_modules
+from lora_playground.plots.dials import describe_dial, dial_figure
+from lora_playground.plots.mixtures import mixture_figure
+from lora_playground.runs import RunStore
+from lora_playground.ui.lab_merge_words import sentence, table
+from tests.chat.conftest import House, make_house
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> House:
+    return make_house(tmp_path_factory.mktemp("lab"))
+
+
+def test_scores_over_the_weights(home: House) -> None:
+    store = RunStore(home.home)
+    ids = [home.runs["low"], home.runs["high"]]
+    chosen = mixed(store, ids, [1.0, -0.5], Recipe("core_ties"))
+    seen: list[tuple[int, int]] = []
+    found = over_weights(store, chosen, 4, lambda done, of: seen.append((done, of)))
+    kinds = [point["kind"] for point in found["points"]]
+    assert kinds == ["grid"] * 5 + ["asked", "mean", "random", "random"] and seen[-1][0] == seen[-1][1] == len(seen)
+    assert found["points"][5]["weights"] == [1.0, -0.5]
+    assert [score is None for score in found["points"][7]["scores"]] == [False, True]
+    assert {(pair["first"], pair["second"]) for pair in found["pairs"]} == {(0, 1), (1, 0)}
+    assert found["pairs"][0]["on_data"] > 0 and found["pairs"][0]["cosine"] == found["pairs"][1]["cosine"]
+    names = [run.label for run in chosen.runs]
+    json.dumps(mixture_figure(found, names, ["#000", "#111"]), allow_nan=False)
+    assert "4 rows each" in sentence(found, names) and table(found, names).count("<td>") == 14
+
+
+def test_on_data_is_what_a_dense_update_does_to_what_modules_read(home: House) -> None:
+    store = RunStore(home.home)
+    base = load_base(ModelConfig(source=str(home.base), quantisation="none"), device="cpu", dtype="float32")
+    decoder = Decoder(base.model, base.tokenizer)
+    one, two = (load_updates(store.get(home.runs[name]).update_path) for name in ("low", "dense"))
+    texts = [[3, 5, 7, 9], [2, 4]]
+    found = responses(decoder, texts, RowUpdate(decoder.adapter(one)), [one, two])
+    modules, squares = named_modules(base.model), [0.0, 0.0]
+    with torch.no_grad():  # the first adapter merged into W; hooks see what the modules then read
+        for update in one:
+            modules[update.name].weight += torch.tensor(update.matrix(), dtype=torch.float32)
+    hooks = []
+    for side, updates in enumerate((one, two)):
+        for update in updates:
+            dense = update.matrix()
+
+            def note(module: Any, given: Any, dense: np.ndarray = dense, side: int = side) -> None:
+                squares[side] += float(np.sum((given[0][0].detach().double().numpy() @ dense.T) ** 2))
+
+            hooks.append(modules[update.name].register_forward_pre_hook(note))
+    for ids in texts:
+        base.model(input_ids=torch.tensor([ids]))
+    assert np.allclose(found, np.sqrt(squares), rtol=1e-4)
+
+
+def test_dials_begin_at_the_base_and_pass_through_the_run(home: House) -> None:
+    found = over_dial(RunStore(home.home), home.runs["low"], "strength", [0.0, 1.0, -2.0], rows=4)
+    base, trained, _ = (point["score"] for point in found["points"])
+    assert base["value"] == base["base"] == trained["base"] and [p["value"] for p in found["points"]] == [0, 1, -2]
+    assert dial_figure(found)["data"] and "As trained" in describe_dial(found)
+    whole = over_dial(RunStore(home.home), home.runs["low"], "intruders", [0.0, 1.0], rows=4)
+    assert whole["points"][1]["score"] == trained and sum(whole["intruders"].values()) > 0
+    with pytest.raises(ConfigError, match="from 0 to 2"):
+        over_dial(RunStore(home.home), home.runs["low"], "intruders", [-1.0])
+
+
+def test_work_in_a_process_of_its_own_says_what_went_wrong(home: House) -> None:
+    task = {"kind": "dial", "run": home.runs["empty"], "of": "strength", "rows": 4}
+    with pytest.raises(RunError, match="no saved update"):
+        list(work(home.home, task))
+    task["run"] = home.runs["low"]
+    *steps, last = list(work(home.home, task))
+    assert [step["done"] for step in steps] == list(range(1, 9)) and last["found"]["kind"] == "strength"
+
+
+def test_commands(home: House, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--home", str(home.home), "--json"]
+    low, high = home.runs["low"], home.runs["high"]
+    assert main(["merge", f"{low}=0.5", f"{high}=-1", "--method", "svd", "--rank", "3", "--save", "mix", *given]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert value["rank"] == 3 and [part["weight"] for part in value["runs"]] == [0.5, -1.0]
+    saved = load_updates(RunStore(home.home).get(value["saved"]).update_path)
+    adapters = [load_updates(RunStore(home.home).get(id).update_path) for id in (low, high)]
+    whole = 0.5 * adapters[0][0].matrix() - adapters[1][0].matrix()
+    U, s, Vt = np.linalg.svd(whole)
+    assert np.allclose(saved[0].matrix(), (U[:, :3] * s[:3]) @ Vt[:3], atol=1e-5 * s[0])
+    assert value["norm"] == pytest.approx(np.sqrt(sum(np.sum(u.matrix() ** 2) for u in saved)), rel=1e-5)
+    name = "model.layers.0.mlp.down_proj"
+    assert main(["direction", high, "--module", name, "--index", "2", *given]) == 0
+    read = json.loads(capsys.readouterr().out)
+    update = next(u for u in adapters[1] if u.name == name)
+    assert read["sigma"] == pytest.approx(update_svd(update)[1][1]) and set(read["answers"]) == {
+        "base", "whole", "alone", "without", "random",
+    }  # fmt: skip
+    assert main(["merge", f"{low}=3", high, *given]) == 1 and "from -2 to 2" in capsys.readouterr().err
+    assert main(["merge", low, "--method", "sum", *given]) == 1 and "2 to 4" in capsys.readouterr().err
+
+
+def test_grids_and_agreement() -> None:
+    for count in (2, 3):
+        for kind, weights in grid(count, [1.0] * count):
+            assert len(weights) == count and (kind == "asked" or sum(weights) == pytest.approx(1))
+    pairs = [{"cosine": c, "reads": 0.1, "writes": -c, "on_data": c * c, "drop": c} for c in (0.1, 0.2, 0.3, 0.5, 0.9)]
+    assert agreement(pairs) == {"cosine": 1.0, "writes": -1.0, "on_data": 1.0} and agreement(pairs[:4]) == {}
