@@ -34,7 +34,8 @@ _BLOCK = re.compile(r"^(?:(?P<prefix>.+)\.)?(?P<list>layers|h|blocks|block)\.(?P
 _MAMBA = {"bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "mamba", "mamba2", "nemotron_h", "zamba2"}
 EXPERTS = ".experts."
 """Part of the names of all weights of experts."""
-_NOT_TEXT = re.compile(r"(^|\.)(vision|visual|audio|image|multi_modal|experts|router|block_sparse_moe|mtp)[^.]*(\.|$)")
+NOT_TEXT = re.compile(r"(^|\.)(vision|visual|audio|image|multi_modal|experts|router|block_sparse_moe|mtp)[^.]*(\.|$)")
+"""Names of modules that no text goes through, or that choose among experts."""
 _ORDER = (
     "q_proj k_proj v_proj qkv_proj c_attn query_key_value o_proj out_proj dense attn.c_proj attention.dense "
     "gate_proj up_proj gate_up_proj fc1 c_fc dense_h_to_4h down_proj fc2 mlp.c_proj dense_4h_to_h"
@@ -208,7 +209,7 @@ def module_shapes(folder: Path) -> list[tuple[str, int, int]]:
     found: list[tuple[tuple[str, int, int, str], tuple[str, int, int]]] = []
     for key, shape in shapes.items():
         match = _BLOCK.match(key)
-        if not match or len(shape) != 2 or _NOT_TEXT.search(key) or match["rest"].endswith(("norm", "embed")):
+        if not match or len(shape) != 2 or NOT_TEXT.search(key) or match["rest"].endswith(("norm", "embed")):
             continue
         if not is_adaptable(match["rest"], str(config.get("model_type")), experts):
             continue
@@ -230,7 +231,7 @@ def is_adaptable(name: str, kind: str, experts: bool) -> bool:
         name: the module's. kind: its model's model_type. experts: whether that model has experts.
     """
     leaf = name.rpartition(".")[2]
-    if leaf in ("gate", "router", "dt_proj", "x_proj") or leaf.endswith("expert_gate") or ".router." in f".{name}":
+    if leaf in ("gate", "router", "dt_proj", "x_proj") or leaf.endswith("expert_gate"):
         return False
     if experts and leaf in ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"):
         return False

@@ -197,7 +197,8 @@ def _peft_config(config: RunConfig, folder: Path) -> str:
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(folder)))
     shapes = linear_shapes(model)
     variant: Any = get_variant(config.variant.name)
-    targets = short_names(select(shapes, config.variant.target_modules), shapes)  # type: ignore[attr-defined]
+    selected = select(shapes, config.variant.target_modules)  # type: ignore[attr-defined]
+    targets = short_names(selected, (name for name, _ in model.named_modules()))
     context = Context(config.training.steps, config.training.seed)
     return _call(variant.peft_config(model, config.variant, context, targets), {"task_type": "CAUSAL_LM"})
 

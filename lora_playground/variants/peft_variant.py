@@ -59,7 +59,7 @@ class PeftVariant(Variant):
             raise ConfigError(
                 "variant.name", self.name, "it needs nn.Linear modules, and this model is built of Conv1D (GPT-2)"
             )
-        targets = short_names(selected, shapes)
+        targets = short_names(selected, (name for name, _ in model.named_modules()))
         with torch.random.fork_rng(devices=_cuda_devices()), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")
             torch.manual_seed(context.seed)

@@ -18,15 +18,17 @@ Shapes = Mapping[str, tuple[int, int]]
 
 
 def linear_shapes(model: torch.nn.Module) -> dict[str, tuple[int, int]]:
-    """(out, in) of every linear module of a live model that can have an update, its output head left out."""
-    from lora_playground.models.catalogue import EXPERTS, is_adaptable
+    """(out, in) of every linear module of a live model that can have an update; without its output head, and without
+    what reads pictures or sounds."""
+    from lora_playground.models.catalogue import EXPERTS, NOT_TEXT, is_adaptable
     from lora_playground.models.linear import is_linear, linear_shape
 
     kind = str(getattr(getattr(model, "config", None), "model_type", ""))
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
     linear = {name: module for name, module in model.named_modules() if module is not head and is_linear(module)}
     experts = any(EXPERTS in name for name, _ in model.named_parameters())
-    found = {name: module for name, module in linear.items() if is_adaptable(name, kind, experts)}
+    text = {name: module for name, module in linear.items() if not NOT_TEXT.search(name)}
+    found = {name: module for name, module in text.items() if is_adaptable(name, kind, experts)}
     return {name: shape for name, module in found.items() if (shape := linear_shape(module)) is not None}
 
 
@@ -52,13 +54,12 @@ def select(shapes: Shapes, targets: Literal["all-linear"] | list[str]) -> dict[s
     return {name: shape for name, shape in shapes.items() if name in chosen}
 
 
-def short_names(selected: Iterable[str], shapes: Shapes) -> list[str]:
-    """The shortest list of last names that matches exactly `selected`; full names where a last name is ambiguous, or a
-    number, which may name a whole layer too."""
+def short_names(selected: Iterable[str], names: Iterable[str]) -> list[str]:
+    """The shortest list of last names that matches exactly `selected` among the `names` of a model's modules; full
+    names where a last name is ambiguous."""
     wanted = set(selected)
     lasts = {name.rsplit(".", 1)[-1] for name in wanted}
-    unique = all(name in wanted for name in shapes if name.rsplit(".", 1)[-1] in lasts)
-    if unique and not any(last.isdigit() for last in lasts):
+    if all(name in wanted for name in names if name.rsplit(".", 1)[-1] in lasts):
         return sorted(lasts)
     return sorted(wanted)
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoints import make_checkpoint
+from checkpoints import make_checkpoint, make_tokenizer
 from peft import LoraConfig, get_peft_model
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from lora_playground.analysis.update import Update
 from lora_playground.config import ModelConfig
@@ -17,6 +18,8 @@ from lora_playground.models.decoding import Decoder, Row, RowUpdate
 from lora_playground.models.linear import oriented
 from lora_playground.models.loading import load_base
 from lora_playground.models.remarks import rereads
+from lora_playground.variants import get_variant
+from lora_playground.variants.base import Context
 from lora_playground.variants.targets import linear_shapes, short_names
 
 EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -73,7 +76,9 @@ def test_every_row_is_what_transformers_says(tmp_path: Path, kind: str) -> None:
                 parameter *= 3.0  # so that what is read matters
     shapes = linear_shapes(model)
     assert {name: (out, into) for name, out, into in module_shapes(folder)} == shapes and shapes
-    tuned = get_peft_model(copy.deepcopy(model), LoraConfig(target_modules=short_names(shapes, shapes)))
+    tuned = get_peft_model(
+        copy.deepcopy(model), LoraConfig(target_modules=short_names(shapes, dict(model.named_modules())))
+    )
     wrapped = {name for name, module in tuned.get_base_model().named_modules() if hasattr(module, "lora_A")}
     assert wrapped == set(shapes), "PEFT adapts what is said, no more and no less"
     decoder = Decoder(model, base.tokenizer)
@@ -100,3 +105,20 @@ def test_every_row_is_what_transformers_says(tmp_path: Path, kind: str) -> None:
             end = [8, 9][row % 2]
             for logits, more in zip(seen, ([], [3], [3, end])):
                 close(logits[row], whole(model, texts[row] + more))
+
+
+def test_of_a_model_that_sees_only_what_reads_text_is_adapted(tmp_path: Path) -> None:
+    """Gemma 3's vision tower has modules of the same last names; no text goes through them."""
+    make_tokenizer(tmp_path)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+    text = sizes | {"num_hidden_layers": 2, "num_key_value_heads": 1, "head_dim": 16, "vocab_size": 512}
+    seen = sizes | {"num_hidden_layers": 1, "image_size": 16, "patch_size": 8}
+    marks = {"image_token_index": 500, "boi_token_index": 501, "eoi_token_index": 502}
+    config = Gemma3Config(text_config=text, vision_config=seen, mm_tokens_per_image=4, **marks)
+    Gemma3ForConditionalGeneration(config).save_pretrained(tmp_path)
+    model = load_base(ModelConfig(source=str(tmp_path)), device="cpu", dtype="float32").model
+    shapes = {name: (out, into) for name, out, into in module_shapes(tmp_path)}
+    assert shapes == linear_shapes(model) and len(shapes) == 14
+    tuned = get_variant("lora").attach(model, get_variant("lora").config(rank=4), Context())
+    wrapped = {name for name, module in tuned.get_base_model().named_modules() if hasattr(module, "lora_A")}
+    assert wrapped == set(shapes)
