@@ -25,15 +25,9 @@ CONFIG = {"data": {"dataset": "pirate"}, "variant": {"name": "lora", "rank": 8}}
 
 
 def wait_warm(runner: LocalRunner) -> None:
-    """Until the kept worker has done its imports, which is when it no longer uses the processor."""
-    used = -1.0
-    while True:
-        time.sleep(1.0)
-        handle = runner.ready_handle()
-        now = runner.cpu_seconds(handle) if handle else None
-        if now is not None and now > 1.0 and now - used < 0.02:
-            return
-        used = now or -1.0
+    """Until the imports are done."""
+    while not runner.ready():
+        time.sleep(0.1)
 
 
 def one(home: Path, warm: bool, resume: bool, steps: int) -> dict[str, float]:

@@ -123,15 +123,26 @@ class Dispatcher:
         for id, active in list(self.active.items()):
             self._watch(id, active)
         self._replay()
+        starting = False
         while len(self.active) < self.placement.slots and (found := self._next()) is not None:
+            if not self._runner_is_ready():
+                starting = True
+                break
             self._begin(*found)
-        if self.active:
+        if self.active or starting:
             self._prepare_for_those_who_wait()
             return _TICK
         if (early := self._ready_from - time.monotonic()) > 0:
             return min(early, 5.0)
         self._prepare()
         return 5.0
+
+    def _runner_is_ready(self) -> bool:
+        """Whether a job can start now. Where nothing can be made ready, it starts, and says why it cannot."""
+        try:
+            return self.runner.ready()
+        except PlaygroundError:
+            return True
 
     def _prepare(self) -> None:
         try:

@@ -134,6 +134,9 @@ class RayRunner:
         job = self._jobs.get(handle.token)
         return job.cpu_seconds if job is not None else None
 
+    def ready(self) -> bool:
+        return True  # the cluster queues what has no place yet
+
     def prepare(self) -> None:
         """Nothing is kept ready: which machine a job gets is not known before."""
 

@@ -1,5 +1,8 @@
 """Where a job runs: the Runner protocol, and LocalRunner, which starts one process group a job on this machine.
 
+Where runs use the processor, workers are forked from a process that has imported everything (`jobs.forks`); elsewhere
+each imports by itself, one of them ahead of time.
+
 A runner starts, watches and ends processes. It knows no queue and no state; the supervisor decides what a process's
 end means. This module imports no torch: the worker that it starts does.
 """
@@ -7,55 +10,22 @@ end means. This module imports no torch: the worker that it starts does.
 from __future__ import annotations
 
 import contextlib
-import json
-import logging
 import os
 import secrets
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from lora_playground.errors import JobError
-from lora_playground.machine.processes import carrying, cpu_seconds, python, signal_group, start, started_at
+from lora_playground.jobs.forks import Forks
+from lora_playground.jobs.handle import TOKEN_VARIABLE, Handle, Worker, descendants, same_process
+from lora_playground.machine.processes import cpu_seconds, python, signal_group, start, started_at
 from lora_playground.runs import HOME_VARIABLE
 
-log = logging.getLogger(__name__)
-
-TOKEN_VARIABLE = "LORA_PLAYGROUND_WORKER"
-"""An environment variable that every process started by a worker inherits. Its value names that worker, so that
-processes left behind are found."""
-
-_CLOCK_ADJUSTMENT = 2.0
-"""Seconds by which two readings of the time a process began may differ."""
-
-
-@dataclass(frozen=True)
-class Handle:
-    """What is recorded of a started job, enough to find and end its processes from another server process.
-
-    Attributes:
-        pid: the worker, leader of its own session and process group.
-        started: when it began, in seconds since 1970 (0 where that is unknown); tells it from a later process with the
-            same number.
-        token: value of TOKEN_VARIABLE in it and all its descendants.
-    """
-
-    pid: int
-    started: float = 0.0
-    token: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Handle:
-        """Reads what `to_dict` wrote; fields that it does not know are left out."""
-        return cls(**{name: value for name, value in values.items() if name in cls.__dataclass_fields__})
+__all__ = ["TOKEN_VARIABLE", "Handle", "LocalRunner", "Runner", "descendants", "same_process"]
 
 
 class Runner(Protocol):
@@ -85,6 +55,10 @@ class Runner(Protocol):
         """Processor time it has used so far; None where that is unknown."""
         ...
 
+    def ready(self) -> bool:
+        """Whether a submit now starts at once. Where it is False, what is missing is being made ready."""
+        ...
+
     def prepare(self) -> None:
         """Prepares for the next submit at low priority, if this runner can."""
         ...
@@ -95,26 +69,30 @@ class Runner(Protocol):
 
 
 class LocalRunner:
-    """Runs workers as processes of this machine, with one kept warm: imports done, waiting for a run.
+    """Runs workers as processes of this machine, and keeps one that has done its imports: the fork server, or a worker
+    that waits for a run.
 
     Args:
-        home: folder for the warm worker's log.
-        command: argv of the worker; `--control FD` is added.
-        warm: whether `prepare` keeps a worker ready.
+        home: folder for the log of what waits.
+        command: argv of another worker than ours; `--control FD` is added.
+        warm: whether anything is kept ready.
     """
 
     def __init__(self, home: Path, command: Sequence[str] | None = None, warm: bool = True) -> None:
         self.home = home
         self.command = list(command or python("lora_playground.jobs.worker"))
         self.warm = warm
+        self._forks = Forks(home) if warm and command is None and Forks.possible() else None
         self._lock = threading.Lock()
-        self._ready: _Process | None = None
-        self._running: dict[int, _Process] = {}
+        self._ready: Worker | None = None
+        self._running: dict[int, Worker] = {}
 
     def submit(self, folder: Path, attempt: int, gpu: str | None = None) -> Handle:
         order = {"run": str(folder), "attempt": attempt, "gpu": gpu}
         with self._lock:
-            process, self._ready = self._ready, None
+            process = self._forks.fork() if self._forks is not None and self._forks.ready() else None
+            if process is None:
+                process, self._ready = self._ready, None
             if process is None or not process.send(order):
                 if process is not None:
                     process.end()
@@ -129,11 +107,11 @@ class LocalRunner:
         process = self._running.get(handle.pid)
         if process is None:
             return None if same_process(handle) else -signal.SIGKILL
-        return process.popen.poll()
+        return process.poll()
 
     def cancel(self, handle: Handle, how: Literal["flag", "terminate", "kill"]) -> None:
         process = self._running.get(handle.pid)
-        if process is None or process.popen.poll() is not None:
+        if process is None or process.poll() is not None:
             return
         if how == "flag":
             process.send({"stop": True})
@@ -156,19 +134,29 @@ class LocalRunner:
     def cpu_seconds(self, handle: Handle) -> float | None:
         return cpu_seconds(handle.pid)
 
+    def ready(self) -> bool:
+        with self._lock:
+            return self._forks is None or self._forks.ready() or self._forks.broken
+
     def prepare(self) -> None:
         if not self.warm:
             return
         with self._lock:
-            if self._ready is not None and self._ready.popen.poll() is None:
+            if self._forks is not None and not self._forks.broken:
+                self._forks.start()
+                return
+            if self._ready is not None and self._ready.poll() is None:
                 return
             if self._ready is not None:
                 self._ready.end()
             self._ready = self._spawn()
 
-    def ready_handle(self) -> Handle | None:
-        """The warm worker's handle, None while there is none."""
-        return self._ready.handle if self._ready is not None else None
+    @property
+    def waiting_pid(self) -> int | None:
+        """The process that is kept ready, None while there is none."""
+        if self._forks is not None and not self._forks.broken:
+            return self._forks.pid
+        return self._ready.handle.pid if self._ready is not None else None
 
     def close(self) -> None:
         with self._lock:
@@ -176,8 +164,10 @@ class LocalRunner:
             self._running, self._ready = {}, None
         for process in processes:
             process.end()
+        if self._forks is not None:
+            self._forks.close()
 
-    def _spawn(self) -> _Process:
+    def _spawn(self) -> Worker:
         token = secrets.token_hex(8)
         read, write = os.pipe()
         try:
@@ -200,42 +190,4 @@ class LocalRunner:
         finally:
             os.close(read)
         os.set_blocking(write, False)
-        return _Process(popen, write, Handle(popen.pid, started_at(popen.pid), token))
-
-
-class _Process:
-    """A worker of ours and the pipe that both orders it and, by closing, tells it that the server is gone."""
-
-    def __init__(self, popen: subprocess.Popen[bytes], control: int, handle: Handle) -> None:
-        self.popen, self.control, self.handle = popen, control, handle
-
-    def send(self, order: dict[str, Any]) -> bool:
-        """Writes one line of orders; False where the worker is gone."""
-        if self.popen.poll() is not None:
-            return False
-        try:
-            os.write(self.control, json.dumps(order).encode() + b"\n")
-        except OSError:
-            return False
-        return True
-
-    def end(self) -> None:
-        """Kills the group and collects the exit status. Safe to call twice."""
-        # Once the leader has been waited for, its number may be another's; then the token finds what is left.
-        if self.popen.poll() is None:
-            signal_group(self.handle.pid, signal.SIGKILL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.popen.wait(5)
-        if self.control >= 0:
-            os.close(self.control)
-            self.control = -1
-
-
-def same_process(handle: Handle) -> bool:
-    """Whether the recorded process itself still lives; a later one with the same number does not count."""
-    return handle.started > 0 and abs(started_at(handle.pid) - handle.started) < _CLOCK_ADJUSTMENT
-
-
-def descendants(token: str) -> list[int]:
-    """Living processes but this one that carry a worker's token, wherever they have put themselves."""
-    return carrying(TOKEN_VARIABLE, token) if token else []
+        return Worker(Handle(popen.pid, started_at(popen.pid), token), write, popen.poll)

@@ -33,21 +33,26 @@ Execute = Callable[..., dict[str, Any]]
 
 
 def main(
-    arguments: Sequence[str] | None = None, execute: Execute | None = None, warm_up: Callable[[], None] | None = None
+    arguments: Sequence[str] | None = None,
+    execute: Execute | None = None,
+    warm_up: Callable[[], None] | None = None,
+    prepared: bool = False,
 ) -> int:
     """Waits for one run and executes it; returns the exit status (0 only if `result.json` was written).
 
     Args:
         execute: what to run instead of `jobs.pipeline.execute` (tests).
         warm_up: what to do while waiting instead of importing the pipeline (tests).
+        prepared: everything is imported already, and the priority lowered (`jobs.fork_server`).
     """
     parser = argparse.ArgumentParser(prog="python -m lora_playground.jobs.worker", description=__doc__.split("\n")[0])
     parser.add_argument("--control", type=int, required=True, metavar="FD", help="the pipe to read orders from")
     control = parser.parse_args(arguments).control
     watched = _start_watcher(control)
-    yield_to_others()
+    if not prepared:
+        yield_to_others()
     orders = Orders(control, watched)
-    warming = Warming(warm_up or prepare)
+    warming = Warming(warm_up or ((lambda: None) if prepared else prepare))
     order = orders.first()
     if order is None:
         return 0
@@ -178,7 +183,7 @@ def _start_watcher(control: int) -> bool:
     when this one dies, so that nothing it started outlives it. Returns whether there is one."""
     if not hasattr(os, "pidfd_open") or os.getpgrp() != os.getpid():
         return False  # the thread that reads orders does the first half alone
-    from lora_playground.jobs.runner import TOKEN_VARIABLE, descendants  # before the fork: later every moment counts
+    from lora_playground.jobs.handle import TOKEN_VARIABLE, descendants  # before the fork: later every moment counts
 
     worker = os.getpid()
     if os.fork() != 0:

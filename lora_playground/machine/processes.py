@@ -124,7 +124,12 @@ def yield_to_others(niceness: int = 5) -> None:
     """Lowers this process's priority below that of the server and the chat, so that pages answer while it computes."""
     with contextlib.suppress(OSError):
         os.nice(niceness)
-    # Where Linux shares the processor between sessions first, what counts is the niceness of the session.
+    share_the_session(niceness)
+
+
+def share_the_session(niceness: int = 5) -> None:
+    """Lowers the priority of this process's session: where Linux shares the processor between sessions first, that is
+    what counts. A new session does not inherit it, as it does a process's own."""
     with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as file:
         file.write(str(niceness))
 

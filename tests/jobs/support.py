@@ -25,6 +25,7 @@ class FakeRunner:
         self.runs: dict[int, Run] = {}
         self.cancelled: list[tuple[int, str]] = []
         self.prepared = 0
+        self.is_ready = True
 
     def submit(self, folder: Path, attempt: int, gpu: str | None = None) -> Handle:
         number = len(self.started) + 1
@@ -54,6 +55,9 @@ class FakeRunner:
 
     def cpu_seconds(self, handle: Handle) -> float | None:
         return None
+
+    def ready(self) -> bool:
+        return self.is_ready
 
     def prepare(self) -> None:
         self.prepared += 1

@@ -122,7 +122,7 @@ def test_a_dead_warm_worker_is_replaced(local: LocalRunner, home: Path) -> None:
     assert local._ready is not None
     dead = local._ready
     os.killpg(dead.handle.pid, signal.SIGKILL)
-    dead.popen.wait()
+    wait_until(lambda: dead.poll() is not None)
     handle = local.submit(new_run(home, "quick").folder, 1)
     assert handle.pid != dead.handle.pid
     wait_until(lambda: local.poll(handle) == 0)

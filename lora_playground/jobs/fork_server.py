@@ -1,0 +1,151 @@
+"""The process that has imported what training needs and forks itself once a job, so that no job imports it again.
+
+`python -m lora_playground.jobs.fork_server --socket FD` says `{"ready": true}`; a message `{"token": TOKEN}` with the
+reading end of a control pipe makes a child, which says `{"forked": PID}`; of its end this says `{"ended": PID,
+"status": N}`. The child is an ordinary worker (`jobs.worker`) in a session of its own: one job a process. When the socket closes,
+the server is dead, and this ends; children end by their own pipes. It computes on the processor only: a process
+that has begun to use CUDA cannot be forked.
+
+Forking copies one thread. What runs others here, OpenBLAS, prepares for forks; OpenMP's belong to the thread that
+imported everything, which has ended by then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import select
+import socket
+import sys
+import threading
+import traceback
+import warnings
+from typing import NoReturn
+
+from lora_playground.jobs.handle import TOKEN_VARIABLE
+from lora_playground.machine.processes import share_the_session, yield_to_others
+
+
+def main() -> int:
+    """Serves until the socket closes; returns the exit status (1 where the imports fail)."""
+    parser = argparse.ArgumentParser(prog="python -m lora_playground.jobs.fork_server")
+    parser.add_argument("--socket", type=int, required=True, metavar="FD")
+    server = socket.socket(fileno=parser.parse_args().socket)
+    yield_to_others()
+    warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forks beside OpenBLAS's threads
+    if not _prepared(server):
+        return 1
+    server.send(json.dumps({"ready": True}).encode())
+    _serve(server)
+    return 0
+
+
+def _prepared(server: socket.socket) -> bool:
+    """Imports everything in a thread, and ends the process if the server dies meanwhile."""
+    failures: list[BaseException] = []
+
+    def prepare() -> None:
+        try:
+            import torch
+            import tqdm
+
+            tqdm.tqdm.monitor_interval = 0  # no thread that watches progress bars
+            torch.set_num_threads(1)
+            from lora_playground.jobs import execution, pipeline  # noqa: F401
+
+            execution.prepare()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=prepare, name="prepare")
+    thread.start()
+    closed = select.poll()
+    closed.register(server, 0)
+    while thread.is_alive():
+        if closed.poll(0):
+            os._exit(0)
+        thread.join(0.2)
+    for error in failures:
+        traceback.print_exception(error)
+    return not failures
+
+
+def _serve(server: socket.socket) -> None:
+    gc.collect()
+    gc.freeze()  # the children share these pages as long as nobody writes to them
+    poller = select.poll()
+    poller.register(server, select.POLLIN)
+    children: dict[int, int] = {}  # descriptor that becomes readable when the child ends, and its number
+    while True:
+        for ready, _ in poller.poll():
+            if ready in children:
+                pid = children.pop(ready)
+                poller.unregister(ready)
+                os.close(ready)
+                status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                _tell(server, {"ended": pid, "status": status})
+                continue
+            data, handles, _, _ = socket.recv_fds(server, 4096, 1)
+            if not data:
+                return
+            pid = os.fork()
+            if pid == 0:
+                _become_worker(json.loads(data)["token"], handles[0], server, list(children))
+            os.close(handles[0])
+            child = os.pidfd_open(pid)
+            children[child] = pid
+            poller.register(child, select.POLLIN)
+
+
+def _tell(server: socket.socket, message: dict[str, object]) -> None:
+    with contextlib.suppress(OSError):  # the server is gone; the next look at the socket says so
+        server.send(json.dumps(message).encode())
+
+
+def _become_worker(token: str, control: int, server: socket.socket, inherited: list[int]) -> NoReturn:
+    status = 1
+    try:
+        os.setsid()
+        _carry(token)
+        _tell(server, {"forked": os.getpid()})  # not before it can be found and ended by its number and its token
+        server.close()
+        for handle in inherited:
+            os.close(handle)
+        share_the_session()
+        import torch
+
+        from lora_playground.jobs import worker
+        from lora_playground.machine.device import cores
+        from lora_playground.models.precision import bounded
+
+        torch.set_num_threads(bounded(cores()))
+        status = worker.main(["--control", str(control)], prepared=True)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+
+def _carry(token: str) -> None:
+    """Makes this process and its descendants carry a worker's token, by which the last stray of a job is found.
+
+    What a process shows of its environment in /proc is where it began, so the value is written over in place; it has
+    the same length.
+    """
+    libc = ctypes.CDLL(None)
+    libc.getenv.restype = ctypes.c_void_p
+    address = libc.getenv(TOKEN_VARIABLE.encode())
+    if address and len(token) == len(os.environ[TOKEN_VARIABLE]):
+        ctypes.memmove(address, token.encode(), len(token))
+    os.environ[TOKEN_VARIABLE] = token
+
+
+if __name__ == "__main__":
+    sys.exit(main())
