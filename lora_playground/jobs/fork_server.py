@@ -2,9 +2,9 @@
 
 `python -m lora_playground.jobs.fork_server --socket FD` says `{"ready": true}`; a message `{"token": TOKEN}` with the
 reading end of a control pipe makes a child, which says `{"forked": PID}`; of its end this says `{"ended": PID,
-"status": N}`. The child is an ordinary worker (`jobs.worker`) in a session of its own: one job a process. When the socket closes,
-the server is dead, and this ends; children end by their own pipes. It computes on the processor only: a process
-that has begun to use CUDA cannot be forked.
+"status": N}`. The child is an ordinary worker (`jobs.worker`) in a session of its own: one job a process. When the
+socket closes, the server is dead, and this ends; children end by their own pipes. It computes on the processor only: a
+process that has begun to use CUDA cannot be forked.
 
 Forking copies one thread. What runs others here, OpenBLAS, prepares for forks; OpenMP's belong to the thread that
 imported everything, which has ended by then.
