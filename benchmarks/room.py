@@ -1,8 +1,9 @@
 """Many people on one server: how fast runs train while others watch, how soon pages and chats answer, what it takes.
 
 A server of its own trains the embedded model. Watchers ask the live route as a page does; people press Train within
-ten seconds; chats ask at once while two runs train; with `--browser` one real Chromium has the page open. Everything is
-on this machine, the askers too. Ratios compare with what the same server did before, alone.
+ten seconds; chats ask at once while two runs train; one real Chromium has the page open. Everything is on this machine,
+the askers too. Ratios compare with what was measured just before, alone. `--only ROW ...` chooses rows, so that a call
+fits into a few quiet minutes; each call measures the lone runs that its rows are compared with.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import argparse
 import asyncio
 import http.client
 import json
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +84,13 @@ async def talk(chat: Any, count: int) -> list[float | str]:
 class Room:
     """A server process and what is asked of it."""
 
-    def __init__(self, home: Path, port: int) -> None:
+    def __init__(self, home: Path, port: int, threads: int | None = None) -> None:
         self.home, self.port, self.seed, self.errors = home, port, 0, list[str]()
         command = [sys.executable, __file__, "--serve", str(home), "--port", str(port)]
-        self.server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+        environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.server = subprocess.Popen(command, env=environment, **pipes)
         self.read()
 
     def read(self) -> Any:
@@ -192,7 +198,8 @@ def browser(port: int, run: str) -> Any:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch()
+        path = os.environ.get("LORA_PLAYGROUND_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
         page = chromium.new_page()
         page.goto(f"http://127.0.0.1:{port}/?run={run}")
         yield
@@ -206,59 +213,116 @@ def p95(seconds: list[float]) -> float | None:
 # --- what is measured -------------------------------------------------------------------------------------------------
 
 
-def watched(room: Room, given: argparse.Namespace, alone: dict[str, Any]) -> dict[str, Any]:
-    """A run that many watch, or one browser, against the one that nobody watched."""
-    began, used = time.monotonic(), room.cpu()
-    id = room.train(given.steps, "one")
-    with ExitStack() as stack:
-        if given.browser:
-            stack.enter_context(browser(room.port, id))
-        watchers = stack.enter_context(Watchers(room, id, given.watchers))
-        room.wait([id])
-    seconds, cores = time.monotonic() - began, (room.cpu() - used) / (time.monotonic() - began)
-    room.errors += watchers.errors
-    return {
-        "training_ratio": round(room.result(id)["tokens_per_second"] / alone["tokens_per_second"], 3),
-        "watched_run_seconds": round(seconds, 1),
-        "poll_p95": p95(watchers.seconds),
-        "polls": len(watchers.seconds),
-        "web_cores": round(cores, 3),
-    }
+@contextmanager
+def busy() -> Any:
+    """Another process that wants a core all the time."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    yield
+    process.kill()
+    process.wait()
 
 
-def crowd(room: Room, given: argparse.Namespace, one: float) -> dict[str, Any]:
-    """Everybody trains, each with a seed of their own; then everybody the same lesson."""
-    found: dict[str, Any] = {}
-    for name, seed in (("makespan", None), ("lesson", 7)):
-        began, ids = time.monotonic(), []
-        for number in range(given.people):
-            ids.append(room.train(given.steps, f"person {number}", seed, fresh=False))
-            time.sleep(min(10.0 / given.people, 1.0))
+Found = dict[str, Any]
+
+
+class Rows:
+    """The rows of the table: each gives its figures, compared with a lone run on one thread and one on all cores."""
+
+    def __init__(self, room: Room, given: argparse.Namespace, single: Found) -> None:
+        self.room, self.given, self.single = room, given, single
+        id, self.one = room.one_run(given.steps)
+        self.alone = room.result(id)
+
+    def speed(self, id: str) -> Found:
+        """Training speed of a run, and its ratios to the lone ones."""
+        pace = self.room.result(id)["tokens_per_second"]
+        found = {"tokens_per_second": round(pace, 1), "of_all_cores": round(pace / self.alone["tokens_per_second"], 3)}
+        return found | ({"of_one_thread": round(pace / self.single["tokens_per_second"], 3)} if self.single else {})
+
+    def watchers(self) -> Found:
+        """Many pages watch a run."""
+        room, used, began = self.room, self.room.cpu(), time.monotonic()
+        id = room.train(self.given.steps, "one")
+        with Watchers(room, id, self.given.watchers) as pages:
+            room.wait([id])
+            cores = (room.cpu() - used) / (time.monotonic() - began)
+        room.errors += pages.errors
+        polls = {"poll_p95": p95(pages.seconds), "polls": len(pages.seconds), "web_cores": round(cores, 3)}
+        return {"training_ratio": self.speed(id)["of_all_cores"], **self.speed(id), **polls}
+
+    def busy(self) -> Found:
+        """A run beside another busy process."""
+        with busy():
+            id, _ = self.room.one_run(self.given.steps)
+        return self.speed(id)
+
+    def two(self) -> Found:
+        """Two people's runs at once."""
+        ids = [self.room.train(self.given.steps, f"person {number}") for number in range(2)]
+        self.room.wait(ids)
+        pace = sum(self.room.result(id)["tokens_per_second"] for id in ids)
+        return {"together_of_all_cores": round(pace / self.alone["tokens_per_second"], 3)}
+
+    def browser(self) -> Found:
+        """One real browser has the run's page open, on the same cores."""
+        began = time.monotonic()
+        id = self.room.train(self.given.steps, "one")
+        with browser(self.room.port, id):
+            self.room.wait([id])
+            seconds = time.monotonic() - began
+        return {"seconds": round(seconds, 1), "of_no_browser": round(seconds / self.one, 3)}
+
+    def chats(self) -> Found:
+        """Many chats at once while two runs train."""
+        room = self.room
+        ids = [room.train(2 * self.given.steps, f"trainer {number}") for number in range(2)]
+        while not all(room.order(jobs=True)[id][1] for id in ids):
+            time.sleep(0.2)
+        said = room.order(chat=self.given.chats)
+        room.errors += [words for words in said if isinstance(words, str)]
+        training = sum(room.order(jobs=True)[id][0] == "training" for id in ids)
         room.wait(ids)
-        found[name] = round(time.monotonic() - began, 1)
-    found["makespan_ratio"] = round(found["makespan"] / (given.people * one), 3)
-    found["lesson_ratio"] = round(found["lesson"] / one, 3)
-    return found
+        first = [seconds for seconds in said if not isinstance(seconds, str)]
+        return {"answered": len(first), "first_token_p95": p95(first), "still_training": training}
+
+    def people(self) -> Found:
+        """Everybody trains within ten seconds, each with a seed of their own."""
+        seconds = self._crowd(None)
+        return {"makespan": seconds, "of_one_after_another": round(seconds / (self.given.people * self.one), 3)}
+
+    def lesson(self) -> Found:
+        """Everybody trains the same lesson."""
+        seconds = self._crowd(7)
+        return {"makespan": seconds, "of_one_run": round(seconds / self.one, 3)}
+
+    def _crowd(self, seed: int | None) -> float:
+        began, ids = time.monotonic(), []
+        for number in range(self.given.people):
+            ids.append(self.room.train(self.given.steps, f"person {number}", seed, fresh=False))
+            time.sleep(min(10.0 / self.given.people, 1.0))
+        self.room.wait(ids)
+        return round(time.monotonic() - began, 1)
+
+    def idle(self) -> Found:
+        """No page open, no job: the web process, and what waits for a job."""
+        server = psutil.Process(self.room.server.pid)
+        time.sleep(IDLE)
+        used = self.room.cpu()
+        time.sleep(IDLE)
+        kept = [f"{process.memory_full_info().uss / 1e6:.0f} MB" for process in server.children(recursive=True)]
+        return {"web_cores": round((self.room.cpu() - used) / IDLE, 4), "children": kept}
 
 
-def chats(room: Room, given: argparse.Namespace) -> dict[str, Any]:
-    """Many chats at once while two runs train."""
-    ids = [room.train(2 * given.steps, f"trainer {number}") for number in range(2)]
-    while not all(room.order(jobs=True)[id][1] for id in ids[:1]):
-        time.sleep(0.2)
-    said = room.order(chat=given.chats)
-    room.errors += [words for words in said if isinstance(words, str)]
-    room.wait(ids)
-    return {"first_token_p95": p95([seconds for seconds in said if not isinstance(seconds, str)])}
+ROWS = ("idle", "watchers", "busy", "two", "browser", "chats", "people", "lesson")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--people", type=int, default=4, help="who train")
-    parser.add_argument("--watchers", type=int, default=10, help="open pages")
-    parser.add_argument("--chats", type=int, default=10, help="chats at once")
+    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), help="rows to measure")
+    parser.add_argument("--people", type=int, default=30, help="who train")
+    parser.add_argument("--watchers", type=int, default=50, help="open pages")
+    parser.add_argument("--chats", type=int, default=30, help="chats at once")
     parser.add_argument("--steps", type=int, default=60, help="of each run")
-    parser.add_argument("--browser", action="store_true", help="one of the watchers is a real Chromium")
     parser.add_argument("--port", type=int, default=7993)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--serve", metavar="HOME", help=argparse.SUPPRESS)
@@ -266,34 +330,31 @@ def main() -> int:
     if given.serve:
         serve(Path(given.serve), given.port)
         return 0
+    found: Found = {"load_before": round(os.getloadavg()[0], 1)}
+    errors: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
-        room = Room(Path(folder) / "home", given.port)
-        try:
+        single: Found = {}
+        if {"watchers", "busy"} & set(given.only):
+            with closing(Room(Path(folder) / "single", given.port, threads=1)) as room:
+                room.one_run(4)
+                id, seconds = room.one_run(given.steps)
+                single, errors = room.result(id), errors + room.errors
+                pace = round(single["tokens_per_second"], 1)
+                found["one_thread_alone"] = {"seconds": round(seconds, 1), "tokens_per_second": pace}
+        with closing(Room(Path(folder) / "home", given.port)) as room:
             room.one_run(4)  # imports and caches
-            used = room.cpu()
-            time.sleep(IDLE)
-            resting = (room.cpu() - used) / IDLE
             memory = psutil.Process(room.server.pid).memory_info().rss
-            id, one = room.one_run(given.steps)
-            alone = room.result(id)
-            found = {
-                "idle_web_cores": round(resting, 4),
-                "one_run": round(one, 1),
-                "tokens_per_second": round(alone["tokens_per_second"], 1),
-            }
-            found |= watched(room, given, alone) if given.watchers or given.browser else {}
-            found |= chats(room, given) if given.chats else {}
-            found |= crowd(room, given, one) if given.people else {}
+            rows = Rows(room, given, single)
+            pace = round(rows.alone["tokens_per_second"], 1)
+            found["all_cores_alone"] = {"seconds": round(rows.one, 1), "tokens_per_second": pace}
+            for name in given.only:
+                found[name] = getattr(rows, name)()
+                print(json.dumps({name: found[name]}), file=sys.stderr, flush=True)
             grown = (psutil.Process(room.server.pid).memory_info().rss - memory) / 1e6
-            found |= {
-                "web_memory_grown_mb": round(grown, 1),
-                "errors": len(room.errors),
-                "first_errors": room.errors[:3],
-            }
-        finally:
-            room.close()
+            errors += room.errors
+    found |= {"web_memory_grown_mb": round(grown, 1), "errors": len(errors), "first_errors": errors[:3]}
     print(json.dumps(found) if given.json else "\n".join(f"{name}: {value}" for name, value in found.items()))
-    return 1 if found["errors"] else 0
+    return 1 if errors else 0
 
 
 if __name__ == "__main__":

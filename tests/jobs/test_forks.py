@@ -11,8 +11,9 @@ import pytest
 
 from lora_playground.jobs.forks import Forks
 from lora_playground.jobs.runner import LocalRunner
+from lora_playground.jobs.supervisor import Supervisor
 from lora_playground.runs import Run
-from tests.jobs.support import STEPS, alive, marked, new_run, wait_until
+from tests.jobs.support import STEPS, FakeRunner, alive, config, marked, new_run, wait_for, wait_until
 
 pytestmark = pytest.mark.skipif(not Forks.possible(), reason="workers are forked on Linux without a GPU only")
 
@@ -101,3 +102,14 @@ def test_imports_that_fail_leave_workers_that_start_alone(tmp_path, place, monke
         assert "broken on purpose" in (tmp_path / "worker.log").read_text()
     finally:
         runner.close()
+
+
+def test_a_job_waits_in_the_queue_until_a_worker_is_ready(home) -> None:
+    fake = FakeRunner()
+    with Supervisor(home, fake, slots=1, replay=False, admit=lambda *_: []) as queue:
+        fake.is_ready = False
+        jobs = [queue.submit(config("quick")) for _ in range(2)]
+        queue.cancel(jobs[0].id)
+        assert not fake.started and [queue.job(job.id).state for job in jobs] == ["cancelled", "queued"]
+        fake.is_ready = True
+        wait_for(queue, jobs[1].id, "done")

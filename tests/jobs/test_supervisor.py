@@ -39,15 +39,6 @@ def test_no_worker_is_made_ready_before_the_first_page(home: Path, fake: FakeRun
         supervisor.close()
 
 
-def test_a_job_waits_in_the_queue_until_a_worker_is_ready(queue: Supervisor, fake: FakeRunner) -> None:
-    fake.is_ready = False
-    jobs = [queue.submit(config("quick")) for _ in range(2)]
-    queue.cancel(jobs[0].id)
-    assert not fake.started and [queue.job(job.id).state for job in jobs] == ["cancelled", "queued"]
-    fake.is_ready = True
-    wait_for(queue, jobs[1].id, "done")
-
-
 def finish(supervisor: Supervisor, fake: FakeRunner, id: str) -> None:
     wait_until(lambda: id in fake.started)
     fake.finish(fake.started.index(id) + 1)
