@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import os
 import signal
 import sys
@@ -27,6 +28,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--mcp", action="store_true", help="offer the endpoints as MCP tools, at /gradio_api/mcp/")
     parser.add_argument("--ray", metavar="ADDRESS", help="train on a Ray cluster: address or auto (docs/cluster.md)")
+    parser.add_argument(
+        "--models", metavar="DIR", action="append", default=[], help="a folder with base models, offered in the form"
+    )
+    parser.add_argument(
+        "--largest-download", type=float, metavar="GB", help="of one model that a visitor of a shared server names (8)"
+    )
+    parser.add_argument(
+        "--limits", metavar="NAME=N,...", default="",
+        help="of one person: running, waiting, runs, gigabytes, uploads, chats; 0 for no limit (default: few where the "
+        "server listens beyond this machine)",
+    )  # fmt: skip
     given = parser.parse_args(arguments)
 
     from lora_playground.runs import home_at
@@ -38,18 +50,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve(given: argparse.Namespace) -> int:
     from lora_playground.errors import PlaygroundError
     from lora_playground.jobs import tracking
+    from lora_playground.jobs.limits import ALONE, SHARED, Limits
+    from lora_playground.models.sources import share
     from lora_playground.ui.serve import Server
 
+    if given.workshop:
+        given.host = given.host or "0.0.0.0"
+    shared = not is_loopback(given.host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1")
     try:
         tracking.choose(given.track)
-        server = Server(given.home, given.slots, given.ray)
+        share(given.models, shared, given.largest_download)
+        limits = Limits.parse(given.limits, SHARED if shared else ALONE)
+        server = Server(given.home, given.slots, limits, given.ray)
     except PlaygroundError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     # A polite end closes the queue: what runs stands as interrupted, and no process is left behind.
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
-    if given.workshop:
-        given.host = given.host or "0.0.0.0"
     try:
         server.launch(given.host, given.port, root_path=given.root_path, mcp=given.mcp)
     except OSError as error:
@@ -81,3 +98,11 @@ def _invitation(port: int) -> str:
         f"{picture.getvalue()}\nEveryone: {address}\n"
         f"The teacher, on this machine: http://localhost:{port}/class (opens a class, with a code to project)"
     )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server that listens at that address."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

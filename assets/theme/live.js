@@ -7,6 +7,8 @@ lp.live = (() => {
   let titles = {}, script = "", sync = null, number = 0, settled = false;
   let here = read();
   let have = {}, told = {}, boot = "", ended = null, module = "", taken = null;
+  let everyone = false; // whether the list shows everyone's runs
+  try { everyone = localStorage.getItem("lp-everyone") === "1"; } catch { /* private window */ }
   const lines = new Map(), hidden = new Set(), listeners = [];
   let timer = 0, asking = false, again = false;
 
@@ -49,6 +51,12 @@ lp.live = (() => {
   }
 
   const acts = {
+    whose: (which) => {
+      everyone = which === "all";
+      try { localStorage.setItem("lp-everyone", everyone ? "1" : ""); } catch { /* private window */ }
+      ask();
+    },
+    person: () => lp.menu.person(told.you.name, ask),
     new: () => go({ run: "", tab: "fine" }),
     play: () => lp.empty.play(),
     unplay: () => lp.empty.stop(),
@@ -142,6 +150,7 @@ lp.live = (() => {
     asking = true;
     const run = here.run, query = new URLSearchParams({ ...have, run, module });
     const also = [run, ...here.runs].filter((id) => id && have.list && !lines.has(id));
+    if (everyone) query.set("all", "1");
     if (also.length) query.set("also", also.join(","));
     try {
       const answer = await fetch(`${root}/live?${query}`, { cache: "no-store" });
@@ -150,7 +159,7 @@ lp.live = (() => {
     } catch { told.queue = "no answer from the server, trying again"; }
     asking = false;
     paint();
-    timer = setTimeout(ask, again ? 0 : told.list && told.list.busy ? FAST : SLOW);
+    timer = setTimeout(ask, again ? 0 : (told.list && told.list.busy) || (here.run && told.card && !told.card.ended) ? FAST : SLOW);
     again = false;
   }
   document.addEventListener("visibilitychange", ask);
@@ -159,6 +168,7 @@ lp.live = (() => {
     if (boot && answer.boot !== boot) window.location.reload(); // the server was started anew and knows nothing of this page
     boot = answer.boot;
     told.queue = answer.queue;
+    told.you = answer.you;
     for (const [id, html] of [...((answer.list && answer.list.lines) || []), ...(answer.also || [])]) lines.set(id, html);
     if (answer.list) {
       [told.list, have.list] = [answer.list, answer.list.version];
@@ -265,7 +275,7 @@ lp.live = (() => {
     if (!node) return;
     if (!node.firstChild) {
       node.innerHTML = '<nav class="lp-side" aria-label="Runs"><button class="lp-new" data-act="new">+ New run</button><h2>Runs <span class="lp-sr">(tick up to four to compare them)</span></h2>' +
-        '<ul class="lp-runs"></ul><p class="lp-empty">No runs yet. Press Train.</p><p class="lp-runs-more"></p></nav>';
+        '<p class="lp-whose" role="group" aria-label="Whose runs"><button data-act="whose" data-id="own">Yours</button><button data-act="whose" data-id="all">Everyone\u2019s</button></p><ul class="lp-runs"></ul><p class="lp-empty">No runs yet. Press Train.</p><p class="lp-runs-more"></p><p class="lp-you"><button data-act="person"></button></p></nav>';
     }
     const box = node.querySelector(".lp-runs"), ids = told.list.lines.map((one) => one[0]).filter((id) => !hidden.has(id));
     const shown = [...ids, ...[here.run, ...here.runs].filter((id, place, all) => id && !ids.includes(id) && !hidden.has(id) && lines.has(id) && all.indexOf(id) === place)];
@@ -285,6 +295,11 @@ lp.live = (() => {
     old.forEach((line) => line.remove());
     const more = told.list.total - shown.length - hidden.size;
     node.querySelector(".lp-empty").hidden = shown.length > 0;
+    const you = told.you || { name: "", others: false }, person = node.querySelector(".lp-you button");
+    for (const name of [".lp-whose", ".lp-you"]) node.querySelector(name).hidden = !you.others;
+    node.querySelectorAll(".lp-whose button").forEach((button) => button.setAttribute("aria-pressed", String((button.dataset.id === "all") === everyone)));
+    const called = you.name ? `You are ${you.name}` : "Tell others your name";
+    if (person.textContent !== called) person.textContent = called;
     node.querySelector(".lp-runs-more").textContent = more > 0 ? `and ${more} older runs` : "";
   }
 

@@ -89,5 +89,10 @@ lp.menu = (() => {
   }
   window.addEventListener("pagehide", () => doomed.forEach((timer, id) => { clearTimeout(timer); finish(id); }));
 
-  return { start: (trigger) => { send = trigger; }, open };
+  // What the person calls themselves; others see it beside their runs.
+  function person(name, then) {
+    ask("Your name, beside your runs", name, 40).then((text) => { if (text !== null) { edit("", "person", text); setTimeout(then, 400); } });
+  }
+
+  return { start: (trigger) => { send = trigger; }, open, person };
 })();

@@ -5,6 +5,7 @@ It knows no torch and no tokenizer. The file's own name is only ever shown, neve
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -24,6 +25,7 @@ from lora_playground.errors import DataError
 MAX_HELD_OUT = 500
 BY_ANSWER = ("exact", METRIC, "contains", "starts", "translation")
 """Metrics that compare with the answer of a row, so that they fit any rows with answers."""
+_OWNER = "owner"
 _RESULT = re.compile(r"####\s*(-?\d[\d,]*)\s*$")
 _SLOT = re.compile(r"\s*([^\W\d][\w ]*)\[([^\[\]]+)\]\s*")
 _SLOTS = re.compile(rf"(?:{_SLOT.pattern}(?:[,;]|$))+")
@@ -71,6 +73,21 @@ def _drawn(sizes: list[int], share: float, seed: int) -> tuple[list[int], list[i
                 held[part] = size
                 break
     return parts
+
+
+def note_owner(home: Path, name: str, owner: str) -> None:
+    """Notes whose upload a dataset is. Without a place to write it is nobody's."""
+    with contextlib.suppress(OSError):
+        (home / "uploads" / name / _OWNER).write_text(owner)
+
+
+def uploads_of(home: Path, owner: str) -> int:
+    """How many uploads are a person's."""
+    found = 0
+    for path in (home / "uploads").glob(f"*/{_OWNER}"):
+        with contextlib.suppress(OSError):
+            found += path.read_text() == owner
+    return found
 
 
 def store(reading: Reading, home: Path, name: str, seed: int = 0, metric: str | None = None) -> DatasetCard:

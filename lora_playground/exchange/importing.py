@@ -25,12 +25,13 @@ from lora_playground.analysis.tensors import refuse_pickle
 from lora_playground.analysis.update import Update, save_updates
 from lora_playground.analysis.weights import Weights
 from lora_playground.config import RunConfig
-from lora_playground.errors import AdapterError, ConfigError, PlaygroundError
+from lora_playground.errors import AdapterError, ConfigError, ModelError, PlaygroundError
 from lora_playground.exchange.bases import Base, bases_of, is_hub_id
 from lora_playground.exchange.extraction import extract
 from lora_playground.exchange.verification import check_import
 from lora_playground.models.catalogue import UNKNOWN
 from lora_playground.models.gguf import INSTALLED
+from lora_playground.models.sources import check_size, is_shared
 from lora_playground.runs import Run, RunStore
 from lora_playground.runs.files import write_json, writing
 from lora_playground.variants import VARIANTS
@@ -128,11 +129,16 @@ def import_from_hub(
     """
     if not is_hub_id(hub_id):
         raise AdapterError(f"{hub_id[:80]!r} is no hub id; it looks like 'somebody/some-adapter'.")
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
     try:
+        if is_shared():
+            for name in (CONFIG, TENSORS):
+                check_size(hub_id, get_hf_file_metadata(hf_hub_url(hub_id, name), token=False).size or 0)
         # Without the owner's token: anyone who may open the page may ask for this.
         paths = [Path(hf_hub_download(hub_id, name, token=False)) for name in (CONFIG, TENSORS)]
+    except ModelError as error:
+        raise AdapterError(str(error)) from error
     except Exception as error:  # the client's errors share no base class but Exception
         first = str(error).strip().split("\n")[0][:160]
         raise AdapterError(

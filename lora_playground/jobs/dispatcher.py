@@ -10,6 +10,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections import Counter
 
 from lora_playground.errors import PlaygroundError, RunError
 from lora_playground.jobs.placement import Place, Placement
@@ -36,11 +37,19 @@ class Dispatcher:
     Attributes:
         active: the jobs that run, by id.
         stall_seconds: a job without an event and without use of the processor for so long is killed.
+        at_once: jobs of one person that may run at once, 0 for as many as there are places.
     """
 
     def __init__(
-        self, store: JobStore, runs: RunStore, runner: Runner, placement: Placement, stall_seconds: float
+        self,
+        store: JobStore,
+        runs: RunStore,
+        runner: Runner,
+        placement: Placement,
+        stall_seconds: float,
+        at_once: int = 0,
     ) -> None:
+        self.at_once = at_once
         self.store, self.runs, self.runner = store, runs, runner
         self.placement, self.stall_seconds = placement, stall_seconds
         self.active: dict[str, Active] = {}
@@ -178,7 +187,8 @@ class Dispatcher:
         queued = self.schedule()
         busy = {active.owner for active in self.active.values()}
         if len({*self._use(), *(row.owner for row, _ in queued)}) <= 1:
-            busy = set()
+            owners = Counter(active.owner for active in self.active.values())
+            busy = {owner for owner, count in owners.items() if self.at_once and count >= self.at_once}
         running = {self.twins.of(id) for id in self.active} - {""}
         row = next((r for r, _ in queued if r.owner not in busy and self.twins.of(r.id) not in running), None)
         if row is None:

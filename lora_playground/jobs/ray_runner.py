@@ -22,6 +22,7 @@ from lora_playground import __version__
 from lora_playground.config import RunConfig
 from lora_playground.errors import JobError
 from lora_playground.jobs.failures import MACHINE_LOST
+from lora_playground.jobs.limits import ALONE, Limits
 from lora_playground.jobs.placement import Place, Placement
 from lora_playground.jobs.remote_run import Known, RemoteRun, lay, pack
 from lora_playground.jobs.runner import Handle
@@ -61,10 +62,10 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
-def on_ray(home: Path, address: str, slots: int | None = None) -> Supervisor:
+def on_ray(home: Path, address: str, slots: int | None = None, limits: Limits = ALONE) -> Supervisor:
     """The queue of a home whose jobs run on a cluster. Raises JobError: as `connect` and `Supervisor`."""
     connect(address)
-    return Supervisor(home, RayRunner(home), placement=RayPlacement(slots))
+    return Supervisor(home, RayRunner(home), placement=RayPlacement(slots), limits=limits)
 
 
 class RayPlacement(Placement):

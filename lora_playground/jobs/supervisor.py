@@ -17,6 +17,8 @@ from lora_playground.config import RunConfig
 from lora_playground.errors import JobError, RunError
 from lora_playground.jobs.dispatcher import Dispatcher, record
 from lora_playground.jobs.job import Job
+from lora_playground.jobs.limits import ALONE, Kept, Limits
+from lora_playground.jobs.people import People
 from lora_playground.jobs.placement import Placement
 from lora_playground.jobs.recovery import adopt, as_it_stands, rebuild, take_home
 from lora_playground.jobs.runner import LocalRunner, Runner
@@ -36,7 +38,7 @@ class Supervisor:
         runner: where jobs run; this machine by default.
         slots: how many jobs run at once; None leaves it to `jobs.placement`.
         placement: finds places for jobs instead; `slots` does not count then.
-        queued_per_owner: how many jobs of one owner may wait; one of each owner runs at a time.
+        limits: how much one owner may have.
         queue_size: how many jobs may wait in all.
         stall_seconds: a job without an event and without use of the processor for so long is killed.
         min_free_bytes: below so much free disk no job is taken.
@@ -54,7 +56,7 @@ class Supervisor:
         *,
         slots: int | None = None,
         placement: Placement | None = None,
-        queued_per_owner: int = 8,
+        limits: Limits = ALONE,
         queue_size: int = 200,
         stall_seconds: float = 180.0,
         min_free_bytes: int = 256_000_000,
@@ -64,11 +66,12 @@ class Supervisor:
         import lora_playground.variants  # noqa: F401  (stored configs are read by the variants' schemas)
 
         self.home = Path(home).expanduser() if home else default_home()
-        self.queued_per_owner, self.queue_size, self.min_free_bytes = queued_per_owner, queue_size, min_free_bytes
+        self.limits, self.queue_size, self.min_free_bytes = limits, queue_size, min_free_bytes
         self._admit, self._replay = admit, replay
         self._lock_file = take_home(self.home)
         try:
             self.runs = RunStore(self.home)
+            self.people = People(self.home)
             self.store = JobStore(self.home / "jobs.db")
         except BaseException:
             os.close(self._lock_file)
@@ -79,7 +82,8 @@ class Supervisor:
             rebuild(self.store, self.runs)
         runner = runner if runner is not None else LocalRunner(self.home)
         placement = placement if placement is not None else Placement(slots)
-        self.dispatcher = Dispatcher(self.store, self.runs, runner, placement, stall_seconds)
+        self.dispatcher = Dispatcher(self.store, self.runs, runner, placement, stall_seconds, limits.running)
+        self._kept = Kept(self.runs)
         self._submitting = threading.Lock()
         self._closing = False
 
@@ -105,6 +109,7 @@ class Supervisor:
             if nonce is not None and (known := self.store.by_nonce(owner, nonce)):
                 return self.job(known.id)
             self._check_room(owner)
+            self.check_kept(owner)
             try:
                 run = self.runs.create(config)
                 if hold is not None:
@@ -234,15 +239,21 @@ class Supervisor:
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
+    def check_kept(self, owner: str) -> None:
+        """Raises JobError where an owner may not keep another run."""
+        if self.limits.runs or self.limits.gigabytes:
+            self.limits.check_kept(*self._kept.of([row for row in self.store.list() if row.owner == owner]))
+
+    def adopt(self, id: str, owner: str) -> None:
+        """Notes whose a run is that was made beside the queue, such as an imported adapter."""
+        if self.store.get(id) is None:
+            adopt(self.store, self.runs.get(id), owner)
+
     def _check_room(self, owner: str) -> None:
         if self._closing:
             raise JobError("The server is closing; start it again and submit then.")
         queued = self.store.list(("queued",))
-        mine = sum(1 for row in queued if row.owner == owner)
-        if mine >= self.queued_per_owner:
-            raise JobError(
-                f"You have {mine} runs waiting, and {self.queued_per_owner} are allowed; wait, or remove one."
-            )
+        self.limits.check_waiting(sum(1 for row in queued if row.owner == owner))
         if len(queued) >= self.queue_size:
             raise JobError(f"{len(queued)} runs are waiting, which is all the queue takes; try again in a few minutes.")
         free = free_bytes(self.home)

@@ -21,6 +21,7 @@ from lora_playground.errors import AdapterError, AssetError, ConfigError, ModelE
 from lora_playground.hub import cache
 from lora_playground.models.gguf import INSTALLED, converted_folder, gguf_file, installed
 from lora_playground.models.model_shape import ModelShape, model_shape
+from lora_playground.models.sources import allowed, named
 
 EMBEDDED = ASSETS / "models" / "embedded"
 HUB = Path(__file__).with_name("hub.toml")
@@ -89,7 +90,10 @@ def _hub_models() -> tuple[tuple[ModelCard, dict[str, Any]], ...]:
 
 
 def list_models() -> list[ModelCard]:
-    """The embedded model, then small instruct models of the hub; a damaged embedded model is listed as not on disk."""
+    """The embedded model, those in folders that were named (`sources`), then small instruct models of the hub.
+
+    A damaged embedded model is listed as not on disk.
+    """
     try:
         _check_embedded()
         count, there = parameter_count(EMBEDDED), True
@@ -101,6 +105,7 @@ def list_models() -> list[ModelCard]:
     if installed("smollm2-135m") is not None:
         label, notes = "SmolLM2 135M Instruct, real, offline", "Of an installed package; it is converted once."
         cards.append(ModelCard("smollm2-135m", label, 135 * 10**6, "Apache-2.0", False, notes, True, "ChatML"))
+    cards += [ModelCard(str(path), path.name, 0, "", notes="On this server.", on_disk=True) for path in named()]
     return cards + [replace(card, on_disk=cached_snapshot(card.source) is not None) for card, _ in _hub_models()]
 
 
@@ -121,11 +126,14 @@ def resolve(source: str, local: bool = True) -> Path | str:
         return EMBEDDED
     if source == UNKNOWN:
         raise ModelError("The base model of this adapter is not known; import it again and say which one it is.")
-    allowed = "give 'embedded', an existing folder or .gguf file, or a hub id such as Qwen/Qwen3-0.6B"
+    wanted = "give 'embedded', an existing folder or .gguf file, or a hub id such as Qwen/Qwen3-0.6B"
     parts = source.split("/")
     if "\0" in source or "://" in source or len(source) > 400 or ".." in parts:
-        raise ConfigError("model.source", source, allowed)
+        raise ConfigError("model.source", source, wanted)
     folder = Path(source).expanduser()
+    if source not in INSTALLED and not allowed(folder) and (folder.exists() or not _HUB_ID.fullmatch(source)):
+        # The same words whether there is such a folder or not.
+        raise ConfigError("model.source", source, "choose a model of the list, or a hub id such as Qwen/Qwen3-0.6B")
     if not local and source not in INSTALLED and folder.exists():
         raise ConfigError("model.source", source, "folders cannot be chosen here; choose a model of the list")
     if (file := gguf_file(source)) is not None:
@@ -135,7 +143,7 @@ def resolve(source: str, local: bool = True) -> Path | str:
         _check_folder(folder)
         return folder.resolve()
     if not _HUB_ID.fullmatch(source) or any(part.startswith((".", "-")) or ".." in part for part in parts):
-        raise ConfigError("model.source", source, allowed)
+        raise ConfigError("model.source", source, wanted)
     return source
 
 

@@ -22,6 +22,7 @@ from lora_playground.models.catalogue import cached_snapshot, read_config, resol
 from lora_playground.models.gguf import convert, gguf_file
 from lora_playground.models.model_shape import vocabulary
 from lora_playground.models.precision import pick_device, torch_dtype
+from lora_playground.models.sources import check_size
 from lora_playground.templates.special_tokens import special_tokens
 
 if TYPE_CHECKING:
@@ -180,6 +181,7 @@ def _wanted(hub_id: str, sizes: dict[str, int]) -> list[str]:
         pickled = any(name.endswith((".bin", ".pt", ".pth")) for name in top)
         why = "only pickled weights, which can run code" if pickled else "no weights"
         raise ModelError(f"{hub_id} holds {why}. Choose a model stored as safetensors.")
+    check_size(hub_id, sum(sizes[name] for name in names))
     return names
 
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
@@ -53,6 +53,7 @@ class ChatTab:
 
     def __init__(self, shell: Shell, client: ChatClient, identity: Identity) -> None:
         self._shell, self._client, self._identity = shell, client, identity
+        self._asking: Counter[str] = Counter()
         self._details: OrderedDict[str, list[list[list[dict[str, Any]]]]] = OrderedDict()
         self._warming: asyncio.Task[None] | None = None
         self.verified: bool | None = None
@@ -256,23 +257,20 @@ class ChatTab:
         self, text: str, conversation: Conversation, settings: dict[str, Any], request: gr.Request
     ) -> AsyncGenerator[dict[Any, Any], None]:
         """One question to the panes of `conversation`; yields what the page shows."""
-        panes = conversation["panes"]
+        panes, visitor = conversation["panes"], self._identity.of(request)
         try:
+            self._shell.supervisor.limits.check_chats(self._asking[visitor])
             question = ChatRequest.parse(
                 asked(conversation, text)
                 | {
                     "system": settings["system"], "temperature": settings["temperature"], "top_p": settings["top_p"],
                     "max_new_tokens": settings["length"], "seed": settings["seed"],
-                    "teacher_forced": settings["forced"], "client": self._identity.of(request),
+                    "teacher_forced": settings["forced"], "client": visitor,
                 }
             )  # fmt: skip
         except PlaygroundError as failure:
-            yield {
-                self.problem: cards.error(str(failure)),
-                self.input: text,
-                self.view: conversation,
-                self.conversation: conversation,
-            }
+            yield {self.problem: cards.error(str(failure)), self.input: text, self.view: conversation,
+                   self.conversation: conversation}  # fmt: skip
             return
         knobs = ("strength", "keep", "cut")
         tune = {pane["run"]: {knob: pane.get(knob) for knob in knobs} for pane in panes if pane["run"]}
@@ -295,6 +293,7 @@ class ChatTab:
             **self._buttons(busy=True),
         }
         problem, last = "", 0.0
+        self._asking[visitor] += 1
         try:
             async with contextlib.aclosing(self._client.stream(question, conversation["key"])) as stream:  # type: ignore[type-var]
                 async for event in stream:
@@ -307,6 +306,7 @@ class ChatTab:
                         last = time.monotonic()
                         yield {self.view: conversation}
         finally:
+            self._asking[visitor] -= 1
             conversation |= {"busy": False, "status": ""}
         if problem and not any(tokens):
             conversation["turns"].pop()

@@ -2,8 +2,9 @@
 
 `GET /live` says by version which parts the page has: `list`, `card`, `probes`, `curve`, `pictures`. `run` is the run in
 view, `module` the module in its pictures, `recording` a recorded run that is asked for, `also` names runs whose line in
-the list is missing. The answer has `boot` (another value means that the server was started anew), `queue` in words for
-this visitor, and the parts that are newer.
+the list is missing, `all` asks for everyone's runs in place of the visitor's own. The answer has `boot` (another value
+means that the server was started anew), `queue` in words for this visitor, `you` (the visitor's name, and whether
+others are here), and the parts that are newer.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -21,13 +22,14 @@ from starlette.routing import Route
 
 from lora_playground.errors import PlaygroundError
 from lora_playground.jobs.supervisor import Job, Supervisor
+from lora_playground.models.sources import is_shared
 from lora_playground.plots.style import RUN_COLOURS
 from lora_playground.runs import Run, RunStore
 from lora_playground.runs.history import RunProgress
 from lora_playground.ui import cards, recordings, run_figures, sidebar
 from lora_playground.ui.identity import Identity
 from lora_playground.ui.run_list_cache import RunList, RunListCache
-from lora_playground.ui.words import rough
+from lora_playground.ui.words import escape, rough
 
 KEPT = 256
 """Parts kept as bytes. The least recently used goes first."""
@@ -58,23 +60,35 @@ class Feed:
         visitor = self._identity.of_plain(request)
         if visitor is None:
             return Response(status_code=401)
-        asked, runs = request.query_params, self._runs.read()
+        asked = request.query_params
+        everyone = bool(asked.get("all"))
+        runs = self._runs.of(None if everyone else visitor)
         if "list" in asked:
             self._supervisor.make_ready()  # a page is open, so a run may be asked for any moment
-        parts = {"boot": _bytes(self._boot), "queue": _bytes(_queue(runs, visitor, self._supervisor.slots))}
+        parts = {"boot": _bytes(self._boot), **self._for(visitor)}
         header = self._header()
-        version = _version(runs.entries, runs.total, runs.last, runs.busy, header)
+        version = _version(runs.entries, runs.total, runs.last, runs.busy, header, everyone)
         if asked.get("list") != version:
-            parts["list"] = self._once(("list", version), lambda: _list(version, runs, header))
+            parts["list"] = self._once(("list", version), lambda: _list(version, runs, header, everyone))
         if also := asked.get("also"):
             entries = (self._runs.entry(identity) for identity in also.split(",")[: sidebar.LISTED])
-            parts["also"] = _bytes([[entry.id, sidebar.line(entry)] for entry in entries if entry is not None])
+            parts["also"] = _bytes(
+                [[entry.id, sidebar.line(entry, entry.owner != visitor)] for entry in entries if entry is not None]
+            )
         if name := asked.get("recording"):
             parts["recording"] = self._once(("recording", name), lambda: recordings.frames(name))
         if identity := asked.get("run"):
             parts |= self._run(identity, asked, visitor)
         body = b"{" + b",".join(b'"%s":%s' % (name.encode(), part) for name, part in parts.items()) + b"}"
         return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
+
+    def _for(self, visitor: str) -> dict[str, bytes]:
+        """What only this visitor is told: made at every question, so it is short."""
+        you = {
+            "name": self._supervisor.people.name(visitor),
+            "others": is_shared() or self._runs.others(visitor),
+        }
+        return {"queue": _bytes(_queue(self._runs.jobs(), visitor, self._supervisor.slots)), "you": _bytes(you)}
 
     def _once(self, key: Hashable, make: Callable[[], Any]) -> bytes:
         with self._lock:
@@ -97,18 +111,20 @@ class Feed:
             return {"card": _bytes({"version": "gone", "id": identity, "state": "gone", "html": ""})}
         progress, parts = self._store.progress(run), {}
         mine = not job.owner or job.owner == visitor
+        by = "" if mine else self._supervisor.people.name(job.owner)
         version = _version(
             job.state,
             job.position,
             job.stopping,
             mine,
+            by,
             label,
             about.get("note"),
             len(progress.messages),
             *_moving(job, progress),
         )
         if asked.get("card") != version:
-            made = lambda: {"version": version, **_card(run, job, progress, label, mine)}  # noqa: E731
+            made = lambda: {"version": version, **_card(run, job, progress, label, mine, by)}  # noqa: E731
             parts["card"] = self._once(("card", identity, version), made)
         probed = str(progress.changed["probe"])
         if asked.get("probes") != probed:
@@ -141,20 +157,20 @@ def _moving(job: Job, progress: RunProgress) -> tuple[Hashable, ...]:
     return () if job.ended else (progress.version, job.state == "queued" and round(job.eta or 0))
 
 
-def _queue(runs: RunList, visitor: str, slots: int) -> str:
-    waiting = [job for job in runs.jobs if job.state == "queued"]
+def _queue(jobs: Sequence[Job], visitor: str, slots: int) -> str:
+    waiting = [job for job in jobs if job.state == "queued"]
     mine = min((job for job in waiting if visitor and job.owner == visitor), key=lambda job: job.position or 0,
                default=None)  # fmt: skip
     place, eta = (mine.position, mine.eta) if mine else (None, None)
-    return sidebar.queue_words(sum(job.running for job in runs.jobs), len(waiting), place, eta, slots)
+    return sidebar.queue_words(sum(job.running for job in jobs), len(waiting), place, eta, slots)
 
 
-def _list(version: str, runs: RunList, header: str) -> dict[str, Any]:
+def _list(version: str, runs: RunList, header: str, everyone: bool) -> dict[str, Any]:
     done = [entry.id for entry in runs.entries if entry.state == "done"]
     return {
         "version": version,
         "header": header,
-        "lines": [[entry.id, sidebar.line(entry)] for entry in runs.entries],
+        "lines": [[entry.id, sidebar.line(entry, everyone)] for entry in runs.entries],
         "total": runs.total,
         "busy": runs.busy,
         "ended": f"{len(done)} {done[0] if done else ''}",
@@ -163,8 +179,8 @@ def _list(version: str, runs: RunList, header: str) -> dict[str, Any]:
     }
 
 
-def _card(run: Run, job: Job, progress: RunProgress, label: str, mine: bool) -> dict[str, Any]:
-    """The state of a run, and the card that says it in words."""
+def _card(run: Run, job: Job, progress: RunProgress, label: str, mine: bool, by: str) -> dict[str, Any]:
+    """The state of a run, and the card that says it in words; `by`: the name of another person whose run it is."""
     result = run.result() if job.state == "done" else None
     if job.state == "queued":
         html = cards.waiting(label, job.position, f"It starts in {rough(job.eta)}." if job.eta else "")
@@ -176,6 +192,7 @@ def _card(run: Run, job: Job, progress: RunProgress, label: str, mine: bool) -> 
         html = cards.stopped(label, job.state, progress, failure, mine) + cards.messages(progress)
     else:
         html = cards.progress(label, job.state, progress) + cards.messages(progress)
+    html += f'<p class="lp-note">Started by {escape(by)}.</p>' if by else ""
     html += cards.note(run.about().get("note", ""))
     source = run.config().model.source
     return {

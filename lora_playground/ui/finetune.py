@@ -203,7 +203,7 @@ def _data_step(shell: Shell) -> tuple[gr.Dropdown, gr.HTML, upload.Upload]:
         elem_id="lp-dataset",
     )
     examples = gr.HTML(show_examples(shell, first), apply_default_css=False, elem_id="lp-examples")
-    return dataset, examples, upload.build(shell.home)
+    return dataset, examples, upload.build(shell)
 
 
 def _method_step(name: str | None) -> list[Any]:

@@ -209,10 +209,13 @@ class Frame:
         return self._ask(lambda: self._shell.supervisor.resume(viewed, self._owner(viewed, request)))
 
     def edit(self, event: gr.EventData, request: gr.Request) -> str:
-        """Gives a run a name or a note, or deletes it; only who started it may."""
+        """Gives a run a name or a note, or deletes it; only who started it may. Or names the person who asks."""
         identity, what = str(event.id), str(event.what)
 
         def do() -> None:
+            if what == "person":
+                self._shell.supervisor.people.rename(self._identity.of(request), str(event.text))
+                return
             owner = self._owner(identity, request)
             self._shell.supervisor.job(identity, owner)  # refuses those who did not start it
             if what == "delete":

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from lora_playground.errors import PlaygroundError
 from lora_playground.jobs.supervisor import Job, Supervisor
@@ -16,21 +17,34 @@ from lora_playground.ui.sidebar import LISTED, Entry
 
 FRESH = 0.6
 """Seconds for which what was read of the runs is used again."""
+KEPT = 200
+"""Newest results kept as HTML."""
 
 
 @dataclass(frozen=True)
 class RunList:
-    """All jobs, the newest runs as lines of the list, how many runs there are, and the newest result as HTML."""
+    """A list of runs: the newest as lines, how many there are, the newest result as HTML, whether one waits or runs."""
 
-    jobs: tuple[Job, ...]
     entries: tuple[Entry, ...]
     total: int
     last: str
+    busy: bool
 
-    @property
-    def busy(self) -> bool:
-        """Whether a job waits or runs."""
-        return any(not job.ended for job in self.jobs)
+
+@dataclass
+class Reading:
+    """What was read in one go.
+
+    Attributes:
+        jobs: all of them. runs: and sweeps of every owner ('' for nobody), newest first, which is the order of their ids.
+        lines, lists: made of it so far, by run and by owner.
+    """
+
+    jobs: tuple[Job, ...]
+    known: dict[str, Job]
+    runs: dict[str, list[Run | Sweep]]
+    lines: dict[str, Entry | None] = field(default_factory=dict)
+    lists: dict[str | None, RunList] = field(default_factory=dict)
 
 
 class RunListCache:
@@ -39,20 +53,44 @@ class RunListCache:
     def __init__(self, store: RunStore, supervisor: Supervisor, sweeps: Keeper | None = None) -> None:
         self._store, self._supervisor, self._sweeps = store, supervisor, sweeps
         self._lock = threading.Lock()
-        self._at, self._list = -1e9, RunList((), (), 0, "")
+        self._at, self._now = -1e9, Reading((), {}, {})
         self._done: dict[str, Entry] = {}
-        self._last: tuple[str, str] = ("", "")
+        self._last: dict[str, str] = {}
 
     def read(self, fresh: bool = False) -> RunList:
-        """The runs as they were at most `FRESH` seconds ago; `fresh` reads them again, after a person did something."""
+        """Everyone's runs; `fresh` reads them again, after a person did something."""
+        if fresh:
+            with self._lock:
+                self._now, self._at = self._read(), time.monotonic()
+        return self.of(None)
+
+    def jobs(self) -> tuple[Job, ...]:
+        """All jobs."""
         with self._lock:
-            if fresh or time.monotonic() - self._at > FRESH:
-                self._list, self._at = self._read(), time.monotonic()
-            return self._list
+            return self._reading().jobs
+
+    def of(self, owner: str | None) -> RunList:
+        """A person's runs and those that nobody started here, or everyone's (None), at most `FRESH` seconds old."""
+        with self._lock:
+            reading = self._reading()
+            if owner not in reading.lists:
+                reading.lists[owner] = self._list(reading, owner)
+            return reading.lists[owner]
+
+    def others(self, owner: str) -> bool:
+        """Whether somebody else has runs here."""
+        with self._lock:
+            return any(whose not in ("", owner) for whose in self._reading().runs)
+
+    def _reading(self) -> Reading:
+        if time.monotonic() - self._at > FRESH:
+            self._now, self._at = self._read(), time.monotonic()
+        return self._now
 
     def job(self, identity: str) -> Job:
         """The job of a run. Raises PlaygroundError where there is no such run."""
-        found = next((job for job in self.read().jobs if job.id == identity), None)
+        with self._lock:
+            found = self._reading().known.get(identity)
         return found or self._supervisor.job(identity)
 
     def entry(self, identity: str) -> Entry | None:
@@ -62,16 +100,36 @@ class RunListCache:
         except PlaygroundError:
             return None
 
-    def _read(self) -> RunList:
+    def _read(self) -> Reading:
         jobs = tuple(self._supervisor.jobs())
         known = {job.id: job for job in jobs}
         sweeps = self._sweeps.store.list() if self._sweeps is not None else []
         swept = {run for sweep in sweeps for run in sweep.runs}
-        every = [run for run in self._store.list() if not run.hidden and run.id not in swept]
-        entries = [self._entry(run, known.get(run.id)) for run in every[:LISTED]]
-        kept = tuple(entry for entry in entries if entry is not None)
-        shown = sorted([*kept, *map(self._sweep_entry, sweeps[:LISTED])], key=lambda entry: entry.id, reverse=True)
-        return RunList(jobs, tuple(shown[:LISTED]), len(every) + len(sweeps), self._newest(kept))
+        runs: dict[str, list[Run | Sweep]] = {}
+        for run in self._store.list():
+            if not run.hidden and run.id not in swept:
+                job = known.get(run.id)
+                runs.setdefault(job.owner if job else "", []).append(run)
+        for sweep in sweeps:
+            runs.setdefault(sweep.owner, []).append(sweep)
+        for owner in {sweep.owner for sweep in sweeps}:
+            runs[owner].sort(key=lambda one: one.id, reverse=True)
+        return Reading(jobs, known, runs)
+
+    def _list(self, reading: Reading, owner: str | None) -> RunList:
+        parts = list(reading.runs.values()) if owner is None else [reading.runs.get(o, []) for o in {owner, ""}]
+        newest = sorted((one for part in parts for one in part[:LISTED]), key=lambda one: one.id, reverse=True)
+        found = []
+        for one in newest[:LISTED]:
+            if one.id not in reading.lines:
+                reading.lines[one.id] = (
+                    self._sweep_entry(one) if isinstance(one, Sweep) else self._entry(one, reading.known.get(one.id))
+                )
+            if (entry := reading.lines[one.id]) is not None:
+                found.append(entry)
+        jobs = [job for job in reading.jobs if owner is None or job.owner in (owner, "")]
+        busy = any(not job.ended for job in jobs)
+        return RunList(tuple(found), sum(map(len, parts)), self._newest(found), busy)
 
     def _sweep_entry(self, sweep: Sweep) -> Entry:
         """The line of a sweep; of one that has ended it is made once."""
@@ -82,7 +140,8 @@ class RunListCache:
         standing = self._sweeps.read(sweep)
         score = max((one.score["adapted"] for one in standing.members if one.score), default=None)
         part = f"{sum(one.final for one in standing.members)}/{len(standing.members)}"
-        entry = Entry(sweep.id, sweep.label, standing.state, score, part, sweep=True)
+        person = self._supervisor.people.name(sweep.owner)
+        entry = Entry(sweep.id, sweep.label, standing.state, score, part, (), True, sweep.owner, person)
         if sweep.ended is not None:
             self._done[sweep.id] = entry
         return entry
@@ -90,7 +149,9 @@ class RunListCache:
     def _entry(self, run: Run, job: Job | None) -> Entry | None:
         about = run.about()
         if run.id in self._done:
-            return replace(self._done[run.id], label=about.get("name") or self._done[run.id].label)
+            kept = self._done[run.id]
+            person = self._supervisor.people.name(kept.owner)
+            return replace(kept, label=about.get("name") or kept.label, person=person)
         try:
             label, state = (about.get("name") or job.label, job.state) if job else (run.label, run.state())
         except PlaygroundError:
@@ -104,19 +165,23 @@ class RunListCache:
         if result is not None:
             score = (result.get("score") or {}).get("adapted")
         losses = tuple(loss for loss in progress.spark() if math.isfinite(loss))
-        entry = Entry(run.id, label, state, score, part, losses)
+        owner = job.owner if job else ""
+        entry = Entry(run.id, label, state, score, part, losses, owner, self._supervisor.people.name(owner))
         if result is not None:
             self._done[run.id] = entry
         return entry
 
-    def _newest(self, entries: tuple[Entry, ...]) -> str:
-        newest = next((entry for entry in entries if entry.state == "done"), None)
+    def _newest(self, entries: Sequence[Entry]) -> str:
+        newest = next((entry for entry in entries if entry.state == "done" and not entry.sweep), None)
         if newest is None:
             return ""
-        if self._last[0] != newest.id + newest.label:
+        key = f"{newest.id} {newest.label}"
+        if key not in self._last:
             try:
                 result = self._store.get(newest.id).result() or {}
             except PlaygroundError:
                 return ""
-            self._last = (newest.id + newest.label, cards.last_result(newest.label, result, newest.id))
-        return self._last[1]
+            if len(self._last) > KEPT:
+                self._last.clear()
+            self._last[key] = cards.last_result(newest.label, result, newest.id)
+        return self._last[key]

@@ -10,6 +10,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from lora_playground.chat.client import ChatClient
+from lora_playground.jobs.limits import ALONE, Limits
 from lora_playground.jobs.ray_runner import on_ray
 from lora_playground.jobs.supervisor import Supervisor
 from lora_playground.runs import default_home
@@ -37,20 +38,33 @@ class Server:
         home: folder of runs and uploads; None takes LORA_PLAYGROUND_HOME or ~/.lora-playground.
         slots: runs at once; None leaves it to the queue.
         ray: address of the Ray cluster where runs go, or "auto"; None for this machine.
+        limits: how much one person may have.
 
     Raises:
         JobError: another server uses this home, or it cannot be written.
     """
 
-    def __init__(self, home: Path | str | None = None, slots: int | None = None, ray: str | None = None) -> None:
+    def __init__(
+        self,
+        home: Path | str | None = None,
+        slots: int | None = None,
+        limits: Limits = ALONE,
+        ray: str | None = None,
+    ) -> None:
         self.home = Path(home).expanduser() if home else default_home()
-        self.supervisor = on_ray(self.home, ray, slots) if ray else Supervisor(self.home, slots=slots)
+        self.supervisor = (
+            on_ray(self.home, ray, slots, limits) if ray else Supervisor(self.home, slots=slots, limits=limits)
+        )
         self.chat = ChatClient(self.home)
         try:
             self.identity = Identity(self.home)
             self.sweeps = Keeper(self.supervisor)
-            parts = {"home": self.home, "store": self.supervisor.runs, "supervisor": self.supervisor,
-                     "sweeps": self.sweeps}  # fmt: skip
+            parts = {
+                "home": self.home,
+                "store": self.supervisor.runs,
+                "supervisor": self.supervisor,
+                "sweeps": self.sweeps,
+            }
             with unserved():
                 self._frame = Frame(parts, self.chat, self.identity)
                 self.page: gr.Blocks = self._frame.build()

@@ -69,6 +69,10 @@ class Shell:
     client: ChatClient | None = None
     identity: Identity | None = None
 
+    def visitor(self, request: gr.Request | None) -> str:
+        """Who sent a request, '' where that is not known."""
+        return self.identity.of(request) if self.identity is not None else ""
+
     def shown(self, ticked: Sequence[str]) -> list[Shown]:
         """The ticked runs that still exist and can be read, in the order of their slots."""
         found = []

@@ -233,7 +233,7 @@ class Tools:
         words = f'<p class="lp-note" role="status">Chat now uses {escape(chosen.describe())}.</p>'
         return {**(tuning or {}), subject.shown.run.id: tuned}, words
 
-    def keep(self, ticked: list[str], focus: str, *given: Any) -> tuple[Any, Any]:
+    def keep(self, request: gr.Request, ticked: list[str], focus: str, *given: Any) -> tuple[Any, Any]:
         """Saves what is left as a plain LoRA, in a run of its own that is ticked."""
         subject = self._focused(ticked, focus)
         if subject is None:
@@ -241,8 +241,10 @@ class Tools:
         try:
             chosen = views.make_cut(*given)
             updates = self._cache.decomposition(subject.shown.run).truncate(chosen)
-            title = f"{subject.label}: {chosen.describe()}"
+            title, visitor = f"{subject.label}: {chosen.describe()}", self._shell.visitor(request)
+            self._shell.supervisor.check_kept(visitor)
             made = derive(self._shell.store, subject.shown.run, updates, title, {"cut": vars(chosen)})
+            self._shell.supervisor.adopt(made.id, visitor)
         except PlaygroundError as failure:
             return cards.error(str(failure)), gr.skip()
         words = (
@@ -283,10 +285,18 @@ class Tools:
 
     # --- import ------------------------------------------------------------------------------------------------------
 
-    def take_in(self, files: list[str] | None, hub: str, base: str, ticked: list[str]) -> Iterator[tuple[Any, ...]]:
+    def take_in(
+        self, files: list[str] | None, hub: str, base: str, ticked: list[str], request: gr.Request
+    ) -> Iterator[tuple[Any, ...]]:
         """Makes a run of an uploaded adapter, or of one on the hub, and ticks it; says how far it is meanwhile."""
         if not files and not hub.strip():
             yield cards.error("Choose a zip, or the two files of an adapter, or give a hub id."), *[gr.skip()] * 3
+            return
+        visitor = self._shell.visitor(request)
+        try:
+            self._shell.supervisor.check_kept(visitor)
+        except PlaygroundError as failure:
+            yield cards.error(str(failure)), *[gr.skip()] * 3
             return
         work = _Work(self._shell.store, [Path(file) for file in files or []], hub.strip(), base or None)
         shown = ""
@@ -298,6 +308,7 @@ class Tools:
         if work.done is None:
             yield cards.error(work.failure), gr.skip(), None, gr.skip()
             return
+        self._shell.supervisor.adopt(work.done.run.id, visitor)
         notes = "".join(f'<p class="lp-warning">{escape(words)}</p>' for words in work.done.notes)
         label = escape(work.done.run.label)
         words = f'<p class="lp-note" role="status">Imported as the run “{label}”, and ticked.</p>{notes}'

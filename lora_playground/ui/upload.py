@@ -6,6 +6,7 @@ It reads nothing itself (`data.readers`) and knows no run.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ import gradio as gr
 
 from lora_playground.data.from_hub import columns_of_hub, read_hub
 from lora_playground.data.readers import Reading, columns_of, read_file
-from lora_playground.data.uploads import store
+from lora_playground.data.uploads import note_owner, store, uploads_of
 from lora_playground.errors import DataError, PlaygroundError
 from lora_playground.ui import cards
 from lora_playground.ui.controls import Dropdown, offer
+from lora_playground.ui.shell import Shell
 from lora_playground.ui.words import escape
 
 SHOWN_PROBLEMS = 50
@@ -53,7 +55,7 @@ class Upload:
     stored: gr.State
 
 
-def build(home: Path) -> Upload:
+def build(shell: Shell) -> Upload:
     """Makes the parts where it is called, and connects them."""
     with gr.Accordion("Use your own file", open=False, elem_classes="lp-fold", elem_id="lp-upload-fold"):
         gr.HTML(
@@ -84,7 +86,7 @@ def build(home: Path) -> Upload:
             )  # fmt: skip
             again = gr.Button("Read it with these columns", size="sm", elem_id="lp-upload-again")
     upload = Upload(file, repo, part, fetch, columns, roles, labels, seed, again, note, gr.State(None), gr.State(""))
-    _connect(home, upload)
+    _connect(shell, upload)
     return upload
 
 
@@ -104,18 +106,31 @@ def _role_inputs() -> list[gr.Dropdown]:
     return made
 
 
-def _connect(home: Path, made: Upload) -> None:
+def _connect(shell: Shell, made: Upload) -> None:
+    home = shell.home
     outputs = [made.columns, *made.roles, made.labels, made.note, made.origin, made.stored]
     looks: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
 
-    def take(path: str | None, seed: float | None) -> list[Any]:
-        return _take(home, path, [], seed)
+    def counted(request: gr.Request, take: Callable[[], list[Any]]) -> list[Any]:
+        """Takes an upload where its person may have another one, and notes whose it is."""
+        visitor = shell.visitor(request)
+        try:
+            shell.supervisor.limits.check_uploads(uploads_of(home, visitor))
+        except PlaygroundError as failure:
+            return [*[gr.skip()] * 6, cards.error(str(failure)), gr.skip(), gr.skip()]
+        found = take()
+        if isinstance(found[-1], str):
+            note_owner(home, found[-1], visitor)
+        return found
 
-    def fetch(repo: str | None, part: str | None, seed: float | None) -> list[Any]:
-        return _take(home, (repo or "", part or "train"), [], seed)
+    def take(path: str | None, seed: float | None, request: gr.Request) -> list[Any]:
+        return counted(request, lambda: _take(home, path, [], seed))
 
-    def retake(origin: Any, seed: float | None, labels: bool, *roles: str | None) -> list[Any]:
-        return _take(home, origin, [role or "" for role in roles], seed, labels)
+    def fetch(repo: str | None, part: str | None, seed: float | None, request: gr.Request) -> list[Any]:
+        return counted(request, lambda: _take(home, (repo or "", part or "train"), [], seed))
+
+    def retake(request: gr.Request, origin: Any, seed: float | None, labels: bool, *roles: str | None) -> list[Any]:
+        return counted(request, lambda: _take(home, origin, [role or "" for role in roles], seed, labels))
 
     made.file.upload(take, [made.file, made.seed], outputs, **looks)
     asked = [made.repo, made.part, made.seed]

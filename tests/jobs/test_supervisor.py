@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lora_playground.errors import ConfigError, JobError, RunError
+from lora_playground.jobs.limits import Limits
 from lora_playground.jobs.supervisor import Supervisor
 from lora_playground.runs import RunStore
 from lora_playground.runs.files import write_json
@@ -113,7 +114,7 @@ def test_an_owner_holds_one_of_several_places_beside_others_and_all_when_alone(h
 
 def test_limits_are_told_and_nothing_is_left(home: Path, fake: FakeRunner) -> None:
     with Supervisor(
-        home, fake, queued_per_owner=2, queue_size=3, slots=1, replay=False, admit=lambda *_: []
+        home, fake, limits=Limits(waiting=2), queue_size=3, slots=1, replay=False, admit=lambda *_: []
     ) as supervisor:
         supervisor.submit(config(), owner="ann")
         wait_until(lambda: fake.started)

@@ -9,6 +9,7 @@ from starlette.testclient import TestClient
 import lora_playground.variants  # noqa: F401  (declares the variants' schemas)
 from lora_playground.config import RunConfig
 from lora_playground.jobs.job import Job
+from lora_playground.jobs.people import People
 from lora_playground.runs import RunStore
 from lora_playground.ui.feed import Feed
 from lora_playground.ui.identity import COOKIE, Identity
@@ -24,15 +25,17 @@ def house(tmp_path, monkeypatch):
     run = store.create(RunConfig())
     cookie = identity.new()
     job = Job(run.id, identity.read(cookie), "training", 1, "pirate", 0.0)
-    supervisor = SimpleNamespace(jobs=lambda: [job], job=lambda _: job, make_ready=lambda: None, slots=1)
+    supervisor = SimpleNamespace(
+        jobs=lambda: [job], job=lambda _: job, make_ready=lambda: None, slots=1, people=People(tmp_path)
+    )
     feed = Feed(store, supervisor, RunListCache(store, supervisor), identity, lambda: "<header>")
     client = TestClient(Starlette(routes=[feed.route()]))
 
-    def ask(mine: bool = False, **have):
+    def ask(mine: bool = True, **have):
         client.cookies = {COOKIE: cookie} if mine else {}
         return client.get("/live", params=have).json()
 
-    return SimpleNamespace(ask=ask, run=run, feed=feed, client=client)
+    return SimpleNamespace(ask=ask, run=run, feed=feed, client=client, people=supervisor.people, owner=job.owner)
 
 
 def test_a_page_gets_what_is_new_and_nothing_twice(house):
@@ -46,7 +49,7 @@ def test_a_page_gets_what_is_new_and_nothing_twice(house):
     names = ("list", "card", "probes", "curve", "pictures")
     have = {name: first[name]["version"] for name in names}
     again = house.ask(run=run, **have)
-    assert set(again) == {"boot", "queue"} and again["boot"] == first["boot"]
+    assert set(again) == {"boot", "queue", "you"} and again["boot"] == first["boot"]
     house.run.append({"type": "loss", "steps": [3], "losses": [2.0], "eta": 4.0})
     more = house.ask(run=run, **have)
     assert more["curve"]["steps"] == [3] and more["curve"]["kept"] == [2, 0] and "figure" not in more["curve"]
@@ -88,3 +91,17 @@ def test_a_login_is_asked_for_where_the_app_has_one(house):
     assert house.client.get("/live").status_code == 401
     house.client.cookies = {"access-token-1": "token"}
     assert house.client.get("/live").status_code == 200
+
+
+def test_each_sees_their_own_runs_and_everyone_s_with_names_when_asked(house):
+    assert [line[0] for line in house.ask()["list"]["lines"]] == [house.run.id]
+    stranger = house.ask(mine=False)
+    assert stranger["list"]["lines"] == [] and stranger["list"]["total"] == 0 and not stranger["list"]["busy"]
+    assert stranger["you"]["others"] and stranger["queue"] == "1 running"
+    house.people.rename(house.owner, " Ada\n <i> ")
+    everyone = house.ask(mine=False, all="1", run=house.run.id)
+    (line,) = everyone["list"]["lines"]
+    assert line[0] == house.run.id and "Ada &lt;i&gt;" in line[1] and "Ada &lt;i&gt;" in everyone["card"]["html"]
+    own = house.ask(run=house.run.id)
+    assert own["you"]["name"] == "Ada <i>" and "Ada" not in own["list"]["lines"][0][1] + own["card"]["html"]
+    assert not own["you"]["others"], "who is alone is not asked whose runs to show"

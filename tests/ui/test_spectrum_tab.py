@@ -83,10 +83,10 @@ def test_a_cut_goes_to_chat_and_is_saved(made):
     assert "directions 2 to 3 at strength 0.5" in words
     top, _ = made.tools.to_chat(made.ticked, focus, "top", 3, 1, 1, 1.0, None)
     assert top[focus]["cut"] == [0, 3] and top[focus]["keep"] == 3
-    said, ticked = made.tools.keep(made.ticked, focus, *chosen)
+    said, ticked = made.tools.keep(None, made.ticked, focus, *chosen)
     assert "Saved as the run" in said and ticked[2] not in made.ticked
     assert made.store.get(ticked[2]).result()["derived"]["from"] == focus
-    refused, _ = made.tools.keep(made.ticked, focus, "top", 0, 1, 1, 1.0)
+    refused, _ = made.tools.keep(None, made.ticked, focus, "top", 0, 1, 1, 1.0)
     assert "nothing is left" in refused
 
 
@@ -126,11 +126,11 @@ def test_import_ticks_the_new_run_or_says_why_not(made, tmp_path):
     with zipfile.ZipFile(good, "w") as archive:
         for path in made.runs[0].adapter.iterdir():
             archive.write(path, path.name)
-    first, *_, (words, ticked, *_) = made.tools.take_in([str(good)], "", "", made.ticked)
+    first, *_, (words, ticked, *_) = made.tools.take_in([str(good)], "", "", made.ticked, None)
     assert "Reading the adapter" in first[0] or "modules done" in first[0], "it says what it does"
     assert "Imported as the run “mine”" in words and ticked[:2] == made.ticked[:2] and ticked[2]
     for files, hub, expected in (([], "", "Choose a zip"), (None, "../x", "no hub id"), ([__file__], "", "neither")):
-        *_, (words, *_) = made.tools.take_in(files, hub, "", made.ticked)
+        *_, (words, *_) = made.tools.take_in(files, hub, "", made.ticked, None)
         assert expected in words
 
 
