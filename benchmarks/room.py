@@ -341,7 +341,7 @@ def main() -> int:
                 single, errors = room.result(id), errors + room.errors
                 pace = round(single["tokens_per_second"], 1)
                 found["one_thread_alone"] = {"seconds": round(seconds, 1), "tokens_per_second": pace}
-        with closing(Room(Path(folder) / "home", given.port)) as room:
+        with closing(Room(Path(folder) / "home", given.port + 1)) as room:  # the other is not free at once
             room.one_run(4)  # imports and caches
             memory = psutil.Process(room.server.pid).memory_info().rss
             rows = Rows(room, given, single)

@@ -36,7 +36,7 @@ class Reading:
     """What was read in one go.
 
     Attributes:
-        jobs: all of them. runs: and sweeps of every owner ('' for nobody), newest first, which is the order of their ids.
+        jobs: all of them. runs: with sweeps, of every owner ('' for nobody), newest first: in the order of their ids.
         lines, lists: made of it so far, by run and by owner.
     """
 
@@ -141,7 +141,7 @@ class RunListCache:
         score = max((one.score["adapted"] for one in standing.members if one.score), default=None)
         part = f"{sum(one.final for one in standing.members)}/{len(standing.members)}"
         person = self._supervisor.people.name(sweep.owner)
-        entry = Entry(sweep.id, sweep.label, standing.state, score, part, (), True, sweep.owner, person)
+        entry = Entry(sweep.id, sweep.label, standing.state, score, part, sweep=True, owner=sweep.owner, person=person)
         if sweep.ended is not None:
             self._done[sweep.id] = entry
         return entry
@@ -166,7 +166,8 @@ class RunListCache:
             score = (result.get("score") or {}).get("adapted")
         losses = tuple(loss for loss in progress.spark() if math.isfinite(loss))
         owner = job.owner if job else ""
-        entry = Entry(run.id, label, state, score, part, losses, owner, self._supervisor.people.name(owner))
+        person = self._supervisor.people.name(owner)
+        entry = Entry(run.id, label, state, score, part, losses, owner=owner, person=person)
         if result is not None:
             self._done[run.id] = entry
         return entry

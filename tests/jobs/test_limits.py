@@ -92,14 +92,14 @@ def test_a_shared_server_takes_listed_models_and_named_folders_only(tmp_path: Pa
     assert str(inside.resolve()) in [card.source for card in list_models()] and resolve(str(inside)) == inside.resolve()
     assert resolve("Qwen/Qwen3-0.6B") == "Qwen/Qwen3-0.6B" and resolve("embedded").name == "embedded"
     said = set()
-    for path in (outside, tmp_path, inside / "..", tmp_path / "absent", Path("/etc"), tmp_path / "models" / "link"):
+    for path in (outside, tmp_path, tmp_path / "absent", Path("/etc"), tmp_path / "models" / "link"):
         with pytest.raises(ConfigError) as refused:
             resolve(str(path))
         said.add(str(refused.value).replace(str(path), "it"))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError):
         resolve("models/link")  # looks like a hub id, and is a folder here
-    assert len({words.partition("it")[2] for words in said if ".." not in words}) == 1, "they tell nobody what exists"
+    assert len({words.partition("it")[2] for words in said}) == 1, "they tell nobody what exists"
     assert _wanted("some/model", {"model.safetensors": 10**9}) == ["model.safetensors"]
     with pytest.raises(ModelError, match=r"has 2\.0 GB, and this server fetches up to 1 GB"):
         _wanted("some/model", {"model.safetensors": 2 * 10**9, "config.json": 10})

@@ -1,0 +1,79 @@
+"""Two people on one server: each sees their own runs, a page that closes stops nothing, a page outlives the server."""
+
+import os
+import signal
+
+from tests.e2e.conftest import Server, guarded
+from tests.e2e.steps import open_advanced, points, set_number, status, until
+
+RANGE = "document.querySelector('#lp-loss .js-plotly-plot').layout.xaxis.range.map(Math.round)"
+
+
+def train(page, server, steps):
+    """Starts a run of so many small steps; returns its id."""
+    known = server.runs()
+    set_number(page, "lp-steps-number", str(steps))
+    open_advanced(page)
+    set_number(page, "lp-training-batch-tokens", "128")
+    page.locator("#lp-train").click()
+    return until(page, lambda: set(server.runs()) - set(known), "the run").pop()
+
+
+def listed(page):
+    return page.locator(".lp-run").evaluate_all("(lines) => lines.map((line) => line.dataset.id)")
+
+
+def test_two_people_each_with_their_own_runs(browser, chromium, tmp_path):
+    first = Server(tmp_path / "home")
+    try:
+        with guarded(browser) as ada_s:
+            ada = ada_s.new_page()
+            ada.goto(first.url)
+            ada.locator(".lp-new").wait_for()
+            assert not ada.locator(".lp-whose").is_visible(), "who is alone is asked nothing about others"
+            long = train(ada, first, 20_000)
+            until(ada, lambda: len(points(ada, "lp-loss")) > 1, "the curve")
+            with guarded(browser) as bob_s:
+                bob = bob_s.new_page()
+                bob.goto(first.url)
+                bob.locator(".lp-whose").wait_for()
+                assert listed(bob) == []
+                short = train(bob, first, 3)
+                until(bob, lambda: listed(bob) == [short], "Bob's own run alone")
+                ada.locator(".lp-you button").click()
+                ada.locator(".lp-dialog input").fill("Ada <b>")
+                ada.locator(".lp-dialog button.primary").click()
+                until(ada, lambda: "You are Ada <b>" in ada.locator(".lp-you").inner_text(), "her name")
+                bob.get_by_role("button", name="Everyone").click()
+                theirs = bob.locator(f'.lp-run[data-id="{long}"]')
+                until(bob, lambda: theirs.count() and "Ada <b>" in theirs.inner_text(), "Ada's run with her name")
+                theirs.locator(".lp-open").click()
+                until(bob, lambda: "Started by Ada <b>" in status(bob), "whose run it is")
+                assert not bob.locator("#lp-stop").is_visible()
+                assert listed(ada) == [long]
+            drawn = len(points(ada, "lp-loss"))
+            ada.evaluate("Plotly.relayout(document.querySelector('#lp-loss .js-plotly-plot'), {'xaxis.range': [2, 9]})")
+            until(ada, lambda: len(points(ada, "lp-loss")) > drawn, "the run to go on without Bob")
+            assert ada.evaluate(RANGE) == [2, 9], "the zoom stays while points come in"
+            asked = []
+            ada.on("request", lambda request: asked.append(request.url) if "/live?" in request.url else None)
+            hide = "(hidden) => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true }); "
+            ada.evaluate(hide + "document.dispatchEvent(new Event('visibilitychange')); }", True)
+            ada.wait_for_timeout(500)
+            asked.clear()
+            ada.wait_for_timeout(3000)
+            assert not asked, "a hidden page asks nothing"
+            ada.evaluate(hide + "document.dispatchEvent(new Event('visibilitychange')); }", False)
+            until(ada, lambda: asked, "a question once it is shown again")
+            os.killpg(first.process.pid, signal.SIGKILL)
+            first.process.wait()
+            second = Server(tmp_path / "home", first.port)
+            try:
+                until(ada, lambda: "interrupted" in status(ada), "the open page to come back by itself")
+                until(ada, lambda: listed(ada) == [long], "her list")
+                assert ada.locator("#lp-resume").is_visible()
+            finally:
+                second.close()
+    finally:
+        if first.process.poll() is None:
+            first.close()
