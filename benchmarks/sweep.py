@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import lora_playground.variants  # noqa: F401  (a config is read by its variant's schema)
 from lora_playground.config import RunConfig
+from lora_playground.jobs.limits import Limits
 from lora_playground.jobs.supervisor import Supervisor
 from lora_playground.service.sweeps import report
 from lora_playground.sweeps import Grid, Keeper
@@ -46,7 +47,7 @@ def time_part(part: str, made: list[Point], home: Path | None) -> dict[str, Any]
     with tempfile.TemporaryDirectory() as temporary:
         folder = home or temporary
         slots = 1 if part == "alone" else None
-        with Supervisor(Path(folder), slots=slots, queued_per_owner=len(made) + 1, replay=False) as supervisor:
+        with Supervisor(Path(folder), slots=slots, limits=Limits(waiting=len(made) + 1), replay=False) as supervisor:
             keeper = Keeper(supervisor)
             before_the_clock(supervisor, made[0].config)
             began = time.monotonic()
