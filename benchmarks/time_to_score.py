@@ -8,7 +8,8 @@ It has arrived when its score is at least `--share` of the full one: the best sc
 
     quick     this project's loop as the preset `quick` has it
     default   TRL's SFTTrainer with PEFT's LoraConfig, all options as they come but assistant-only loss
-    swept     the same with the fastest of a small sweep: learning rate and batch (the sweep is run with the first seed)
+    swept     the same with the fastest of a small sweep: learning rate and batch (the sweep is run with the first seed,
+              and a setting of it is given up once it is slower than the best so far)
 
 A contender that has not arrived by `--limit` times the steps of `quick`, or in `--most-seconds`, counts with what it
 used until then, so its ratio is a bound. `--json` keeps every finished trial, and goes on from there.
@@ -120,7 +121,7 @@ def ours(given: argparse.Namespace, dataset: str, seed: int, watch: Watch, steps
     prepared = prepare(base.tokenizer, get_dataset(dataset), config.data, seed, embedded=True)
     variant = get_variant(config.variant.name)
     model = variant.attach(base.model, config.variant, Context(training.steps, seed))
-    rate = training.learning_rate or variant.rate("embedded")
+    rate = training.learning_rate or variant.rate("embedded", training.optimiser)
     plan = TrainPlan.of(prepared, training, variant, base.tokenizer.pad_token_id, learning_rate=rate, on_spectra=False)
     plan.threads, plan.validation = given.threads, []
     done = [-1]
@@ -225,19 +226,22 @@ def compare(given: argparse.Namespace, table: Table, dataset: str) -> list[dict[
 
     limit = given.limit * max(int(quick(seed).curve[-1][0]) for seed in given.seeds)
 
-    def peer(name: str, seed: int, options: dict[str, Any]) -> Trial:
+    def peer(name: str, seed: int, options: dict[str, Any], seconds: float = math.inf) -> Trial:
         def make() -> Watch:
             watch = Watch(given, dataset, given.every, limit, target)
+            watch.seconds = min(watch.seconds, seconds)
             trl(given, dataset, seed, watch, **options)
             return watch
 
         return table.get(dataset, name, seed, make)
 
-    def cost(options: dict[str, Any]) -> tuple[bool, float]:
-        point, arrived = peer(f"sweep {json.dumps(options)}", given.seeds[0], options).arrival(target)
-        return not arrived, point[2] if arrived else -point[3]
-
-    best = min(SWEEP, key=cost)
+    best, least = SWEEP[0], (True, math.inf)
+    for options in SWEEP:
+        trial = peer(f"sweep {json.dumps(options)}", given.seeds[0], options, math.inf if least[0] else least[1])
+        point, arrived = trial.arrival(target)
+        cost = (not arrived, point[2] if arrived else -point[3])
+        if cost < least:
+            best, least = options, cost
     rows = []
     for seed in given.seeds:
         swept = f"sweep {json.dumps(best)}" if seed == given.seeds[0] else "swept"

@@ -131,7 +131,11 @@ class TrainingConfig(Section):
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="How the learning rate falls after the warm-up."
     )
-    weight_decay: float = Field(0.0, ge=0.0, le=1.0, description="AdamW's weight decay on the trained parameters.")
+    optimiser: Literal["adamw", "muon"] = Field(
+        "adamw",
+        description="AdamW, or Muon, whose steps move all directions of a factor alike (Jordan et al., 2024).",
+    )
+    weight_decay: float = Field(0.0, ge=0.0, le=1.0, description="Weight decay on the trained parameters.")
     clip: float = Field(1.0, gt=0, le=1e6, description="Gradient norm above which gradients are scaled down.")
     accumulation: int = Field(1, ge=1, le=4096, description="Micro-batches an optimiser step is split into.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations to save memory (slower).")

@@ -117,7 +117,7 @@ class LocalTrainer:
             self.clients[client],
             rehearsal=self.rehearsal,
             pad=self.pad,
-            learning_rate=training.learning_rate or self.variant.rate(self.config.model.source),
+            learning_rate=training.learning_rate or self.variant.rate(self.config.model.source, training.optimiser),
             rehearsal_share=self.share,
             on_spectra=False,
             fused="R" not in parts,

@@ -170,7 +170,7 @@ class Execution:
             self.estimate.fitting(self.run, self.report),
             self.variant,
             pad,
-            learning_rate=training.learning_rate or self.variant.rate(config.model.source),
+            learning_rate=training.learning_rate or self.variant.rate(config.model.source, training.optimiser),
             starts_as_base=self.variant.starts_as_base(config.variant),
             base_parameters=total,
             on_probe=self.prober(model, base.tokenizer, data),

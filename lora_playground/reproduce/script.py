@@ -110,10 +110,19 @@ def _standalone(run: Run, config: RunConfig, recipe: Recipe, folder: Path, pad: 
         templates.DATA,
         _attach(config),
         templates.RATES_RECORDED if training.open_ended else _rates(config),
+        *_optimiser(training.optimiser),
         templates.LOOP.format(**_hooks(config)),
         _save(config.variant.name),
     ]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def _optimiser(name: str) -> list[str]:
+    """Source of an optimiser that torch has not, as it trained: a copy of its file, its imports included."""
+    if name != "muon":
+        return []
+    text = (Path(__file__).parent.parent / "training" / "muon.py").read_text(encoding="utf-8")
+    return [text.replace("from __future__ import annotations\n\n", "")]
 
 
 def _save(name: str) -> str:
@@ -176,6 +185,7 @@ def _hooks(config: RunConfig) -> dict[str, str]:
     groups = templates.GROUPS.get(name, templates.GROUPS[""]).format(**fields)
     return {
         "groups": groups.strip("\n"),
+        "optimiser": templates.OPTIMISERS[config.training.optimiser],
         "functions": templates.FUNCTIONS.get(name, "").replace("ORTHOGONALITY", repr(fields.get("orthogonality", 0.0))),
         "after_backward": "    after_backward(step + 1)\n" if name in ("lorafa", "adalora") else "",
         "after_step": "    after_step(step + 1)\n" if name == "adalora" else "",

@@ -194,6 +194,11 @@ def rate(step):
     return float(DATA["rates"][step])
 '''
 
+OPTIMISERS = {
+    "adamw": "torch.optim.AdamW(GROUPS, lr=PEAK, weight_decay=WEIGHT_DECAY, fused=True)",
+    "muon": "Muon(GROUPS, lr=PEAK, weight_decay=WEIGHT_DECAY)",
+}
+
 GROUPS = {
     "": 'GROUPS = [{{"params": [p for p in model.parameters() if p.requires_grad], "scale": 1.0}}]',
     "loraplus": """
@@ -252,7 +257,7 @@ LOOP = """# %% [markdown]
 
 # %%
 {groups}
-OPTIMISER = torch.optim.AdamW(GROUPS, lr=PEAK, weight_decay=WEIGHT_DECAY, fused=True)
+OPTIMISER = {optimiser}
 TRAINED = [p for group in OPTIMISER.param_groups for p in group["params"]]
 {functions}
 torch.manual_seed(SEED)

@@ -24,11 +24,12 @@ from lora_playground.training.attention import segmented
 from lora_playground.training.fused_lora import fused_lora
 from lora_playground.training.loss import PackedLoss, mean_loss, validation_batches
 from lora_playground.training.memory import TensorMeter, memory_problem
+from lora_playground.training.optimisers import optimiser
 from lora_playground.training.plan import Emit, TrainOutcome, TrainPlan
 from lora_playground.training.reports import Fields, LossReport, Report, spectra_fields
 from lora_playground.training.schedule import Budget, Plateau, factor
 from lora_playground.training.threads import Threads, levels
-from lora_playground.training.trainable import adamw, computing_dtype, count, foreach, trained_modules, without_update
+from lora_playground.training.trainable import computing_dtype, count, foreach, trained_modules, without_update
 
 CHECKPOINT_SECONDS = 10.0
 SPECTRA_SHARE, PROBE_SHARE, VALIDATION_SHARE = 0.01, 0.03, 0.03
@@ -148,8 +149,7 @@ class _Loop:
             plan.train, length, rows, plan.pad, config.seed, plan.rehearsal, plan.rehearsal_share, self.loss.solo
         )
         self.validation = validation_batches(plan.validation, length, rows, plan.pad, self.loss.solo)
-        groups = plan.variant.parameter_groups(self.model, plan.peak_rate, config.weight_decay)
-        self.optimiser = adamw(groups)
+        self.optimiser = optimiser(self.model, plan)
         self.peaks = [float(group["lr"]) for group in self.optimiser.param_groups]
         self.total, self.tokens = config.steps, 0
         self.tokens_per_step = length * rows * config.accumulation

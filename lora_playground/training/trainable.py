@@ -1,4 +1,4 @@
-"""What trains in a model and how: parameters, modules, precision, optimiser. It knows no loop."""
+"""What trains in a model and how: parameters, modules, precision. It knows no loop."""
 
 from __future__ import annotations
 
@@ -16,16 +16,6 @@ def computing_dtype(model: nn.Module, precision: str) -> torch.dtype:
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
     kinds = [p.dtype for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
     return torch.bfloat16 if torch.bfloat16 in kinds else torch.float32
-
-
-def adamw(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """AdamW, fused where every parameter allows it."""
-    parameters = [p for group in groups for p in group["params"]]
-    fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
-    try:
-        return torch.optim.AdamW(groups, fused=fused)
-    except RuntimeError:
-        return torch.optim.AdamW(groups)
 
 
 def foreach(device: torch.device) -> bool:

@@ -114,6 +114,7 @@ def test_script_rebuilds_the_adapter(name: str, place: Path, tmp_path: Path, mon
 
 def test_options_that_change_the_arithmetic(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = {"accumulation": 2, "weight_decay": 0.1, "schedule": "linear", "gradient_checkpointing": True}
+    training |= {"optimiser": "muon", "learning_rate": 0.01}
     run = trained(
         place, {"name": "lora", "rank": 4, "dropout": 0.1, "target_modules": ["q_proj", "up_proj"]}, **training
     )

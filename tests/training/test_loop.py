@@ -141,7 +141,8 @@ RESUMED = {
 @pytest.mark.parametrize("variant", RESUMED)
 def test_resume_gives_the_losses_of_an_uninterrupted_run(folder, tmp_path, monkeypatch, variant, at):
     monkeypatch.setattr(reports, "FLUSH_SECONDS", 0.0)
-    options = {"variant": variant, "variant_options": RESUMED[variant], "steps": 14, "options": {"checkpoint_every": 5}}
+    training = {"checkpoint_every": 5, "optimiser": "muon" if variant == "full" else "adamw"}
+    options = {"variant": variant, "variant_options": RESUMED[variant], "steps": 14, "options": training}
     whole, _, model = run(folder, **options)
     torch.manual_seed(123)
     stopped, events, _ = run(folder, stop_at=at, checkpoints=tmp_path, **options)
