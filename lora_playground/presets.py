@@ -1,6 +1,6 @@
-"""Named sets of training options for the embedded model: `quick` (good in about 20 s) and `best` (in about 60 s).
+"""Named sets of training options for the embedded model: `quick`, which is what the form proposes, and `best`.
 
-The seconds are meant for two quiet cores. It knows the names of options and of shipped datasets, nothing that trains.
+It knows the names of options, nothing that trains.
 """
 
 from __future__ import annotations
@@ -9,21 +9,14 @@ from typing import Any
 
 from lora_playground.errors import ConfigError
 
-PURPOSES = {"quick": "A first result soon", "best": "More steps for a better score"}
+PURPOSES = {"quick": "What the form proposes: a good result soon", "best": "More steps for a better score"}
 """{preset: what it is for}."""
 
-_ALWAYS: dict[str, dict[str, dict[str, Any]]] = {
-    "quick": {"training": {"steps": 120, "early_stop": True}, "data": {"rehearsal": 0.5}},
-    "best": {"training": {"steps": 300, "early_stop": True}},
+_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "quick": {},
+    "best": {"training": {"steps": 500, "early_stop": True}},
 }
-"""{preset: {section: {option: value}}} for every dataset."""
-
-_HARD: dict[str, dict[str, Any]] = {"training": {"steps": 200}, "data": {"rehearsal": 0.2}}
-_OF: dict[str, dict[str, dict[str, dict[str, Any]]]] = {
-    "facts-large": {"quick": _HARD},
-    "translation": {"quick": _HARD},
-}
-"""{dataset: as above}, where a dataset needs something else."""
+"""{preset: {section: {option: value}}}; everything else is as RunConfig has it."""
 
 
 def with_preset(data: dict[str, Any], name: str) -> dict[str, Any]:
@@ -34,13 +27,11 @@ def with_preset(data: dict[str, Any], name: str) -> dict[str, Any]:
     """
     if name not in PURPOSES:
         raise ConfigError("preset", name, f"choose one of {', '.join(PURPOSES)}")
-    dataset = data.get("data", {}).get("dataset", "pirate")
     merged = dict(data)
-    for options in (_OF.get(dataset, {}).get(name, {}), _ALWAYS[name]):
-        for section, values in options.items():
-            merged[section] = values | merged.get(section, {})
-    steps = data.get("training", {})
-    if steps.get("steps") is not None or steps.get("seconds") is not None:
+    for section, values in _OPTIONS[name].items():
+        merged[section] = values | merged.get(section, {})
+    asked = data.get("training", {})
+    if "training" in _OPTIONS[name] and (asked.get("steps") is not None or asked.get("seconds") is not None):
         # Who asks for steps or seconds gets them.
-        merged["training"]["early_stop"] = steps.get("early_stop", False)
+        merged["training"]["early_stop"] = asked.get("early_stop", False)
     return merged
