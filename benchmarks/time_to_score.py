@@ -121,9 +121,8 @@ def ours(given: argparse.Namespace, dataset: str, seed: int, watch: Watch, steps
     prepared = prepare(base.tokenizer, get_dataset(dataset), config.data, seed, embedded=True)
     variant = get_variant(config.variant.name)
     model = variant.attach(base.model, config.variant, Context(training.steps, seed))
-    optimiser = variant.optimiser_for("embedded", training.optimiser)
-    rate, pad = training.learning_rate or variant.rate("embedded", optimiser), base.tokenizer.pad_token_id
-    plan = TrainPlan.of(prepared, training, variant, pad, optimiser=optimiser, learning_rate=rate, on_spectra=False)
+    rate = training.learning_rate or variant.rate("embedded", training.optimiser)
+    plan = TrainPlan.of(prepared, training, variant, base.tokenizer.pad_token_id, learning_rate=rate, on_spectra=False)
     plan.threads, plan.validation = given.threads, []
     done = [-1]
 

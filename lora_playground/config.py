@@ -131,10 +131,9 @@ class TrainingConfig(Section):
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="How the learning rate falls after the warm-up."
     )
-    optimiser: Literal["auto", "adamw", "muon"] = Field(
-        "auto",
-        description="AdamW, or Muon, whose steps move all directions of a factor alike (Jordan et al., 2024); 'auto' "
-        "takes Muon for LoRA on the embedded model, else AdamW.",
+    optimiser: Literal["adamw", "muon"] = Field(
+        "adamw",
+        description="AdamW, or Muon, whose steps move all directions of a factor alike (Jordan et al., 2024).",
     )
     weight_decay: float = Field(0.0, ge=0.0, le=1.0, description="Weight decay on the trained parameters.")
     clip: float = Field(1.0, gt=0, le=1e6, description="Gradient norm above which gradients are scaled down.")

@@ -163,7 +163,6 @@ class Execution:
         total = count(base.model.parameters())
         model = self.variant.attach(base.model, config.variant, context)
         self.check_stop()
-        optimiser = self.variant.optimiser_for(config.model.source, training.optimiser)
         precision = str(base.dtype).removeprefix("torch.")
         self.estimate = RunEstimate(config, base.device.type, precision, prepared, self.home)
         return model, TrainPlan.of(
@@ -171,8 +170,7 @@ class Execution:
             self.estimate.fitting(self.run, self.report),
             self.variant,
             pad,
-            optimiser=optimiser,
-            learning_rate=training.learning_rate or self.variant.rate(config.model.source, optimiser),
+            learning_rate=training.learning_rate or self.variant.rate(config.model.source, training.optimiser),
             starts_as_base=self.variant.starts_as_base(config.variant),
             base_parameters=total,
             on_probe=self.prober(model, base.tokenizer, data),

@@ -110,18 +110,14 @@ def _standalone(run: Run, config: RunConfig, recipe: Recipe, folder: Path, pad: 
         templates.DATA,
         _attach(config),
         templates.RATES_RECORDED if training.open_ended else _rates(config),
-        *_optimiser_source(_optimiser(config)),
+        *_optimiser(training.optimiser),
         templates.LOOP.format(**_hooks(config)),
         _save(config.variant.name),
     ]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
-def _optimiser(config: RunConfig) -> str:
-    return get_variant(config.variant.name).optimiser_for(config.model.source, config.training.optimiser)
-
-
-def _optimiser_source(name: str) -> list[str]:
+def _optimiser(name: str) -> list[str]:
     """Source of an optimiser that torch has not, as it trained: a copy of its file, its imports included."""
     if name != "muon":
         return []
@@ -189,7 +185,7 @@ def _hooks(config: RunConfig) -> dict[str, str]:
     groups = templates.GROUPS.get(name, templates.GROUPS[""]).format(**fields)
     return {
         "groups": groups.strip("\n"),
-        "optimiser": templates.OPTIMISERS[_optimiser(config)],
+        "optimiser": templates.OPTIMISERS[config.training.optimiser],
         "functions": templates.FUNCTIONS.get(name, "").replace("ORTHOGONALITY", repr(fields.get("orthogonality", 0.0))),
         "after_backward": "    after_backward(step + 1)\n" if name in ("lorafa", "adalora") else "",
         "after_step": "    after_step(step + 1)\n" if name == "adalora" else "",

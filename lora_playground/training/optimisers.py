@@ -12,7 +12,7 @@ from lora_playground.training.plan import TrainPlan
 def optimiser(model: nn.Module, plan: TrainPlan) -> torch.optim.Optimizer:
     """Muon, or AdamW, fused where every parameter allows it, for what the variant trains in the model."""
     groups = plan.variant.parameter_groups(model, plan.peak_rate, plan.training.weight_decay)
-    if (plan.optimiser or plan.training.optimiser) == "muon":
+    if plan.training.optimiser == "muon":
         return Muon(groups)
     parameters = [p for group in groups for p in group["params"]]
     fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)

@@ -24,7 +24,6 @@ class TrainPlan:
         variant: its hooks are called and its updates are shown.
         train, validation, rehearsal: encoded examples.
         pad: token id for padding.
-        optimiser: 'adamw' or 'muon'; '' takes the training config's, AdamW where that says 'auto'.
         learning_rate: peak; None takes the training config's, else the variant's for the embedded model.
         starts_as_base: whether the model that trains still computes what the base does; else the validation loss and
             answers before the first step are taken without its update, so that they are the base's.
@@ -47,7 +46,6 @@ class TrainPlan:
     validation: list[Example] = field(default_factory=list)
     rehearsal: list[Example] = field(default_factory=list)
     pad: int = 0
-    optimiser: str = ""
     learning_rate: float | None = None
     starts_as_base: bool = True
     base_parameters: int | None = None

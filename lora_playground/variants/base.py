@@ -124,7 +124,7 @@ class Work:
     rotations: float = 0.0
 
 
-RATES = {"auto": 1.0, "adamw": 1.0, "muon": 2.5}
+RATES = {"adamw": 1.0, "muon": 2.5}
 """By how much its learning rate exceeds AdamW's: for LoRA on pirate 0.01 was the best of 0.005, 0.01 and 0.02."""
 
 
@@ -156,7 +156,6 @@ class Variant:
         card: what a person reads.
         learning_rate: default peak learning rate on the embedded model, which is small and wants large steps.
         real_rate: default peak learning rate on any other base: the paper's, or what is usual for LoRA.
-        optimiser: by which it trains on the embedded model if nothing else is asked for.
         bits: which base storages it can take, of 16, 8, 4.
         identity_at_start: whether the adapted model equals the base before the first step, by default.
         low_rank: whether ΔW has a rank bound set by the options (False: dense).
@@ -170,7 +169,6 @@ class Variant:
     card: Card
     learning_rate: float = 4e-3
     real_rate: float = 2e-4
-    optimiser: str = "adamw"
     bits: tuple[int, ...] = (16, 8, 4)
     identity_at_start: bool = True
     low_rank: bool = True
@@ -180,12 +178,6 @@ class Variant:
     def beside(self, adapted: dict[str, tuple[int, int]], config: Any) -> tuple[int, int]:
         """Numbers that adapted modules of these (out, in) keep beside what `memory` says: float32, and as computed."""
         return 0, 0
-
-    def optimiser_for(self, source: str, asked: str) -> str:
-        """'adamw' or 'muon', where `asked` (the training config's optimiser) may be 'auto'."""
-        if asked != "auto":
-            return asked
-        return self.optimiser if source == "embedded" else "adamw"
 
     def rate(self, source: str, optimiser: str = "adamw") -> float:
         """The default peak learning rate on that base model (a ModelConfig's source) with that optimiser."""

@@ -16,7 +16,6 @@ VARIANT = LoraFamily(
     label="LoRA",
     family="LoRA",
     config=Config,
-    optimiser="muon",
     card=Card(
         sentence="Leaves W as it is and learns, beside it, the product of a tall and a wide thin matrix.",
         equation=r"y = Wx + \frac{\alpha}{r}\, B A x",
