@@ -116,7 +116,7 @@ class TrainingConfig(Section):
     )
     early_stop: bool = Field(
         False,
-        description="End before the last step when the validation loss has stopped falling; presets switch it on.",
+        description="End before the last step when the validation loss has stopped falling; the preset best does.",
     )
     batch_tokens: int = Field(
         512, ge=32, le=4_194_304, description="Tokens an optimiser step sees; examples are packed to fill it."
