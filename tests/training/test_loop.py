@@ -28,9 +28,8 @@ def rows(count, seed=0):
     for _ in range(count):
         word = WORDS[int(rng.integers(len(WORDS)))]
         question = "What about the " + " ".join([word] * int(rng.integers(1, 6))) + "?"
-        made.append(
-            {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": f"Arr, {word}!"}]}
-        )
+        answer = {"role": "assistant", "content": f"Arr, {word}!"}
+        made.append({"messages": [{"role": "user", "content": question}, answer]})
     return made
 
 
