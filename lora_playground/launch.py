@@ -29,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--mcp", action="store_true", help="offer the endpoints as MCP tools, at /gradio_api/mcp/")
     parser.add_argument("--ray", metavar="ADDRESS", help="train on a Ray cluster: address or auto (docs/cluster.md)")
     parser.add_argument(
+        "--shared", action="store_true", help="many people use it though it listens to this machine: behind a proxy"
+    )
+    parser.add_argument(
         "--models", metavar="DIR", action="append", default=[], help="a folder with base models, offered in the form"
     )
     parser.add_argument(
@@ -56,7 +59,7 @@ def _serve(given: argparse.Namespace) -> int:
 
     if given.workshop:
         given.host = given.host or "0.0.0.0"
-    shared = not is_loopback(given.host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1")
+    shared = given.shared or not is_loopback(given.host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1")
     try:
         tracking.choose(given.track)
         share(given.models, shared, given.largest_download)

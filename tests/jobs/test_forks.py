@@ -4,15 +4,21 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 
 from lora_playground.jobs.forks import Forks
 from lora_playground.jobs.runner import LocalRunner
 from lora_playground.jobs.supervisor import Supervisor
 from lora_playground.runs import Run
+from lora_playground.ui.feed import Feed
+from lora_playground.ui.identity import Identity
+from lora_playground.ui.run_list_cache import RunListCache
 from tests.jobs.support import STEPS, FakeRunner, alive, config, marked, new_run, wait_for, wait_until
 
 pytestmark = pytest.mark.skipif(not Forks.possible(), reason="workers are forked on Linux without a GPU only")
@@ -70,6 +76,27 @@ def test_a_run_outlives_the_fork_server_and_the_next_gets_another(runner, place)
     runner.cancel(handle, "kill")
     wait_until(lambda: runner.poll(handle) is not None)
     runner.reap(handle)
+
+
+def test_a_run_learns_the_same_whoever_watches(runner, place, finished):
+    with Supervisor(place / "home", runner, slots=1, replay=False) as supervisor:
+        feed = Feed(supervisor.runs, supervisor, RunListCache(supervisor.runs, supervisor), Identity(place), lambda: "")
+        job = supervisor.submit(finished.config())
+        over = threading.Event()
+
+        def watch() -> None:
+            page = TestClient(Starlette(routes=[feed.route()]))
+            while not over.is_set():
+                assert page.get("/live", params={"run": job.id, "all": "1"}).status_code == 200
+
+        pages = [threading.Thread(target=watch) for _ in range(4)]
+        for page in pages:
+            page.start()
+        wait_for(supervisor, job.id, "done")
+        over.set()
+        for page in pages:
+            page.join()
+        assert losses(supervisor.runs.get(job.id)) == pytest.approx(losses(finished), rel=1e-5)
 
 
 def test_all_die_with_the_server(place):
