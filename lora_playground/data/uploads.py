@@ -76,9 +76,9 @@ def _drawn(sizes: list[int], share: float, seed: int) -> tuple[list[int], list[i
 
 
 def note_owner(home: Path, name: str, owner: str) -> None:
-    """Notes whose upload a dataset is. Without a place to write it is nobody's."""
-    with contextlib.suppress(OSError):
-        (home / "uploads" / name / _OWNER).write_text(owner)
+    """Notes whose upload a dataset is; it stays that of whoever was first. Without a place to write it is nobody's."""
+    with contextlib.suppress(OSError), open(home / "uploads" / name / _OWNER, "x") as file:
+        file.write(owner)
 
 
 def uploads_of(home: Path, owner: str) -> int:

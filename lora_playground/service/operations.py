@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from lora_playground.analysis.truncation import Mode
 from lora_playground.chat.client import ChatClient
 from lora_playground.data.from_hub import read_hub
 from lora_playground.data.readers import read_bytes, read_file
-from lora_playground.data.uploads import store_once
+from lora_playground.data.uploads import note_owner, store_once, uploads_of
 from lora_playground.errors import ConfigError, PlaygroundError
 from lora_playground.exchange.importing import import_files, import_from_hub
 from lora_playground.jobs.supervisor import Supervisor
@@ -52,7 +53,7 @@ class Operations(Laboratory):
     def __init__(self, supervisor: Supervisor, chat: ChatClient, sweeps: Keeper | None = None) -> None:
         self.sweeps = sweeps
         self.supervisor, self.store, self.home = supervisor, supervisor.runs, supervisor.home
-        self._chat, self._scoring = chat, Scoring(supervisor.home)
+        self._chat, self._scoring, self._asking = chat, Scoring(supervisor.home), Counter[str]()
         # Gradio hands out files from the system's folder for temporary ones; this one goes with the process.
         self._place = tempfile.TemporaryDirectory(prefix="lora-playground-", ignore_cleanup_errors=True)
 
@@ -141,6 +142,7 @@ class Operations(Laboratory):
             raise ConfigError("file", given or None, "give exactly one of file, text and hub")
         for key, value in (("text", text), ("name", name), ("hub", hub), ("split", split)):
             words(key, value, MAX_TEXT if key == "text" else 400)
+        self.supervisor.limits.check_uploads(uploads_of(self.home, who))
         roles, drawn = catalogue.columns_of(columns), whole("seed", seed, 0, 2**31 - 1)
         if metric is not None:
             words("metric", metric, 40)
@@ -151,6 +153,7 @@ class Operations(Laboratory):
         else:
             reading, label = read_hub(hub, split, roles, anonymous=True), f"{hub} {split}"
         card = store_once(reading, self.home, label, drawn, metric)
+        note_owner(self.home, card.name, who)
         notes = [*reading.notes, *(problem.text for problem in reading.problems[:20])]
         return catalogue.upload_record(card, reading) | {"notes": notes}
 
@@ -293,9 +296,14 @@ class Operations(Laboratory):
             seed=seed, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens,
             strength=strength, keep=keep,
         )  # fmt: skip
-        async with contextlib.aclosing(conversation.answers(self._chat, request)) as stream:
-            async for told in stream:
-                yield told
+        self.supervisor.limits.check_chats(self._asking[who])
+        self._asking[who] += 1
+        try:
+            async with contextlib.aclosing(conversation.answers(self._chat, request)) as stream:
+                async for told in stream:
+                    yield told
+        finally:
+            self._asking[who] -= 1
 
     def cut(
         self, who: str, run: str, mode: Mode = "top", k: int = 1, first: int = 1, last: int = 1, strength: float = 1.0,
@@ -313,7 +321,9 @@ class Operations(Laboratory):
             title: the new run's name; '' tells what was cut.
         """
         title = words("title", title, 80)
+        self.supervisor.check_kept(who)
         made = spectra.cut(self.store, self.store.get(run), mode, k, first, last, strength, title)
+        self.supervisor.adopt(made.id, who)
         return self._told(self.supervisor.job(made.id))
 
     # --- adapters out and in ------------------------------------------------------------------------------------------
@@ -344,10 +354,12 @@ class Operations(Laboratory):
         title, hub = words("title", title, 80), words("hub", hub, 200)
         if base is not None:
             words("base", base, 400)
+        self.supervisor.check_kept(who)
         if file is not None:
             done = import_files(self.store, [file], title or file.stem, base)
         else:
             done = import_from_hub(self.store, hub, title, base)
+        self.supervisor.adopt(done.run.id, who)
         return {"run": done.run.id, "label": done.run.label, "base": done.base or None, "notes": done.notes}
 
     # --- inside -------------------------------------------------------------------------------------------------------

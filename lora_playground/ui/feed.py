@@ -90,6 +90,15 @@ class Feed:
         }
         return {"queue": _bytes(_queue(self._runs.jobs(), visitor, self._supervisor.slots)), "you": _bytes(you)}
 
+    def _told(self, job: Job) -> str:
+        """When a waiting job starts, or what it waits for beside its turn."""
+        if job.state != "queued":
+            return ""
+        most = self._supervisor.limits.running
+        if most and sum(one.running and one.owner == job.owner for one in self._runs.jobs()) >= most:
+            return f"{most} of one person run at once here: it starts when one of yours ends."
+        return f"It starts in {rough(job.eta)}." if job.eta else ""
+
     def _once(self, key: Hashable, make: Callable[[], Any]) -> bytes:
         with self._lock:
             if key in self._kept:
@@ -112,19 +121,21 @@ class Feed:
         progress, parts = self._store.progress(run), {}
         mine = not job.owner or job.owner == visitor
         by = "" if mine else self._supervisor.people.name(job.owner)
+        told = self._told(job)
         version = _version(
             job.state,
             job.position,
             job.stopping,
             mine,
             by,
+            told,
             label,
             about.get("note"),
             len(progress.messages),
             *_moving(job, progress),
         )
         if asked.get("card") != version:
-            made = lambda: {"version": version, **_card(run, job, progress, label, mine, by)}  # noqa: E731
+            made = lambda: {"version": version, **_card(run, job, progress, label, told, mine, by)}  # noqa: E731
             parts["card"] = self._once(("card", identity, version), made)
         probed = str(progress.changed["probe"])
         if asked.get("probes") != probed:
@@ -179,11 +190,15 @@ def _list(version: str, runs: RunList, header: str, everyone: bool) -> dict[str,
     }
 
 
-def _card(run: Run, job: Job, progress: RunProgress, label: str, mine: bool, by: str) -> dict[str, Any]:
-    """The state of a run, and the card that says it in words; `by`: the name of another person whose run it is."""
+def _card(run: Run, job: Job, progress: RunProgress, label: str, told: str, mine: bool, by: str) -> dict[str, Any]:
+    """The state of a run, and the card that says it in words.
+
+    Args:
+        told: when a waiting one starts. by: the name of another person whose run it is.
+    """
     result = run.result() if job.state == "done" else None
     if job.state == "queued":
-        html = cards.waiting(label, job.position, f"It starts in {rough(job.eta)}." if job.eta else "")
+        html = cards.waiting(label, job.position, told)
     elif result is not None:
         said = cards.replayed(result) + cards.unscored(result, progress) + cards.messages(progress)
         html = cards.done(label, result) + said

@@ -9,6 +9,7 @@ from starlette.testclient import TestClient
 import lora_playground.variants  # noqa: F401  (declares the variants' schemas)
 from lora_playground.config import RunConfig
 from lora_playground.jobs.job import Job
+from lora_playground.jobs.limits import Limits
 from lora_playground.jobs.people import People
 from lora_playground.runs import RunStore
 from lora_playground.ui.feed import Feed
@@ -26,7 +27,12 @@ def house(tmp_path, monkeypatch):
     cookie = identity.new()
     job = Job(run.id, identity.read(cookie), "training", 1, "pirate", 0.0)
     supervisor = SimpleNamespace(
-        jobs=lambda: [job], job=lambda _: job, make_ready=lambda: None, slots=1, people=People(tmp_path)
+        jobs=lambda: [job],
+        job=lambda _: job,
+        make_ready=lambda: None,
+        slots=1,
+        people=People(tmp_path),
+        limits=Limits(running=1),
     )
     feed = Feed(store, supervisor, RunListCache(store, supervisor), identity, lambda: "<header>")
     client = TestClient(Starlette(routes=[feed.route()]))
@@ -35,7 +41,16 @@ def house(tmp_path, monkeypatch):
         client.cookies = {COOKIE: cookie} if mine else {}
         return client.get("/live", params=have).json()
 
-    return SimpleNamespace(ask=ask, run=run, feed=feed, client=client, people=supervisor.people, owner=job.owner)
+    return SimpleNamespace(
+        ask=ask,
+        run=run,
+        feed=feed,
+        client=client,
+        people=supervisor.people,
+        owner=job.owner,
+        job=job,
+        supervisor=supervisor,
+    )
 
 
 def test_a_page_gets_what_is_new_and_nothing_twice(house):
@@ -105,3 +120,13 @@ def test_each_sees_their_own_runs_and_everyone_s_with_names_when_asked(house):
     own = house.ask(run=house.run.id)
     assert own["you"]["name"] == "Ada <i>" and "Ada" not in own["list"]["lines"][0][1] + own["card"]["html"]
     assert not own["you"]["others"], "who is alone is not asked whose runs to show"
+
+
+def test_who_waits_for_their_own_limit_is_told_so(house, monkeypatch):
+    waiting = house.feed._store.create(RunConfig())
+    jobs = [house.job, Job(waiting.id, house.owner, "queued", 1, "next", 0.0, position=1, eta=30.0)]
+    monkeypatch.setattr(house.supervisor, "jobs", lambda: jobs)
+    monkeypatch.setattr(house.supervisor, "job", lambda id: jobs[1])
+    assert "1 of one person run at once" in house.ask(run=waiting.id)["card"]["html"]
+    house.supervisor.limits = Limits()
+    assert "It starts in" in house.ask(run=waiting.id)["card"]["html"]
