@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4
 """Largest difference of logits, relative to their largest magnitude, that counts as the same."""
 
+_ROUNDING = 0.01
+"""A difference from which on it cannot be rounding."""
+
 _NOT_HANDED_ON = (
     "auto_mapping", "megatron_core", "runtime_config", "loftq_config", "eva_config", "corda_config", "lora_ga_config",
     "velora_config", "revision", "base_model_name_or_path",
@@ -93,15 +96,26 @@ def with_peft(model: Any, adapter: Path) -> Any:
 
 
 def compare(base: Path, adapter: Path, updates: Sequence[Update]) -> float:
-    """`difference` of the base with the updates in its weights and with the adapter in stock PEFT."""
+    """`difference` of the base with the updates in its weights and with the adapter in stock PEFT.
+
+    In float32 a deep model may differ by more than TOLERANCE from itself, merged or not, by rounding alone. So what
+    differs by a little more is computed again in float64.
+    """
+    found = _compared(base, adapter, updates, double=False)
+    return _compared(base, adapter, updates, double=True) if TOLERANCE < found < _ROUNDING else found
+
+
+def _compared(base: Path, adapter: Path, updates: Sequence[Update], double: bool) -> float:
     from lora_playground.exchange.merging import merge
 
     model = load(base)
     ids = prompts(model)
+    model = model.double() if double else model
     merge(model, updates)
     mine = logits(model, ids)
     del model
-    return difference(mine, logits(with_peft(load(base), adapter), ids))
+    tuned = with_peft(load(base), adapter)
+    return difference(mine, logits(tuned.double() if double else tuned, ids))
 
 
 def check_import(base: Path, adapter: Path, updates: Path) -> str:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from lora_playground.analysis.update import load_updates
 from lora_playground.config import ModelConfig, RunConfig
 from lora_playground.errors import AdapterError, ModelError, RunError
-from lora_playground.exchange import importing
+from lora_playground.exchange import importing, verification
 from lora_playground.exchange.exporting import export
 from lora_playground.exchange.importing import import_adapter
 from lora_playground.exchange.verification import TOLERANCE, check_import, difference, load, logits, prompts, with_peft
@@ -272,3 +272,12 @@ def test_a_folder_that_an_adapter_names_is_opened_if_it_was_used_here(store: Run
         resolve(alone.run.config().model.source)
     store.create(RunConfig.parse({"model": {"source": str(base("llama"))}}))
     assert import_adapter(store, source).base == str(base("llama"))
+
+
+def test_rounding_is_no_difference(store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deep model in float32 differs from itself; what is near the tolerance is decided in float64."""
+    source = adapter(tmp_path / "adapter", "llama", lora(use_dora=True))
+    updates = load_updates(import_adapter(store, source, base=str(base("llama"))).run.update_path)
+    monkeypatch.setattr(verification, "TOLERANCE", 0.0)
+    rounded = verification._compared(base("llama"), source, updates, double=False)
+    assert 0 < verification.compare(base("llama"), source, updates) < rounded / 3
