@@ -65,7 +65,7 @@ def pictures(standing: Standing) -> dict[str, tuple[dict[str, Any], str]]:
     target, room = (held.target_bits, held.held) if held else (None, {})
     points, slope = (used.points, used.slope) if used else ((), None)
     made = {
-        "fan": (plots.fan_figure(lines, standing.sweep.steps), plots.describe_fan(lines, MARGIN)),
+        "fan": (plots.fan_figure(lines, max(one.steps for one in members)), plots.describe_fan(lines, MARGIN)),
         "score": (
             plots.score_figure(rows, base),
             plots.describe_scores(rows, pair[0], pair[1], found[1].n if found else 0) + unscored,

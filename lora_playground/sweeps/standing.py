@@ -102,10 +102,9 @@ class Standing:
     def share(self) -> float:
         if self.state in ("done", "stopped"):
             return 1.0
-        steps = max(1, self.sweep.steps)
-        parts = [1.0 if member.state in ("done", "failed", "gone", "stopped") else
-                 min(1.0, member.step / steps) for member in self.members]  # fmt: skip
-        planned = race.share_of_steps(len(parts), steps) if self.sweep.race else 1.0
+        ended = ("done", "failed", "gone", "stopped")
+        parts = [1.0 if one.state in ended else min(1.0, one.step / max(1, one.steps)) for one in self.members]
+        planned = race.share_of_steps(len(parts), self.sweep.steps) if self.sweep.race else 1.0
         return min(1.0, sum(parts) / (planned * max(1, len(parts))))
 
     @property
