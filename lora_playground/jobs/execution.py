@@ -278,17 +278,35 @@ class Execution:
         def tell(done: int, of: int, left: float) -> None:
             self.report({"type": "scoring", "done": done, "of": of, "eta": round(left, 1)})
 
-        return score_update(
-            load_pristine(self.config.model, self.config.training.precision),
-            updates,
-            self.config.data.dataset,
-            self.home,
-            seconds=seconds,
-            embedded=is_embedded(self.config.model),
-            should_stop=self.should_stop,
-            report=tell,
-            answers=self.run.answers_path,
-        )
+        with as_many_threads_as_are_free():
+            return score_update(
+                load_pristine(self.config.model, self.config.training.precision),
+                updates,
+                self.config.data.dataset,
+                self.home,
+                seconds=seconds,
+                embedded=is_embedded(self.config.model),
+                should_stop=self.should_stop,
+                report=tell,
+                answers=self.run.answers_path,
+            )
+
+
+@contextlib.contextmanager
+def as_many_threads_as_are_free() -> Iterator[None]:
+    """Answers are made with as many threads as there are free cores now: beside another run two threads would wait for
+    each other at every product, at worst a hundred times as long as one alone computes."""
+    import torch
+
+    from lora_playground.models.precision import probe
+    from lora_playground.training.threads import Threads, levels
+
+    before = torch.get_num_threads()
+    Threads(levels(probe("cpu").threads), torch.set_num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def load_pristine(model: ModelConfig, precision: str, progress: Callable[[int, int], None] | None = None) -> Base:
