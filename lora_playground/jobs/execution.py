@@ -295,7 +295,7 @@ class Execution:
 @contextlib.contextmanager
 def as_many_threads_as_are_free() -> Iterator[None]:
     """Answers are made with as many threads as there are free cores now: beside another run two threads would wait for
-    each other at every product, at worst a hundred times as long as one alone computes."""
+    each other at every product, many times as long as one alone computes."""
     import torch
 
     from lora_playground.models.precision import probe
