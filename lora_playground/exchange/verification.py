@@ -54,12 +54,13 @@ def prompts(model: Any) -> torch.Tensor:
 
 
 def logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    """Logits (T, V) of a model, in float32."""
+    """Logits (T, V) of a model, in float32, or in float64 where the model computes in it."""
     import torch
 
     model.eval()
     with torch.no_grad():
-        return model(input_ids=ids).logits[0].float()
+        found = model(input_ids=ids).logits[0]
+    return found if found.dtype == torch.float64 else found.float()
 
 
 def difference(one: torch.Tensor, other: torch.Tensor) -> float:
