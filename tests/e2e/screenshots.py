@@ -30,9 +30,10 @@ def main() -> None:
     if not labels:
         sys.exit(f"error: there is no dataset {given.dataset}; `python -m lora_playground datasets` lists them")
     with app_in_a_browser(given.home) as (server, browser):
-        page = open_page(browser, server.url, 1280, 720)
+        page = open_page(browser, server.url, 1280, 860)
         if given.home:
-            page.locator("#lp-status .lp-link").click()
+            page.locator('#lp-status [data-act="open"]').click()
+            page.locator(".lp-run.viewed .lp-tick").click()
         else:
             train(page, labels[0], given.steps)
         take(page, given.out)
