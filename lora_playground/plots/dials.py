@@ -9,6 +9,7 @@ from lora_playground.plots.style import axis, figure, ink, rounded
 TITLES = {
     "strength": ("Task and base skills over the strength of the update", "strength s of W + s·ΔW"),
     "intruders": ("Task and base skills over the strength of the intruders", "λ: factor on the intruders of W + ΔW"),
+    "slice": ("Task and base skills over the slice of W that runs started from", "position: 0 largest σ, 1 smallest"),
 }
 TASK, SKILLS = "#0072B2", "#E69F00"
 
@@ -27,10 +28,10 @@ def dial_figure(found: dict[str, Any], dark: bool = False) -> dict[str, Any]:
     line = {"type": "line", "x0": 1, "x1": 1, "y0": 0, "y1": 1, "yref": "paper"}
     shapes = [line | {"line": {"color": ink(dark)["quiet"], "width": 1.5, "dash": "dot"}}]
     mark = {"x": 1, "y": 1.0, "yref": "paper", "text": "as trained", "showarrow": False, "xanchor": "left", "xshift": 5}
+    marks = {} if found["kind"] == "slice" else {"shapes": shapes, "annotations": [mark]}
     y_axis = axis("share solved", dark, tickformat=".0%", range=[-0.04, 1.08])
     return figure(
-        data, title, dark, 380, xaxis=axis(x_title, dark), yaxis=y_axis, shapes=shapes, annotations=[mark],
-        showlegend=True,
+        data, title, dark, 380, xaxis=axis(x_title, dark), yaxis=y_axis, showlegend=True, **marks,
     )  # fmt: skip
 
 
@@ -48,6 +49,8 @@ def _curve(x: list[float], values: list[tuple[float, float, float]], name: str, 
 def describe_dial(found: dict[str, Any]) -> str:
     """In words: the task and the skills at 1, and at the value that keeps most of both."""
     points = found["points"]
+    if found["kind"] == "slice":
+        return _describe_slices(points)
     start = ""
     if found["kind"] == "intruders":
         total, places = sum(found["intruders"].values()), len(found["intruders"])
@@ -67,3 +70,15 @@ def describe_dial(found: dict[str, Any]) -> str:
         return f"{start}{text}; no other value keeps more of both together."
     at = f"{best['value']:g}: {best['score']['value']:.0%} and {best['forgetting']['adapted']:.0%}"
     return f"{start}{text}; most of both together is left at {at}. {points[0]['score']['n']} rows, intervals at 95%."
+
+
+def _describe_slices(points: list[dict[str, Any]]) -> str:
+    positions = sorted({point["value"] for point in points})
+    text = f"{len(points)} runs that started from {len(positions)} places of W's spectrum"
+    if not all(point["forgetting"] for point in points):
+        return f"{text}; base skills are asked of the embedded model only."
+    kept = {at: [p["forgetting"]["adapted"] for p in points if p["value"] == at] for at in positions}
+    means = {at: sum(values) / len(values) for at, values in kept.items()}
+    best = max(means, key=lambda at: means[at])
+    ends = f"{means[positions[0]]:.0%} at {positions[0]:g} and {means[positions[-1]]:.0%} at {positions[-1]:g}"
+    return f"{text}: base skills are {ends}, most at {best:g} ({means[best]:.0%}). Intervals at 95% are of one run."

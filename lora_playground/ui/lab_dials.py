@@ -13,12 +13,14 @@ import gradio as gr
 
 from lora_playground.errors import PlaygroundError
 from lora_playground.lab.process import work
+from lora_playground.lab.slices import over_position
 from lora_playground.plots.dials import describe_dial, dial_figure
 from lora_playground.ui import cards
 from lora_playground.ui.controls import offer
 from lora_playground.ui.shell import LATEST, SETS, Shell, draw, note, picture
 
-WAYS = (("Strength of the update, −2 to 2", "strength"), ("Strength of its intruders, 0 to 2", "intruders"))
+WAYS = (("Strength of the update, −2 to 2", "strength"), ("Strength of its intruders, 0 to 2", "intruders"),
+        ("Slice of W that its like started from", "slice"))  # fmt: skip
 ABOUT = (
     "Below 0 an update is taken away from W (task negation). Intruders are leading directions of W + ΔW that resemble "
     "none of W's; λ scales their singular values in W + ΔW."
@@ -60,8 +62,13 @@ class Dials:
         if not run:
             yield cards.error("Tick a finished run in the list first."), skip, skip, skip, skip
             return
-        yield note("Loading the base model …"), skip, skip, skip, gr.update(interactive=False)
         try:
+            if way == "slice":
+                found = over_position(self._shell.store, run)
+                figure, words = draw(dial_figure(found)), note(describe_dial(found))
+                yield "", gr.update(visible=True), figure, words, skip
+                return
+            yield note("Loading the base model …"), skip, skip, skip, gr.update(interactive=False)
             steps = work(self._shell.home, {"kind": "dial", "run": run, "of": way, "rows": 24})
             while (step := await asyncio.to_thread(next, steps, None)) is not None:
                 if "found" in step:

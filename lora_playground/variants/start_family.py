@@ -42,8 +42,12 @@ class StartFamily(LoraFamily):
                 base.weight = weights[name]
             else:
                 base.weight.data = kept
+        self.begin(wrapped, config)
         _add_frozen_start(wrapped)
         return wrapped
+
+    def begin(self, model: Any, config: Any) -> None:
+        """Sets B₀, A₀ where PEFT's own initialisation has not done so already; W is as it was."""
 
     def parts(self, shape: tuple[int, int], config: Any) -> tuple[Part, ...]:
         (m, n), r = shape, config.rank

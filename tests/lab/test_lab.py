@@ -1,6 +1,7 @@
 """Mixtures scored over their weights and dials, on a tiny base: structure, controls, and numbers against dense ones."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,14 @@ import torch
 
 from lora_playground.analysis.merging import Recipe
 from lora_playground.analysis.spectra import update_svd
-from lora_playground.analysis.update import load_updates
+from lora_playground.analysis.update import Update, load_updates
 from lora_playground.cli import main
 from lora_playground.config import ModelConfig
 from lora_playground.errors import ConfigError, RunError
 from lora_playground.lab.dials import over_dial
 from lora_playground.lab.mixing import mixed
 from lora_playground.lab.process import work
+from lora_playground.lab.slices import over_position
 from lora_playground.lab.weights import agreement, grid, over_weights
 from lora_playground.models.activations import responses
 from lora_playground.models.decoding import Decoder, RowUpdate
@@ -24,8 +26,10 @@ from lora_playground.models.placed_update import named_modules
 from lora_playground.plots.dials import describe_dial, dial_figure
 from lora_playground.plots.mixtures import mixture_figure
 from lora_playground.runs import RunStore
+from lora_playground.runs.files import write_json
 from lora_playground.ui.lab_merge_words import sentence, table
 from tests.chat.conftest import House, make_house
+from tests.spectrum_runs import finished_run
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +128,24 @@ def test_grids_and_agreement() -> None:
             assert len(weights) == count and (kind == "asked" or sum(weights) == pytest.approx(1))
     pairs = [{"cosine": c, "reads": 0.1, "writes": -c, "on_data": c * c, "drop": c} for c in (0.1, 0.2, 0.3, 0.5, 0.9)]
     assert agreement(pairs) == {"cosine": 1.0, "writes": -1.0, "on_data": 1.0} and agreement(pairs[:4]) == {}
+
+
+def test_runs_of_the_slice_family_over_their_position(tmp_path: Path) -> None:
+    """Points are the runs that differ in position and seed alone."""
+    noise = np.random.default_rng(0)
+    update = [Update("model.layers.0.mlp.down_proj", noise.standard_normal((256, 2)), noise.standard_normal((2, 704)))]
+    for position, score in ((1.0, 0.7), (0.0, 0.9), (0.5, 0.8)):
+        variant = {"name": "wslice", "rank": 2, "position": position}
+        run = finished_run(tmp_path, f"at {position}", update, variant, score=score, drop=score / 10)
+        result = run.result() or {}
+        result["score"] |= {"low": 0.6, "high": 0.95}
+        result["forgetting"] |= {"low": 0.0, "high": 0.2}
+        write_json(run.result_path, result)
+    other = finished_run(tmp_path, "another rank", update, {"name": "wslice", "rank": 4, "position": 0.2})
+    plain = finished_run(tmp_path, "plain", update, {"name": "lora", "rank": 2})
+    found = over_position(RunStore(tmp_path), run.id)
+    assert [(p["value"], p["score"]["value"]) for p in found["points"]] == [(0.0, 0.9), (0.5, 0.8), (1.0, 0.7)]
+    assert "most at 1 (83%)" in describe_dial(found) and len(dial_figure(found)["data"]) == 2
+    for run_id, words in ((plain.id, "Slice of W"), (other.id, "no two positions")):
+        with pytest.raises(RunError, match=words):
+            over_position(RunStore(tmp_path), run_id)
