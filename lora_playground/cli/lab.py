@@ -22,7 +22,25 @@ def add(command: Callable[[str, Callable, Callable, str], argparse.ArgumentParse
     turn.add_argument("run")
     turn.add_argument("--of", default="strength", choices=["strength", "intruders"], help="what is turned")
     turn.add_argument("--values", default="", metavar="LIST", help="such as 0,0.5,1; from -2 (intruders: 0) to 2")
+    command("forecast", forecast, show_forecast, "what the first gradient foretold of a run").add_argument("run")
     turn.add_argument("--rows", type=within(4, 100_000, int), default=24, help="test rows a score (default 24)")
+
+
+def forecast(given: argparse.Namespace) -> dict[str, Any]:
+    """`forecast`: what the first gradient foretold of a run's directions."""
+    from lora_playground.lab.forecast import forecast as of_run
+
+    with Progress() as progress:
+        return of_run(RunStore(given.home), given.run, partial(progress.count, unit="batches"))
+
+
+def show_forecast(value: dict[str, Any]) -> None:
+    """A module a line."""
+    for name, one in value["modules"].items():
+        shown = " ".join(f"{r:.0%}/{w:.0%}" for r, w in zip(one["reads"][:6], one["writes"][:6]))
+        print(f"{name:48} {one['foretold']} of {len(one['reads'])} foretold   reads/writes {shown}")
+    means = [f"{side} {value[side]:.0%} (by chance {value[f'{side}_chance']:.0%})" for side in ("reads", "writes")]
+    print(f"{value['foretold']} of {value['of']} directions foretold; on average {', '.join(means)}")
 
 
 def add_merge_flags(parser: argparse.ArgumentParser) -> None:

@@ -27,7 +27,7 @@ def work(home: Path, task: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
     Args:
         task: `kind` 'weights' with `runs`, `weights`, `recipe` (fields of Recipe) and `rows`, or `kind` 'dial' with
-            `run`, `of` (see `lab.dials`) and `rows`.
+            `run`, `of` (see `lab.dials`) and `rows`, or `kind` 'forecast' with `run`.
 
     Raises:
         RunError: somebody else's is under way, or it failed; says what to do.
@@ -80,11 +80,14 @@ def _do(task: dict[str, Any], report: Any) -> dict[str, Any]:
     from lora_playground import variants  # noqa: F401  (declares the options that a run's config is read with)
     from lora_playground.analysis.merging import Recipe
     from lora_playground.lab.dials import over_dial
+    from lora_playground.lab.forecast import forecast
     from lora_playground.lab.mixing import mixed
     from lora_playground.lab.weights import over_weights
     from lora_playground.runs import RunStore
 
     store = RunStore(task["home"])
+    if task["kind"] == "forecast":
+        return forecast(store, task["run"], report)
     if task["kind"] == "dial":
         return over_dial(store, task["run"], task["of"], rows=task["rows"], report=report)
     chosen = mixed(store, task["runs"], task["weights"], Recipe(**task["recipe"]))

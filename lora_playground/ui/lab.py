@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import gradio as gr
 
-from lora_playground.ui import lab_dials, lab_directions, lab_merge, lab_sweep
+from lora_playground.ui import lab_dials, lab_directions, lab_forecast, lab_merge, lab_sweep
 from lora_playground.ui.finetune import Steps
 from lora_playground.ui.identity import Identity
 from lora_playground.ui.shell import Shell
@@ -19,6 +19,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Shell, gr.Tab, gr.Tab], None]], ...] =
     ("directions", "Directions", lab_directions.build),
     ("merge", "Merge", lab_merge.build),
     ("dials", "Dials", lab_dials.build),
+    ("forecast", "Forecast", lab_forecast.build),
 )  # fmt: skip
 """(id, title, what builds it), in the order of the page, after the sweep."""
 

@@ -13,8 +13,12 @@ from lora_playground.analysis.spectra import update_svd
 from lora_playground.analysis.update import Update, load_updates
 from lora_playground.cli import main
 from lora_playground.config import ModelConfig
+from lora_playground.data.catalogue import get_dataset
+from lora_playground.data.preparation import prepare
 from lora_playground.errors import ConfigError, RunError
+from lora_playground.jobs.execution import start_batches
 from lora_playground.lab.dials import over_dial
+from lora_playground.lab.forecast import beside, first_gradients, forecast
 from lora_playground.lab.mixing import mixed
 from lora_playground.lab.process import work
 from lora_playground.lab.slices import over_position
@@ -24,10 +28,12 @@ from lora_playground.models.decoding import Decoder, RowUpdate
 from lora_playground.models.loading import load_base
 from lora_playground.models.placed_update import named_modules
 from lora_playground.plots.dials import describe_dial, dial_figure
+from lora_playground.plots.forecast import describe_forecast, foretold_figure, scree_figure
 from lora_playground.plots.mixtures import mixture_figure
 from lora_playground.runs import RunStore
 from lora_playground.runs.files import write_json
 from lora_playground.ui.lab_merge_words import sentence, table
+from lora_playground.variants.data_start import model_inputs
 from tests.chat.conftest import House, make_house
 from tests.spectrum_runs import finished_run
 
@@ -149,3 +155,36 @@ def test_runs_of_the_slice_family_over_their_position(tmp_path: Path) -> None:
     for run_id, words in ((plain.id, "Slice of W"), (other.id, "no two positions")):
         with pytest.raises(RunError, match=words):
             over_position(RunStore(tmp_path), run_id)
+
+
+def test_the_first_gradient_is_autograds_and_foretells_one_step_of_descent(home: House) -> None:
+    """G₀ against finite differences of the loss, and a ΔW made of G₀'s own leading directions is foretold whole."""
+    run = RunStore(home.home).get(home.runs["low"])
+    names = [update.name for update in load_updates(run.update_path)]
+    grads = first_gradients(run, RunStore(home.home), names, lambda *_: None)
+    assert grads.keys() == set(names)
+    name = names[3]
+    U, values, Vt = np.linalg.svd(grads[name])
+    along = beside(Update(name, -U[:, :3] * values[:3], Vt[:3]), grads[name])
+    assert along["foretold"] == 3 and np.allclose(along["reads"] + along["writes"], 1, atol=1e-3)
+    against = beside(Update(name, U[:, -3:], Vt[-3:]), grads[name])
+    assert against["foretold"] == 0 and max(against["writes"]) < 1e-6
+    # A small step against G₀ lowers the loss by its squared norm, to first order.
+    losses = []
+    for size in (0.0, 1e-3):
+        base = load_base(run.config().model, dtype="float32")
+        with torch.no_grad():
+            named_modules(base.model)[name].weight -= size * torch.tensor(grads[name])
+        config = run.config()
+        data = get_dataset(config.data.dataset, home.home)
+        prepared = prepare(base.tokenizer, data, config.data, config.training.seed, False)
+        batches = start_batches(prepared, base.tokenizer.pad_token_id)
+        with torch.no_grad():
+            given = [model_inputs(batch, base.model, labels=True) for batch in batches]
+            losses.append(float(np.mean([float(base.model(**one).loss) for one in given])))
+    assert (losses[0] - losses[1]) / 1e-3 == pytest.approx(float(np.sum(values**2)), rel=0.1)
+    found = forecast(RunStore(home.home), home.runs["low"])
+    assert found["of"] == 2 * len(names) and 0 <= found["foretold"] <= found["of"]
+    module = found["modules"][name]
+    assert len(scree_figure(module, module["learned"], "at the end")["data"]) == 2
+    assert foretold_figure(module)["data"] and "of 2 learned directions" in describe_forecast(found, name)

@@ -1,0 +1,124 @@
+"""Lab, section Forecast: what the gradient before the first step foretells of what a run learned, over its steps.
+
+`lab.process` takes the gradient; this process holds no model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+import gradio as gr
+
+from lora_playground.errors import PlaygroundError
+from lora_playground.lab.process import work
+from lora_playground.plots.forecast import describe_forecast, foretold_figure, scree_figure
+from lora_playground.runs import history
+from lora_playground.ui import cards
+from lora_playground.ui.controls import Slider, bounds, offer
+from lora_playground.ui.shell import LATEST, SETS, Shell, draw, note, picture
+
+ABOUT = (
+    "G₀ = ∂L/∂W on the first training rows, before anything is learned. If its leading directions are what training "
+    "then learns, the first step has foretold it."
+)
+Found = dict[str, Any]
+
+
+class Forecast:
+    """The section and its events."""
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
+
+    def build(self, tab: gr.Tab, section: gr.Tab) -> None:
+        """Makes the parts where it is called."""
+        gr.HTML(note(ABOUT), apply_default_css=False)
+        with gr.Row(elem_classes="lp-lab-ask", equal_height=False):
+            self.run = gr.Dropdown([], label="Run", info="one that is ticked", elem_id="lp-cast-run", scale=5)
+            self.take = gr.Button("Take the first gradient", variant="primary", elem_id="lp-cast-take", scale=2)
+        self.said = gr.HTML("", apply_default_css=False, elem_id="lp-cast-said")
+        with gr.Column(visible=False, elem_id="lp-cast-found") as self.shown:
+            with gr.Row(elem_classes="lp-lab-form", equal_height=False):
+                self.module = gr.Dropdown([], label="Module", elem_id="lp-cast-module", filterable=True)
+                self.step = Slider(0, 1, value=1, step=1, label="Moment of the run", buttons=[], elem_id="lp-cast-step")
+            with gr.Row(elem_classes="lp-plots", equal_height=False):
+                with gr.Column(min_width=300):
+                    self.scree, self.scree_words = picture("lp-cast-scree")
+                with gr.Column(min_width=300):
+                    self.bars, self.words = picture("lp-cast-bars")
+        self.found = gr.State({})
+        for trigger in (tab.select, section.select, self._shell.ticked.change):
+            trigger(self.offered, [self._shell.ticked, self.run], self.run, **LATEST)
+        shows = [self.scree, self.bars, self.words]
+        self.take.click(
+            self.taken, self.run,
+            [self.said, self.shown, self.module, self.step, self.found, self.take, *shows], **SETS,
+        )  # fmt: skip
+        self.module.input(_pictures, [self.found, self.module, self.step], shows, **LATEST)
+        self.step.change(_scree, [self.found, self.module, self.step], self.scree, **LATEST)
+
+    def offered(self, ticked: list[str], run: str | None) -> Any:
+        """The ticked runs that have learned something."""
+        runs = [(one.run.label, one.run.id) for one in self._shell.shown(ticked) if one.run.update_path.is_file()]
+        ids = [id for _, id in runs]
+        return offer(runs, run if run in ids else next(iter(ids), None))
+
+    async def taken(self, run: str | None) -> AsyncGenerator[tuple[Any, ...], None]:
+        """How far it is, then the pictures of the module whose reading was foretold best."""
+        skip = gr.skip()
+        if not run:
+            yield cards.error("Tick a finished run in the list first."), *[skip] * 8
+            return
+        yield note("Loading the base model …"), *[skip] * 4, gr.update(interactive=False), *[skip] * 3
+        try:
+            steps = work(self._shell.home, {"kind": "forecast", "run": run})
+            while (told := await asyncio.to_thread(next, steps, None)) is not None:
+                if "found" not in told:
+                    yield note(f"Batch {told['done']} of {told['of']} …"), *[skip] * 8
+                    continue
+                found = told["found"] | {"steps": self._steps(run)}
+                name = max(found["modules"], key=lambda one: max(found["modules"][one]["reads"]))
+                last = len(found["steps"]) - 1
+                names = [(one.removeprefix("model.layers."), one) for one in found["modules"]]
+                sized = bounds(0, max(1, last), max(0, last), info="of those that were kept")
+                parts = _pictures(found, name, last)
+                yield "", gr.update(visible=True), offer(names, name), sized, found, gr.update(interactive=True), *parts
+        except PlaygroundError as failure:
+            yield cards.error(str(failure)), *[skip] * 4, gr.update(interactive=True), *[skip] * 3
+
+    def _steps(self, run: str) -> list[dict[str, Any]]:
+        """Step and singular values of every module, of each time that the run told them."""
+        events, _ = history.read_events(self._shell.store.get(run).events_path)
+        kept = [event for event in history.history(events) if event["type"] == "spectra"]
+        return [{"step": event["step"], "spectra": event["spectra"]} for event in kept]
+
+
+def _at(found: Found, module: str, index: float) -> tuple[list[float], str]:
+    """σ of ΔW at one of the kept steps over the largest at the end, and which step that is."""
+    steps = found["steps"]
+    if not steps:
+        return list(found["modules"][module]["learned"]), "at the end"
+    chosen = steps[min(max(0, int(index)), len(steps) - 1)]
+    values: Sequence[float] = chosen["spectra"].get(module, [])
+    top = max(steps[-1]["spectra"].get(module, [0.0]), default=0.0) or 1.0
+    return [value / top for value in values], f"at step {chosen['step']}"
+
+
+def _scree(found: Found, module: str | None, index: float) -> Any:
+    if not found or module is None or module not in found["modules"]:
+        return gr.skip()
+    return draw(scree_figure(found["modules"][module], *_at(found, module, index)))
+
+
+def _pictures(found: Found, module: str | None, index: float) -> tuple[Any, Any, Any]:
+    if not found or module is None or module not in found["modules"]:
+        return gr.skip(), gr.skip(), gr.skip()
+    bars = draw(foretold_figure(found["modules"][module]))
+    return _scree(found, module, index), bars, note(describe_forecast(found, module))
+
+
+def build(shell: Shell, tab: gr.Tab, section: gr.Tab) -> None:
+    """Makes the section where it is called."""
+    Forecast(shell).build(tab, section)
