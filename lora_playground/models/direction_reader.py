@@ -27,6 +27,8 @@ NEUTRAL = (
 RANDOM_READS, RANDOM_SAYS = 128, 16
 """Random directions that a direction is held against."""
 SHOWN = 8
+CHUNK = 16_384
+"""Rows of W_U that are made float32 at a time."""
 LONGEST = 512
 """Tokens of a prompt that are looked at, the last ones."""
 
@@ -41,7 +43,6 @@ class DirectionReader:
     def __init__(self, decoder: Decoder) -> None:
         self._decoder, self._model = decoder, decoder.model
         self._log_frequency: torch.Tensor | None = None
-        self._lens: tuple[torch.Tensor, torch.Tensor, bool] | None = None
 
     def read(self, update: PlacedUpdate, module: str, index: int, prompt: str, seed: int = 0) -> dict[str, Any]:
         """What direction `index` (from 1) of a module's update reads in a prompt, and what it says.
@@ -130,26 +131,30 @@ class DirectionReader:
         return ""
 
     def _unembedding(self) -> tuple[torch.Tensor, torch.Tensor, bool]:
-        """W_U (V, d), the last norm's scale γ (d,), float32, and whether that norm takes the mean away."""
-        if self._lens is None:
-            weight = self._model.get_output_embeddings().weight.detach()
-            norm = last_norm(self._model)
-            centred = isinstance(norm, nn.LayerNorm)
-            gamma = torch.ones(weight.shape[1], device=weight.device)
-            if centred and norm.weight is not None:  # type: ignore[union-attr]
-                gamma = norm.weight.detach()  # type: ignore[union-attr, assignment]
-            elif norm is not None and not centred:
-                with torch.no_grad():  # its scale, however it is written down (Gemma's is 1 + weight)
-                    gamma = norm(torch.ones(1, 1, weight.shape[1], device=weight.device, dtype=weight.dtype))[0, 0]
-            self._lens = weight.float(), gamma.float(), centred
-        return self._lens
+        """W_U (V, d) as it is stored, the last norm's scale γ (d,) float32, and whether that norm takes the mean out."""
+        weight = self._model.get_output_embeddings().weight.detach()
+        norm = last_norm(self._model)
+        centred = isinstance(norm, nn.LayerNorm)
+        gamma = torch.ones(weight.shape[1], device=weight.device)
+        if centred and norm.weight is not None:  # type: ignore[union-attr]
+            gamma = norm.weight.detach()  # type: ignore[union-attr, assignment]
+        elif norm is not None and not centred:
+            with torch.no_grad():  # its scale, however it is written down (Gemma's is 1 + weight)
+                gamma = norm(torch.ones(1, 1, weight.shape[1], device=weight.device, dtype=weight.dtype))[0, 0]
+        return weight, gamma.float(), centred
 
     def shifts(self, U: torch.Tensor) -> torch.Tensor:
-        """(V, k): the logits' change W_U·(γ ⊙ u) for directions U (d, k) of the residual stream, up to the factor
-        1/rms that the last norm divides by."""
+        """(V, k) float32: the logits' change W_U·(γ ⊙ u) for directions U (d, k) of the residual stream, up to the
+        factor 1/rms that the last norm divides by."""
         W, gamma, centred = self._unembedding()
-        U = U.to(W)
-        return W @ ((U - U.mean(0) if centred else U) * gamma[:, None])
+        U = U.to(gamma)
+        U = (U - U.mean(0) if centred else U) * gamma[:, None]
+        return torch.cat([part.float() @ U for part in W.split(CHUNK)])
+
+    def _sizes(self) -> torch.Tensor:
+        """(V,) ‖γ ⊙ W_U[t]‖ of every token."""
+        W, gamma, _ = self._unembedding()
+        return torch.cat([(part.float() * gamma).norm(dim=1) for part in W.split(CHUNK)])
 
     def _frequency(self) -> torch.Tensor:
         """(V,) float32: log of the base's mean next-token probability over NEUTRAL texts."""
@@ -163,11 +168,10 @@ class DirectionReader:
         return self._log_frequency
 
     def _says(self, u: torch.Tensor, seed: int) -> dict[str, Any]:
-        W, gamma, _ = self._unembedding()
         random = torch.randn(u.numel(), RANDOM_SAYS, generator=torch.Generator().manual_seed(seed))
-        U = torch.cat([u.float()[:, None], random / random.norm(dim=0)], 1).to(W.device)
-        shift, explained = without_frequency(self.shifts(U), self._frequency().to(W.device))
-        scale = (W * gamma).norm(dim=1, keepdim=True) / u.numel() ** 0.5
+        shifts = self.shifts(torch.cat([u.float()[:, None], random / random.norm(dim=0)], 1))
+        shift, explained = without_frequency(shifts, self._frequency().to(shifts.device))
+        scale = self._sizes()[:, None] / u.numel() ** 0.5
         z = torch.where(scale > 1e-3 * scale.mean(), shift / scale, 0)  # rows of unused tokens may be zero
         largest = z.abs().amax(0)
         told: dict[str, Any] = {

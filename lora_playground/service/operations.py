@@ -281,7 +281,7 @@ class Operations(Laboratory):
             temperature: 0 always takes the most probable token; up to 5.
             top_p: choose among the tokens that hold this much probability.
             max_new_tokens: longest answer in tokens, 1 to 4096.
-            strength: factor on the updates: 0 is the base, 1 as trained, up to 2.
+            strength: factor on the updates: 1 as trained, 0 the base, below 0 taken away; -2 to 2.
             keep: only the so many strongest directions of every module; left out, all.
         """
         names = [] if runs is None else runs
@@ -317,7 +317,7 @@ class Operations(Laboratory):
             k: how many, for top and bottom.
             first: the first direction of a range, or the one; they count from 1, the strongest.
             last: the last direction of a range.
-            strength: what is kept is multiplied by this, 0 to 2.
+            strength: what is kept is multiplied by this, -2 to 2.
             title: the new run's name; '' tells what was cut.
         """
         title = words("title", title, 80)
