@@ -131,7 +131,7 @@ class DirectionReader:
         return ""
 
     def _unembedding(self) -> tuple[torch.Tensor, torch.Tensor, bool]:
-        """W_U (V, d) as it is stored, the last norm's scale γ (d,) float32, and whether that norm takes the mean out."""
+        """W_U (V, d) as stored, the last norm's scale γ (d,) float32, and whether that norm takes the mean away."""
         weight = self._model.get_output_embeddings().weight.detach()
         norm = last_norm(self._model)
         centred = isinstance(norm, nn.LayerNorm)
