@@ -88,14 +88,15 @@ class Forks:
         if not self._is_ready and not self.broken and time.monotonic() - self._since > PATIENCE:
             self.close()
             self.broken = True
-        return self._is_ready and not self.broken
+        return self._is_ready and self._socket is not None and not self.broken
 
     def fork(self) -> Worker | None:
         """A new worker, None where the fork server is gone or does not answer."""
+        if self._socket is None:
+            return None
         token = secrets.token_hex(8)
         read, write = os.pipe()
         try:
-            assert self._socket is not None
             socket.send_fds(self._socket, [json.dumps({"token": token}).encode()], [read])
             pid = self._answer()
         except OSError:
