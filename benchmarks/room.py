@@ -313,6 +313,12 @@ class Rows:
         return {"web_cores": round((self.room.cpu() - used) / IDLE, 4), "children": kept}
 
 
+def told(found: Found, name: str = "alone") -> Found:
+    """Says at once what was found, in case that the whole does not come to its end."""
+    print(json.dumps({name: found}), file=sys.stderr, flush=True)
+    return found
+
+
 ROWS = ("idle", "watchers", "busy", "two", "browser", "chats", "people", "lesson")
 
 
@@ -340,16 +346,15 @@ def main() -> int:
                 id, seconds = room.one_run(given.steps)
                 single, errors = room.result(id), errors + room.errors
                 pace = round(single["tokens_per_second"], 1)
-                found["one_thread_alone"] = {"seconds": round(seconds, 1), "tokens_per_second": pace}
+                found["one_thread_alone"] = told({"seconds": round(seconds, 1), "tokens_per_second": pace})
         with closing(Room(Path(folder) / "home", given.port + 1)) as room:  # the other is not free at once
             room.one_run(4)  # imports and caches
             memory = psutil.Process(room.server.pid).memory_info().rss
             rows = Rows(room, given, single)
             pace = round(rows.alone["tokens_per_second"], 1)
-            found["all_cores_alone"] = {"seconds": round(rows.one, 1), "tokens_per_second": pace}
+            found["all_cores_alone"] = told({"seconds": round(rows.one, 1), "tokens_per_second": pace})
             for name in given.only:
-                found[name] = getattr(rows, name)()
-                print(json.dumps({name: found[name]}), file=sys.stderr, flush=True)
+                found[name] = told(getattr(rows, name)() | {"errors": len(room.errors)}, name)
             grown = (psutil.Process(room.server.pid).memory_info().rss - memory) / 1e6
             errors += room.errors
     found |= {"web_memory_grown_mb": round(grown, 1), "errors": len(errors), "first_errors": errors[:3]}
