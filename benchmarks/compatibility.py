@@ -170,6 +170,18 @@ def table(rows: dict[str, dict[str, str]]) -> str:
     return "\n".join([*lines, "", *[f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]]).rstrip() + "\n"
 
 
+def written() -> dict[str, dict[str, str]]:
+    """The rows of the page as it stands, so that a few of them can be made anew."""
+    lines = TARGET.read_text(encoding="utf-8").splitlines() if TARGET.is_file() else []
+    reasons = {line.split(". ")[0]: line.partition(". ")[2] for line in lines if line.split(". ")[0].isdigit()}
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    rows = {kind: said for kind, *said in cells if kind in KINDS}
+    return {
+        kind: {feature: reasons.get(cell[4:-1], cell) for feature, cell in zip(FEATURES, said)}
+        for kind, said in rows.items()
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
@@ -179,12 +191,12 @@ def main() -> None:
     if given.one:
         print("\n" + json.dumps(try_all(given.one)))
         return
-    rows: dict[str, dict[str, str]] = {}
+    rows = written() if given.write else {}
     for kind in given.kinds:
         rows[kind] = in_child(kind)
         print(kind, *(f"{feature}: {said}" for feature, said in rows[kind].items()), sep="\n  ", flush=True)
         if given.write:
-            TARGET.write_text(table(rows), encoding="utf-8")
+            TARGET.write_text(table({one: rows[one] for one in KINDS if one in rows}), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ class LocalTrainer:
         self._set_base({})
         modules = {name: self.base.model.get_submodule(name) for name in self._shapes}
         loss = PackedLoss(self.base.model, torch.float32)
-        batches = self._packed(self.clients[client][:GRADIENT_EXAMPLES])
+        batches = self._packed(self.clients[client][:GRADIENT_EXAMPLES], loss.solo)
         parameters = [module.weight for module in modules.values()]
         for parameter in parameters:
             parameter.requires_grad_(True)
@@ -258,17 +258,18 @@ class LocalTrainer:
 
     # --- judging --------------------------------------------------------------------------------------------------
 
-    def _packed(self, examples: Sequence[Example]) -> list[Batch]:
+    def _packed(self, examples: Sequence[Example], solo: bool = False) -> list[Batch]:
         tokens = self.config.training.batch_tokens
         length = row_length(examples, tokens)
-        return pack(examples, length, max(1, tokens // length), self.pad)
+        return pack(examples, length, max(1, tokens // length), self.pad, solo)
 
     def _loss(self, model: Any) -> float | None:
         if not self.validation:
             return None
+        loss = PackedLoss(model, self.base.dtype)
         if self._batches is None:
-            self._batches = self._packed(self.validation)[:VALIDATION_BATCHES]
-        value = mean_loss(PackedLoss(model, self.base.dtype), self._batches)
+            self._batches = self._packed(self.validation, loss.solo)[:VALIDATION_BATCHES]
+        value = mean_loss(loss, self._batches)
         return round(value, 5) if value is not None and np.isfinite(value) else None
 
     def _score(self, model: Any) -> float | None:

@@ -261,3 +261,29 @@ def test_what_it_is_compared_with_is_the_base_and_turns_of_tools_are_not_asked(p
         assert known == trainer._score(trainer.base.model)
         trainer.close()
     assert abs(before["fedsb"] - before["fedit"]) > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["lfm2", "mamba"])
+def test_models_that_cannot_keep_packed_examples_apart_are_judged_one_example_a_row(
+    place: Path, tmp_path: Path, kind: str
+) -> None:
+    import torch
+
+    from tests.checkpoints import make_checkpoint
+
+    own = {"lfm2": {"layer_types": ["conv", "full_attention"]}, "mamba": {"state_size": 8, "time_step_rank": 4}}
+    folder = make_checkpoint(tmp_path / kind, kind, **own[kind])
+    options = config_of(place, "fedit").model_dump(mode="json") | {"model": {"source": str(folder)}}
+    options["variant"]["target_modules"] = "all-linear"
+    trainer = make_trainer(place, RunConfig.parse(options))
+    total = learned = 0.0
+    for example in trainer.validation:
+        ids = torch.from_numpy(example.ids.astype(np.int64))[None]
+        labels = torch.where(torch.from_numpy(example.learned)[None], ids, -100)
+        count = int((labels[:, 1:] >= 0).sum())
+        with torch.no_grad():
+            total += float(trainer.base.model(input_ids=ids, labels=labels).loss) * count
+        learned += count
+    assert trainer.base_loss() == pytest.approx(total / learned, abs=2e-5)
+    assert all(np.isfinite(gradient).all() for gradient in trainer.gradients(0).values())
+    trainer.close()
