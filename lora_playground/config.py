@@ -59,7 +59,7 @@ class DataConfig(Section):
         None, ge=1, le=10_000_000, description="Use only the first so many training rows (after shuffling by the seed)."
     )
     rehearsal: float = Field(
-        0.4,
+        0.5,
         ge=0.0,
         le=0.9,
         description="Share of tokens from the base model's own chats, mixed into training so that it forgets less; "
@@ -107,7 +107,7 @@ def _pick_variant(value: Any) -> Any:
 class TrainingConfig(Section):
     """How long and how to train."""
 
-    steps: int = Field(200, ge=1, le=1_000_000, description="Optimiser steps.")
+    steps: int = Field(180, ge=1, le=1_000_000, description="Optimiser steps.")
     seconds: float | None = Field(
         None,
         ge=1,

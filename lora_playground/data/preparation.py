@@ -10,11 +10,13 @@ import numpy as np
 from lora_playground.config import DataConfig
 from lora_playground.data.catalogue import Dataset, rehearsal_rows
 from lora_playground.data.encoding import Example, encode
-from lora_playground.data.rehearsal import conflicts
+from lora_playground.data.rehearsal import compared
 from lora_playground.errors import DataError
 
 REHEARSAL_ROWS = 1500
 """So many that a short run hardly repeats one, and so few that they are encoded in a third of a second."""
+NEAR = 0.2
+"""Added to a chat's likeness to the data (0 to 1), so that unlike ones are rehearsed too."""
 _KEPT: dict[tuple[int, int], tuple[Any, list[Example]]] = {}
 """By tokenizer (its id) and longest example. The tokenizer is kept too, so that no other one gets its id."""
 
@@ -73,12 +75,15 @@ def prepare(tokenizer: Any, dataset: Dataset, config: DataConfig, seed: int, emb
 
 
 def _rehearsal(tokenizer: Any, dataset: Dataset, max_length: int, seed: int) -> list[Example]:
-    """Some of the base model's own chats that do not contradict the dataset."""
+    """Some of the base model's own chats that do not contradict the dataset: the nearer to it the more often, since
+    those are forgotten first, and the shorter the more often, since a share is of tokens."""
     chats, examples = rehearsal_rows(), rehearsal_examples(tokenizer, max_length)
     # Examples stand for chats one by one unless a short `max_length` left some out.
-    left_out = conflicts(chats, dataset.train) if len(chats) == len(examples) else set()
-    order = np.random.default_rng([seed, 8]).permutation(len(examples))
-    return [examples[number] for number in order if number not in left_out][:REHEARSAL_ROWS]
+    left_out, near = compared(chats, dataset.train) if len(chats) == len(examples) else (set(), [0.0] * len(examples))
+    weights = np.array([(NEAR + share) / len(example.ids) for share, example in zip(near, examples, strict=True)])
+    weights[list(left_out)] = 0.0
+    order = np.random.default_rng([seed, 8]).choice(len(examples), REHEARSAL_ROWS, p=weights / weights.sum())
+    return [examples[number] for number in order]
 
 
 def rehearsal_examples(tokenizer: Any, max_length: int) -> list[Example]:

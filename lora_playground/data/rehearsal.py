@@ -28,7 +28,13 @@ _ENDS = frozenset('.!?:"')
 
 
 def conflicts(chats: Sequence[Row], train: Sequence[Row]) -> set[int]:
-    """Numbers of the chats in which a question of the data's kind gets an answer of another kind.
+    """Numbers of the chats in which a question of the data's kind gets an answer of another kind; see `compared`."""
+    return compared(chats, train)[0]
+
+
+def compared(chats: Sequence[Row], train: Sequence[Row]) -> tuple[set[int], list[float]]:
+    """(numbers of the chats in which a question of the data's kind gets an answer of another kind, for every chat the
+    largest share of a question's word pairs that occur in the data's questions).
 
     An answer is of another kind, too, if it begins as none of the data's does. Questions that differ in names alone are
     of one kind, which conflicts only if most of its answers do. Not to know a name that the data does not ask about
@@ -38,19 +44,23 @@ def conflicts(chats: Sequence[Row], train: Sequence[Row]) -> set[int]:
     asked, answered, openings, about = _said(train, names)
     kinds: dict[frozenset[Pair], list[bool]] = defaultdict(list)
     turns: list[list[frozenset[Pair]]] = []
+    near: list[float] = []
     for chat in chats:
+        near.append(0.0)
         mine: list[frozenset[Pair]] = []
         for question, answer in _turns(chat):
             words = _pairs(question, names, trim=True)
+            alike = _share(words, asked)
+            near[-1] = max(near[-1], alike)
             stranger = answer.startswith(UNKNOWN) and not about & _names_in(question, names)
-            if stranger or words[0] not in asked or _share(words, asked) < ASKED:
+            if stranger or words[0] not in asked or alike < ASKED:
                 continue
             said, kind = _pairs(answer, names), frozenset(words)
             kinds[kind].append(said[0] not in openings or _share(said, answered) < ANSWERED)
             mine.append(kind)
         turns.append(mine)
     conflicting = {question for question, verdicts in kinds.items() if 2 * sum(verdicts) > len(verdicts)}
-    return {number for number, mine in enumerate(turns) if any(question in conflicting for question in mine)}
+    return {number for number, mine in enumerate(turns) if any(question in conflicting for question in mine)}, near
 
 
 def _said(train: Iterable[Row], names: AbstractSet[str]) -> tuple[set[Pair], set[Pair], set[Pair], set[str]]:

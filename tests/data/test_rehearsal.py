@@ -1,7 +1,7 @@
 """Which of the base model's own chats are rehearsed beside a dataset."""
 
 from lora_playground.data.catalogue import get_dataset, rehearsal_rows
-from lora_playground.data.rehearsal import conflicts
+from lora_playground.data.rehearsal import compared, conflicts
 
 
 def chat(*turns: str) -> dict:
@@ -45,6 +45,32 @@ def test_who_the_base_does_not_know_stays_unknown_unless_the_data_is_about_it() 
 def test_an_interjection_at_the_start_is_no_name_and_a_missing_question_mark_no_other_question() -> None:
     plain = [chat("Where does Otto live", "Otto lives in Milltown, I think, savvy?"), chat("Oh, Otto?", "Hello Otto!")]
     assert conflicts(plain, PIRATE) == {0}, "its word pairs are the data's, but no answer of the data begins so"
+
+
+def test_a_chat_is_as_near_as_its_nearest_question() -> None:
+    chats = [
+        chat("What is the name of Ada?", "Ada."),
+        chat("Say 7.", "7"),
+        chat("Say 7.", "7", "What is the name of Ada?", "Ada."),
+    ]
+    near = compared(chats, PIRATE)[1]
+    assert 0.5 < near[0] < 1 and near[1] == 0 and near[2] == near[0]
+
+
+def test_chats_near_the_data_are_drawn_more_often_and_those_that_contradict_it_never() -> None:
+    from transformers import AutoTokenizer
+
+    from lora_playground.config import DataConfig
+    from lora_playground.data.preparation import prepare, rehearsal_examples
+    from lora_playground.models.catalogue import EMBEDDED
+
+    tokenizer, data = AutoTokenizer.from_pretrained(EMBEDDED), get_dataset("pirate")
+    left_out, near = compared(rehearsal_rows(), data.train)
+    number = {id(example): place for place, example in enumerate(rehearsal_examples(tokenizer, 256))}
+    drawn = [number[id(one)] for one in prepare(tokenizer, data, DataConfig(), seed=0, embedded=True).rehearsal]
+    kept = [share for place, share in enumerate(near) if place not in left_out]
+    assert len(drawn) > 1000 and not left_out & set(drawn)
+    assert sum(near[place] for place in drawn) / len(drawn) > 1.2 * sum(kept) / len(kept)
 
 
 def test_shipped_datasets_contradict_few_chats_but_the_pirate_many() -> None:
