@@ -119,10 +119,10 @@ def _become_worker(token: str, control: int, server: socket.socket, inherited: l
         import torch
 
         from lora_playground.jobs import worker
-        from lora_playground.machine.device import cores
-        from lora_playground.models.precision import bounded
+        from lora_playground.models.precision import probe
+        from lora_playground.training.threads import Threads, levels
 
-        torch.set_num_threads(bounded(cores()))
+        Threads(levels(probe("cpu").threads), torch.set_num_threads)  # as many as there are free cores
         status = worker.main(["--control", str(control)], prepared=True)
     except BaseException:
         traceback.print_exc()
