@@ -6,7 +6,8 @@ It knows records and the roles of their columns; no file formats.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from string import ascii_uppercase
 from typing import Any
 
 from lora_playground.data.values import RowError, text_of, unpacked
@@ -44,7 +45,7 @@ class Choices:
         roles: of the columns. records: the file's.
     """
 
-    def __init__(self, roles: Mapping[str, str], records: Iterable[Mapping[str, Any]]) -> None:
+    def __init__(self, roles: Mapping[str, str], records: Sequence[Mapping[str, Any]]) -> None:
         self.listed = roles.get("options", "")
         self.each = [column for role, column in roles.items() if role.startswith("option ")]
         self.answer = roles.get("completion", "")
@@ -55,6 +56,17 @@ class Choices:
                 numbers.append((int(value), len(choices)))
         ends = any(number == count for number, count in numbers) and min(numbers)[0] > 0
         self.numbered, self.first = bool(numbers), 1 if ends else 0
+        self.unfit = ""
+        given = [record for record in records if self._options(record)] if self else []
+        if 2 * sum(self._fits(record) for record in given) < len(given):  # such as options of a product
+            self.unfit, self.listed, self.each = self.listed or ", ".join(self.each), "", []
+
+    def _fits(self, record: Mapping[str, Any]) -> bool:
+        try:
+            self.right(record, record.get(self.answer))
+        except RowError:
+            return False
+        return True
 
     def __bool__(self) -> bool:
         return bool(self.listed or self.each)
@@ -63,21 +75,21 @@ class Choices:
         """(label, choice) of each; none where the row has no list of them."""
         if self.each:
             values = [record.get(column) for column in self.each]
-            return list(zip("ABCDEFGH", [value for value in values if value not in (None, "")]))
+            return [(label, value) for label, value in zip(ascii_uppercase, values) if value not in (None, "")]
         found = unpacked(record.get(self.listed)) if self.listed else None
         if isinstance(found, dict) and isinstance(found.get("text"), list):
             labels, texts = found.get("label"), found["text"]
-            return list(zip(labels if isinstance(labels, list) else "ABCDEFGH", texts))
+            return list(zip(labels if isinstance(labels, list) else ascii_uppercase, texts))
         if isinstance(found, dict):
             return list(found.items())
-        if not isinstance(found, list):
+        if not isinstance(found, list) or len(found) > len(ascii_uppercase):
             return []
         if all(isinstance(one, dict) and "text" in one for one in found):  # [{"label": "A", "text": ...}]
-            return [(str(one.get("label", sign)), one["text"]) for one, sign in zip(found, "ABCDEFGH")]
+            return [(str(one.get("label", sign)), one["text"]) for one, sign in zip(found, ascii_uppercase)]
         marked = [_MARKED.fullmatch(one) if isinstance(one, str) else None for one in found]
-        if all(marked) and [one[1].upper() for one in marked if one] == list("ABCDEFGH"[: len(marked)]):
+        if all(marked) and [one[1].upper() for one in marked if one] == list(ascii_uppercase[: len(marked)]):
             return [(one[1].upper(), one[2]) for one in marked if one]
-        return list(zip("ABCDEFGH", found))
+        return list(zip(ascii_uppercase, found))
 
     def below(self, record: Mapping[str, Any]) -> str:
         """The choices as lines 'A. ...'; '' where the row has none."""
@@ -104,6 +116,8 @@ class Choices:
 
     def notes(self) -> list[str]:
         """What was done that a person may not expect."""
+        if self.unfit:
+            return [f"not used: {self.unfit}, of which most answers are none"]
         if not self:
             return []
         said = "The choices are listed below each question."

@@ -217,7 +217,10 @@ def _chosen(columns: Sequence[str], mapping: Mapping[str, str], name: str) -> La
     twice = next((column for column in mapping.values() if list(mapping.values()).count(column) > 1), None)
     if twice is not None:
         raise DataError(f"{name}: the column {twice[:40]!r} is given for two roles. Give each column one role.")
-    return Layout(CLASSIFICATION if "label" in given else "chosen", dict(mapping))
+    roles = dict(mapping)
+    if "prompt" in given:
+        roles |= option_roles({_plain(column): column for column in columns if column not in mapping.values()})
+    return Layout(CLASSIFICATION if "label" in given else "chosen", roles)
 
 
 _MAPPINGS: tuple[tuple[set[str], set[str]], ...] = (

@@ -46,6 +46,17 @@ def test_numbers_count_choices_from_where_the_file_does() -> None:
     assert [said(from_one, row)[-1][1] for row in (0, 1)] == ["A", "C"] and "from 1" in " ".join(from_one.notes)
     odd = read(*({"question": "Which?", "choices": COLOURS, "answer": answer} for answer in ("A", "pink")))
     assert odd.bad == 1 and "'pink' is none of the choices A, B, C" in odd.problems[0].text
+    gap = read(
+        {"question": "Which?", "A": "red", "B": "", "C": "green", "answer": "C"}, {"question": "x", "answer": "y"}
+    )
+    assert said(gap) == [("u", "Which?\n\nA. red\nC. green"), ("a", "C")]
+    many = [str(number) for number in range(12)]
+    assert said(read({"question": "Which?", "options": many, "answer": "L"}))[0][1].endswith("\nL. 11")
+    other = read(*({"question": "Which?", "options": ["S", "M"], "answer": f"A coat in {one}."} for one in COLOURS))
+    assert said(other)[0] == ("u", "Which?") and any("most answers are none" in note for note in other.notes)
+    rows = [{"Frage": "Which?", "options": COLOURS, "Antwort": "B"}]
+    given = read_bytes(json.dumps(rows).encode(), "a.json", {"prompt": "Frage", "completion": "Antwort"})
+    assert said(given) == [("u", LISTED), ("a", "B")]
 
 
 def test_turns_that_answer_each_other_are_chats_of_their_own() -> None:
