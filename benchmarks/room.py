@@ -14,6 +14,7 @@ import http.client
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -84,9 +85,12 @@ async def talk(chat: Any, count: int) -> list[float | str]:
 class Room:
     """A server process and what is asked of it."""
 
-    def __init__(self, home: Path, port: int, threads: int | None = None) -> None:
-        self.home, self.port, self.seed, self.errors = home, port, 0, list[str]()
-        command = [sys.executable, __file__, "--serve", str(home), "--port", str(port)]
+    def __init__(self, home: Path, threads: int | None = None) -> None:
+        self.home, self.seed, self.errors = home, 0, list[str]()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        command = [sys.executable, __file__, "--serve", str(home), "--port", str(self.port)]
         environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
         environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -329,7 +333,7 @@ def main() -> int:
     parser.add_argument("--watchers", type=int, default=50, help="open pages")
     parser.add_argument("--chats", type=int, default=30, help="chats at once")
     parser.add_argument("--steps", type=int, default=60, help="of each run")
-    parser.add_argument("--port", type=int, default=7993)
+    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--serve", metavar="HOME", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -341,13 +345,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         single: Found = {}
         if {"watchers", "busy"} & set(given.only):
-            with closing(Room(Path(folder) / "single", given.port, threads=1)) as room:
+            with closing(Room(Path(folder) / "single", threads=1)) as room:
                 room.one_run(4)
                 id, seconds = room.one_run(given.steps)
                 single, errors = room.result(id), errors + room.errors
                 pace = round(single["tokens_per_second"], 1)
                 found["one_thread_alone"] = told({"seconds": round(seconds, 1), "tokens_per_second": pace})
-        with closing(Room(Path(folder) / "home", given.port + 1)) as room:  # the other is not free at once
+        with closing(Room(Path(folder) / "home")) as room:
             room.one_run(4)  # imports and caches
             memory = psutil.Process(room.server.pid).memory_info().rss
             rows = Rows(room, given, single)
