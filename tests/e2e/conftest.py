@@ -65,12 +65,12 @@ def browser(chromium):
 class Server:
     """A running app. Attributes: url, home (its folder), process."""
 
-    def __init__(self, home: Path, *options: str) -> None:
+    def __init__(self, home: Path, *options: str, port: int = 0) -> None:
         self.home = home
         self.log = home.parent / "server.log"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+            self.port = port or free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/"
         # One thread a process, as in all tests: browser, server, worker and chat share the cores.
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "LORA_PLAYGROUND_HOME": str(home), "PYTHONUNBUFFERED": "1"}

@@ -67,7 +67,7 @@ def test_two_people_each_with_their_own_runs(browser, chromium, tmp_path):
             until(ada, lambda: asked, "a question once it is shown again")
             os.killpg(first.process.pid, signal.SIGKILL)
             first.process.wait()
-            second = Server(tmp_path / "home", first.port)
+            second = Server(tmp_path / "home", port=first.port)
             try:
                 until(ada, lambda: "interrupted" in status(ada), "the open page to come back by itself")
                 until(ada, lambda: listed(ada) == [long], "her list")
