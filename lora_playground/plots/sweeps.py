@@ -65,21 +65,20 @@ def fan_figure(lines: Sequence[Line], steps: int, dark: bool = False) -> dict[st
 
 
 def describe_fan(lines: Sequence[Line], margin: float) -> str:
-    """Which ranks part from the lowest curve, where, and which do not."""
-    known = [(rank, parts) for rank, xs, _, parts in lines if len(xs) > 1]
+    """Which ranks part from the lowest curve, where, and which do not; of those that came to the last step."""
+    last = max((list(xs)[-1] for _, xs, _, _ in lines if xs), default=0)
+    known = [(rank, parts) for rank, xs, _, parts in lines if len(xs) > 1 and list(xs)[-1] == last]
+    short = [f"r = {rank} has come to step {list(xs)[-1]}" for rank, xs, _, _ in lines if xs and list(xs)[-1] < last]
+    behind = f" {'; '.join(short)}." if short else ""
     if len(known) < 2:
-        return ""
+        return behind.strip()
     apart = [(rank, parts) for rank, parts in known if parts is not None]
-    together = [str(rank) for rank, parts in known if parts is None]
-    said = (
-        f"r = {_listed(together)} {'end' if len(together) > 1 else 'ends'} within {percent(margin)} of the lowest loss"
-    )
+    together = _listed([str(rank) for rank, parts in known if parts is None])
     if not apart:
-        return (
-            f"The curves do not part: all ranks, {_listed(together)}, end within {percent(margin)} of the lowest loss."
-        )
+        return f"The curves do not part: r = {together} end within {percent(margin)} of the lowest loss.{behind}"
+    ends = "end" if len(known) - len(apart) > 1 else "ends"
     gone = "; ".join(f"r = {rank} lies above it from step {parts} on" for rank, parts in apart)
-    return f"{said}; {gone}."
+    return f"r = {together} {ends} within {percent(margin)} of the lowest loss; {gone}.{behind}"
 
 
 Row = tuple[str, int, float, float, float, Sequence[float]]

@@ -163,12 +163,12 @@ def capacity(members: Iterable[Member]) -> Capacity | None:
 
 
 def utilisation(members: Iterable[Member]) -> Utilisation | None:
-    """Stable rank over rank, of the newest spectra of runs that have ended; of one variant, the first's."""
+    """Stable rank over rank, of the last spectra of runs that are done; of one variant, the first's."""
     seen: dict[int, list[float]] = {}
     first = None
     for member in members:
         spectra = (member.progress.spectra if member.progress else {}).get("spectra", {})
-        if member.entry.rank is None or not spectra or member.state not in ("done", "out"):
+        if member.entry.rank is None or not spectra or member.state != "done":
             continue
         first = first or member.entry.variant
         if member.entry.variant == first:

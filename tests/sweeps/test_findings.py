@@ -50,6 +50,20 @@ def test_where_the_curves_part() -> None:
     assert words == "r = 4 and 16 end within 2% of the lowest loss; r = 1 lies above it from step 20 on."
 
 
+def test_what_the_race_has_stopped_is_not_said_to_have_ended_as_low() -> None:
+    curves = findings.fan([
+        member(0, 1, {0: 4.0, 10: 3.0}, state="out", spectrum={"m": [1.0]}),
+        member(1, 4, {0: 4.0, 10: 2.99, 40: 1.0}, spectrum={"m": [1.0, 1.0, 1.0, 1.0]}),
+        member(2, 8, {0: 4.0, 10: 2.99, 40: 1.0}, spectrum={"m": [1.0] * 8}),
+    ])  # fmt: skip
+    words = describe_fan([(one.rank, one.steps, one.losses, one.parts) for one in curves], findings.MARGIN)
+    assert words == ("The curves do not part: r = 4 and 8 end within 2% of the lowest loss. r = 1 has come to step 10.")
+    used = findings.utilisation([
+        member(0, 1, {10: 3.0}, state="out", spectrum={"m": [1.0]}), member(1, 4, {40: 1.0}, spectrum={"m": [1.0] * 4})
+    ])  # fmt: skip
+    assert used is not None and used.points == ((4, 4.0),) and used.slope is None
+
+
 def test_a_curve_is_the_mean_of_its_seeds_that_came_as_far_and_of_the_best_rate() -> None:
     curves = findings.fan([
         member(0, 2, {0: 4.0, 20: 2.0, 40: 1.0}, seed=0, rate=1e-3),
