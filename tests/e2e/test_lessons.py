@@ -124,6 +124,7 @@ def finish(page, server) -> None:
     at(page, 9)
     until(page, lambda: cells(page, "lp-spec-map"), "the map of the tab that the lesson opened")
     assert page.locator('.lp-tick[aria-checked="true"]').count() == 2
+    until(page, lambda: "lp-marked" in (page.locator("#lp-spec-scree").get_attribute("class") or ""), "the marked plot")
     done(page)
     for number in (10, 11):
         forward(page)
@@ -151,7 +152,7 @@ def test_all_lessons_walked_on_a_phone_with_their_controls_there(page, server):
             assert view["title"] == step.title and "not measured" not in json.dumps(view)
             body = page.locator(".lp-lesson-body")
             assert body.evaluate("node => node.scrollWidth <= node.clientWidth + 1"), f"{step.title}: too wide"
-            if view.get("control"):
+            if view.get("control") and not view["missing"]:  # some tabs are empty until a run is ticked
                 assert page.locator(f"#{view['control']}").count() == 1, view["control"]
             if number < len(lesson.steps):
                 forward(page)
@@ -159,6 +160,11 @@ def test_all_lessons_walked_on_a_phone_with_their_controls_there(page, server):
 
 
 def test_back_goes_through_the_steps_and_start_over_forgets(page, server):
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.goto(f"{server.url}?lesson=facts-need-room&step=2")
+    at(page, 2)
+    page.get_by_role("button", name="Start over").click()  # another test may have seen the results
+    at(page, 1)
     page.goto(f"{server.url}?lesson=facts-need-room&step=3")
     at(page, 3)
     page.locator(".lp-lesson-choices label").last.click()
@@ -169,7 +175,6 @@ def test_back_goes_through_the_steps_and_start_over_forgets(page, server):
     page.locator(".lp-sketch.open circle").first.press("ArrowUp")
     page.go_back()
     assert at(page, 3)["locked"]
-    page.on("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Start over").click()
     at(page, 1)
     page.goto(f"{server.url}?lesson=facts-need-room&step=3")
