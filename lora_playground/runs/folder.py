@@ -293,7 +293,7 @@ class Run:
             return self.progress().phase or "loading"
         error = self.error()
         if error is not None:
-            return "cancelled" if error.get("code") == "cancelled" else "failed"
+            return "cancelled" if error.get("code") in ("cancelled", "held") else "failed"
         if self.result() is not None:
             return "done"
         return "interrupted" if self.events_path.exists() else "queued"

@@ -159,7 +159,7 @@ class Keeper:
                 with contextlib.suppress(PlaygroundError):
                     run = self.supervisor.runs.get(entry.run)
                     run.hold(None)
-                    run.fail("cancelled", told_out(entry))
+                    run.fail("held", told_out(entry))
 
     def _feed(self, sweep: Sweep, standing: Standing) -> None:
         """Queues runs until enough wait that no place is ever free for want of one."""

@@ -233,7 +233,7 @@ def stopped(label: str, state: str, told: RunProgress, failure: Mapping[str, Any
         "interrupted": "The server was stopped while it ran.",
     }
     said = (failure or {}).get("message") or text.get(state, "It failed without saying why.")
-    if state == "cancelled":
+    if state == "cancelled" and (failure or {}).get("code") != "held":
         said = text[state]
     if state == "interrupted" and told.checkpoint:
         said = f"{said} Resume goes on from step {told.checkpoint}."
