@@ -58,7 +58,7 @@ def bases_of(adapter: Adapter, asked: str | None, refused: list[str], familiar: 
         yield Base(asked, None, found.shapes, [note if found.tells(adapter) else _to_look_at(adapter, note)])
         return
     named = adapter.config.base
-    if not is_hub_id(named):
+    if named and not is_hub_id(named):
         named = next((source for source in sorted(familiar) if _folder(source) == named.rstrip("/")), named)
     note = f"Its base model{f' ({named})' if named else ''} is not on this disk."
     for source in dict.fromkeys((named, "embedded")):
