@@ -18,7 +18,7 @@ from lora_playground.errors import ConfigError
 def require() -> None:
     """Raises ConfigError where the package `mcp` is not installed."""
     if importlib.util.find_spec("mcp") is None:
-        raise ConfigError("--mcp", "mcp", "it needs the package mcp; install it: pip install -r requirements-mcp.txt")
+        raise ConfigError("", None, "--mcp needs the package mcp; install it: pip install -r requirements-mcp.txt")
 
 
 @contextmanager
