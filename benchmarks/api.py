@@ -4,9 +4,9 @@
 
 A real server on a home of its own is asked by Gradio's client, one call after another, in milliseconds: p50 and p95.
 Runs of the embedded model by `train` and `status` and by `python -m lora_playground train` take turns, so that both
-meet the same machine; `more` is the median of their differences in seconds, from the call to the result. It is negative
-where the endpoint is the faster: its server keeps a worker ready, while the command imports torch each time. `overhead`
-is what the endpoint adds to the queue itself: until the run is queued, and from its result until it is told.
+meet the same machine, and the command yields to others as a worker does. `more` is the median of their differences in
+seconds, from the call to the result; `phases` are the medians of what the runs themselves took, and `overhead` is what
+the endpoint adds to the queue: until the run is queued, and from its result until it is told.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from click_to_loss import wait_warm
 from gradio_client import Client
 
-from lora_playground.machine import processes
+from lora_playground.runs import RunStore
 from lora_playground.ui.serve import Server
 
 OPTIONS = {"dataset": "facts-small", "variant": "lora", "rank": 8, "train_rows": 64, "seed": 0}
@@ -50,6 +52,18 @@ def light(client: Client, run: str, calls: int) -> dict[str, dict[str, float]]:
     return found
 
 
+PHASES = ("starting", "loading", "training", "saving", "evaluating")
+YIELDING = (
+    "import sys; from lora_playground.machine.processes import yield_to_others; yield_to_others(); "
+    "from lora_playground.cli import main; sys.exit(main(sys.argv[1:]))"
+)
+
+
+def phases(results: list[dict[str, Any]]) -> dict[str, float]:
+    """{phase: median of its seconds}."""
+    return {name: round(statistics.median(one["seconds"].get(name, 0.0) for one in results), 2) for name in PHASES}
+
+
 def by_endpoint(client: Client, server: Server, options: dict[str, Any]) -> dict[str, Any]:
     """One run: seconds from the call to the answer that it is done, and how much of it is the endpoint's own."""
     began, wall = time.perf_counter(), time.time()
@@ -60,19 +74,26 @@ def by_endpoint(client: Client, server: Server, options: dict[str, Any]) -> dict
     ended = time.time()
     if status["state"] != "done":
         raise SystemExit(f"the run failed: {status['error']}")
-    job = server.supervisor.job(run)
-    return {"run": run, "seconds": ended - wall, "queued": queued, "told": ended - (job.finished or ended)}
+    job, result = server.supervisor.job(run), server.supervisor.runs.get(run).result()
+    return {
+        "run": run,
+        "result": result,
+        "seconds": ended - wall,
+        "queued": queued,
+        "told": ended - (job.finished or ended),
+    }
 
 
-def by_command(home: Path, options: dict[str, Any]) -> float:
-    """The same by the command line; seconds from its start to its end."""
+def by_command(home: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """The same by the command line; seconds from its start to its end, and the run's result."""
     flags = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     began = time.perf_counter()
-    command = processes.python("lora_playground", "train", "--json", "--home", str(home), *flags)
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-c", YIELDING, "train", "--json", "--home", str(home), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, start_new_session=True)
     if done.returncode:
         raise SystemExit(done.stderr)
-    return time.perf_counter() - began
+    seconds = time.perf_counter() - began
+    return {"seconds": seconds, "result": RunStore(home).get(json.loads(done.stdout)["run"]).result()}
 
 
 def main() -> None:
@@ -89,10 +110,13 @@ def main() -> None:
         try:
             _, url, _ = server.launch("127.0.0.1", None, quiet=True)
             client = Client(url, verbose=False)
+            server.supervisor.make_ready()
+            wait_warm(server.supervisor.dispatcher.runner)  # type: ignore[arg-type]
             pairs = []
             for _ in range(given.pairs):
                 mine = by_endpoint(client, server, options)
                 pairs.append(mine | {"command": by_command(Path(folder) / "other", options)})
+                time.sleep(15)  # the next worker is made ready
             calls = light(client, pairs[0]["run"], given.calls)
         finally:
             server.close()
@@ -101,8 +125,12 @@ def main() -> None:
         "milliseconds": calls,
         "train": {
             "endpoint": [round(one["seconds"], 2) for one in pairs],
-            "command": [round(one["command"], 2) for one in pairs],
-            "more": round(statistics.median(one["seconds"] - one["command"] for one in pairs), 2),
+            "command": [round(one["command"]["seconds"], 2) for one in pairs],
+            "more": round(statistics.median(one["seconds"] - one["command"]["seconds"] for one in pairs), 2),
+            "phases": {
+                "endpoint": phases([one["result"] for one in pairs]),
+                "command": phases([one["command"]["result"] for one in pairs]),
+            },
             "overhead": {name: round(statistics.median(one[name] for one in pairs), 3) for name in ("queued", "told")},
         },
     }
