@@ -176,5 +176,5 @@ def columns_of(given: Mapping[str, str] | None) -> dict[str, str] | None:
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise ConfigError(name, value, "give a name")
+        raise ConfigError(name, value, "give its name, as text")
     return value

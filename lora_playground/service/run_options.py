@@ -111,7 +111,7 @@ def assemble(data: dict[str, Any], variant: Any, values: Mapping[str, Any], pres
     """
     for name, value in (("variant.name", variant), ("preset", preset)):
         if value is not None and not isinstance(value, str):
-            raise ConfigError(name, value, "give its name")
+            raise ConfigError(name, value, "give its name, as text")
     data = dict(data)
     if variant is not None and variant != data.get("variant", {}).get("name"):
         data["variant"] = {"name": get_variant(variant).name}

@@ -19,7 +19,8 @@ from tests.waiting import PATIENCE
 
 TOKEN = "a token for the tests"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
-SHORT = {"dataset": "sentiment", "rank": 4, "batch_tokens": 256, "train_rows": 40, "seed": 1}
+SHORT = {"rank": 4, "batch_tokens": 256, "seed": 1}
+ROWS = "".join(json.dumps({"prompt": f"What is {n}?", "completion": f"It is {n}."}) + "\n" for n in range(40))
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +41,11 @@ def client(place):
     return Client(place[1], headers=HEADERS, verbose=False)
 
 
-def ask(client: Client, name: str, *given, **named):
+def ask(client: Client, name: str, /, *given, **named):
     return client.predict(*given, api_name=f"/{name}", **named)
 
 
-def refused(client: Client, name: str, *given, **named) -> str:
+def refused(client: Client, name: str, /, *given, **named) -> str:
     with pytest.raises(AppError) as failure:
         ask(client, name, *given, **named)
     return str(failure.value)
@@ -60,9 +61,15 @@ def ended(client: Client, run: str) -> dict:
 
 
 @pytest.fixture(scope="module")
-def trained(client, place):
+def short(client, place):
+    """Options of a run on few rows that takes a second."""
+    return SHORT | {"model": place[2], "dataset": ask(client, "upload_dataset", text=ROWS)["dataset"]}
+
+
+@pytest.fixture(scope="module")
+def trained(client, short):
     """A finished run's id."""
-    run = ask(client, "train", model=place[2], steps=6, title="by a program", **SHORT)["run"]
+    run = ask(client, "train", steps=6, title="by a program", **short)["run"]
     assert ended(client, run)["state"] == "done"
     return run
 
@@ -75,10 +82,9 @@ def test_a_program_finds_its_way_and_brings_its_own_data(client, place, tmp_path
     assert {one["name"] for one in ask(client, "get_variant", "lora")["options"]} >= {"rank", "alpha"}
     assert "pirate" in {one["name"] for one in ask(client, "list_datasets")}
     assert len(ask(client, "get_dataset", "pirate", 2)["rows"]["test"]) == 2
-    rows = "".join(json.dumps({"prompt": f"What is {n}?", "completion": f"It is {n}."}) + "\n" for n in range(40))
-    (tmp_path / "mine.jsonl").write_text(rows)
+    (tmp_path / "mine.jsonl").write_text(ROWS)
     by_file = ask(client, "upload_dataset", file=handle_file(tmp_path / "mine.jsonl"))
-    by_text = ask(client, "upload_dataset", text=rows)
+    by_text = ask(client, "upload_dataset", text=ROWS)
     assert by_file["dataset"] == by_text["dataset"] and by_file["train"] + by_file["test"] < 40
     cost = ask(client, "estimate", model=place[2], dataset=by_file["dataset"], rank=4)
     assert cost["trainable"] > 0 and cost["least"] <= cost["total"]
@@ -120,8 +126,8 @@ def test_the_main_path_by_gradios_client_alone(client, place, trained, tmp_path)
     assert ask(client, "delete", part)["deleted"] and part not in {one["run"] for one in ask(client, "list_runs")}
 
 
-def test_a_run_is_stopped_and_goes_on_and_a_sweep_is_asked_after(client, place):
-    run = ask(client, "train", model=place[2], steps=100_000, fresh=True, **SHORT)["run"]
+def test_a_run_is_stopped_and_goes_on_and_a_sweep_is_asked_after(client, short):
+    run = ask(client, "train", steps=100_000, fresh=True, **short)["run"]
     assert ask(client, "status", run, wait=50, types=["loss"])["state"] != "done"
     ask(client, "stop", run)
     stopped = ended(client, run)
@@ -130,7 +136,7 @@ def test_a_run_is_stopped_and_goes_on_and_a_sweep_is_asked_after(client, place):
     ask(client, "stop", run)
     ended(client, run)
     ask(client, "delete", run)
-    sweep = ask(client, "sweep", ranks=[1, 2], model=place[2], steps=2, **{**SHORT, "rank": None})
+    sweep = ask(client, "sweep", ranks=[1, 2], steps=2, **{**short, "rank": None})
     assert len(sweep["runs"]) == 2
     assert ask(client, "change_sweep", sweep["sweep"], "stop")["label"] == sweep["label"]
     assert ask(client, "sweep_status", sweep["sweep"])["sweep"] == sweep["sweep"]
@@ -213,7 +219,8 @@ async def _by_mcp(url: str, model: str) -> None:
             async def told(tool: str, **given):
                 return json.loads((await call(tool, **given))[0].text)
 
-            run = (await told("train", model=model, steps=20, fresh=True, **SHORT))["run"]
+            data = (await told("upload_dataset", text=ROWS))["dataset"]
+            run = (await told("train", model=model, dataset=data, steps=20, fresh=True, **SHORT))["run"]
             while not (await told("status", run=run, wait=40, until="end", types=["message"]))["ended"]:
                 pass
             assert (await told("get_run", run=run))["state"] == "done"
