@@ -94,7 +94,9 @@ class Laboratory:
         drawn = whole("seed", seed, 0, 2**31 - 1)
         recipe = Recipe(words("method", method, 40), number("density", density, 0, 1), kept, drawn)
         chosen = mixing.mixed(self.store, names, shares, recipe)
+        self.supervisor.check_kept(who)
         saved = mixing.save(self.store, chosen, words("title", title, 80))
+        self.supervisor.adopt(saved.id, who)
         made = mixing.numbers(chosen, updates_of(saved), chosen.adapters())
         return {"run": saved.id, "label": saved.label, "mixture": made} | catalogue.run_row(saved, saved.state())
 
