@@ -28,8 +28,8 @@ COMMANDS = {
     "models": "list_models", "sweep": "sweep", "merge": "merge",
 }  # fmt: skip
 """{command: the endpoint that does the same}."""
-PEOPLE_ALONE = {"reproduce", "lessons", "lesson", "direction", "claims", "class", "serve", "workshop"}
-"""Commands that have no endpoint (yet): files to keep, and what is meant for somebody who looks on."""
+PEOPLE_ALONE = {"reproduce", "lessons", "lesson", "direction", "dial", "forecast", "claims", "class"}
+"""Commands that have no endpoint: files to keep, readings of the laboratory (not yet), what somebody looks on at."""
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
