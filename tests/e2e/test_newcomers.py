@@ -130,7 +130,9 @@ def test_a_teachers_link_fills_the_form_and_the_empty_page_shows_what_will_happe
     until(page, lambda: "rank=2" in page.evaluate("navigator.clipboard.readText()"), "a link that says it again")
     page.locator(".lp-play").click()
     until(page, lambda: "Recording" in status(page) and len(points(page, "lp-loss")) > 20, "the recording at work")
-    until(page, lambda: "100%" in status(page) and len(points(page, "lp-loss")) == 200, "its result")
+    told = json.loads((EMBEDDED.parents[1] / "recordings" / "json.json").read_text())
+    steps = told["config"]["training"]["steps"]
+    until(page, lambda: "100%" in status(page) and len(points(page, "lp-loss")) == steps, "its result")
     page.locator('[data-act="unplay"]').click()
     until(page, lambda: "Recording" not in status(page), "the empty page again")
     choose(page, "lp-dataset", "New facts, 64")
