@@ -10,7 +10,8 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 from lora_playground.errors import PlaygroundError, RunError
 from lora_playground.jobs.supervisor import Supervisor
@@ -29,12 +30,12 @@ class Keeper:
     """The sweeps of one server. Create it, `start()` it, `close()` it before the supervisor. Any thread may ask.
 
     Args:
-        supervisor: the queue. on_change: called after what a person sees of the list has changed.
+        supervisor: the queue.
     """
 
-    def __init__(self, supervisor: Supervisor, on_change: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, supervisor: Supervisor) -> None:
         self.supervisor, self.store = supervisor, SweepStore(supervisor.home)
-        self._on_change = on_change
+        self._refused: dict[str, str] = {}  # by sweep, why its next run is not queued
         self._lock = threading.RLock()  # held while a sweep is changed
         self._wake, self._closing = threading.Event(), False
         # By sweep: when it was last looked at and saved (monotonic), and the seconds in which its runs ran.
@@ -77,7 +78,8 @@ class Keeper:
 
     def read(self, sweep: Sweep) -> Standing:
         """As `standing`, of one that is at hand."""
-        return read_standing(sweep, self.supervisor.runs, self.supervisor.job, self._results)
+        found = read_standing(sweep, self.supervisor.runs, self.supervisor.job, self._results)
+        return replace(found, refused=self._refused.get(sweep.id, ""))
 
     # --- life -----------------------------------------------------------------------------------------------------
 
@@ -128,7 +130,6 @@ class Keeper:
             self._halt(sweep, standing)
         if all(member.final for member in standing.members):
             sweep.ended = time.time()
-            self._on_change()
         if sweep.ended is not None or now - self._saved.get(sweep.id, 0.0) > 2.0:
             self._saved[sweep.id] = now
             self.store.save(sweep)
@@ -164,6 +165,7 @@ class Keeper:
     def _feed(self, sweep: Sweep, standing: Standing) -> None:
         """Queues runs until enough wait that no place is ever free for want of one."""
         room = self.supervisor.slots + 1 - standing.count("queued")
+        self._refused.pop(sweep.id, None)
         for member in standing.members:
             if room <= 0:
                 break
@@ -179,7 +181,7 @@ class Keeper:
                     continue
                 room -= 1
             except PlaygroundError as error:
-                log.info("the next run of sweep %s waits: %s", sweep.id, error)
+                self._refused[sweep.id] = str(error)
                 break
 
     def _submit(self, sweep: Sweep, member: Member) -> None:
@@ -212,4 +214,3 @@ class Keeper:
                     self.supervisor.cancel(member.entry.run)
         if sweep.wish == "stop" and not any(one.running or one.state == "queued" for one in standing.members):
             sweep.ended = time.time()
-            self._on_change()

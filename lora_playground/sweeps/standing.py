@@ -83,11 +83,12 @@ class Standing:
 
     Attributes:
         state: running, pausing, paused, stopping, stopped or done. share: of all steps that it will take.
-        eta: seconds until its end, None where nothing is known yet.
+        eta: seconds until its end, None where nothing is known yet. refused: why the queue does not take its next run.
     """
 
     sweep: Sweep
     members: list[Member] = field(default_factory=list)
+    refused: str = ""
 
     @property
     def state(self) -> str:

@@ -78,7 +78,7 @@ class SweepRoutes:
 def version_of(standing: Standing) -> str:
     """Another value whenever something that is shown has changed."""
     parts = [(one.state, one.progress.version if one.progress else 0, bool(one.result)) for one in standing.members]
-    return f"{hash((standing.state, standing.sweep.level, tuple(parts))) & 0xFFFFFFFFFFFF:x}"
+    return f"{hash((standing.state, standing.sweep.level, standing.refused, tuple(parts))) & 0xFFFFFFFFFFFF:x}"
 
 
 def card(standing: Standing) -> str:
@@ -107,6 +107,8 @@ def card(standing: Standing) -> str:
         said_of = f"{_of(small)} against {_of(best)} at r = {best.rank}"
         answer = f'<p class="lp-answer">r = {small.rank} is enough here: {said_of}.</p>'
     bar = f'<div class="lp-meter"><i style="width:{100 * share:.1f}%"></i></div>' if standing.state != "done" else ""
+    if standing.refused:
+        answer += f'<p class="lp-warning">The next run waits: {escape(standing.refused)}</p>'
     kind, stats = "Race" if sweep.race else "Sweep", "".join(f"<span>{one}</span>" for one in said)
     return (
         f'<section class="lp-card lp-progress"><div class="row"><span class="what">{kind}: {escape(sweep.label)}</span>'

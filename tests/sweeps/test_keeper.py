@@ -176,6 +176,30 @@ def test_another_persons_run_does_not_wait_for_the_whole_sweep(home: Path, train
         keeper.close()
 
 
+def test_a_queue_that_takes_no_more_is_told_and_asked_again(home: Path, trainer: Trainer) -> None:
+    trainer.attended = False
+    refused = ["The disk is full of runs."]
+
+    def admit(config: RunConfig, home: Path) -> list[str]:
+        if refused and config.variant.rank == 3:
+            raise RunError(refused[0])
+        return []
+
+    supervisor = Supervisor(home, trainer, slots=1, replay=False, admit=admit)
+    supervisor.start()
+    keeper = Keeper(supervisor)
+    keeper.start()
+    with supervisor:
+        sweep = keeper.store.create(points(1, 2, 3, 4), "refused", race=False)
+        wait_until(lambda: keeper.standing(sweep.id).refused == refused[0])
+        assert states(keeper, sweep.id).count("planned") == 2
+        refused.clear()
+        trainer.attended = True
+        wait_until(lambda: keeper.store.get(sweep.id).ended is not None)
+        assert states(keeper, sweep.id) == ["done"] * 4 and keeper.standing(sweep.id).refused == ""
+        keeper.close()
+
+
 def test_a_damaged_file_hides_no_other_sweep(home: Path, trainer: Trainer) -> None:
     supervisor, keeper = server(home, trainer)
     with supervisor:
