@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from lora_playground import __version__
+from lora_playground.cli import claims as of_claims
 from lora_playground.cli import commands, lab, show
 from lora_playground.cli import lessons as of_lessons
 from lora_playground.cli import sweeps as of_sweeps
@@ -126,6 +127,7 @@ def _data_and_lessons(command: Command) -> None:
     add_file_flags(upload)
     upload.add_argument("--seed", type=int, default=0, help="of the split into train, validation and test")
     command("datasets", commands.datasets, show.show_table, "list the datasets")
+    command("claims", of_claims.claims, of_claims.show_claims, "what papers claim, and what came out here")
     taught = command(
         "lessons", of_lessons.lessons, of_lessons.show_lessons, "list the lessons, or print a sheet of one"
     )

@@ -17,11 +17,13 @@ import gradio as gr
 from starlette.routing import Route
 
 from lora_playground.chat.client import ChatClient
+from lora_playground.claims.trials import Trials
 from lora_playground.errors import PlaygroundError
 from lora_playground.lessons.player import Player
 from lora_playground.machine.device import device
 from lora_playground.models.catalogue import list_models
 from lora_playground.ui import cards, chat, compare, costs, finetune, lab, learn, live, sidebar, spectrum
+from lora_playground.ui.claim_routes import ClaimRoutes
 from lora_playground.ui.class_routes import ClassRoutes
 from lora_playground.ui.empty import AskBase
 from lora_playground.ui.exports import Exports
@@ -75,6 +77,7 @@ class Frame:
         self._run_list = RunListCache(shell_parts["store"], shell_parts["supervisor"], shell_parts["sweeps"])
         self._sweeps = SweepRoutes(shell_parts["sweeps"], identity)
         player = Player(shell_parts["home"], shell_parts["supervisor"])
+        self._claims = ClaimRoutes(Trials(shell_parts["home"], shell_parts["supervisor"]), identity)
         self._lessons, self._classes = LessonRoutes(player, identity), ClassRoutes(player, identity)
         self._feed = Feed(shell_parts["store"], shell_parts["supervisor"], self._run_list, identity, self._header)
 
@@ -83,7 +86,7 @@ class Frame:
         titles = json.dumps(dict(TABS))
         script = (
             f"lp.live.start(trigger, {titles}, '{live.shipped_script('PlotlyPlot')}'); "
-            f"lp.lesson.start('{live.shipped_script('katex')}'); lp.class.start(); // 'act'"
+            f"lp.lesson.start('{live.shipped_script('katex')}'); lp.class.start(); lp.claims.start(); // 'act'"
         )
         with gr.Blocks(title="LoRA Playground", analytics_enabled=False, fill_width=True) as page:
             viewed, ticked, told = gr.State(""), gr.State([""] * SLOTS), gr.State(0)
@@ -108,9 +111,9 @@ class Frame:
         return page
 
     def routes(self) -> list[Route]:
-        """The routes beside Gradio's own: what is new, lessons, classes, sweeps."""
-        routes = (self._lessons.routes(), self._classes.routes(), self._sweeps.routes())
-        return [self._feed.route(), *(route for some in routes for route in some)]
+        """The routes beside Gradio's own: what is new, lessons, classes, claims, sweeps."""
+        parts = (self._lessons, self._classes, self._claims, self._sweeps)
+        return [self._feed.route(), *(route for part in parts for route in part.routes())]
 
     def _tabs(self, shell: Shell, page: gr.Blocks) -> None:
         for name, title in TABS:

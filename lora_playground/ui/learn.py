@@ -77,9 +77,26 @@ _CLASS = """<p class="lp-class-ways">Together: <a href="class" target="_blank">t
 <a href="join">join</a> with its code; you see how far each is, and what was predicted beside what came out.</p>"""
 
 
+_WRONG = r"""
+#### Where popular texts say it otherwise
+- *LoRA trains fewer weights and biases.* It trains no weight of the model and no bias: $W$ and every bias stay as
+  they are, and two new matrices beside each $W$ are trained.
+- *NLoRA samples rows and columns of $W$.* The authors' code samples nothing: it takes the first $r$ columns, the
+  first $r$ rows and the block where they meet, and does not invert that block, as Nyström's method would.
+- *CE-LoRA computes fewer rows and columns of every product.* The forward pass is exact. In the backward pass only the
+  gradient that goes on through a frozen $W$ is made from some of $W$'s rows; the gradients of $A$ and $B$ are exact
+  given what comes in.
+- *A server averages the clients' adapters.* A mean of factors is not the mean of their products:
+  $\overline{B}\,\overline{A} \ne \overline{BA}$. The claim above on FedIT shows by how much.
+"""
+
+
 def build() -> None:
     """Puts shelf and text where it is called."""
     heading("Lessons", "predict, run, look: each is played in the real tabs")
     filled("lp-lessons")
     gr.HTML(_CLASS)
+    heading("Claims", "what papers say, what came out here, and try it")
+    filled("lp-claims")
+    gr.Markdown(_WRONG, latex_delimiters=_DELIMITERS, elem_classes="lp-claims-wrong")
     gr.Markdown(TEXT, latex_delimiters=_DELIMITERS, elem_id="lp-learn")

@@ -15,7 +15,7 @@ from lora_playground.errors import AssetError
 FOLDER = ASSETS / "theme"
 SCRIPTS = (
     *("app.js", "terms.js", "empty.js", "live.js", "sweep.js", "menu.js", "chat.js"),
-    *("lesson-pictures.js", "lesson.js", "class-answers.js", "class.js"),
+    *("lesson-pictures.js", "lesson.js", "class-answers.js", "class.js", "claims.js"),
 )
 """In the order in which they need each other."""
 CLASS_SCRIPTS = ("app.js", "lesson-pictures.js", "class-answers.js", "class-page.js")
@@ -78,7 +78,8 @@ def _styles() -> str:
         f"src:url(data:font/woff2;base64,{base64.b64encode(_read('fonts/' + name)).decode()}) format('woff2')}}"
         for family, name in _FONTS
     )
-    return "\n".join([faces, *(_read(name).decode() for name in ("app.css", "lesson.css", "class.css", "lab.css"))])
+    styles = ("app.css", "lesson.css", "class.css", "claims.css", "lab.css")
+    return "\n".join([faces, *(_read(name).decode() for name in styles)])
 
 
 def class_parts() -> tuple[str, str]:

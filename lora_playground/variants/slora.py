@@ -1,7 +1,9 @@
 """SLoRA: LoRA with a small trained square matrix between B and A."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field
 
 from lora_playground.config import LowRankConfig
 from lora_playground.variants.base import Card
@@ -12,6 +14,10 @@ class Config(LowRankConfig):
     """Options of SLoRA."""
 
     name: str = "slora"
+    init: Literal["kaiming", "normal"] = Field(
+        "kaiming",
+        description="How A and N start: 'kaiming' uniform, as the authors'; 'normal' with deviation 1/r. B is 0.",
+    )
 
 
 @dataclass(frozen=True)
@@ -19,7 +25,7 @@ class StructuredLora(NystromFamily):
     """The tuner with A and N random and B = 0."""
 
     def start(self, config: Any) -> Any:
-        return "kaiming"
+        return config.init
 
 
 VARIANT = StructuredLora(

@@ -17,7 +17,7 @@ from torch import nn
 from lora_playground.variants.tuners.layer import WrappedLinear, WrappedModel
 from lora_playground.variants.tuners.registration import register
 
-Start = Literal["kaiming", "released", "residual", "pinv_residual"]
+Start = Literal["kaiming", "normal", "released", "residual", "pinv_residual"]
 
 
 @dataclass
@@ -25,9 +25,10 @@ class NystromConfig(PeftConfig):
     """Options of the method.
 
     Attributes:
-        start: 'kaiming': A and N random, B = 0. 'released': B, N, A are the leading columns, block and rows of W, and
-            the output changes at step 0. 'residual': the same, with s·B₀N₀A₀ subtracted. 'pinv_residual': N is the
-            block's pseudo-inverse, so that B₀N₀A₀ is the Nyström approximation of W; subtracted too.
+        start: 'kaiming': A and N random, B = 0. 'normal': the same from N(0, 1/r²), as PEFT's 'gaussian'. 'released':
+            B, N, A are the leading columns, block and rows of W, and the output changes at step 0. 'residual': the
+            same, with s·B₀N₀A₀ subtracted. 'pinv_residual': N is the block's pseudo-inverse, so that B₀N₀A₀ is the
+            Nyström approximation of W; subtracted too.
         core_only: whether N alone trains (IntTune).
         rcond: singular values of the block below this share of the largest count as zero in the pseudo-inverse.
     """
@@ -90,10 +91,13 @@ class NystromLayer(WrappedLinear):
     def _start(self, config: NystromConfig) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(A, N, B) of shapes (r, n), (r, r), (m, r)."""
         r = config.r
-        if config.start == "kaiming" or self.get_base_layer().weight.device.type == "meta":
+        if config.start in ("kaiming", "normal") or self.get_base_layer().weight.device.type == "meta":
             a, n = torch.empty(r, self.in_features), torch.empty(r, r)
-            nn.init.kaiming_uniform_(a, a=math.sqrt(5))
-            nn.init.kaiming_uniform_(n, a=math.sqrt(5))
+            for factor in (a, n):
+                if config.start == "normal":
+                    nn.init.normal_(factor, std=1 / r)
+                else:
+                    nn.init.kaiming_uniform_(factor, a=math.sqrt(5))
             return a, n, torch.zeros(self.out_features, r)
         weight = self.full_weight()
         block = weight[:r, :r].clone()

@@ -1,0 +1,10 @@
+"""What papers claim, as something to press: both sides of each claim, what came out here, and the verdict.
+
+`schema` says what a claim is (a file of `assets/claims`), `measured` reads what was measured, `verdicts` judges it, and
+`trials` runs both sides for a visitor. No Gradio, no torch.
+"""
+
+from lora_playground.claims.schema import Claim, get_claim, list_claims
+from lora_playground.claims.verdicts import Verdict, verdict
+
+__all__ = ["Claim", "Verdict", "get_claim", "list_claims", "verdict"]

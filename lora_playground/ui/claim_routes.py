@@ -1,0 +1,101 @@
+"""The routes of claims: what papers say and what came out here, and a visitor's own trial, as JSON. No Gradio.
+
+`GET /claims` lists them with verdicts and this visitor's trials; `?model=` says on which base. `POST /claims` {name,
+model} starts both sides of one.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from lora_playground.claims import Claim, get_claim, list_claims, verdict
+from lora_playground.claims.measured import measurement
+from lora_playground.claims.schema import MEASURES
+from lora_playground.claims.trials import Trials
+from lora_playground.errors import ConfigError, PlaygroundError
+from lora_playground.models.catalogue import list_models
+from lora_playground.ui.identity import Identity
+
+LONGEST = 2_000
+"""Bytes of a request's body."""
+
+
+class ClaimRoutes:
+    """Answers for one home; safe to call from many threads."""
+
+    def __init__(self, trials: Trials, identity: Identity) -> None:
+        self._trials, self._identity = trials, identity
+
+    def routes(self) -> list[Route]:
+        """The routes, for the web application."""
+        return [Route("/claims", self._list), Route("/claims", self._begin, methods=["POST"])]
+
+    def _list(self, request: Request) -> Response:
+        visitor = self._identity.of_plain(request)
+        if visitor is None:
+            return Response(status_code=401)
+        try:
+            model = _model(request.query_params.get("model", ""))
+            told = [described(one) | self._trials.states(visitor, one, model) for one in list_claims()]
+        except PlaygroundError as failure:
+            return _json({"error": str(failure)}, 400)
+        models = [{"source": card.source, "label": card.label} for card in list_models()]
+        return _json({"claims": told, "models": models})
+
+    async def _begin(self, request: Request) -> Response:
+        visitor = self._identity.of_plain(request)
+        if visitor is None:
+            return Response(status_code=401)
+        # A page of another site cannot send this type without asking first, which it is refused.
+        if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+            return _json({"error": "This route takes JSON."}, 415)
+        body = await request.body()
+        try:
+            told = json.loads(body) if len(body) <= LONGEST else None
+        except (ValueError, RecursionError):
+            told = None
+        if not isinstance(told, dict):
+            return _json({"error": "The request is no JSON object."}, 400)
+        try:
+            claim, model = get_claim(str(told.get("name", ""))), _model(str(told.get("model") or ""))
+            if not claim.sides:
+                raise ConfigError("claim", claim.name, "one with two sides to train; this one has none")
+            return _json(await run_in_threadpool(self._trials.begin, visitor, claim, model))
+        except PlaygroundError as failure:
+            return _json({"error": str(failure)}, 400)
+
+
+def described(claim: Claim) -> dict[str, Any]:
+    """A claim, its stored measurement and the verdict, as the page shows them."""
+    found, judged = measurement(claim.name), verdict(claim, measurement(claim.name))
+    stored = (
+        {key: [min(numbers), statistics.fmean(numbers), max(numbers)] for key, numbers in found.values.items()}
+        if found
+        else {}
+    )
+    return {
+        "name": claim.name, "title": claim.title, "paper": claim.paper, "url": claim.url, "claim": claim.claim,
+        "here": claim.here, "note": claim.note, "minutes": claim.minutes, "command": claim.command,
+        "measure": MEASURES[claim.measure], "percent": claim.measure != "validation_loss",
+        "verdict": judged.verdict, "why": judged.why, "stored": stored, "seeds": len(found.seeds) if found else 0,
+        "titles": {key: side.title for key, side in claim.sides.items()},
+    }  # fmt: skip
+
+
+def _model(source: str) -> str | None:
+    """The base to try on, None for the embedded one. Raises ConfigError: it is not at hand."""
+    known = [card.source for card in list_models()]
+    if source and source not in known:
+        raise ConfigError("model", source, f"one of {', '.join(known)}")
+    return None if source in ("", "embedded") else source
+
+
+def _json(value: Any, status: int = 200) -> JSONResponse:
+    return JSONResponse(value, status, headers={"Cache-Control": "no-store"})
