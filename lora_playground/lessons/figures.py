@@ -23,9 +23,12 @@ FILE = SHIPPED / "figures.json"
 
 
 def digest(lesson: Lesson, key: str) -> str:
-    """What the run of a lesson computes, but for the seed: figures of another digest are out of date."""
-    told = lesson.runs[key].run_config().model_dump(mode="json", exclude={"title"})
-    told["training"].pop("seed")
+    """What the run of a lesson asks for, but for the seed: figures of another digest are out of date. Only what differs
+    from the defaults counts, so that a new option of training leaves figures as they are."""
+    config = lesson.runs[key].run_config()
+    told = config.model_dump(mode="json", exclude={"title"}, exclude_defaults=True)
+    told.get("training", {}).pop("seed", None)
+    told["variant"] = {**told.get("variant", {}), "name": config.variant.name}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
