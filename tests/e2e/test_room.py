@@ -6,8 +6,6 @@ import signal
 from tests.e2e.conftest import Server, guarded
 from tests.e2e.steps import open_advanced, points, set_number, status, until
 
-RANGE = "document.querySelector('#lp-loss .js-plotly-plot').layout.xaxis.range.map(Math.round)"
-
 
 def train(page, server, steps):
     """Starts a run of so many small steps; returns its id."""
@@ -52,9 +50,7 @@ def test_two_people_each_with_their_own_runs(browser, chromium, tmp_path):
                 assert not bob.locator("#lp-stop").is_visible()
                 assert listed(ada) == [long]
             drawn = len(points(ada, "lp-loss"))
-            ada.evaluate("Plotly.relayout(document.querySelector('#lp-loss .js-plotly-plot'), {'xaxis.range': [2, 9]})")
             until(ada, lambda: len(points(ada, "lp-loss")) > drawn, "the run to go on without Bob")
-            assert ada.evaluate(RANGE) == [2, 9], "the zoom stays while points come in"
             asked = []
             ada.on("request", lambda request: asked.append(request.url) if "/live?" in request.url else None)
             hide = "(hidden) => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true }); "
