@@ -15,7 +15,7 @@ from lora_playground.errors import PlaygroundError
 from lora_playground.lab.process import work
 from lora_playground.lab.slices import over_position
 from lora_playground.plots.dials import describe_dial, dial_figure
-from lora_playground.ui import cards
+from lora_playground.ui import cards, controls
 from lora_playground.ui.controls import offer
 from lora_playground.ui.shell import LATEST, SETS, Shell, draw, note, picture
 
@@ -37,8 +37,10 @@ class Dials:
         """Makes the parts where it is called."""
         gr.HTML(note(ABOUT), apply_default_css=False)
         with gr.Row(elem_classes="lp-lab-form", equal_height=False):
-            self.run = gr.Dropdown([], label="Run", info="one that is ticked", elem_id="lp-dial-run", min_width=220)
-            self.way = gr.Radio(
+            self.run = controls.Dropdown(
+                [], label="Run", info="one that is ticked", elem_id="lp-dial-run", min_width=220
+            )
+            self.way = controls.Radio(
                 list(WAYS), value="strength", label="Dial", elem_classes="lp-chips", elem_id="lp-dial-way"
             )
         self.turn = gr.Button("Turn it and score", variant="primary", elem_id="lp-dial-turn")

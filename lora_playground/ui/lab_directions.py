@@ -15,7 +15,7 @@ from lora_playground.analysis.update import matrix_ranks
 from lora_playground.chat.protocol import Reading
 from lora_playground.errors import PlaygroundError
 from lora_playground.lab.reading import first_prompt
-from lora_playground.ui import cards
+from lora_playground.ui import cards, controls
 from lora_playground.ui.controls import Slider, bounds, offer
 from lora_playground.ui.lab_answers import answers, ask
 from lora_playground.ui.lab_direction_card import card
@@ -40,8 +40,10 @@ class Directions:
             apply_default_css=False,
         )
         with gr.Row(elem_classes="lp-lab-form", equal_height=False):
-            self.run = gr.Dropdown([], label="Run", info="one that is ticked", elem_id="lp-dir-run", min_width=180)
-            self.module = gr.Dropdown(
+            self.run = controls.Dropdown(
+                [], label="Run", info="one that is ticked", elem_id="lp-dir-run", min_width=180
+            )
+            self.module = controls.Dropdown(
                 [], label="Module", info="down_proj and o_proj can be read as words", elem_id="lp-dir-module",
                 filterable=True, min_width=220,
             )  # fmt: skip

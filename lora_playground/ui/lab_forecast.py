@@ -15,7 +15,7 @@ from lora_playground.errors import PlaygroundError
 from lora_playground.lab.process import work
 from lora_playground.plots.forecast import describe_forecast, foretold_figure, scree_figure
 from lora_playground.runs import history
-from lora_playground.ui import cards
+from lora_playground.ui import cards, controls
 from lora_playground.ui.controls import Slider, bounds, offer
 from lora_playground.ui.shell import LATEST, SETS, Shell, draw, note, picture
 
@@ -36,12 +36,12 @@ class Forecast:
         """Makes the parts where it is called."""
         gr.HTML(note(ABOUT), apply_default_css=False)
         with gr.Row(elem_classes="lp-lab-ask", equal_height=False):
-            self.run = gr.Dropdown([], label="Run", info="one that is ticked", elem_id="lp-cast-run", scale=5)
+            self.run = controls.Dropdown([], label="Run", info="one that is ticked", elem_id="lp-cast-run", scale=5)
             self.take = gr.Button("Take the first gradient", variant="primary", elem_id="lp-cast-take", scale=2)
         self.said = gr.HTML("", apply_default_css=False, elem_id="lp-cast-said")
         with gr.Column(visible=False, elem_id="lp-cast-found") as self.shown:
             with gr.Row(elem_classes="lp-lab-form", equal_height=False):
-                self.module = gr.Dropdown([], label="Module", elem_id="lp-cast-module", filterable=True)
+                self.module = controls.Dropdown([], label="Module", elem_id="lp-cast-module", filterable=True)
                 self.step = Slider(0, 1, value=1, step=1, label="Moment of the run", buttons=[], elem_id="lp-cast-step")
             with gr.Row(elem_classes="lp-plots", equal_height=False):
                 with gr.Column(min_width=300):

@@ -17,7 +17,7 @@ from lora_playground.lab import mixing
 from lora_playground.lab.process import work
 from lora_playground.lab.reading import first_prompt
 from lora_playground.plots.mixtures import mixture_figure
-from lora_playground.ui import cards
+from lora_playground.ui import cards, controls
 from lora_playground.ui.controls import Slider
 from lora_playground.ui.lab_answers import Said, answers, ask
 from lora_playground.ui.lab_merge_words import sentence, table
@@ -45,7 +45,7 @@ class Merge:
                 for i in range(MOST)
             ]  # fmt: skip
         with gr.Row(elem_classes="lp-lab-form", equal_height=False):
-            self.method = gr.Dropdown(
+            self.method = controls.Dropdown(
                 [(method.label, name) for name, method in METHODS.items()], value="sum", label="Method",
                 info=METHODS["sum"].sentence, elem_id="lp-mix-method", min_width=200,
             )  # fmt: skip

@@ -17,7 +17,7 @@ from lora_playground.errors import ConfigError, PlaygroundError
 from lora_playground.machine.device import device
 from lora_playground.sweeps import MOST, Grid, Keeper, cost
 from lora_playground.sweeps.grid import Point
-from lora_playground.ui import cards, costs
+from lora_playground.ui import cards, controls, costs
 from lora_playground.ui.controls import CheckboxGroup, Radio
 from lora_playground.ui.finetune import RANKS, Steps
 from lora_playground.ui.identity import Identity
@@ -51,7 +51,7 @@ class SweepForm:
                            elem_classes="lp-chips")  # fmt: skip
         with gr.Accordion("Methods and learning rates", open=False, elem_classes="lp-fold", elem_id="lp-sweep-more"):
             listed = [(variant.label, variant.name) for variant in VARIANTS.values()]
-            self.variants = gr.Dropdown(
+            self.variants = controls.Dropdown(
                 listed, value=[], multiselect=True, label="Methods", elem_id="lp-sweep-variants",
                 info="None ticked: the one in Fine-tune. Others have their own defaults.",
             )  # fmt: skip

@@ -54,7 +54,9 @@ def test_scores_over_the_weights(home: House) -> None:
     assert found["points"][5]["weights"] == [1.0, -0.5]
     assert [score is None for score in found["points"][7]["scores"]] == [False, True]
     assert {(pair["first"], pair["second"]) for pair in found["pairs"]} == {(0, 1), (1, 0)}
-    assert found["pairs"][0]["on_data"] > 0 and found["pairs"][0]["cosine"] == found["pairs"][1]["cosine"]
+    assert found["pairs"][0]["on_data"] > 0 and found["pairs"][0]["cosine"] == pytest.approx(
+        found["pairs"][1]["cosine"]
+    )
     names = [run.label for run in chosen.runs]
     json.dumps(mixture_figure(found, names, ["#000", "#111"]), allow_nan=False)
     assert "4 rows each" in sentence(found, names) and table(found, names).count("<td>") == 14

@@ -5,6 +5,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import gradio as gr
 import pytest
@@ -22,6 +23,7 @@ from tests.spectrum_runs import STEPS, finished_run, updates
 
 SHAPES = module_shapes(EMBEDDED)[:14]
 MODULE = SHAPES[2][0]
+NO_LIMITS: Any = SimpleNamespace(check_kept=lambda who: None, adopt=lambda run, who: None)
 UNCUT = ("all", 1, 1, 2, 1.0)
 
 
@@ -32,7 +34,7 @@ def made(tmp_path):
         finished_run(tmp_path, "large", updates(SHAPES, 8, 0.4, 2, shared=2), {"name": "lora", "rank": 8}),
     ]
     with gr.Blocks():
-        shell = Shell(tmp_path, RunStore(tmp_path), None, gr.State([""] * SLOTS))  # type: ignore[arg-type]
+        shell = Shell(tmp_path, RunStore(tmp_path), NO_LIMITS, gr.State([""] * SLOTS))  # type: ignore[arg-type]
         with gr.Tab("Spectrum") as tab:
             built = SpectrumTab(shell)
             built.build(tab)

@@ -227,7 +227,7 @@ def test_runs_of_unlike_budgets_or_data_are_remarked_upon(runs):
     lines[0].steps, lines[1].steps = 12, 60
     assert "small 12 steps" in compare.remark(lines) and "large 60 steps" in compare.remark(lines)
     lines[1].config["data"]["dataset"] = "json"
-    assert "other datasets" in compare.remark(lines) and compare.remark(lines[:1]) == ""
+    assert "differ in their datasets" in compare.remark(lines) and compare.remark(lines[:1]) == ""
 
 
 def test_points_need_both_numbers(runs):
