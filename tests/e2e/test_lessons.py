@@ -28,7 +28,7 @@ def short(server):
 
 def where(page) -> dict:
     """The step as the page has it, once it has one."""
-    return until(page, lambda: page.evaluate("lp.lesson.where()"), "the step")
+    return until(page, lambda: page.evaluate("window.lp?.lesson?.where()"), "the step")
 
 
 def at(page, number: int) -> dict:

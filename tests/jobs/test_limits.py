@@ -95,11 +95,11 @@ def test_a_shared_server_takes_listed_models_and_named_folders_only(tmp_path: Pa
     for path in (outside, tmp_path, tmp_path / "absent", Path("/etc"), tmp_path / "models" / "link"):
         with pytest.raises(ConfigError) as refused:
             resolve(str(path))
-        said.add(str(refused.value).replace(str(path), "it"))
+        said.add(str(refused.value).partition("is not allowed")[2])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError):
         resolve("models/link")  # looks like a hub id, and is a folder here
-    assert len({words.partition("it")[2] for words in said}) == 1, "they tell nobody what exists"
+    assert len(said) == 1 and said != {""}, "they tell nobody what exists"
     assert _wanted("some/model", {"model.safetensors": 10**9}) == ["model.safetensors"]
     with pytest.raises(ModelError, match=r"has 2\.0 GB, and this server fetches up to 1 GB"):
         _wanted("some/model", {"model.safetensors": 2 * 10**9, "config.json": 10})
