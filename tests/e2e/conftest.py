@@ -165,6 +165,8 @@ def blank(visitor, server, lasting_page):
     """That page as a first visit finds it, with nothing loaded."""
     lasting_page.set_viewport_size(SIZE)
     yield lasting_page
+    # Not on the page itself: an answer that is still under way would make it keep its form once more.
+    lasting_page.goto(f"{server.url}live")
     lasting_page.evaluate("localStorage.clear(); sessionStorage.clear()")
     visitor.check()
 
