@@ -5,7 +5,7 @@
 lp.lesson = (() => {
   "use strict";
   const { make, pictures } = window.lp, root = window.location.pathname.replace(/\/$/, ""), POLL = 1500;
-  let name = "", view = null, list = null, timer = 0, katex = null, script = "", asked = 0, before = null, marked = null, folded = false, problem = "", chosen;
+  let name = "", view = null, list = null, timer = 0, marking = 0, katex = null, script = "", asked = 0, before = null, marked = null, folded = false, problem = "", chosen;
   const turns = new Set(), listeners = [];
 
   const place = () => document.querySelector("#lp-lesson .lp-live");
@@ -91,7 +91,7 @@ lp.lesson = (() => {
     const there = lp.live.where().tab;
     if (Object.keys(wanted).length) lp.live.go(wanted, "replace");
     if (lp.live.where().tab !== there) window.scrollTo(0, 0);
-    if (view.control) setTimeout(() => mark(view.control), 400);
+    if (view.control) marking = setTimeout(() => view && mark(view.control), 400);
     if (view.kind === "show" && !view.use && !view.done) tell({ do: "did", step: view.step, act: "tab" });
   }
 
@@ -104,15 +104,19 @@ lp.lesson = (() => {
 
   // --- what a step marks, and what is seen done -----------------------------------------------------------------------
 
-  function mark(id) {
-    const node = document.getElementById(id);
-    if (!node || !view || view.control !== id) return;
-    if (!node.offsetParent) { setTimeout(() => mark(id), 600); return; } // its tab is still being opened
-    marked = node;
-    node.classList.add("lp-marked");
-    node.scrollIntoView({ behavior: "smooth", block: window.innerWidth <= 860 ? "start" : "center" });
+  // The element of a control can come late (its tab is being opened) and be made anew by Gradio: its mark is looked after.
+  function mark(id, seen = false) {
+    clearTimeout(marking);
+    if (!view || view.control !== id) return;
+    const node = document.getElementById(id), there = Boolean(node && node.offsetParent);
+    if (there) {
+      marked = node;
+      node.classList.add("lp-marked");
+      if (!seen) node.scrollIntoView({ behavior: "smooth", block: window.innerWidth <= 860 ? "start" : "center" });
+    }
+    marking = setTimeout(() => mark(id, seen || there), 600);
   }
-  function unmark() { if (marked) marked.classList.remove("lp-marked"); marked = null; }
+  function unmark() { clearTimeout(marking); if (marked) marked.classList.remove("lp-marked"); marked = null; }
 
   for (const type of ["input", "change", "click"]) {
     document.addEventListener(type, (event) => {
