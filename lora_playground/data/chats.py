@@ -14,7 +14,8 @@ from lora_playground.data.catalogue import Row
 from lora_playground.data.choices import Choices
 from lora_playground.data.columns import Layout
 from lora_playground.data.json_shapes import SAID, SPEAKER, is_chat
-from lora_playground.data.values import RowError, parse_json, text_of, unpacked
+from lora_playground.data.translations import Translations
+from lora_playground.data.values import MISSING, RowError, answer_in, is_list_of_texts, parse_json, text_of, unpacked
 
 MAX_CHARACTERS = 400_000
 
@@ -51,6 +52,7 @@ class Chats:
         self.roles = layout.roles
         self.layout = layout
         self.choices = Choices(layout.roles, records)
+        self.translations = Translations(layout.roles)
         self._left: dict[str, None] = {}
         self._said: dict[str, int] = {}
         self._last: dict[str, str] = {}
@@ -117,18 +119,18 @@ class Chats:
     def _answer(self, record: Mapping[str, Any]) -> str:
         """The text of an answer, which may be yes or no, or the first of several."""
         column = self.roles["completion"]
-        value = record.get(column)
-        if isinstance(value, dict) and "text" in value:  # {"text": [...], "answer_start": [...]}
-            self._leave(column, value, ("text",))
-            value = value["text"]
-        if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
-            if len(value) > 1:
-                self._say(f"{column}: the first is learned where there are several ({{count}} rows).")
-            value = value[0]
+        value, several, unused = answer_in(record.get(column), column)
+        self._left.update(dict.fromkeys(f"{column}.{key}" for key in unused))
+        if several:
+            self._say(f"{column}: the first is learned where there are several ({{count}} rows).")
         value = self.choices.right(record, value)
         if isinstance(value, bool):
             self._say(f"{column}: true and false are learned as the words yes and no ({{count}} rows).")
             value = "yes" if value else "no"
+        if isinstance(value, str) and value.strip() in MISSING:
+            raise RowError(f"{column[:40]!r} is {value.strip()}: the row has no answer. Fill it in, or leave it out.")
+        if isinstance(value, str) and is_list_of_texts(value):
+            self._say(f"{column}: lists such as {{last:.40}} are learned as they are written ({{count}} rows).", value)
         return self._text({**record, column: value} if column in record else record, "completion")
 
     def _leave(self, where: str, found: Mapping[str, Any], used: Sequence[str]) -> None:
@@ -182,7 +184,10 @@ class Chats:
 
     def _question(self, record: Mapping[str, Any]) -> str:
         """What is asked: a context before the question, an input behind the instruction."""
-        parts = [self._text(record, "context")] if self._has(record, "context") else []
+        parts = list(filter(None, [self.translations.asked(record)]))
+        if parts:
+            self._say("The languages of each row stand before its text: {last} ... ({count} rows).", parts[0])
+        parts += [self._context(record)] if self._has(record, "context") else []
         has_input = self._has(record, "input")
         if self._has(record, "prompt") or not has_input:
             parts.append(self._text(record, "prompt"))
@@ -191,6 +196,14 @@ class Chats:
         if self.layout.kind == "instruction/input/output" and self._has(record, "context"):
             parts = [*parts[1:], parts[0]]
         return "\n\n".join([*parts, *filter(None, [self.choices.below(record)])])
+
+    def _context(self, record: Mapping[str, Any]) -> str:
+        """What stands before the question, which may be several texts."""
+        column = self.roles["context"]
+        value = unpacked(record[column])
+        if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
+            return "\n\n".join(text_of(one, column) for one in value)
+        return self._text(record, "context")
 
     def _history(self, record: Mapping[str, Any]) -> list[Any]:
         """Earlier turns: pairs of question and answer, turns, or texts in turn."""
@@ -210,12 +223,7 @@ class Chats:
 
     def _translation(self, record: Mapping[str, Any]) -> list[dict[str, Any]]:
         column = self.roles.get("translation", "translation")
-        pair = unpacked(record.get(column))
-        if "from" in self.roles:
-            pair = {name: record.get(name) for name in (self.roles["from"], self.roles["to"])}
-        if not isinstance(pair, dict) or len(pair) < 2:
-            raise RowError(f"{column[:40]!r} must hold one text for each of two languages.")
-        source, target = list(pair)[:2]
+        pair, source, target = self.translations.pair(record)
         self._leave(column, pair, (source, target))
         self._say(f"Translations go from {source} to {target} ({{count}} rows).")
         asked = f"Translate from {source} to {target}:\n\n{text_of(pair[source], f'{column}.{source}')}"
@@ -237,7 +245,7 @@ class Chats:
             parts = ((self.roles["text"], text), (self.roles["input"], self._text(record, "input")))
             text = "\n".join(f"{name}: {part}" for name, part in parts)
         answer = text_of(label, column).strip()
-        if answer in ("NaN", "nan", "<NA>", "NULL"):
+        if answer in (*MISSING, "NULL") or (answer == "-1" and "input" in self.roles):  # as pairs without a label have
             raise RowError(f"{column[:40]!r} is {answer}: the row has no label. Fill it in, or leave the row out.")
         messages = [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
         return {"messages": messages}
@@ -256,8 +264,8 @@ class Chats:
     def _turn(self, entry: Any, number: int, column: str) -> dict[str, Any]:
         if not isinstance(entry, dict):
             raise RowError(f'message {number} is not an object. Write {{"role": "user", "content": "..."}}.')
-        speaker_key = next((key for key in SPEAKER if key in entry), "role")
-        said_key = next((key for key in SAID if key in entry), "content")
+        speaker_key = _given(entry, SPEAKER)
+        said_key = _given(entry, SAID)
         speaker = entry.get(speaker_key)
         role = _SPEAKERS.get(speaker.lower()) if isinstance(speaker, str) else None
         if role is None:
@@ -326,6 +334,12 @@ class Chats:
         if all(turn.get("weight") == 0 for turn in messages if turn["role"] == "assistant"):
             raise RowError("none of its answers is to be learned. Leave the row out.")
         return messages
+
+
+def _given(entry: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """The first of the keys that says something: where files were joined, the others' are there as null."""
+    there = [key for key in keys if key in entry]
+    return next((key for key in there if entry[key] is not None), there[0] if there else keys[0])
 
 
 def _content(value: Any, where: str, blank: bool = False) -> str:

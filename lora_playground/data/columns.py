@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from lora_playground.data.choices import option_roles
 from lora_playground.data.json_shapes import TURNS
+from lora_playground.data.translations import language_roles
 from lora_playground.errors import DataError
 
 ROLES = ("messages", "system", "history", "context", "prompt", "input", "completion", "text", "label")
@@ -34,8 +35,10 @@ _LAYOUTS: tuple[tuple[str, dict[str, tuple[str, ...]]], ...] = (
     (
         "input/output",
         {
-            "prompt": ("input", "source", "user", "input_text", "source_text", "src"),
-            "completion": ("output", "target", "assistant", "response", "output_text", "target_text", "tgt"),
+            "prompt": ("input", "inputs", "source", "user", "human", "input_text", "source_text", "src"),
+            "completion": (
+                "output", "target", "targets", "assistant", "bot", "response", "output_text", "target_text", "tgt",
+            ),
         },
     ),
     ("mr/ref", {"prompt": ("mr", "meaning_representation"), "completion": ("ref", "human_reference", "reference")}),
@@ -71,7 +74,7 @@ _BESIDE: dict[str, tuple[str, ...]] = {
     "history": ("history",),
     "context": (
         "context", "passage", "schema", "document", "article", "paragraph", "background", "evidence", "knowledge",
-        "support",
+        "support", "contexts", "passages", "documents",
     ),
     "rating": (
         "label", "rating", "kto_tag", "feedback", "thumbs", "is_good", "desirable", "accepted", "is_correct", "correct",
@@ -103,8 +106,9 @@ class Layout:
         kind: 'messages', 'question/answer', ..., 'chosen' for a mapping that was given, '' for none.
         roles: role → column name. Roles are those of `ROLES` and, found but never given: rating (whether a row is
             good), rejected (an answer not to learn), options or option 1, option 2, ... (answers to choose from),
-            translation (both texts), from and to (a text in two languages), names (of the labels), chat (which chat a
-            turn belongs to), speaker and said (of one turn).
+            translation (both texts), from and to (a text in two languages), target language and source language, or
+            languages (those of question and answer), names (of the labels), chat (which chat a turn belongs to),
+            speaker and said (of one turn).
     """
 
     kind: str
@@ -182,6 +186,8 @@ def _beside(kind: str, roles: dict[str, str], lower: Mapping[str, str]) -> dict[
         if column and role not in found:
             found[role] = column
     free = {name: column for name, column in lower.items() if column not in found.values()}
+    if kind == "input/output":
+        found |= language_roles(free)
     return found | option_roles(free) if kind in ("question/answer", "prompt/completion") else found
 
 

@@ -100,9 +100,10 @@ def read_bytes(data: bytes, name: str, mapping: Mapping[str, str] | None = None)
     layout, notes = understood(find_layout(columns, mapping, name), fields)
     _refuse_empty(mapping or {}, fields, name)
     reading = Reading(contents.format, contents.encoding, contents.unit, layout, columns, notes=contents.notes + notes)
-    records = contents.records
+    records, named = contents.records, columns
     if layout.kind == "turns":
         records, told = joined_turns(records, layout)
+        named = []  # they are keys of turns now
         many = "one chat" if len(records) == 1 else f"{len(records)} chats"
         reading.notes += [f"Each {contents.unit} is one turn; they were read as {many}.", *told]
         layout = reading.layout = Layout("messages", {"messages": "messages"})
@@ -126,11 +127,15 @@ def read_bytes(data: bytes, name: str, mapping: Mapping[str, str] | None = None)
         column = layout.roles["label"]
         names = contents.label_names.get(column) or contents.label_names.get("") or []
         reading.notes += classify(reading.rows, column, names)
-    return _finished(reading, chats, contents)
+    return _finished(reading, chats, contents, named)
 
 
-def _finished(reading: Reading, chats: Chats, contents: Contents) -> Reading:
-    """The reading with its repeats counted and its notes; raises DataError where there is no usable row."""
+def _finished(reading: Reading, chats: Chats, contents: Contents, columns: Sequence[str]) -> Reading:
+    """The reading with its repeats counted and its notes; raises DataError where there is no usable row.
+
+    Args:
+        columns: those of which the unused ones are named.
+    """
     reading.notes += chats.notes()
     if not reading.rows:
         if not reading.problems:
@@ -145,7 +150,7 @@ def _finished(reading: Reading, chats: Chats, contents: Contents) -> Reading:
             if len(reading.repeats) < LISTED:
                 reading.repeats.append(line)
         seen.add(key)
-    left = [*contents.unused, *chats.not_used(() if chats.roles.get("messages") == "messages" else reading.columns)]
+    left = [*contents.unused, *chats.not_used(columns)]
     if left:
         reading.notes.append("not used: " + ", ".join(name[:40] for name in left[:40]))
     if len(reading.rows) == 1:

@@ -6,6 +6,8 @@ It knows who speaks and what is said by name, and nothing else of the records.
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,32 +49,48 @@ def joined_turns(
 def _threads(
     records: Sequence[tuple[int, Mapping[str, Any] | RowError]], own: str, parent: str
 ) -> tuple[list[Numbered], list[str]]:
-    """One chat for each turn that answers none; where a turn has several answers, the first is taken."""
+    """One chat for each turn that answers none; where a turn has several answers, the one of the best rank is taken, or
+    the first. Turns that were deleted are left out, with those that answer them."""
     made: list[Numbered] = []
-    replies: dict[str, tuple[int, Mapping[str, Any]]] = {}
+    replies: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
     roots: list[tuple[int, Mapping[str, Any]]] = []
     known = {str(record.get(own)) for _, record in records if isinstance(record, Mapping)}
-    others = 0
+    deleted = 0
     for line, record in records:
         if isinstance(record, RowError) or not is_turn(record):
             made.append((line, record if isinstance(record, RowError) else _no_turn()))
+        elif str(record.get("deleted")).lower() in ("true", "1"):
+            deleted += 1
         elif str(record.get(parent)) not in known:
             roots.append((line, record))
-        elif str(record.get(parent)) in replies:
-            others += 1
         else:
-            replies[str(record.get(parent))] = line, record
+            replies.setdefault(str(record.get(parent)), []).append((line, record))
+    ranked = any(_rank(answer) < math.inf for answers in replies.values() for answer in answers)
+    others = sum(len(answers) - 1 for answers in replies.values())
     for line, record in roots:
         chain, seen = [record], {str(record.get(own))}
-        while (found := replies.get(str(chain[-1].get(own)))) and str(found[1].get(own)) not in seen:
-            seen.add(str(found[1].get(own)))
-            chain.append(found[1])
-        turns = [{name: value for name, value in turn.items() if name not in (own, parent)} for turn in chain]
+        while found := replies.get(str(chain[-1].get(own))):
+            best = min(found, key=_rank)[1]
+            if str(best.get(own)) in seen:
+                break
+            seen.add(str(best.get(own)))
+            chain.append(best)
+        kept = [{name: value for name, value in turn.items() if name not in (own, parent, "deleted")} for turn in chain]
+        turns = [{name: value for name, value in turn.items() if name != "rank"} for turn in kept] if ranked else kept
         made.append((line, {"messages": turns}))
     notes = [f"Turns that answer each other ({parent}) are one chat."]
     if others:
-        notes.append(f"{others} turns are left out: they are further answers to a turn that has one already.")
+        why = "they are further answers to a turn that has one already"
+        notes.append(f"{others} turns are left out: {why}{', of a lower rank' if ranked else ''}.")
+    if deleted:
+        notes.append(f"{deleted} turns are left out: they are marked as deleted.")
     return sorted(made, key=lambda entry: entry[0]), notes
+
+
+def _rank(numbered: tuple[int, Mapping[str, Any]]) -> float:
+    """The rank that people gave an answer, the best the lowest; infinite where they gave none."""
+    value = str(numbered[1].get("rank"))
+    return float(value) if re.fullmatch(r"\d+(\.\d+)?", value) else math.inf
 
 
 def _no_turn() -> RowError:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import ast
 import json
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
 MAX_NESTED = 2_000_000
 """Characters of a cell that is read as a list."""
+MISSING = ("NaN", "nan", "<NA>")
+"""What a table holds where pandas has no value."""
 
 
 class RowError(Exception):
@@ -96,7 +99,48 @@ def unpacked(value: Any) -> Any:
         found = parse_json(value)
     except RowError:
         try:
-            found = ast.literal_eval(value.strip())
+            found = ast.literal_eval(_without_arrays(value.strip()))
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             return value
     return found if isinstance(found, list | dict) else value
+
+
+_ARRAY = re.compile(r"\barray\((\[[^\[\]]*\])(?:,\s*dtype=[\w.'<>|]+)?\)")
+
+
+def _without_arrays(text: str) -> str:
+    """A printed value with plain lists where NumPy's arrays stood, as in what pandas writes of nested columns."""
+    return _ARRAY.sub(r"\1", text) if "array(" in text else text
+
+
+def is_list_of_texts(text: str) -> bool:
+    """Whether a text is a list of texts as Python prints it, which JSON does not write."""
+    found = unpacked(text) if text.lstrip().startswith(("['", "array(")) else None
+    return isinstance(found, list) and all(isinstance(one, str) for one in found)
+
+
+def answer_in(value: Any, column: str) -> tuple[Any, bool, list[str]]:
+    """(the answer, whether it is the first of several, keys beside it) of a value that may hold several answers, or one
+    with where it stands.
+
+    A cell's text is taken for such a value where it has the keys of one, or the column's name is a plural. Raises
+    RowError where there is no answer in it.
+    """
+    inside = unpacked(value)
+    if isinstance(value, str) and isinstance(inside, dict) and not {"text", "answer_start"} <= set(inside):
+        inside = value
+    if isinstance(value, str) and isinstance(inside, list) and column.strip().lower() != "answers":
+        inside = value
+    unused: list[str] = []
+    if isinstance(inside, dict):
+        key = next((key for key in ("text", "value") if key in inside), "")
+        unused = [other for other in inside if key and other != key]
+        inside = inside[key] if key else inside
+    if inside == []:
+        raise RowError(f"{column[:40]!r} is an empty list: the row has no answer. Leave it out.")
+    if isinstance(inside, list) and all(isinstance(one, dict) and "text" in one for one in inside):
+        unused = [*dict.fromkeys(key for one in inside for key in one if key != "text")]
+        inside = [one["text"] for one in inside]
+    if isinstance(inside, list) and all(isinstance(one, str) for one in inside):
+        return inside[0], len(inside) > 1, unused
+    return inside, False, unused

@@ -70,6 +70,22 @@ ASKED = [("u", "Hi"), ("a", "Hello")]
         ({"system": "Be brief.", "question": "Hi", "chosen": "Hello", "rejected": "Go"},
          [("s", "Be brief."), *ASKED], []),
         ({"question": "How much?", "answer": "1.10"}, [("u", "How much?"), ("a", "1.10")], []),
+        ({"source": "Hallo", "target": "Hi", "source_lang": "de", "target_lang": "en"},
+         [("u", "Translate from de to en:\n\nHallo"), ("a", "Hi")], []),
+        ({"src": "Hallo", "tgt": "Hi", "tgt_language": "English", "score": 0.5},
+         [("u", "Translate to English:\n\nHallo"), ("a", "Hi")], ["score"]),
+        ({"input": "Hallo", "output": "Hi", "language_pair": "de-en"},
+         [("u", "Translate from de to en:\n\nHallo"), ("a", "Hi")], []),
+        ({"input": "Hallo", "output": "Hi", "language": "de"}, [("u", "Hallo"), ("a", "Hi")], ["language"]),
+        ({"translation": {"language": ["de", "en"], "translation": ["Hallo", "Hi"]}},
+         [("u", "Translate from de to en:\n\nHallo"), ("a", "Hi")], []),
+        ({"question": "Who?", "contexts": ["Ada bakes.", "She sells."], "answer": {"value": "Ada", "aliases": []}},
+         [("u", "Ada bakes.\n\nShe sells.\n\nWho?"), ("a", "Ada")], ["answer.aliases"]),
+        ({"question": "Who?", "answers": [{"text": "Ada", "answer_start": 0}]},
+         [("u", "Who?"), ("a", "Ada")], ["answers.answer_start"]),
+        ({"messages": [{"role": "user", "from": None, "content": None, "value": "Hi"}, HI[1]], "problem": "Hi"},
+         ASKED, ["problem", "messages[].from", "messages[].content"]),
+        ({"human": "Hi", "bot": "Hello"}, ASKED, []),
     ],
     ids=lambda value: "/".join(value) if isinstance(value, dict) else "",
 )  # fmt: skip
@@ -127,6 +143,28 @@ def test_turns_by_themselves_are_chats():
     assert [chat(read(named), n) for n in (0, 1)] == [ASKED, ASKED]
     table = "conversation_id,role,content\n" + "".join(f"{n},{t['role']},{t['content']}\n" for n in "ab" for t in HI)
     assert len(read(table, "a.csv").rows) == 2
+
+
+def test_translations_go_one_way_whatever_comes_first_in_a_row():
+    reading = read([{"translation": {"en": "Hi", "de": "Hallo"}}, {"translation": {"de": "Ja", "en": "Yes"}}])
+    assert [chat(reading, n)[1] for n in (0, 1)] == [("a", "Hallo"), ("a", "Ja")]
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "learned"),
+    [
+        ("answers", "{'text': array(['Ada', 'She'], dtype=object), 'answer_start': array([0, 1], dtype=int32)}", "Ada"),
+        ("answers", "{'text': ['Ada'], 'answer_start': [0]}", "Ada"),
+        ("answers", "['Ada', 'She']", "Ada"),
+        ("answer", "['Ada', 'She']", "['Ada', 'She']"),  # which may be what is asked for
+        ("answer", '["Ada"]', '["Ada"]'),
+        ("answer", '{"name": "Ada"}', '{"name": "Ada"}'),
+    ],
+)
+def test_answers_that_a_table_holds_as_printed_values(column, cell, learned):
+    reading = read(f'question,{column}\nWho?,"{cell.replace(chr(34), chr(34) * 2)}"\n', "a.csv")
+    assert chat(reading)[1] == ("a", learned)
+    assert any("learned as they are written" in note for note in reading.notes) == learned.startswith("['")
 
 
 @pytest.mark.parametrize("dump", [json.dumps, repr])
@@ -197,7 +235,11 @@ def test_turns_of_tools_are_kept_whole(call, answer):
         ({"prompt": "a", "completion": "b", "history": [["x"]]}, "pairs of question and answer"),
         ({"chosen": "Hello", "rejected": "Go"}, "there is no question"),
         ({"translation": {"en": "Hi"}}, "two languages"),
-        ({"question": "a", "answers": {"text": []}}, "a list where text"),
+        ({"question": "a", "answers": {"text": []}}, "'answers' is an empty list: the row has no answer"),
+        ({"question": "a", "answer": "<NA>"}, "the row has no answer"),
+        ({"premise": "a", "hypothesis": "b", "label": -1}, "the row has no label"),
+        ({"source": "Hallo", "target": "Hi", "lang_pair": "German"}, "must say which way to translate"),
+        ({"source": "Hallo", "target": "Hi", "target_lang": None}, "'target_lang' holds null"),
     ],
 )
 def test_what_is_not_understood_is_refused(record, expected):

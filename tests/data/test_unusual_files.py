@@ -70,6 +70,16 @@ def test_turns_that_answer_each_other_are_chats_of_their_own() -> None:
     assert any(note.startswith("1 turns are left out") for note in reading.notes)
 
 
+def test_the_best_answer_is_taken_and_what_was_deleted_is_not() -> None:
+    turns = [("a", None, "prompter", None, False), ("b", "a", "assistant", 1, False), ("c", "a", "assistant", 0, False),
+             ("d", "a", "assistant", None, True), ("e", None, "prompter", None, True)]  # fmt: skip
+    names = ("message_id", "parent_id", "role", "rank", "deleted")
+    reading = read(*({**dict(zip(names, turn, strict=True)), "text": turn[0]} for turn in turns))
+    assert said(reading) == [("u", "a"), ("a", "c")] and len(reading.rows) == 1
+    assert any("of a lower rank" in note for note in reading.notes)
+    assert any("2 turns are left out: they are marked as deleted" in note for note in reading.notes)
+
+
 TWO = [("u", "Hi?"), ("a", "Hello.\nAll well?"), ("u", "Yes"), ("a", "Good.")]
 
 
