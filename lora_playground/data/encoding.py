@@ -46,6 +46,7 @@ class Encoded:
         moved: chats whose system text stands in the first user turn, since the template has no place for it.
         closed: chats that end with the end-of-sequence token, since the template has no end of its own.
         unended: answers that no learned token ends.
+        changed: answers that the template writes in another way than they were given.
     """
 
     examples: list[Example] = field(default_factory=list)
@@ -58,6 +59,7 @@ class Encoded:
     moved: int = 0
     closed: int = 0
     unended: int = 0
+    changed: int = 0
 
     def notes(self) -> list[str]:
         """What a person should know before a model learns from these rows."""
@@ -78,6 +80,11 @@ class Encoded:
             found.append(
                 f"{self.unended} answers are followed by no token that ends a reply: after them the model does not "
                 "learn to stop."
+            )
+        if self.changed:
+            found.append(
+                f"The model's template writes {self.changed} answers in another way than they were given, such as with "
+                "other marks or without a part; they are learned as it writes them."
             )
         return found
 
@@ -157,6 +164,7 @@ def _encode_chats(
         result.moved += one.moved
         result.closed += one.closed
         result.unended += one.unended
+        result.changed += one.changed
         rendered.append(one)
     texts = [one.text for one in rendered if one is not None]
     tokens = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True) if texts else {"input_ids": []}

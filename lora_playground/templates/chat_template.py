@@ -14,6 +14,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from lora_playground.templates import thinking_tags
+from lora_playground.templates.special_tokens import special_tokens
 
 Turn = dict[str, Any]
 Span = tuple[int, int]
@@ -56,6 +57,7 @@ class Rendered:
         unended: answers that no token ends.
         closed: whether an end-of-sequence token was put behind the text.
         moved: whether the system text was put into the first user turn.
+        changed: answers that the template writes in another way than they were given, white space aside.
     """
 
     text: str
@@ -63,6 +65,7 @@ class Rendered:
     unended: int
     closed: bool
     moved: bool
+    changed: int = 0
 
 
 def prompt(tokenizer: Any, chat: Sequence[Turn]) -> str:
@@ -85,7 +88,8 @@ def whole(tokenizer: Any, chat: Sequence[Turn]) -> Rendered:
                 and text.startswith(prompt(tokenizer, chat[:-1]))
                 and all(turn.get("weight") != 0 for turn in chat)
             ):
-                return _ended(tokenizer, known, text, tagged, moved)
+                _between_turns(tokenizer, known, chat)
+                return _ended(tokenizer, known, text, tagged, moved, changed=_changed(chat, text, tagged))
         text = _render_whole(tokenizer, chat, known)
         places = _answers(tokenizer, known, chat, text)
     except TemplateRefusal:
@@ -93,7 +97,8 @@ def whole(tokenizer: Any, chat: Sequence[Turn]) -> Rendered:
     except Exception as error:  # a template is a program of the model's authors and may raise anything
         raise TemplateRefusal(str(error)[:200] or type(error).__name__) from error
     spans = [_with_lead(known, text, place) for turn, place in places if turn.get("weight") != 0]
-    return _ended(tokenizer, known, text, spans, moved, closing=places[-1][0].get("weight") != 0)
+    changed = _changed(chat, text, [place for _, place in places])
+    return _ended(tokenizer, known, text, spans, moved, places[-1][0].get("weight") != 0, changed)
 
 
 def stop_tokens(tokenizer: Any) -> frozenset[int]:
@@ -106,8 +111,32 @@ def stop_tokens(tokenizer: Any) -> frozenset[int]:
 
 def _render(tokenizer: Any, chat: Sequence[Turn], prompt: bool = False) -> str:
     options = {"add_generation_prompt": prompt, **thinking_tags.OPTIONS}
-    text = tokenizer.apply_chat_template(list(chat), tokenize=False, **options)
+    text = tokenizer.apply_chat_template(_as_taken(tokenizer, chat), tokenize=False, **options)
     return thinking_tags.closed(text) if prompt else text
+
+
+_IN_PARTS: WeakKeyDictionary[Any, tuple[str, bool]] = WeakKeyDictionary()
+
+
+def _as_taken(tokenizer: Any, chat: Sequence[Turn]) -> list[Turn]:
+    """The chat as the template takes it: those of models that see often read a text only as the part of a turn."""
+    template, in_parts = _IN_PARTS.get(tokenizer, ("", False))
+    if template != tokenizer.chat_template:
+        in_parts = not _reads(tokenizer, _sentinel(0)) and _reads(tokenizer, _in_parts(_sentinel(0)))
+        _IN_PARTS[tokenizer] = tokenizer.chat_template, in_parts
+    return [{**turn, "content": _in_parts(turn["content"])} for turn in chat] if in_parts else list(chat)
+
+
+def _in_parts(text: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text}]
+
+
+def _reads(tokenizer: Any, content: Any) -> bool:
+    try:
+        text = tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+    except Exception:  # templates may raise anything
+        return False
+    return _sentinel(0) in text
 
 
 def _render_whole(tokenizer: Any, chat: Sequence[Turn], known: Conventions | None = None) -> str:
@@ -117,22 +146,31 @@ def _render_whole(tokenizer: Any, chat: Sequence[Turn], known: Conventions | Non
     text = _render(tokenizer, chat)
     if thinking_tags.thinks(tokenizer.chat_template):
         return thinking_tags.as_asked(text, _render(tokenizer, chat[:-1], prompt=True), chat[-1]["content"])
-    answer = chat[-1]["content"].strip()
-    if known is None or answer not in text:
+    if known is None:
         return text
     asked = _render(tokenizer, chat[:-1], prompt=True)
-    return text if text.startswith(asked) else asked + known.lead + text[text.rindex(answer) :]
+    if text.startswith(asked):
+        return text
+    place = text.rfind(chat[-1]["content"].strip())
+    if place < 0:  # the template writes it in a way of its own
+        before, _, behind = _render(tokenizer, [*chat[:-1], {**chat[-1], "content": _sentinel(0)}]).partition(
+            _sentinel(0)
+        )
+        place = len(before) if text.startswith(before) and text.endswith(behind) else -1
+    return text if place < 0 else asked + known.lead + text[place:]
 
 
 def _tagged(tokenizer: Any, chat: Sequence[Turn]) -> tuple[str, list[Span]]:
     """A chat and the spans between its generation tags."""
     if hasattr(tokenizer, "render_tagged"):
-        text, spans = tokenizer.render_tagged(chat, **thinking_tags.OPTIONS)
+        text, spans = tokenizer.render_tagged(_as_taken(tokenizer, chat), **thinking_tags.OPTIONS)
         return str(text), list(spans)
     from transformers.utils.chat_template_utils import render_jinja_template
 
     texts, found = render_jinja_template(
-        conversations=[[{key: value for key, value in turn.items() if value is not None} for turn in chat]],
+        conversations=[
+            [{key: value for key, value in turn.items() if value is not None} for turn in _as_taken(tokenizer, chat)]
+        ],
         chat_template=tokenizer.chat_template,
         return_assistant_tokens_mask=True,
         **{**tokenizer.special_tokens_map, **thinking_tags.OPTIONS},
@@ -228,16 +266,7 @@ def _answers(tokenizer: Any, known: Conventions, chat: Sequence[Turn], text: str
 
     Raises TemplateRefusal where a turn is not in the text, or an answer's place cannot be told.
     """
-    others = [{**turn, "content": _sentinel(number)} for number, turn in enumerate(chat)]
-    first, *rest = re.split(r"Zq(\d+)qZ", _render_whole(tokenizer, others, known))
-    order, between = [int(number) for number in rest[::2]], rest[1::2]
-    for number, turn in enumerate(chat):
-        if order.count(number) != 1 and (turn["role"] == "assistant" or number not in order):
-            what = "leaves out" if number not in order else "repeats"
-            raise TemplateRefusal(f"its template {what} the {turn['role']}'s turn {number + 1}")
-    said = [number for number in order if chat[number]["role"] != "system"]
-    if said != sorted(said):
-        raise TemplateRefusal("its template puts the turns into another order")
+    first, order, between = _between_turns(tokenizer, known, chat)
     places: dict[int, Span] = {}
     place = len(first) if text.startswith(first) else -1
     for number, behind in zip(order, between):
@@ -250,7 +279,44 @@ def _answers(tokenizer: Any, known: Conventions, chat: Sequence[Turn], text: str
     answers = [number for number, turn in enumerate(chat) if turn["role"] == "assistant"]
     if place != len(text):  # the template changes a content in a way of its own
         places = {number: _replaced(tokenizer, known, chat, number, text) for number in answers}
+        _refuse_made_marks(tokenizer, text, "".join([first, *between]))
     return [(chat[number], places[number]) for number in answers]
+
+
+def _between_turns(tokenizer: Any, known: Conventions, chat: Sequence[Turn]) -> tuple[str, list[int], list[str]]:
+    """(what stands before the first turn, the turns' numbers in the order of the text, what stands behind each).
+
+    Raises TemplateRefusal where a turn is missing, or they are in another order.
+    """
+    others = [{**turn, "content": _sentinel(number)} for number, turn in enumerate(chat)]
+    first, *rest = re.split(r"Zq(\d+)qZ", _render_whole(tokenizer, others, known))
+    order, between = [int(number) for number in rest[::2]], rest[1::2]
+    for number, turn in enumerate(chat):
+        if order.count(number) != 1 and (turn["role"] == "assistant" or number not in order):
+            what = "leaves out, or rewrites," if number not in order else "repeats"
+            raise TemplateRefusal(f"its template {what} the {turn['role']}'s turn {number + 1}")
+    said = [number for number in order if chat[number]["role"] != "system"]
+    if said != sorted(said):
+        raise TemplateRefusal("its template puts the turns into another order")
+    return first, order, between
+
+
+def _refuse_made_marks(tokenizer: Any, text: str, around: str) -> None:
+    """Raises TemplateRefusal where a template that rewrites contents makes a special token of what was written.
+
+    Args:
+        text: the chat. around: all that the template itself puts into it.
+    """
+    for mark in special_tokens(tokenizer):
+        if text.count(mark) > around.count(mark):
+            raise TemplateRefusal(f"its template makes the special token {mark} of what is written in it")
+
+
+def _changed(chat: Sequence[Turn], text: str, places: Sequence[Span]) -> int:
+    """How many answers the template writes in another way, white space aside."""
+    said = ["".join(turn["content"].split()) for turn in chat if turn["role"] == "assistant"]
+    shown = ["".join(text[start:end].split()) for start, end in places]
+    return sum(one not in other for one, other in zip(said, shown)) if len(said) == len(shown) else 0
 
 
 def _as_rendered(content: str, text: str, place: int, behind: str) -> str | None:
@@ -276,7 +342,13 @@ def _with_lead(known: Conventions, text: str, place: Span) -> Span:
 
 
 def _ended(
-    tokenizer: Any, known: Conventions, text: str, spans: list[Span], moved: bool, closing: bool = True
+    tokenizer: Any,
+    known: Conventions,
+    text: str,
+    spans: list[Span],
+    moved: bool,
+    closing: bool = True,
+    changed: int = 0,
 ) -> Rendered:
     """The answers with what ends them. Where the template has no end for the last one, it ends with the
     end-of-sequence token; `closing` says whether the last span is the chat's last answer."""
@@ -292,7 +364,7 @@ def _ended(
         else:
             unended += 1
         learned.append((start, end))
-    return Rendered(text, learned, unended, closed, moved)
+    return Rendered(text, learned, unended, closed, moved, changed)
 
 
 def _with_tools(tokenizer: Any, known: Conventions, chat: Sequence[Turn], text: str, moved: bool) -> Rendered:
