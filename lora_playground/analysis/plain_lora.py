@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from lora_playground.analysis.spectra import update_svd
 from lora_playground.analysis.update import Update
 
-EMBEDDINGS = ("embed_tokens", "wte", "wpe", "embed_in", "word_embeddings", "embed_positions", "tok_embeddings")
+EMBEDDINGS = ("embed_tokens", "wte", "wpe", "embed_in", "word_embeddings", "tok_embeddings")
 """Last names of modules that are embeddings, in the models that transformers has."""
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from lora_playground.analysis.adapter_file import Adapter
 from lora_playground.analysis.adapter_methods import ALONE, SHAPES
 from lora_playground.analysis.weights import Weights
-from lora_playground.errors import PlaygroundError
+from lora_playground.errors import AdapterError, PlaygroundError
 from lora_playground.models.catalogue import cached_snapshot, declared_sizes, folder_of, module_shapes
 
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
@@ -134,8 +134,14 @@ def _declared(source: str) -> Mapping[str, tuple[int, int]]:
 def _checked(folder: Path, adapter: Adapter) -> Mapping[str, tuple[int, int]]:
     """(out, in) of the base's modules, those outside its layers too where the adapter changes them.
 
-    Raises AdapterError where the adapter changes something that the base does not have.
+    Raises AdapterError where the adapter changes something that the base does not have, or a table of positions.
     """
+    for name in (*adapter.shapes, *adapter.saved, *adapter.rows):
+        if ".embed_positions" in f".{name}":
+            raise AdapterError(
+                f"the adapter changes {name}, a table of positions that its model calls with a mask rather than with "
+                "ids: no update of it is computed here, and stock PEFT fails on a LoRA of it."
+            )
     known = {name: (out, into) for name, out, into in module_shapes(folder)}
     weights = Weights(folder)
     root = next(iter(known), "model.").split(".")[0]

@@ -26,7 +26,7 @@ from lora_playground.models.loading import load_base
 from lora_playground.runs import RunStore
 
 PLACE = Path(tempfile.mkdtemp(prefix="strangers-"))
-TIED = {"llama": False, "llama-tied": True, "gemma3": True, "gpt2": True, "qwen2": True, "phi": False}
+TIED = {"llama": False, "llama-tied": True, "gemma3": True, "gpt2": True, "qwen2": True, "phi": False, "opt": True}
 
 
 @functools.cache
@@ -190,6 +190,14 @@ def test_what_is_not_understood_is_refused_by_its_field(name: str, store: RunSto
     with pytest.raises(AdapterError, match=words):
         import_adapter(store, source, base=str(base("llama")))
     assert list(store.list()) == []
+
+
+@pytest.mark.parametrize("fields", [{"target_modules": ["embed_positions"]}, {"modules_to_save": ["embed_positions"]}])
+def test_a_table_of_positions_is_refused(fields: dict, store: RunStore, tmp_path: Path) -> None:
+    """OPT's is called with a mask: stock PEFT fails on a LoRA of it."""
+    source = adapter(tmp_path / "adapter", "opt", lora(**fields))
+    with pytest.raises(AdapterError, match=r"changes model.*embed_positions.*, a table of positions"):
+        import_adapter(store, source, base=str(base("opt")))
 
 
 def edit(folder: Path, change) -> None:
