@@ -54,6 +54,9 @@ class Threads:
         if self._before:
             if len(self._times) == _STEPS or seconds > _HOPELESS * self._pace:
                 self._judge()
+        elif not self._pace and len(self._times) < _STEPS:
+            if (count := self._suitable()) < self.count:  # another run began at the same moment: no step more like this
+                self._use(count)
         elif len(self._times) == _STEPS and len(self.levels) > 1:
             pace = fmean(self._times)
             if self._clock() >= self._next or (self._pace and pace > _SLOWER * self._pace):
@@ -87,12 +90,16 @@ def levels(most: int) -> list[int]:
 
 
 class FreeCores:
-    """How many cores nobody but this process has used since the last call; at the first, in a tenth of a second."""
+    """How many cores nobody but this process has used since the last call; at the first, in a tenth of a second.
+
+    It computes in that time: two runs that begin at the same moment and slept would each take the other's core for free.
+    """
 
     def __init__(self) -> None:
         psutil.cpu_percent()
         self._since, self._used = time.monotonic(), time.process_time()
-        time.sleep(0.1)
+        while time.monotonic() < self._since + 0.1:
+            pass
 
     def __call__(self) -> float:
         since, used = self._since, self._used

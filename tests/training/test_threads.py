@@ -53,6 +53,15 @@ def test_alone_it_takes_all_cores_and_one_beside_others(cores: int) -> None:
     assert machine.count == cores
 
 
+def test_runs_that_begin_at_the_same_moment_share_the_cores_after_one_step() -> None:
+    machine = Machine()
+    machine.busy = 2
+    machine.run(1)
+    assert machine.count == 1
+    machine.run(10)
+    assert machine.count == 1 and machine.now < 20
+
+
 def test_looking_again_costs_little() -> None:
     machine = Machine(busy=1)
     machine.run(5)
