@@ -149,16 +149,16 @@ class Room:
 
 
 class Watchers:
-    """So many open pages that ask what is new once a second; hold it as a context.
+    """So many open pages that ask what is new once a second, from `watch` on; hold it as a context.
 
     Attributes:
         seconds: that each question took. errors: what went wrong.
     """
 
-    def __init__(self, room: Room, run: str, count: int) -> None:
-        self.room, self.run, self.count = room, run, count
+    def __init__(self, room: Room, count: int) -> None:
+        self.room, self.count, self.run = room, count, ""
         self.seconds, self.errors = list[float](), list[str]()
-        self._over = threading.Event()
+        self._open, self._over = threading.Barrier(count + 1, timeout=120), threading.Event()
 
     def __enter__(self) -> Watchers:
         self._threads = [threading.Thread(target=self._watch, args=(number,)) for number in range(self.count)]
@@ -166,18 +166,24 @@ class Watchers:
             thread.start()
         return self
 
+    def watch(self, run: str) -> None:
+        """All look at a run, once each has its page."""
+        self.run = run
+        self._open.wait()
+
     def __exit__(self, *_: object) -> None:
         self._over.set()
         for thread in self._threads:
             thread.join()
 
     def _watch(self, number: int) -> None:
-        self._over.wait(PERIOD * number / self.count)  # not all in the same moment
         page = http.client.HTTPConnection("127.0.0.1", self.room.port, timeout=60)
         page.request("GET", "/")
         answer = page.getresponse()
         answer.read()
         cookie = (answer.getheader("set-cookie") or "").split(";")[0]
+        self._open.wait()
+        self._over.wait(PERIOD * number / self.count)  # not all in the same moment
         have = {"list": "", "card": "", "probes": "", "curve": "0", "pictures": ""}
         while not self._over.is_set():
             began = time.monotonic()
@@ -245,9 +251,11 @@ class Rows:
 
     def watchers(self) -> Found:
         """Many pages watch a run."""
-        room, used, began = self.room, self.room.cpu(), time.monotonic()
-        id = room.train(self.given.steps, "one")
-        with Watchers(room, id, self.given.watchers) as pages:
+        room = self.room
+        with Watchers(room, self.given.watchers) as pages:
+            id = room.train(self.given.steps, "one")
+            pages.watch(id)
+            used, began = room.cpu(), time.monotonic()
             room.wait([id])
             cores = (room.cpu() - used) / (time.monotonic() - began)
         room.errors += pages.errors
@@ -282,12 +290,14 @@ class Rows:
         ids = [room.train(2 * self.given.steps, f"trainer {number}") for number in range(2)]
         while not all(room.order(jobs=True)[id][1] for id in ids):
             time.sleep(0.2)
+        cold = room.order(chat=1)  # this one waits for the chat process, which a page starts as its tab is opened
         said = room.order(chat=self.given.chats)
         room.errors += [words for words in said if isinstance(words, str)]
         training = sum(room.order(jobs=True)[id][0] == "training" for id in ids)
         room.wait(ids)
         first = [seconds for seconds in said if not isinstance(seconds, str)]
-        return {"answered": len(first), "first_token_p95": p95(first), "still_training": training}
+        found = {"answered": len(first), "first_token_p95": p95(first), "still_training": training}
+        return found | {"first_of_all": cold[0]}
 
     def people(self) -> Found:
         """Everybody trains within ten seconds, each with a seed of their own."""
