@@ -92,7 +92,7 @@ def levels(most: int) -> list[int]:
 class FreeCores:
     """How many cores nobody but this process has used since the last call; at the first, in a tenth of a second.
 
-    It computes in that time: two runs that begin at the same moment and slept would each take the other's core for free.
+    It computes in that time: of two runs that begin together and sleep, each would take the other's core for free.
     """
 
     def __init__(self) -> None:

@@ -24,7 +24,7 @@ from lora_playground.errors import PlaygroundError
 from lora_playground.jobs.supervisor import Job, Supervisor
 from lora_playground.models.sources import is_shared
 from lora_playground.plots.style import RUN_COLOURS
-from lora_playground.runs import Run, RunStore
+from lora_playground.runs import Run
 from lora_playground.runs.history import RunProgress
 from lora_playground.ui import cards, recordings, run_figures, sidebar
 from lora_playground.ui.identity import Identity
@@ -43,9 +43,9 @@ class Feed:
     """
 
     def __init__(
-        self, store: RunStore, supervisor: Supervisor, runs: RunListCache, identity: Identity, header: Callable[[], str]
+        self, supervisor: Supervisor, runs: RunListCache, identity: Identity, header: Callable[[], str]
     ) -> None:
-        self._store, self._supervisor, self._runs = store, supervisor, runs
+        self._supervisor, self._runs = supervisor, runs
         self._identity, self._header = identity, header
         self._boot = secrets.token_hex(8)
         self._kept: OrderedDict[Hashable, bytes] = OrderedDict()
@@ -114,11 +114,11 @@ class Feed:
     def _run(self, identity: str, asked: Mapping[str, str], visitor: str) -> dict[str, bytes]:
         """The parts of the run in view that are new."""
         try:
-            run = self._store.get(identity)
-            config, job, label, about = run.config(), self._runs.job(identity), run.label, run.about()
+            view = self._runs.view(identity)
         except PlaygroundError:
             return {"card": _bytes({"version": "gone", "id": identity, "state": "gone", "html": ""})}
-        progress, parts = self._store.progress(run), {}
+        run, job, label, progress = view.run, view.job, view.label, view.progress
+        parts: dict[str, bytes] = {}
         mine = not job.owner or job.owner == visitor
         by = "" if mine else self._supervisor.people.name(job.owner)
         told = self._told(job)
@@ -130,7 +130,7 @@ class Feed:
             by,
             told,
             label,
-            about.get("note"),
+            view.note,
             len(progress.messages),
             *_moving(job, progress),
         )
@@ -147,7 +147,7 @@ class Feed:
             parts["curve"] = self._once(new, lambda: run_figures.curve(progress, since))
         module, drawn = asked.get("module", ""), str(progress.changed["spectra"])
         if progress.plan and asked.get("pictures") != drawn:
-            rank = getattr(config.variant, "rank", None)
+            rank = getattr(view.config.variant, "rank", None)
             key = ("pictures", identity, drawn, module)
             parts["pictures"] = self._once(
                 key, lambda: {"version": drawn, **run_figures.pictures(progress, module, rank)}

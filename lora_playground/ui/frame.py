@@ -74,12 +74,14 @@ class Frame:
         self._exports = Exports(shell_parts["store"], Path(self._downloads.name))
         self._global = Exports(shell_parts["store"], Path(self._downloads.name), prefix="lp-fed")
         self._again = Reproduce(shell_parts["store"], Path(self._downloads.name))
+        embedded = list_models()[0]
+        self._base = f"{embedded.label.lower()} {count(embedded.parameters) if embedded.parameters else ''}".strip()
         self._run_list = RunListCache(shell_parts["store"], shell_parts["supervisor"], shell_parts["sweeps"])
         self._sweeps = SweepRoutes(shell_parts["sweeps"], identity)
         player = Player(shell_parts["home"], shell_parts["supervisor"])
         self._claims = ClaimRoutes(Trials(shell_parts["home"], shell_parts["supervisor"]), identity)
         self._lessons, self._classes = LessonRoutes(player, identity), ClassRoutes(player, identity)
-        self._feed = Feed(shell_parts["store"], shell_parts["supervisor"], self._run_list, identity, self._header)
+        self._feed = Feed(shell_parts["supervisor"], self._run_list, identity, self._header)
 
     def build(self) -> gr.Blocks:
         """The whole page as a gr.Blocks that is not launched yet."""
@@ -187,9 +189,7 @@ class Frame:
             return ""
 
     def _header(self) -> str:
-        card = list_models()[0]
-        label = f"{card.label.lower()} {count(card.parameters)}" if card.parameters else card.label.lower()
-        return sidebar.header(label, self._chat.verified, device())
+        return sidebar.header(self._base, self._chat.verified, device())
 
     def submit(self, given: dict[Any, Any], request: gr.Request) -> tuple[Any, Any, Any]:
         """Starts what the form asks for; an error stands above the button and nothing is queued."""

@@ -8,9 +8,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from lora_playground.config import RunConfig
 from lora_playground.errors import PlaygroundError
 from lora_playground.jobs.supervisor import Job, Supervisor
 from lora_playground.runs import Run, RunStore
+from lora_playground.runs.history import RunProgress
 from lora_playground.sweeps import Keeper, Sweep
 from lora_playground.ui import cards
 from lora_playground.ui.sidebar import LISTED, Entry
@@ -31,13 +33,25 @@ class RunList:
     busy: bool
 
 
+@dataclass(frozen=True)
+class View:
+    """What pages show of a run that they look at."""
+
+    run: Run
+    config: RunConfig
+    job: Job
+    label: str
+    note: str
+    progress: RunProgress
+
+
 @dataclass
 class Reading:
     """What was read in one go.
 
     Attributes:
         jobs: all of them. runs: with sweeps, of every owner ('' for nobody), newest first: in the order of their ids.
-        lines, lists: made of it so far, by run and by owner.
+        lines, lists, views: made of it so far, by run, by owner, and by the run looked at.
     """
 
     jobs: tuple[Job, ...]
@@ -45,6 +59,7 @@ class Reading:
     runs: dict[str, list[Run | Sweep]]
     lines: dict[str, Entry | None] = field(default_factory=dict)
     lists: dict[str | None, RunList] = field(default_factory=dict)
+    views: dict[str, View] = field(default_factory=dict)
 
 
 class RunListCache:
@@ -87,11 +102,16 @@ class RunListCache:
             self._now, self._at = self._read(), time.monotonic()
         return self._now
 
-    def job(self, identity: str) -> Job:
-        """The job of a run. Raises PlaygroundError where there is no such run."""
+    def view(self, identity: str) -> View:
+        """A run that pages look at, its files read once for all of them. Raises PlaygroundError where it is gone."""
         with self._lock:
-            found = self._reading().known.get(identity)
-        return found or self._supervisor.job(identity)
+            views = self._reading().views
+            if identity not in views:
+                run = self._store.get(identity)
+                job = self._now.known.get(identity) or self._supervisor.job(identity)
+                label, note, progress = run.label, run.about().get("note", ""), self._store.progress(run)
+                views[identity] = View(run, run.config(), job, label, note, progress)
+            return views[identity]
 
     def entry(self, identity: str) -> Entry | None:
         """The line of one run, for a ticked one that is too old to be listed."""

@@ -80,7 +80,7 @@ def test_a_run_outlives_the_fork_server_and_the_next_gets_another(runner, place)
 
 def test_a_run_learns_the_same_whoever_watches(runner, place, finished):
     with Supervisor(place / "home", runner, slots=1, replay=False) as supervisor:
-        feed = Feed(supervisor.runs, supervisor, RunListCache(supervisor.runs, supervisor), Identity(place), lambda: "")
+        feed = Feed(supervisor, RunListCache(supervisor.runs, supervisor), Identity(place), lambda: "")
         job = supervisor.submit(finished.config())
         over = threading.Event()
 

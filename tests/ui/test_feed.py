@@ -34,7 +34,7 @@ def house(tmp_path, monkeypatch):
         people=People(tmp_path),
         limits=Limits(running=1),
     )
-    feed = Feed(store, supervisor, RunListCache(store, supervisor), identity, lambda: "<header>")
+    feed = Feed(supervisor, RunListCache(store, supervisor), identity, lambda: "<header>")
     client = TestClient(Starlette(routes=[feed.route()]))
 
     def ask(mine: bool = True, **have):
@@ -123,7 +123,7 @@ def test_each_sees_their_own_runs_and_everyone_s_with_names_when_asked(house):
 
 
 def test_who_waits_for_their_own_limit_is_told_so(house, monkeypatch):
-    waiting = house.feed._store.create(RunConfig())
+    waiting = house.supervisor.runs.create(RunConfig())
     jobs = [house.job, Job(waiting.id, house.owner, "queued", 1, "next", 0.0, position=1, eta=30.0)]
     monkeypatch.setattr(house.supervisor, "jobs", lambda: jobs)
     monkeypatch.setattr(house.supervisor, "job", lambda id: jobs[1])
