@@ -44,6 +44,7 @@ def house(tmp_path, monkeypatch):
     return SimpleNamespace(
         ask=ask,
         run=run,
+        store=store,
         feed=feed,
         client=client,
         people=supervisor.people,
@@ -123,7 +124,7 @@ def test_each_sees_their_own_runs_and_everyone_s_with_names_when_asked(house):
 
 
 def test_who_waits_for_their_own_limit_is_told_so(house, monkeypatch):
-    waiting = house.supervisor.runs.create(RunConfig())
+    waiting = house.store.create(RunConfig())
     jobs = [house.job, Job(waiting.id, house.owner, "queued", 1, "next", 0.0, position=1, eta=30.0)]
     monkeypatch.setattr(house.supervisor, "jobs", lambda: jobs)
     monkeypatch.setattr(house.supervisor, "job", lambda id: jobs[1])
