@@ -62,10 +62,9 @@ VARIANT = SliceStart(
         paper="Wang et al., MiLoRA: Harnessing Minor Singular Components for Parameter-Efficient LLM Finetuning, 2024",
         url="https://arxiv.org/abs/2406.09044",
         notes="Position 0 is PiSSA's start and 1 MiLoRA's. What is forgotten over the position is said to be U-shaped "
-        "(arXiv 2602.03493). W is not rewritten: the start is subtracted beside it. The learning rate is PiSSA's, not "
-        "swept by itself.",
+        "(arXiv 2602.03493). W is not rewritten: the start is subtracted beside it.",
     ),
-    learning_rate=8e-4,
+    learning_rate=3.2e-3,
     bits=(16,),
     memory=Memory(frozen=1),
     work=Work(frozen=4),
