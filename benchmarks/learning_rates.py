@@ -96,6 +96,7 @@ def sweep(given: argparse.Namespace) -> None:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The Markdown page."""
+    newest = {VARIANTS[row["variant"]].label for row in rows if row["base"] == rows[-1]["base"]}
     settings = sorted({(row["dataset"], row["steps"], row["tokens"]) for row in rows})
     told = "; ".join(f"dataset {data}, {steps} steps of {tokens} tokens" for data, steps, tokens in settings)
     out = [
@@ -109,7 +110,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         "These trainings are short, and longer ones stand lower rates: LoRA's best here is four times its default,",
         "with which runs of some 250 steps of 256 tokens are good. So the default on the embedded model is a quarter",
         "of the best, where it was lower before; DeLoRA's, whose best lies below the old default, is that best;",
-        "else it stayed. Other bases have rates of their own. All on the base before the shipped one (stages 1 to 11).",
+        "else it stayed. Other bases have rates of their own. On the base before the shipped one (stages 1 to 11), but",
+        f"for {', '.join(sorted(newest))}, swept on the newest.",
         "",
         "| Variant | Size | Default rate | Loss by rate |",
         "|---|---|--:|---|",

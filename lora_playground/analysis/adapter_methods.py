@@ -190,7 +190,7 @@ METHODS = {
         ranked=False,
     ),
     "HRA": Method("HRA", ("hra_u",), WEIGHTS, {"apply_GS": switch}, "hra"),
-    "HIRA": Method("HiRA", ("hira_A", "hira_B"), WEIGHTS),
+    "HIRA": Method("HiRA", ("hira_A", "hira_B"), WEIGHTS, variant="hira"),
     "ROAD": Method(
         "RoAd",
         ("road_theta", "road_alpha"),

@@ -24,7 +24,7 @@ from lora_playground.variants import VARIANTS
 CASES = [(name, kind) for name in VARIANTS for kind in ("llama", "gpt2") if name != "full" and supports(name, kind)]
 # What PEFT's file holds of each, from the methods' definitions: not listed are those whose file alone tells ΔW.
 NEEDS = dict.fromkeys(("vera", "randlora", "fourierft", "shira", "miss"), SHAPES)
-NEEDS |= dict.fromkeys(("ia3", "oft", "boft", "hra"), WEIGHTS)
+NEEDS |= dict.fromkeys(("ia3", "oft", "boft", "hra", "hira"), WEIGHTS)
 
 
 def read(name: str, kind: str) -> list:

@@ -70,7 +70,7 @@ def test_hra_wants_an_even_rank(rank):
     refused({"name": "hra", "rank": rank}, "variant.rank", str(rank), "even", str(rank + 1))
 
 
-@pytest.mark.parametrize("name", [name for name in RANKED if VARIANTS[name].low_rank or name == "randlora"])
+@pytest.mark.parametrize("name", [name for name in RANKED if VARIANTS[name].low_rank or name in ("randlora", "hira")])
 def test_a_rank_above_the_smallest_side_names_the_module_and_the_most_there_can_be(name):
     variant = VARIANTS[name]
     config = variant.config(rank=18)
