@@ -252,4 +252,4 @@ def _targets(data: Mapping[str, Any]) -> dict[str, Any]:
     whole = layers if isinstance(layers, list) else [layers]
     if layers is not None and not all(type(one) is int for one in whole):
         raise AdapterError(f"{CONFIG}: layers_to_transform is {brief(layers)}; it must be a list of layers' numbers.")
-    return {**found, "layers_to_transform": layers, "layers_pattern": _names("layers_pattern", pattern) or None}
+    return {**found, "layers_to_transform": layers, "layers_pattern": _names("layers_pattern", pattern or None) or None}

@@ -210,6 +210,26 @@ def renamed(folder: Path, change) -> None:
     save_file({change(key): value for key, value in load_file(str(path)).items()}, str(path), metadata={"format": "pt"})
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"layers_pattern": "", "enable_lora": None, "merge_weights": False}, {"target_modules": None}],
+    ids=["as PEFT once wrote them", "modules not named"],
+)
+def test_configs_of_other_versions(settings: dict, store: RunStore, tmp_path: Path) -> None:
+    plain = load(base("llama"))
+    source = adapter(tmp_path / "adapter", "llama", lora(lora_alpha=12))
+    renamed(source, lambda key: key.replace(".weight", ".default.weight"))
+    wanted = logits(
+        with_peft(load(base("llama")), adapter(tmp_path / "same", "llama", lora(lora_alpha=12))), prompts(plain)
+    )
+    edit(source, lambda known: known | settings)
+    run = import_adapter(store, source, base=str(base("llama"))).run
+    host = load_base(ModelConfig(source=str(base("llama"))), device="cpu", dtype="float32")
+    decoder = Decoder(host.model, host.tokenizer)
+    placed = RowUpdate(decoder.adapter(load_updates(run.update_path)))
+    assert difference(decoder.logits(prompts(plain)[0].tolist(), placed).float(), wanted) < TOLERANCE
+
+
 def test_tensors_for_which_peft_finds_no_place_are_refused_by_name(store: RunStore, tmp_path: Path) -> None:
     source = adapter(tmp_path / "adapter", "llama", lora())
     cases = {
