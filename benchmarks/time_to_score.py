@@ -172,8 +172,9 @@ def trl(given: argparse.Namespace, dataset: str, seed: int, watch: Watch, **opti
 
     with tempfile.TemporaryDirectory() as folder:
         config = SFTConfig(
-            output_dir=folder, assistant_only_loss=True, bf16=probe().dtype == "bfloat16", seed=seed, report_to=[], save_strategy="no",
-            disable_tqdm=True, use_cpu=not torch.cuda.is_available(), max_steps=watch.most, **options,
+            output_dir=folder, assistant_only_loss=True, bf16=probe().dtype == "bfloat16", seed=seed, report_to=[],
+            save_strategy="no", disable_tqdm=True, use_cpu=not torch.cuda.is_available(), max_steps=watch.most,
+            **options,
         )  # fmt: skip
         lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
         trainer = Counting(
@@ -242,7 +243,8 @@ def compare(given: argparse.Namespace, table: Table, dataset: str) -> list[dict[
 
     best, least = SWEEP[0], (True, math.inf)
     for options in SWEEP:
-        trial = peer(f"sweep {json.dumps(options)}", given.seeds[0], TUNED | options, math.inf if least[0] else least[1])
+        seconds = math.inf if least[0] else least[1]  # once one arrived, no other need take longer
+        trial = peer(f"sweep {json.dumps(options)}", given.seeds[0], TUNED | options, seconds)
         point, arrived = trial.arrival(target)
         cost = (not arrived, point[2] if arrived else -point[3])
         if cost < least:
