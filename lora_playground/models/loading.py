@@ -6,6 +6,7 @@ It knows nothing of variants, data or runs. Code that comes with a model is neve
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -142,12 +143,22 @@ def load_tokenizer(folder: Path) -> tuple[Any, bool]:
         tokenizer.pad_token = tokenizer.eos_token
     if isinstance(tokenizer.chat_template, dict):  # several, by name
         tokenizer.chat_template = tokenizer.chat_template.get("default")
+    tokenizer.chat_template = tokenizer.chat_template or template_beside(folder)
     own = bool(tokenizer.chat_template)
     if not own:
         tokenizer.chat_template = FALLBACK_TEMPLATE
     if rows is not None:
         _require_rows(tokenizer, rows, folder)
     return tokenizer, own
+
+
+def template_beside(folder: Path) -> str:
+    """The template in chat_template.json, where models that see had theirs once and tokenizers do not look; or ''."""
+    try:
+        found = json.loads((folder / "chat_template.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return ""
+    return str(found.get("chat_template") or "") if isinstance(found, dict) else ""
 
 
 def _require_rows(tokenizer: Any, rows: int, folder: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_playground.errors import ModelError
-from lora_playground.models.loading import FALLBACK_TEMPLATE
+from lora_playground.models.loading import FALLBACK_TEMPLATE, template_beside
 from lora_playground.templates.rendering import render
 
 _NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
@@ -94,7 +94,7 @@ def _template(folder: Path, settings: dict[str, Any]) -> str:
     if isinstance(given, list):
         named = {one["name"]: one["template"] for one in given}
         given = named.get("default", "")
-    return str(given or "")
+    return str(given or template_beside(folder))
 
 
 def _content(token: Any) -> str:

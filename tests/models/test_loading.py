@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from lora_playground.config import ModelConfig
 from lora_playground.errors import ModelError
 from lora_playground.models import loading, precision
+from lora_playground.models.plain_tokenizer import PlainTokenizer
 from lora_playground.models.remarks import remarks
 
 
@@ -189,6 +190,21 @@ def test_weights_that_are_missing_are_not_made_up(tmp_path, what):
         kind.from_pretrained(folder).save_pretrained(folder)
     with pytest.raises(ModelError, match=r"holds no .*(lm_head|up_proj|cls).*, which a causal language model needs"):
         _load(folder)
+
+
+def test_a_template_in_a_file_of_its_own_that_tokenizers_do_not_read(tmp_path):
+    folder = make_checkpoint(tmp_path / "m", "llama")
+    for path in folder.glob("chat_template*"):
+        path.unlink()
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings.pop("chat_template", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": PLAIN_TEMPLATE}))
+    base = _load(folder)
+    assert base.own_template and base.tokenizer.chat_template == PLAIN_TEMPLATE
+    assert PlainTokenizer(folder).chat_template == PLAIN_TEMPLATE
+    (folder / "chat_template.json").write_text("[")
+    assert not _load(folder).own_template
 
 
 def test_of_several_templates_the_default_one_is_taken(tmp_path):
