@@ -3,7 +3,7 @@
 lp.pictures = (() => {
   "use strict";
   const { make } = window.lp;
-  const NS = "http://www.w3.org/2000/svg", W = 340, H = 220, BOX = { l: 44, r: 14, t: 12, b: 40 };
+  const NS = "http://www.w3.org/2000/svg", W = 340, H = 220, BOX = { l: 44, r: 14, t: 26, b: 40 };
 
   function svg(tag, attributes, ...children) {
     const node = document.createElementNS(NS, tag);
@@ -34,6 +34,7 @@ lp.pictures = (() => {
       root.append(svg("text", { class: "tick", x: BOX.l - 6, y: y(value) + 4, "text-anchor": "end" }, said(value, axis.unit)));
     }
     x.forEach((value, i) => root.append(svg("text", { class: "tick", x: place(i), y: H - BOX.b + 18, "text-anchor": "middle" }, String(value))));
+    root.append(svg("text", { class: "name", x: 4, y: 12 }, axis.label));
     if (xLabel) root.append(svg("text", { class: "name", x: (BOX.l + W - BOX.r) / 2, y: H - 4, "text-anchor": "middle" }, xLabel));
     return root;
   }

@@ -108,7 +108,9 @@ lp.lesson = (() => {
   function mark(id, seen = false) {
     clearTimeout(marking);
     if (!view || view.control !== id) return;
-    const node = document.getElementById(id), there = Boolean(node && node.offsetParent);
+    const node = document.getElementById(id);
+    if (node && !seen) lp.unfold(node);
+    const there = Boolean(node && node.offsetParent);
     if (there) {
       marked = node;
       node.classList.add("lp-marked");
@@ -232,7 +234,7 @@ lp.lesson = (() => {
     const rows = lines.map((row) => make("tr", {}, make("th", { scope: "row" }, row.title), ...row.cells.map((cell) => make("td", { class: cell.unusual ? "odd" : "", title: cell.stored ? `${cell.stored} when this lesson was written${cell.unusual ? "; yours differs by more than seeds explain" : ""}` : "" }, cell.text === null ? make("span", { class: "stored" }, cell.stored ? `(${cell.stored})` : "–") : cell.text))));
     const odd = view.rows.some((row) => row.cells.some((cell) => cell.unusual));
     return [view.waiting ? (view.rows.some((row) => row.cells.some((cell) => cell.text !== null)) ? make("p", { class: "lp-note", "aria-live": "polite" }, view.waiting) : toRuns(view.waiting)) : null,
-      large(make("div", { class: "lp-lesson-table", tabindex: "0", role: "region", "aria-label": view.title }, make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)))),
+      large(make("div", { class: "lp-lesson-table", tabindex: "0", role: "region", "aria-label": view.title }, make("table", { class: lines.every((line) => line.title.length < 18) ? "short" : "" }, make("thead", {}, head), make("tbody", {}, ...rows)))),
       odd ? make("p", { class: "lp-note" }, "Underlined: further from what came out when this lesson was written than other seeds explain.") : null].filter(Boolean);
   }
 

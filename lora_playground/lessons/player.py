@@ -99,7 +99,7 @@ class Player:
 
     def _show(self, lesson: Lesson, attempt: Attempt, step: Show, figures: Figures, visitor: str) -> tuple[View, bool]:
         ids = self.runs.visible(lesson, attempt, step.runs)
-        missing = [lesson.runs[key].title for key in step.runs if key not in ids]
+        missing = [lesson.runs[key].short_title for key in step.runs if key not in ids]
         return {
             "tab": step.tab, "runs": list(ids.values()), "control": step.control, "use": step.use,
             "missing": missing, "runs_at": _place_of_runs(lesson),
@@ -124,7 +124,7 @@ class Player:
         waiting = self._begin_cuts(attempt, wanted)
         measured = self.measuring.all(wanted, attempt.runs)
         rows = [
-            {"title": lesson.runs[key].title.removeprefix("Lesson: "),
+            {"title": lesson.runs[key].short_title,
              "cells": [_cell(quantity, measured.get(quantity), figures) for quantity in quantities[key]]}
             for key in step.runs
         ]  # fmt: skip
@@ -224,7 +224,7 @@ class Player:
                 return True, ""
             told = ", ".join(
                 f"{one.label} {written(value, one.unit)}"
-                + ("" if one.run == "mine" else f" of {lesson.runs[one.run].title}")
+                + ("" if one.run == "mine" else f" of {lesson.runs[one.run].short_title}")
                 for one, value in measured.items()
             )
             said = f"{run.label} is of the kind asked for, but not there yet: {told}. Try another one."

@@ -41,6 +41,11 @@ class RunPart(Part):
     config: dict[str, Any]
     hidden: bool = False
 
+    @property
+    def short_title(self) -> str:
+        """The title without the word that only the list of runs needs."""
+        return self.title.removeprefix("Lesson: ")
+
     def run_config(self) -> RunConfig:
         """The validated config, with the title. Raises ConfigError."""
         return RunConfig.parse({**self.config, "title": self.title})
