@@ -13,14 +13,11 @@ from lora_playground.config import ModelConfig
 from lora_playground.errors import ChatError
 from lora_playground.machine import memory
 from lora_playground.machine.device import cores
-from lora_playground.models.catalogue import folder_of, parameter_count
+from lora_playground.models.catalogue import SMALL, folder_of, parameter_count
 from lora_playground.models.precision import bounded, pick_device, torch_dtype
 
 RESERVE = 400_000_000
 """Bytes beside the weights: keys and values of the conversations, buffers of the arithmetic."""
-SMALL = 50_000_000
-"""Parameters up to which a model on a processor is small: read in float32, by one thread. Few rows take no
-longer in float32 than in bfloat16, and a thread that waits for another beside a training run waits for long."""
 
 
 def _is_small(config: ModelConfig, device: str) -> bool:

@@ -30,6 +30,10 @@ REBUILD = "python -m tools.embedded_model.tokenizer && python -m tools.embedded_
 UNKNOWN = "unknown"
 """The `model.source` of an imported adapter whose base model is not known."""
 
+SMALL = 50_000_000
+"""Parameters up to which a model on a processor is small: in the chat it is read in float32, by one thread. Few rows
+take no longer in float32 than in bfloat16, and a thread that waits for another beside a training run waits for long."""
+
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _BLOCK = re.compile(r"^(?:(?P<prefix>.+)\.)?(?P<list>layers|h|blocks|block)\.(?P<number>\d+)\.(?P<rest>.+)\.weight$")
 _MAMBA = {"bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "mamba", "mamba2", "nemotron_h", "zamba2"}

@@ -9,10 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_playground.evaluation import METRICS
+from lora_playground.models.catalogue import SMALL
 from lora_playground.runs.history import RunProgress
 from lora_playground.ui.words import PHASES, count, duration, escape, percent, rough, share, significant, size, span
 
 ORDER = ("loading", "training", "saving", "evaluating")
+_ROUNDED = (
+    "These answers are computed in bfloat16, the number type it is trained in. Chat computes a small model in float32, "
+    "so a word can come out differently there."
+)
 
 
 def error(text: str) -> str:
@@ -117,7 +122,11 @@ def probes(told: RunProgress) -> str:
             f'<article class="lp-probe"><div class="q">{escape(answer["prompt"])}</div>'
             f'<div class="a"><span class="w">base model</span>{escape(answer["answer"])}</div>{later}</article>'
         )
-    return f'<div class="lp-probes" aria-label="Watch it learn">{"".join(parts)}</div>'
+    plan = told.plan
+    rounded = plan.get("precision") == "bfloat16" and plan.get("device") == "cpu"
+    rounded &= plan.get("total_parameters", SMALL + 1) <= SMALL
+    note = f'<p class="lp-note">{_ROUNDED}</p>' if rounded else ""
+    return f'<div class="lp-probes" aria-label="Watch it learn">{"".join(parts)}</div>{note}'
 
 
 def _how_sure(score: Mapping[str, Any]) -> str:

@@ -103,6 +103,17 @@ def test_everything_from_outside_is_escaped():
         assert "alert(1)" in text
 
 
+def test_answers_in_another_number_type_than_chats_say_so():
+    said = {}
+    for precision, size in (("bfloat16", 6_000_000), ("float32", 6_000_000), ("bfloat16", 600_000_000)):
+        progress = RunProgress()
+        plan = {"type": "plan", "steps": 5, "device": "cpu", "precision": precision, "total_parameters": size}
+        for event in (plan, {"type": "probe", "step": 0, "answers": [{"prompt": "Who?", "answer": "I."}]}):
+            progress.take(event)
+        said[precision, size] = "bfloat16" in cards.probes(progress)
+    assert list(said.values()) == [True, False, False]
+
+
 def test_every_option_becomes_an_input_that_gives_the_default_back():
     for option in options(RunConfig):
         component = forms.field(option)
