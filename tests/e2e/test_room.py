@@ -6,6 +6,28 @@ import signal
 from tests.e2e.conftest import Server, guarded
 from tests.e2e.steps import open_advanced, points, set_number, status, until
 
+PLOT = "document.querySelector('#lp-loss .js-plotly-plot')"
+
+
+def zoomed(page):
+    """Zooms into the loss by a drag of the mouse; returns the ranges of both axes."""
+    page.locator("#lp-loss").hover()
+    page.locator('#lp-loss .modebar-btn[data-attr="dragmode"][data-val="zoom"]').click()
+    box = page.locator("#lp-loss .nsewdrag").bounding_box()
+    page.mouse.move(box["x"] + 0.1 * box["width"], box["y"] + 0.2 * box["height"])
+    page.mouse.down()
+    for part in (0.2, 0.3, 0.4):  # slowly, so that points come in meanwhile
+        page.mouse.move(box["x"] + part * box["width"], box["y"] + 1.5 * part * box["height"])
+        page.wait_for_timeout(600)
+    page.mouse.up()
+    return ranges(page)
+
+
+def ranges(page):
+    return page.evaluate(
+        f"(() => {{ const {{ xaxis, yaxis }} = {PLOT}.layout; return [xaxis.range, yaxis.range]; }})()"
+    )
+
 
 def train(page, server, steps):
     """Starts a run of so many small steps; returns its id."""
@@ -49,8 +71,16 @@ def test_two_people_each_with_their_own_runs(browser, chromium, tmp_path):
                 until(bob, lambda: "Started by Ada <b>" in status(bob), "whose run it is")
                 assert not bob.locator("#lp-stop").is_visible()
                 assert listed(ada) == [long]
-            drawn = len(points(ada, "lp-loss"))
-            until(ada, lambda: len(points(ada, "lp-loss")) > drawn, "the run to go on without Bob")
+            drawn, before = len(points(ada, "lp-loss")), ranges(ada)
+            assert before[0] == [0, 20_000], "the run's own plot, no recording"
+            zoom = zoomed(ada)
+            assert 0 < zoom[0][0] < zoom[0][1] < 20_000 and zoom[1] != before[1]
+            ada.evaluate(
+                f"(() => {{ window.times = 0; {PLOT}.on('plotly_afterplot', () => {{ window.times += 1; }}); }})()"
+            )
+            until(ada, lambda: ada.evaluate("window.times") >= 10, "ten updates")
+            assert len(points(ada, "lp-loss")) > drawn, "the run goes on without Bob"
+            assert ranges(ada) == zoom, "the zoom stays while points come in"
             asked = []
             ada.on("request", lambda request: asked.append(request.url) if "/live?" in request.url else None)
             hide = "(hidden) => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true }); "
