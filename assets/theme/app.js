@@ -176,24 +176,46 @@ window.lp = (() => {
     link.remove();
   }
 
-  // On a phone the sections of a long tab are folded but for the first: a touch on a heading opens or closes its own.
+  // The sections of a long tab open and close by their headings, and a person finds them again as they were left. At first
+  // those are closed that say so (data-fold; "pair": unless two runs are ticked), on a phone all.
+  let opened = {};
+  try { opened = JSON.parse(localStorage.getItem("lp-sections")) || {}; } catch { /* private window, or nothing kept */ }
+  const closed = (heading) => heading.dataset.fold !== undefined && !(heading.dataset.fold === "pair" && window.lp.live.where().runs.filter(Boolean).length > 1);
   function folds() {
     const narrow = window.innerWidth <= 860;
     for (const heading of document.querySelectorAll("#lp-tab-spectrum .lp-section")) {
-      const block = heading.closest(".block");
-      if (!block || !block.parentElement) continue;
-      if (heading.dataset.open === undefined) {
-        heading.dataset.open = "no";
-        const turn = () => { if (window.innerWidth <= 860) { heading.dataset.open = heading.dataset.open === "no" ? "yes" : "no"; folds(); } };
+      const open = narrow ? heading.dataset.open === "yes" : (opened[nameOf(heading)] ?? !closed(heading));
+      if (!heading.hasAttribute("role")) {
+        heading.setAttribute("role", "button");
+        heading.tabIndex = 0;
+        const turn = () => fold(heading, heading.getAttribute("aria-expanded") !== "true");
         heading.addEventListener("click", turn);
         heading.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); turn(); } });
       }
-      if (narrow) { heading.setAttribute("role", "button"); heading.tabIndex = 0; heading.setAttribute("aria-expanded", String(heading.dataset.open === "yes")); }
-      else { heading.removeAttribute("role"); heading.removeAttribute("tabindex"); heading.removeAttribute("aria-expanded"); }
-      for (let next = block.nextElementSibling; next && !next.querySelector(".lp-section"); next = next.nextElementSibling) {
-        next.toggleAttribute("data-folded", narrow && heading.dataset.open === "no");
-      }
+      heading.setAttribute("aria-expanded", String(open));
+      for (const part of below(heading)) part.toggleAttribute("data-folded", !open);
     }
+  }
+  const nameOf = (heading) => heading.firstChild.textContent.trim();
+  function fold(heading, open) {
+    heading.dataset.open = open ? "yes" : "no";
+    if (window.innerWidth > 860) {
+      opened[nameOf(heading)] = open;
+      try { localStorage.setItem("lp-sections", JSON.stringify(opened)); } catch { /* private window */ }
+    }
+    folds();
+  }
+  // The parts of a section: what follows its heading, up to the next heading or a part that folds by itself.
+  function below(heading) {
+    const found = [], block = heading.closest(".block");
+    for (let next = block && block.nextElementSibling; next && !next.querySelector(".lp-section") && !next.matches(".lp-fold"); next = next.nextElementSibling) found.push(next);
+    return found;
+  }
+  // Opens the section in which a node is hidden.
+  function unfold(node) {
+    const part = node.closest("[data-folded]");
+    const heading = part && [...document.querySelectorAll("#lp-tab-spectrum .lp-section")].find((one) => below(one).includes(part));
+    if (heading) fold(heading, true);
   }
   setInterval(folds, 700);
 
@@ -204,10 +226,23 @@ window.lp = (() => {
       if (plot && plot.layout && window.Plotly && contentRect.width > 0) window.Plotly.Plots.resize(plot);
     }
   });
+  // On a projector the letters of plots are larger. It is Plotly that is told, since it makes the room that they need.
+  const projector = window.matchMedia("(min-width: 1800px) and (min-height: 900px)"), SMALL = 13, LARGER = 1.25;
+  function enlarge(plot) {
+    const { layout, data } = plot;
+    if (!projector.matches || !layout || !layout.font || layout.font.size !== SMALL) return;
+    const changes = { "font.size": 16, "title.font.size": 19, "legend.font.size": 15, "hoverlabel.font.size": 16 };
+    for (const name of Object.keys(layout)) if (/^[xy]axis\d*$/.test(name)) changes[`${name}.title.font.size`] = 16;
+    (layout.annotations || []).forEach((one, i) => { if (one.font && one.font.size) changes[`annotations[${i}].font.size`] = one.font.size * LARGER; });
+    window.Plotly.relayout(plot, changes);
+    const written = data.map((_, i) => i).filter((i) => data[i].type !== "heatmap" && data[i].textfont && data[i].textfont.size);
+    if (written.length) window.Plotly.restyle(plot, { "textfont.size": written.map((i) => data[i].textfont.size * LARGER) }, written);
+  }
   setInterval(() => {
+    for (const plot of document.querySelectorAll(".js-plotly-plot")) if (!plot.lpLetters && plot.on) { plot.lpLetters = true; plot.on("plotly_afterplot", () => enlarge(plot)); enlarge(plot); }
     for (const node of document.querySelectorAll(".lp-plot:not([data-fitted])")) { node.dataset.fitted = ""; fitted.observe(node); }
   }, 500);
 
   recall();
-  return { make, clip, open, fetch: fetchFile, url, flip, form, acts, endpoints, copies, points, reveal, onceNonce, tip, recall };
+  return { make, clip, open, fetch: fetchFile, url, flip, form, acts, endpoints, copies, points, reveal, onceNonce, tip, recall, unfold };
 })();

@@ -43,7 +43,7 @@ def square_figure(
     }
     title = "Shared directions φ(i, j)" + (f" · {html.escape(short_name(module))}" if module else "")
     x = axis(f"first j directions of {two}", dark, showgrid=False, tickformat="d")
-    y = axis(f"first i directions of {one}", dark, showgrid=False, tickformat="d")
+    y = axis(f"first i directions<br>of {one}", dark, showgrid=False, tickformat="d")
     x["title"]["font"]["color"], y["title"]["font"]["color"] = second[1], first[1]
     for side, length in ((x, shown.shape[1]), (y, shown.shape[0])):
         side["range"] = [0.5, length + 0.5]

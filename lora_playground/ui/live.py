@@ -46,11 +46,11 @@ def build(exports: Exports) -> Live:
     with gr.Column(elem_id="lp-pictures"):
         with gr.Row(elem_classes="lp-plots", equal_height=False):
             for name in ("loss", "map"):
-                with gr.Column(min_width=300):
+                with gr.Column(min_width=320):
                     filled(f"lp-{name}", elem_classes="lp-plot")
                     filled(f"lp-{name}-words", elem_classes="lp-words")
         with gr.Row(elem_classes="lp-plots", equal_height=False):
-            with gr.Column(min_width=300):
+            with gr.Column(min_width=320):
                 filled("lp-scree", elem_classes="lp-plot")
                 filled("lp-scree-words", elem_classes="lp-words")
             with gr.Column(min_width=200, elem_id="lp-module-column"):

@@ -140,6 +140,8 @@ def picture(elem_id: str) -> tuple[gr.Plot, gr.HTML]:
     return plot, gr.HTML("", apply_default_css=False, elem_classes="lp-words", elem_id=f"{elem_id}-words")
 
 
-def heading(title: str, small: str) -> None:
-    """A section's title."""
-    gr.HTML(f'<h2 class="lp-section">{title} <small>{small}</small></h2>', apply_default_css=False)
+def heading(title: str, small: str, folded: str | None = None) -> None:
+    """A section's title. In a tab whose sections open and close, those with `folded` are closed at first: "yes", or
+    "pair" where they open once two runs are ticked."""
+    fold = f' data-fold="{folded}"' if folded else ""
+    gr.HTML(f'<h2 class="lp-section"{fold}>{title} <small>{small}</small></h2>', apply_default_css=False)

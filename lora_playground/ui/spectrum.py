@@ -61,6 +61,7 @@ class SpectrumTab:
                     self.map, self.map_words = picture("lp-spec-map")
                 with gr.Column(min_width=300):
                     self.scree, self.scree_words = picture("lp-spec-scree")
+            heading("Directions as pictures", "what one of them does, and how they add up", folded="yes")
             self.directions, self.directions_words = picture("lp-spec-directions")
             self._base()
             self._pair()
@@ -97,7 +98,7 @@ class SpectrumTab:
         self.controls = Controls(focus, module, measure, log, step, play)
 
     def _pair(self) -> None:
-        heading("Beside another adapter", "do they use the same directions?")
+        heading("Beside another adapter", "do they use the same directions?", folded="pair")
         self.alone = gr.HTML(note("Tick a second run in the list to lay its directions beside this one's."),
                              apply_default_css=False, elem_id="lp-spec-alone")  # fmt: skip
         with gr.Column(elem_id="lp-spec-pair") as self.pair_body:
@@ -119,7 +120,7 @@ class SpectrumTab:
                 self.overlap, self.overlap_words = picture("lp-spec-overlap")
 
     def _base(self) -> None:
-        heading("The update and its base", "what it makes louder, and what is new")
+        heading("The update and its base", "what it makes louder, and what is new", folded="yes")
         with gr.Row(elem_classes="lp-spec-controls", equal_height=False):
             self.base_side = Radio(
                 [(label.replace("it", "ΔW", 1), side) for label, side in reversed(SIDES)], value="left",

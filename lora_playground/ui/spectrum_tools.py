@@ -66,7 +66,7 @@ class Tools:
 
     def build(self) -> None:
         """Makes the parts where it is called."""
-        heading("Cut and ask again", "keep only some directions of every module")
+        heading("Cut and ask again", "keep only some directions of every module", folded="yes")
         with gr.Row(elem_classes="lp-spec-controls", equal_height=False):
             self.mode = Radio(MODES, value="all", label="Keep", elem_classes="lp-chips", elem_id="lp-spec-mode")
             self.k = Slider(0, 8, value=1, step=1, label="k", visible=False, buttons=[], elem_id="lp-spec-k")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.camera import SETTLE, app_in_a_browser, keep, open_page
-from tests.e2e.steps import points, set_number, until
+from tests.e2e.steps import open_sections, points, set_number, until
 
 PICTURES = ("map", "scree", "square", "overlap", "amplified", "aligned", "intruders", "energy", "curve")
 
@@ -30,6 +30,7 @@ def main() -> None:
             size = (390, 844) if look == "phone" else (1280, 720)
             page = open_page(browser, f"{server.url}?tab=spectrum&runs={given.runs}", *size)
             until(page, lambda page=page: points(page, "lp-spec-intruders"), "the pictures")
+            open_sections(page)
             if look == "dark":
                 page.locator(".lp-theme").click()
             cut(page, not given.no_curve)

@@ -83,6 +83,14 @@ def open_advanced(page: Any) -> None:
         page.locator("#lp-training-batch-tokens").wait_for()
 
 
+def open_sections(page: Any) -> None:
+    """Opens all sections of Spectrum."""
+    closed = page.locator('#lp-tab-spectrum .lp-section[aria-expanded="false"]')
+    page.locator("#lp-tab-spectrum .lp-section[aria-expanded]").first.wait_for()
+    while closed.count():
+        closed.first.click()
+
+
 def points(page: Any, plot: str, trace: int = 0) -> list[float]:
     """The y values that a plot draws now."""
     return page.evaluate(

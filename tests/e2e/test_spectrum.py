@@ -19,7 +19,7 @@ from lora_playground.models.catalogue import EMBEDDED, module_shapes
 from lora_playground.plots import run_colour
 from lora_playground.runs import RunStore
 from tests.e2e.conftest import guarded
-from tests.e2e.steps import answers, ask_again, cells, open_tab, points, until, widest
+from tests.e2e.steps import answers, ask_again, cells, open_sections, open_tab, points, until, widest
 from tests.spectrum_runs import STEPS, finished_run, updates
 
 
@@ -49,6 +49,7 @@ def spectrum(opened):
     opened.get_by_role("tab", name="Spectrum").click()
     until(opened, lambda: len(points(opened, "lp-spec-scree")) == 2, "the scree of two runs")
     until(opened, lambda: points(opened, "lp-spec-intruders"), "the last picture")
+    open_sections(opened)
     if not opened.locator("#lp-spec-png").is_visible():
         opened.locator("#lp-spec-files-fold button").first.click()
     return opened
@@ -194,6 +195,7 @@ def test_a_cut_in_chat_is_the_base_at_0_and_the_whole_adapter_at_r(blank, server
         assert answers(page) == [base, expected], f"k = {k}"
     # The slider in Spectrum is the same cut, and the same question is put again.
     open_tab(page, "Spectrum")
+    open_sections(page)
     page.locator("#lp-spec-mode label").filter(has_text="strongest k").click()
     until(page, lambda: "the strongest direction of every module" in words(page, "energy"), "one direction kept")
     number = page.locator("#lp-spec-k input[type=number]")
@@ -364,6 +366,25 @@ def test_compare_sorts_and_ticks(spectrum, runs, server):
     assert "30 points more (95%: +" in two.inner_text() and "large <b>bold</b> is better" in two.inner_text()
     page.locator(f'#lp-compare-table [data-act="tick"][data-id="{runs[1]}"]').click()
     until(page, lambda: "Tick two runs" in page.locator("#lp-compare-options").inner_text(), "one run unticked")
+
+
+def test_later_sections_are_closed_at_first_and_stay_as_they_were_left(blank, server, runs):
+    page = blank
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.goto(f"{server.url}?tab=spectrum&runs={','.join(runs)}")
+    until(page, lambda: points(page, "lp-spec-intruders"), "all pictures")
+    until(page, lambda: page.locator("#lp-spec-square").is_visible(), "two adapters, since two runs are ticked")
+    intruders = page.locator("#lp-spec-intruders")
+    until(page, lambda: not intruders.is_visible(), "the others are closed")
+    assert page.evaluate("document.documentElement.scrollHeight") < 1800, "a page that one can take in"
+    heading = page.locator(".lp-section").filter(has_text="The update and its base")
+    heading.click()
+    until(page, intruders.is_visible, "the section that was opened")
+    page.reload()
+    until(page, intruders.is_visible, "it is open again")
+    fits = "(() => { const box = document.querySelector('#lp-spec-intruders').getBoundingClientRect(); return document"
+    fits += ".querySelector('#lp-spec-intruders .main-svg')?.getBoundingClientRect().right <= box.right + 1; })()"
+    until(page, lambda: page.evaluate(fits), "a plot that fits its card")
 
 
 def test_a_phone_scrolls_one_way_only(blank, server, runs):
