@@ -217,7 +217,7 @@ window.lp = (() => {
     const heading = part && [...document.querySelectorAll("#lp-tab-spectrum .lp-section")].find((one) => below(one).includes(part));
     if (heading) fold(heading, true);
   }
-  setInterval(folds, 700);
+  setInterval(folds, 150);
 
   // A plot that was drawn while it was hidden has the wrong size: it is fitted when it is shown.
   const fitted = new ResizeObserver((entries) => {

@@ -188,8 +188,8 @@ lp.lesson = (() => {
   const toRuns = (words) => view.runs_at === null || view.runs_at === undefined ? make("p", { class: "lp-note" }, words) : make("p", { class: "lp-note" }, `${words} `, button("Go to that step", "link", () => go(view.runs_at)));
 
   function drawShow() {
-    return [view.missing.length ? toRuns(`Not made yet: ${view.missing.join(", ")}.`) : null,
-      view.use && !view.done ? make("p", { class: "lp-lesson-do" }, "The control is marked on the page. Use it.") : null].filter(Boolean);
+    return [view.missing.length ? toRuns(`Not made yet: ${view.missing.join("; ")}.`) : null,
+      view.use && !view.done && !view.missing.length ? make("p", { class: "lp-lesson-do" }, "The control is marked on the page. Use it.") : null].filter(Boolean);
   }
 
   function drawAsk() {

@@ -381,9 +381,10 @@ def test_later_sections_are_closed_at_first_and_stay_as_they_were_left(blank, se
     heading.click()
     until(page, intruders.is_visible, "the section that was opened")
     page.reload()
+    until(page, lambda: points(page, "lp-spec-intruders"), "all pictures again")
     until(page, intruders.is_visible, "it is open again")
-    fits = "(() => { const box = document.querySelector('#lp-spec-intruders').getBoundingClientRect(); return document"
-    fits += ".querySelector('#lp-spec-intruders .main-svg')?.getBoundingClientRect().right <= box.right + 1; })()"
+    fits = "document.querySelector('#lp-spec-intruders .main-svg')?.getBoundingClientRect().right <= "
+    fits += "document.querySelector('#lp-spec-intruders')?.getBoundingClientRect().right + 1"
     until(page, lambda: page.evaluate(fits), "a plot that fits its card")
 
 
