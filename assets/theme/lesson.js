@@ -4,7 +4,7 @@
 // HTML comes from the server, where it is escaped. It needs live.js and lesson-pictures.js before it.
 lp.lesson = (() => {
   "use strict";
-  const { make, pictures } = window.lp, root = window.location.pathname.replace(/\/$/, ""), POLL = 1500;
+  const { make, pictures } = window.lp, root = window.location.pathname.replace(/\/$/, ""), POLL = 1500, LOOKS = 5;
   let name = "", view = null, list = null, timer = 0, marking = 0, katex = null, script = "", asked = 0, before = null, marked = null, folded = false, problem = "", chosen;
   const turns = new Set(), listeners = [];
 
@@ -105,18 +105,20 @@ lp.lesson = (() => {
   // --- what a step marks, and what is seen done -----------------------------------------------------------------------
 
   // The element of a control can come late (its tab is being opened) and be made anew by Gradio: its mark is looked after.
-  function mark(id, seen = false) {
+  // At first its section is opened and it is brought into view, again if what stands over it has grown meanwhile.
+  function mark(id, looks = 0) {
     clearTimeout(marking);
     if (!view || view.control !== id) return;
     const node = document.getElementById(id);
-    if (node && !seen) lp.unfold(node);
+    if (node && looks < LOOKS) lp.unfold(node);
     const there = Boolean(node && node.offsetParent);
     if (there) {
       marked = node;
       node.classList.add("lp-marked");
-      if (!seen) node.scrollIntoView({ behavior: "smooth", block: window.innerWidth <= 860 ? "start" : "center" });
+      const narrow = window.innerWidth <= 860, { top } = node.getBoundingClientRect();
+      if (!looks || (looks < LOOKS && (top < 0 || top > window.innerHeight * (narrow ? 0.4 : 0.9)))) node.scrollIntoView({ behavior: "smooth", block: narrow ? "start" : "center" });
     }
-    marking = setTimeout(() => mark(id, seen || there), 600);
+    marking = setTimeout(() => mark(id, looks + there), 600);
   }
   function unmark() { clearTimeout(marking); if (marked) marked.classList.remove("lp-marked"); marked = null; }
 

@@ -8,7 +8,9 @@ import pytest
 
 from lora_playground.lessons import list_lessons
 from lora_playground.lessons.catalogue import SHIPPED
-from tests.e2e.steps import cells, until
+from lora_playground.models.catalogue import EMBEDDED, module_shapes
+from tests.e2e.steps import cells, points, until
+from tests.spectrum_runs import finished_run, updates
 
 FIRST = "what-a-rank-is"
 STEPS = 3
@@ -181,3 +183,20 @@ def test_back_goes_through_the_steps_and_start_over_forgets(page, server):
     assert not at(page, 3)["locked"]
     page.goto(f"{server.url}?lesson=nothing-of-this-name")
     until(page, lambda: "lesson" not in parse_qs(urlparse(page.url).query), "the page without a lesson")
+
+
+def test_a_mark_opens_the_closed_section_of_its_control_on_a_phone(blank, server):
+    page = blank
+    run = finished_run(server.home, "cut", updates(module_shapes(EMBEDDED), 2, 0.4), {"name": "lora", "rank": 2})
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto(f"{server.url}?lesson=cut-it&step=8")
+    view = at(page, 8)
+    assert view["control"] == "lp-spec-mode" and view["missing"]
+    assert "is marked" not in page.locator(".lp-lesson-body").inner_text(), "there is nothing to mark yet"
+    page.evaluate("(run) => lp.live.go({ runs: [run, '', '', ''] }, 'replace')", run.id)
+    until(page, lambda: points(page, "lp-spec-scree"), "the tab's pictures")
+    mode = page.locator("#lp-spec-mode")
+    until(page, lambda: "lp-marked" in (mode.get_attribute("class") or ""), "the marked control")
+    seen = "document.querySelector('#lp-spec-mode').getBoundingClientRect().bottom"
+    sheet = "document.querySelector('#lp-lesson').getBoundingClientRect().top"
+    until(page, lambda: 0 < page.evaluate(seen) < page.evaluate(sheet), "it above the lesson")
