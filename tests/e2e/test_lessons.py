@@ -9,6 +9,7 @@ import pytest
 from lora_playground.lessons import list_lessons
 from lora_playground.lessons.catalogue import SHIPPED
 from lora_playground.models.catalogue import EMBEDDED, module_shapes
+from lora_playground.runs import RunStore
 from tests.e2e.steps import cells, points, until
 from tests.spectrum_runs import finished_run, updates
 
@@ -200,3 +201,4 @@ def test_a_mark_opens_the_closed_section_of_its_control_on_a_phone(blank, server
     seen = "document.querySelector('#lp-spec-mode').getBoundingClientRect().bottom"
     sheet = "document.querySelector('#lp-lesson').getBoundingClientRect().top"
     until(page, lambda: 0 < page.evaluate(seen) < page.evaluate(sheet), "it above the lesson")
+    RunStore(server.home).delete(run.id)
