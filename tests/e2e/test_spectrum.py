@@ -368,26 +368,6 @@ def test_compare_sorts_and_ticks(spectrum, runs, server):
     until(page, lambda: "Tick two runs" in page.locator("#lp-compare-options").inner_text(), "one run unticked")
 
 
-def test_later_sections_are_closed_at_first_and_stay_as_they_were_left(blank, server, runs):
-    page = blank
-    page.set_viewport_size({"width": 1280, "height": 900})
-    page.goto(f"{server.url}?tab=spectrum&runs={','.join(runs)}")
-    until(page, lambda: points(page, "lp-spec-intruders"), "all pictures")
-    until(page, lambda: page.locator("#lp-spec-square").is_visible(), "two adapters, since two runs are ticked")
-    intruders = page.locator("#lp-spec-intruders")
-    until(page, lambda: not intruders.is_visible(), "the others are closed")
-    assert page.evaluate("document.documentElement.scrollHeight") < 1800, "a page that one can take in"
-    heading = page.locator(".lp-section").filter(has_text="The update and its base")
-    heading.click()
-    until(page, intruders.is_visible, "the section that was opened")
-    page.reload()
-    until(page, lambda: points(page, "lp-spec-intruders"), "all pictures again")
-    until(page, intruders.is_visible, "it is open again")
-    fits = "document.querySelector('#lp-spec-intruders .main-svg')?.getBoundingClientRect().right <= "
-    fits += "document.querySelector('#lp-spec-intruders')?.getBoundingClientRect().right + 1"
-    until(page, lambda: page.evaluate(fits), "a plot that fits its card")
-
-
 def test_a_phone_scrolls_one_way_only(blank, server, runs):
     page = blank
     page.set_viewport_size({"width": 390, "height": 844})
