@@ -124,7 +124,7 @@ def probes(told: RunProgress) -> str:
         )
     plan = told.plan
     rounded = plan.get("precision") == "bfloat16" and plan.get("device") == "cpu"
-    rounded &= plan.get("total_parameters", SMALL + 1) <= SMALL
+    rounded &= plan.get("total_parameters", SMALL + 1) <= SMALL and len(told.probes) > 1
     note = f'<p class="lp-note">{_ROUNDED}</p>' if rounded else ""
     return f'<div class="lp-probes" aria-label="Watch it learn">{"".join(parts)}</div>{note}'
 

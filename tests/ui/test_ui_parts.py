@@ -108,7 +108,8 @@ def test_answers_in_another_number_type_than_chats_say_so():
     for precision, size in (("bfloat16", 6_000_000), ("float32", 6_000_000), ("bfloat16", 600_000_000)):
         progress = RunProgress()
         plan = {"type": "plan", "steps": 5, "device": "cpu", "precision": precision, "total_parameters": size}
-        for event in (plan, {"type": "probe", "step": 0, "answers": [{"prompt": "Who?", "answer": "I."}]}):
+        answers = [{"prompt": "Who?", "answer": "I."}]
+        for event in (plan, *({"type": "probe", "step": step, "answers": answers} for step in (0, 5))):
             progress.take(event)
         said[precision, size] = "bfloat16" in cards.probes(progress)
     assert list(said.values()) == [True, False, False]
