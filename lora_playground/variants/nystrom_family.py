@@ -1,4 +1,4 @@
-"""What SLoRA, NLoRA and IntTune share: one tuner, y = Wx + s·B·N·A·x, of which each is a setting.
+"""What SLoRA, NLoRA, IntTune, LoRA-XS and PoLAR share: one tuner, y = Wx + s·B·N·A·x, of which each is a setting.
 
 It knows `tuners.nystrom` and no single variant.
 """

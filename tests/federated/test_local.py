@@ -183,7 +183,13 @@ def test_what_cannot_be_run_is_refused_before_anything_starts(place: Path) -> No
         else:
             with pytest.raises(ConfigError, match=r"variant\.name.*federated runs take lora, rslora, loraplus"):
                 check(given, home)
-    for name, reason in (("dora", "magnitude"), ("pissa", "not zero"), ("lorafa", "strategy ffa"), ("ia3", "B·A")):
+    for name, reason in (
+        ("dora", "magnitude"),
+        ("pissa", "not zero"),
+        ("lorafa", "strategy ffa"),
+        ("ia3", "B·A"),
+        ("polar", "third factor"),
+    ):
         assert reason in why_not(name)
 
 

@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
-from trials import trial
+import torch
+from trials import base, batches, trial
 
+from lora_playground.variants import VARIANTS
+from lora_playground.variants.base import Context
 from lora_playground.variants.peft_variant import ADAPTER, tuner_layers
 
 
@@ -32,3 +35,51 @@ def test_hira_multiplies_w_by_a_low_rank_matrix_and_reaches_a_high_rank(kind: st
         np.testing.assert_allclose(update.matrix(), expected, atol=1e-7 * np.abs(W[update.name]).max())
         values = np.linalg.svd(update.matrix(), compute_uv=False)
         assert values[2 * case.config.rank] > 1e-3 * values[0], "no edge at the rank"
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_loraxs_mixes_the_strongest_directions_of_w_alone(kind: str) -> None:
+    case, W = trial("loraxs", kind), weights("loraxs", kind)
+    layers, r = dict(tuner_layers(case.model)), case.config.rank
+    for update in case.updates:
+        layer = layers[update.name]
+        U, values, Vt = np.linalg.svd(W[update.name], full_matrices=False)
+        # N belongs to the tuner's own singular vectors, whose signs are free.
+        signs = np.sign(np.sum(Vt[:r] * array(layer.nystrom_A[ADAPTER]), axis=1))
+        N = signs[:, None] * array(layer.nystrom_N[ADAPTER]) * signs
+        expected = case.config.alpha / r * (U[:, :r] * values[:r]) @ N @ Vt[:r]
+        size = np.abs(expected).max()
+        assert size > 1e-4
+        np.testing.assert_allclose(update.matrix(), expected, atol=3e-4 * size)  # vectors of near values
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_polar_has_orthonormal_directions_and_the_spectrum_of_its_core(kind: str) -> None:
+    case = trial("polar", kind)
+    layers, r = dict(tuner_layers(case.model)), case.config.rank
+    for update in case.updates:
+        layer = layers[update.name]
+        X, Y = array(layer.nystrom_B[ADAPTER]), array(layer.nystrom_A[ADAPTER]).T
+        for side in (X, Y):
+            np.testing.assert_allclose(side.T @ side, np.eye(r), atol=2e-6)
+        core = case.config.alpha / r * array(layer.nystrom_N[ADAPTER])
+        np.testing.assert_allclose(update.matrix(), X @ core @ Y.T, atol=1e-6)
+        found = np.linalg.svd(update.matrix(), compute_uv=False)[:r]
+        np.testing.assert_allclose(found, np.linalg.svd(core, compute_uv=False), atol=1e-6)
+        assert found[0] > 1e-3
+
+
+def test_polar_steps_along_the_manifold() -> None:
+    """To first order: XᵀX does not change along the gradient that is left."""
+    variant = VARIANTS["polar"]
+    model = variant.attach(base("llama"), variant.config(rank=4), Context(steps=1))
+    torch.manual_seed(0)
+    for _, layer in tuner_layers(model):
+        for parameter in (layer.nystrom_B[ADAPTER], layer.nystrom_A[ADAPTER]):
+            parameter.grad = torch.randn_like(parameter)
+    variant.after_backward(model, 1)
+    for _, layer in tuner_layers(model):
+        for parameter, transposed in ((layer.nystrom_B[ADAPTER], False), (layer.nystrom_A[ADAPTER], True)):
+            X, G = array(parameter), array(parameter.grad)
+            X, G = (X.T, G.T) if transposed else (X, G)
+            assert np.abs(X.T @ G + G.T @ X).max() < 1e-5 < np.abs(G).max()

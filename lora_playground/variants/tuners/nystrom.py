@@ -1,7 +1,8 @@
-"""SLoRA, NLoRA and IntTune as one PEFT method: y = Wx + s·B·N·A·x with a small square N (r × r) between B and A.
+"""Methods with a small square N (r × r) between B and A as one PEFT method: y = Wx + s·B·N·A·x.
 
-After `TracyGuo2001/NLoRA`, with its traps mended: N exists for every adapter, Conv1D weights are transposed before
-blocks are cut from them, and a start that is not zero is subtracted beside W unless the released form is asked for.
+SLoRA, NLoRA, IntTune, LoRA-XS and PoLAR are settings. The first three are after `TracyGuo2001/NLoRA`, with its traps
+mended: N exists for every adapter, Conv1D weights are transposed before blocks are cut from them, and a start that is
+not zero is subtracted beside W unless the released form is asked for.
 """
 
 import math
@@ -17,7 +18,7 @@ from torch import nn
 from lora_playground.variants.tuners.layer import WrappedLinear, WrappedModel
 from lora_playground.variants.tuners.registration import register
 
-Start = Literal["kaiming", "normal", "released", "residual", "pinv_residual"]
+Start = Literal["kaiming", "normal", "released", "residual", "pinv_residual", "svd", "stiefel"]
 
 
 @dataclass
@@ -28,8 +29,9 @@ class NystromConfig(PeftConfig):
         start: 'kaiming': A and N random, B = 0. 'normal': the same from N(0, 1/r²), as PEFT's 'gaussian'. 'released':
             B, N, A are the leading columns, block and rows of W, and the output changes at step 0. 'residual': the
             same, with s·B₀N₀A₀ subtracted. 'pinv_residual': N is the block's pseudo-inverse, so that B₀N₀A₀ is the
-            Nyström approximation of W; subtracted too.
-        core_only: whether N alone trains (IntTune).
+            Nyström approximation of W; subtracted too. 'svd': B = UᵣΣᵣ and A = Vᵣᵀ of W's largest singular values,
+            N = 0. 'stiefel': B and Aᵀ with random orthonormal columns, N = 0.
+        core_only: whether N alone trains (IntTune, LoRA-XS).
         rcond: singular values of the block below this share of the largest count as zero in the pseudo-inverse.
     """
 
@@ -99,7 +101,13 @@ class NystromLayer(WrappedLinear):
                 else:
                     nn.init.kaiming_uniform_(factor, a=math.sqrt(5))
             return a, n, torch.zeros(self.out_features, r)
+        if config.start == "stiefel":
+            x, y = (nn.init.orthogonal_(torch.empty(side, r)) for side in (self.out_features, self.in_features))
+            return y.T.contiguous(), torch.zeros(r, r), x
         weight = self.full_weight()
+        if config.start == "svd":
+            U, values, Vt = torch.linalg.svd(weight, full_matrices=False)
+            return Vt[:r].contiguous(), torch.zeros(r, r), U[:, :r] * values[:r]
         block = weight[:r, :r].clone()
         if config.start == "pinv_residual":
             block = torch.linalg.pinv(block.double(), rcond=config.rcond).float()
