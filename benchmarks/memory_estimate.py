@@ -58,6 +58,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "fourierft": {"frequencies": 200},
     "oft": {"block_size": 16},
     "boft": {"block_size": 4},
+    "c3a": {"block_size": 16},
 }
 
 SHAPES: list[dict[str, Any]] = [

@@ -18,7 +18,11 @@ from lora_playground.variants.base import Context
 
 KINDS = ("llama", "qwen3", "gpt2", "gemma3")
 STEPS = 4
-OPTIONS: dict[str, dict[str, Any]] = {"fourierft": {"frequencies": 40}, "oft": {"block_size": 8}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "fourierft": {"frequencies": 40},
+    "oft": {"block_size": 8},
+    "c3a": {"block_size": 8},
+}
 _ROOT = Path(tempfile.mkdtemp(prefix="variants-"))
 
 

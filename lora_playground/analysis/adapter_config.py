@@ -33,7 +33,7 @@ _OF_TRAINING = frozenset(
 
 _OF_SHAPES = frozenset(
     "fan_in_fan_out feedforward_modules decompose_both decompose_factor use_effective_conv2d n_frequency "
-    "n_frequency_pattern".split()
+    "n_frequency_pattern block_size block_size_pattern".split()
 )
 """Fields whose effect is seen in the tensors' shapes, or in the base's modules."""
 

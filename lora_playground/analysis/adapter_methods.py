@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lora_playground.analysis import circulant
 from lora_playground.analysis.update import Update
 from lora_playground.errors import AdapterError
 
@@ -126,6 +127,7 @@ METHODS = {
         variant="gralora",
     ),
     "DELORA": Method("DeLoRA", ("delora_A", "delora_B", "delora_lambda", "delora_w_norm"), variant="delora"),
+    "C3A": Method("C3A", ("c3a_kernel",), variant="c3a", ranked=False),
     "VERA": Method(
         "VeRA",
         ("vera_lambda_b", "vera_lambda_d"),
@@ -313,6 +315,7 @@ _SHAPES = {
     "LOKR": _lokr_shape,
     "GRALORA": _gralora_shape,
     "DELORA": _delora_shape,
+    "C3A": circulant.shape_of,
 }
 
 
@@ -334,6 +337,8 @@ def build(method: str, module: str, arrays: Parts, rank: int, alpha: float, rslo
         return Update(module, B * (x["delora_lambda"] / A.shape[0] / lengths), A * x["delora_w_norm"])
     if method == "GRALORA":
         return _gralora(module, x, alpha)
+    if method == "C3A":
+        return Update(module, dense=circulant.update_of(x["c3a_kernel"]))
     scaling = alpha / rank
     if method == "LOHA":
         # (C₁D₁)∘(C₂D₂) = Σᵢⱼ (c₁ᵢ∘c₂ⱼ)(d₁ᵢ∘d₂ⱼ): row-wise and column-wise products of all pairs of directions.

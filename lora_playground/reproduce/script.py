@@ -21,7 +21,7 @@ from lora_playground.variants import get_variant
 
 STOCK = (
     "lora rslora loraplus lorafa dora eva adalora vera randlora oft boft ia3 hra miss loha lokr fourierft shira delora "
-    "gralora pissa olora loraga hira full"
+    "gralora pissa olora loraga hira c3a full"
 ).split()
 """Variants whose training needs nothing but stock PEFT (or no PEFT at all)."""
 

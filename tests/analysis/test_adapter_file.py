@@ -106,6 +106,13 @@ def test_a_plain_adapter_opens_without_its_base(tmp_path):
     assert adapter.config.base == "../../etc/passwd" and adapter.complete
 
 
+@pytest.mark.parametrize("shape", [(2, 3), (0, 2, 4), (1, 1, 2**15)])
+def test_a_circulant_update_is_not_written_out_at_any_size(shape, tmp_path):
+    tensors = {"base_model.model.model.layers.0.mlp.up_proj.c3a_kernel": np.zeros(shape, np.float32)}
+    config = {"peft_type": "C3A", "target_modules": ["up_proj"]}
+    refused(write(tmp_path / "a", tensors, **config), "it must be .out/b, in/b, b., with at most 268,435,456 entries")
+
+
 def test_bfloat16_is_read_exactly(tmp_path):
     from safetensors.torch import save_file as save_torch
 

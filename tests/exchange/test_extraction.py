@@ -181,6 +181,7 @@ def test_values_that_are_not_finite_are_refused_in_the_process_too(tmp_path):
         ("miss", {"init_weights": "bag"}, "init_weights is 'bag'"),
         ("oft", {"oft_block_size": 10**9}, "oft_block_size is 1000000000"),
         ("oft", {"oft_block_size": 0, "r": 0}, "does not fit the base model"),
+        ("c3a", {"bias": "lora"}, "bias is 'lora'"),
         ("fourierft", {"scaling": "150"}, "scaling is '150'"),
     ],
 )
@@ -213,6 +214,7 @@ def other_configs() -> dict:
     both: dict = {"target_modules": ["q_proj", "o_proj"]}
     return {
         "hira": peft.HiraConfig(r=4, init_weights=True, **both),
+        "c3a": peft.C3AConfig(block_size=6, block_size_pattern={"o_proj": 4}, init_weights=False, **both),
         "road_1": peft.RoadConfig(variant="road_1", group_size=4, **both),
         "road_2": peft.RoadConfig(variant="road_2", group_size=4, **both),
         "road_4": peft.RoadConfig(variant="road_4", group_size=4, **both),

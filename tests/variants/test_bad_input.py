@@ -137,6 +137,7 @@ def test_loftq_says_that_it_needs_4_bit():
         ("gralora", {"rank": 9}, ("variant.rank", "multiple of blocks = 2")),
         ("gralora", {"rank": 9, "blocks": 3}, ("variant.blocks", "must divide")),
         ("oft", {"block_size": 7}, ("variant.block_size", "32 inputs")),
+        ("c3a", {"block_size": 4}, ("variant.block_size", "66 × 32", "must divide 2")),
         ("boft", {"block_size": 3}, ("variant.block_size", "even")),
         ("fourierft", {"frequencies": 600}, ("variant.frequencies", "512 entries")),
     ],

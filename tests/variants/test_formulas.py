@@ -83,3 +83,22 @@ def test_polar_steps_along_the_manifold() -> None:
             X, G = array(parameter), array(parameter.grad)
             X, G = (X.T, G.T) if transposed else (X, G)
             assert np.abs(X.T @ G + G.T @ X).max() < 1e-5 < np.abs(G).max()
+
+
+def test_c3a_is_block_circulant_with_singular_values_in_pairs() -> None:
+    case = trial("c3a", "llama")
+    layers, b = dict(tuner_layers(case.model)), case.config.block_size
+    for update in case.updates:
+        m, n = update.shape
+        rows = array(layers[update.name].c3a_kernel[ADAPTER])
+        expected = np.empty((m, n))
+        for i in range(m):
+            for j in range(n):
+                expected[i, j] = rows[i // b, j // b, (j % b - i % b) % b] / n
+        np.testing.assert_allclose(update.matrix(), expected, atol=1e-7)
+        values = np.linalg.svd(expected, compute_uv=False)
+        # By frequency: those of f and b − f are the same, so that all but those of 0 and b/2 come in pairs.
+        blocks = np.fft.fft(rows, axis=2) / n
+        found = [np.linalg.svd(blocks[:, :, f], compute_uv=False) for f in range(b)]
+        np.testing.assert_allclose(values, np.sort(np.concatenate(found))[::-1], atol=1e-7)
+        assert all(np.allclose(found[f], found[b - f]) for f in range(1, b))
