@@ -21,11 +21,11 @@ from lora_playground.variants import get_variant
 
 STOCK = (
     "lora rslora loraplus lorafa dora eva adalora vera randlora oft boft ia3 hra miss loha lokr fourierft shira delora "
-    "gralora pissa olora loraga hira c3a full"
+    "gralora pissa olora loraga corda hira c3a full"
 ).split()
 """Variants whose training needs nothing but stock PEFT (or no PEFT at all)."""
 
-STARTS = ("pissa", "olora", "loraga")
+STARTS = ("pissa", "olora", "loraga", "corda")
 """Variants whose start stock PEFT subtracts from W, so that they are saved as the difference to it."""
 
 _REASONS = {
@@ -261,6 +261,9 @@ def _imports(settings: str, config: RunConfig) -> str:
     )
     if config.variant.name == "loraga":
         lines.append("from peft.tuners.lora.loraga import preprocess_loraga")
+    if config.variant.name == "corda":
+        lines.append("from peft.tuners.lora.config import CordaConfig")
+        lines.append("from peft.tuners.lora.corda import preprocess_corda")
     lines.append("from safetensors.numpy import load_file")
     if config.variant.name == "full":
         lines.append("from safetensors.torch import save_file")

@@ -152,6 +152,17 @@ def look():
 
 preprocess_loraga(model, PEFT, look)
 """,
+    "corda": """
+
+def look():
+    for given in start_batches():
+        for row, length in enumerate(given["attention_mask"].sum(dim=1).tolist()):
+            one = {name: tensor[row : row + 1, :length] for name, tensor in given.items() if name != "labels"}
+            model(**one)
+
+
+preprocess_corda(model, PEFT, look)
+""",
 }
 
 AFTER = {

@@ -17,7 +17,17 @@ from lora_playground.variants.targets import linear_shapes
 CASES = [(name, kind) for name in VARIANTS for kind in KINDS if supports(name, kind)]
 PEFT_CASES = [(name, kind) for name, kind in CASES if name != "full"]
 # The highest rank ΔW may have at rank 4, from the papers (docs/variants.md), not from the code.
-RANK_BOUND = {"pissa": 8, "wslice": 8, "olora": 8, "loraga": 8, "nlora": 8, "inttune": 8, "adalora": 6}
+RANK_BOUND = {
+    "pissa": 8,
+    "wslice": 8,
+    "olora": 8,
+    "loraga": 8,
+    "corda": 8,
+    "osf": 8,
+    "nlora": 8,
+    "inttune": 8,
+    "adalora": 6,
+}
 
 cases = pytest.mark.parametrize(("name", "kind"), CASES)
 peft_cases = pytest.mark.parametrize(("name", "kind"), PEFT_CASES)

@@ -102,3 +102,39 @@ def test_c3a_is_block_circulant_with_singular_values_in_pairs() -> None:
         found = [np.linalg.svd(blocks[:, :, f], compute_uv=False) for f in range(b)]
         np.testing.assert_allclose(values, np.sort(np.concatenate(found))[::-1], atol=1e-7)
         assert all(np.allclose(found[f], found[b - f]) for f in range(1, b))
+
+
+@pytest.mark.parametrize("purpose", ["learn", "keep"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_corda_starts_from_w_as_the_inputs_weigh_it(kind: str, purpose: str) -> None:
+    variant, r = VARIANTS["corda"], 4
+    given, plain = batches(), base(kind)
+    given[1]["attention_mask"][2, 15:] = 0  # as the end of a shorter example
+    inputs: dict[str, list[np.ndarray]] = {}
+    layers = dict(
+        tuner_layers(
+            variant.attach(base(kind), variant.config(rank=r, purpose=purpose), Context(steps=1, batches=given))
+        )
+    )
+    hooks = [
+        plain.get_submodule(name).register_forward_hook(
+            lambda module, taken, out, name=name: inputs.setdefault(name, []).append(array(taken[0][0]))
+        )
+        for name in layers
+    ]
+    with torch.no_grad():
+        for batch in given:
+            for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
+                plain(input_ids=ids[mask.bool()][None])
+    for hook in hooks:
+        hook.remove()
+    for name, layer in layers.items():
+        W = array(plain.get_submodule(name).weight)
+        W = W.T if kind == "gpt2" else W
+        C = sum(x.T @ x / x.max() ** 2 for x in inputs[name]) / len(inputs[name])
+        C = C + 0.01 * np.diag(C).mean() * np.eye(len(C))
+        U, values, Vt = np.linalg.svd(W @ C, full_matrices=False)
+        chosen = slice(None, r) if purpose == "learn" else slice(len(values) - r, None)
+        expected = (U[:, chosen] * values[chosen]) @ Vt[chosen] @ np.linalg.inv(C)
+        start = layer.scaling["start"] * array(layer.lora_B["start"].weight) @ array(layer.lora_A["start"].weight)
+        np.testing.assert_allclose(-start, expected, atol=1e-3 * np.abs(expected).max(), err_msg=name)
