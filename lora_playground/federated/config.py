@@ -26,7 +26,7 @@ _WHY_NOT = {
     "gralora": "its update is many small products of blocks, not one product B·A",
     "full": "its update is a dense matrix, and only factors travel",
     **dict.fromkeys(("nlora", "slora", "inttune", "loraxs", "polar"), _CORE),
-    **dict.fromkeys(("pissa", "wslice", "olora", "loraga", "corda", "loftq"), _START),
+    **dict.fromkeys(("pissa", "wslice", "olora", "loraga", "corda", "osf", "loftq"), _START),
 }
 """Reasons why a variant cannot take part, for those that have a special one."""
 

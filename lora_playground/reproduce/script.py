@@ -30,6 +30,7 @@ STARTS = ("pissa", "olora", "loraga", "corda")
 
 _REASONS = {
     "loftq": "LoftQ's start is computed from the 16-bit and the 4-bit weights by this app's code",
+    "osf": "OSF's trained directions are put back at right angles to the kept ones after every step by this app's code",
 }
 _SKIPPED = {
     "peft_type", "auto_mapping", "peft_version", "runtime_config", "base_model_name_or_path", "revision",

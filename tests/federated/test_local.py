@@ -189,6 +189,7 @@ def test_what_cannot_be_run_is_refused_before_anything_starts(place: Path) -> No
         ("lorafa", "strategy ffa"),
         ("ia3", "B·A"),
         ("polar", "third factor"),
+        ("osf", "not zero"),
     ):
         assert reason in why_not(name)
 

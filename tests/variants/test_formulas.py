@@ -138,3 +138,18 @@ def test_corda_starts_from_w_as_the_inputs_weigh_it(kind: str, purpose: str) -> 
         expected = (U[:, chosen] * values[chosen]) @ Vt[chosen] @ np.linalg.inv(C)
         start = layer.scaling["start"] * array(layer.lora_B["start"].weight) @ array(layer.lora_A["start"].weight)
         np.testing.assert_allclose(-start, expected, atol=1e-3 * np.abs(expected).max(), err_msg=name)
+
+
+def test_osf_stays_at_right_angles_to_the_directions_that_it_keeps() -> None:
+    case, W = trial("osf", "llama"), weights("osf", "llama")
+    for update in case.updates:
+        delta, kept = update.matrix(), min(update.shape) - case.config.rank
+        U, values, Vt = np.linalg.svd(W[update.name], full_matrices=False)
+        size = np.abs(delta).max()
+        assert size > 1e-3 and update.B.shape[1] == 2 * case.config.rank
+        assert np.abs(U[:, :kept].T @ delta).max() < 1e-3 * size
+        assert np.abs(delta @ Vt[:kept].T).max() < 1e-3 * size
+        # What W does along them, to the right and to the left, is what the adapted weight does.
+        np.testing.assert_allclose(
+            (W[update.name] + delta) @ Vt[:kept].T, U[:, :kept] * values[:kept], atol=2e-3 * size
+        )
