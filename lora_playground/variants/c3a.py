@@ -77,6 +77,6 @@ VARIANT = CirculantBlocks(
     bits=(16,),
     conv1d=False,
     low_rank=False,
-    learning_rate=0.25,
+    learning_rate=1.0,
     real_rate=1e-1,
 )

@@ -46,6 +46,7 @@ VARIANT = SingularCore(
         "in those of W wholly. It needs a higher rank than LoRA for the same freedom. The authors draw N from "
         "N(0, 10⁻¹⁰); zero starts it as well, since B and A are not zero.",
     ),
+    learning_rate=1e-3,
     real_rate=4e-3,
     core_only=True,
     memory=Memory(shared=False, frozen=1),

@@ -131,7 +131,7 @@ VARIANT = OrthogonalSubspace(
         "subspaces with those is zero. The authors train half of all directions or more. PEFT projects the gradients "
         "alone, which AdamW's scaling undoes in part; here U and V are projected after every step too.",
     ),
-    learning_rate=8e-4,
+    learning_rate=3.2e-3,
     real_rate=2e-5,
     bits=(16,),
     conv1d=False,

@@ -81,5 +81,6 @@ VARIANT = PolarFactors(
         "vectors' length. The authors draw X and Y towards the manifold by a penalty (landing); here they are put onto "
         "it after every step, by a polar decomposition.",
     ),
+    learning_rate=1.6e-2,
     real_rate=4e-3,
 )
