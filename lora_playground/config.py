@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsA
 from pydantic.fields import FieldInfo
 
 from lora_playground.errors import ConfigError
+from lora_playground.wording import counted
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -220,10 +221,10 @@ class RunConfig(Section):
         if self.title:
             return self.title
         training, base = self.training, self.model.source.rstrip("/").rpartition("/")[2]
-        budget = f"{training.steps} steps" if training.seconds is None else f"{training.seconds:g} s"
+        budget = counted(training.steps, "step") if training.seconds is None else f"{training.seconds:g} s"
         if self.federated is not None:
             method = f"{self.federated.strategy} ×{self.federated.clients}"
-            budget = f"{self.federated.rounds} rounds"
+            budget = counted(self.federated.rounds, "round")
         else:
             rank = getattr(self.variant, "rank", None)
             method = self.variant.name + (f" r{rank}" if rank else "")
@@ -268,6 +269,7 @@ class Option:
         optional: whether None (an empty input) is allowed.
         low, high: bounds, None where there is none; low_open says that `low` itself is not allowed.
         choices: for kind 'choice'.
+        item: for kind 'list': what it holds, 'str', 'int' or 'float'.
     """
 
     path: str
@@ -279,6 +281,7 @@ class Option:
     high: float | None = None
     low_open: bool = False
     choices: tuple[str, ...] = ()
+    item: str = "str"
 
 
 def options(section: type[BaseModel], prefix: str = "") -> Iterator[Option]:
@@ -301,7 +304,9 @@ def _option(path: str, field: FieldInfo) -> Option:
     optional = type(None) in parts
     choices = tuple(value for part in parts if typing.get_origin(part) is Literal for value in typing.get_args(part))
     names = {int: "int", float: "float", bool: "bool", str: "str"}
-    if any(typing.get_origin(part) is list for part in parts):
+    lists = [part for part in parts if typing.get_origin(part) is list]
+    item = names.get(typing.get_args(lists[0])[0], "str") if lists else "str"
+    if lists:
         kind = "list"
     elif choices:
         kind = "choice"
@@ -319,7 +324,7 @@ def _option(path: str, field: FieldInfo) -> Option:
         elif isinstance(rule, annotated_types.Lt):
             high = float(rule.lt)  # type: ignore[arg-type]
     default = field.get_default(call_default_factory=True) if not field.is_required() else None
-    return Option(path, kind, default, field.description or "", optional, low, high, low_open, choices)
+    return Option(path, kind, default, field.description or "", optional, low, high, low_open, choices, item)
 
 
 def _flatten(annotation: Any) -> list[Any]:

@@ -25,6 +25,7 @@ from lora_playground.config import RunConfig
 from lora_playground.runs import Run, RunStore, default_home
 from lora_playground.service import catalogue, conversation, run_options
 from lora_playground.service import spectra as spectra_of
+from lora_playground.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -226,7 +227,7 @@ class _Teller:
             self._tell(f"  {event['level']}: {event['text']}")
         elif kind == "loss" and event["steps"] and event["steps"][-1] * 10 // self._steps > self._said:
             self._said = event["steps"][-1] * 10 // self._steps
-            self._tell(f"  {event['steps'][-1]} of {self._steps} steps, loss {event['losses'][-1]:.3f}")
+            self._tell(f"  {event['steps'][-1]} of {counted(self._steps, 'step')}, loss {event['losses'][-1]:.3f}")
 
 
 @contextmanager

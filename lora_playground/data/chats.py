@@ -16,6 +16,7 @@ from lora_playground.data.columns import Layout
 from lora_playground.data.json_shapes import SAID, SPEAKER, is_chat
 from lora_playground.data.translations import Translations
 from lora_playground.data.values import MISSING, RowError, answer_in, is_list_of_texts, parse_json, text_of, unpacked
+from lora_playground.wording import counted
 
 MAX_CHARACTERS = 400_000
 
@@ -92,7 +93,10 @@ class Chats:
 
     def notes(self) -> list[str]:
         """What was done to the rows that a person may not expect."""
-        said = [text.format(count=count, last=self._last.get(text, "")) for text, count in self._said.items()]
+        said = [
+            text.format(count=count, rows=counted(count, "row"), last=self._last.get(text, ""))
+            for text, count in self._said.items()
+        ]
         return self.choices.notes() + said
 
     def _say(self, text: str, last: str = "") -> None:
@@ -122,15 +126,15 @@ class Chats:
         value, several, unused = answer_in(record.get(column), column)
         self._left.update(dict.fromkeys(f"{column}.{key}" for key in unused))
         if several:
-            self._say(f"{column}: the first is learned where there are several ({{count}} rows).")
+            self._say(f"{column}: the first is learned where there are several ({{rows}}).")
         value = self.choices.right(record, value)
         if isinstance(value, bool):
-            self._say(f"{column}: true and false are learned as the words yes and no ({{count}} rows).")
+            self._say(f"{column}: true and false are learned as the words yes and no ({{rows}}).")
             value = "yes" if value else "no"
         if isinstance(value, str) and value.strip() in MISSING:
             raise RowError(f"{column[:40]!r} is {value.strip()}: the row has no answer. Fill it in, or leave it out.")
         if isinstance(value, str) and is_list_of_texts(value):
-            self._say(f"{column}: lists such as {{last:.40}} are learned as they are written ({{count}} rows).", value)
+            self._say(f"{column}: lists such as {{last:.40}} are learned as they are written ({{rows}}).", value)
         return self._text({**record, column: value} if column in record else record, "completion")
 
     def _leave(self, where: str, found: Mapping[str, Any], used: Sequence[str]) -> None:
@@ -142,7 +146,7 @@ class Chats:
         value = record.get(self.roles.get("rating", ""))
         if str(value).strip().lower() not in _BAD:
             return False
-        self._say(f"{{count}} rows were left out: {self.roles['rating']} marks them as bad ({value}).")
+        self._say(f"{{rows}} were left out: {self.roles['rating']} marks them as bad ({value}).")
         return True
 
     def _with_system(self, record: Mapping[str, Any], turns: list[Any]) -> list[Any]:
@@ -174,7 +178,7 @@ class Chats:
         else:
             learned = [{"role": "assistant", "content": self._answer(record)}]
         if "rejected" in self.roles:
-            self._say(f"{self.roles['completion']} is learned, {self.roles['rejected']} is not ({{count}} rows).")
+            self._say(f"{self.roles['completion']} is learned, {self.roles['rejected']} is not ({{rows}}).")
         if learned[0]["role"] != "assistant":
             return turns + learned
         asked = record.get(self.roles["prompt"])
@@ -186,7 +190,7 @@ class Chats:
         """What is asked: a context before the question, an input behind the instruction."""
         parts = list(filter(None, [self.translations.asked(record)]))
         if parts:
-            self._say("The languages of each row stand before its text: {last} ... ({count} rows).", parts[0])
+            self._say("The languages of each row stand before its text: {last} ... ({rows}).", parts[0])
         parts += [self._context(record)] if self._has(record, "context") else []
         has_input = self._has(record, "input")
         if self._has(record, "prompt") or not has_input:
@@ -225,7 +229,7 @@ class Chats:
         column = self.roles.get("translation", "translation")
         pair, source, target = self.translations.pair(record)
         self._leave(column, pair, (source, target))
-        self._say(f"Translations go from {source} to {target} ({{count}} rows).")
+        self._say(f"Translations go from {source} to {target} ({{rows}}).")
         asked = f"Translate from {source} to {target}:\n\n{text_of(pair[source], f'{column}.{source}')}"
         answer = text_of(pair[target], f"{column}.{target}")
         return [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]

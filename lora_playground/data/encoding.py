@@ -16,6 +16,7 @@ from lora_playground.data.catalogue import Row
 from lora_playground.errors import DataError
 from lora_playground.templates import chat_template, thinking_tags
 from lora_playground.templates.special_tokens import neutral, neutralise, special_tokens
+from lora_playground.wording import counted
 
 _BATCH = 512
 
@@ -65,7 +66,7 @@ class Encoded:
         """What a person should know before a model learns from these rows."""
         found = []
         if self.refused:
-            found.append(f"{len(self.refused)} rows are left out. {self.refused[0]}")
+            found.append(f"{counted(len(self.refused), 'row')} left out. {self.refused[0]}")
         if self.moved:
             found.append(
                 f"The model's template has no place for a system text; in {_chats(self.moved)} it stands at the "

@@ -21,6 +21,7 @@ from lora_playground.data.catalogue import SPLITS, DatasetCard, Row, answer_of, 
 from lora_playground.data.classification import METRIC, held_out, is_classified
 from lora_playground.data.readers import Reading, read_file
 from lora_playground.errors import DataError
+from lora_playground.wording import counted
 
 MAX_HELD_OUT = 500
 BY_ANSWER = ("exact", METRIC, "contains", "starts", "translation")
@@ -109,7 +110,8 @@ def store(reading: Reading, home: Path, name: str, seed: int = 0, metric: str | 
     card = {
         "name": identifier,
         "label": label,
-        "description": f"Uploaded {reading.format} file with {reading.layout.kind} columns, {len(reading.rows)} rows.",
+        "description": f"Uploaded {reading.format} file with {reading.layout.kind} columns, "
+        f"{counted(len(reading.rows), 'row')}.",
         "metric": chosen,
         "licence": "",
         "columns": reading.layout.roles,

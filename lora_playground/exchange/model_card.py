@@ -10,6 +10,7 @@ from lora_playground.config import RunConfig
 from lora_playground.errors import PlaygroundError
 from lora_playground.models.catalogue import folder_of, list_models
 from lora_playground.variants import get_variant
+from lora_playground.wording import counted
 
 _USE = """```python
 from peft import PeftModel
@@ -82,7 +83,9 @@ def _facts(config: RunConfig, result: dict[str, Any], dataset: str, licence: str
     if steps := result.get("steps"):
         rate = training.learning_rate
         shown = f", peak learning rate {rate:g}" if rate else ""
-        found.append(("Training", f"{steps} steps, {result.get('tokens', 0):,} tokens, seed {training.seed}{shown}"))
+        found.append(
+            ("Training", f"{counted(steps, 'step')}, {result.get('tokens', 0):,} tokens, seed {training.seed}{shown}")
+        )
     if score := result.get("score"):
         words = f"base {score['base']:.1%}, adapted {score['adapted']:.1%} ({score['n']} rows of the test part)"
         found.append((f"Score ({score['metric']})", words))

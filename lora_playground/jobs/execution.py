@@ -34,6 +34,7 @@ from lora_playground.runs.files import DiskFull, free_bytes, publish, write_json
 from lora_playground.training.plan import TrainOutcome, TrainPlan
 from lora_playground.variants import get_variant
 from lora_playground.variants.base import Context
+from lora_playground.wording import counted
 
 if TYPE_CHECKING:
     from lora_playground.models.loading import Base
@@ -196,10 +197,12 @@ class Execution:
         for text in prepared.notes:
             self.report({"type": "message", "level": "warning", "text": text})
         if prepared.truncated:
-            text = f"{prepared.truncated} examples are longer than {longest} tokens and were cut."
+            longer = counted(prepared.truncated, "example")
+            text = f"{longer} longer than {longest} tokens: the rest was cut off."
             self.report({"type": "message", "level": "warning", "text": text})
         if prepared.unlearnable:
-            text = f"{prepared.unlearnable} rows were left out: within {longest} tokens they have nothing to learn."
+            left = counted(prepared.unlearnable, "row")
+            text = f"{left} left out, with nothing to learn within {longest} tokens."
             self.report({"type": "message", "level": "warning", "text": text})
 
     def prober(self, model: Any, tokenizer: Any, data: Dataset) -> Callable[[int, bool], list[dict[str, Any]]] | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from lora_playground.plots.spectrum import short_name
 from lora_playground.plots.style import RUN_COLOURS, axis, empty, figure, ink, percent, significant
+from lora_playground.wording import counted
 
 Event = Mapping[str, Any]
 Series = Sequence[tuple[str, str, Sequence[Event]]]
@@ -74,7 +75,7 @@ def describe_partition(event: Event | None) -> str:
         return "No split yet."
     sizes = [sum(row) for row in event["counts"]]
     seen = [sum(1 for value in row if value) for row in event["counts"]]
-    text = f"{len(sizes)} clients hold {min(sizes)} to {max(sizes)} of {sum(sizes)} rows"
+    text = f"{counted(len(sizes), 'client')} hold {min(sizes)} to {max(sizes)} of {sum(sizes)} rows"
     if len(event["groups"]) > 1:
         text += f"; a client sees {min(seen)} to {max(seen)} of {len(event['groups'])} groups"
     without = sum(1 for size in sizes if not size)

@@ -9,6 +9,7 @@ from typing import Any
 
 from lora_playground.plots.style import axis, empty, figure, rounded, significant
 from lora_playground.runs.history import RunProgress
+from lora_playground.wording import counted
 
 _POINTS = 320
 """The most points a curve is drawn with; more cannot be seen on a screen and only make the update larger."""
@@ -103,7 +104,8 @@ def describe_loss(progress: RunProgress) -> str:
     if not finite:
         return "No step has been taken yet."
     last = progress.steps[-1]
-    text = f"After {last} steps the training loss went from {significant(finite[0])} to {significant(finite[-1])}."
+    went = f"from {significant(finite[0])} to {significant(finite[-1])}"
+    text = f"After {counted(last, 'step')} the training loss went {went}."
     if len(finite) == 1:
         text = f"The training loss is {significant(finite[0])} at step {last}."
     checks = [(step, loss) for step, loss in progress.validation if math.isfinite(loss)]

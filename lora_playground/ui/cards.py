@@ -12,6 +12,7 @@ from lora_playground.evaluation import METRICS
 from lora_playground.models.catalogue import SMALL
 from lora_playground.runs.history import RunProgress
 from lora_playground.ui.words import PHASES, count, duration, escape, percent, rough, share, significant, size, span
+from lora_playground.wording import counted
 
 ORDER = ("loading", "training", "saving", "evaluating")
 _ROUNDED = (
@@ -117,7 +118,8 @@ def probes(told: RunProgress) -> str:
         step, newest = next((step, answers[number]) for step, answers in reversed(told.probes) if number < len(answers))
         later = ""
         if step != first[0]:
-            later = f'<div class="a new"><span class="w">after {step} steps</span>{escape(newest["answer"])}</div>'
+            after = counted(step, "step")
+            later = f'<div class="a new"><span class="w">after {after}</span>{escape(newest["answer"])}</div>'
         parts.append(
             f'<article class="lp-probe"><div class="q">{escape(answer["prompt"])}</div>'
             f'<div class="a"><span class="w">base model</span>{escape(answer["answer"])}</div>{later}</article>'
@@ -238,7 +240,7 @@ def _cut(text: Any, characters: int = 160) -> str:
 def stopped(label: str, state: str, told: RunProgress, failure: Mapping[str, Any] | None, mine: bool = True) -> str:
     """A run that failed, was stopped or interrupted: the reason in one sentence, and the last lines of its log."""
     text = {
-        "cancelled": f"Stopped{' by you' if mine else ''} after {told.step} steps.",
+        "cancelled": f"Stopped{' by you' if mine else ''} after {counted(told.step, 'step')}.",
         "interrupted": "The server was stopped while it ran.",
     }
     said = (failure or {}).get("message") or text.get(state, "It failed without saying why.")

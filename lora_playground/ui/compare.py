@@ -21,6 +21,7 @@ from lora_playground.service.difference import Side, describe
 from lora_playground.ui.compare_updates import Alike, Alikeness
 from lora_playground.ui.shell import LATEST, QUIET, SETS, Shell, actions, draw, heading, note, picture, toggled
 from lora_playground.ui.words import count, duration, escape, percent, size
+from lora_playground.wording import counted
 
 LISTED = 60
 QUIETLY = "#8b979b"
@@ -180,7 +181,9 @@ def remark(lines: Sequence[Line]) -> str:
     tokens = [(line.config.get("training") or {}).get("batch_tokens") for line in ticked]
     unlike = []
     if len({(line.steps, a) for line, a in zip(ticked, tokens)}) > 1:
-        names = ", ".join(f"{line.label} {line.steps or '–'} steps of {a} tokens" for line, a in zip(ticked, tokens))
+        names = ", ".join(
+            f"{line.label} {counted(line.steps or 0, 'step')} of {a} tokens" for line, a in zip(ticked, tokens)
+        )
         unlike.append(f"had unlike budgets ({names})")
     for path, words in (("data.dataset", "datasets"), ("model.source", "base models")):
         if len({dict(_flat(line.config)).get(path) for line in ticked}) > 1:

@@ -25,6 +25,7 @@ from lora_playground.ui import cards, method_card, recordings, run_figures
 from lora_playground.ui.shell import SETS
 from lora_playground.ui.words import escape
 from lora_playground.variants.targets import select
+from lora_playground.wording import counted
 
 PROBES, TOKENS = 2, 48
 
@@ -48,7 +49,7 @@ def plan(config: RunConfig, home: Path) -> dict[str, Any]:
     )
     curve = run_figures.curve(progress, 0)
     curve["words"] = (
-        f"The loss of {config.training.steps} steps will stand here." if not config.training.seconds else ""
+        f"The loss of {counted(config.training.steps, 'step')} will stand here." if not config.training.seconds else ""
     )
     return {
         "base": source if source != "embedded" else "",

@@ -24,6 +24,7 @@ from lora_playground.ui.identity import Identity
 from lora_playground.ui.shell import LATEST, SETS, Shell, filled, heading
 from lora_playground.ui.words import count, escape, expected
 from lora_playground.variants import VARIANTS
+from lora_playground.wording import counted
 
 SEEDS = (1, 2, 3, 5)
 _REMEMBERED = 200
@@ -152,7 +153,7 @@ def _same(base: RunConfig) -> str:
 
 def _price(found: cost.Cost, race: bool, base: RunConfig) -> str:
     runs = "1 run" if found.runs == 1 else f"{found.runs} of at most {MOST} runs"
-    steps = "" if base.training.seconds is not None else f", {count(found.steps)} steps in all"
+    steps = "" if base.training.seconds is not None else f", {counted(found.steps, 'step', count(found.steps))} in all"
     at_once = f", {found.at_once} at a time" if found.at_once > 1 else ""
     said = f"<b>{runs}</b>{steps}{at_once}. "
     if found.seconds is None:

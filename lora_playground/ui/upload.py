@@ -21,6 +21,7 @@ from lora_playground.ui import cards
 from lora_playground.ui.controls import Dropdown, offer
 from lora_playground.ui.shell import Shell
 from lora_playground.ui.words import escape
+from lora_playground.wording import counted
 
 SHOWN_PROBLEMS = 50
 ENDINGS = [".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet"]
@@ -200,7 +201,8 @@ def _columns(origin: Any) -> list[str]:
 
 def _found(reading: Reading, train: int, validation: int, test: int) -> str:
     """What was read, in one sentence, then what could not be."""
-    text = f"{len(reading.rows)} rows read: {train} to learn from, {validation} to watch, {test} kept back as a test."
+    parts_of = f"{train} to learn from, {validation} to watch, {test} kept back as a test"
+    text = f"{counted(len(reading.rows), 'row')} read: {parts_of}."
     parts = [f'<p class="lp-note">{escape(text)}</p>']
     parts += [f'<p class="lp-note">{escape(note)}</p>' for note in reading.notes]
     if reading.duplicates:

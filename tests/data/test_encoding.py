@@ -175,8 +175,6 @@ def test_a_row_that_the_template_refuses_is_named_and_the_others_are_learned(tok
     dog = [{"role": "user", "content": "The dog?"}, CHAT[2]]
     rows = [{"messages": CHAT[1:3], "meta": {"line": 1}}, {"messages": dog, "meta": {"line": 7}}]
     done = encoding.encode(tokenizer, rows, 512)
-    assert (
-        len(done.examples) == 1 and "1 rows are left out" in done.notes()[0] and "line 7 (no dogs)" in done.notes()[0]
-    )
+    assert len(done.examples) == 1 and "1 row left out" in done.notes()[0] and "line 7 (no dogs)" in done.notes()[0]
     with pytest.raises(DataError, match=r"line 7 \(no dogs\)"):
         encoding.encode(tokenizer, rows[1:], 512)
