@@ -1,4 +1,5 @@
-// The menu of a run in the list: rename, note, copy link, use its settings, export, delete with undo.
+// The menu of a run in the list: rename, note, copy link, use its settings, export, delete with undo; of a sweep: copy
+// link, delete with undo.
 lp.menu = (() => {
   "use strict";
   const GRACE = 8000; // milliseconds in which a deletion can be undone; a page that is left before then deletes at once
@@ -13,7 +14,11 @@ lp.menu = (() => {
     ["Copy link", (id) => { lp.clip(`${window.location.origin}${window.location.pathname}?run=${id}&runs=${id}`); toast("The link is copied."); }],
     ["Use these settings", (id) => { lp.live.take(id); lp.open("Fine-tune"); toast("The form has the settings of this run."); }],
     ["Export …", (id) => { lp.live.open(id); setTimeout(() => document.getElementById("lp-exports")?.scrollIntoView({ block: "center" }), 700); }],
-    ["Delete", remove],
+    ["Delete", (id) => remove(id, "delete")],
+  ];
+  const ofSweeps = [
+    ["Copy link", (id) => { lp.clip(`${window.location.origin}${window.location.pathname}?tab=lab&sweep=${id}`); toast("The link is copied."); }],
+    ["Delete with all its runs", (id) => remove(id, "delete-sweep")],
   ];
 
   function open(id, button) {
@@ -22,7 +27,7 @@ lp.menu = (() => {
     if (again) return;
     anchor = button;
     menu = lp.make("div", { class: "lp-menu", role: "menu", "aria-label": `More about ${lp.live.name(id)}` });
-    for (const [title, act] of items) {
+    for (const [title, act] of button.dataset.sweep ? ofSweeps : items) {
       const item = lp.make("button", { role: "menuitem", type: "button" }, title);
       item.addEventListener("click", () => { close(); act(id); });
       menu.append(item);
@@ -64,7 +69,7 @@ lp.menu = (() => {
   }
 
   let shown = null;
-  function toast(words, action) {
+  function toast(words, action, time = action ? GRACE : 2500) {
     if (shown) shown.remove();
     const node = shown = lp.make("div", { class: "lp-toast", role: "status" }, lp.make("span", {}, words));
     if (action) {
@@ -73,26 +78,34 @@ lp.menu = (() => {
       node.append(button);
     }
     document.body.append(node);
-    setTimeout(() => node.remove(), action ? GRACE : 2500);
+    setTimeout(() => node.remove(), time);
   }
 
-  function remove(id) {
+  function remove(id, what) {
     const name = lp.live.name(id);
     lp.live.hide(id, true);
-    doomed.set(id, setTimeout(() => finish(id), GRACE));
-    toast(`“${name}” is deleted.`, ["Undo", () => { clearTimeout(doomed.get(id)); doomed.delete(id); lp.live.hide(id, false); }]);
+    if (what === "delete-sweep") lp.sweep.leave(id);
+    doomed.set(id, { what, timer: setTimeout(() => finish(id), GRACE) });
+    toast(`“${name}” is deleted.`, ["Undo", () => { clearTimeout(doomed.get(id).timer); doomed.delete(id); lp.live.hide(id, false); }]);
   }
   function finish(id) {
+    const { what } = doomed.get(id);
     doomed.delete(id);
-    edit(id, "delete");
+    edit(id, what);
     setTimeout(() => lp.live.hide(id, false), 2500); // it stays in the list where the server refuses
   }
-  window.addEventListener("pagehide", () => doomed.forEach((timer, id) => { clearTimeout(timer); finish(id); }));
+  window.addEventListener("pagehide", () => doomed.forEach((one, id) => { clearTimeout(one.timer); finish(id); }));
+
+  // What the server refuses stands beside the run in Fine-tune; elsewhere it is said here.
+  function told() {
+    const said = document.querySelector("#lp-view-problem .lp-error");
+    if (said && said.textContent.trim() && !said.offsetParent) toast(said.textContent.trim(), null, GRACE);
+  }
 
   // What the person calls themselves; others see it beside their runs.
   function person(name, then) {
     ask("Your name, beside your runs", name, 40).then((text) => { if (text !== null) { edit("", "person", text); setTimeout(then, 400); } });
   }
 
-  return { start: (trigger) => { send = trigger; }, open, person };
+  return { start: (trigger) => { send = trigger; }, open, person, told };
 })();

@@ -19,6 +19,17 @@ lp.sweep = (() => {
     setTimeout(() => { ask(); lp.reveal("lp-sweep-view"); }, 150);
   }
 
+  // A sweep that is about to be deleted leaves the page.
+  function leave(gone) {
+    if (gone !== id) return;
+    id = version = "";
+    told = null;
+    lp.url({ sweep: "" });
+    const node = place();
+    if (node) { node.lpId = ""; node.replaceChildren(); }
+    paint();
+  }
+
   async function ask() {
     clearTimeout(timer);
     if (asking) return;
@@ -95,5 +106,5 @@ lp.sweep = (() => {
 
   function start(fire) { trigger = fire; ask(); }
   setInterval(() => { if (shown() && id && (!told || place().lpId !== id)) ask(); }, 700); // the tab was just opened
-  return { start, open, ask };
+  return { start, open, ask, leave };
 })();

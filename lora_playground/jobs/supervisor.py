@@ -18,6 +18,7 @@ from lora_playground.errors import JobError, RunError
 from lora_playground.jobs.dispatcher import Dispatcher, record
 from lora_playground.jobs.job import Job
 from lora_playground.jobs.limits import ALONE, Kept, Limits
+from lora_playground.jobs.ownership import may_change, why_not
 from lora_playground.jobs.people import People
 from lora_playground.jobs.placement import Placement
 from lora_playground.jobs.recovery import adopt, as_it_stands, rebuild, take_home
@@ -133,7 +134,7 @@ class Supervisor:
         """Stops a job in whatever state it is; doing so twice, or after its end, changes nothing.
 
         Args:
-            owner: where given, a job of another owner is treated as unknown (JobError).
+            owner: who asks; JobError where they may not change it (`jobs.ownership`). None may change all.
         """
         row = self._row(id, owner)
         if self.store.withdraw(id, row.attempt, time.time()):
@@ -155,7 +156,8 @@ class Supervisor:
         """
         known = self.store.get(id)
         if known is None:
-            adopt(self.store, self.runs.get(id), owner or "")
+            self._check_owner(id, "", owner)
+            adopt(self.store, self.runs.get(id), "")
         row = self._row(id, owner)
         if row.state == "done":
             raise JobError(f"Run {id} is done; there is nothing to resume. Start a new run to train more.")
@@ -172,10 +174,10 @@ class Supervisor:
     def delete(self, id: str, owner: str | None = None) -> None:
         """Removes an ended job and its run; raises JobError while it is queued or runs."""
         row = self.store.get(id)
-        if row is not None:
-            row = self._row(id, owner)
-            if row.state not in TERMINAL:
-                raise JobError(f"Run {id} is {row.state}; stop it first.")
+        if row is None:
+            self._check_owner(id, "", owner)
+        elif (state := self._row(id, owner).state) not in TERMINAL:
+            raise JobError(f"Run {id} is {state}; stop it first.")
         self.runs.delete(id)
         self.store.remove(id)
 
@@ -183,7 +185,9 @@ class Supervisor:
         """One job. A run that was made without a server is described by its folder. Raises RunError for unknown ids."""
         row = self.store.get(id)
         if row is None:
-            return Job.of_run(self.runs.get(id))
+            found = Job.of_run(self.runs.get(id))
+            self._check_owner(id, "", owner)
+            return found
         row = self._row(id, owner)
         return self._job(row, self._plan() if row.state == "queued" else {})
 
@@ -268,9 +272,12 @@ class Supervisor:
         if row is None:
             self.runs.get(id)  # a malformed id is told in its own words
             raise JobError(f"There is no job {id}. List the jobs to see what there is.")
-        if owner is not None and row.owner != owner:
-            raise JobError(f"Run {id} was started in another browser; only there can it be stopped or resumed.")
+        self._check_owner(id, row.owner, owner)
         return as_it_stands(row, self.runs)
+
+    def _check_owner(self, id: str, owner: str, visitor: str | None) -> None:
+        if visitor is not None and not may_change(owner, visitor):
+            raise JobError(why_not(f"Run {id}", owner))
 
     def _plan(self) -> Plan:
         return {row.id: (place, eta) for place, (row, eta) in enumerate(self.dispatcher.schedule(), 1)}

@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lora_playground.errors import PlaygroundError, RunError
+from lora_playground.jobs.ownership import may_change, why_not
 from lora_playground.jobs.supervisor import Supervisor
 from lora_playground.sweeps import race
+from lora_playground.sweeps.deletion import delete
 from lora_playground.sweeps.grid import Point
 from lora_playground.sweeps.standing import Member, Results, Standing, read_standing, told_out
 from lora_playground.sweeps.store import Sweep, SweepStore, Wish, config_of
@@ -57,20 +59,32 @@ class Keeper:
         return sweep
 
     def ask(self, id: str, wish: Wish, owner: str | None = None) -> Sweep:
-        """Lets a sweep go on, pause or stop. Raises RunError for an unknown one, or one of another owner (where given).
+        """Lets a sweep go on, pause or stop. Raises RunError for an unknown one, or where `owner`, who asks, may not
+        change it (None may).
 
         A pause stops its runs with a checkpoint, so that nothing is trained twice; a stop leaves what is finished.
         """
         with self._lock:
             sweep = self.store.get(id)
-            if owner is not None and sweep.owner and sweep.owner != owner:
-                raise RunError(f"The sweep {sweep.label} was started in another browser; only there can it be changed.")
+            _check_owner(sweep, owner)
             if sweep.wish == "stop" or sweep.ended is not None:
                 return sweep
             sweep.wish = wish
             self.store.save(sweep)
         self._wake.set()
         return sweep
+
+    def delete(self, id: str, owner: str | None = None) -> int:
+        """Deletes a sweep that has ended or is paused, with all its runs; returns how many those were.
+
+        Raises:
+            RunError: an unknown sweep, one that goes on, or one that `owner`, who asks, may not change (None may);
+                nothing is deleted then.
+        """
+        with self._lock:
+            sweep = self.store.get(id)
+            _check_owner(sweep, owner)
+            return delete(self.read(sweep), self.store, self.supervisor.delete)
 
     def standing(self, id: str) -> Standing:
         """A sweep as it stands. Raises RunError for an unknown one."""
@@ -111,7 +125,11 @@ class Keeper:
         going = [sweep for sweep in self.store.list() if sweep.ended is None]
         for sweep in reversed(going):
             with self._lock:
-                self._tend(self.store.get(sweep.id))
+                try:
+                    found = self.store.get(sweep.id)
+                except RunError:  # deleted since it was listed
+                    continue
+                self._tend(found)
         return bool(going)
 
     # --- inside ---------------------------------------------------------------------------------------------------
@@ -214,3 +232,8 @@ class Keeper:
                     self.supervisor.cancel(member.entry.run)
         if sweep.wish == "stop" and not any(one.running or one.state == "queued" for one in standing.members):
             sweep.ended = time.time()
+
+
+def _check_owner(sweep: Sweep, owner: str | None) -> None:
+    if owner is not None and not may_change(sweep.owner, owner):
+        raise RunError(why_not(f"The sweep {sweep.label}", sweep.owner))

@@ -105,6 +105,13 @@ class SweepStore:
         """Writes a sweep, whole or not at all. Raises RunError."""
         write_json(self._path(sweep.id), asdict(sweep))
 
+    def remove(self, id: str) -> None:
+        """Deletes what is kept of a sweep; its runs stay. Raises RunError where home cannot be written."""
+        with writing(self._path(id)):
+            self._path(id).unlink(missing_ok=True)
+        with self._lock:
+            self._read.pop(id, None)
+
     def get(self, id: str) -> Sweep:
         """The sweep of that id, a copy of its own; raises RunError for one that is malformed or unknown."""
         if not isinstance(id, str) or not ID_PATTERN.fullmatch(id):

@@ -37,6 +37,7 @@ from lora_playground.ui.federated_view import (
 from lora_playground.ui.forms import nest
 from lora_playground.ui.identity import Identity
 from lora_playground.ui.shell import QUIET, SETS, SLOTS, Shell, draw
+from lora_playground.wording import counted
 
 SPLIT = ("federated.clients", "federated.partition", "federated.concentration", "federated.group")
 """For events that tick runs: only the queue tells the page that a State has changed."""
@@ -162,7 +163,7 @@ def start_runs(
     except PlaygroundError as failure:
         if not started:
             return gr.skip(), gr.skip(), cards.error(str(failure))
-        problem = cards.error(f"{len(started)} runs were queued; the next was refused. {failure}")
+        problem = cards.error(f"{counted(len(started), 'run')} queued; the next was refused. {failure}")
         return started, tick(given[shell.ticked], started), problem
     return started, tick(given[shell.ticked], started), ""
 
@@ -177,7 +178,7 @@ def stop_runs(shell: Shell, compared: Sequence[str], owner: str) -> str:
     try:
         for run in compared:
             if not shell.supervisor.job(run).ended:
-                shell.supervisor.cancel(run, owner if shell.supervisor.job(run).owner else None)
+                shell.supervisor.cancel(run, owner)
     except PlaygroundError as failure:
         return cards.error(str(failure))
     return ""
@@ -187,9 +188,8 @@ def resume_runs(shell: Shell, compared: Sequence[str], owner: str) -> str:
     """Lets those of these runs that were stopped or failed go on from their last whole round."""
     try:
         for run in compared:
-            job = shell.supervisor.job(run)
-            if job.resumable:
-                shell.supervisor.resume(run, owner if job.owner else None)
+            if shell.supervisor.job(run).resumable:
+                shell.supervisor.resume(run, owner)
     except PlaygroundError as failure:
         return cards.error(str(failure))
     return ""

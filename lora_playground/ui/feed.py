@@ -21,6 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from lora_playground.errors import PlaygroundError
+from lora_playground.jobs.ownership import may_change
 from lora_playground.jobs.supervisor import Job, Supervisor
 from lora_playground.models.sources import is_shared
 from lora_playground.plots.style import RUN_COLOURS
@@ -119,7 +120,7 @@ class Feed:
             return {"card": _bytes({"version": "gone", "id": identity, "state": "gone", "html": ""})}
         run, job, label, progress = view.run, view.job, view.label, view.progress
         parts: dict[str, bytes] = {}
-        mine = not job.owner or job.owner == visitor
+        mine = may_change(job.owner, visitor)
         by = "" if mine else self._supervisor.people.name(job.owner)
         told = self._told(job)
         version = _version(

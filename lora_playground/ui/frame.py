@@ -162,7 +162,7 @@ class Frame:
         FormMemory(steps, shell.store).connect(page)
         AskBase(self._client, shell.home).connect(steps.dataset, steps.source)
         self._edits.act(self.edit, None, view.problem, trigger_mode="multiple", **QUIET).then(
-            None, None, None, js="() => lp.live.ask()"
+            None, None, None, js="() => { lp.live.ask(); setTimeout(lp.menu.told, 100); }"
         )
         self._exports.connect(own.viewed)
         self._again.connect(own.viewed)
@@ -205,22 +205,25 @@ class Frame:
 
     def stop(self, viewed: str, request: gr.Request) -> str:
         """Stops the run looked at; only who started it may."""
-        return self._ask(lambda: self._shell.supervisor.cancel(viewed, self._owner(viewed, request)))
+        return self._ask(lambda: self._shell.supervisor.cancel(viewed, self._identity.of(request)))
 
     def resume(self, viewed: str, request: gr.Request) -> str:
         """Goes on with the run looked at from its last checkpoint."""
-        return self._ask(lambda: self._shell.supervisor.resume(viewed, self._owner(viewed, request)))
+        return self._ask(lambda: self._shell.supervisor.resume(viewed, self._identity.of(request)))
 
     def edit(self, event: gr.EventData, request: gr.Request) -> str:
-        """Gives a run a name or a note, or deletes it; only who started it may. Or names the person who asks."""
+        """Gives a run a name or a note, deletes it or a sweep; only who may change it. Or names the person who asks."""
         identity, what = str(event.id), str(event.what)
 
         def do() -> None:
             if what == "person":
                 self._shell.supervisor.people.rename(self._identity.of(request), str(event.text))
                 return
-            owner = self._owner(identity, request)
-            self._shell.supervisor.job(identity, owner)  # refuses those who did not start it
+            owner = self._identity.of(request)
+            if what == "delete-sweep" and self._shell.sweeps is not None:
+                self._shell.sweeps.delete(identity, owner)
+                return
+            self._shell.supervisor.job(identity, owner)  # refuses those who may not
             if what == "delete":
                 self._shell.supervisor.delete(identity, owner)
             elif what in ("name", "note"):
@@ -237,10 +240,6 @@ class Frame:
             return gr.skip(), gr.skip(), cards.error(str(failure))
         self._run_list.read(fresh=True)
         return job.id, with_ticked(ticked, [job.id]), ""
-
-    def _owner(self, viewed: str, request: gr.Request) -> str | None:
-        # A run that nobody in this queue owns (made by the command line) is anybody's.
-        return self._identity.of(request) if self._shell.supervisor.job(viewed).owner else None
 
     def _ask(self, do: Callable[[], Any]) -> str:
         try:

@@ -45,13 +45,17 @@ def line(entry: Entry, with_person: bool = False) -> str:
     """A run's line in the list. The page marks it as ticked or in view, and gives it the colour of its slot."""
     identity, label = escape(entry.id), escape(entry.label)
     who = f'<span class="who">{escape(entry.person)}</span>' if with_person and entry.person else ""
+    more = (
+        f'<button class="lp-more" data-act="menu" data-id="{identity}"{" data-sweep=1" if entry.sweep else ""} '
+        f'aria-haspopup="menu" aria-label="More about {label}">⋯</button>'
+    )
     if entry.sweep:
         best = f", best <b>{percent(entry.score)}</b>" if entry.score is not None else ""
         state = "" if entry.state in ("running", "done") else f", {escape(entry.state)}"
         return (
             f'<span class="lp-stack" aria-hidden="true"></span><button class="lp-open" data-act="sweep" '
             f'data-id="{identity}"><span class="n">{label}</span><span class="s"><span>{escape(entry.part)} runs{state}'
-            f"{best}</span>{who}</span></button>"
+            f"{best}</span>{who}</span></button>{more}"
         )
     said = escape(PHASES.get(entry.state, entry.state))
     if entry.state == "done":
@@ -65,8 +69,7 @@ def line(entry: Entry, with_person: bool = False) -> str:
         f'aria-label="Show {label} in Spectrum, Chat and Compare" data-act="tick" data-id="{identity}"><i></i></button>'
         f'<button class="lp-open" data-act="open" data-id="{identity}"><span class="n">{label}</span>'
         f'<span class="s"><span{tone}>{said}</span>{who}{pictures.spark(entry.losses)}</span></button>'
-        f'<button class="lp-more" data-act="menu" data-id="{identity}" aria-haspopup="menu" '
-        f'aria-label="More about {label}">⋯</button>'
+        f"{more}"
     )
 
 

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from lora_playground.errors import PlaygroundError
+from lora_playground.jobs.ownership import may_change
 from lora_playground.plots.sweeps import rank_colours
 from lora_playground.service.sweeps import pictures
 from lora_playground.sweeps import Keeper, Member, Standing, findings
@@ -53,7 +54,7 @@ class SweepRoutes:
             said = f'<p class="lp-error">{escape(failure)}</p>'
             return _json({"version": "gone", "html": said, "table": "", "pictures": {}, "busy": False, "mine": False})
         version = version_of(standing)
-        mine = not standing.sweep.owner or standing.sweep.owner == visitor
+        mine = may_change(standing.sweep.owner, visitor)
         if request.query_params.get("version") == f"{version}{mine:d}":
             return _json({"version": f"{version}{mine:d}"})
         made = self._made(standing, version)

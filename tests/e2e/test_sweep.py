@@ -73,6 +73,41 @@ def test_which_rank_is_needed(page, server):
     until(page, lambda: page.locator("#lp-status").inner_text() != "", "the run")
 
 
+def test_a_sweep_is_deleted_from_its_menu_and_that_can_be_undone(page, server):
+    set_number(page, "lp-steps-number", "1")
+    open_advanced(page)
+    set_number(page, "lp-training-batch-tokens", "128")
+    before = set(server.runs())
+    page.locator("#lp-to-sweep button").click()
+    page.locator("#lp-sweep-start").wait_for()
+    choose_ranks(page, 1, 2)
+    cost = page.locator("#lp-sweep-cost")
+    until(page, lambda: "2 of at most 32 runs, 2 steps in all" in cost.inner_text(), "the cost")
+    old = {path.name for path in (server.home / "sweeps").glob("*.json")}
+    page.locator("#lp-sweep-start").click()
+    until(page, lambda: len(list((server.home / "sweeps").glob("*.json"))) > len(old), "the sweep")
+    until(page, lambda: sweep_file(server).get("ended"), "its end")
+    id = sweep_file(server)["id"]
+    entry = page.locator(f'#lp-runs .lp-run[data-id="{id}"]')
+    card = page.locator("#lp-sweep .lp-sweep-card")
+    until(page, lambda: "2 of 2 done" in card.inner_text(), "what it shows")
+    entry.locator(".lp-more").click()
+    page.locator('.lp-menu [role="menuitem"]').filter(has_text="Delete with all its runs").click()
+    until(page, lambda: entry.count() == 0 and card.count() == 0, "it to leave the page")
+    page.locator(".lp-toast button").filter(has_text="Undo").click()
+    until(page, lambda: entry.count() == 1, "the undo")
+    page.wait_for_timeout(9000)  # longer than the time in which a deletion can be undone
+    assert sweep_file(server)["id"] == id
+    entry.locator(".lp-more").click()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    until(page, lambda: id not in {p.stem for p in (server.home / "sweeps").glob("*.json")}, "the deletion")
+    until(page, lambda: set(server.runs()) == before, "its runs to be deleted too")
+    page.reload()
+    page.locator("#lp-runs .lp-side").wait_for()
+    assert entry.count() == 0
+
+
 def test_what_cannot_be_swept_is_said_before_anything_begins(page, server):
     before = set(server.runs())
     open_tab(page, "Lab")

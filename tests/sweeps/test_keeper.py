@@ -11,6 +11,7 @@ import pytest
 from lora_playground.config import RunConfig
 from lora_playground.errors import RunError
 from lora_playground.jobs.supervisor import Supervisor
+from lora_playground.models.sources import SHARED_VARIABLE
 from lora_playground.runs.files import write_json
 from lora_playground.sweeps import Grid, Keeper
 from tests.jobs.support import FakeRunner
@@ -209,4 +210,45 @@ def test_a_damaged_file_hides_no_other_sweep(home: Path, trainer: Trainer) -> No
         assert [one.id for one in keeper.store.list()] == [sweep.id]
         with pytest.raises(RunError, match="not a sweep's id"):
             keeper.store.get("../jobs")
+        keeper.close()
+
+
+def test_a_sweep_is_deleted_with_its_runs_once_nothing_goes_on(home: Path, trainer: Trainer) -> None:
+    trainer.attended = False
+    supervisor, keeper = server(home, trainer)
+    with supervisor:
+        sweep = keeper.create(points(1, 2, 3, 4), "doomed", owner="ann")
+        other = supervisor.submit(RunConfig.parse({"title": "kept"}), owner="ann").id
+        wait_until(lambda: len(trainer.started) == 2)
+        with pytest.raises(RunError, match="stop it first"):
+            keeper.delete(sweep.id, "ann")
+        keeper.ask(sweep.id, "pause", "ann")
+        wait_until(lambda: keeper.standing(sweep.id).state == "paused")
+        with pytest.raises(RunError, match="another browser"):
+            keeper.delete(sweep.id, "bob")
+        runs = keeper.store.get(sweep.id).runs
+        assert keeper.delete(sweep.id, "ann") == len(runs) > 0
+        assert keeper.store.list() == [] and {run.id for run in supervisor.runs.list()} == {other}
+        with pytest.raises(RunError, match="no sweep"):
+            keeper.ask(sweep.id, "run", "ann")
+        trainer.attended = True  # and the server goes on with what is left
+        wait_until(lambda: supervisor.job(other).state == "done")
+        later = keeper.create(points(5), "later")
+        wait_until(lambda: keeper.standing(later.id).state == "done")
+        keeper.close()
+
+
+def test_what_nobody_started_here_is_the_operators_on_a_shared_server(
+    home: Path, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor, keeper = server(home, trainer)
+    with supervisor:
+        sweep = keeper.create(points(1), "of the command line")
+        wait_until(lambda: keeper.standing(sweep.id).state == "done")
+        monkeypatch.setenv(SHARED_VARIABLE, "1")
+        for visitor in ("ann", ""):
+            with pytest.raises(RunError, match="only whoever runs it"):
+                keeper.delete(sweep.id, visitor)
+        monkeypatch.delenv(SHARED_VARIABLE)
+        assert keeper.delete(sweep.id, "ann") == 1
         keeper.close()
