@@ -16,10 +16,11 @@ from lora_playground.cli import claims as of_claims
 from lora_playground.cli import commands, lab, show
 from lora_playground.cli import lessons as of_lessons
 from lora_playground.cli import sweeps as of_sweeps
-from lora_playground.cli.flags import add_chat_flags, add_file_flags, add_train_flags, build_config, within
+from lora_playground.cli.flags import add_chat_flags, add_file_flags, add_section_flags, add_train_flags, build_config
 from lora_playground.errors import PlaygroundError
 from lora_playground.reproduce import FORMATS
 from lora_playground.runs import home_at
+from lora_playground.service.operation_options import EvaluateOptions, ExportOptions
 
 __all__ = ["build_config", "main"]
 
@@ -86,6 +87,10 @@ def _training(command: Command) -> None:
     of_sweeps.add_flags(
         command("sweep", of_sweeps.sweep, of_sweeps.show_sweep, "up to 32 runs: ranks × variants × rates × seeds")
     )
+    command("sweeps", of_sweeps.sweeps, show.show_table, "list the sweeps")
+    command("delete-sweep", of_sweeps.delete_sweep, show.show_pairs, "delete a sweep with all its runs").add_argument(
+        "sweep"
+    )
     resume = command("resume", commands.resume, show.show_train, "go on with a run from its last checkpoint")
     resume.add_argument("run")
     for trains in (train, resume):
@@ -96,7 +101,7 @@ def _training(command: Command) -> None:
 def _runs(command: Command) -> None:
     evaluate = command("evaluate", commands.evaluate, show.show_pairs, "score both models on the dataset's test part")
     evaluate.add_argument("run")
-    evaluate.add_argument("--rows", type=within(1, 1_000_000, int), help="at most so many test rows (default: all)")
+    add_section_flags(evaluate, EvaluateOptions)
     command("runs", commands.runs, show.show_table, "list the runs")
     command("show", commands.show_run, show.show_pairs, "one run: configuration, state and result").add_argument("run")
     command("delete", commands.delete, show.show_pairs, "delete a run and all its files").add_argument("run")
@@ -110,12 +115,12 @@ def _runs(command: Command) -> None:
     add_chat_flags(command("chat", commands.chat, show.show_chat, "one prompt to base and adapted model, same noise"))
     export = command("export", commands.export_run, show.show_pairs, "write a run's adapter for other tools")
     export.add_argument("run")
-    export.add_argument("--format", default="peft", choices=["peft", "lora", "merged"])
+    export.add_argument("--format", default="peft", help="peft (default), lora or merged")
     export.add_argument("--out", required=True, metavar="DIR")
-    export.add_argument("--rank", type=int, help="with --format lora: keep so many directions a module")
+    add_section_flags(export, ExportOptions)
     again = command("reproduce", commands.reproduce_run, show.show_reproduced, "a finished run to do again")
     again.add_argument("run")
-    again.add_argument("--format", default="cli", choices=FORMATS, help="default: cli, printed")
+    again.add_argument("--format", default="cli", help=f"{', '.join(FORMATS)} (default: cli, printed)")
     again.add_argument("--out", metavar="FILE", help="the file to write; batches go beside a script or notebook")
     command("variants", commands.variants, show.show_variants, "list the variants and their options")
 

@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import statistics
 from typing import Any
+
+from lora_playground.service import catalogue
 
 
 def claims(given: argparse.Namespace) -> list[dict[str, Any]]:
     """`claims`: one row a claim."""
-    from lora_playground.claims import list_claims, verdict
-    from lora_playground.claims.measured import measurement
-
-    rows = []
-    for claim in list_claims():
-        found = measurement(claim.name)
-        judged = verdict(claim, found)
-        values = {key: round(statistics.fmean(numbers), 6) for key, numbers in found.values.items()} if found else {}
-        rows.append({
-            "name": claim.name, "title": claim.title, "paper": claim.paper, "url": claim.url, "claim": claim.claim,
-            "here": claim.here, "verdict": judged.verdict, "why": judged.why,
-            "measured": (found.figures or values) if found else {}, "value": judged.value, "interval": judged.interval,
-            "seeds": len(found.seeds) if found else 0, "command": claim.command,
-        })  # fmt: skip
-    return rows
+    return catalogue.claims()
 
 
 def show_claims(value: list[dict[str, Any]]) -> None:

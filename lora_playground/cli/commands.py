@@ -10,10 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lora_playground.cli.flags import absolute, build_config
+from lora_playground.cli.flags import absolute, build_config, section_given
 from lora_playground.cli.progress import Progress
 from lora_playground.errors import ConfigError, PlaygroundError
 from lora_playground.service import catalogue
+from lora_playground.service.operation_options import ChatOptions, EvaluateOptions, ExportOptions
+from lora_playground.wording import counted
 
 
 def _store(given: argparse.Namespace) -> Any:
@@ -61,7 +63,7 @@ def _columns(given: argparse.Namespace) -> dict[str, str] | None:
 def _tell_reading(card: Any, reading: Any) -> None:
     """Says what was found in a file, what was not used and what was left out."""
     parts = f"{card.train} to learn from, {card.validation} to watch, {card.test} kept back as a test"
-    print(f"dataset {card.name}: {len(reading.rows)} rows read: {parts}", file=sys.stderr)
+    print(f"dataset {card.name}: {counted(len(reading.rows), 'row')} read: {parts}", file=sys.stderr)
     for text in [*reading.notes, *(problem.text for problem in reading.problems[:20])]:
         print(f"note: {text}", file=sys.stderr)
 
@@ -109,9 +111,10 @@ def evaluate(given: argparse.Namespace) -> dict[str, Any]:
     """`evaluate`: scores of base and adapted model on the dataset's test part."""
     from lora_playground.jobs.pipeline import evaluate_run
 
+    most = section_given(EvaluateOptions, given).rows
     with Progress() as progress:
         outcome = evaluate_run(
-            _store(given).get(given.run), given.rows, lambda done, of, left: progress.count(done, of, "rows", left)
+            _store(given).get(given.run), most, lambda done, of, left: progress.count(done, of, "rows", left)
         )
     score, forgetting = outcome["score"], outcome["forgetting"]
     if score is None:
@@ -182,19 +185,20 @@ def chat(given: argparse.Namespace) -> dict[str, Any]:
     from lora_playground.models.loading import load_base
     from lora_playground.service.spectra import updates_of
 
+    ways = section_given(ChatOptions, given)
     run = _store(given).get(given.run)
     updates = updates_of(run)
     base = load_base(run.config().model)
     decoder = Decoder(base.model, base.tokenizer)
     messages = [{"role": "user", "content": given.prompt}]
-    if given.system:
-        messages.insert(0, {"role": "system", "content": given.system})
+    if ways.system:
+        messages.insert(0, {"role": "system", "content": ways.system})
     prompt = decoder.encode(messages)
-    truncation = None if given.keep is None else Truncation("top", k=given.keep)
-    sampling = Sampling(given.temperature, given.top_p, given.seed)  # the same random numbers for both rows
+    truncation = None if ways.keep is None else Truncation("top", k=ways.keep)
+    sampling = Sampling(ways.temperature, ways.top_p, ways.seed)  # the same random numbers for both rows
     pair = [
-        Row(prompt, update, sampling, given.max_new_tokens, decoder.stop)
-        for update in (None, RowUpdate(decoder.adapter(updates), given.strength, truncation))
+        Row(prompt, update, sampling, ways.max_new_tokens, decoder.stop)
+        for update in (None, RowUpdate(decoder.adapter(updates), ways.strength, truncation))
     ]
     with decoder.evaluating():
         batch = decoder.batch()
@@ -207,16 +211,19 @@ def chat(given: argparse.Namespace) -> dict[str, Any]:
 
 def export_run(given: argparse.Namespace) -> dict[str, Any]:
     """`export`: a run's adapter in a format that other tools read."""
-    from lora_playground.exchange.exporting import export
+    from lora_playground.exchange.exporting import check, export
 
+    rank = section_given(ExportOptions, given).rank
+    check(given.format, rank)
     run = _store(given).get(given.run)
-    return export(run.folder, given.format, Path(given.out), rank=given.rank)
+    return export(run.folder, given.format, Path(given.out), rank=rank)
 
 
 def reproduce_run(given: argparse.Namespace) -> dict[str, Any]:
     """`reproduce`: config, command, script, notebook or all of them as a zip."""
-    from lora_playground.reproduce import reproduce
+    from lora_playground.reproduce import check, reproduce
 
+    check(given.format)
     run = _store(given).get(given.run)
     try:
         return reproduce(run, given.format, Path(given.out) if given.out else None)

@@ -8,15 +8,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from lora_playground.config import Option, RunConfig, options
+from lora_playground.config import Option, RunConfig, Section, checked, options
 from lora_playground.data.columns import ROLES
 from lora_playground.errors import ConfigError
 from lora_playground.presets import PURPOSES
 from lora_playground.reproduce.command import flag
-from lora_playground.service.run_options import assemble
+from lora_playground.service.operation_options import ChatOptions
+from lora_playground.service.run_options import FEDERATED, assemble
 from lora_playground.variants import VARIANTS, get_variant
+
+S = TypeVar("S", bound=Section)
 
 
 def add_train_flags(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +31,9 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
     add_file_flags(parser)
     for option in options(RunConfig):
         _one_flag(parser, option, flag(option.path))
+    several = parser.add_argument_group("options of a run among several parties (one of them makes it such a run)")
+    for option in FEDERATED:
+        _one_flag(several, option, flag(option.path))
     by_flag: dict[str, list[tuple[str, Option]]] = {}
     for variant in VARIANTS.values():
         for option in options(variant.config, "variant."):
@@ -54,17 +60,23 @@ def _one_flag(parser: Any, option: Option, name: str, note: str = "") -> None:
     parser.add_argument(f"--{name}", dest=option.path, metavar=kind.upper(), help=text, default=argparse.SUPPRESS)
 
 
+def add_section_flags(parser: argparse.ArgumentParser, section: type[Section]) -> None:
+    """A flag for every option of a schema."""
+    for option in options(section):
+        _one_flag(parser, option, flag(option.path))
+
+
+def section_given(section: type[S], given: argparse.Namespace) -> S:
+    """The options of a schema from the flags of `add_section_flags`; raises ConfigError."""
+    texts = {option: getattr(given, option.path) for option in options(section) if hasattr(given, option.path)}
+    return checked(section, {option.path: _value(option, text) for option, text in texts.items()})
+
+
 def add_chat_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `chat`."""
     parser.add_argument("run")
     parser.add_argument("--prompt", required=True)
-    parser.add_argument("--system", default="")
-    parser.add_argument("--seed", type=within(0, 2**31 - 1, int), default=0)
-    parser.add_argument("--temperature", type=within(0.0, 10.0), default=0.0)
-    parser.add_argument("--top-p", type=within(0.001, 1.0), default=1.0)
-    parser.add_argument("--max-new-tokens", type=within(1, 4096, int), default=128)
-    parser.add_argument("--strength", type=within(-2.0, 2.0), default=1.0, help="the update's strength, -2 to 2")
-    parser.add_argument("--keep", type=within(0, 4096, int), help="keep only the k strongest directions of each module")
+    add_section_flags(parser, ChatOptions)
 
 
 def within(low: float, high: float, kind: Callable[[str], float] = float) -> Callable[[str], float]:
@@ -94,7 +106,7 @@ def build_config(given: argparse.Namespace) -> RunConfig:
         data = RunConfig.parse_json(text).model_dump(exclude_unset=True)
     chosen = get_variant(given.variant or data.get("variant", {}).get("name", "lora"))
     of_variants = [option for variant in VARIANTS.values() for option in options(variant.config, "variant.")]
-    listed = [*of_variants, *options(RunConfig), *options(chosen.config, "variant.")]
+    listed = [*of_variants, *options(RunConfig), *FEDERATED, *options(chosen.config, "variant.")]
     known = {option.path: option for option in listed}
     flags = {path: text for path, text in vars(given).items() if "." in path or path == "title"}
     values = {path: _value(known[path], text) for path, text in flags.items()}
@@ -116,11 +128,15 @@ def _value(option: Option, text: str) -> Any:
     if option.kind == "bool" and text.lower() in ("true", "false", "yes", "no", "1", "0"):
         return text.lower() in ("true", "yes", "1")
     if option.kind == "list":
-        return text if text in option.choices else [part.strip() for part in text.split(",") if part.strip()]
-    for kind, convert in (("int", int), ("float", float)):
-        if option.kind == kind:
-            try:
-                return convert(text)
-            except ValueError:
-                return text
-    return text
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        return text if text in option.choices else [_number(option.item, part) for part in parts]
+    return _number(option.kind, text)
+
+
+def _number(kind: str, text: str) -> Any:
+    """The number of that kind; text that is none, or of another kind, is returned as it is."""
+    convert = {"int": int, "float": float}.get(kind)
+    try:
+        return convert(text) if convert else text
+    except ValueError:
+        return text

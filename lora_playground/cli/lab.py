@@ -7,11 +7,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from lora_playground.analysis.merging import METHODS, Recipe
-from lora_playground.cli.flags import within
+from lora_playground.analysis.merging import Recipe
+from lora_playground.cli.flags import add_section_flags, section_given, within
 from lora_playground.cli.progress import Progress
 from lora_playground.errors import ConfigError
 from lora_playground.runs import RunStore
+from lora_playground.service.operation_options import DialOptions, DirectionOptions, WeightsOptions
 
 
 def add(command: Callable[[str, Callable, Callable, str], argparse.ArgumentParser]) -> None:
@@ -20,10 +21,8 @@ def add(command: Callable[[str, Callable, Callable, str], argparse.ArgumentParse
     add_direction_flags(command("direction", direction, show_direction, "what one direction of a run reads and says"))
     turn = command("dial", dial, show_dial, "a run's score and what it forgot while one dial turns")
     turn.add_argument("run")
-    turn.add_argument("--of", default="strength", choices=["strength", "intruders"], help="what is turned")
-    turn.add_argument("--values", default="", metavar="LIST", help="such as 0,0.5,1; from -2 (intruders: 0) to 2")
+    add_section_flags(turn, DialOptions)
     command("forecast", forecast, show_forecast, "what the first gradient foretold of a run").add_argument("run")
-    turn.add_argument("--rows", type=within(4, 100_000, int), default=24, help="test rows a score (default 24)")
 
 
 def forecast(given: argparse.Namespace) -> dict[str, Any]:
@@ -46,15 +45,10 @@ def show_forecast(value: dict[str, Any]) -> None:
 def add_merge_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `merge`."""
     parser.add_argument("runs", nargs="+", metavar="RUN=W", help="2 to 4 runs with weights from -2 to 2 (default 1)")
-    told = "; ".join(f"{name}: {method.sentence}" for name, method in METHODS.items())
-    parser.add_argument("--method", default="sum", choices=list(METHODS), help=told.replace("%", "%%"))
-    parser.add_argument("--density", type=within(0.001, 1.0), default=0.5, help="share of entries that stay")
-    parser.add_argument("--rank", type=within(1, 4096, int), help="of the mixture, for svd")
-    parser.add_argument("--seed", type=within(0, 2**31 - 1, int), default=0, help="of what dare drops")
+    add_section_flags(parser, WeightsOptions)
     parser.add_argument("--prompt", help="ask base, each run and the mixture")
     parser.add_argument("--max-new-tokens", type=within(1, 4096, int), default=64)
     parser.add_argument("--scores", action="store_true", help="score every run's task over the weights, with controls")
-    parser.add_argument("--rows", type=within(4, 100_000, int), default=24, help="test rows a score (default 24)")
     parser.add_argument("--save", metavar="TITLE", help="keep the mixture as a run: a plain LoRA")
 
 
@@ -65,7 +59,8 @@ def merge(given: argparse.Namespace) -> dict[str, Any]:
 
     store = RunStore(given.home)
     ids, weights = zip(*(_weighed(text) for text in given.runs))
-    recipe = Recipe(given.method, given.density, given.rank, given.seed)
+    ways = section_given(WeightsOptions, given)
+    recipe = Recipe(ways.method, ways.density, ways.rank, ways.seed)
     chosen = mixing.mixed(store, ids, weights, recipe)
     adapters = chosen.adapters()
     made = Mixture(adapters, recipe).updates(chosen.weights)
@@ -76,7 +71,7 @@ def merge(given: argparse.Namespace) -> dict[str, Any]:
         from lora_playground.lab.weights import over_weights
 
         with Progress() as progress:
-            value |= over_weights(store, chosen, given.rows, lambda done, of: progress.count(done, of, "scores"))
+            value |= over_weights(store, chosen, ways.rows, lambda done, of: progress.count(done, of, "scores"))
     if given.save is not None:
         value["saved"] = mixing.save(store, chosen, given.save).id
     return value
@@ -127,20 +122,17 @@ def add_direction_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `direction`."""
     parser.add_argument("run")
     parser.add_argument("--module", required=True, metavar="NAME", help="such as model.layers.0.mlp.down_proj")
-    parser.add_argument("--index", type=within(1, 100_000, int), default=1, help="which direction; 1 is the strongest")
-    parser.add_argument("--prompt", default="", help="the text it reads (default: one of the dataset's test part)")
-    parser.add_argument("--seed", type=within(0, 2**31 - 1, int), default=0, help="of the random directions beside it")
-    parser.add_argument("--strength", type=within(-2.0, 2.0), default=1.0, help="of the direction alone, -2 to 2")
-    parser.add_argument("--max-new-tokens", type=within(1, 4096, int), default=64)
+    add_section_flags(parser, DirectionOptions)
 
 
 def direction(given: argparse.Namespace) -> dict[str, Any]:
     """`direction`: what one direction reads and says, and the answers with it alone and without it."""
     from lora_playground.lab.reading import read_direction
 
+    ways = section_given(DirectionOptions, given)
     return read_direction(
-        RunStore(given.home), given.run, given.module, given.index, given.prompt, given.seed, given.strength,
-        given.max_new_tokens,
+        RunStore(given.home), given.run, given.module, ways.index, ways.prompt, ways.seed, ways.strength,
+        ways.max_new_tokens,
     )  # fmt: skip
 
 
@@ -148,13 +140,10 @@ def dial(given: argparse.Namespace) -> dict[str, Any]:
     """`dial`: score and forgetting over the strength of the update, or of its intruders."""
     from lora_playground.lab.dials import over_dial
 
-    try:
-        values = [float(text) for text in given.values.split(",") if text.strip()]
-    except ValueError:
-        raise ConfigError("--values", given.values, "give numbers with commas between them") from None
+    ways = section_given(DialOptions, given)
     with Progress() as progress:
         tell = partial(progress.count, unit="scores")
-        return over_dial(RunStore(given.home), given.run, given.of, values, given.rows, tell)
+        return over_dial(RunStore(given.home), given.run, ways.of, ways.values or (), ways.rows, tell)
 
 
 def show_dial(value: dict[str, Any]) -> None:

@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lora_playground.service import catalogue
+
 
 def lessons(given: argparse.Namespace) -> list[dict[str, Any]] | dict[str, str]:
     """`lessons`: one row a lesson; with `--sheet` the sheet of one."""
-    from lora_playground.lessons.catalogue import get_lesson, list_lessons, problems
+    from lora_playground.lessons.catalogue import get_lesson, problems
     from lora_playground.lessons.sheet import sheet
     from lora_playground.runs import default_home
 
@@ -19,17 +21,7 @@ def lessons(given: argparse.Namespace) -> list[dict[str, Any]] | dict[str, str]:
         print(f"warning: left out: {problem}", file=sys.stderr)
     if given.sheet:
         return {"sheet": sheet(get_lesson(given.sheet, home), given.answers)}
-    return [
-        {
-            "name": lesson.name,
-            "title": lesson.title,
-            "minutes": lesson.minutes,
-            "after": lesson.after,
-            "steps": [{"kind": step.kind, "title": step.title} for step in lesson.steps],
-            "runs": list(lesson.runs),
-        }
-        for lesson in list_lessons(home)
-    ]
+    return catalogue.lessons(home)
 
 
 def show_lessons(value: list[dict[str, Any]] | dict[str, str]) -> None:

@@ -1,4 +1,5 @@
-"""The command `sweep`: a grid of runs as one thing, with progress on a terminal, and what it found."""
+"""The commands `sweep`, a grid of runs as one thing, with progress on a terminal and what it found, `sweeps`, and
+`delete-sweep`."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ from typing import Any
 from lora_playground.cli.flags import add_train_flags, build_config
 from lora_playground.cli.progress import Progress
 from lora_playground.errors import ConfigError, JobError, RunError
+from lora_playground.runs import RunStore
+from lora_playground.wording import counted
 
 SWEPT = {"variant": ("variant", str), "rank": ("variant.rank", int), "learning_rate": ("training.learning_rate", float),
          "seed": ("training.seed", int)}  # fmt: skip
@@ -61,9 +64,7 @@ def sweep(given: argparse.Namespace) -> dict[str, Any]:
 
 def _beside_a_server(given: argparse.Namespace) -> dict[str, Any]:
     """Leaves the sweep in HOME/sweeps, where the server that uses this home takes it up, and watches it."""
-    from lora_playground.jobs.job import Job
-    from lora_playground.runs import RunStore
-    from lora_playground.sweeps import SweepStore, read_standing
+    from lora_playground.sweeps import SweepStore
 
     if given.resume:
         raise RunError("A server uses this home; go on with the sweep there, in the tab Lab.")
@@ -72,7 +73,47 @@ def _beside_a_server(given: argparse.Namespace) -> dict[str, Any]:
     made = store.create(*_grid(given), given.race)
     print("a server uses this home: it makes the runs; Ctrl+C ends only this view", file=sys.stderr)
     _tell_start(made.id, len(made.entries), None)
-    return _wait(lambda: read_standing(store.get(made.id), runs, lambda id: Job.of_run(runs.get(id))))
+    return _wait(lambda: _read(store.get(made.id), runs))
+
+
+def sweeps(given: argparse.Namespace) -> list[dict[str, Any]]:
+    """`sweeps`: one row a sweep."""
+    from lora_playground.service.sweeps import line
+    from lora_playground.sweeps import SweepStore
+
+    runs = RunStore(given.home)
+    return [line(_read(one, runs)) for one in SweepStore(runs.home).list()]
+
+
+def delete_sweep(given: argparse.Namespace) -> dict[str, Any]:
+    """`delete-sweep`: a sweep in which nothing goes on, with all its runs."""
+    from lora_playground.jobs.supervisor import Supervisor
+    from lora_playground.sweeps import Keeper, SweepStore, delete
+
+    try:
+        supervisor = Supervisor(given.home)
+    except JobError as error:
+        if "Another server" not in str(error):
+            raise
+        runs = RunStore(given.home)
+        store = SweepStore(runs.home)
+        count = delete(_read(store.get(given.sweep), runs), store, runs.delete)
+    else:
+        try:
+            keeper = Keeper(supervisor)  # never started: nothing goes on without a server
+            keeper.ask(given.sweep, "pause")
+            count = keeper.delete(given.sweep)
+        finally:
+            supervisor.close()
+    return {"sweep": given.sweep, "deleted": True, "runs": count}
+
+
+def _read(sweep: Any, runs: RunStore) -> Any:
+    """A sweep as its runs' folders tell it."""
+    from lora_playground.jobs.job import Job
+    from lora_playground.sweeps import read_standing
+
+    return read_standing(sweep, runs, lambda id: Job.of_run(runs.get(id)))
 
 
 def _grid(given: argparse.Namespace) -> tuple[list[Any], str]:
@@ -102,7 +143,7 @@ def _several(given: argparse.Namespace, name: str) -> tuple[Any, ...]:
 
 def _tell_start(id: str, runs: int, slots: int | None) -> None:
     at_once = f", {min(slots, runs)} at once" if slots else ""
-    print(f"sweep {id}: {runs} runs{at_once}", file=sys.stderr)
+    print(f"sweep {id}: {counted(runs, 'run')}{at_once}", file=sys.stderr)
 
 
 def _wait(look: Callable[[], Any]) -> dict[str, Any]:

@@ -29,6 +29,14 @@ TOLERANCE = 0.01
 """Share of ‖ΔW‖ that a plain LoRA of a dense update may lose in a module when no rank is given."""
 
 
+def check(format: str, rank: int | None = None) -> None:
+    """Raises ConfigError where there is no such format, or it takes no such rank."""
+    if format not in FORMATS:
+        raise ConfigError("format", format, f"choose one of {', '.join(FORMATS)}")
+    if rank is not None and (format != "lora" or isinstance(rank, bool) or not isinstance(rank, int) or rank < 1):
+        raise ConfigError("rank", rank, "it is a whole number of at least 1, and only for the format lora")
+
+
 def export(run: Path, format: str, out: Path, rank: int | None = None) -> dict[str, Any]:
     """Writes a finished run to the new or empty folder `out`.
 
@@ -48,10 +56,7 @@ def export(run: Path, format: str, out: Path, rank: int | None = None) -> dict[s
     Raises:
         ConfigError, RunError, ModelError: each says what was given and what to do.
     """
-    if format not in FORMATS:
-        raise ConfigError("format", format, f"choose one of {', '.join(FORMATS)}")
-    if rank is not None and (format != "lora" or isinstance(rank, bool) or rank < 1):
-        raise ConfigError("rank", rank, "it is a whole number of at least 1, and only for the format lora")
+    check(format, rank)
     config = _config(run)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError("out", str(out), "it exists and is not an empty folder; name a new one")

@@ -15,6 +15,12 @@ FORMATS = ("config", "cli", "script", "notebook", "bundle")
 BATCHES = "batches.safetensors"
 
 
+def check(format: str) -> None:
+    """Raises ConfigError where there is no such format."""
+    if format not in FORMATS:
+        raise ConfigError("format", format, f"choose one of {', '.join(FORMATS)}")
+
+
 def reproduce(run: Run, format: str, out: Path | None = None) -> dict[str, Any]:
     """Gives a run as something to do again.
 
@@ -29,8 +35,7 @@ def reproduce(run: Run, format: str, out: Path | None = None) -> dict[str, Any]:
     Raises:
         ConfigError, RunError, DataError: each says what was given and what to do.
     """
-    if format not in FORMATS:
-        raise ConfigError("format", format, f"choose one of {', '.join(FORMATS)}")
+    check(format)
     config = run.config()
     settings = config.model_dump_json(indent=1) + "\n"
     if format in ("config", "cli"):

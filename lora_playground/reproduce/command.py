@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from lora_playground.config import Option, RunConfig, options
+from lora_playground.config import FederatedConfig, Option, RunConfig, options
 from lora_playground.variants import get_variant
 
 ALIASES = {"model.source": "model", "data.dataset": "dataset"}
@@ -13,21 +13,23 @@ ALIASES = {"model.source": "model", "data.dataset": "dataset"}
 
 
 def flag(path: str) -> str:
-    """The flag of an option's dotted path, without dashes: 'training.batch_tokens' → 'batch-tokens'."""
+    """The flag of an option's dotted path, without dashes: 'training.batch_tokens' → 'batch-tokens'. The options of a
+    federated run keep their section's name: 'federated.clients' → 'federated-clients'."""
+    if path.startswith("federated."):
+        return path.replace(".", "-").replace("_", "-")
     return ALIASES.get(path, path.rsplit(".", 1)[-1]).replace("_", "-")
 
 
 def command_line(config: RunConfig) -> str:
-    """`python -m lora_playground train ...` with a flag for every value that is not the default.
-
-    A run among several parties has options that `train` has no flags for; it is given as a file.
-    """
-    if config.federated is not None:
-        return "python -m lora_playground train --config config.json"
+    """`python -m lora_playground train ...` with a flag for every value that is not the default."""
     variant = get_variant(config.variant.name)
     words = ["--variant", variant.name]
     values = config.model_dump()
-    for option in [*options(RunConfig), *options(variant.config, "variant.")]:
+    listed = [*options(RunConfig), *options(variant.config, "variant.")]
+    if config.federated is not None:
+        words += ["--federated-strategy", config.federated.strategy]  # what makes it a federated run
+        listed += [one for one in options(FederatedConfig, "federated.") if one.path != "federated.strategy"]
+    for option in listed:
         value: Any = values
         for part in option.path.split("."):
             value = value[part]
@@ -40,7 +42,7 @@ def _text(option: Option, value: Any) -> str:
     if value is None:
         return "none"
     if option.kind == "list" and not isinstance(value, str):
-        return ",".join(value)
+        return ",".join(map(str, value))
     if isinstance(value, bool):
         return str(value).lower()
     return str(value)

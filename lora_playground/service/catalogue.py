@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -178,3 +179,39 @@ def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise ConfigError(name, value, "give its name, as text")
     return value
+
+
+def lessons(home: Path) -> list[dict[str, Any]]:
+    """The lessons, one row each."""
+    from lora_playground.lessons.catalogue import list_lessons
+
+    return [
+        {
+            "name": lesson.name,
+            "title": lesson.title,
+            "minutes": lesson.minutes,
+            "after": lesson.after,
+            "steps": [{"kind": step.kind, "title": step.title} for step in lesson.steps],
+            "runs": list(lesson.runs),
+        }
+        for lesson in list_lessons(home)
+    ]
+
+
+def claims() -> list[dict[str, Any]]:
+    """What papers claim, one row each, with what came out here."""
+    from lora_playground.claims import list_claims, verdict
+    from lora_playground.claims.measured import measurement
+
+    rows = []
+    for claim in list_claims():
+        found = measurement(claim.name)
+        judged = verdict(claim, found)
+        values = {key: round(statistics.fmean(numbers), 6) for key, numbers in found.values.items()} if found else {}
+        rows.append({
+            "name": claim.name, "title": claim.title, "paper": claim.paper, "url": claim.url, "claim": claim.claim,
+            "here": claim.here, "verdict": judged.verdict, "why": judged.why,
+            "measured": (found.figures or values) if found else {}, "value": judged.value, "interval": judged.interval,
+            "seeds": len(found.seeds) if found else 0, "command": claim.command,
+        })  # fmt: skip
+    return rows

@@ -10,9 +10,11 @@ from lora_playground.jobs.supervisor import Supervisor
 from lora_playground.lab import mixing
 from lora_playground.runs import RunStore
 from lora_playground.service import catalogue, run_options
+from lora_playground.service.mixing_weights import weighed
+from lora_playground.service.operation_options import MixingOptions, section_of
 from lora_playground.service.spectra import updates_of
-from lora_playground.service.sweeps import report
-from lora_playground.service.values import listed, number, whole, words
+from lora_playground.service.sweeps import line, report
+from lora_playground.service.values import listed, whole, words
 from lora_playground.sweeps import Grid, Keeper
 
 Wish = Literal["run", "pause", "stop"]
@@ -51,6 +53,15 @@ class Laboratory:
         )  # fmt: skip
         return report(keeper.standing(keeper.create(grid.points(base), grid.label(base), race, who).id))
 
+    def list_sweeps(self, who: str, limit: int = 50) -> list[dict[str, Any]]:
+        """Lists sweeps, newest first: state, how many runs there are and how many have ended, the best score.
+
+        Args:
+            limit: at most so many, 1 to 1000.
+        """
+        keeper = self._keeper()
+        return [line(keeper.read(one)) for one in keeper.store.list()[: whole("limit", limit, 1, 1000)]]
+
     def sweep_status(self, who: str, sweep: str) -> dict[str, Any]:
         """Tells how far a sweep is, run by run, and what it shows in words: the best run, how much rank is enough.
 
@@ -69,30 +80,31 @@ class Laboratory:
         if wish not in ("run", "pause", "stop"):
             raise ConfigError("wish", wish, "choose one of run, pause, stop")
         keeper = self._keeper()
-        return report(keeper.read(keeper.ask(sweep, wish, who)))
+        return report(keeper.read(keeper.ask(sweep, wish, who if keeper.store.get(sweep).owner else None)))
+
+    def delete_sweep(self, who: str, sweep: str) -> dict[str, Any]:
+        """Deletes a sweep that has ended or is paused, with all its runs and their files, for good.
+
+        Args:
+            sweep: a sweep's id.
+        """
+        keeper = self._keeper()
+        runs = keeper.delete(sweep, who if keeper.store.get(sweep).owner else None)
+        return {"sweep": sweep, "deleted": True, "runs": runs}
 
     def merge(
-        self, who: str, runs: list[str], weights: list[float] | None = None, method: str = "sum", density: float = 0.5,
-        rank: int | None = None, seed: int = 0, title: str = "",
-    ) -> dict[str, Any]:  # fmt: skip
+        self, who: str, runs: list[str], weights: list[float] | None = None, title: str = "", **options: Any
+    ) -> dict[str, Any]:
         """Mixes 2 to 4 finished runs of one base into a new run, saved as a plain LoRA, and tells its norms.
 
         Args:
             runs: ids of the runs.
             weights: one for each, from -2 to 2; left out, 1 each.
-            method: how they are mixed: sum, mean, svd, linear, ties, dare and others.
-            density: share of the entries that ties and dare keep.
-            rank: of the mixture, for svd.
-            seed: of what dare drops.
             title: the new run's name; '' tells what was mixed.
         """
-        names = listed("runs", runs, str)
-        shares = listed("weights", weights, int, float) or [1.0] * len(names)
-        if len(shares) != len(names):
-            raise ConfigError("weights", weights, "give one for each run")
-        kept = None if rank is None else whole("rank", rank, 1, 4096)
-        drawn = whole("seed", seed, 0, 2**31 - 1)
-        recipe = Recipe(words("method", method, 40), number("density", density, 0, 1), kept, drawn)
+        given = section_of(MixingOptions, options)
+        names, shares = weighed(runs, weights)
+        recipe = Recipe(given.method, given.density, given.rank, given.seed)
         chosen = mixing.mixed(self.store, names, shares, recipe)
         self.supervisor.check_kept(who)
         saved = mixing.save(self.store, chosen, words("title", title, 80))

@@ -22,26 +22,26 @@ from lora_playground.data.from_hub import read_hub
 from lora_playground.data.readers import read_bytes, read_file
 from lora_playground.data.uploads import note_owner, store_once, uploads_of
 from lora_playground.errors import ConfigError, PlaygroundError
-from lora_playground.exchange.importing import import_files, import_from_hub
 from lora_playground.jobs.supervisor import Supervisor
 from lora_playground.machine.device import device
 from lora_playground.models.catalogue import resolve
 from lora_playground.runs import Run
-from lora_playground.service import catalogue, conversation, exporting, run_options, spectra
+from lora_playground.service import catalogue, conversation, run_options, spectra
 from lora_playground.service.events import news
+from lora_playground.service.exchanging import Exchanging
 from lora_playground.service.laboratory import Laboratory
-from lora_playground.service.scoring import Scoring
+from lora_playground.service.learning import Learning
+from lora_playground.service.long_work import LONGEST_WAIT, LongWork
+from lora_playground.service.operation_options import ChatOptions, EvaluateOptions, flags_of, section_of
+from lora_playground.service.readings import Readings
 from lora_playground.service.values import number, whole, words
 from lora_playground.sweeps import Keeper
 
-Format = Literal["peft", "lora", "merged"]
-LONGEST_WAIT = 50.0
-"""Seconds that one question may wait for news; under the minute after which many clients give up."""
 MAX_TEXT = 20_000_000
 """Characters of rows that are given as text."""
 
 
-class Operations(Laboratory):
+class Operations(Exchanging, Laboratory, Readings, Learning):
     """What a program may do.
 
     Args:
@@ -53,9 +53,9 @@ class Operations(Laboratory):
     def __init__(self, supervisor: Supervisor, chat: ChatClient, sweeps: Keeper | None = None) -> None:
         self.sweeps = sweeps
         self.supervisor, self.store, self.home = supervisor, supervisor.runs, supervisor.home
-        self._chat, self._scoring, self._asking = chat, Scoring(supervisor.home), Counter[str]()
+        self._chat, self.work, self._asking = chat, LongWork(supervisor.home), Counter[str]()
         # Gradio hands out files from the system's folder for temporary ones; this one goes with the process.
-        self._place = tempfile.TemporaryDirectory(prefix="lora-playground-", ignore_cleanup_errors=True)
+        self.place = tempfile.TemporaryDirectory(prefix="lora-playground-", ignore_cleanup_errors=True)
 
     # --- what there is ------------------------------------------------------------------------------------------------
 
@@ -230,17 +230,17 @@ class Operations(Laboratory):
         self.supervisor.delete(run, self._owner(who, run))
         return {"run": run, "deleted": True}
 
-    async def evaluate(self, who: str, run: str, rows: int | None = None, wait: float = 25.0) -> dict[str, Any]:
+    async def evaluate(self, who: str, run: str, wait: float = 25.0, **options: Any) -> dict[str, Any]:
         """Scores base and adapted model on the dataset's test part; where it takes longer than `wait`, ask again.
 
         Args:
             run: a finished run's id.
-            rows: at most so many test rows; left out, all.
             wait: seconds to wait for the result, 0 to 50; `state` is then running or done.
         """
-        found = self._mine(who, run)
-        most = None if rows is None else whole("rows", rows, 1, 1_000_000)
-        return await self._scoring.score(found, most, who, number("wait", wait, 0, LONGEST_WAIT))
+        given = section_of(EvaluateOptions, options)
+        self._mine(who, run).require_update()
+        command = ["evaluate", run, *flags_of(given)]
+        return {"run": run, **await self.work.result(command, who, number("wait", wait, 0, LONGEST_WAIT))}
 
     # --- what it learned ----------------------------------------------------------------------------------------------
 
@@ -260,14 +260,13 @@ class Operations(Laboratory):
             module: its name as in spectra; '' takes the one with the largest singular value.
         """
         picture = spectra.picture(self.store.get(run), module)
-        path = Path(tempfile.mkdtemp(dir=self._place.name)) / "spectrum.png"
+        path = Path(tempfile.mkdtemp(dir=self.place.name)) / "spectrum.png"
         path.write_bytes(picture)
         return path
 
     async def chat(
         self, who: str, prompt: str, runs: list[str] | None = None, history: list[dict[str, str]] | None = None,
-        system: str = "", model: str | None = None, seed: int = 0, temperature: float = 0.0, top_p: float = 1.0,
-        max_new_tokens: int = 128, strength: float = 1.0, keep: int | None = None,
+        model: str | None = None, **options: Any,
     ) -> AsyncIterator[dict[str, Any]]:  # fmt: skip
         """Asks the base model and up to three adapted ones the same, with the same noise; streams their answers.
 
@@ -275,15 +274,9 @@ class Operations(Laboratory):
             prompt: the question.
             runs: ids of runs whose adapters answer beside the base; left out, the base alone.
             history: earlier turns, {"role": "user" or "assistant", "content": "..."} each.
-            system: a system prompt, put before the conversation.
             model: the base model where no run is given; left out, embedded.
-            seed: of the sampling noise that all share.
-            temperature: 0 always takes the most probable token; up to 5.
-            top_p: choose among the tokens that hold this much probability.
-            max_new_tokens: longest answer in tokens, 1 to 4096.
-            strength: factor on the updates: 1 as trained, 0 the base, below 0 taken away; -2 to 2.
-            keep: only the so many strongest directions of every module; left out, all.
         """
+        given = section_of(ChatOptions, options)
         names = [] if runs is None else runs
         if not isinstance(names, list):
             raise ConfigError("runs", runs, "give a list of ids of runs")
@@ -291,11 +284,7 @@ class Operations(Laboratory):
             self.store.get(identity).require_update()
         if model is not None:
             resolve(words("model", model, 400), local=True)
-        request = conversation.request(
-            prompt, names, history, system, model, who,
-            seed=seed, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens,
-            strength=strength, keep=keep,
-        )  # fmt: skip
+        request = conversation.request(prompt, names, history, model=model, who=who, **given.model_dump())
         self.supervisor.limits.check_chats(self._asking[who])
         self._asking[who] += 1
         try:
@@ -326,46 +315,10 @@ class Operations(Laboratory):
         self.supervisor.adopt(made.id, who)
         return self._told(self.supervisor.job(made.id))
 
-    # --- adapters out and in ------------------------------------------------------------------------------------------
-
-    async def export(self, who: str, run: str, format: Format = "peft", rank: int | None = None) -> Path:
-        """Gives a finished run as a zip: its adapter in PEFT's format, a plain LoRA, or the merged model.
-
-        Args:
-            run: a finished run's id.
-            format: peft (as it was saved), lora (stock PEFT loads it), or merged (the whole model).
-            rank: for lora: the highest rank a module may have; left out, all of it.
-        """
-        return await exporting.exported(self.store, run, format, Path(self._place.name), rank)
-
-    def import_adapter(
-        self, who: str, file: Path | None = None, hub: str = "", base: str | None = None, title: str = ""
-    ) -> dict[str, Any]:
-        """Makes a run of a PEFT adapter from elsewhere, to look at its spectra and to ask it.
-
-        Args:
-            file: a zip of its folder (adapter_config.json and adapter_model.safetensors), up to 20 MB.
-            hub: an adapter of the Hugging Face hub such as somebody/some-adapter, where there is no file.
-            base: its base model as get_model takes it; left out, it is found by the adapter's shapes.
-            title: the run's name; '' takes the file's.
-        """
-        if (file is None) == (not hub):
-            raise ConfigError("file", None, "give exactly one of file and hub")
-        title, hub = words("title", title, 80), words("hub", hub, 200)
-        if base is not None:
-            words("base", base, 400)
-        self.supervisor.check_kept(who)
-        if file is not None:
-            done = import_files(self.store, [file], title or file.stem, base)
-        else:
-            done = import_from_hub(self.store, hub, title, base)
-        self.supervisor.adopt(done.run.id, who)
-        return {"run": done.run.id, "label": done.run.label, "base": done.base or None, "notes": done.notes}
-
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _owner(self, who: str, run: str) -> str | None:
-        # A run that nobody in this queue owns (made by the command line) is anybody's.
+        # Whoever has the token, or asks on this machine, is the operator: what nobody has started is theirs too.
         return who if self.supervisor.job(self.store.get(run).id).owner else None
 
     def _mine(self, who: str, run: str) -> Run:

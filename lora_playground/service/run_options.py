@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lora_playground.config import Option, RunConfig, options
+from lora_playground.config import FederatedConfig, Option, RunConfig, Section, options
 from lora_playground.errors import ConfigError
 from lora_playground.presets import PURPOSES, with_preset
 from lora_playground.reproduce.command import flag
@@ -18,7 +18,11 @@ from lora_playground.variants import VARIANTS, get_variant
 COMMON = ("rank", "alpha", "dropout", "target_modules")
 """Options that most variants have; these have a parameter of their own, all others go into `variant_options`."""
 
-_KINDS: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "list": list[str] | str}
+FEDERATED = tuple(options(FederatedConfig, "federated."))
+"""Options of a run among several parties; where one of them is given, the run is such a one."""
+
+_KINDS: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str}
+_LISTS: dict[str, Any] = {"str": list[str], "int": list[int], "float": list[float]}
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,13 @@ def parameters() -> list[Parameter]:
         Parameter(
             "variant_options", dict[str, Any], "Other options of the variant by name; get_variant tells which it has."
         ),
-        Parameter("federated", dict[str, Any], "Train among several parties: strategy, clients, rounds, and so on."),
+        *(_parameter(option, " (of a federated run)") for option in FEDERATED),
     ]
+
+
+def of_section(section: type[Section]) -> list[Parameter]:
+    """The options of another schema than a run's, as `parameters` has those of a run."""
+    return [_parameter(option) for option in options(section)]
 
 
 def describe(option: Option, default: bool = True) -> str:
@@ -70,7 +79,13 @@ def describe(option: Option, default: bool = True) -> str:
 
 
 def _parameter(option: Option, note: str = "", default: bool = True) -> Parameter:
-    kind = Literal[option.choices] if option.kind == "choice" else _KINDS[option.kind]
+    kind: Any
+    if option.kind == "choice":
+        kind = Literal[option.choices]
+    elif option.kind == "list":
+        kind = _LISTS[option.item] | str if option.choices else _LISTS[option.item]
+    else:
+        kind = _KINDS[option.kind]
     name = flag(option.path).replace("-", "_")
     return Parameter(name, kind, describe(option, default) + note, option)
 
@@ -89,10 +104,8 @@ def build(given: Mapping[str, Any]) -> RunConfig:
         option = known[name].option
         if option is not None and value is not None:
             values[option.path] = value
-    config, own, federated = (_plain(name, given.get(name)) for name in ("config", "variant_options", "federated"))
+    config, own = (_plain(name, given.get(name)) for name in ("config", "variant_options"))
     data = RunConfig.parse(config).model_dump(exclude_unset=True) if config else {}
-    if federated is not None:
-        data["federated"] = federated
     values |= {f"variant.{name}": value for name, value in (own or {}).items()}
     return assemble(data, given.get("variant"), values, given.get("preset"))
 
@@ -116,7 +129,7 @@ def assemble(data: dict[str, Any], variant: Any, values: Mapping[str, Any], pres
     if variant is not None and variant != data.get("variant", {}).get("name"):
         data["variant"] = {"name": get_variant(variant).name}
     chosen = get_variant(data.setdefault("variant", {"name": "lora"})["name"])
-    known = {option.path for option in [*options(RunConfig), *options(chosen.config, "variant.")]}
+    known = {option.path for option in [*options(RunConfig), *options(chosen.config, "variant."), *FEDERATED]}
     for path, value in values.items():
         if path not in known:
             names = ", ".join(option.path for option in options(chosen.config))
@@ -124,7 +137,8 @@ def assemble(data: dict[str, Any], variant: Any, values: Mapping[str, Any], pres
         *parents, leaf = path.split(".")
         section = data
         for parent in parents:
-            section = section.setdefault(parent, {})
+            section[parent] = section.get(parent) or {}
+            section = section[parent]
         section[leaf] = value
     config = RunConfig.parse(data)
     return config if preset is None else RunConfig.parse(with_preset(data, preset))

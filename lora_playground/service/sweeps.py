@@ -39,6 +39,16 @@ def report(standing: Standing) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def line(standing: Standing) -> dict[str, Any]:
+    """A sweep in one line of a list."""
+    best = findings.best(standing.members)
+    return {
+        "sweep": standing.sweep.id, "label": standing.sweep.label, "state": standing.state,
+        "runs": len(standing.members), "ended": sum(one.final for one in standing.members),
+        "score": best.score["adapted"] if best is not None and best.score else None,
+    }  # fmt: skip
+
+
 def row(member: Member) -> dict[str, Any]:
     """One run of a sweep."""
     entry, score = member.entry, member.score or {}

@@ -19,16 +19,16 @@ from gradio.utils import get_upload_folder
 from typing_extensions import TypedDict
 
 from lora_playground.errors import ConfigError, PlaygroundError
-from lora_playground.service.laboratory import Laboratory
+from lora_playground.service.operation_options import SECTIONS
 from lora_playground.service.operations import Operations
-from lora_playground.service.run_options import parameters
+from lora_playground.service.run_options import of_section, parameters
 from lora_playground.ui.access import Access
 
 log = logging.getLogger(__name__)
 
 LIGHT: dict[str, Any] = {"queue": False}
 """Endpoints that answer at once do not wait in the queue."""
-STREAMS, ONE_AT_A_TIME = ("chat",), ("export", "import_adapter", "cut", "merge")
+STREAMS, ONE_AT_A_TIME = ("chat",), ("export", "reproduce", "reproduce_bundle", "import_adapter", "cut", "merge")
 
 
 class FileMark(TypedDict):
@@ -75,8 +75,8 @@ class Endpoint:
 
 
 def endpoints() -> list[Endpoint]:
-    """All of them, in the order of `Operations`, then those of the laboratory."""
-    declared = {**vars(Operations), **vars(Laboratory)}
+    """All of them, in the order of `Operations` and of the parts that it is made of."""
+    declared = {name: value for part in Operations.__mro__ for name, value in vars(part).items()}
     public = [(name, value) for name, value in declared.items() if not name.startswith("_")]
     return [_endpoint(name, value) for name, value in public if inspect.isfunction(value)]
 
@@ -87,7 +87,8 @@ def _endpoint(name: str, operation: Callable[..., Any]) -> Endpoint:
     arguments: list[Argument] = []
     for parameter in list(inspect.signature(operation).parameters.values())[2:]:
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            arguments += [_of_option(one) for one in parameters()]
+            listed = of_section(SECTIONS[name]) if name in SECTIONS else parameters()
+            arguments += [_of_option(one) for one in listed]
             continue
         required = parameter.default is inspect.Parameter.empty
         kind, default = hints[parameter.name], None if required else parameter.default

@@ -13,11 +13,10 @@ import gradio as gr
 from lora_playground.errors import PlaygroundError
 from lora_playground.reproduce.command import command_line
 from lora_playground.runs import RunStore
-from lora_playground.service.commands import run_command
+from lora_playground.service.exporting import reproduced_bundle
 from lora_playground.ui import cards
 from lora_playground.ui.words import escape
 
-LIMIT_SECONDS = 600
 _NEW: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -74,13 +73,7 @@ class Reproduce:
     async def make(self, viewed: str) -> tuple[str | None, str]:
         """The zip with config, command, script, notebook and batches, and a message."""
         try:
-            run = self._store.get(viewed)
-            path = self._place / f"{run.id}-reproduce.zip"
-            if not path.is_file():
-                staged = path.with_suffix(".tmp")
-                bundle = ["reproduce", run.id, "--format", "bundle", "--out", str(staged)]
-                await run_command(self._store.home, bundle, LIMIT_SECONDS)
-                staged.replace(path)
+            path = await reproduced_bundle(self._store, viewed, self._place)
         except (PlaygroundError, OSError) as failure:
             return None, cards.error(f"It could not be made: {failure}")
         return str(path), '<p class="lp-note" role="status">A zip with script, notebook, config and batches.</p>'

@@ -15,7 +15,7 @@ from PIL import Image
 from lora_playground.errors import PlaygroundError
 from lora_playground.service import run_options
 from lora_playground.ui.serve import Server
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, wait_until
 
 TOKEN = "a token for the tests"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
@@ -136,10 +136,93 @@ def test_a_run_is_stopped_and_goes_on_and_a_sweep_is_asked_after(client, short):
     ask(client, "stop", run)
     ended(client, run)
     ask(client, "delete", run)
-    sweep = ask(client, "sweep", ranks=[1, 2], steps=2, **{**short, "rank": None})
-    assert len(sweep["runs"]) == 2
-    assert ask(client, "change_sweep", sweep["sweep"], "stop")["label"] == sweep["label"]
-    assert ask(client, "sweep_status", sweep["sweep"])["sweep"] == sweep["sweep"]
+
+
+def swept(client: Client, sweep: str, *states: str) -> dict:
+    """How a sweep stands once it is in one of these states."""
+    return wait_until(lambda: (told := ask(client, "sweep_status", sweep))["state"] in states and told, str(states))
+
+
+def test_a_sweep_from_its_start_to_its_end_with_a_pause_then_deleted(client, short):
+    options = {**short, "rank": None}
+    sweep = ask(client, "sweep", ranks=[1, 2], seeds=[1, 2], steps=3, **options)["sweep"]
+    ask(client, "change_sweep", sweep, "pause")
+    paused = swept(client, sweep, "paused")
+    assert all(run["state"] in ("paused", "planned", "done") for run in paused["runs"])
+    assert ask(client, "list_sweeps")[0] == {
+        "sweep": sweep, "label": paused["label"], "state": "paused", "runs": 4,
+        "ended": sum(run["state"] == "done" for run in paused["runs"]), "score": ask(client, "list_sweeps")[0]["score"],
+    }  # fmt: skip
+    ask(client, "change_sweep", sweep, "run")
+    done = swept(client, sweep, "done")
+    assert [(run["rank"], run["seed"], run["state"]) for run in done["runs"]] == [
+        (rank, seed, "done") for rank in (1, 2) for seed in (1, 2)
+    ]
+    assert {run["step"] for run in done["runs"]} == {3} and done["best"]["run"] and done["words"]
+    assert all(ask(client, "get_run", run["run"])["state"] == "done" for run in done["runs"])
+    assert ask(client, "delete_sweep", sweep) == {"sweep": sweep, "deleted": True, "runs": 4}
+    assert "no sweep" in refused(client, "sweep_status", sweep)
+    assert sweep not in {one["sweep"] for one in ask(client, "list_sweeps")}
+    assert not {run["run"] for run in done["runs"]} & {run["run"] for run in ask(client, "list_runs")}
+
+
+def test_a_sweep_is_stopped_and_only_then_deleted(client, short):
+    sweep = ask(client, "sweep", ranks=[1, 2], steps=100_000, **{**short, "rank": None})["sweep"]
+    assert "stop it first" in refused(client, "delete_sweep", sweep)
+    ask(client, "change_sweep", sweep, "stop")
+    assert len(swept(client, sweep, "stopped")["runs"]) == 2
+    assert ask(client, "delete_sweep", sweep)["deleted"]
+
+
+def asked_again(client: Client, name: str, **given) -> dict:
+    """The result of what takes long."""
+    while (told := ask(client, name, wait=50, **given))["state"] == "running":
+        pass
+    return told
+
+
+def test_readings_of_a_run_are_those_of_the_commands(client, trained):
+    modules = ask(client, "spectra", trained)["modules"]
+    name = max(modules, key=lambda one: one["singular_values"][0])["name"]
+    read = asked_again(client, "direction", run=trained, module=name, index=2, prompt="Hello", max_new_tokens=4)
+    assert (read["module"], read["index"], read["prompt"]) == (name, 2, "Hello")
+    assert set(read["answers"]) == {"base", "whole", "alone", "without", "random"} and read["sentence"]
+    turned = asked_again(client, "dial", run=trained, values=[0.0, 1.0], rows=4)
+    assert [point["value"] for point in turned["points"]] == [0.0, 1.0] and turned["rows"] == 4
+    assert turned["points"][0]["score"]["value"] == turned["points"][0]["score"]["base"], "nothing added is the base"
+    cast = asked_again(client, "forecast", run=trained)
+    assert 0 <= cast["foretold"] <= cast["of"] and set(cast["modules"]) == {one["name"] for one in modules}
+    part = ask(client, "cut", trained, k=1)["run"]
+    scores = asked_again(client, "merge_scores", runs=[trained, part], weights=[-0.5, 1], rows=4)
+    assert {point["kind"] for point in scores["points"]} == {"grid", "asked", "mean", "random"}
+    assert [point["weights"] for point in scores["points"] if point["kind"] == "asked"] == [[-0.5, 1.0]]
+    ask(client, "delete", part)
+
+
+def test_a_run_is_given_to_be_done_again(client, trained):
+    line = ask(client, "reproduce", trained)
+    assert line["text"].startswith("python -m lora_playground train") and "--rank 4" in line["text"]
+    assert json.loads(ask(client, "reproduce", trained, "config")["text"])["variant"]["rank"] == 4
+    assert "import torch" in ask(client, "reproduce", trained, "script")["text"]
+    assert json.loads(ask(client, "reproduce", trained, "notebook")["text"])["cells"]
+    names = zipfile.ZipFile(ask(client, "reproduce_bundle", trained)).namelist()
+    assert {"config.json", "command.txt", "reproduce.py", "reproduce.ipynb"} <= set(names)
+
+
+def test_lessons_and_claims_are_listed(client):
+    lesson = ask(client, "list_lessons")[0]
+    assert lesson["title"] and lesson["steps"]
+    plain = ask(client, "lesson_sheet", lesson["name"])["sheet"]
+    assert lesson["title"] in plain and plain != ask(client, "lesson_sheet", lesson["name"], True)["sheet"]
+    assert all(claim["verdict"] and claim["paper"] for claim in ask(client, "list_claims"))
+
+
+def test_what_the_command_line_has_made_is_a_programs_to_delete(client, place, trained):
+    """Whoever has the token is the operator."""
+    store = place[0].supervisor.runs
+    made = store.create(store.get(trained).config())
+    assert place[0].supervisor.job(made.id).owner == ""
+    assert ask(client, "delete", made.id)["deleted"]
 
 
 @pytest.mark.parametrize("run", ["../..", "../../etc/passwd", "nonesuch", "", 5, [1], {"a": 1}, "a\0b", "a" * 65])
@@ -170,7 +253,10 @@ def test_bad_values_are_refused_in_the_schemas_words(client, place, trained):
         ("upload_dataset", {"text": "{}", "columns": {"prompt": 5}}), ("list_runs", {"limit": 0}),
         ("get_dataset", {"name": ["pirate"]}), ("get_model", {"source": 3}), ("get_variant", {"name": {}}),
         ("merge", {"runs": [trained]}), ("merge", {"runs": "x"}), ("sweep_status", {"sweep": "../x"}),
-        ("sweep", {"ranks": ["1"]}), ("import_adapter", {"hub": "../../etc"}),
+        ("sweep", {"ranks": ["1"]}), ("dial", {"run": trained, "values": "x"}),
+        ("direction", {"run": trained, "module": 5}), ("direction", {"run": trained, "module": "none"}),
+        ("reproduce", {"run": trained, "format": "bundle"}), ("lesson_sheet", {"name": 5}),
+        ("import_adapter", {"hub": "../../etc"}),
     ):  # fmt: skip
         said = refused(client, name, **given)
         assert "went wrong" not in said and said.endswith((".", "'.")) and len(said) > 20, (name, given, said)
@@ -206,7 +292,7 @@ async def _by_mcp(url: str, model: str) -> None:
         async with ClientSession(reads, writes) as session:
             await session.initialize()
             tools = {tool.name: tool for tool in (await session.list_tools()).tools}
-            assert {"train", "status", "chat", "spectrum_picture", "sweep", "merge"} <= set(tools)
+            assert {"train", "status", "chat", "spectrum_picture", "sweep", "direction", "dial"} <= set(tools)
             schema = tools["train"].inputSchema["properties"]["steps"]
             assert schema["minimum"] == 1 and "Optimiser steps" in schema["description"]
             assert "additional_description" not in json.dumps(tools["train"].inputSchema)

@@ -43,3 +43,25 @@ def test_beside_a_server_the_sweep_is_made_there_and_watched_here(home: Path, ca
     ]  # fmt: skip
     assert told["best"]["rank"] == 8 and "number 4 of 4" in told["runs"][0]["why"]
     assert "a server uses this home" in printed.err and "4 runs" in printed.err
+
+
+def test_sweeps_are_listed_and_deleted_with_and_without_a_server(home: Path, capsys) -> None:
+    def told(*words: str):
+        assert main([*words, "--home", str(home), "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    trainer = Trainer({1: 3.0, 2: 2.0})
+    with Supervisor(home, trainer, slots=2, replay=False, admit=lambda *_: []) as supervisor:
+        keeper = Keeper(supervisor)
+        keeper.start()
+        for seed in ("0", "1"):
+            told("sweep", "--rank", "1,2", "--steps", str(STEPS), "--seed", seed)
+        second, first = told("sweeps")
+        assert (second["state"], second["runs"], second["ended"]) == ("done", 2, 2)
+        assert told("delete-sweep", second["sweep"]) == {"sweep": second["sweep"], "deleted": True, "runs": 2}
+        keeper.close()
+    assert [one["sweep"] for one in told("sweeps")] == [first["sweep"]]
+    assert told("delete-sweep", first["sweep"])["runs"] == 2 and told("sweeps") == []
+    assert not list(home.glob("runs/*/config.json"))
+    assert main(["delete-sweep", first["sweep"], "--home", str(home)]) == 1
+    assert "no sweep" in capsys.readouterr().err
