@@ -30,8 +30,8 @@ LORA_PLAYGROUND_TOKEN=$(openssl rand -hex 16) lora-playground serve --host 0.0.0
 ```
 
 With the token set, programs on the same machine send it too. A token reads and uses everything that people on the page
-could; send it over HTTPS alone. All programs with the token are one: any of them may stop what another has started, and what nobody
-on the server has started, such as runs of the command line.
+could; send it over HTTPS alone. All programs with the token are one: any of them may stop what another has started, and
+what nobody on the server has started, such as runs of the command line.
 
 ## Python, with Gradio's client
 ```python
@@ -52,9 +52,9 @@ The same list, with code to copy, is on the page `/programs` of every server.
 ## MCP
 `pip install -r requirements-mcp.txt`, then `lora-playground serve --mcp`. The tools have the names below, at
 `http://127.0.0.1:7860/gradio_api/mcp/` (streamable HTTP); the token goes into the same header. What takes long is
-started and then asked after: `train` and `status`, `sweep` and `sweep_status`; `evaluate`, `direction`, `dial`, `forecast` and
-`merge_scores` are asked again, with the same values, while their `state` is running. Answers are
-JSON, `spectrum_picture` is an image.
+started and then asked after: `train` and `status`, `sweep` and `sweep_status`; `evaluate`, `direction`, `dial`,
+`forecast` and `merge_scores` are asked again, with the same values, while their `state` is running. Answers are JSON,
+`spectrum_picture` is an image.
 
 ## In a notebook
 [examples/notebook.ipynb](../examples/notebook.ipynb) shows them; they work in the process itself and need no server.

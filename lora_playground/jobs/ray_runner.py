@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import secrets
 import signal
 import socket
@@ -46,6 +47,7 @@ def connect(address: str) -> None:
     if ray.is_initialized():
         return
     try:
+        _check_token()
         _knock(address)
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
     except Exception as error:
@@ -55,11 +57,36 @@ def connect(address: str) -> None:
         ) from error
 
 
+def _check_token() -> None:
+    """Raises JobError where a token is asked for and there is none; Ray itself would end this process."""
+    if os.environ.get("RAY_AUTH_MODE") != "token" or os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    place = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if not place.is_file():
+        raise JobError(f"RAY_AUTH_MODE is token, but RAY_AUTH_TOKEN is not set, and there is no file {place}")
+
+
 def _knock(address: str) -> None:
-    """Raises OSError where nothing listens at 'host:port'; Ray itself would try for minutes."""
+    """Raises an error where nothing listens at 'host:port', or it refuses our token; Ray itself would try for minutes.
+
+    Where all nodes are at 127.0.0.1, Ray is told to stay there too: it would look for them at this machine's address in
+    the network, and listen at all of its addresses.
+    """
     host, colon, port = address.rpartition(":")
-    if colon and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    if not colon or not port.isdecimal():
+        return
+    socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    from ray._private import ray_constants
+    from ray._raylet import GcsClient
+    from ray.exceptions import AuthenticationError
+
+    try:
+        nodes = GcsClient(address=address).get_all_node_info(timeout=10)
+    except AuthenticationError:
+        given = "another token" if os.environ.get("RAY_AUTH_MODE") == "token" else "no token"
+        raise JobError(f"it asks for its token, and {given} was given") from None
+    here = all(node.node_manager_address == "127.0.0.1" for node in nodes.values())
+    vars(ray_constants)["ENABLE_RAY_CLUSTER"] = not here
 
 
 def on_ray(home: Path, address: str, slots: int | None = None, limits: Limits = ALONE) -> Supervisor:

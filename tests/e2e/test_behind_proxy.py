@@ -1,4 +1,5 @@
-"""Behind nginx under a sub-path, with the configuration that deploy/nginx.conf gives: train, live view, chat."""
+"""Behind nginx under a sub-path, with the configuration that deploy/nginx.conf gives, and behind jupyter-server-proxy as
+JupyterHub has it: train, live view, chat."""
 
 import os
 import shutil
@@ -38,10 +39,32 @@ def proxied(tmp_path: Path) -> Iterator[str]:
     server.close()
 
 
-def test_train_and_chat_under_a_sub_path(browser, proxied: str) -> None:
+@pytest.fixture
+def jupyter(tmp_path: Path) -> Iterator[str]:
+    """The address of a server behind a person's Jupyter server, started under /user/ann/ as JupyterHub starts it."""
+    program = os.environ.get("LORA_PLAYGROUND_JUPYTER") or shutil.which("jupyter-server")
+    if program is None:
+        pytest.skip("no jupyter-server with jupyter-server-proxy: install them, or name it in LORA_PLAYGROUND_JUPYTER")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = Server(tmp_path / "home")
+    options = ["--ip=127.0.0.1", f"--port={port}", "--no-browser", "--allow-root", "--ServerApp.base_url=/user/ann/",
+               "--IdentityProvider.token=", f"--ServerApp.root_dir={tmp_path}"]  # fmt: skip
+    with open(tmp_path / "jupyter.log", "wb") as log:
+        process = subprocess.Popen([program, *options], stdout=log, stderr=log, cwd=tmp_path)
+    address = f"http://127.0.0.1:{port}/user/ann/proxy/{server.port}"
+    yield address
+    process.terminate()
+    process.wait(30)
+    server.close()
+
+
+@pytest.mark.parametrize("place", ["proxied", "jupyter"])
+def test_train_and_chat_under_a_sub_path(browser, place: str, request: pytest.FixtureRequest) -> None:
     visitor = Visitor(browser)
     page = visitor.context.new_page()
-    page.goto(proxied)
+    page.goto(request.getfixturevalue(place) + "/")
     page.locator("#lp-train").wait_for()
     set_number(page, "lp-steps-number", "6")
     page.locator("#lp-train").click()

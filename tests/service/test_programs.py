@@ -155,9 +155,8 @@ def test_a_sweep_from_its_start_to_its_end_with_a_pause_then_deleted(client, sho
     }  # fmt: skip
     ask(client, "change_sweep", sweep, "run")
     done = swept(client, sweep, "done")
-    assert [(run["rank"], run["seed"], run["state"]) for run in done["runs"]] == [
-        (rank, seed, "done") for rank in (1, 2) for seed in (1, 2)
-    ]
+    assert {(run["rank"], run["seed"]) for run in done["runs"]} == {(1, 1), (1, 2), (2, 1), (2, 2)}
+    assert {run["state"] for run in done["runs"]} == {"done"}
     assert {run["step"] for run in done["runs"]} == {3} and done["best"]["run"] and done["words"]
     assert all(ask(client, "get_run", run["run"])["state"] == "done" for run in done["runs"])
     assert ask(client, "delete_sweep", sweep) == {"sweep": sweep, "deleted": True, "runs": 4}
