@@ -7,7 +7,7 @@ import ipaddress
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
@@ -20,7 +20,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, help="port to listen at (default: $GRADIO_SERVER_PORT, or 7860)")
     parser.add_argument("--slots", type=int, metavar="N", help="runs at once (default: what cores and GPUs allow)")
     parser.add_argument(
-        "--root-path", metavar="PATH", help="where a proxy serves the app, such as /lora (default: $GRADIO_ROOT_PATH)"
+        "--root-path",
+        metavar="PATH",
+        help="where a proxy serves the app, such as /lora (default: $GRADIO_ROOT_PATH; "
+        "on a JupyterHub the proxy's own)",
     )
     parser.add_argument("--track", metavar="NAME", help="send every run's curves to tensorboard, trackio or wandb")
     parser.add_argument(
@@ -45,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
 
     from lora_playground.runs import home_at
+
+    if given.root_path is None and not os.environ.get("GRADIO_ROOT_PATH"):
+        given.root_path, given.port = at_hub(os.environ, given.port)
 
     with home_at(given.home):
         return _serve(given)
@@ -84,6 +90,18 @@ def _serve(given: argparse.Namespace) -> int:
         print(_invitation(server.port))
     server.wait()
     return 0
+
+
+def at_hub(environment: Mapping[str, str], port: int | None) -> tuple[str | None, int | None]:
+    """(root path, port) on a JupyterHub, where jupyter-server-proxy serves a port below the person's own path.
+
+    The path names the port, so that is fixed there; elsewhere (None, `port`).
+    """
+    prefix = environment.get("JUPYTERHUB_SERVICE_PREFIX", "").rstrip("/")
+    if not prefix:
+        return None, port
+    chosen = port or int(environment.get("GRADIO_SERVER_PORT") or 7860)
+    return f"{prefix}/proxy/{chosen}", chosen
 
 
 def _invitation(port: int) -> str:

@@ -98,7 +98,7 @@ class VisitorMiddleware:
         if scope["type"] != "http" or scope.get("path") not in PAGES or self._identity.read(_cookie(scope)):
             await self._app(scope, receive, send)
             return
-        value = f"{COOKIE}={self._identity.new()}; Path=/; Max-Age={_YEAR}; HttpOnly; SameSite=Lax"
+        value = f"{COOKIE}={self._identity.new()}; Path=/; Max-Age={_YEAR}; HttpOnly; {_sites()}"
 
         async def with_cookie(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.start":
@@ -106,6 +106,11 @@ class VisitorMiddleware:
             await send(message)
 
         await self._app(scope, receive, with_cookie)
+
+
+def _sites() -> str:
+    """Where a browser sends the cookie: to this site; a Space is also shown inside a page of another one."""
+    return "SameSite=None; Secure; Partitioned" if os.environ.get("SPACE_ID") else "SameSite=Lax"
 
 
 def _cookie(scope: dict[str, Any]) -> str | None:

@@ -1,10 +1,11 @@
-"""Behind nginx under a sub-path, with the configuration that deploy/nginx.conf gives, and behind jupyter-server-proxy as
-JupyterHub has it: train, live view, chat."""
+"""Under a sub-path, behind nginx with the configuration that deploy/nginx.conf gives, and behind jupyter-server-proxy
+as JupyterHub has it: train, live view, chat."""
 
 import os
 import shutil
 import socket
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from tests.e2e.conftest import ROOT, Server, Visitor
 from tests.e2e.steps import answers, points, set_number, status, until
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -39,8 +41,17 @@ def proxied(tmp_path: Path) -> Iterator[str]:
     server.close()
 
 
+def answers_at(address: str) -> bool:
+    """Whether a page comes from there."""
+    try:
+        with urllib.request.urlopen(address, timeout=5) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
 @pytest.fixture
-def jupyter(tmp_path: Path) -> Iterator[str]:
+def jupyter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a server behind a person's Jupyter server, started under /user/ann/ as JupyterHub starts it."""
     program = os.environ.get("LORA_PLAYGROUND_JUPYTER") or shutil.which("jupyter-server")
     if program is None:
@@ -48,12 +59,16 @@ def jupyter(tmp_path: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    # As in a terminal of the hub: the app finds the path for itself.
+    monkeypatch.setenv("JUPYTERHUB_SERVICE_PREFIX", "/user/ann/")
     server = Server(tmp_path / "home")
+    monkeypatch.delenv("JUPYTERHUB_SERVICE_PREFIX")
     options = ["--ip=127.0.0.1", f"--port={port}", "--no-browser", "--allow-root", "--ServerApp.base_url=/user/ann/",
                "--IdentityProvider.token=", f"--ServerApp.root_dir={tmp_path}"]  # fmt: skip
     with open(tmp_path / "jupyter.log", "wb") as log:
         process = subprocess.Popen([program, *options], stdout=log, stderr=log, cwd=tmp_path)
     address = f"http://127.0.0.1:{port}/user/ann/proxy/{server.port}"
+    wait_until(lambda: answers_at(f"{address}/"), "the proxy to answer")
     yield address
     process.terminate()
     process.wait(30)
