@@ -77,7 +77,7 @@ def _knock(address: str) -> None:
         return
     socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     from ray._private import ray_constants
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
     from ray.exceptions import AuthenticationError
 
     try:
