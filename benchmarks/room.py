@@ -203,16 +203,18 @@ class Watchers:
 
 
 @contextmanager
-def browser(port: int, run: str) -> Any:
-    """One real Chromium that has the page of a run open."""
+def browser(port: int) -> Any:
+    """One real Chromium that has the page open; gives a function that shows a run there, as a press of Train does."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         path = os.environ.get("LORA_PLAYGROUND_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
         chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
         page = chromium.new_page()
-        page.goto(f"http://127.0.0.1:{port}/?run={run}")
-        yield
+        page.goto(f"http://127.0.0.1:{port}/")
+        page.locator("#lp-train").wait_for()
+        page.wait_for_timeout(5000)  # what the page draws at first is drawn
+        yield lambda run: page.evaluate("run => lp.live.open(run)", run)
         chromium.close()
 
 
@@ -276,10 +278,11 @@ class Rows:
         return {"together_of_all_cores": round(pace / self.alone["tokens_per_second"], 3)}
 
     def browser(self) -> Found:
-        """One real browser has the run's page open, on the same cores."""
-        began = time.monotonic()
-        id = self.room.train(self.given.steps, "one")
-        with browser(self.room.port, id):
+        """One real browser has the page open and looks at the run, on the same cores."""
+        with browser(self.room.port) as show:
+            began = time.monotonic()
+            id = self.room.train(self.given.steps, "one")
+            show(id)
             self.room.wait([id])
             seconds = time.monotonic() - began
         return {"seconds": round(seconds, 1), "of_no_browser": round(seconds / self.one, 3)}
