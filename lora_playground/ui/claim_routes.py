@@ -6,7 +6,6 @@ model} starts both sides of one.
 
 from __future__ import annotations
 
-import json
 import statistics
 from typing import Any
 
@@ -22,9 +21,7 @@ from lora_playground.claims.trials import Trials
 from lora_playground.errors import ConfigError, PlaygroundError
 from lora_playground.models.catalogue import list_models
 from lora_playground.ui.identity import Identity
-
-LONGEST = 2_000
-"""Bytes of a request's body."""
+from lora_playground.ui.json_body import json_object
 
 
 class ClaimRoutes:
@@ -53,16 +50,9 @@ class ClaimRoutes:
         visitor = self._identity.of_plain(request)
         if visitor is None:
             return Response(status_code=401)
-        # A page of another site cannot send this type without asking first, which it is refused.
-        if request.headers.get("content-type", "").partition(";")[0] != "application/json":
-            return _json({"error": "This route takes JSON."}, 415)
-        body = await request.body()
-        try:
-            told = json.loads(body) if len(body) <= LONGEST else None
-        except (ValueError, RecursionError):
-            told = None
-        if not isinstance(told, dict):
-            return _json({"error": "The request is no JSON object."}, 400)
+        told = await json_object(request)
+        if isinstance(told, Response):
+            return told
         try:
             claim, model = get_claim(str(told.get("name", ""))), _model(str(told.get("model") or ""))
             if not claim.sides:

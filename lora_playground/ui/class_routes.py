@@ -7,7 +7,6 @@ tells the teacher, `GET /class/me` one of the people; `POST /class` takes {do, c
 from __future__ import annotations
 
 import io
-import json
 import threading
 import time
 from collections.abc import Callable
@@ -28,9 +27,8 @@ from lora_playground.lessons.player import Player
 from lora_playground.machine.network import address_in_network
 from lora_playground.ui import theme
 from lora_playground.ui.identity import Identity
+from lora_playground.ui.json_body import json_object
 
-LONGEST = 20_000
-"""Bytes of a request's body."""
 FRESH = 1.0
 """Seconds for which the counted answers of a class serve all who ask."""
 AWAY = 12.0
@@ -143,16 +141,9 @@ class ClassRoutes:
         visitor = self._identity.of_plain(request)
         if not visitor:
             return _json({"error": "This page has no visitor's cookie; open the app once and allow cookies."}, 401)
-        # A page of another site cannot send this type without asking first, which it is refused.
-        if request.headers.get("content-type", "").partition(";")[0] != "application/json":
-            return _json({"error": "This route takes JSON."}, 415)
-        body = await request.body()
-        try:
-            told = json.loads(body) if len(body) <= LONGEST else None
-        except (ValueError, RecursionError):
-            told = None
-        if not isinstance(told, dict):
-            return _json({"error": "The request is no JSON object."}, 400)
+        told = await json_object(request)
+        if isinstance(told, Response):
+            return told
         try:
             return _json(await run_in_threadpool(self._do, visitor, told, request))
         except PlaygroundError as failure:

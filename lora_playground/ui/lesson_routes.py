@@ -6,7 +6,6 @@ it is then: `do` is view (step), answer (ask, value), start (step), did (step, a
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -17,10 +16,9 @@ from starlette.routing import Route
 from lora_playground.errors import PlaygroundError
 from lora_playground.lessons.player import Player, View
 from lora_playground.ui.identity import Identity
+from lora_playground.ui.json_body import json_object
 from lora_playground.ui.markdown import as_html, as_line
 
-LONGEST = 20_000
-"""Bytes of a request's body."""
 _TEXTS, _LINES = ("text", "said", "hint"), ("because",)
 
 
@@ -44,16 +42,9 @@ class LessonRoutes:
         visitor = self._identity.of_plain(request)
         if visitor is None:
             return Response(status_code=401)
-        # A page of another site cannot send this type without asking first, which it is refused.
-        if request.headers.get("content-type", "").partition(";")[0] != "application/json":
-            return _json({"error": "This route takes JSON."}, 415)
-        body = await request.body()
-        try:
-            told = json.loads(body) if len(body) <= LONGEST else None
-        except (ValueError, RecursionError):
-            told = None
-        if not isinstance(told, dict):
-            return _json({"error": "The request is no JSON object."}, 400)
+        told = await json_object(request)
+        if isinstance(told, Response):
+            return told
         try:
             return _json(dressed(await run_in_threadpool(self._do, visitor, told)))
         except PlaygroundError as failure:

@@ -1,0 +1,24 @@
+"""Reads what a page sends to a plain route. It knows no route."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+
+async def json_object(request: Request, longest: int = 20_000) -> dict[str, Any] | Response:
+    """The JSON object in a request's body of at most `longest` bytes, or the answer that says why there is none.
+
+    Another type than application/json is refused: a page of another site could send that without asking first.
+    """
+    if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+        return JSONResponse({"error": "This route takes JSON."}, 415)
+    body = await request.body()
+    try:
+        told = json.loads(body) if len(body) <= longest else None
+    except (ValueError, RecursionError):
+        told = None
+    return told if isinstance(told, dict) else JSONResponse({"error": "The request is no JSON object."}, 400)
