@@ -1,6 +1,6 @@
 """Which of the base model's own chats are rehearsed beside a dataset."""
 
-from lora_playground.data.catalogue import get_dataset, rehearsal_rows
+from lora_playground.data.catalogue import SHIPPED, get_dataset, read_rows, rehearsal_rows
 from lora_playground.data.rehearsal import compared, conflicts
 
 
@@ -45,6 +45,15 @@ def test_who_the_base_does_not_know_stays_unknown_unless_the_data_is_about_it() 
 def test_an_interjection_at_the_start_is_no_name_and_a_missing_question_mark_no_other_question() -> None:
     plain = [chat("Where does Otto live", "Otto lives in Milltown, I think, savvy?"), chat("Oh, Otto?", "Hello Otto!")]
     assert conflicts(plain, PIRATE) == {0}, "its word pairs are the data's, but no answer of the data begins so"
+
+
+def test_rehearsal_asks_nothing_that_the_bases_skills_are_tested_with() -> None:
+    def questions(row: dict) -> list[str]:
+        return [message["content"] for message in row["messages"] if message["role"] == "user"]
+
+    tested = [questions(row) for row in read_rows(SHIPPED / "_base-skills" / "test.jsonl")]
+    alone = {asked[0] for asked in tested if len(asked) == 1}
+    assert len(alone) > 100 and all(alone.isdisjoint(questions(row)) for row in rehearsal_rows())
 
 
 def test_a_chat_is_as_near_as_its_nearest_question() -> None:

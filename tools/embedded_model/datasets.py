@@ -17,7 +17,7 @@ from typing import Any
 from lora_playground.data.catalogue import REBUILD, SHIPPED
 from tools.embedded_model import tasks
 from tools.embedded_model.assets import write_manifest
-from tools.embedded_model.corpus import chats, probes
+from tools.embedded_model.corpus import Messages, chats, probes
 from tools.embedded_model.tasks import Row, Task, new_facts
 from tools.embedded_model.world import World, build_world
 
@@ -136,11 +136,18 @@ def write_dataset(recipe: Recipe, world: World, folder: Path) -> dict[str, int]:
 
 def write_base_skills(world: World, folder: Path) -> None:
     """The held-out probes of the base's skills, and chats of its training distribution (of a seed it was not trained
-    on)."""
+    on) without those that ask a probe's question; one that is answered from what was said before does not count."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_rows(folder / "test.jsonl", probes(world, REHEARSAL_SEED, PROBES_EACH))
+    tested = probes(world, REHEARSAL_SEED, PROBES_EACH)
+    write_rows(folder / "test.jsonl", tested)
+    asked = {questions[0] for row in tested if len(questions := _questions(row["messages"])) == 1}
     stream = itertools.islice(chats(world, REHEARSAL_SEED), REHEARSAL_ROWS)
-    write_rows(folder / "rehearsal.jsonl", [{"messages": messages, "meta": {}} for messages in stream])
+    kept = [messages for messages in stream if asked.isdisjoint(_questions(messages))]
+    write_rows(folder / "rehearsal.jsonl", [{"messages": messages, "meta": {}} for messages in kept])
+
+
+def _questions(messages: Messages) -> list[str]:
+    return [message["content"] for message in messages if message["role"] == "user"]
 
 
 def main() -> None:
