@@ -159,13 +159,19 @@ def check(home: Path, real: bool) -> dict[str, Any]:
     accepted = set((home / "accepted.txt").read_text().split())
     rows = {row["id"]: row for row in table(home)}
     store = RunStore(home)
-    torn = [run.id for run in store.list() if list(run.folder.rglob("*.tmp"))]
-    broken = []
+    torn, broken = list[str](), list[str]()
     for run in store.list():
+        if run.id not in rows and run.id not in accepted:
+            continue  # the server died while it took this run, so nobody was told of it
+        torn += [str(path.relative_to(store.folder)) for path in run.folder.rglob("*.tmp")]
         losses = [step for event in run.history() if event["type"] == "loss" for step in event["steps"]]
-        whole = run.result() is not None and losses == list(range(1, STEPS + 1))
-        if not whole or not (run.adapter / "adapter_model.safetensors").exists() or (real and not loads(run)):
-            broken.append(run.id)
+        missing = {
+            "no result": run.result() is None,
+            "losses of other steps": losses != list(range(1, STEPS + 1)),
+            "no adapter": not (run.adapter / "adapter_model.safetensors").exists(),
+            "no update": real and not loads(run),
+        }
+        broken += [f"{run.id}: {what}" for what, is_so in missing.items() if is_so]
     db = sqlite3.connect(home / "jobs.db")
     sound = db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
     db.close()
@@ -177,6 +183,7 @@ def check(home: Path, real: bool) -> dict[str, Any]:
         "attempts": sum(row["attempt"] for row in rows.values()),
         "broken_runs": len(broken),
         "half_written": len(torn),
+        "which": [*broken, *torn],
         "processes_left": len(processes(home)),
         "table_sound": sound,
     }

@@ -14,7 +14,7 @@ from collections import Counter
 
 from lora_playground.errors import PlaygroundError, RunError
 from lora_playground.jobs.placement import Place, Placement
-from lora_playground.jobs.recovery import recover
+from lora_playground.jobs.recovery import forget_unaccepted, recover
 from lora_playground.jobs.runner import Runner
 from lora_playground.jobs.schedule import plan_queue
 from lora_playground.jobs.store import JobStore, Row
@@ -67,6 +67,7 @@ class Dispatcher:
             return
         self._ready_from = time.monotonic() + unready
         recover(self.store, self.runs, self.runner)
+        forget_unaccepted(self.store, self.runs)
         self._thread = threading.Thread(target=self._loop, name="dispatcher", daemon=True)
         self._thread.start()
 

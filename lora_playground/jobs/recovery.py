@@ -18,6 +18,9 @@ from lora_playground.jobs.store import PHASES, TERMINAL, JobStore, Row
 from lora_playground.runs import Run, RunStore
 from lora_playground.runs.files import writing
 
+YOUNG = 60.0
+"""Seconds in which a run that is in no table may be one that another program has just made."""
+
 
 def take_home(home: Path) -> int:
     """Makes the home and locks it for this process; returns the lock's file descriptor."""
@@ -70,6 +73,19 @@ def recover(store: JobStore, runs: RunStore, runner: Runner) -> None:
         else:
             text = f"The server ended while this run was {row.state}. Resume to go on."
             store.move(row.id, row.attempt, "interrupted", error_message=text, finished=now)
+
+
+def forget_unaccepted(store: JobStore, runs: RunStore) -> None:
+    """Removes the folders of runs that a server was about to take when it died: nobody was told of them, and nothing
+    was begun in them. Those of the last minute stay, since another program may be about to begin one."""
+    known = {row.id for row in store.list()}
+    for run in runs.list():
+        begun = {path.name for path in run.folder.iterdir()} - {"config.json", "about.json"}
+        if run.id in known or time.time() - run.folder.stat().st_mtime < YOUNG:
+            continue
+        if all(name.endswith(".tmp") for name in begun):
+            with contextlib.suppress(RunError):
+                runs.delete(run.id)
 
 
 def as_it_stands(row: Row, runs: RunStore) -> Row:
