@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lora_playground.claims.schema import Claim
-from lora_playground.errors import PlaygroundError
 from lora_playground.evaluation import interval
-from lora_playground.jobs.supervisor import Job, Supervisor
+from lora_playground.jobs.supervisor import Supervisor
 from lora_playground.runs.files import read_json, write_json
 
 FOLDER = "claims"
@@ -34,7 +33,7 @@ class Trials:
         Raises ConfigError, JobError in the queue's words; sides queued before stay.
         """
         for key, side in claim.sides.items():
-            job = self._job(self._runs(visitor, claim, model).get(key, ""))
+            job = self._supervisor.find(self._runs(visitor, claim, model).get(key, ""))
             if job is not None and (not job.ended or job.state == "done"):
                 continue
             made = self._supervisor.submit(side.run_config(SEED, model), visitor)
@@ -52,7 +51,7 @@ class Trials:
         return {"sides": told, "begun": bool(runs)}
 
     def _side(self, claim: Claim, identity: str) -> dict[str, Any]:
-        job = self._job(identity)
+        job = self._supervisor.find(identity)
         if job is None:
             return {"state": "new", "run": ""}
         part = job.step / job.steps if job.steps else 0.0
@@ -67,14 +66,6 @@ class Trials:
 
     def _path(self, visitor: str) -> Path:
         return self._folder / f"{hashlib.sha256(visitor.encode()).hexdigest()[:32]}.json"
-
-    def _job(self, identity: str) -> Job | None:
-        if not identity:
-            return None
-        try:
-            return self._supervisor.job(identity)
-        except PlaygroundError:
-            return None
 
 
 def value_of(claim: Claim, result: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lora_playground.config import RunConfig
-from lora_playground.errors import JobError, RunError
+from lora_playground.errors import JobError, PlaygroundError, RunError
 from lora_playground.jobs.dispatcher import Dispatcher, record
 from lora_playground.jobs.job import Job
 from lora_playground.jobs.limits import ALONE, Kept, Limits
@@ -190,6 +190,13 @@ class Supervisor:
             return found
         row = self._row(id, owner)
         return self._job(row, self._plan() if row.state == "queued" else {})
+
+    def find(self, id: str) -> Job | None:
+        """One job, None where there is none of that id any more."""
+        try:
+            return self.job(id)
+        except PlaygroundError:
+            return None
 
     def jobs(self, owner: str | None = None) -> list[Job]:
         """All jobs (of one owner), newest first."""

@@ -37,7 +37,7 @@ class LessonRuns:
         Raises ConfigError or JobError in the queue's words.
         """
         tries = attempt.tries.get(key, 0)
-        known = self._job(attempt.runs.get(key, ""))
+        known = self._supervisor.find(attempt.runs.get(key, ""))
         if known is not None and (not known.ended or known.state == "done"):
             return None
         part = lesson.runs[key]
@@ -60,7 +60,7 @@ class LessonRuns:
         shown = self.visible(lesson, attempt, keys)
         found = []
         for key in keys:
-            part, job = lesson.runs[key], self._job(attempt.runs.get(key, ""))
+            part, job = lesson.runs[key], self._supervisor.find(attempt.runs.get(key, ""))
             state = job.state if job else "new"
             if state == "done" and part.hidden and key not in shown:
                 state = "saving"
@@ -78,7 +78,7 @@ class LessonRuns:
         found = {}
         for key in keys:
             identity = attempt.runs.get(key, "")
-            if not identity or self._job(identity) is None:
+            if not identity or self._supervisor.find(identity) is None:
                 continue
             if lesson.runs[key].hidden:
                 identity = self._nameless(lesson, key, identity) if self.done(identity) else ""
@@ -88,7 +88,7 @@ class LessonRuns:
 
     def done(self, identity: str) -> bool:
         """Whether a run has its result."""
-        job = self._job(identity)
+        job = self._supervisor.find(identity)
         return job is not None and job.state == "done"
 
     def own(self, visitor: str, since: float, lessons_own: set[str], check: Check) -> list[tuple[Run, bool]]:
@@ -105,14 +105,6 @@ class LessonRuns:
                 continue
         return found
 
-    def _job(self, identity: str) -> Job | None:
-        if not identity:
-            return None
-        try:
-            return self._supervisor.job(identity)
-        except PlaygroundError:
-            return None
-
     def _replayed(self, job: Job) -> bool:
         if job.state != "done":
             return False
@@ -126,7 +118,7 @@ class LessonRuns:
         name = digest(lesson, key)
         with self._lock:
             kept = read_json(self._file) or {}
-            if (known := kept.get(name)) and self._job(known) is not None:
+            if (known := kept.get(name)) and self._supervisor.find(known) is not None:
                 return str(known)
             try:
                 folder = self._store.get(source).adapter

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 
 import lora_playground.variants  # noqa: F401 - configs are read by the variants' own schemas
 from lora_playground.analysis.plain_lora import write_plain_lora
 from lora_playground.analysis.update import Update, save_updates
 from lora_playground.config import RunConfig
-from lora_playground.errors import JobError
+from lora_playground.errors import JobError, RunError
 from lora_playground.jobs import truncation_curve
 from lora_playground.jobs.job import Job
 from lora_playground.runs import RunStore
@@ -40,6 +42,10 @@ class Queue:
         if identity in self._jobs:
             return self._jobs[identity]
         return Job.of_run(self.runs.get(identity))
+
+    def find(self, identity: str) -> Job | None:
+        with contextlib.suppress(RunError):
+            return self.job(identity)
 
     def jobs(self, owner: str | None = None) -> list[Job]:
         return [job for job in reversed(self._jobs.values()) if owner is None or job.owner == owner]
