@@ -298,18 +298,6 @@ def test_a_finished_run_whose_server_died_is_done(home: Path, fake: FakeRunner) 
         assert supervisor.job(id).state == "done"
 
 
-def test_a_run_that_the_server_died_taking_is_gone_and_no_other(home: Path, fake: FakeRunner) -> None:
-    store = RunStore(home)
-    taken, begun, young = (store.create(config()) for _ in range(3))
-    (taken.folder / "about.json.1234.tmp").write_text("{")
-    with begun.locked():
-        pass  # the command line began it
-    for run in (taken, begun):
-        os.utime(run.folder, (1e9, 1e9))
-    with Supervisor(home, fake, slots=1, replay=False, admit=lambda *_: []):
-        assert {run.id for run in store.list()} == {begun.id, young.id}
-
-
 def test_two_servers_on_one_home(home: Path, fake: FakeRunner) -> None:
     with Supervisor(home, fake, slots=1):
         with pytest.raises(JobError, match=rf"process {os.getpid()}.*--home"):
