@@ -320,6 +320,26 @@ class Rows:
         self.room.wait(ids)
         return round(time.monotonic() - began, 1)
 
+    def soak(self) -> Found:
+        """Pages that ask, chats and runs for a while: what the web process holds after a third of it, and at the end."""
+        room, end = self.room, time.monotonic() + 60 * self.given.minutes
+        looks: list[tuple[float, int, int]] = []
+        with Watchers(room, self.given.people) as pages:
+            id = room.train(self.given.steps, "one")
+            pages.watch(id)
+            while time.monotonic() < end:
+                room.errors += [words for words in room.order(chat=4) if isinstance(words, str)]
+                room.wait([id])
+                id = pages.run = room.train(self.given.steps, "one")
+                server = psutil.Process(room.server.pid)
+                looks.append((server.memory_info().rss / 1e6, server.num_fds(), server.num_threads()))
+            room.wait([id])
+        room.errors += pages.errors
+        first, last = looks[len(looks) // 3], looks[-1]
+        names = ("megabytes", "handles", "threads")
+        grown = {name: round(after - before, 1) for name, before, after in zip(names, first, last, strict=True)}
+        return {"minutes": self.given.minutes, "runs": len(looks), "polls": len(pages.seconds), "grown": grown}
+
     def idle(self) -> Found:
         """No page open, no job: the web process, and what waits for a job."""
         server = psutil.Process(self.room.server.pid)
@@ -336,16 +356,18 @@ def told(found: Found, name: str = "alone") -> Found:
     return found
 
 
-ROWS = ("idle", "watchers", "busy", "two", "browser", "chats", "people", "lesson")
+ROWS = ("idle", "watchers", "busy", "two", "browser", "chats", "people", "lesson", "soak")
+"""`soak` is measured only where it is asked for."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), help="rows to measure")
+    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS[:-1]), help="rows to measure")
     parser.add_argument("--people", type=int, default=30, help="who train")
     parser.add_argument("--watchers", type=int, default=50, help="open pages")
     parser.add_argument("--chats", type=int, default=30, help="chats at once")
     parser.add_argument("--steps", type=int, default=60, help="of each run")
+    parser.add_argument("--minutes", type=float, default=240.0, help="of soak")
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--serve", metavar="HOME", help=argparse.SUPPRESS)
