@@ -321,7 +321,7 @@ class Rows:
         return round(time.monotonic() - began, 1)
 
     def soak(self) -> Found:
-        """Pages that ask, chats and runs for a while: what the web process holds after a third of it, and at the end."""
+        """Pages that ask, chats and runs for a while: what the web process holds after a third, and at the end."""
         room, end = self.room, time.monotonic() + 60 * self.given.minutes
         looks: list[tuple[float, int, int]] = []
         with Watchers(room, self.given.people) as pages:
