@@ -335,10 +335,8 @@ class Rows:
                 looks.append((server.memory_info().rss / 1e6, server.num_fds(), server.num_threads()))
             room.wait([id])
         room.errors += pages.errors
-        first, last = looks[len(looks) // 3], looks[-1]
-        names = ("megabytes", "handles", "threads")
-        grown = {name: round(after - before, 1) for name, before, after in zip(names, first, last, strict=True)}
-        return {"minutes": self.given.minutes, "runs": len(looks), "polls": len(pages.seconds), "grown": grown}
+        grown = [round(last - early, 1) for early, last in zip(looks[len(looks) // 3], looks[-1], strict=True)]
+        return {"runs": len(looks), "polls": len(pages.seconds), "grown_mb_handles_threads": grown}
 
     def idle(self) -> Found:
         """No page open, no job: the web process, and what waits for a job."""
@@ -351,18 +349,17 @@ class Rows:
 
 
 def told(found: Found, name: str = "alone") -> Found:
-    """Says at once what was found, in case that the whole does not come to its end."""
+    """Says at once what was found."""
     print(json.dumps({name: found}), file=sys.stderr, flush=True)
     return found
 
 
 ROWS = ("idle", "watchers", "busy", "two", "browser", "chats", "people", "lesson", "soak")
-"""`soak` is measured only where it is asked for."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS[:-1]), help="rows to measure")
+    parser.add_argument("--only", nargs="+", choices=ROWS, default=ROWS[:-1], help="rows; all but soak by default")
     parser.add_argument("--people", type=int, default=30, help="who train")
     parser.add_argument("--watchers", type=int, default=50, help="open pages")
     parser.add_argument("--chats", type=int, default=30, help="chats at once")
@@ -384,14 +381,12 @@ def main() -> int:
                 room.one_run(4)
                 id, seconds = room.one_run(given.steps)
                 single, errors = room.result(id), errors + room.errors
-                pace = round(single["tokens_per_second"], 1)
-                found["one_thread_alone"] = told({"seconds": round(seconds, 1), "tokens_per_second": pace})
+                found["one_thread_alone"] = told({"seconds": seconds, "tokens_per_second": single["tokens_per_second"]})
         with closing(Room(Path(folder) / "home")) as room:
             room.one_run(4)  # imports and caches
             memory = psutil.Process(room.server.pid).memory_info().rss
             rows = Rows(room, given, single)
-            pace = round(rows.alone["tokens_per_second"], 1)
-            found["all_cores_alone"] = told({"seconds": round(rows.one, 1), "tokens_per_second": pace})
+            found["all_cores_alone"] = told({"seconds": rows.one, "tokens_per_second": rows.alone["tokens_per_second"]})
             for name in given.only:
                 found[name] = told(getattr(rows, name)() | {"errors": len(room.errors)}, name)
             grown = (psutil.Process(room.server.pid).memory_info().rss - memory) / 1e6
