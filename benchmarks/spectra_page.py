@@ -10,9 +10,12 @@ import base64
 import io
 import os
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lora_playground import plots
 from lora_playground.plots.spectrum import short_name
