@@ -9,7 +9,7 @@ lp.terms = (() => {
     "epochs": "How often each training row is read.",
     "Pareto front": "The runs that no other run beats in both at once: more gain always costs something here.",
     "intruders?": "A strong direction of W + ΔW that is like none of W's own: the update has put something new there, which is often seen beside forgetting.",
-    "effective rank": "How many directions the update really uses, as if all were equally strong: exp of the entropy of its energy.",
+    "effective rank": "How many directions the update really uses, as if all were equally strong: exp of the entropy of its singular values, as shares of their sum.",
     "stable rank": "The whole energy of ΔW divided by that of its strongest direction.",
     "singular values?": "How strong each direction of ΔW is, strongest first.",
     "energy": "The squared singular values: how much of ‖ΔW‖² a direction holds.",
