@@ -52,13 +52,13 @@ class PeftVariant(Variant):
 
         from lora_playground.models.linear import has_conv1d
 
-        shapes = linear_shapes(model)
-        self.check(config, shapes, context.bits)
-        selected = select(shapes, config.target_modules)
         if not self.conv1d and has_conv1d(model):
             raise ConfigError(
                 "variant.name", self.name, "it needs nn.Linear modules, and this model is built of Conv1D (GPT-2)"
             )
+        shapes = linear_shapes(model)
+        self.check(config, shapes, context.bits)
+        selected = select(shapes, config.target_modules)
         targets = short_names(selected, (name for name, _ in model.named_modules()))
         with torch.random.fork_rng(devices=_cuda_devices()), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")
