@@ -35,6 +35,7 @@ def proxied(tmp_path: Path) -> Iterator[str]:
         f"http {{ access_log off; client_body_temp_path {tmp_path}/body; proxy_temp_path {tmp_path}/proxy;\n{site}\n}}"
     )
     process = subprocess.Popen([nginx, "-c", str(tmp_path / "nginx.conf")])
+    wait_until(lambda: answers_at(f"http://127.0.0.1:{port}/lora/"), "the proxy to answer")
     yield f"http://127.0.0.1:{port}/lora"
     process.terminate()
     process.wait(30)
