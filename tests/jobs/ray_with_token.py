@@ -3,6 +3,7 @@
 Prints one JSON value. Ray reads the token once a process, so the tests' own process cannot take part.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -47,9 +48,10 @@ def listening() -> list[str]:
     """The addresses at which this process and all that descend from it listen."""
     found = set()
     for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
-        for one in process.net_connections("inet"):
-            if one.status == psutil.CONN_LISTEN:
-                found.add(one.laddr.ip.removeprefix("::ffff:"))
+        with contextlib.suppress(psutil.NoSuchProcess):  # one that ended meanwhile
+            for one in process.net_connections("inet"):
+                if one.status == psutil.CONN_LISTEN:
+                    found.add(one.laddr.ip.removeprefix("::ffff:"))
     return sorted(found)
 
 
