@@ -77,8 +77,11 @@ def recover(store: JobStore, runs: RunStore, runner: Runner) -> None:
 
 def forget_unaccepted(store: JobStore, runs: RunStore) -> None:
     """Removes the folders of runs that a server was about to take when it died: nobody was told of them, and nothing
-    was begun in them. Those of the last minute stay, since another program may be about to begin one."""
+    was begun in them. Those of the last minute stay, since another program may be about to begin one; all do where the
+    table is empty, since a new one knows no run."""
     known = {row.id for row in store.list()}
+    if not known:
+        return
     for run in runs.list():
         begun = {path.name for path in run.folder.iterdir()} - {"config.json", "about.json"}
         if run.id in known or time.time() - run.folder.stat().st_mtime < YOUNG:

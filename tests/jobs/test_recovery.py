@@ -16,5 +16,8 @@ def test_a_run_that_the_server_died_taking_is_gone_and_no_other(home: Path) -> N
         pass  # the command line began it
     for run in (taken, begun):
         os.utime(run.folder, (1e9, 1e9))
+    with Supervisor(home, FakeRunner(), slots=1, replay=False, admit=lambda *_: []) as supervisor:
+        assert {run.id for run in store.list()} == {taken.id, begun.id, young.id}, "a new table knows no run"
+        accepted = supervisor.submit(config()).id
     with Supervisor(home, FakeRunner(), slots=1, replay=False, admit=lambda *_: []):
-        assert {run.id for run in store.list()} == {begun.id, young.id}
+        assert {run.id for run in store.list()} == {begun.id, young.id, accepted}
