@@ -159,10 +159,11 @@ def check(home: Path, real: bool) -> dict[str, Any]:
     accepted = set((home / "accepted.txt").read_text().split())
     rows = {row["id"]: row for row in table(home)}
     store = RunStore(home)
-    torn, broken = list[str](), list[str]()
+    torn, broken, untold = list[str](), list[str](), 0
     for run in store.list():
         if run.id not in rows and run.id not in accepted:
-            continue  # the server died while it took this run, so nobody was told of it
+            untold += 1  # the server died while it took this run, so nobody was told of it
+            continue
         torn += [str(path.relative_to(store.folder)) for path in run.folder.rglob("*.tmp")]
         losses = [step for event in run.history() if event["type"] == "loss" for step in event["steps"]]
         missing = {
@@ -184,6 +185,7 @@ def check(home: Path, real: bool) -> dict[str, Any]:
         "broken_runs": len(broken),
         "half_written": len(torn),
         "which": [*broken, *torn],
+        "never_accepted": untold,
         "processes_left": len(processes(home)),
         "table_sound": sound,
     }
