@@ -21,6 +21,8 @@ TERMINATE_AFTER = 0.7
 """Seconds from the stop flag to SIGTERM."""
 KILL_AFTER = 1.3
 """Seconds from the stop flag to SIGKILL."""
+STEP_PATIENCE = 30.0
+"""Seconds more for both while a run trains: it ends its step and writes a checkpoint, so that Resume loses nothing."""
 
 
 @dataclass
@@ -81,7 +83,8 @@ class Active:
         """Stop goes flag, SIGTERM, SIGKILL, as time passes; each is sent once."""
         assert self.stop_asked is not None
         waited = time.monotonic() - self.stop_asked
-        for how, after in (("flag", 0.0), ("terminate", TERMINATE_AFTER), ("kill", KILL_AFTER)):
+        patience = STEP_PATIENCE if self._phase == "training" else 0.0
+        for how, after in (("flag", 0.0), ("terminate", patience + TERMINATE_AFTER), ("kill", patience + KILL_AFTER)):
             if waited >= after and how not in self._pressed:
                 self._pressed.add(how)
                 runner.cancel(self.handle, how)  # type: ignore[arg-type]

@@ -208,6 +208,8 @@ def _card(run: Run, job: Job, progress: RunProgress, label: str, told: str, mine
         html = cards.stopped(label, job.state, progress, failure, mine) + cards.messages(progress)
     else:
         html = cards.progress(label, job.state, progress) + cards.messages(progress)
+        if job.stopping and job.state == "training":
+            html += '<p class="lp-note">Stopping: the step under way ends first and is kept, for Resume.</p>'
     html += f'<p class="lp-note">Started by {escape(by)}.</p>' if by else ""
     html += cards.note(run.about().get("note", ""))
     source = run.config().model.source

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lora_playground.jobs import watch
 from lora_playground.jobs.runner import LocalRunner
 from lora_playground.jobs.supervisor import Supervisor
 from lora_playground.runs import RunStore
@@ -91,6 +92,22 @@ def test_stop_ends_everything(stubbed: Supervisor, script: str) -> None:
     assert not marked(token) and job.error_code == "cancelled"
 
 
+def test_stop_waits_for_a_slow_step_and_its_checkpoint(stubbed: Supervisor) -> None:
+    id = submit(stubbed, f"loss 3; block {watch.KILL_AFTER + 1}; checkpoint 3; sleep 600")
+    wait_until(lambda: stubbed.job(id).step == 3)
+    stubbed.cancel(id)
+    wait_for(stubbed, id, "cancelled")
+    assert (stubbed.runs.get(id).checkpoints / "step-3").is_dir()
+
+
+def test_stop_kills_a_worker_whose_step_does_not_end(stubbed: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "STEP_PATIENCE", 0.5)
+    id = submit(stubbed, "loss 3; deaf; block 600")
+    wait_until(lambda: stubbed.job(id).step == 3)
+    stubbed.cancel(id)
+    wait_for(stubbed, id, "cancelled")
+
+
 def test_stop_while_saving_leaves_all_or_nothing(stubbed: Supervisor) -> None:
     slow = submit(stubbed, "save 60")
     wait_for(stubbed, slow, "saving")
@@ -134,6 +151,7 @@ SERVER = """
 import sys, time
 from pathlib import Path
 from lora_playground.config import RunConfig
+from lora_playground.jobs import watch
 from lora_playground.jobs.runner import LocalRunner
 from lora_playground.jobs.supervisor import Supervisor
 home = Path(sys.argv[1])
