@@ -166,6 +166,10 @@ preprocess_corda(model, PEFT, look)
 }
 
 AFTER = {
+    "adalora": """for name, parameter in model.named_parameters():
+    if "ranknum" in name:  # a count, which PEFT makes trainable where the base is in 16 bit
+        parameter.requires_grad_(False)
+""",
     "eva": """model.eval()
 given = [{name: tensor for name, tensor in one.items() if name != "labels"} for one in start_batches()]
 initialize_lora_eva_weights(

@@ -70,6 +70,8 @@ class AdaptiveBudget(LoraFamily):
     def finish(self, model: "torch.nn.Module", config: Any, context: Context) -> None:
         model.peft_config[ADAPTER].orth_reg_weight = 0.0  # type: ignore[union-attr,index]
         object.__setattr__(model, "_orthogonality", config.orthogonality)
+        for _, layer in tuner_layers(model):
+            layer.ranknum[ADAPTER].requires_grad_(False)  # a count; PEFT makes it trainable on a base in 16 bit
 
     def parts(self, shape: tuple[int, int], config: Any) -> tuple[Part, ...]:
         (m, n), r = shape, config.start_rank

@@ -23,6 +23,21 @@ if TYPE_CHECKING:
 ADAPTER = "default"
 
 
+def _wrapped(model: torch.nn.Module, peft_config: Any) -> torch.nn.Module:
+    """PEFT's model, with the adapter in float32 on a base in 16 bit. What PEFT's cast makes anew is trainable even where
+    it was frozen (IntTune's A and B), so it is frozen again."""
+    from peft import get_peft_model
+
+    wrapped = get_peft_model(model, peft_config, autocast_adapter_dtype=False)
+    frozen = {name for name, parameter in wrapped.named_parameters() if not parameter.requires_grad}
+    tuner: Any = wrapped.base_model
+    tuner._cast_adapter_dtype(adapter_name=ADAPTER, autocast_adapter_dtype=True)
+    for name, parameter in wrapped.named_parameters():
+        if name in frozen:
+            parameter.requires_grad_(False)
+    return wrapped
+
+
 @dataclass(frozen=True)
 class PeftVariant(Variant):
     """A method that `peft.get_peft_model` attaches.
@@ -48,7 +63,6 @@ class PeftVariant(Variant):
     def attach(self, model: torch.nn.Module, config: Any, context: Context) -> torch.nn.Module:
         """Freezes the base and wraps its target modules; start values depend on `context.seed` alone."""
         import torch
-        from peft import get_peft_model
 
         from lora_playground.models.linear import has_conv1d
 
@@ -65,7 +79,7 @@ class PeftVariant(Variant):
             torch.manual_seed(context.seed)
             peft_config = self.peft_config(model, config, context, targets)
             self.prepare(model, peft_config, config, context)
-            wrapped = get_peft_model(model, peft_config)
+            wrapped = _wrapped(model, peft_config)
             self.finish(wrapped, config, context)
         return wrapped
 

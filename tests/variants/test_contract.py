@@ -72,6 +72,15 @@ def test_count_is_the_real_number(name, kind):
     assert case.variant.count(list(shapes), case.config) == real
 
 
+@pytest.mark.parametrize("name", [name for name, kind in PEFT_CASES if kind == "llama"])
+def test_on_a_base_in_16_bit_the_same_parameters_train_and_in_float32(name):
+    case = trial(name, "llama")
+    context = Context(STEPS, 0, batches())
+    model = case.variant.attach(base("llama").to(torch.bfloat16), case.config, context)
+    trained = {key: p.dtype for key, p in model.named_parameters() if p.requires_grad}
+    assert set(trained) == set(case.trainable) and set(trained.values()) == {torch.float32}
+
+
 @peft_cases
 def test_merged_equals_unmerged_and_update_is_what_merging_adds(name, kind):
     case = trial(name, kind)
