@@ -70,12 +70,12 @@ lp.empty = (() => {
     lp.live.paint();
   }
 
-  // Where nobody has run anything yet the recording plays by itself, once.
+  // Where nobody has run anything yet the recording plays by itself, once; not beside a lesson, which asks to predict such a run.
   function offer() {
-    if (offered || !plan.recording || window.matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+    if (offered || document.body.classList.contains("lp-in-lesson") || !plan.recording || window.matchMedia("(prefers-reduced-motion: reduce)").matches) return;
     offered = true;
     try { if (localStorage.getItem("lp-played")) return; localStorage.setItem("lp-played", "1"); } catch { /* private window */ }
-    timer = setTimeout(() => { if (lp.live.idle()) play(); }, WAIT);
+    timer = setTimeout(() => { if (lp.live.idle() && !document.body.classList.contains("lp-in-lesson")) play(); }, WAIT);
   }
 
   function answered(props, watch) {

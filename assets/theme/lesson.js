@@ -15,7 +15,7 @@ lp.lesson = (() => {
     if (!node || !side || (node.parentElement === side) === wide) return;
     if (wide) side.prepend(node); else document.getElementById("lp-frame").parentElement.append(node);
   }
-  window.addEventListener("resize", seat);
+  window.addEventListener("resize", () => { seat(); if (place()) fit(place()); });
   const shelf = () => document.querySelector("#lp-lessons .lp-live");
 
   // --- talking to the server ------------------------------------------------------------------------------------------
@@ -66,6 +66,7 @@ lp.lesson = (() => {
     folded = false;
     view = null;
     document.body.classList.add("lp-in-lesson");
+    lp.empty.stop(); // a recording shows how such a run ends, before one has predicted it
     seat();
     tell({ do: "view", ...(step === undefined ? {} : { step }) });
   }
@@ -178,6 +179,7 @@ lp.lesson = (() => {
       make("h2", { tabindex: "-1" }, view.title, view.done && view.kind !== "say" ? make("span", { class: "tick", title: "done" }, " ✓") : null));
     box.replaceChildren(make("section", { class: "lp-lesson", "aria-label": `Lesson: ${view.lesson.title}` }, head, body, foot));
     document.body.classList.toggle("lp-lesson-folded", folded);
+    fit(body);
     body.scrollTop = scroll;
     if (moved && !document.activeElement.closest("input, textarea, [role=slider]")) head.querySelector("h2").focus({ preventScroll: true });
   }
@@ -232,12 +234,23 @@ lp.lesson = (() => {
     const turned = view.rows.length <= 3;
     const heads = turned ? view.rows.map((row) => row.title) : view.columns;
     const lines = turned ? view.columns.map((title, i) => ({ title, cells: view.rows.map((row) => row.cells[i]) })) : view.rows;
+    const value = (kind, cell) => make(kind, { class: cell.unusual ? "odd" : "", title: cell.stored ? `${cell.stored} when this lesson was written${cell.unusual ? "; yours differs by more than seeds explain" : ""}` : "" }, cell.text === null ? make("span", { class: "stored" }, cell.stored ? `(${cell.stored})` : "–") : cell.text);
     const head = make("tr", {}, make("th", {}, ""), ...heads.map((one) => make("th", { scope: "col" }, one)));
-    const rows = lines.map((row) => make("tr", {}, make("th", { scope: "row" }, row.title), ...row.cells.map((cell) => make("td", { class: cell.unusual ? "odd" : "", title: cell.stored ? `${cell.stored} when this lesson was written${cell.unusual ? "; yours differs by more than seeds explain" : ""}` : "" }, cell.text === null ? make("span", { class: "stored" }, cell.stored ? `(${cell.stored})` : "–") : cell.text))));
+    const rows = lines.map((row) => make("tr", {}, make("th", { scope: "row" }, row.title), ...row.cells.map((cell) => value("td", cell))));
+    const blocks = view.columns.map((title, i) => make("div", {}, make("h3", {}, title), make("dl", {}, ...view.rows.flatMap((row) => [make("dt", {}, row.title), value("dd", row.cells[i])]))));
     const odd = view.rows.some((row) => row.cells.some((cell) => cell.unusual));
     return [view.waiting ? (view.rows.some((row) => row.cells.some((cell) => cell.text !== null)) ? make("p", { class: "lp-note", "aria-live": "polite" }, view.waiting) : toRuns(view.waiting)) : null,
-      large(make("div", { class: "lp-lesson-table", tabindex: "0", role: "region", "aria-label": view.title }, make("table", { class: lines.every((line) => line.title.length < 18) ? "short" : "" }, make("thead", {}, head), make("tbody", {}, ...rows)))),
+      large(make("div", { class: "lp-lesson-table", tabindex: "0", role: "region", "aria-label": view.title },
+        make("table", { class: lines.every((line) => line.title.length < 18) ? "short" : "" }, make("thead", {}, head), make("tbody", {}, ...rows)), make("div", { class: "values" }, ...blocks))),
       odd ? make("p", { class: "lp-note" }, "Underlined: further from what came out when this lesson was written than other seeds explain.") : null].filter(Boolean);
+  }
+
+  // A table that is wider than its place is told value by value instead.
+  function fit(box) {
+    for (const node of box.querySelectorAll(".lp-lesson-table")) {
+      node.classList.remove("narrow");
+      node.classList.toggle("narrow", node.scrollWidth > node.clientWidth + 1);
+    }
   }
 
   // A picture or table, and a way to see it in the middle of the screen.
@@ -248,6 +261,7 @@ lp.lesson = (() => {
       dialog.addEventListener("close", () => dialog.remove());
       document.body.append(dialog);
       dialog.showModal();
+      fit(dialog);
     });
     return make("div", { class: "lp-lesson-picture" }, node, grow);
   }

@@ -68,7 +68,8 @@ class Queue:
             updates.append(Update(name, (U * values).astype(np.float32), V.T.astype(np.float32)))
         run.begin(1)
         run.append({"type": "loss", "steps": [1, 2, 3, 4], "losses": [4.0, 3.0, 2.0, 1.0]})
-        run.append({"type": "round", "round": 1, "step": 4, "error": 0.3})
+        by_topic = config.federated is not None and config.federated.partition == "topic"
+        run.append({"type": "round", "round": 1, "step": 4, "error": 0.3 if by_topic else 0.05})
         save_updates(updates, run.update_path)
         write_plain_lora(updates, run.adapter, base="embedded")
         score = min(1.0, 0.2 + 0.05 * self.trained)

@@ -129,6 +129,22 @@ def test_an_own_run_counts_only_if_it_does_what_is_asked(made):
     assert player.view("ann", name)["done"]
 
 
+def test_a_federated_run_of_ones_own_counts_only_if_its_error_is_as_small_as_asked(made):
+    player, queue = made
+    name = "mean-of-products"
+    steps = get_lesson(name).steps
+    player.start("ann", name, next(i for i, step in enumerate(steps) if step.kind == "run"))
+    place = next(i for i, step in enumerate(steps) if step.kind == "modify")
+    assert not player.view("ann", name, place)["done"]
+    for change in ({"partition": "topic"}, {"clients": 1}, {"strategy": "fedex"}):
+        federated = {"strategy": "fedit", "clients": 5, "partition": "iid"} | change
+        queue.submit(RunConfig.parse({"data": {"dataset": "facts-small"}, "federated": federated}), "ann")
+        assert not player.view("ann", name)["done"], change
+    assert "aggregation error 30%" in player.view("ann", name)["said"]
+    queue.submit(RunConfig.parse({"federated": {"strategy": "fedit", "clients": 5, "partition": "iid"}}), "ann")
+    assert player.view("ann", name)["done"]
+
+
 def test_nameless_adapters_tell_nothing_of_their_data(made):
     player, queue = made
     name = "guess-the-adapter"
