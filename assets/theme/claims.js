@@ -62,6 +62,7 @@ lp.claims = (() => {
     const body = make("div", { class: "body" }, make("p", { class: "said" }, one.claim), make("p", { class: "lp-note" }, link),
       make("p", {}, make("b", {}, "Here: "), one.here), make("p", { class: "why" }, one.why));
     if (Object.keys(one.stored).length || Object.values(one.sides).some((side) => side.value !== undefined)) body.append(picture(one));
+    if (one.lines) body.append(logarithmic(one));
     if (one.note) body.append(make("p", { class: "lp-note" }, one.note));
     if (Object.keys(one.titles).length) body.append(trial(one));
     if (one.command) body.append(make("p", { class: "lp-note" }, "Measured again by ", make("code", {}, one.command)));
@@ -88,6 +89,25 @@ lp.claims = (() => {
     image.append(svg("text", { x: left, y: H - 4, class: "t" }, number(one, low)), svg("text", { x: right, y: H - 4, class: "t", "text-anchor": "end" }, number(one, high)), svg("text", { x: W / 2, y: H - 4, class: "t", "text-anchor": "middle" }, one.measure));
     return make("figure", { class: "lp-claim-picture" }, image, make("figcaption", { class: "lp-note" }, one.seeds ? make("i", { class: "stored" }) : null, one.seeds ? `stored, mean and range of ${one.seeds} seeds` : null, own.length ? make("i", { class: "mine" }) : null, own.length ? "yours, one seed, with the interval of its rows" : null));
   }
+
+  // Figures over x, both axes logarithmic, with a straight line of the slope that the claim speaks of.
+  function logarithmic(one) {
+    const { lines, slope } = one.lines, all = lines.flatMap((line) => line.points), H = 250, left = 46, right = W - 10, top = 10, bottom = H - 40;
+    const xs = [...new Set(all.map(([x]) => x))].sort((a, b) => a - b), ys = all.map(([, y]) => y), middle = (values) => values.reduce((sum, v) => sum + Math.log(v), 0) / values.length;
+    const base = middle(ys) - slope * middle(all.map(([x]) => x)), guide = (x) => Math.exp(base + slope * Math.log(x));
+    const [low, high] = [Math.min(...ys, guide(xs.at(-1))) / 1.15, Math.max(...ys, guide(xs[0])) * 1.15], x = scale(xs[0], xs.at(-1), left, right), y = scale(low, high, bottom, top);
+    const ticks = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100].filter((v) => v >= low && v <= high);
+    const image = svg("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": `${one.lines.y} over ${one.lines.x}. ${lines.map((line) => `${line.label}: ${line.points.map(([a, b]) => `${a}: ${b.toPrecision(3)}`).join(", ")}`).join(". ")}` },
+      ...ticks.flatMap((v) => [svg("line", { x1: left, x2: right, y1: y(v), y2: y(v), class: "base" }), svg("text", { x: left - 6, y: y(v) + 4, class: "t", "text-anchor": "end" }, v)]),
+      ...xs.map((v) => svg("text", { x: x(v), y: bottom + 16, class: "t", "text-anchor": "middle" }, v)),
+      svg("text", { x: (left + right) / 2, y: H - 4, class: "t", "text-anchor": "middle" }, one.lines.x),
+      svg("line", { x1: x(xs[0]), y1: y(guide(xs[0])), x2: x(xs.at(-1)), y2: y(guide(xs.at(-1))), class: "guide" }),
+      ...lines.map((line, i) => svg("polyline", { points: line.points.map(([a, b]) => `${x(a)},${y(b)}`).join(" "), class: `line l${i}` })),
+      ...lines.flatMap((line, i) => line.points.map(([a, b]) => svg("circle", { cx: x(a), cy: y(b), r: 4, class: `l${i}` }))));
+    return make("figure", { class: "lp-claim-picture" }, make("figcaption", { class: "lp-note" }, `${one.lines.y}, mean of ${one.seeds} seeds`), image,
+      make("figcaption", { class: "lp-note keys" }, ...lines.map((line, i) => make("span", {}, make("i", { class: `l${i}` }), line.label)), make("span", {}, make("i", { class: "guide" }), one.lines.guide)));
+  }
+  const scale = (low, high, from, to) => (value) => from + Math.log(value / low) / Math.log(high / low) * (to - from);
 
   function trial(one) {
     const sides = Object.entries(one.sides), idle = sides.some(([, side]) => ["new", "failed", "cancelled", "interrupted"].includes(side.state));

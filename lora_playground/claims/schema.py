@@ -70,12 +70,28 @@ class Best(Part):
     side: str
 
 
+class Lines(Part):
+    """A picture of figures that are called `<start>_<x>`, both axes logarithmic, with a straight line of a `slope`.
+
+    Attributes:
+        starts: {how the figures' names start: what the line is called}. x, y: what the axes show.
+        guide: what the straight line is called.
+    """
+
+    starts: dict[str, str] = Field(min_length=1)
+    x: str
+    y: str
+    slope: float
+    guide: str
+
+
 class Figures(Part):
     """Every figure lies within its bounds. The script stores the figures by these names."""
 
     kind: Literal["figures"]
     bounds: dict[str, tuple[float | None, float | None]] = Field(min_length=1)
     labels: dict[str, str] = {}
+    lines: Lines | None = None
 
 
 class NotHere(Part):

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from lora_playground.claims import Claim, get_claim, list_claims, verdict
 from lora_playground.claims.measured import measurement
-from lora_playground.claims.schema import MEASURES
+from lora_playground.claims.schema import MEASURES, Figures
 from lora_playground.claims.trials import Trials
 from lora_playground.errors import ConfigError, PlaygroundError
 from lora_playground.models.catalogue import list_models
@@ -76,7 +76,23 @@ def described(claim: Claim) -> dict[str, Any]:
         "measure": MEASURES[claim.measure], "percent": claim.measure != "validation_loss",
         "verdict": judged.verdict, "why": judged.why, "stored": stored, "seeds": len(found.seeds) if found else 0,
         "titles": {key: side.title for key, side in claim.sides.items()},
+        "lines": _lines(claim, found.figures if found else {}),
     }  # fmt: skip
+
+
+def _lines(claim: Claim, figures: dict[str, float]) -> dict[str, Any] | None:
+    """The picture of a claim's figures: {lines: [{label, points: [[x, y], ...]}], x, y, slope, guide}; None without."""
+    asked = claim.test.lines if isinstance(claim.test, Figures) else None
+    if asked is None or not figures:
+        return None
+    lines = []
+    for start, label in asked.starts.items():
+        found = {
+            name.removeprefix(f"{start}_"): value for name, value in figures.items() if name.startswith(f"{start}_")
+        }
+        points = sorted([float(x), value] for x, value in found.items() if x.isdecimal())
+        lines.append({"label": label, "points": points})
+    return {"lines": lines} | asked.model_dump(exclude={"starts"})
 
 
 def _model(source: str) -> str | None:

@@ -24,8 +24,10 @@ ADAPTER = "default"
 
 
 def _wrapped(model: torch.nn.Module, peft_config: Any) -> torch.nn.Module:
-    """PEFT's model, with the adapter in float32 on a base in 16 bit. What PEFT's cast makes anew is trainable even where
-    it was frozen (IntTune's A and B), so it is frozen again."""
+    """PEFT's model, with the adapter in float32 on a base in 16 bit.
+
+    What PEFT's cast makes anew is trainable even where it was frozen (IntTune's A and B), so it is frozen again.
+    """
     from peft import get_peft_model
 
     wrapped = get_peft_model(model, peft_config, autocast_adapter_dtype=False)

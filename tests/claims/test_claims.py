@@ -6,13 +6,14 @@ import math
 import pytest
 from scipy import stats
 
-from lora_playground.claims import list_claims, verdict
+from lora_playground.claims import get_claim, list_claims, verdict
 from lora_playground.claims.measured import Measurement, digest, measurement
 from lora_playground.claims.schema import Claim
 from lora_playground.claims.verdicts import NOT, NOT_HERE, OPEN, SHOWS, t_interval
 from lora_playground.cli import main
 from lora_playground.lessons.figures import base_digest
 from lora_playground.models.catalogue import EMBEDDED
+from lora_playground.ui.claim_routes import described
 
 SIDE = {"title": "A", "config": {"training": {"steps": 3}}}
 
@@ -83,3 +84,13 @@ def test_the_command_lists_them(capsys) -> None:
     rows = json.loads(capsys.readouterr().out)
     assert len(rows) >= 8
     assert {"name", "paper", "claim", "verdict", "measured", "interval", "command"} <= set(rows[0])
+
+
+def test_the_picture_of_a_rate_has_every_step_that_was_measured_in_order() -> None:
+    told = described(get_claim("celora-convergence"))
+    assert [line["label"] for line in told["lines"]["lines"]] == ["LoRA", "CE-LoRA, approximating in every module"]
+    for start, line in zip(("norm_lora", "norm_celora"), told["lines"]["lines"]):
+        stored = measurement("celora-convergence").figures
+        assert line["points"] == [[x, stored[f"{start}_{x}"]] for x in (5, 10, 20, 40, 80, 160)]
+    assert told["lines"]["slope"] == -0.5
+    assert described(get_claim("slora-over-lora"))["lines"] is None
