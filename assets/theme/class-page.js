@@ -97,7 +97,7 @@ lp.classPage = (() => {
   function invitation() {
     const picture = make("img", { src: `${base}/class/qr?code=${grid.code}`, alt: `QR code of the address to join class ${grid.code}`, width: 240, height: 240 });
     return make("aside", { class: "lp-class-invite" }, make("p", { class: "code" }, grid.code), grid.ended ? make("p", {}, "This class has ended.") : picture,
-      grid.ended ? null : make("p", { class: "lp-note" }, `Scan, or open ${grid.link} and type the code.`), make("p", { class: "count" }, `${grid.people.length} ${grid.people.length === 1 ? "person" : "people"}, ${grid.people.filter((one) => !one.away).length} here`));
+      grid.ended ? null : make("p", { class: "lp-note" }, `Scan, or open ${grid.link} and type the code.`), grid.alone && !grid.ended ? make("p", { class: "lp-error", role: "alert" }, "Only this machine reaches this server, so nobody else can join. Start it with make workshop, or lora-playground serve --workshop, and open this page again.") : null, make("p", { class: "count" }, `${grid.people.length} ${grid.people.length === 1 ? "person" : "people"}, ${grid.people.filter((one) => !one.away).length} here`));
   }
 
   function lead() {

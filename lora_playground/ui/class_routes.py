@@ -25,6 +25,7 @@ from lora_playground.errors import LessonError, PlaygroundError
 from lora_playground.lessons.catalogue import get_lesson, list_lessons
 from lora_playground.lessons.player import Player
 from lora_playground.machine.network import address_in_network
+from lora_playground.models.sources import is_shared
 from lora_playground.ui import theme
 from lora_playground.ui.identity import Identity
 from lora_playground.ui.json_body import json_object
@@ -33,6 +34,7 @@ FRESH = 1.0
 """Seconds for which the counted answers of a class serve all who ask."""
 AWAY = 12.0
 """Seconds without a question of a person's page after which they count as away."""
+LOCAL = ("localhost", "127.0.0.1", "::1")
 _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">{styles}</head>
 <body class="lp-class-page"><main id="lp-class" data-page="{page}"></main>{scripts}</body></html>"""
@@ -85,7 +87,7 @@ class ClassRoutes:
             row["away"] = now - self._seen.get((course.code, person.visitor), -AWAY) >= AWAY
         told = {
             "code": course.code, "lesson": course.lesson, "ended": course.ended is not None, "held": course.held,
-            "shown": course.shown, "link": join_link(request),
+            "shown": course.shown, "link": join_link(request), "alone": only_here(request),
             "questions": self._questions(course), "lessons": self._lessons(), **grid,
         }  # fmt: skip
         return _json(told)
@@ -212,11 +214,16 @@ def join_link(request: Request, code: str = "") -> str:
     host, port = url.hostname or "", f":{url.port}" if url.port else ""
     if forwarded := request.headers.get("x-forwarded-host"):
         host, port = forwarded.split(",")[0].strip(), ""
-    elif host in ("localhost", "127.0.0.1", "::1"):
+    elif host in LOCAL:
         host = address_in_network() or host
     scheme = request.headers.get("x-forwarded-proto", url.scheme).split(",")[0]
     root = str(getattr(request.app, "root_path", "") or "").rstrip("/")
     return f"{scheme}://{host}{port}{root}/join?code={code}" if code else f"{host}{port}{root}/join"
+
+
+def only_here(request: Request) -> bool:
+    """Whether nobody but this machine reaches the server, as far as it knows."""
+    return not is_shared() and request.url.hostname in LOCAL and "x-forwarded-host" not in request.headers
 
 
 def _step(told: dict[str, Any]) -> int:

@@ -29,6 +29,8 @@ def test_a_teacher_leads_three_people_through_a_lesson(room, server) -> None:
     code = until(teacher, lambda: teacher.locator(".lp-class-invite .code").inner_text(), "the code", 60)
     assert re.fullmatch(r"[A-HJ-NP-Z2-9]{6}", code)
     assert teacher.request.get(f"{server.url}class/qr?code={code}").headers["content-type"] == "image/svg+xml"
+    # This server listens to its own machine alone.
+    assert "--workshop" in text(teacher, ".lp-class-invite")
     people = {name: joined(room(), server, code, name) for name in PREDICTED}
 
     lead(teacher, 2, "Bring everyone here")
