@@ -237,7 +237,9 @@ lp.lesson = (() => {
     const value = (kind, cell) => make(kind, { class: cell.unusual ? "odd" : "", title: cell.stored ? `${cell.stored} when this lesson was written${cell.unusual ? "; yours differs by more than seeds explain" : ""}` : "" }, cell.text === null ? make("span", { class: "stored" }, cell.stored ? `(${cell.stored})` : "–") : cell.text);
     const head = make("tr", {}, make("th", {}, ""), ...heads.map((one) => make("th", { scope: "col" }, one)));
     const rows = lines.map((row) => make("tr", {}, make("th", { scope: "row" }, row.title), ...row.cells.map((cell) => value("td", cell))));
-    const blocks = view.columns.map((title, i) => make("div", {}, make("h3", {}, title), make("dl", {}, ...view.rows.flatMap((row) => [make("dt", {}, row.title), value("dd", row.cells[i])]))));
+    // A block is as wide as its longest name and number need, so that short ones stand beside each other.
+    const room = (i) => 0.57 * Math.max(...view.rows.map((row) => row.title.length)) + 0.62 * Math.max(...view.rows.map((row) => (row.cells[i].text || `(${row.cells[i].stored || ""})`).length)) + 1;
+    const blocks = view.columns.map((title, i) => make("div", { style: `flex-basis:${Math.ceil(room(i))}em` }, make("h3", {}, title), make("dl", {}, ...view.rows.flatMap((row) => [make("dt", {}, row.title), value("dd", row.cells[i])]))));
     const odd = view.rows.some((row) => row.cells.some((cell) => cell.unusual));
     return [view.waiting ? (view.rows.some((row) => row.cells.some((cell) => cell.text !== null)) ? make("p", { class: "lp-note", "aria-live": "polite" }, view.waiting) : toRuns(view.waiting)) : null,
       large(make("div", { class: "lp-lesson-table", tabindex: "0", role: "region", "aria-label": view.title },

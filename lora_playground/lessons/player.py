@@ -123,10 +123,11 @@ class Player:
         wanted = [quantity for row in quantities.values() for quantity in row]
         waiting = self._begin_cuts(attempt, wanted)
         measured = self.measuring.all(wanted, attempt.runs)
+        titles = _told_apart([lesson.runs[key].short_title for key in step.runs])
         rows = [
-            {"title": lesson.runs[key].short_title,
+            {"title": title,
              "cells": [_cell(quantity, measured.get(quantity), figures) for quantity in quantities[key]]}
-            for key in step.runs
+            for title, key in zip(titles, step.runs)
         ]  # fmt: skip
         columns = [quantity.label for quantity in quantities[step.runs[0]]]
         ended = all(key in attempt.runs and self.runs.done(attempt.runs[key]) for key in step.runs)
@@ -332,6 +333,14 @@ def _cell(quantity: Quantity, value: float | None, figures: Figures) -> View:
         "stored": before,
         "unusual": value is not None and bounds is not None and not usual(value, bounds, quantity.unit),
     }
+
+
+def _told_apart(titles: list[str]) -> list[str]:
+    """Titles of runs without the first words that all of them share: 'pirate, rank 1' is 'rank 1' beside its like."""
+    shared, comma, _ = titles[0].partition(", ")
+    if len(titles) > 1 and comma and all(title.startswith(shared + comma) for title in titles):
+        return [title.removeprefix(shared + comma) for title in titles]
+    return titles
 
 
 def _place_of_runs(lesson: Lesson) -> int | None:

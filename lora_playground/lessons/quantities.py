@@ -72,7 +72,11 @@ class Quantity:
     def label(self) -> str:
         """In words; a number of directions stands in it."""
         label = VALUES[self.value][0]
-        return label.replace("first k", f"first {self.detail}") if self.value == "cut_score" else label
+        if self.value != "cut_score":
+            return label
+        return (
+            label.replace("first k", f"first {self.detail}") if self.detail != "1" else "score with the first direction"
+        )
 
     @classmethod
     def parse(cls, text: str) -> Quantity:

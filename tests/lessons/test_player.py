@@ -145,6 +145,17 @@ def test_a_federated_run_of_ones_own_counts_only_if_its_error_is_as_small_as_ask
     assert player.view("ann", name)["done"]
 
 
+def test_runs_in_a_table_are_told_apart_by_what_differs(made):
+    player, _ = made
+    places = {
+        name: next(i for i, step in enumerate(get_lesson(name).steps) if step.kind == "measure") for name in NAMES[:3]
+    }
+    titles = {name: [row["title"] for row in player.view("ann", name, place)["rows"]] for name, place in places.items()}
+    assert titles["what-a-rank-is"] == ["rank 1", "rank 16"]
+    assert titles["facts-need-room"] == [f"rank {rank}" for rank in (1, 2, 4, 8, 16)]
+    assert titles["cut-it"] == ["pirate, rank 16", "facts, rank 16"], "nothing is shared"
+
+
 def test_nameless_adapters_tell_nothing_of_their_data(made):
     player, queue = made
     name = "guess-the-adapter"
