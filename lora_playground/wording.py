@@ -1,6 +1,11 @@
 """Numbers with their nouns: '1 step', '2 steps'. It knows nothing of the rest of the package."""
 
 
-def counted(number: float, noun: str, shown: str | None = None) -> str:
-    """A number and its noun, which takes an s unless the number is one. `shown` is how the number is written."""
-    return f"{number if shown is None else shown} {noun}{'' if number == 1 else 's'}"
+def counted(number: float, one: str, shown: str | None = None, many: str = "") -> str:
+    """A number and its noun, which takes an s unless the number is one.
+
+    `shown` is how the number is written. `many` is the form for more than one where an s does not do: counted(2, 'row
+    is', many='rows are').
+    """
+    written = str(number) if shown is None else shown
+    return f"{written} {one if number == 1 or written == '1' else many or f'{one}s'}"

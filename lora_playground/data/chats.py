@@ -55,8 +55,7 @@ class Chats:
         self.choices = Choices(layout.roles, records)
         self.translations = Translations(layout.roles)
         self._left: dict[str, None] = {}
-        self._said: dict[str, int] = {}
-        self._last: dict[str, str] = {}
+        self._said: dict[str, tuple[int, str]] = {}
 
     def build(self, record: Mapping[str, Any]) -> Row | None:
         """One record as a row, None where it is marked as bad; raises RowError."""
@@ -94,14 +93,13 @@ class Chats:
     def notes(self) -> list[str]:
         """What was done to the rows that a person may not expect."""
         said = [
-            text.format(count=count, rows=counted(count, "row"), last=self._last.get(text, ""))
-            for text, count in self._said.items()
+            text.format(rows=counted(many, "row"), answers=counted(many, "answer is", many="answers are"), last=last)
+            for text, (many, last) in self._said.items()
         ]
         return self.choices.notes() + said
 
     def _say(self, text: str, last: str = "") -> None:
-        self._said[text] = self._said.get(text, 0) + 1
-        self._last[text] = last
+        self._said[text] = (self._said.get(text, (0, ""))[0] + 1, last)
 
     # ------------------------------------------------------------------------------------------------- values
 
@@ -307,14 +305,14 @@ class Chats:
                     raise RowError(f"message {number} has {key} {str(entry[key])[:20]!r}; only 0 and 1 are understood.")
                 used.append(key)
                 if str(entry[key]).lower() in ("0", "0.0", "false"):
-                    self._say(f"{{count}} answers are read but not learned: {key} says so.")
+                    self._say(f"{{answers}} read but not learned: {key} says so.")
                     return False
         for key in _RATED:
             value = str(entry.get(key)).strip().lower()
             if value in _BAD | _GOOD:
                 used.append(key)
                 if value in _BAD:
-                    self._say(f"{{count}} answers are read but not learned: {key} marks them as bad.")
+                    self._say(f"{{answers}} read but not learned: {key} marks them as bad.")
                     return False
         return True
 

@@ -69,29 +69,25 @@ class Encoded:
             found.append(f"{counted(len(self.refused), 'row')} left out. {self.refused[0]}")
         if self.moved:
             found.append(
-                f"The model's template has no place for a system text; in {_chats(self.moved)} it stands at the "
-                "beginning of the first user turn."
+                f"The model's template has no place for a system text; in {counted(self.moved, 'chat')} it stands at "
+                "the beginning of the first user turn."
             )
         if self.closed:
             found.append(
                 "The model's template has no mark that ends an answer; the end-of-sequence token is put behind the "
-                f"last answer of {_chats(self.closed)} and learned, so that replies stop."
+                f"last answer of {counted(self.closed, 'chat')} and learned, so that replies stop."
             )
         if self.unended:
             found.append(
-                f"{self.unended} answers are followed by no token that ends a reply: after them the model does not "
-                "learn to stop."
+                f"{counted(self.unended, 'answer is', many='answers are')} followed by no token that ends a "
+                "reply: there the model does not learn to stop."
             )
         if self.changed:
             found.append(
-                f"The model's template writes {self.changed} answers in another way than they were given, such as with "
-                "other marks or without a part; they are learned as it writes them."
+                f"The model's template writes {counted(self.changed, 'answer')} in another way than given, such as "
+                "with other marks or without a part; they are learned as it writes them."
             )
         return found
-
-
-def _chats(count: int) -> str:
-    return f"{count} chat{'s' if count != 1 else ''}"
 
 
 def encode(tokenizer: Any, rows: Sequence[Row], max_length: int) -> Encoded:

@@ -20,6 +20,7 @@ from lora_playground.data.json_shapes import kind_of
 from lora_playground.data.text_decoding import decode
 from lora_playground.data.values import RowError, parse_json
 from lora_playground.errors import DataError
+from lora_playground.wording import counted
 
 FORMATS = ("jsonl", "json", "csv", "tsv", "txt")
 MAX_ROWS = 1_000_000
@@ -239,7 +240,7 @@ def _table(text: str, name: str, delimiter: str | None) -> Iterator[tuple[int, R
 def _csv_problem(error: str, swallowed: int) -> str:
     if "unexpected end" in error:
         return (
-            f"a quotation mark opens a cell that is never closed, so {swallowed} more lines cannot be read. "
+            f"a quotation mark opens a cell that is never closed, so {counted(swallowed, 'more line')} cannot be read. "
             'Close it, or double it ("") where it belongs to the text.'
         )
     if "field larger" in error:

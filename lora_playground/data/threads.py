@@ -14,6 +14,7 @@ from typing import Any
 from lora_playground.data.columns import Layout
 from lora_playground.data.json_shapes import is_turn
 from lora_playground.data.values import RowError
+from lora_playground.wording import counted
 
 _PARENTS = ("parent_id", "parent_message_id", "parent", "reply_to", "in_reply_to")
 _IDS = ("message_id", "id", "turn_id", "msg_id")
@@ -80,10 +81,12 @@ def _threads(
         made.append((line, {"messages": turns}))
     notes = [f"Turns that answer each other ({parent}) are one chat."]
     if others:
-        why = "they are further answers to a turn that has one already"
-        notes.append(f"{others} turns are left out: {why}{', of a lower rank' if ranked else ''}.")
+        why = "further answers to a turn that has one already"
+        notes.append(
+            f"{counted(others, 'turn is', many='turns are')} left out: {why}{', of a lower rank' if ranked else ''}."
+        )
     if deleted:
-        notes.append(f"{deleted} turns are left out: they are marked as deleted.")
+        notes.append(f"{counted(deleted, 'turn is', many='turns are')} left out: marked as deleted.")
     return sorted(made, key=lambda entry: entry[0]), notes
 
 

@@ -23,6 +23,7 @@ from lora_playground.errors import ConfigError, PlaygroundError, RunError
 from lora_playground.exchange.model_card import base_name, model_card
 from lora_playground.models.catalogue import folder_of, is_conv1d, read_config
 from lora_playground.runs import Run
+from lora_playground.wording import counted
 
 FORMATS = ("peft", "lora", "merged")
 TOLERANCE = 0.01
@@ -178,7 +179,7 @@ def _lora_note(written: Written) -> str:
         f"This is the nearest LoRA of rank up to {written.rank}; it misses {written.relative_error:.1%} of the update"
     )
     if written.left_out:
-        text += f", with {len(written.left_out)} parameters left out that a LoRA cannot hold (such as norms)"
+        text += f", with {counted(len(written.left_out), 'parameter')} left out that a LoRA cannot hold (such as norms)"
     return text + "."
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lora_playground.errors import ConfigError, DataError
+from lora_playground.wording import counted
 
 KEYS = ("label", "topic", "person", "category", "kind")
 """Fields of a row's meta that may hold its group, in the order in which they are tried."""
@@ -92,8 +93,9 @@ def split(
     else:
         if len(groups) < clients:
             raise DataError(
-                f"Splitting by {key} needs at least one group a client: there are {len(groups)} groups for {clients} "
-                f"clients. Use at most {len(groups)} clients, or split by Dirichlet or evenly."
+                f"Splitting by {key} needs at least one group a client: there are {len(groups)} groups for "
+                f"{counted(clients, 'client')}. Use at most {counted(len(groups), 'client')}, or split by "
+                "Dirichlet or evenly."
             )
         mine = _by_group(members, clients, rng)
     mine = [sorted(indices) for indices in mine]

@@ -15,6 +15,7 @@ from lora_playground.models.model_shape import context_length
 from lora_playground.models.remarks import remarks
 from lora_playground.runs import default_home
 from lora_playground.variants import VARIANTS, get_variant
+from lora_playground.wording import counted
 
 
 def check(config: RunConfig, home: Path | None = None) -> list[str]:
@@ -47,7 +48,9 @@ def check(config: RunConfig, home: Path | None = None) -> list[str]:
             f"{variant.label} needs nn.Linear modules, and this model has Conv1D (GPT-2); choose one of {others}",
         )
     if card.train < 5:
-        warnings.append(f"{card.label} has only {card.train} training rows: the model will learn them by heart.")
+        warnings.append(
+            f"{card.label} has only {counted(card.train, 'training row')}: the model will learn them by heart."
+        )
     if not card.validation:
         warnings.append(f"{card.label} has no validation part, so there is no validation loss.")
     folder = folder_of(config.model.source)

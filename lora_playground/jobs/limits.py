@@ -12,6 +12,7 @@ from pathlib import Path
 from lora_playground.errors import JobError
 from lora_playground.jobs.store import TERMINAL, Row
 from lora_playground.runs import RunStore
+from lora_playground.wording import counted
 
 
 @dataclass(frozen=True)
@@ -50,25 +51,31 @@ class Limits:
     def check_waiting(self, mine: int) -> None:
         """Raises JobError where one more would be too many; so do all checks."""
         if self.waiting and mine >= self.waiting:
-            raise JobError(f"You have {mine} runs waiting, and {self.waiting} are allowed; wait, or remove one.")
+            raise JobError(
+                f"You have {counted(mine, 'run')} waiting, and {counted(self.waiting, 'is', many='are')} allowed; "
+                "wait, or remove one."
+            )
 
     def check_uploads(self, mine: int) -> None:
         if self.uploads and mine >= self.uploads:
             raise JobError(
-                f"You have uploaded {mine} datasets, and this server keeps {self.uploads} of one person; "
+                f"You have uploaded {counted(mine, 'dataset')}, and this server keeps {self.uploads} of one person; "
                 "use one of those, or ask whoever runs it for more."
             )
 
     def check_chats(self, mine: int) -> None:
         if self.chats and mine >= self.chats:
             raise JobError(
-                f"You have {mine} questions being answered, and {self.chats} at once are allowed; "
-                "wait until one is answered."
+                f"You have {counted(mine, 'question')} being answered, and "
+                f"{counted(self.chats, 'at once is', many='at once are')} allowed; wait until one is answered."
             )
 
     def check_kept(self, mine: int, size: int) -> None:
         if self.runs and mine >= self.runs:
-            raise JobError(f"You have {mine} runs here, and {self.runs} are kept of one person; delete one first.")
+            raise JobError(
+                f"You have {counted(mine, 'run')} here, and {counted(self.runs, 'is', many='are')} kept of one person; "
+                "delete one first."
+            )
         if self.gigabytes and size >= self.gigabytes * 1e9:
             raise JobError(
                 f"Your runs take {size / 1e9:.2f} GB, and {self.gigabytes:g} GB are kept of one person; delete one "

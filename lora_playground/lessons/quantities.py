@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lora_playground.wording import counted
+
 VALUES: dict[str, tuple[str, str]] = {
     "score": ("score", "%"),
     "base_score": ("the base's score", "%"),
@@ -134,7 +136,7 @@ def written(value: float, unit: str) -> str:
     if unit == "%":
         return f"{100 * value:.0f}%"
     if unit == "points":
-        return f"{100 * value:.0f} points"
+        return counted(100 * value, "point", f"{100 * value:.0f}")
     if unit == "bytes":
         return next((f"{value / size:.3g} {name}" for size, name in ((1e6, "MB"), (1e3, "kB")) if value >= size),
                     f"{value:.0f} bytes")  # fmt: skip

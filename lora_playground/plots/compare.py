@@ -10,6 +10,12 @@ from typing import Any
 
 from lora_playground.plots.style import axis, empty, figure, ink, log_ticks, percent, rounded, significant
 
+Box = tuple[float, float, float, float]
+"""Left, low, right and high end in parts of the picture's width and height."""
+
+LETTER, DOT = (0.0175, 0.075), (0.03, 0.03)
+"""About how much of the picture's width and height a letter takes, and half of a run's mark, on a laptop's screen."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -65,22 +71,6 @@ def scatter_figure(
         "line": {"color": ink(dark)["quiet"], "width": 1.5, "dash": "dot", "shape": "hv"},
         "hoverinfo": "skip",
     }
-    marks = [
-        {
-            "x": rounded([p.x]),
-            "y": rounded([p.y]),
-            "mode": "markers+text",
-            "text": [html.escape(_short(p.label))],
-            "textposition": f"{over} {side}",
-            "cliponaxis": False,
-            "name": html.escape(p.label),
-            "showlegend": False,
-            "marker": {"color": p.colour, "size": 14, "line": {"color": "#ffffff", "width": 1.5}},
-            "error_y": _interval(p),
-            "hovertemplate": f"{html.escape(p.label)}<br>{x_title} %{{x}}<br>{y_title} %{{y:.0%}}<extra></extra>",
-        }
-        for p, side, over in zip(points, _sides([p.x for p in points], log_x, percent_x), _over(points))
-    ]
     x = axis(x_title + (" (log)" if log_x else ""), dark, type="log" if log_x else "linear")
     if percent_x:
         x |= {"tickformat": ".0%", "range": [min(-0.04, *(p.x - 0.04 for p in points)), 1.04]}
@@ -98,6 +88,23 @@ def scatter_figure(
             x["range"] = [ends[0] - pad, ends[1] + pad]
     lowest = min(0.0, *(p.low if p.sure else p.y for p in points))
     y = axis(y_title, dark, tickformat=".0%", range=[lowest - 0.04 * (lowest < 0), 1.08])
+    names = [_short(name) for name in apart([p.label for p in points])]
+    marks = [
+        {
+            "x": rounded([p.x]),
+            "y": rounded([p.y]),
+            "mode": "markers+text" if place else "markers",
+            "text": [html.escape(name)],
+            "textposition": place or "top right",
+            "cliponaxis": False,
+            "name": html.escape(p.label),
+            "showlegend": False,
+            "marker": {"color": p.colour, "size": 14, "line": {"color": "#ffffff", "width": 1.5}},
+            "error_y": _interval(p),
+            "hovertemplate": f"{html.escape(p.label)}<br>{x_title} %{{x}}<br>{y_title} %{{y:.0%}}<extra></extra>",
+        }
+        for p, name, place in zip(points, names, _places(points, names, x, y))
+    ]
     front_too = len(front) > 1
     return figure([line, *marks] if front_too else marks, title, dark, 360, xaxis=x, yaxis=y, showlegend=front_too)
 
@@ -109,18 +116,46 @@ def _interval(point: Point) -> dict[str, Any]:
     return {"type": "data", "symmetric": False, **ends, "color": point.colour, "thickness": 1.5, "width": 5}
 
 
-def _over(points: Sequence[Point]) -> list[str]:
-    """Whether a name stands above or below its point: by turns from the highest on, so that neighbours keep apart."""
-    order = sorted(range(len(points)), key=lambda i: -points[i].y)
-    return [("top", "bottom")[order.index(i) % 2] for i in range(len(points))]
+def _places(points: Sequence[Point], names: Sequence[str], x: dict[str, Any], y: dict[str, Any]) -> list[str]:
+    """Where each run's name stands beside its mark, "" where it finds no room: the pointer tells it.
+
+    A name is kept off other names and marks, and off its own interval. It is tried towards the middle first, where
+    neither end cuts it. The runs that no other beats choose first.
+    """
+    at = [_fraction(math.log10(p.x) if x.get("type") == "log" and p.x > 0 else p.x, x["range"]) for p in points] if (
+        "range" in x) else [0.5] * len(points)  # fmt: skip
+    up = [_fraction(p.y, y["range"]) for p in points]
+    dots = [(a - DOT[0], u - DOT[1], a + DOT[0], u + DOT[1]) for a, u in zip(at, up)]
+    front, taken = pareto(points), list[Box]()
+    found = [""] * len(points)
+    for i in sorted(range(len(points)), key=lambda i: (points[i] not in front, -points[i].y)):
+        sides = ("left", "right") if at[i] > 0.55 else ("right", "left")
+        for side, over in ((side, over) for side in sides for over in ("top", "bottom")):
+            wide = LETTER[0] * len(names[i])
+            left = at[i] - DOT[0] - wide if side == "left" else at[i] + DOT[0]
+            low = up[i] if over == "top" else up[i] - LETTER[1]
+            box = (left, low, left + wide, low + LETTER[1])
+            beside = [dot for j, dot in enumerate(dots) if j != i]
+            if left >= 0 and box[2] <= 1.05 and not any(_meet(box, other) for other in (*taken, *beside)):
+                found[i] = f"{over} {side}"
+                taken.append(box)
+                break
+    return found
 
 
-def _sides(xs: Sequence[float], log: bool, shares: bool) -> list[str]:
-    """Where a name stands beside its point: not over its interval, and towards the middle of the picture, so that
-    neither end cuts it off."""
-    places = [math.log10(x) if log and x > 0 else x for x in xs]
-    low, high = (0.0, 1.0) if shares else (min(places), max(places))
-    return ["left" if high > low and (p - low) / (high - low) > 0.6 else "right" for p in places]
+def _fraction(value: float, ends: Sequence[float]) -> float:
+    return (value - ends[0]) / ((ends[1] - ends[0]) or 1.0)
+
+
+def _meet(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def apart(labels: Sequence[str]) -> list[str]:
+    """Names without the parts that all share: 'pirate · lora r8 · 60 steps' beside another rank is 'lora r8'."""
+    parts = [label.split(" · ") for label in labels]
+    shared = set(parts[0]).intersection(*parts[1:]) if len(parts) > 1 else set()
+    return [" · ".join(part for part in one if part not in shared) or label for one, label in zip(parts, labels)]
 
 
 def _short(label: str, characters: int = 24) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lora_playground.plots.style import axis, figure, ink, rounded
+from lora_playground.wording import counted
 
 TITLES = {
     "strength": ("Task and base skills over the strength of the update", "strength s of W + s·ΔW"),
@@ -56,7 +57,8 @@ def describe_dial(found: dict[str, Any]) -> str:
         total, places = sum(found["intruders"].values()), len(found["intruders"])
         if not total:
             return "No module of this run has an intruder, so this dial changes nothing."
-        start = f"{total} intruders among the ten leading directions of {places} of {found['of']} modules. "
+        start = f"{counted(total, 'intruder')} among the ten leading directions of {places} of "
+        start += f"{counted(found['of'], 'module')}. "
     trained = next((point for point in points if point["value"] == 1), None)
     if trained is None:
         return start.strip()

@@ -75,11 +75,17 @@ def describe_partition(event: Event | None) -> str:
         return "No split yet."
     sizes = [sum(row) for row in event["counts"]]
     seen = [sum(1 for value in row if value) for row in event["counts"]]
-    text = f"{counted(len(sizes), 'client')} hold {min(sizes)} to {max(sizes)} of {sum(sizes)} rows"
+    text = (
+        f"{counted(len(sizes), 'client holds', many='clients hold')} {min(sizes)} to {max(sizes)} of {sum(sizes)} rows"
+    )
     if len(event["groups"]) > 1:
         text += f"; a client sees {min(seen)} to {max(seen)} of {len(event['groups'])} groups"
     without = sum(1 for size in sizes if not size)
-    return text + (f"; {without} of them hold none and are left out." if without else ".")
+    return text + (
+        f"; {counted(without, 'of them holds none and is', many='of them hold none and are')} left out."
+        if without
+        else "."
+    )
 
 
 def rounds_figure(series: Series, measure: str = "loss", dark: bool = False) -> dict[str, Any]:
@@ -168,10 +174,12 @@ def describe_rank(series: Series, ranks: Sequence[int] = ()) -> str:
         return "No round has ended yet."
     most, fewest = known[0], known[-1]
     if fewest[0] < most[0]:
-        text = f"{most[1]} uses the most: {significant(most[0])} directions a module; "
+        text = f"{most[1]} uses the most: {counted(most[0], 'direction', significant(most[0]))} a module; "
         text += f"{fewest[1]} the fewest: {significant(fewest[0])}."
     else:
-        text = f"{_list([label for _, label in known])}: {significant(most[0])} directions a module."
+        text = (
+            f"{_list([label for _, label in known])}: {counted(most[0], 'direction', significant(most[0]))} a module."
+        )
     if ranks:
         text += (
             f" All clients together bring K·r = {sum(ranks)} to a round; a mean of factors keeps {max(ranks)} of them."
@@ -284,8 +292,8 @@ def describe_round_spectrum(event: Event | None) -> str:
         return f"After round {event['round']} nobody delivered; the global update stays as it was."
     mean = sum(clients) / len(clients)
     return (
-        f"In round {event['round']} a client's update has {significant(mean)} directions, the mean of all clients' "
-        f"{significant(rank['ideal'])}, and the server's update so far {significant(rank['global'])}."
+        f"In round {event['round']} a client's update has {counted(mean, 'direction', significant(mean))}, the mean of "
+        f"all clients' {significant(rank['ideal'])}, and the server's update so far {significant(rank['global'])}."
     )
 
 

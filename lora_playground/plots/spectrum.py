@@ -10,6 +10,7 @@ from typing import Any
 
 from lora_playground.analysis.spectra import effective_rank, energy_captured, energy_rank, stable_rank
 from lora_playground.plots.style import SCALE, axis, empty, figure, ink, log_ticks, percent, rounded, significant
+from lora_playground.wording import counted
 
 MEASURES: dict[str, tuple[str, str]] = {
     "effective_rank": ("How many directions it uses (effective rank)", "directions"),
@@ -317,8 +318,8 @@ def describe_map(values: Mapping[str, float], measure: str = "effective_rank") -
     high, low = max(known, key=known.__getitem__), min(known, key=known.__getitem__)
     middle = sorted(known.values())[len(known) // 2]
     if known[high] <= 0:
-        return f"All {len(known)} modules' updates are still zero."
-    text = f"{unit[:1].upper() + unit[1:]} over {len(known)} modules: largest in {short_name(high)} "
+        return f"The update of {counted(len(known), 'module')} is still zero."
+    text = f"{unit[:1].upper() + unit[1:]} over {counted(len(known), 'module')}: largest in {short_name(high)} "
     text += f"({significant(known[high])}), smallest in {short_name(low)} ({significant(known[low])}), "
     return text + f"typically {significant(middle)}."
 

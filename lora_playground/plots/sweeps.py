@@ -22,6 +22,7 @@ from lora_playground.plots.style import (
     run_colour,
     significant,
 )
+from lora_playground.wording import counted
 
 _SCALE = ("#2a4f9c", "#4568a0", "#5f7a9a", "#7c8789", "#988c6b", "#b4903f", "#d2961e")
 """The middle of the scale for magnitudes, blue to yellow, to be seen on light and on dark pages."""
@@ -126,16 +127,16 @@ def describe_scores(rows: Sequence[Row], enough: Row | None, best: Row | None, n
     if enough is None or best is None:
         return ""
     seeds = len(best[5])
-    counted = f"{n} test rows" + (f", the mean of {seeds} seeds" if seeds > 1 else "")
+    grounds = counted(n, "test row") + (f", the mean of {seeds} seeds" if seeds > 1 else "")
     if len({row[1] for row in rows}) < 2:
-        return f"r = {best[1]}: {_interval(best)}, by {counted}."
+        return f"r = {best[1]}: {_interval(best)}, by {grounds}."
     if enough[1] == best[1]:
         return (
-            f"The best, r = {best[1]}, has {_interval(best)}; every smaller rank lies below that interval ({counted})."
+            f"The best, r = {best[1]}, has {_interval(best)}; every smaller rank lies below that interval ({grounds})."
         )
     return (
         f"r = {enough[1]} is enough here: {_interval(enough)} against {_interval(best)} at r = {best[1]} "
-        f"(intervals at 95%; {counted})."
+        f"(intervals at 95%; {grounds})."
     )
 
 
@@ -278,7 +279,7 @@ def describe_heat(
     across = _span([known.get((i, b)) for b in range(len(ys))])
     if along is None or across is None:
         return said
-    unit = (lambda v: f"{100 * v:.0f} points") if measure == "score" else significant
+    unit = (lambda v: counted(100 * v, "point", f"{100 * v:.0f}")) if measure == "score" else significant
     return f"{said} From there, {_NAMES[x]} changes it by up to {unit(along)}, {_NAMES[y]} by up to {unit(across)}."
 
 

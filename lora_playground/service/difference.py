@@ -9,6 +9,7 @@ from typing import Any
 
 from lora_playground.evaluation import interval, paired_interval
 from lora_playground.plots.style import significant
+from lora_playground.wording import counted
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,11 @@ def _scored(first: Side, second: Side, found: Gap | None) -> str:
     if found is None:
         return ""
     points, ends = _points(found)
-    rows = f"on the same {found.n} rows" if found.paired else f"on {found.n} rows, not compared row by row"
+    rows = (
+        f"on the same {counted(found.n, 'row')}"
+        if found.paired
+        else f"on {counted(found.n, 'row')}, not compared row by row"
+    )
     if not found.sure:
         return f"Score: {second.name} has {points} ({ends}), {rows}: that many rows cannot tell which is better."
     better, worse = (second, first) if found.value > 0 else (first, second)
@@ -101,7 +106,11 @@ def _forgot(second: Side, found: Gap | None) -> str:
 
 def _points(found: Gap) -> tuple[str, str]:
     value = 100 * found.value
-    more = f"{abs(value):.0f} points {'more' if value >= 0 else 'fewer'}" if abs(value) >= 0.5 else "as much"
+    more = (
+        f"{counted(abs(value), 'point', f'{abs(value):.0f}')} {'more' if value >= 0 else 'fewer'}"
+        if abs(value) >= 0.5
+        else "as much"
+    )
     return more, f"95%: {100 * found.low:+.0f} to {100 * found.high:+.0f}".replace("-", "−")
 
 

@@ -158,7 +158,7 @@ def done(label: str, result: Mapping[str, Any]) -> str:
         head += (
             f'<div class="lp-score"><span class="v base">{percent(score["base"])}</span><span class="arrow" '
             f'aria-label="became">→</span><span class="v {better}">{percent(score["adapted"])}</span>'
-            f'<span class="m">{escape(named)} Base → adapted, on {score["n"]} test rows it never saw'
+            f'<span class="m">{escape(named)} Base → adapted, on {counted(score["n"], "test row")} it never saw'
             f"{escape(_how_sure(score))}.{_changed(result.get('changed'))}</span></div>"
         )
     validation = result.get("validation_loss") or {}

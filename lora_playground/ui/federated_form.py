@@ -22,6 +22,7 @@ from lora_playground.ui.forms import Fields
 from lora_playground.ui.shell import Shell, draw
 from lora_playground.ui.words import count
 from lora_playground.variants import VARIANTS
+from lora_playground.wording import counted
 
 FIRST = ("fedit", "fedex", "flexlora", "ffa")
 PLACED = ("federated.strategy",)
@@ -79,7 +80,10 @@ def form(shell: Shell) -> dict[str, Any]:
 
 def _what(shell: Shell) -> dict[str, Any]:
     """Dataset and strategies, with the strategies' cards."""
-    datasets = [(f"{card.label} · {count(card.train)} rows", card.name) for card in list_datasets(shell.home)]
+    datasets = [
+        (f"{card.label} · {counted(card.train, 'row', count(card.train))}", card.name)
+        for card in list_datasets(shell.home)
+    ]
     names = [name for _, name in datasets]
     dataset = Dropdown(
         datasets,

@@ -27,6 +27,7 @@ from lora_playground.ui.preview import Preview
 from lora_playground.ui.shell import QUIET, Shell
 from lora_playground.ui.words import count, escape
 from lora_playground.variants import VARIANTS
+from lora_playground.wording import counted
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
 """What the slider offers; the field beside it and the command line take any rank."""
@@ -257,7 +258,7 @@ def _heading(number: int, title: str, small: str) -> None:
 
 
 def dataset_choices(datasets: list[DatasetCard]) -> list[tuple[str, str]]:
-    return [(f"{card.label} · {count(card.train)} rows", card.name) for card in datasets]
+    return [(f"{card.label} · {counted(card.train, 'row', count(card.train))}", card.name) for card in datasets]
 
 
 def variants_of(family: str | None) -> list[tuple[str, str]]:

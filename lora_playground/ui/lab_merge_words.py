@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lora_playground.ui.words import escape
+from lora_playground.wording import counted
 
 PREDICTORS = {"cosine": "cosine", "reads": "what they read", "writes": "what they write", "on_data": "‖ΔW₂h‖/‖ΔW₁h‖"}
 
@@ -33,7 +34,7 @@ def sentence(found: dict[str, Any], names: Sequence[str]) -> str:
     if not parts:
         return "None of these runs has a test part with a metric, so there is nothing to score."
     rows = max((score["n"] for point in found["points"] for score in point["scores"] if score), default=0)
-    return "; ".join(parts) + f". {rows} rows each; intervals at 95%."
+    return "; ".join(parts) + f". {counted(rows, 'row')} each; intervals at 95%."
 
 
 def _alone(found: dict[str, Any], task: int, index: int) -> dict[str, Any] | None:
@@ -64,7 +65,7 @@ def table(found: dict[str, Any], names: Sequence[str]) -> str:
 
 
 def _row(pair: dict[str, Any], names: Sequence[str]) -> str:
-    lost = "–" if pair["drop"] is None else f"{100 * pair['drop']:.0f} points"
+    lost = "–" if pair["drop"] is None else counted(100 * pair["drop"], "point", f"{100 * pair['drop']:.0f}")
     spans = (
         ""
         if pair["drop"] is None

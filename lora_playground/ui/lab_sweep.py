@@ -152,7 +152,7 @@ def _same(base: RunConfig) -> str:
 
 
 def _price(found: cost.Cost, race: bool, base: RunConfig) -> str:
-    runs = "1 run" if found.runs == 1 else f"{found.runs} of at most {MOST} runs"
+    runs = counted(found.runs, "run", many=f"of at most {MOST} runs")
     steps = "" if base.training.seconds is not None else f", {counted(found.steps, 'step', count(found.steps))} in all"
     at_once = f", {found.at_once} at a time" if found.at_once > 1 else ""
     said = f"<b>{runs}</b>{steps}{at_once}. "

@@ -20,6 +20,7 @@ from lora_playground.models.plain_tokenizer import PlainTokenizer
 from lora_playground.templates.thinking_tags import thinks
 from lora_playground.ui import cards
 from lora_playground.ui.words import count, escape
+from lora_playground.wording import counted
 
 SHOWN = 3
 SAMPLE = 2000
@@ -117,15 +118,26 @@ def _counts(rows: Sequence[Row], total: int, seen: Encoded, limit: int) -> str:
     double = len(texts) - len(set(texts))
     found = []
     if seen.truncated:
-        found.append(f"{count(seen.truncated)} are longer than {limit} tokens and will be cut (data.max_length).")
+        found.append(
+            f"{counted(seen.truncated, 'is', count(seen.truncated), 'are')} longer than {limit} tokens and will be "
+            "cut (data.max_length)."
+        )
     if seen.unlearnable:
-        found.append(f"{count(seen.unlearnable)} have nothing to learn within {limit} tokens and will be left out.")
+        found.append(
+            f"{counted(seen.unlearnable, 'has', count(seen.unlearnable), 'have')} nothing to learn within {limit} "
+            "tokens and will be left out."
+        )
     if seen.thoughts:
-        found.append(f"{count(seen.thoughts)} answers begin with a thought, which is left out.")
+        found.append(
+            f"{counted(seen.thoughts, 'answer begins', count(seen.thoughts), 'answers begin')} with a thought, which "
+            "is left out."
+        )
     if double:
-        found.append(f"{count(double)} repeat{'' if double > 1 else 's'} an earlier row.")
+        found.append(f"{counted(double, 'repeats', count(double), 'repeat')} an earlier row.")
     looked = (
-        f"All {count(total)} rows" if len(rows) == total else f"The first {count(len(rows))} of {count(total)} rows"
+        f"All {counted(total, 'row', count(total))}"
+        if len(rows) == total
+        else f"The first {count(len(rows))} of {count(total)} rows"
     )
     said = " ".join(found) or "none is cut, empty or double."
     return f'<p class="lp-note">{escape(f"{looked} were looked at: {said}")}</p>'

@@ -30,6 +30,7 @@ from lora_playground.plots.spectrum import short_name
 from lora_playground.plots.style import empty, percent, significant
 from lora_playground.ui.shell import Shown
 from lora_playground.ui.spectrum_cache import Frames, SpectrumCache
+from lora_playground.wording import counted
 
 View = tuple[dict[str, Any], str]
 """A figure and its sentence. What only some want to read stands behind `MORE` in the sentence."""
@@ -144,8 +145,9 @@ def _noise(cache: SpectrumCache, subject: Subject, module: str, values: np.ndarr
     least = "at least " if count == len(values) < short else ""
     share = float(energy_captured(values, norm)[count - 1]) if count else 0.0
     return edge, (
-        f"How low-rank is it? {least.capitalize()}{count} of its {short} directions stand above the edge of noise "
-        f"(Marchenko–Pastur, {significant(edge)}) and hold {percent(share)} of its energy."
+        f"How low-rank is it? {least.capitalize()}{count} of its {counted(short, 'direction')} "
+        f"{'stands' if count == 1 else 'stand'} above the edge of noise (Marchenko–Pastur, {significant(edge)}) and "
+        f"hold {percent(share)} of its energy."
     )
 
 

@@ -209,10 +209,10 @@ def _found(reading: Reading, train: int, validation: int, test: int) -> str:
         some = ", ".join(map(str, reading.repeats[:SHOWN_PROBLEMS]))
         more = " and others" if reading.duplicates > SHOWN_PROBLEMS else ""
         many = reading.duplicates > 1
-        said = (
-            f"{reading.duplicates} rows repeat earlier ones; they were kept"
-            if many
-            else "1 row repeats an earlier one; it was kept"
+        said = counted(
+            reading.duplicates,
+            "row repeats an earlier one; it was kept",
+            many="rows repeat earlier ones; they were kept",
         )
         where = f"{reading.unit.capitalize()}{'s' if many else ''} {some}{more}."
         parts.append(f'<details class="lp-warning"><summary>{said}</summary><p>{where}</p></details>')
@@ -220,6 +220,6 @@ def _found(reading: Reading, train: int, validation: int, test: int) -> str:
         listed = "".join(f"<li>{escape(problem.text)}</li>" for problem in reading.problems[:SHOWN_PROBLEMS])
         left = reading.bad - min(SHOWN_PROBLEMS, len(reading.problems))
         more = f"<li>and {left} more</li>" if left > 0 else ""
-        out = f"{reading.bad} rows were left out" if reading.bad > 1 else "1 row was left out"
+        out = counted(reading.bad, "row was left out", many="rows were left out")
         parts.append(f'<details class="lp-warning"><summary>{out}</summary><ul>{listed}{more}</ul></details>')
     return "".join(parts)

@@ -29,6 +29,7 @@ PAGES = {
     **{tab: f"?tab={tab}" for tab in TABS},
 }
 STATES = ("empty", "running", "done", "failed")
+EYES = Path(__file__).with_name("eyesight.js").read_text()
 TALLEST = 2600
 """Pixels of a screen that are photographed at most."""
 
@@ -94,8 +95,11 @@ def take(page: Any, url: str, name: str, runs: list[str], look: str, size: str, 
     query = f"&__theme={look}" + (f"&run={runs[-1]}&runs={','.join(runs)}" if runs else "")
     width, height = SIZES[size]
     page.set_viewport_size({"width": width, "height": height})
+    page.emulate_media(color_scheme=look)  # the class's pages know nothing of __theme
     page.goto(f"{url}{PAGES[name]}{query if '?' in PAGES[name] else ''}")
     page.wait_for_timeout(3 * SETTLE)
+    for fault in page.evaluate(EYES, 16 if size == "projector" else 12):
+        print(f"{path.name}: {fault}", flush=True)
     wide, high = widest(page), page.evaluate("document.documentElement.scrollHeight")
     if wide > width:
         print(f"{path.name}: {wide} px wide in a window of {width}", flush=True)

@@ -26,7 +26,7 @@ def test_each_limit_is_of_one_person_and_said_in_words(home: Path) -> None:
         first = supervisor.submit(config("sleep"), "ada")
         wait_until(lambda: supervisor.job(first.id).running)
         second = supervisor.submit(config("sleep"), "ada")
-        with pytest.raises(JobError, match="1 runs waiting, and 1 are allowed"):
+        with pytest.raises(JobError, match="1 run waiting, and 1 is allowed"):
             supervisor.submit(config("sleep"), "ada")
         fake.finish(1)
         wait_until(lambda: supervisor.job(first.id).ended)

@@ -105,7 +105,7 @@ def test_words_say_who_is_exact_and_who_leads() -> None:
     assert "FedEx: exact" in said and "25% by FedIT" in said
     assert pictures.describe_rounds(SERIES, "loss") == "The best loss is 1.4 by FedEx, the worst 1.5 by FedIT."
     assert pictures.describe_rounds(SERIES, "score").startswith("The best score is 50% by FedEx")
-    assert "1 of them hold none" in pictures.describe_partition(PARTITION)
+    assert "1 of them holds none and is left out" in pictures.describe_partition(PARTITION)
     assert "8" in pictures.describe_round_spectrum(SERIES[0][2][0])
     assert "10 MB" in pictures.describe_bytes(SERIES)
     for text in (pictures.describe_rounds([], "loss"), pictures.describe_bytes([]), pictures.describe_partition(None)):

@@ -228,6 +228,24 @@ def test_shares_are_drawn_from_0_to_100_percent_with_their_intervals():
     assert lost["layout"]["yaxis"]["range"][0] < -0.2
 
 
+def written(figure: dict) -> dict[str, str]:
+    """The names that stand in a scatter plot, and where beside their marks."""
+    return {trace["text"][0]: trace["textposition"] for trace in figure["data"] if trace["mode"] == "markers+text"}
+
+
+def test_runs_are_named_where_there_is_room_and_by_what_tells_them_apart():
+    labels = [f"facts · lora r{rank} · 60 steps" for rank in (1, 4)]
+    far = [plots.Point(label, "#000", 0.1 + i / 2, 0.2 + i / 2) for i, label in enumerate(labels)]
+    assert set(written(plots.scatter_figure(far, "t", "x", "y", percent_x=True))) == {"lora r1", "lora r4"}
+    crowd = [plots.Point(f"run {i}", "#000", 0.3 + 0.001 * i, 0.8 - 0.001 * i) for i in range(15)]
+    drawn = plots.scatter_figure(crowd, "t", "x", "y", percent_x=True)
+    assert 1 <= len(written(drawn)) <= 4, "no names over each other"
+    assert all("run" in trace["hovertemplate"] for trace in drawn["data"]), "the pointer tells the others"
+    ends = [plots.Point("left", "#000", 0.1, 0.8), plots.Point("right", "#000", 0.9, 0.1)]
+    names = written(plots.scatter_figure(ends, "t", "x", "y", percent_x=True))
+    assert names["left"].endswith("right") and names["right"].endswith("left"), "towards the middle"
+
+
 def test_cut_curves():
     figure = plots.cut_figure(
         [0, 1, 2, 4, 8], [3, 2, 1.5, 1.2, 1.2], [0.1, 0.5, 0.9, 0.9, 0.9], "#000", [0, 0.8, 0.9, 1, 1], 2
