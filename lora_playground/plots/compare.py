@@ -71,21 +71,7 @@ def scatter_figure(
         "line": {"color": ink(dark)["quiet"], "width": 1.5, "dash": "dot", "shape": "hv"},
         "hoverinfo": "skip",
     }
-    x = axis(x_title + (" (log)" if log_x else ""), dark, type="log" if log_x else "linear")
-    if percent_x:
-        x |= {"tickformat": ".0%", "range": [min(-0.04, *(p.x - 0.04 for p in points)), 1.04]}
-    elif not log_x:
-        # Room for the names at both ends.
-        low, high = min(p.x for p in points), max(p.x for p in points)
-        pad = 0.15 * (high - low) or 0.05
-        x["range"] = [low - pad, high + pad]
-    else:
-        if min(p.x for p in points) > 0:
-            x |= log_ticks(min(p.x for p in points), max(p.x for p in points))
-            # Room for the names at both ends, at least a third of a decade.
-            ends = [math.log10(f(p.x for p in points)) for f in (min, max)]
-            pad = max(0.15 * (ends[1] - ends[0]), 0.35)
-            x["range"] = [ends[0] - pad, ends[1] + pad]
+    x = _cost_axis([p.x for p in points], x_title, dark, log_x, percent_x)
     lowest = min(0.0, *(p.low if p.sure else p.y for p in points))
     y = axis(y_title, dark, tickformat=".0%", range=[lowest - 0.04 * (lowest < 0), 1.08])
     names = [_short(name) for name in apart([p.label for p in points])]
@@ -107,6 +93,23 @@ def scatter_figure(
     ]
     front_too = len(front) > 1
     return figure([line, *marks] if front_too else marks, title, dark, 360, xaxis=x, yaxis=y, showlegend=front_too)
+
+
+def _cost_axis(costs: Sequence[float], title: str, dark: bool, log: bool, shares: bool) -> dict[str, Any]:
+    """The axis of costs, with room for the names at both ends."""
+    low, high = min(costs), max(costs)
+    x = axis(title + (" (log)" if log else ""), dark, type="log" if log else "linear")
+    if shares:
+        x |= {"tickformat": ".0%", "range": [min(0.0, low) - 0.04, 1.04]}
+    elif not log:
+        pad = 0.15 * (high - low) or 0.05
+        x["range"] = [low - pad, high + pad]
+    elif low > 0:
+        # At least a third of a decade.
+        x |= log_ticks(low, high)
+        pad = max(0.15 * math.log10(high / low), 0.35)
+        x["range"] = [math.log10(low) - pad, math.log10(high) + pad]
+    return x
 
 
 def _interval(point: Point) -> dict[str, Any]:
