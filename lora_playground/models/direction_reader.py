@@ -255,7 +255,8 @@ def _sentence(shown: dict[str, Any]) -> str:
         parts.append(shown["says_not"].removesuffix("."))
     elif says["strongest"] > says["chance"]:
         side = "raised" if says["raised"][0]["z"] >= -says["lowered"][0]["z"] else "lowered"
-        words = ", ".join(f"“{one['token'].strip() or one['token']}”" for one in says[side][:3])
+        tokens = dict.fromkeys(one["token"].strip() or one["token"] for one in says[side])  # “ fish” is “fish”
+        words = ", ".join(f"“{token}”" for token in list(tokens)[:3])
         verb = "raises" if side == "raised" else "lowers"
         parts.append(
             f"it {verb} {words} most ({says['strongest']:.1f} deviations; random directions reach {says['chance']:.1f})"

@@ -17,13 +17,16 @@ from lora_playground.plots.forecast import describe_forecast, foretold_figure, s
 from lora_playground.runs import history
 from lora_playground.ui import cards, controls
 from lora_playground.ui.controls import Slider, bounds, offer
-from lora_playground.ui.shell import LATEST, SETS, Shell, draw, note, picture
+from lora_playground.ui.shell import LATEST, QUIET, SETS, Shell, draw, note, picture
 
 ABOUT = (
     "G₀ = ∂L/∂W on the first training rows, before anything is learned. If its leading directions are what training "
     "then learns, the first step has foretold it."
 )
 Found = dict[str, Any]
+PLAY = 0.6
+"""Seconds between two moments of a replay."""
+REPLAY = "▶ Replay training"
 
 
 class Forecast:
@@ -42,6 +45,8 @@ class Forecast:
         with gr.Column(visible=False, elem_id="lp-cast-found") as self.shown:
             with gr.Row(elem_classes="lp-lab-form", equal_height=False):
                 self.module = controls.Dropdown([], label="Module", elem_id="lp-cast-module", filterable=True)
+            with gr.Row(elem_classes="lp-spec-replay", equal_height=False):
+                self.play = gr.Button(REPLAY, size="sm", elem_id="lp-cast-play", min_width=150, scale=0)
                 self.step = Slider(0, 1, value=1, step=1, label="Moment of the run", buttons=[], elem_id="lp-cast-step")
             with gr.Row(elem_classes="lp-plots", equal_height=False):
                 with gr.Column(min_width=300):
@@ -49,6 +54,7 @@ class Forecast:
                 with gr.Column(min_width=300):
                     self.bars, self.words = picture("lp-cast-bars")
         self.found = gr.State({})
+        self.playing = gr.Timer(PLAY, active=False)
         for trigger in (tab.select, section.select, self._shell.ticked.change):
             trigger(self.offered, [self._shell.ticked, self.run], self.run, **LATEST)
         shows = [self.scree, self.bars, self.words]
@@ -58,6 +64,9 @@ class Forecast:
         )  # fmt: skip
         self.module.input(_pictures, [self.found, self.module, self.step], shows, **LATEST)
         self.step.change(_scree, [self.found, self.module, self.step], self.scree, **LATEST)
+        replayed = [self.step, self.playing, self.play]
+        self.play.click(_begin, [self.found, self.step], replayed, **QUIET)
+        self.playing.tick(_advance, [self.found, self.step], replayed, **QUIET)
 
     def offered(self, ticked: list[str], run: str | None) -> Any:
         """The ticked runs that have learned something."""
@@ -104,6 +113,22 @@ def _at(found: Found, module: str, index: float) -> tuple[list[float], str]:
     values: Sequence[float] = chosen["spectra"].get(module, [])
     top = max(steps[-1]["spectra"].get(module, [0.0]), default=0.0) or 1.0
     return [value / top for value in values], f"at step {chosen['step']}"
+
+
+def _begin(found: Found, index: float) -> tuple[Any, Any, Any]:
+    """Begins the replay, at the first moment where the last one is shown."""
+    last = len(found.get("steps", [])) - 1
+    if last < 1:
+        return gr.skip(), gr.Timer(active=False), gr.skip()
+    return 0 if index >= last else gr.skip(), gr.Timer(active=True), gr.update(value="▶ Replaying …", interactive=False)
+
+
+def _advance(found: Found, index: float) -> tuple[Any, Any, Any]:
+    """The next moment of the replay; a long training is replayed in about thirty."""
+    last = len(found.get("steps", [])) - 1
+    if index >= last:
+        return gr.skip(), gr.Timer(active=False), gr.update(value=REPLAY, interactive=True)
+    return min(last, int(index) + 1 + last // 30), gr.skip(), gr.skip()
 
 
 def _scree(found: Found, module: str | None, index: float) -> Any:

@@ -32,6 +32,7 @@ from lora_playground.plots.forecast import describe_forecast, foretold_figure, s
 from lora_playground.plots.mixtures import mixture_figure
 from lora_playground.runs import RunStore
 from lora_playground.runs.files import write_json
+from lora_playground.ui import lab_forecast
 from lora_playground.ui.lab_merge_words import sentence, table
 from lora_playground.variants.data_start import model_inputs
 from tests.chat.conftest import House, make_house
@@ -190,3 +191,15 @@ def test_the_first_gradient_is_autograds_and_foretells_one_step_of_descent(home:
     module = found["modules"][name]
     assert len(scree_figure(module, module["learned"], "at the end")["data"]) == 2
     assert foretold_figure(module)["data"] and "of 2 learned directions" in describe_forecast(found, name)
+
+
+def test_a_replay_goes_from_the_first_moment_to_the_last_and_ends() -> None:
+    found = {"steps": [{"step": 5 * i, "spectra": {}} for i in range(70)]}
+    shown, timer, _ = lab_forecast._begin(found, 69)
+    assert shown == 0 and timer.active
+    moments = [0]
+    while (more := lab_forecast._advance(found, moments[-1]))[0] in range(70):
+        moments.append(more[0])
+    assert moments[:2] == [0, 3] and moments[-1] == 69 and len(moments) < 35
+    assert not more[1].active and more[2]["interactive"]
+    assert not lab_forecast._begin({"steps": found["steps"][:1]}, 0)[1].active, "one moment is no replay"
