@@ -125,7 +125,7 @@ class TrainingConfig(Section):
     learning_rate: float | None = Field(
         None,
         gt=0,
-        le=10.0,
+        le=100.0,
         description="Peak learning rate; empty takes the variant's own default for the embedded or for other models.",
     )
     warmup: float = Field(0.05, ge=0.0, le=0.9, description="Share of the steps in which the learning rate rises.")
