@@ -8,7 +8,9 @@ base answers are known (a run before the clock starts asks for them). All three 
     python benchmarks/sweep.py --part race --out sweep.json        # the sweep as a race
     python benchmarks/sweep.py --out sweep.json --json             # what the three said
 
-`--runs` makes it shorter: the first so many of the 32. A part that is cut short says nothing.
+`--sample 8` with `--part alone` times eight of the 32 runs, one of each rank and two of each seed, and takes the others
+to last as long: its `seconds` are four times `timed_seconds`, and its best is that of the eight alone. `--runs` makes
+all parts shorter: the first so many of the 32. A part that is cut short says nothing.
 """
 
 from __future__ import annotations
@@ -40,6 +42,16 @@ def points(steps: int, batch_tokens: int, runs: int) -> list[Point]:
     """32 runs: eight ranks × four seeds on `pirate`."""
     data = {"data": {"dataset": "pirate"}, "training": {"steps": steps, "batch_tokens": batch_tokens}}
     return Grid(RANKS, (), (), SEEDS).points(RunConfig.parse(data))[:runs]
+
+
+def spread(made: list[Point], count: int) -> list[Point]:
+    """So many of the runs, every rank as often as every other, as far as that goes, and the seeds by turns."""
+    by_place = {(point.rank, point.seed): point for point in made}
+    ranks = list(dict.fromkeys(point.rank for point in made))
+    seeds = list(dict.fromkeys(point.seed for point in made))
+    turns = range(len(ranks) * len(seeds))
+    places = dict.fromkeys((ranks[k % len(ranks)], seeds[(k + k // len(ranks)) % len(seeds)]) for k in turns)
+    return [by_place[place] for place in places if place in by_place][:count]
 
 
 def time_part(part: str, made: list[Point], home: Path | None) -> dict[str, Any]:
@@ -95,6 +107,9 @@ def main() -> int:
     parser.add_argument("--part", choices=PARTS, help="measure this one; without it, tell what is known")
     parser.add_argument("--out", required=True, metavar="FILE", help="where the parts meet")
     parser.add_argument("--runs", type=int, default=32)
+    parser.add_argument(
+        "--sample", type=int, metavar="N", help="of the part `alone`, time N runs and take the rest alike"
+    )
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--batch-tokens", type=int, default=512)
     parser.add_argument("--home", type=Path, metavar="DIR", help="a folder of its own, where the runs stay")
@@ -104,10 +119,17 @@ def main() -> int:
     shape = {"runs": given.runs, "steps": given.steps, "batch_tokens": given.batch_tokens}
     known = json.loads(out.read_text()) if out.is_file() else {}
     found = known if known.get("shape") == shape else {"shape": shape, "parts": {}}
+    if given.sample and given.part != "alone":
+        parser.error("--sample goes with --part alone; a sweep and a race are of all runs")
     if given.part:
-        found["parts"][given.part] = time_part(
-            given.part, points(given.steps, given.batch_tokens, given.runs), given.home
-        )
+        made = points(given.steps, given.batch_tokens, given.runs)
+        timed = spread(made, given.sample) if given.sample else made
+        part = time_part(given.part, timed, given.home)
+        if len(timed) < len(made):
+            seconds = part["seconds"]
+            part |= {"timed": len(timed), "timed_seconds": seconds}
+            part["seconds"] = round(seconds * len(made) / len(timed), 1)
+        found["parts"][given.part] = part
         out.write_text(json.dumps(found))
     told = summary(found)
     if given.json:
@@ -115,7 +137,8 @@ def main() -> int:
         return 0
     for part, one in told["parts"].items():
         best = one["best"]
-        print(f"{part:9} {one['seconds']:7.1f} s, {one['slots']} at once, best {best['name']}: {best['score']:.3f}")
+        of = f" (from {one['timed']} runs)" if "timed" in one else ""
+        print(f"{part:9} {one['seconds']:7.1f} s{of}, {one['slots']} at once, best {best['name']}: {best['score']:.3f}")
     for part in ("together", "race"):
         if f"{part}_over_alone" in told:
             print(f"{part} / alone = {told[f'{part}_over_alone']:.2f}")
