@@ -1,10 +1,10 @@
 """Score and forgetting over the slice of W that a start is made of: PiSSA's at position 0, MiLoRA's at 1.
 
-python benchmarks/slices.py --out slices.json [--seeds 2] [--steps 200]
+python benchmarks/slices.py --out slices.json [--seeds 2] [--steps 200] [--home DIR]
 
 Trains the variant `wslice` on the embedded base at five positions, and plain LoRA beside it, each variant at its own
 default learning rate, and prints a table. Results are added to --out after every training, so that a run that was
-cut short goes on where it was.
+cut short goes on where it was. With --home the runs stay, and the dial "slice" of the tab Lab draws them.
 """
 
 from __future__ import annotations
@@ -44,10 +44,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--minutes", type=float, default=60, help="begin no training after so long")
+    parser.add_argument("--home", help="where the runs stay")
     given = parser.parse_args()
     done = json.loads(given.out.read_text()) if given.out.is_file() else {}
     end = time.monotonic() + 60 * given.minutes
-    with tempfile.TemporaryDirectory() as home:
+    with tempfile.TemporaryDirectory() as temporary:
+        home = given.home or temporary
         for seed in range(given.seeds):
             cases = {f"{p:g}": ["--variant", "wslice", "--position", f"{p:g}"] for p in POSITIONS}
             for name, flags in {**cases, "lora": ["--variant", "lora"]}.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any
 
 from lora_playground.plots.style import axis, figure, ink, rounded
@@ -20,12 +21,12 @@ def dial_figure(found: dict[str, Any], dark: bool = False) -> dict[str, Any]:
     title, x_title = TITLES[found["kind"]]
     x = [point["value"] for point in found["points"]]
     scores = [(p["score"]["value"], p["score"]["low"], p["score"]["high"]) for p in found["points"]]
-    data = [_curve(x, scores, "its task", TASK)]
+    data = _curve(x, scores, "its task", TASK)
     lost = [point["forgetting"] for point in found["points"]]
     if all(lost):
         # The interval is that of what was lost; kept skills are the base's less it.
         kept = [(one["adapted"], one["base"] - one["high"], one["base"] - one["low"]) for one in lost]
-        data.append(_curve(x, kept, "base skills", SKILLS))
+        data += _curve(x, kept, "base skills", SKILLS)
     line = {"type": "line", "x0": 1, "x1": 1, "y0": 0, "y1": 1, "yref": "paper"}
     shapes = [line | {"line": {"color": ink(dark)["quiet"], "width": 1.5, "dash": "dot"}}]
     mark = {"x": 1, "y": 1.0, "yref": "paper", "text": "as trained", "showarrow": False, "xanchor": "left", "xshift": 5}
@@ -36,15 +37,24 @@ def dial_figure(found: dict[str, Any], dark: bool = False) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def _curve(x: list[float], values: list[tuple[float, float, float]], name: str, colour: str) -> dict[str, Any]:
+def _curve(x: list[float], values: list[tuple[float, float, float]], name: str, colour: str) -> list[dict[str, Any]]:
+    """Points with their intervals and a line through them; through the means where there are several at one place."""
     up, down = [high - value for value, _, high in values], [value - low for value, low, _ in values]
-    return {
-        "x": x, "y": rounded(value for value, _, _ in values), "mode": "lines+markers", "name": name,
+    places = sorted(set(x))
+    several = len(places) < len(x)
+    points = {
+        "x": x, "y": rounded(value for value, _, _ in values), "mode": "markers" if several else "lines+markers",
+        "name": name, "showlegend": not several,
         "line": {"color": colour, "width": 3}, "marker": {"size": 9},
         "error_y": {"type": "data", "symmetric": False, "array": rounded(up), "arrayminus": rounded(down),
                     "color": colour, "thickness": 1.2, "width": 4},
         "hovertemplate": "%{x}: %{y:.0%}<extra>" + name + "</extra>",
     }  # fmt: skip
+    if not several:
+        return [points]
+    means = [fmean(value for at, (value, _, _) in zip(x, values) if at == place) for place in places]
+    line = {"x": places, "y": rounded(means), "mode": "lines", "name": name, "line": {"color": colour, "width": 3}}
+    return [points, line | {"hoverinfo": "skip"}]
 
 
 def describe_dial(found: dict[str, Any]) -> str:

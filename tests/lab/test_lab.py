@@ -155,6 +155,10 @@ def test_runs_of_the_slice_family_over_their_position(tmp_path: Path) -> None:
     found = over_position(RunStore(tmp_path), run.id)
     assert [(p["value"], p["score"]["value"]) for p in found["points"]] == [(0.0, 0.9), (0.5, 0.8), (1.0, 0.7)]
     assert "most at 1 (83%)" in describe_dial(found) and len(dial_figure(found)["data"]) == 2
+    first = found["points"][0]
+    again = first | {"seed": 1, "score": first["score"] | {"value": 0.5}}
+    points, line, *_ = dial_figure(found | {"points": [first, again, *found["points"][1:]]})["data"]
+    assert points["y"][:2] == [0.9, 0.5] and line["x"] == [0.0, 0.5, 1.0] and line["y"][0] == pytest.approx(0.7)
     for run_id, words in ((plain.id, "Slice of W"), (other.id, "no two positions")):
         with pytest.raises(RunError, match=words):
             over_position(RunStore(tmp_path), run_id)
