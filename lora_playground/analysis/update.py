@@ -65,8 +65,14 @@ def save_updates(updates: Iterable[Update], path: Path, metadata: dict[str, str]
     save_file(tensors, str(path), metadata=metadata)
 
 
+def layer_order(name: str) -> list[tuple[int, str]]:
+    """A key that sorts modules as a model has them, layer 2 before layer 10, as the names alone would not."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
+
+
 def matrix_ranks(path: Path) -> dict[str, int]:
-    """{module: the most directions its update can have}, of the matrices in such a file; only its header is read."""
+    """{module: the most directions its update can have}, of the matrices in such a file, layer by layer; only its
+    header is read."""
     with safe_open(str(path), "numpy") as file:
         shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118  (no mapping)
     ranks: dict[str, int] = {}
@@ -74,7 +80,7 @@ def matrix_ranks(path: Path) -> dict[str, int]:
         name, _, part = key.rpartition(".")
         if len(shape) == 2 and part in ("B", "A", "dense"):
             ranks[name] = min(ranks.get(name, min(shape)), *shape)
-    return ranks
+    return {name: ranks[name] for name in sorted(ranks, key=layer_order)}
 
 
 def load_updates(path: Path) -> list[Update]:

@@ -239,12 +239,17 @@ def _stands_out(shown: dict[str, Any]) -> bool:
     return shown["reads_ratio"] > shown["reads_chance"][1] or bool(says and says["strongest"] > says["chance"])
 
 
+def _named(token: str) -> str:
+    """A token in a sentence: with and without a space before it, it is one word; a line break is a sign."""
+    return token.strip() or token.replace("\n", "↵")
+
+
 def _sentence(shown: dict[str, Any]) -> str:
     """What was found, in words; that there is nothing to see, where a random direction does as much."""
     ratio, high = shown["reads_ratio"], shown["reads_chance"][1]
     best = _strongest(np.asarray(shown["reads"]))
     if ratio > high:
-        token = shown["tokens"][best].strip() or shown["tokens"][best]
+        token = _named(shown["tokens"][best])
         parts = [f"It reads this text {ratio:.1f} times as strongly as random directions do, “{token}” most of all"]
     else:
         parts = [
@@ -255,7 +260,7 @@ def _sentence(shown: dict[str, Any]) -> str:
         parts.append(shown["says_not"].removesuffix("."))
     elif says["strongest"] > says["chance"]:
         side = "raised" if says["raised"][0]["z"] >= -says["lowered"][0]["z"] else "lowered"
-        tokens = dict.fromkeys(one["token"].strip() or one["token"] for one in says[side])  # “ fish” is “fish”
+        tokens = dict.fromkeys(_named(one["token"]) for one in says[side])
         words = ", ".join(f"“{token}”" for token in list(tokens)[:3])
         verb = "raises" if side == "raised" else "lowers"
         parts.append(

@@ -11,6 +11,7 @@ from typing import Any
 
 import gradio as gr
 
+from lora_playground.analysis.update import layer_order
 from lora_playground.errors import PlaygroundError
 from lora_playground.lab.process import work
 from lora_playground.plots.forecast import describe_forecast, foretold_figure, scree_figure
@@ -90,7 +91,7 @@ class Forecast:
                 found = told["found"] | {"steps": self._steps(run)}
                 name = max(found["modules"], key=lambda one: max(found["modules"][one]["reads"]))
                 last = len(found["steps"]) - 1
-                names = [(one.removeprefix("model.layers."), one) for one in found["modules"]]
+                names = [(one.removeprefix("model.layers."), one) for one in sorted(found["modules"], key=layer_order)]
                 sized = bounds(0, max(1, last), max(0, last), info="of those that were kept")
                 parts = _pictures(found, name, last)
                 yield "", gr.update(visible=True), offer(names, name), sized, found, gr.update(interactive=True), *parts

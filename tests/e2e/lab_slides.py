@@ -1,6 +1,6 @@
 """Photographs the laboratory: `python -m tests.e2e.lab_slides --home HOME --runs ID,ID --out DIR [--prompt TEXT]`.
 
-It starts a server on that home and takes the parts that are asked for: the first run's strongest direction, the scores
+It starts a server on that home and takes the parts that are asked for: a direction of the first run, the scores
 of mixtures of all runs, the first run over a dial (strength, intruders, or the slice that its like started from), and
 its forecast. The words beside each are printed.
 """
@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="where the pictures go")
     parser.add_argument("--prompt", default="", help="what is asked (default: the first run's own prompt)")
     parser.add_argument("--parts", default="direction,weights", help=f"of {', '.join(PARTS)}; with commas between")
+    parser.add_argument("--index", type=int, default=1, help="which direction; 1 is the strongest")
     parser.add_argument("--prefix", default="", help="put before the pictures' names")
     given = parser.parse_args()
     parts = given.parts.split(",")
@@ -33,18 +34,21 @@ def main() -> None:
     with app_in_a_browser(given.home) as (server, browser):
         page = open_page(browser, f"{server.url}?tab=lab&runs={given.runs}", 1280, 900)
         for part in parts:
-            shot = show(page, part, given.prompt)
+            shot = show(page, part, given.prompt, given.index)
             page.wait_for_timeout(SETTLE)
             keep(page.locator(shot).screenshot(), given.out / f"{given.prefix}{part}.png")
             print(page.locator(shot).inner_text(), flush=True)
         page.close()
 
 
-def show(page: Any, part: str, prompt: str) -> str:
+def show(page: Any, part: str, prompt: str, index: int) -> str:
     """Has the page show a part; returns what of it is photographed."""
     if part == "direction":
         section(page, "Directions")
         until(page, lambda: page.locator("#lp-dir-prompt textarea").input_value(), "a prompt")
+        slider = page.locator("#lp-dir-index input[type=range]")
+        for _ in range(index - 1):
+            slider.press("ArrowRight")
         ask(page, "dir", prompt, page.locator("#lp-dir-read"))
         return "#lp-dir-card"
     if part == "weights":

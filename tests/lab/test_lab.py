@@ -10,7 +10,7 @@ import torch
 
 from lora_playground.analysis.merging import Recipe
 from lora_playground.analysis.spectra import update_svd
-from lora_playground.analysis.update import Update, load_updates
+from lora_playground.analysis.update import Update, load_updates, matrix_ranks, save_updates
 from lora_playground.cli import main
 from lora_playground.config import ModelConfig
 from lora_playground.data.catalogue import get_dataset
@@ -207,3 +207,10 @@ def test_a_replay_goes_from_the_first_moment_to_the_last_and_ends() -> None:
     assert moments[:2] == [0, 3] and moments[-1] == 69 and len(moments) < 35
     assert not more[1].active and more[2]["interactive"]
     assert not lab_forecast._begin({"steps": found["steps"][:1]}, 0)[1].active, "one moment is no replay"
+
+
+def test_modules_are_offered_in_the_order_of_their_layers(tmp_path: Path) -> None:
+    """The reader begins with the last layer's down_proj, which by name alone would be that of layer 9."""
+    names = [f"model.layers.{layer}.mlp.down_proj" for layer in (0, 2, 9, 10, 11)]
+    save_updates([Update(name, np.ones((4, 2)), np.ones((2, 6))) for name in reversed(names)], tmp_path / "update")
+    assert list(matrix_ranks(tmp_path / "update")) == names
