@@ -51,9 +51,10 @@ class Forecast:
                 self.step = Slider(0, 1, value=1, step=1, label="Moment of the run", buttons=[], elem_id="lp-cast-step")
             with gr.Row(elem_classes="lp-plots", equal_height=False):
                 with gr.Column(min_width=300):
-                    self.scree, self.scree_words = picture("lp-cast-scree")
+                    self.scree, _ = picture("lp-cast-scree")
                 with gr.Column(min_width=300):
-                    self.bars, self.words = picture("lp-cast-bars")
+                    self.bars, _ = picture("lp-cast-bars")
+            self.words = gr.HTML("", apply_default_css=False, elem_classes="lp-words", elem_id="lp-cast-words")
         self.found = gr.State({})
         self.playing = gr.Timer(PLAY, active=False)
         for trigger in (tab.select, section.select, self._shell.ticked.change):

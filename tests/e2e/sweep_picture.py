@@ -25,10 +25,14 @@ def main() -> None:
         sys.exit(f"error: there is no sweep in {given.home}; python -m lora_playground sweep makes one")
     given.out.mkdir(parents=True, exist_ok=True)
     with app_in_a_browser(given.home) as (server, browser):
-        page = open_page(browser, f"{server.url}?tab=lab&sweep={kept[-1].stem}", 1280, 720)
+        # So high that what is photographed, the sentence and its pictures, stands on the page without scrolling.
+        page = open_page(browser, f"{server.url}?tab=lab&sweep={kept[-1].stem}", 1440, 1800)
         page.locator("#lp-sweep .js-plotly-plot").nth(3).wait_for()
         page.wait_for_timeout(SETTLE)
-        keep(page.locator("#lp-sweep").screenshot(), given.out / f"{given.name}.png")
+        top, plots = page.locator("#lp-sweep").bounding_box(), page.locator(".lp-sweep-plots").bounding_box()
+        height = plots["y"] + plots["height"] - top["y"]
+        clip = {"x": top["x"] - 8, "y": top["y"] - 8, "width": top["width"] + 16, "height": height + 16}
+        keep(page.screenshot(clip=clip), given.out / f"{given.name}.png")
 
 
 if __name__ == "__main__":
