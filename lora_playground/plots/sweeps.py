@@ -61,7 +61,7 @@ def fan_figure(lines: Sequence[Line], steps: int, dark: bool = False) -> dict[st
                 "marker": {"symbol": "circle-open", "size": 14, "color": colours[rank], "line": {"width": 2.5}},
                 "hovertemplate": f"{name} parts here<extra></extra>",
             })  # fmt: skip
-    across = axis("step", dark, range=[0, steps * 1.02])
+    across = axis("step", dark, range=[0, steps * 1.04])
     return figure(data, title, dark, xaxis=across, yaxis=axis("validation loss (nats per token)", dark))
 
 
@@ -159,9 +159,11 @@ def capacity_figure(target_bits: float | None, held: Held, dark: bool = False) -
     labels = [f"{name} r = {rank}" if rank and several else f"r = {rank}" if rank else name for name, rank in held]
     bits = [found for _, found in held.values()]
     colours = rank_colours([rank or 1 for _, rank in held])
+    shades = [colours[rank or 1] for _, rank in held]
     bars = {
         "type": "bar", "orientation": "h", "y": [html.escape(label) for label in labels], "x": rounded(bits),
-        "marker": {"color": [colours[rank or 1] for _, rank in held]}, "showlegend": False,
+        "marker": {"color": shades}, "showlegend": False,
+        "insidetextfont": {"color": ["#ffffff" if shade in _SCALE[:3] else "#14232b" for shade in shades]},
         "text": [f"{significant(one)} bits" for one in bits], "textposition": "auto",
         "hovertemplate": "%{y}: %{x:.3s} bits<extra></extra>",
     }  # fmt: skip
