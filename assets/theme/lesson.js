@@ -161,7 +161,7 @@ lp.lesson = (() => {
     const box = place();
     if (!box || !view) return;
     const last = view.step === view.lesson.steps.length - 1;
-    const scroll = moved ? 0 : (box.querySelector(".lp-lesson-body") || {}).scrollTop || 0;
+    const scroll = moved ? 0 : (box.querySelector(".lp-lesson-body") || {}).scrollTop || 0, hinted = !moved && box.querySelector("details[open]");
     const body = make("div", { class: "lp-lesson-body", tabindex: "-1" }, ...(view.kind === "reveal" ? [...parts(), html(view.text)] : [html(view.text), ...parts()]), problem ? make("p", { class: "lp-error", role: "alert" }, problem) : null);
     const foot = make("div", { class: "lp-lesson-foot" },
       button("Back", "quiet", () => go(view.step - 1)), make("span", { class: "at" }, `${view.step + 1} of ${view.lesson.steps.length}`),
@@ -179,6 +179,7 @@ lp.lesson = (() => {
       make("h2", { tabindex: "-1" }, view.title, view.done && view.kind !== "say" ? make("span", { class: "tick", title: "done" }, " ✓") : null));
     box.replaceChildren(make("section", { class: "lp-lesson", "aria-label": `Lesson: ${view.lesson.title}` }, head, body, foot));
     document.body.classList.toggle("lp-lesson-folded", folded);
+    if (hinted && body.querySelector("details")) body.querySelector("details").open = true;
     fit(body);
     body.scrollTop = scroll;
     if (moved && !document.activeElement.closest("input, textarea, [role=slider]")) head.querySelector("h2").focus({ preventScroll: true });
