@@ -4,7 +4,7 @@
 // HTML comes from the server, where it is escaped. It needs live.js and lesson-pictures.js before it.
 lp.lesson = (() => {
   "use strict";
-  const { make, pictures } = window.lp, root = window.location.pathname.replace(/\/$/, ""), POLL = 1500, LOOKS = 5;
+  const { make, pictures } = window.lp, root = window.location.pathname.replace(/\/$/, ""), POLL = 1500, LOOKS = 8;
   let name = "", view = null, list = null, timer = 0, marking = 0, katex = null, script = "", asked = 0, before = null, marked = null, folded = false, problem = "", chosen;
   const turns = new Set(), listeners = [];
 
@@ -106,18 +106,23 @@ lp.lesson = (() => {
   // --- what a step marks, and what is seen done -----------------------------------------------------------------------
 
   // The element of a control can come late (its tab is being opened) and be made anew by Gradio: its mark is looked after.
-  // At first its section is opened and it is brought into view, again if what stands over it has grown meanwhile.
+  // At first its section is opened and it is brought into view, again if what stands over it has grown meanwhile and
+  // nobody has scrolled.
+  let scrolled = false;
+  for (const type of ["wheel", "touchmove", "keydown"]) document.addEventListener(type, () => { scrolled = true; }, { passive: true, capture: true });
   function mark(id, looks = 0) {
     clearTimeout(marking);
     if (!view || view.control !== id) return;
+    if (!looks) scrolled = false;
     const node = document.getElementById(id);
     if (node && looks < LOOKS) lp.unfold(node);
     const there = Boolean(node && node.offsetParent);
     if (there) {
       marked = node;
       node.classList.add("lp-marked");
-      const narrow = window.innerWidth <= 860, { top } = node.getBoundingClientRect();
-      if (!looks || (looks < LOOKS && (top < 0 || top > window.innerHeight * (narrow ? 0.4 : 0.9)))) node.scrollIntoView({ behavior: "smooth", block: narrow ? "start" : "center" });
+      const narrow = window.innerWidth <= 860, room = window.innerHeight * (narrow ? 0.44 : 1), { top, bottom, height } = node.getBoundingClientRect();
+      const hidden = Math.min(bottom, room) - Math.max(top, 0) < 0.6 * Math.min(height, room);
+      if (!looks || (looks < LOOKS && !scrolled && hidden)) node.scrollIntoView({ behavior: "smooth", block: narrow ? "start" : "center" });
     }
     marking = setTimeout(() => mark(id, looks + there), 600);
   }
