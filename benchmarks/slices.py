@@ -57,6 +57,10 @@ def main() -> None:
                 if key in done or time.monotonic() > end:
                     continue
                 more = ["--dataset", given.dataset, "--steps", str(given.steps), "--seed", str(seed)]
+                more += [
+                    "--title",
+                    f"{given.dataset} · lora" if name == "lora" else f"{given.dataset} · slice at {name}",
+                ]
                 done[key] = trained([*flags, *more], home)
                 given.out.write_text(json.dumps(done, indent=1) + "\n")
     print("| position | score | base skills kept | seeds |\n|---|---|---|---|")

@@ -27,22 +27,27 @@ def adapter_map_figure(
     if len(names) < 3:
         return empty("It needs three finished runs on one base model.", title, dark)
     few = len(names) <= LABELLED
+    reach = 1.25 * max(0.05, float(np.abs(places).max()))
     points = {
         "x": [round(float(x), 4) for x in places[:, 0]],
         "y": [round(float(y), 4) for y in places[:, 1]],
         "mode": "markers+text",
         "text": [html.escape(name) if few or on else "" for name, on in zip(names, marked)],
         "hovertext": [html.escape(name) for name in names],
-        "textposition": "top center",
+        "textposition": [f"top {_side(x / reach)}" for x in places[:, 0]],
         "textfont": {"size": 12},
         "marker": {"size": [13 if on else 9 for on in marked], "color": list(colours)},
         "hovertemplate": "%{hovertext}<extra></extra>",
         "cliponaxis": False,
     }
-    reach = 1.25 * max(0.05, float(np.abs(places).max()))
     x = axis(f"first axis ({percent(shown)} of the differences are in this plane)", dark, range=[-reach, reach])
     y = axis("second axis", dark, range=[-reach, reach])
     return figure([points], title, dark, 380, xaxis=x, yaxis=y, showlegend=False)
+
+
+def _side(x: float) -> str:
+    """Where a name stands beside its point, so that it stays within the picture; x from −1 at its left to 1."""
+    return "left" if x > 0.35 else "right" if x < -0.35 else "center"
 
 
 def describe_adapter_map(names: Sequence[str], similar: np.ndarray, methods: int) -> str:

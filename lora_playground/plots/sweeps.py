@@ -62,7 +62,7 @@ def fan_figure(lines: Sequence[Line], steps: int, dark: bool = False) -> dict[st
                 "hovertemplate": f"{name} parts here<extra></extra>",
             })  # fmt: skip
     across = axis("step", dark, range=[0, steps * 1.04])
-    return figure(data, title, dark, xaxis=across, yaxis=axis("validation loss (nats per token)", dark))
+    return figure(data, title, dark, xaxis=across, yaxis=axis("validation loss (nats)", dark))
 
 
 def describe_fan(lines: Sequence[Line], margin: float) -> str:
@@ -159,15 +159,14 @@ def capacity_figure(target_bits: float | None, held: Held, dark: bool = False) -
     labels = [f"{name} r = {rank}" if rank and several else f"r = {rank}" if rank else name for name, rank in held]
     bits = [found for _, found in held.values()]
     colours = rank_colours([rank or 1 for _, rank in held])
-    shades = [colours[rank or 1] for _, rank in held]
     bars = {
         "type": "bar", "orientation": "h", "y": [html.escape(label) for label in labels], "x": rounded(bits),
-        "marker": {"color": shades}, "showlegend": False,
-        "insidetextfont": {"color": ["#ffffff" if shade in _SCALE[:3] else "#14232b" for shade in shades]},
-        "text": [f"{significant(one)} bits" for one in bits], "textposition": "auto",
+        "marker": {"color": [colours[rank or 1] for _, rank in held]}, "showlegend": False,
+        "text": [f"{significant(one)} bits" for one in bits], "textposition": "outside", "cliponaxis": False,
         "hovertemplate": "%{y}: %{x:.3s} bits<extra></extra>",
     }  # fmt: skip
-    low, high = min([*bits, target_bits]) / 3, max([*bits, target_bits]) * 2
+    low, high = min([*bits, target_bits]) / 3, max([*bits, target_bits])
+    high *= (high / low) ** 0.35  # room for the words behind the longest bar
     text = ink(dark)["text"]
     line = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": target_bits, "x1": target_bits}
     shapes = [{**line, "line": {"color": text, "width": 2, "dash": "dash"}}]

@@ -77,7 +77,8 @@ def describe(first: Side, second: Side, cosine: float | None = None) -> list[str
         said.append(_losses(first, second))
     said.append(_cost(first, second))
     if cosine is not None:
-        said.append(f"Their updates have a cosine of {cosine:.2f} (1: the same direction, 0: nothing in common).")
+        shown = round(cosine, 2) + 0.0  # never "-0.00"
+        said.append(f"Their updates have a cosine of {shown:.2f} (1: the same direction, 0: nothing in common).")
     return [sentence for sentence in said if sentence]
 
 
