@@ -31,6 +31,10 @@ _DASHES = (("solid", "circle"), ("dash", "square"), ("dot", "diamond"))
 """(line, marker) of the first, second and third run of one colour: there are more strategies than colours."""
 
 
+_IDEAL = "#c98a00"
+"""Seen on a light and on a dark page, since a page that turns dark keeps the colours of lines."""
+
+
 def partition_figure(event: Event | None, dark: bool = False) -> dict[str, Any]:
     """A stacked bar for each client: its rows by label or topic. Beyond eleven groups the smallest are put together."""
     title = "Which rows each client holds"
@@ -273,7 +277,7 @@ def round_spectrum_figure(
         data[0]["name"] = "each client"
     if found.get("ideal"):
         data.append(
-            _scree("mean of the updates (ideal)", found["ideal"], {"color": ink(dark)["text"], "dash": "dot"}, 5)
+            _scree("mean of the updates (ideal)", found["ideal"], {"color": _IDEAL, "dash": "dot", "width": 2.5}, 5)
         )
     data.append(_scree("server", found["global"], {"color": colour, "width": 3}, 8))
     length = max(len(trace["x"]) for trace in data)
