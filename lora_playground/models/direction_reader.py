@@ -159,12 +159,14 @@ class DirectionReader:
     def _frequency(self) -> torch.Tensor:
         """(V,) float32: log of the base's mean next-token probability over NEUTRAL texts."""
         if self._log_frequency is None:
-            total, count = torch.zeros(0), 0
-            for text in NEUTRAL:
-                ids = list(self._decoder.tokenizer(text)["input_ids"]) or [0]
-                p = self._decoder.logits(ids).softmax(-1)
-                total, count = (total.to(p) if count else 0) + p.sum(0), count + len(p)
-            self._log_frequency = (total / count).clamp_min(1e-12).log()
+            texts = [list(self._decoder.tokenizer(text)["input_ids"]) or [0] for text in NEUTRAL]
+            longest = max(map(len, texts))
+            # Padded at their ends, which no earlier token sees: all in one pass over the weights.
+            padded = torch.tensor([ids + [0] * (longest - len(ids)) for ids in texts], device=self._decoder.device)
+            real = torch.tensor([[place < len(ids) for place in range(longest)] for ids in texts], device=padded.device)
+            with self._decoder.evaluating():
+                logits = self._model(input_ids=padded, use_cache=False).logits
+            self._log_frequency = logits[real].float().softmax(-1).mean(0).clamp_min(1e-12).log()
         return self._log_frequency
 
     def _says(self, u: torch.Tensor, seed: int) -> dict[str, Any]:

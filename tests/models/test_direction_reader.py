@@ -12,7 +12,7 @@ from lora_playground.analysis.merging import METHODS, Mixture, Recipe
 from lora_playground.analysis.update import Update
 from lora_playground.errors import AdapterError
 from lora_playground.models.decoding import Decoder, RowUpdate
-from lora_playground.models.direction_reader import DirectionReader
+from lora_playground.models.direction_reader import NEUTRAL, DirectionReader
 from lora_playground.models.placed_mixture import PlacedMixture
 from lora_playground.models.placed_update import PlacedUpdate, named_modules
 from tests.checkpoints import make_checkpoint
@@ -88,6 +88,15 @@ def test_it_names_the_token_that_a_direction_raises_and_the_one_it_reads(decoder
     )
     direct = inputs @ (v / np.linalg.norm(v))
     assert np.allclose(np.abs(found["reads"]), np.abs(direct), atol=1e-3 * np.abs(direct).max())
+
+
+def test_token_frequency_is_the_mean_over_texts_read_one_by_one(decoder: Decoder) -> None:
+    tokenizer, total, count = decoder.tokenizer, 0.0, 0
+    for text in NEUTRAL:
+        p = decoder.logits(list(tokenizer(text)["input_ids"]) or [0]).softmax(-1)
+        total, count = total + p.sum(0), count + len(p)
+    found = DirectionReader(decoder)._frequency()
+    assert torch.allclose(found.exp(), total / count, rtol=1e-3, atol=1e-9)
 
 
 def test_a_random_direction_shows_nothing(decoder: Decoder) -> None:
