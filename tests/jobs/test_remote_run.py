@@ -1,6 +1,5 @@
 """A run on another machine, without one: what travels, how it is laid down, and that it gives what it gives here."""
 
-import time
 from pathlib import Path
 
 import pytest
@@ -8,28 +7,24 @@ import pytest
 from lora_playground import __version__
 from lora_playground.config import RunConfig
 from lora_playground.errors import JobError
-from lora_playground.jobs.pipeline import execute
 from lora_playground.jobs.remote_run import Changes, RemoteRun, lay, pack
 from lora_playground.runs import Run, RunStore
-from tests.waiting import wait_until
-
-SHORT = {"training": {"steps": 4, "batch_tokens": 128, "checkpoint_every": 2}, "data": {"train_rows": 8}}
+from tests.jobs.support import new_run
 
 
-def test_a_run_elsewhere_gives_the_same_and_comes_back_as_it_goes(tmp_path: Path) -> None:
-    here = RunStore(tmp_path / "here").create(RunConfig.parse(SHORT))
-    execute(here, lambda: False)
-    sent = RunStore(tmp_path / "server").create(RunConfig.parse(SHORT))
+def test_a_run_elsewhere_gives_the_same_and_comes_back_as_it_goes(place: Path, finished: Run) -> None:
+    """Its dataset is an upload, which goes along."""
+    here, sent = finished, new_run(place)
     remote = RemoteRun(pack(sent.folder), sent.folder.name, 1, __version__)
     known, replies, status = None, 0, None
     while status is None:
         changes = remote.changes(known)
         lay(changes, sent.folder)
-        known, status, replies = changes.known, changes.status, replies + 1
-        time.sleep(0.05)
-    place = remote._place
+        replies += bool(changes.files)
+        known, status = changes.known, changes.status
+    unpacked = remote._place
     remote.close()
-    assert status == 0 and replies > 2 and not place.exists()
+    assert status == 0 and replies > 2 and not unpacked.exists()
     assert sent.progress().losses == pytest.approx(here.progress().losses, abs=1e-6)
     assert sent.result()["score"] == here.result()["score"]
     assert (sent.folder / "adapter" / "adapter_model.safetensors").read_bytes() == (
@@ -59,16 +54,6 @@ def test_nothing_is_laid_outside_the_folder(tmp_path: Path, name: str) -> None:
 
 
 def test_another_version_is_refused(tmp_path: Path) -> None:
-    run = RunStore(tmp_path).create(RunConfig.parse(SHORT))
+    run = RunStore(tmp_path).create(RunConfig.parse({}))
     with pytest.raises(JobError, match=__version__):
         RemoteRun(pack(run.folder), run.folder.name, 1, "0.0.0")
-
-
-def test_an_upload_goes_along(tmp_path: Path, place: Path) -> None:
-    config = {"model": {"source": str(place / "base")}, "data": {"dataset": "dogs"}, **{"training": {"steps": 1}}}
-    run = RunStore(place / "home").create(RunConfig.parse(config))
-    remote = RemoteRun(pack(run.folder), run.folder.name, 1, __version__)
-    status = wait_until(lambda: remote.changes(None).status is not None and remote.changes(None), "its end")
-    lay(status, run.folder)
-    remote.close()
-    assert Run(run.folder).result()["state"] == "done"

@@ -2,22 +2,17 @@
 
 import pytest
 
-from lora_playground.config import RunConfig
 from lora_playground.errors import ConfigError
 from lora_playground.jobs import tracking
 from lora_playground.jobs.pipeline import execute
-from lora_playground.runs import Run, RunStore
-
-SHORT = {
-    "training": {"steps": 4, "batch_tokens": 128, "learning_rate": 1e-3},
-    "data": {"train_rows": 8, "rehearsal": 0},
-}
+from lora_playground.runs import Run
+from tests.jobs.support import new_run
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch) -> Run:
+def run(place, monkeypatch) -> Run:
     monkeypatch.setenv(tracking.VARIABLE, "tensorboard")
-    return RunStore(tmp_path).create(RunConfig.parse(SHORT))
+    return new_run(place, steps=4, learning_rate=1e-3)
 
 
 def test_tensorboard_has_the_curves_of_the_events_under_the_names_of_trl(run: Run) -> None:
@@ -33,7 +28,7 @@ def test_tensorboard_has_the_curves_of_the_events_under_the_names_of_trl(run: Ru
     assert found.Scalars("eval/loss")[-1].value == pytest.approx(run.result()["validation_loss"]["adapted"])
     assert found.Scalars("eval/score")[-1].value == pytest.approx(run.result()["score"]["adapted"])
     table = found.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
-    assert "| lora_r | 8 |" in table and "| max_steps | 4 |" in table and "| learning_rate | 0.001 |" in table
+    assert "| lora_r | 4 |" in table and "| max_steps | 4 |" in table and "| learning_rate | 0.001 |" in table
 
 
 def test_a_tracker_that_fails_is_told_and_the_run_is_done(run: Run, monkeypatch) -> None:

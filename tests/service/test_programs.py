@@ -1,6 +1,7 @@
 """The main path by programs alone, against a real server: by Gradio's client, and by a real MCP client over HTTP."""
 
 import asyncio
+import contextlib
 import io
 import json
 import zipfile
@@ -12,7 +13,9 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
+from lora_playground.cli import main
 from lora_playground.errors import PlaygroundError
+from lora_playground.machine import processes
 from lora_playground.service import run_options
 from lora_playground.ui.serve import Server
 from tests.waiting import PATIENCE, wait_until
@@ -39,6 +42,23 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def client(place):
     return Client(place[1], headers=HEADERS, verbose=False)
+
+
+@pytest.fixture
+def at_hand(monkeypatch):
+    """Commands that a process of its own carries out are carried out here: starting one takes most of their time.
+    `test_the_main_path_by_gradios_client_alone` starts one."""
+
+    def call(arguments: list[str]) -> tuple[int, str, str]:
+        with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as errors:
+            status = main(arguments)
+        return status, out.getvalue(), errors.getvalue()
+
+    async def run(command: list[str], seconds: float) -> tuple[int, str, str]:
+        assert command[:3] == processes.python("lora_playground")
+        return await asyncio.to_thread(call, command[3:])
+
+    monkeypatch.setattr(processes, "run", run)
 
 
 def ask(client: Client, name: str, /, *given, **named):
@@ -180,7 +200,7 @@ def asked_again(client: Client, name: str, **given) -> dict:
     return told
 
 
-def test_readings_of_a_run_are_those_of_the_commands(client, trained):
+def test_readings_of_a_run_are_those_of_the_commands(client, trained, at_hand):
     modules = ask(client, "spectra", trained)["modules"]
     name = max(modules, key=lambda one: one["singular_values"][0])["name"]
     read = asked_again(client, "direction", run=trained, module=name, index=2, prompt="Hello", max_new_tokens=4)
@@ -198,7 +218,7 @@ def test_readings_of_a_run_are_those_of_the_commands(client, trained):
     ask(client, "delete", part)
 
 
-def test_a_run_is_given_to_be_done_again(client, trained):
+def test_a_run_is_given_to_be_done_again(client, trained, at_hand):
     line = ask(client, "reproduce", trained)
     assert line["text"].startswith("python -m lora_playground train") and "--rank 4" in line["text"]
     assert json.loads(ask(client, "reproduce", trained, "config")["text"])["variant"]["rank"] == 4
