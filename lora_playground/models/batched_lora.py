@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import nn
@@ -53,13 +53,8 @@ class RowUpdate:
         object.__setattr__(self, "deltas", self.adapter.slice(self.truncation))
 
 
-@dataclass(frozen=True)
-class _Part:
-    """One delta on some rows of a batch."""
-
-    rows: Rows
-    strength: float
-    delta: Delta
+_Part: TypeAlias = tuple[Delta, Rows, float]
+"""One delta, the rows of a batch that get it, and its strength."""
 
 
 class BatchUpdate:
@@ -76,15 +71,15 @@ class BatchUpdate:
             if row is not None and row.strength != 0.0:
                 groups.setdefault((row.adapter, row.truncation, row.strength), []).append(index)
         device = next((module.weight.device for module in modules.values() if hasattr(module, "weight")), None)
-        self._parts: dict[str, list[_Part]] = {}
+        found: dict[str, list[_Part]] = {}
         for (_, _, strength), indices in groups.items():
             update, selected = rows[indices[0]], _selected(indices, device)
             assert update is not None
             for name, deltas in update.deltas.items():
-                parts = self._parts.setdefault(name, [])
-                parts.extend(_Part(selected, strength, delta) for delta in deltas)
-        self._count = len(rows)
-        self._modules = {name: modules[name] for name in self._parts}
+                found.setdefault(name, []).extend((delta, selected, strength) for delta in deltas)
+        self._rows = len(rows)
+        self._length = 0  # of what is read while it is applied
+        self._forwards = [(vars(modules[name]), self._adding(modules[name], parts)) for name, parts in found.items()]
 
     @contextmanager
     def applied(self, length: int) -> Iterator[None]:
@@ -94,16 +89,37 @@ class BatchUpdate:
             length: T, how many tokens of each row are read.
         """
         # Not by forward hooks: PyTorch takes longer to call one than the small products of a token take.
-        before = {name: vars(module).get("forward") for name, module in self._modules.items()}
-        for name, module in self._modules.items():
-            vars(module)["forward"] = _adding(module, self._parts[name], self._count, length)
+        self._length = length
+        before = [own.get("forward") for own, _ in self._forwards]
+        for own, forward in self._forwards:
+            own["forward"] = forward
         try:
             yield
         finally:
-            for name, module in self._modules.items():
-                del vars(module)["forward"]
-                if before[name] is not None:
-                    vars(module)["forward"] = before[name]
+            for (own, _), forward in zip(self._forwards, before):
+                if forward is None:
+                    del own["forward"]
+                else:
+                    own["forward"] = forward
+
+    def _adding(self, module: nn.Module, parts: list[_Part]) -> Callable[..., torch.Tensor]:
+        """The module's forward with its deltas added."""
+        own, R, inside = module.forward, self._rows, False
+
+        def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            nonlocal inside
+            y = own(x, *args, **kwargs)
+            if not inside:  # a delta may call the module again, with other weights
+                inside = True
+                try:
+                    x, by_row = _by_row(x, R, self._length), _by_row(y, R, self._length)
+                    for delta, rows, strength in parts:
+                        delta.add(module, x, by_row, rows, strength)
+                finally:
+                    inside = False
+            return y
+
+        return forward
 
 
 def batch_update(model: nn.Module, rows: Sequence[RowUpdate | None]) -> BatchUpdate:
@@ -121,29 +137,11 @@ def _selected(indices: list[int], device: Any) -> Rows:
     return torch.tensor(indices, device=device)
 
 
-def _adding(module: nn.Module, parts: list[_Part], R: int, T: int) -> Callable[..., torch.Tensor]:
-    """The module's forward with its deltas added, for a batch of R rows of T tokens."""
-    own, inside = module.forward, False
-
-    def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        nonlocal inside
-        y = own(x, *args, **kwargs)
-        if not inside:  # a delta may call the module again, with other weights
-            inside = True
-            try:
-                x, by_row = _by_row(x, R, T), _by_row(y, R, T)
-                for part in parts:
-                    part.delta.add(module, x, by_row, part.rows, part.strength)
-            finally:
-                inside = False
-        return y
-
-    return forward
-
-
 def _by_row(tensor: torch.Tensor, R: int, T: int) -> torch.Tensor:
     """A module's input or output, the R rows first. Models with experts have (R·T, d) before some modules, and those
     with latent attention (R, 1, columns, d), which become (R, T, d) and (R, columns, d)."""
+    if tensor.dim() == 3 and tensor.shape[0] == R:
+        return tensor
     *before, width = tensor.shape
     if tensor.is_floating_point() and before == [R * T]:
         return tensor.view(R, T, width)
