@@ -191,9 +191,10 @@ class _Job:
 
     def _bring(self) -> None:
         import ray
-        from ray.exceptions import RayActorError, RayTaskError
+        from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
         known: Known | None = None
+        heard = time.monotonic()
         while self.status is None and not self._ended.is_set():
             try:
                 # A cluster whose cores are taken lets an actor wait, so the first answer has no limit.
@@ -202,6 +203,10 @@ class _Job:
             except RayTaskError as error:
                 self._say(error)
                 self.status = 1
+            except ActorUnavailableError as error:  # a connection broke; whether the machine is gone is known later
+                if time.monotonic() - heard > PATIENCE:
+                    self._say(error)
+                    self.status = MACHINE_LOST
             except RayActorError as error:
                 self._say(error)
                 self.status = MACHINE_LOST
@@ -209,7 +214,7 @@ class _Job:
                 self._say(error)
                 self.status = MACHINE_LOST
             else:
-                known, self.cpu_seconds = changes.known, changes.cpu_seconds
+                known, self.cpu_seconds, heard = changes.known, changes.cpu_seconds, time.monotonic()
                 if changes.status is not None:
                     self.status = changes.status
             self._ended.wait(PAUSE)

@@ -179,7 +179,9 @@ class RemoteRun:
         return told
 
     def _files(self) -> Iterator[tuple[str, Path]]:
-        for path in sorted(self._run.folder.rglob("*")):
+        # Not by rglob, which fails where a folder is deleted while it walks: old checkpoints are.
+        walked = os.walk(self._run.folder)
+        for path in sorted(Path(folder, file) for folder, _, files in walked for file in files):
             name = path.relative_to(self._run.folder)
             staged = any(part.endswith(".tmp") or part.startswith(".") for part in name.parts)
             if path.is_file() and not staged and name.name != "lock":
