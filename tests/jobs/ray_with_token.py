@@ -17,6 +17,7 @@ from ray.cluster_utils import Cluster
 
 from lora_playground.config import RunConfig
 from lora_playground.jobs.ray_runner import on_ray
+from tests.checkpoints import make_checkpoint
 from tests.waiting import wait_until
 
 JOIN = """
@@ -31,9 +32,10 @@ except JobError as error:
 """
 
 
-def config(seed: int) -> RunConfig:
+def config(base: Path, seed: int) -> RunConfig:
     training = {"steps": 4, "batch_tokens": 128, "seed": seed}
-    return RunConfig.parse({"training": training, "data": {"train_rows": 24, "rehearsal": 0.0}})
+    data = {"train_rows": 24, "rehearsal": 0.0}
+    return RunConfig.parse({"model": {"source": str(base)}, "training": training, "data": data})
 
 
 def joining(address: str, home: Path, **environment: str) -> str:
@@ -67,7 +69,8 @@ def main(home: Path) -> dict[str, Any]:
             joining(cluster.address, home, RAY_AUTH_MODE="token"),
         ]
         with on_ray(home, cluster.address) as supervisor:
-            jobs = [supervisor.submit(config(seed), "ann", fresh=True).id for seed in (0, 1)]
+            base = make_checkpoint(home / "base")
+            jobs = [supervisor.submit(config(base, seed), "ann", fresh=True).id for seed in (0, 1)]
             wait_until(lambda: all(supervisor.job(id).ended for id in jobs), "both runs")
             heard = listening()
             states = [supervisor.job(id).state for id in jobs]

@@ -1,5 +1,7 @@
 """A run on another machine, without one: what travels, how it is laid down, and that it gives what it gives here."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,27 @@ def test_what_is_appended_travels_once_and_what_is_deleted_goes(tmp_path: Path) 
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert found == {"events.jsonl", "checkpoints/step-2/model", "checkpoints/step-2/optimiser", "result.json"}
     assert not (folder / "checkpoints" / "step-1").exists() and not list(folder.rglob("*.tmp"))
+
+
+def test_a_checkpoint_that_goes_while_the_folder_is_read_is_no_failure(tmp_path: Path, monkeypatch) -> None:
+    remote = object.__new__(RemoteRun)
+    remote._run, remote._status, remote._unpacked = Run(tmp_path), None, {}
+    one, other = tmp_path / "checkpoints" / "step-1", tmp_path / "checkpoints" / "step-2"
+    for checkpoint in (one, other):
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "model").write_bytes(b"x")
+    scan = os.scandir
+
+    def scandir(path):
+        entries = scan(path)
+        if path in (one, str(one)):
+            shutil.rmtree(other, ignore_errors=True)
+        elif path in (other, str(other)):
+            shutil.rmtree(one, ignore_errors=True)
+        return entries
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert len(remote.changes(None).files) == 1
 
 
 @pytest.mark.parametrize("name", ["../evil", "/etc/evil", "adapter/../../evil"])
