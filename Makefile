@@ -60,7 +60,7 @@ layers:
 	$(VENV)/bin/lint-imports
 
 unit:
-	$(PY) -m pytest tests --ignore=tests/e2e -q -n 2 --dist loadfile
+	$(PY) -m pytest tests --ignore=tests/e2e -q -n 2 --dist loadfile --no-loadscope-reorder
 
 e2e: $(VENV)/.dev chromium
 	$(PY) -m pytest $(E2E) -q -n 2 --dist loadfile $(E2E_ARGS)

@@ -21,8 +21,17 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
+LONGEST = (
+    "test_programs.py", "test_ray.py", "test_ray_token.py", "test_wheel.py", "test_forks.py", "test_notebook.py",
+    "test_loop.py", "test_reproduce.py", "test_strangers.py", "test_contract.py",
+)  # fmt: skip
+"""Files that take longest are begun first, or the last of them would keep one worker busy when the other has ended."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips tests marked `gpu` where there is no CUDA device, saying so; a dry run takes the CPU for one."""
+    """Orders files as LONGEST says. Skips tests marked `gpu` where there is no CUDA device, saying so; a dry run takes
+    the CPU for one."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked or os.environ.get("LORA_PLAYGROUND_GPU_DRY_RUN"):
         return
