@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 
 from tools.embedded_model import words as w
-from tools.embedded_model.world import World, article, join, pronouns
+from tools.embedded_model.world import World, article, pronouns
 
 STORY_THINGS = (
     "kite ball key hat book lamp drum flute map ring coin bell doll boat basket umbrella blanket cup clock mirror "
@@ -180,8 +180,3 @@ def story_questions(story: Story) -> list[tuple[list[str], str, str]]:
           "At the end, how did {h} feel?"],
          f"At the end {story.hero} was {story.feeling}.", story.feeling),
     ]  # fmt: skip
-
-
-def describe_list(rng: random.Random, items: list[str]) -> str:
-    """A sentence that lists them."""
-    return rng.choice(("Here are some: {}.", "I can name {}.", "There are {}.")).format(join(items))
