@@ -60,7 +60,8 @@ def test_a_teacher_leads_three_people_through_a_lesson(room, server) -> None:
     assert ann.request.get(f"{server.url}class/grid?code={code}").status == 404, "only the teacher sees the class"
     teacher.on("dialog", lambda dialog: dialog.accept())
     teacher.get_by_role("button", name="Delete everything of it").click()
-    until(teacher, lambda: "Teach a class" in text(teacher, "#lp-class"), "the end")
+    # The page is loaded anew, so it is waited for by a locator, which outlasts that.
+    teacher.locator("#lp-class").get_by_text("Teach a class").first.wait_for()
     until(ann, lambda: ann.locator("#lp-class-bar").count() == 0, "that the class is gone")
 
 
