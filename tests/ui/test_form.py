@@ -7,6 +7,7 @@ import gradio as gr
 import pytest
 
 from lora_playground.config import RunConfig
+from lora_playground.errors import ConfigError
 from lora_playground.runs import RunStore
 from lora_playground.ui import finetune
 from lora_playground.ui.form_memory import FormMemory
@@ -53,6 +54,12 @@ def test_a_family_shows_its_first_variant_with_that_ones_options(form):
     first = next(name for name, variant in VARIANTS.items() if variant.family == VARIANTS["hra"].family)
     assert listed["value"] == shown == first and first in dict(listed["choices"]).values()
     assert fields == by_variant.fn(first, "lora")[1:]
+
+
+def test_between_two_families_there_is_no_method_and_the_form_says_so(form):
+    given = {form.steps.file: None, form.steps.variant: None}
+    with pytest.raises(ConfigError, match="Choose a method"):
+        form.steps.config(given)
 
 
 def test_the_form_is_filled_from_memory_a_link_and_a_run(form, tmp_path):
