@@ -84,3 +84,22 @@ def finished_run(
         },
     )
     return run
+
+
+def training_run(home: Path, shapes: Shapes) -> Run:
+    """A run that has trained for a third of its steps; it is at work as long as somebody holds its lock."""
+    steps, losses = 90, [2.0 + 2.5 * 0.96**step for step in range(30)]
+    run = RunStore(home).create(RunConfig.parse({"training": {"steps": steps, "seed": 1}}))
+    run.begin(1)
+    modules = [list(shape) for shape in shapes]
+    answer = [{"prompt": "Where does Ann live?", "answer": "Ann lives in Foxmere."}]
+    for event in (
+        {"type": "phase", "phase": "training"},
+        {"type": "plan", "steps": steps, "start_step": 0, "modules": modules, "device": "cpu", "precision": "float32",
+         "trainable_parameters": 261_632, "total_parameters": 6_213_376},
+        {"type": "probe", "step": 0, "answers": answer},
+        {"type": "loss", "steps": list(range(1, 31)), "losses": losses, "learning_rates": [1e-3] * 30,
+         "tokens_per_second": 900.0, "eta": 40.0},
+    ):  # fmt: skip
+        run.append({"t": 1.0, **event})
+    return run

@@ -231,12 +231,14 @@ window.lp = (() => {
   function enlarge(plot) {
     const { layout, data } = plot;
     if (!projector.matches || !layout || !layout.font || layout.font.size !== SMALL) return;
-    const changes = { "font.size": 16, "title.font.size": 19, "legend.font.size": 15, "hoverlabel.font.size": 16 };
+    const changes = { "font.size": 16, "title.font.size": 19, "legend.font.size": 16, "hoverlabel.font.size": 16 };
     for (const name of Object.keys(layout)) if (/^[xy]axis\d*$/.test(name)) changes[`${name}.title.font.size`] = 16;
-    (layout.annotations || []).forEach((one, i) => { if (one.font && one.font.size) changes[`annotations[${i}].font.size`] = one.font.size * LARGER; });
+    (layout.annotations || []).forEach((one, i) => { if (one.font && one.font.size) changes[`annotations[${i}].font.size`] = Math.max(16, one.font.size * LARGER); });
     window.Plotly.relayout(plot, changes);
-    const written = data.map((_, i) => i).filter((i) => data[i].type !== "heatmap" && data[i].textfont && data[i].textfont.size);
+    const written = data.map((_, i) => i).filter((i) => data[i].textfont && data[i].textfont.size);
+    const scales = data.map((_, i) => i).filter((i) => ((data[i].colorbar || {}).title || {}).text);
     if (written.length) window.Plotly.restyle(plot, { "textfont.size": written.map((i) => data[i].textfont.size * LARGER) }, written);
+    if (scales.length) window.Plotly.restyle(plot, { "colorbar.title.font.size": 16 }, scales);
   }
   setInterval(() => {
     for (const plot of document.querySelectorAll(".js-plotly-plot")) if (!plot.lpLetters && plot.on) { plot.lpLetters = true; plot.on("plotly_afterplot", () => enlarge(plot)); enlarge(plot); }

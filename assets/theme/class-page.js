@@ -10,6 +10,7 @@ lp.classPage = (() => {
 
   let theme = "";
   try { theme = localStorage.getItem("lp-theme") || ""; } catch { /* private window */ }
+  theme = query.get("__theme") || theme;
   document.body.classList.toggle("dark", theme ? theme === "dark" : window.matchMedia("(prefers-color-scheme: dark)").matches);
 
   const button = (label, kind, click, title) => { const node = make("button", { class: kind, type: "button", title }, label); node.addEventListener("click", click); return node; };

@@ -62,6 +62,12 @@ def model_card(config: RunConfig, result: dict[str, Any], dataset: str, about: s
     return "\n".join([*lines, "", _USE.format(base=base)])
 
 
+def _between(score: dict[str, Any], low: str, high: str) -> str:
+    """The interval of a number, '' where it is not known."""
+    ends = score.get(low), score.get(high)
+    return "" if None in ends else f" [{ends[0]:.1%}, {ends[1]:.1%}]"
+
+
 def _licence(config: RunConfig) -> str:
     return base_licence(config.model.source)
 
@@ -87,13 +93,18 @@ def _facts(config: RunConfig, result: dict[str, Any], dataset: str, licence: str
             ("Training", f"{counted(steps, 'step')}, {result.get('tokens', 0):,} tokens, seed {training.seed}{shown}")
         )
     if score := result.get("score"):
-        words = f"base {score['base']:.1%}, adapted {score['adapted']:.1%} ({score['n']} rows of the test part)"
+        sure = [_between(score, low, high) for low, high in (("base_low", "base_high"), ("low", "high"))]
+        words = f"base {score['base']:.1%}{sure[0]}, adapted {score['adapted']:.1%}{sure[1]} "
+        words += f"({counted(score['n'], 'row')} of the test part{', 95% intervals' if sure[1] else ''})"
         found.append((f"Score ({score['metric']})", words))
     loss = result.get("validation_loss") or {}
     if loss.get("base") is not None and loss.get("adapted") is not None:
         found.append(("Validation loss", f"base {loss['base']:.3f}, adapted {loss['adapted']:.3f}"))
     if forgot := result.get("forgetting"):
-        words = f"base {forgot['base']:.1%}, adapted {forgot['adapted']:.1%} ({forgot['n']} questions)"
+        drop = _between(forgot, "low", "high")
+        lost = f", lost {forgot['drop']:.1%}{drop}" if "drop" in forgot else ""
+        words = f"base {forgot['base']:.1%}, adapted {forgot['adapted']:.1%}{lost} "
+        words += f"({counted(forgot['n'], 'question')}{', 95% interval' if drop else ''})"
         found.append(("The base's own skills", words))
     if derived := result.get("derived"):
         found.append(("Derived", f"from run {derived.get('from', '')}: {derived.get('cut', 'changed')}"))

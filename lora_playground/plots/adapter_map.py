@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lora_playground.plots.compare import apart
 from lora_playground.plots.style import axis, empty, figure, percent
 
 LABELLED = 8
@@ -25,14 +26,14 @@ def adapter_map_figure(
     """
     title = "Adapter map: like updates lie close"
     if len(names) < 3:
-        return empty("It needs three finished runs on one base model.", title, dark)
+        return empty("It needs three finished runs on one base model.", title, dark, 140)
     few = len(names) <= LABELLED
     reach = 1.25 * max(0.05, float(np.abs(places).max()))
     points = {
         "x": [round(float(x), 4) for x in places[:, 0]],
         "y": [round(float(y), 4) for y in places[:, 1]],
         "mode": "markers+text",
-        "text": [html.escape(name) if few or on else "" for name, on in zip(names, marked)],
+        "text": [html.escape(name) if few or on else "" for name, on in zip(apart(names), marked)],
         "hovertext": [html.escape(name) for name in names],
         "textposition": [f"top {_side(x / reach)}" for x in places[:, 0]],
         "textfont": {"size": 12},

@@ -39,7 +39,7 @@ def square_figure(
         "zmax": 1,
         "colorscale": SCALE,
         "hovertemplate": f"first %{{y}} of {one}<br>within first %{{x}} of {two}<br>φ = %{{z:.2f}}<extra></extra>",
-        "colorbar": {"title": {"text": "φ", "side": "right"}, "thickness": 12, "outlinewidth": 0},
+        "colorbar": _scale("φ"),
     }
     title = "Shared directions φ(i, j)" + (f" · {html.escape(short_name(module))}" if module else "")
     x = axis(f"first j directions of {two}", dark, showgrid=False, tickformat="d")
@@ -108,7 +108,7 @@ def alignment_figure(cosines: np.ndarray, dark: bool = False, module: str = "") 
         "zmax": 1,
         "colorscale": SCALE,
         "hovertemplate": "direction %{y} of ΔW, %{x} of W<br>|cos| = %{z:.2f}<extra></extra>",
-        "colorbar": {"title": {"text": "|cos|", "side": "right"}, "thickness": 12, "outlinewidth": 0},
+        "colorbar": _scale("|cos|"),
     }
     title = "Does ΔW follow W?" + (f" · {html.escape(short_name(module))}" if module else "")
     x = axis("direction of W, strongest first", dark, showgrid=False, tickformat="d")
@@ -207,6 +207,10 @@ def intruder_figure(
     return figure(
         [bars], title, dark, 340, xaxis=x, yaxis=y, shapes=lines, annotations=notes, showlegend=False, margin=room
     )
+
+
+def _scale(title: str) -> dict[str, Any]:
+    return {"title": {"text": title, "side": "right", "font": {"size": 13}}, "thickness": 12, "outlinewidth": 0}
 
 
 def _note(text: str, y: float, colour: str) -> dict[str, Any]:

@@ -75,7 +75,8 @@ def scree_figure(
         more["yaxis2"] = axis(
             "energy kept", dark, overlaying="y", side="right", range=[0, 1.05], tickformat=".0%", showgrid=False
         )
-    layout: dict[str, Any] = {"shapes": lines, "annotations": notes, "showlegend": True, "hovermode": "x"}
+    layout: dict[str, Any] = {"shapes": lines, "annotations": notes, "showlegend": True, "hovermode": "x",
+                              "margin": {"l": 56, "r": 16, "t": 66, "b": 48}}  # fmt: skip
     return figure(data, title, dark, 354, xaxis=x, yaxis=y, **layout, **more)
 
 
@@ -269,7 +270,7 @@ def map_figure(
         "hoverongaps": False,
         "hovertemplate": "%{customdata}<br>" + unit + " = %{z:.3g}<extra></extra>",
         "colorbar": {
-            "title": {"text": unit, "side": "right"},
+            "title": {"text": unit, "side": "right", "font": {"size": 13}},
             "thickness": 12,
             "outlinewidth": 0,
             "tickformat": ".3~g",

@@ -91,6 +91,7 @@ def _traces(label: str, colour: str, progress: RunProgress, budget: int, single:
         "showlegend": single,
         "line": {"color": colour, "width": 1, "dash": "dot"},
         "marker": {"color": colour, "size": 8, "symbol": "circle-open", "line": {"width": 2}},
+        "cliponaxis": False,
         "hovertemplate": "step %{x}: %{y:.3f}<extra>"
         + ("validation" if single else name + ", validation")
         + "</extra>",

@@ -154,7 +154,8 @@ def done(label: str, result: Mapping[str, Any]) -> str:
         gain = score["adapted"] - score["base"]
         better = "new" if gain > 0 else "worse" if gain < 0 else "base"
         metric = METRICS.get(str(score["metric"]))
-        named = f"{metric.label}. {metric.description}" if metric else f"score: {score['metric']}."
+        named = f"{metric.label}. {metric.description}" if metric else f"Score: {score['metric']}."
+        named = named[:1].upper() + named[1:]
         head += (
             f'<div class="lp-score"><span class="v base">{percent(score["base"])}</span><span class="arrow" '
             f'aria-label="became">→</span><span class="v {better}">{percent(score["adapted"])}</span>'
@@ -184,10 +185,15 @@ def _changed(changed: Mapping[str, int] | None) -> str:
     return f" <b>{changed['n']} of {changed['of']} answers are different now.</b>" if changed else ""
 
 
+def skills_kept(forgetting: Mapping[str, Any]) -> float:
+    """The share of what the base could do that is left."""
+    return min(1.0, forgetting["adapted"] / forgetting["base"]) if forgetting["base"] else 1.0
+
+
 def _skills(forgetting: Mapping[str, Any]) -> str:
     """How much of what the base could do is left, in amber where it is little, with an example of what was lost."""
-    kept = forgetting["adapted"] / forgetting["base"] if forgetting["base"] else 1.0
-    said = f"Base skills kept: {percent(min(1.0, kept))}."
+    kept = skills_kept(forgetting)
+    said = f"Base skills kept: {percent(kept)}."
     if lost := forgetting.get("lost"):
         said += f" Lost, for instance: asked “{_cut(lost['prompt'], 90)}”, the base says “{_cut(lost['base'], 90)}”"
         said += f", and with ΔW it says “{_cut(lost['adapted'], 90)}”."

@@ -31,6 +31,7 @@ from lora_playground.ui.conversation import (
     settings_of,
     take,
     tuned,
+    why_absent,
 )
 from lora_playground.ui.identity import Identity
 from lora_playground.ui.shell import LATEST, QUIET, SETS, Shell, Shown, actions
@@ -65,6 +66,8 @@ class ChatTab:
             return self.detail(place)
 
         self.starters = actions("", elem_id="lp-starters")
+        self.missing = gr.HTML("", js_on_load="lp.live.whenEnded(trigger); // 'act'", apply_default_css=False,
+                               elem_id="lp-chat-missing")  # fmt: skip
         self.view = gr.HTML(
             {},
             html_template='<div class="lp-talk" aria-live="off"></div>',
@@ -89,14 +92,9 @@ class ChatTab:
                 0, 2, value=0, step=0.05, label="Temperature", info="0: always the likeliest word", buttons=[]
             )
             self.top_p = Slider(
-                0.05,
-                1,
-                value=1,
-                step=0.05,
-                label="Top-p",
-                info="choose among the likeliest, up to this share",
+                0.05, 1, value=1, step=0.05, label="Top-p", info="choose among the likeliest, up to this share",
                 buttons=[],
-            )
+            )  # fmt: skip
             self.length = Slider(8, 512, value=96, step=8, label="Length", info="tokens at most", buttons=[])
             self.seed = gr.Number(
                 0, label="Seed", info="same number, same answers; shared by all panes", precision=0, elem_id="lp-seed"
@@ -135,7 +133,11 @@ class ChatTab:
             **QUIET,
         )
         changes = [self._shell.ticked.change, self.tuning.change, tab.select]
-        gr.on(changes, self.show, panes, [self.view, self.conversation, self.starters], **LATEST)
+        shown = [self.view, self.conversation, self.starters]
+        gr.on(changes, self.show, panes, shown, **LATEST)
+        gr.on(changes, self.unready, self._shell.ticked, self.missing, **LATEST)
+        self.missing.act(self.show, panes, shown, **LATEST)
+        self.missing.act(self.unready, self._shell.ticked, self.missing, **LATEST)
         tab.select(self.warm, self._shell.ticked, None, **QUIET)
 
     def open_link(self, restored: Any) -> None:
@@ -147,6 +149,14 @@ class ChatTab:
 
     def _adapted(self, ticked: Sequence[str]) -> list[Shown]:
         return [one for one in self._shell.shown(ticked) if one.run.update_path.is_file()][: MAX_PANES - 1]
+
+    def unready(self, ticked: list[str]) -> str:
+        """Why ticked runs do not answer here."""
+        here = {one.run.id for one in self._adapted(ticked)}
+        absent = [one.run for one in self._shell.shown(ticked) if one.run.id not in here]
+        state = self._shell.supervisor.job
+        said = [why_absent(run.label, state(run.id).state, run.update_path.is_file()) for run in absent]
+        return "".join(f'<p class="lp-warning" role="status">{escape(text)}</p>' for text in said)
 
     def show(
         self, conversation: Conversation | None, tuning: dict[str, Any], ticked: list[str]
@@ -285,13 +295,8 @@ class ChatTab:
         conversation |= {"busy": True, "status": "asking …"}
         tokens: list[list[dict[str, Any]]] = [[] for _ in panes]
         self._keep(conversation["key"], len(conversation["turns"]) - 1, tokens)
-        yield {
-            self.view: conversation,
-            self.conversation: conversation,
-            self.input: "",
-            self.problem: "",
-            **self._buttons(busy=True),
-        }
+        yield {self.view: conversation, self.conversation: conversation, self.input: "", self.problem: "",
+               **self._buttons(busy=True)}  # fmt: skip
         problem, last = "", 0.0
         self._asking[visitor] += 1
         try:
@@ -373,13 +378,7 @@ class ChatTab:
                 del conversation["turns"][number:]
                 return conversation, gr.skip(), question, conversation, gr.skip()
         if event.act == "vote":
-            return (
-                gr.skip(),
-                gr.skip(),
-                gr.skip(),
-                gr.skip(),
-                keep_vote(self._shell.store, conversation, str(event.id), str(event.value)),
-            )
+            return (*nothing[:4], keep_vote(self._shell.store, conversation, str(event.id), str(event.value)))
         return nothing
 
 

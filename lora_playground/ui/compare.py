@@ -18,6 +18,7 @@ from lora_playground.errors import PlaygroundError
 from lora_playground.evaluation import interval
 from lora_playground.runs import Run
 from lora_playground.service.difference import Side, describe
+from lora_playground.ui.cards import skills_kept
 from lora_playground.ui.compare_updates import Alike, Alikeness
 from lora_playground.ui.shell import LATEST, QUIET, SETS, Shell, actions, draw, heading, note, picture, toggled
 from lora_playground.ui.words import count, duration, escape, percent, size
@@ -32,7 +33,7 @@ COLUMNS: tuple[tuple[str, str, bool], ...] = (
     ("method", "Method", False),
     ("rank", "r", True),
     ("parameters", "Parameters", True),
-    ("base_score", "Base", True),
+    ("base_score", "Base's score", True),
     ("score", "Score", True),
     ("kept", "Base skills kept", True),
     ("loss", "Val. loss", True),
@@ -49,7 +50,7 @@ class Line:
     Attributes:
         score, base_score: share of the task solved, 0 to 1. sure: ends of the score's interval at 95%.
         gain: score above the base's; gain_sure: ends of its interval.
-        kept: share of the base's own skills after training; forgetting: how much of them is lost.
+        kept: share of the base's own skills that is left; forgetting: the share that is lost.
         steps: how many were done. colour: '' where the run is not ticked.
     """
 
@@ -84,7 +85,8 @@ def read_line(run: Run, colour: str) -> Line | None:
     except PlaygroundError:
         return None
     result = run.result() or {}
-    score, forgetting = result.get("score") or {}, result.get("forgetting") or {}
+    score, forgetting = result.get("score") or {}, result.get("forgetting")
+    kept = skills_kept(forgetting) if forgetting else None
     return Line(
         run=run.id,
         label=run.label,
@@ -96,8 +98,8 @@ def read_line(run: Run, colour: str) -> Line | None:
         score=score.get("adapted"),
         sure=interval(score["adapted"], score["n"]) if score.get("n") else None,
         gain_sure=(score["gain"]["low"], score["gain"]["high"]) if "gain" in score else None,
-        kept=forgetting.get("adapted"),
-        forgetting=forgetting.get("drop"),
+        kept=kept,
+        forgetting=None if kept is None else 1 - kept,
         steps=result.get("steps"),
         loss=(result.get("validation_loss") or {}).get("adapted"),
         seconds=(result.get("seconds") or {}).get("training"),

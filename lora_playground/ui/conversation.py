@@ -12,10 +12,11 @@ from typing import Any
 
 from pydantic import Field
 
-from lora_playground.chat.protocol import ChatEvent, Pane
+from lora_playground.chat.protocol import MAX_PANES, ChatEvent, Pane
 from lora_playground.config import Section, checked
 from lora_playground.errors import ChatError, ConfigError
 from lora_playground.ui.shell import Shown
+from lora_playground.ui.words import PHASES
 
 Conversation = dict[str, Any]
 """`key` (a name nobody guesses), `panes` (run, label, colour, strength, keep), `turns` (id, another for another answer;
@@ -114,6 +115,16 @@ def pane_list(adapted: Sequence[Shown], tuning: Mapping[str, Mapping[str, Any]])
             }
         )
     return panes
+
+
+def why_absent(label: str, state: str, trained: bool) -> str:
+    """Why a ticked run has no pane. `trained`: it has an update, so that there is only no room for it."""
+    if trained:
+        return f"“{label}” is ticked too, but no more than {MAX_PANES - 1} fit beside the base: untick another one."
+    if state in ("failed", "cancelled", "interrupted"):
+        ended = "failed" if state == "failed" else "was stopped"
+        return f"“{label}” {ended} before it had learned anything that could answer here. Resume it, or untick it."
+    return f"“{label}” is not finished yet ({PHASES.get(state, state)}): it answers here as soon as it is."
 
 
 def cut_words(cut: Sequence[int] | None) -> str:

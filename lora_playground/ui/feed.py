@@ -178,14 +178,14 @@ def _queue(jobs: Sequence[Job], visitor: str, slots: int) -> str:
 
 
 def _list(version: str, runs: RunList, header: str, everyone: bool) -> dict[str, Any]:
-    done = [entry.id for entry in runs.entries if entry.state == "done"]
+    over = [entry.id for entry in runs.entries if entry.state in ("done", "failed", "cancelled", "interrupted")]
     return {
         "version": version,
         "header": header,
         "lines": [[entry.id, sidebar.line(entry, everyone)] for entry in runs.entries],
         "total": runs.total,
         "busy": runs.busy,
-        "ended": f"{len(done)} {done[0] if done else ''}",
+        "ended": f"{len(over)} {over[0] if over else ''}",
         "idle": cards.idle(runs.last),
         "colours": RUN_COLOURS,
     }

@@ -35,7 +35,7 @@ def limits(option: Option) -> str:
 
 
 def _plain(value: float) -> str:
-    return f"{value:.0f}" if float(value).is_integer() else f"{value:g}"
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:g}"
 
 
 def help_text(option: Option) -> str:

@@ -41,7 +41,7 @@ def factors(parts: Sequence[Part]) -> str:
     )
     return (
         f'<svg class="lp-matrices" viewBox="-4 0 {widest + 8:.0f} {top - 24:.0f}" role="img" '
-        f'style="max-width:{widest + 8:.0f}px" aria-label="{escape(f"To scale: {told}.")}">{"".join(drawn)}</svg>'
+        f'style="--wide:{widest + 8:.0f}px" aria-label="{escape(f"To scale: {told}.")}">{"".join(drawn)}</svg>'
     )
 
 
@@ -60,7 +60,7 @@ def _lines(parts: Sequence[Part], scale: float) -> list[list[Part]]:
 
 
 def _slot(part: Part, scale: float) -> float:
-    return max(part.columns * scale, SLOT, 6.9 * len(_under(part)))
+    return max(part.columns * scale, SLOT, 7.5 * len(_under(part)))
 
 
 def _sign_width(sign: str) -> float:

@@ -1,8 +1,9 @@
 """Photographs every screen, to be looked at: `python -m tests.e2e.all_screens --out DIR [--states done,failed] ...`.
 
-Each tab, the class and its door, at three sizes, light and dark, with nothing made yet, with a run that trains, with
-two that are done and with one that failed. The runs are constructed, so nothing is trained. Beside the pictures it
-writes contact sheets, and says which screens are wider than the window.
+Each tab, a lesson, the claims, the class and its door, at three sizes, light and dark, with nothing made yet, with a
+run that trains, with two that are done and with one that failed. The runs are constructed, so nothing is trained.
+Beside the pictures it writes contact sheets, and says what a machine can see of their faults: see eyesight.js, and
+screens that are wider than the window.
 """
 
 import argparse
@@ -13,12 +14,11 @@ from typing import Any
 
 from PIL import Image
 
-from lora_playground.config import RunConfig
 from lora_playground.models.catalogue import EMBEDDED, module_shapes
-from lora_playground.runs import Run, RunStore
+from lora_playground.runs import Run
 from tests.e2e.camera import SETTLE, app_in_a_browser, keep, open_page
 from tests.e2e.steps import widest
-from tests.spectrum_runs import finished_run, updates
+from tests.spectrum_runs import finished_run, training_run, updates
 
 SIZES = {"laptop": (1280, 900), "projector": (1920, 1080), "phone": (390, 800)}
 TABS = ("fine", "spectrum", "chat", "compare", "lab", "federated", "learn")
@@ -26,6 +26,7 @@ PAGES = {
     "class": "class",
     "join": "join",
     "lesson": "?lesson=what-a-rank-is&step=3",
+    "claims": "?tab=learn",
     **{tab: f"?tab={tab}" for tab in TABS},
 }
 STATES = ("empty", "running", "done", "failed")
@@ -57,37 +58,19 @@ def main() -> None:
 @contextmanager
 def made(state: str, home: Path) -> Iterator[list[str]]:
     """Runs in this state, as long as the pictures are taken."""
-    shapes, found = module_shapes(EMBEDDED), []
+    shapes, found = module_shapes(EMBEDDED), list[Run]()
     with ExitStack() as held:
         if state == "done":
             for rank, score, drop in ((2, 0.6, 0.02), (8, 0.9, 0.3)):
                 changes = updates(shapes, rank, 0.4, seed=rank)
                 found.append(finished_run(home, "", changes, {"name": "lora", "rank": rank}, score=score, drop=drop))
         elif state in ("running", "failed"):
-            found.append(begun(home, [[name, out, into] for name, out, into in shapes]))
+            found.append(training_run(home, shapes))
             if state == "failed":
                 found[0].fail("nan", "The loss is not a number any more: the learning rate is too high. Halve it.")
             else:
                 held.enter_context(found[0].locked())
         yield [run.id for run in found]
-
-
-def begun(home: Path, modules: list[list[Any]]) -> Run:
-    """A run that has trained for a third of its steps."""
-    steps, losses = 90, [2.0 + 2.5 * 0.96**step for step in range(30)]
-    run = RunStore(home).create(RunConfig.parse({"training": {"steps": steps, "seed": 1}}))
-    run.begin(1)
-    answer = [{"prompt": "Where does Ann live?", "answer": "Ann lives in Foxmere."}]
-    for event in (
-        {"type": "phase", "phase": "training"},
-        {"type": "plan", "steps": steps, "start_step": 0, "modules": modules, "device": "cpu", "precision": "float32",
-         "trainable_parameters": 261_632, "total_parameters": 6_213_376},
-        {"type": "probe", "step": 0, "answers": answer},
-        {"type": "loss", "steps": list(range(1, 31)), "losses": losses, "learning_rates": [1e-3] * 30,
-         "tokens_per_second": 900.0, "eta": 40.0},
-    ):  # fmt: skip
-        run.append({"t": 1.0, **event})
-    return run
 
 
 def take(page: Any, url: str, name: str, runs: list[str], look: str, size: str, path: Path) -> Path:
@@ -98,6 +81,10 @@ def take(page: Any, url: str, name: str, runs: list[str], look: str, size: str, 
     page.emulate_media(color_scheme=look)  # the class's pages know nothing of __theme
     page.goto(f"{url}{PAGES[name]}{query if '?' in PAGES[name] else ''}")
     page.wait_for_timeout(3 * SETTLE)
+    if name == "claims":
+        page.locator(".lp-claim").first.wait_for()
+        page.evaluate("document.querySelectorAll('.lp-claim').forEach((claim) => { claim.open = true; })")
+        page.wait_for_timeout(SETTLE)
     for fault in page.evaluate(EYES, 16 if size == "projector" else 12):
         print(f"{path.name}: {fault}", flush=True)
     wide, high = widest(page), page.evaluate("document.documentElement.scrollHeight")
@@ -105,7 +92,7 @@ def take(page: Any, url: str, name: str, runs: list[str], look: str, size: str, 
         print(f"{path.name}: {wide} px wide in a window of {width}", flush=True)
     page.set_viewport_size({"width": width, "height": max(height, min(high, TALLEST))})
     page.wait_for_timeout(SETTLE)
-    keep(page.screenshot(), path)
+    keep(page.locator("#lp-claims").screenshot() if name == "claims" else page.screenshot(), path)
     return path
 
 

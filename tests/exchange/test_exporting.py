@@ -108,13 +108,16 @@ def test_the_card_of_an_export_tells_what_it_is_and_no_path_of_this_machine(tmp_
         "state": "done",
         "steps": 12,
         "tokens": 900,
-        "score": {"metric": "exact", "base": 0.1, "adapted": 0.5, "n": 40},
-    }
+        "score": {"metric": "exact", "base": 0.1, "adapted": 0.5, "n": 40, "low": 0.35, "high": 0.65,
+                  "base_low": 0.04, "base_high": 0.23},
+        "forgetting": {"base": 1.0, "adapted": 0.9, "drop": 0.1, "low": 0.02, "high": 0.18, "n": 48},
+    }  # fmt: skip
     Run(folder).result_path.write_text(json.dumps(result))
     for format in ("peft", "lora"):
         export(folder, format, tmp_path / format)
         text = (tmp_path / format / "README.md").read_text()
-        assert "rank 4" in text and "base 10.0%, adapted 50.0% (40 rows" in text and "12 steps" in text
+        assert "rank 4" in text and "adapted 50.0% [35.0%, 65.0%] (40 rows" in text and "12 steps" in text
+        assert "base 10.0% [4.0%, 23.0%]" in text and "lost 10.0% [2.0%, 18.0%] (48 questions" in text
         assert "Talk like a pirate" in text and "base_model: llama" in text
         config = (tmp_path / format / "adapter_config.json").read_text()
         assert json.loads(config)["base_model_name_or_path"] == "llama"
