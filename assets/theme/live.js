@@ -6,7 +6,7 @@ lp.live = (() => {
   const FAST = 1000, SLOW = 3000, SLOTS = 4, POINTS = 320, QUIET = "#7d8f96";
   let titles = {}, script = "", sync = null, number = 0, settled = false;
   let here = read();
-  let have = {}, told = {}, boot = "", ended = null, module = "", taken = null;
+  let have = {}, told = {}, boot = "", ended = null, module = "", carried = "", taken = null;
   let everyone = false; // whether the list shows everyone's runs
   try { everyone = localStorage.getItem("lp-everyone") === "1"; } catch { /* private window */ }
   const lines = new Map(), hidden = new Set(), listeners = [];
@@ -319,7 +319,7 @@ lp.live = (() => {
 
   function choose(name) {
     if (!here.run) return;
-    module = name;
+    module = carried = name;
     delete have.pictures;
     ask();
   }
@@ -410,6 +410,7 @@ lp.live = (() => {
   return {
     go, mark, plotly: withPlotly, where: () => here, start, obey, opened, show, ask, hide, paint, open: acts.open, name: nameOf,
     idle: () => !here.run && here.tab === "fine",
+    carried: () => { const name = carried; carried = ""; return name; },
     take: (id) => taken && taken("act", { id }),
     whenEnded: (trigger) => listeners.push(trigger),
     whenTaken: (trigger) => { taken = trigger; },

@@ -227,6 +227,16 @@ def module_grid(modules: Sequence[str]) -> tuple[list[str], list[str], dict[tupl
     return sorted(layers, key=lambda row: layers[row]), sorted(kinds, key=_place), cells
 
 
+def usual_module(modules: Sequence[str]) -> str:
+    """The module that pictures show where nobody chose one, the same in all tabs: the middle one of the map.
+
+    A middle layer's value or output projection is where updates are commonly large; any module will do.
+    """
+    rows, kinds, cells = module_grid(modules)
+    ordered = [cells[row, kind] for row in rows for kind in kinds if (row, kind) in cells]
+    return ordered[len(ordered) // 2] if ordered else ""
+
+
 _FLOW = ("q", "k", "v", "qkv", "attn", "o", "gate", "up", "fc", "down", "proj")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lora_playground import plots
-from lora_playground.plots.spectrum import short_name
+from lora_playground.plots.spectrum import short_name, usual_module
 from lora_playground.plots.style import RUN_COLOURS
 from lora_playground.runs.history import RunProgress
 
@@ -27,7 +27,7 @@ def pictures(progress: RunProgress, module: str, rank: int | None) -> dict[str, 
     told = progress.spectra.get("spectra", {})
     names = list(told) or [entry[0] for entry in progress.plan.get("modules", [])]
     if module not in names:
-        module = names[len(names) // 2] if names else ""
+        module = usual_module(names)
     ranks, values = progress.spectra.get("effective_rank", {}), told.get(module, [])
     return {
         "module": module,

@@ -11,6 +11,7 @@ from typing import Any
 
 import gradio as gr
 
+from lora_playground.plots.spectrum import usual_module
 from lora_playground.ui import spectrum_views as views
 from lora_playground.ui.controls import Dropdown, Radio, Slider, bounds, offer
 from lora_playground.ui.shell import LATEST, QUIET, Shell, draw, heading, note, picture, points
@@ -25,6 +26,7 @@ MEASURES = [
     ("directions used (effective rank)", "effective_rank"), ("directions that carry it (stable rank)", "stable_rank"),
     ("size (‖ΔW‖_F)", "frobenius"), ("size beside W (‖ΔW‖/‖W‖)", "relative"), ("strongest direction (σ₁)", "sigma_1"),
 ]  # fmt: skip
+_CARRIED = "(...given) => { given[6] = lp.live.carried(); return given; }"
 SIDES = [("what it reads (right)", "right"), ("what it writes (left)", "left")]
 
 
@@ -53,6 +55,7 @@ class SpectrumTab:
 
     def build(self, tab: gr.Tab) -> None:
         """Makes the parts inside `tab` and connects them."""
+        self.carried = gr.Textbox("", visible=False)
         self.hint = gr.HTML(_hint([]), apply_default_css=False, elem_id="lp-spec-hint")
         with gr.Column(elem_id="lp-spec-body") as self.body:
             self._controls()
@@ -153,7 +156,8 @@ class SpectrumTab:
             self.intruders_words, self.directions, self.directions_words,
         ]  # fmt: skip
         choose_in = [
-            ticked, own.focus, own.module, own.step, self.first, self.second, *self.tools.cut_inputs()
+            ticked, own.focus, own.module, own.step, self.first, self.second, self.carried,
+            *self.tools.cut_inputs(),
         ]  # fmt: skip
         choose_out = [
             self.hint, self.body, own.focus, own.module, own.step, self.first, self.second, self.following,
@@ -166,7 +170,7 @@ class SpectrumTab:
             step = step.then(self.pair, pair_in, pair_out, **QUIET)
             return step.then(self.base, base_in, base_out, **QUIET)
 
-        draw_all(gr.on([ticked.change, tab.select], self.choose, choose_in, choose_out, **LATEST))
+        draw_all(gr.on([ticked.change, tab.select], self.choose, choose_in, choose_out, js=_CARRIED, **LATEST))
         draw_all(self.following.tick(self.choose, choose_in, choose_out, **QUIET))
         draw_all(own.focus.input(self.choose, choose_in, choose_out, **QUIET))
         draw_all(own.module.input(lambda: None, None, None, **QUIET))
@@ -189,17 +193,20 @@ class SpectrumTab:
         return views.subjects(self.cache, self._shell.shown(ticked))
 
     def choose(
-        self, ticked: list[str], focus: str | None, module: str | None, step: float, first: str, second: str, *cut: Any
-    ) -> Any:
-        """Brings every control in line with the ticked runs; what was chosen stays chosen where it still can."""
+        self, ticked: list[str], focus: str | None, module: str | None, step: float, first: str, second: str,
+        carried: str, *cut: Any,
+    ) -> Any:  # fmt: skip
+        """Brings every control in line with the ticked runs; what was chosen stays chosen where it still can.
+
+        `carried` is the module that was chosen on Fine-tune since this tab was last shown.
+        """
         found = self._subjects(ticked)
         runs = [(one.label, one.shown.run.id) for one in found]
         ids = [identity for _, identity in runs]
         focus = focus if focus in ids else (ids[0] if ids else None)
         modules = views.module_choices(found)
         names = [name for _, name in modules]
-        # A middle layer's value or down projection is where updates are commonly large; any module will do.
-        module = module if module in names else (names[len(names) // 2] if names else None)
+        module = next((one for one in (carried, module) if one in names), usual_module(names) or None)
         subject = _focused(found, focus)
         steps = subject.frames.steps if subject else []
         # Who looks at the newest step (or has not chosen one) goes on seeing the newest while a run trains.

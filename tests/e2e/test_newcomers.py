@@ -43,8 +43,13 @@ def test_runs_are_told_apart_renamed_and_deleted_with_undo(page, server, runs):
 def test_back_and_forward_go_through_tabs_and_runs(page, runs):
     page.locator(f'.lp-open[data-id="{runs[0]}"]').click()
     until(page, lambda: len(points(page, "lp-loss", 1)) > 1, "the loss")
+    title = "document.querySelector('#{} .js-plotly-plot').layout.title.text"
+    assert "layer 3 · o_proj" in page.evaluate(title.format("lp-scree"))
+    page.locator("#lp-module select").select_option(label="layer 5 · q_proj")
+    until(page, lambda: "layer 5 · q_proj" in page.evaluate(title.format("lp-scree")), "another module")
     page.locator("#lp-way-spectrum").click()
     until(page, lambda: len(points(page, "lp-spec-scree")) == 4, "its spectrum, from a fresh page")
+    assert "layer 5 · q_proj" in page.evaluate(title.format("lp-spec-scree")), "both tabs speak of the same module"
     assert f"run={runs[0]}" in page.url and "tab=spectrum" in page.url
     page.go_back()
     until(page, lambda: page.locator("#lp-status").is_visible() and "tab=" not in page.url, "Fine-tune again")

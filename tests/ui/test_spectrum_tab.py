@@ -44,15 +44,19 @@ def made(tmp_path):
 
 def test_controls_follow_the_ticked_runs_and_keep_what_was_chosen(made):
     small, large = (run.id for run in made.runs)
-    _, body, focus, module, step, first, second, timer, *_ = made.tab.choose(made.ticked, None, None, 0, "", "", *UNCUT)
+    _, body, focus, module, step, first, second, timer, *_ = made.tab.choose(
+        made.ticked, None, None, 0, "", "", "", *UNCUT
+    )
     assert body["visible"] and focus["value"] == small and step["value"] == step["maximum"] == STEPS
     assert {name for _, name in module["choices"]} == {name for name, _, _ in SHAPES}
     assert (first["value"], second["value"]) == (small, large) and timer.active is False
-    again = made.tab.choose(made.ticked, large, MODULE, 10, large, small, *UNCUT)
+    again = made.tab.choose(made.ticked, large, MODULE, 10, large, small, "", *UNCUT)
     assert again[2]["value"] == large and again[3]["value"] == MODULE and again[4]["value"] == 10
-    shorter = made.tab.choose(made.ticked, large, MODULE, 5000, large, small, *UNCUT)
+    other = next(name for name, _, _ in SHAPES if name != MODULE)
+    assert made.tab.choose(made.ticked, large, MODULE, 10, large, small, other, *UNCUT)[3]["value"] == other
+    shorter = made.tab.choose(made.ticked, large, MODULE, 5000, large, small, "", *UNCUT)
     assert shorter[4]["value"] == STEPS, "a step beyond the end is the end"
-    none = made.tab.choose([""] * SLOTS, large, MODULE, 10, large, small, *UNCUT)
+    none = made.tab.choose([""] * SLOTS, large, MODULE, 10, large, small, "", *UNCUT)
     assert none[1]["visible"] is False and "What did it learn" in none[0]
 
 
