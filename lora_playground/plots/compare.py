@@ -176,8 +176,9 @@ def describe_scatter(points: Sequence[Point], gain: str, cost: str) -> str:
         names = ", ".join(f"{p.label} ({percent(p.y)}{_ends(p)})" for p in rivals)
         text += f", but too close to call is {names}: their intervals overlap, so chance may have made the difference"
     elif len(points) > 1:
-        names = ", ".join(p.label for p in pareto(points))
-        text += f"; none beats {names} in both {gain} and {cost}"
+        front = [p.label for p in pareto(points)]
+        text += f"; none beats {', '.join(front)} in both {gain} and {cost}"
+        text += ": they are the Pareto front" if len(front) > 1 else ""
     return text + "."
 
 
