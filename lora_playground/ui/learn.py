@@ -73,7 +73,7 @@ Keys: **Ctrl+Enter** trains or sends, **Esc** stops.
 """
 
 
-_CLASS = """<p class="lp-class-ways">Together: <a href="class" target="_blank">teach a class</a>, which people
+_CLASS = """<p class="lp-note lp-class-ways">Together: <a href="class" target="_blank">teach a class</a>, which people
 <a href="join">join</a> with its code; you see how far each is, and what was predicted beside what came out.</p>"""
 
 
@@ -95,7 +95,7 @@ def build() -> None:
     """Puts shelf and text where it is called."""
     heading("Lessons", "predict, run, look: each is played in the real tabs")
     filled("lp-lessons")
-    gr.HTML(_CLASS)
+    gr.HTML(_CLASS, apply_default_css=False)
     heading("Claims", "what papers say, what came out here, and try it")
     filled("lp-claims")
     gr.Markdown(_WRONG, latex_delimiters=_DELIMITERS, elem_classes="lp-claims-wrong")
