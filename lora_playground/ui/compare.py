@@ -339,7 +339,7 @@ class CompareTab:
             table(sort(lines, order[0], bool(order[1])), order[0], bool(order[1])), gr.update(visible=bool(lines)),
             draw(gain), note(plots.describe_scatter(gains, "gain", "forgetting")),
             draw(cost), note(plots.describe_scatter(costs, "score", "size")),
-            draw(plots.losses_figure(series)), note(" ".join(losses) or "Tick runs to overlay their losses."),
+            draw(plots.losses_figure(series)), "".join(map(note, losses or ["Tick runs to overlay their losses."])),
             differences(lines), remark(lines),
         ]  # fmt: skip
 
