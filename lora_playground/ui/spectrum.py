@@ -26,7 +26,6 @@ MEASURES = [
     ("directions used (effective rank)", "effective_rank"), ("directions that carry it (stable rank)", "stable_rank"),
     ("size (‖ΔW‖_F)", "frobenius"), ("size beside W (‖ΔW‖/‖W‖)", "relative"), ("strongest direction (σ₁)", "sigma_1"),
 ]  # fmt: skip
-_CARRIED = "(...given) => { given[6] = lp.live.carried(); return given; }"
 SIDES = [("what it reads (right)", "right"), ("what it writes (left)", "left")]
 
 
@@ -170,7 +169,10 @@ class SpectrumTab:
             step = step.then(self.pair, pair_in, pair_out, **QUIET)
             return step.then(self.base, base_in, base_out, **QUIET)
 
-        draw_all(gr.on([ticked.change, tab.select], self.choose, choose_in, choose_out, js=_CARRIED, **LATEST))
+        # The script is given the values of inputs and outputs; only those of inputs go on to the server.
+        place, many = choose_in.index(self.carried), len(choose_in)
+        carry = f"(...given) => {{ given[{place}] = lp.live.carried(); return given.slice(0, {many}); }}"
+        draw_all(gr.on([ticked.change, tab.select], self.choose, choose_in, choose_out, js=carry, **LATEST))
         draw_all(self.following.tick(self.choose, choose_in, choose_out, **QUIET))
         draw_all(own.focus.input(self.choose, choose_in, choose_out, **QUIET))
         draw_all(own.module.input(lambda: None, None, None, **QUIET))
