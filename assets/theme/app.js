@@ -237,7 +237,7 @@ window.lp = (() => {
     window.Plotly.relayout(plot, changes);
     const written = data.map((_, i) => i).filter((i) => data[i].textfont && data[i].textfont.size);
     const scales = data.map((_, i) => i).filter((i) => ((data[i].colorbar || {}).title || {}).text);
-    if (written.length) window.Plotly.restyle(plot, { "textfont.size": written.map((i) => data[i].textfont.size * LARGER) }, written);
+    if (written.length) window.Plotly.restyle(plot, { "textfont.size": written.map((i) => Math.max(16, data[i].textfont.size * LARGER)) }, written);
     if (scales.length) window.Plotly.restyle(plot, { "colorbar.title.font.size": 16 }, scales);
   }
   setInterval(() => {

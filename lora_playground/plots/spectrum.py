@@ -75,8 +75,9 @@ def scree_figure(
         more["yaxis2"] = axis(
             "energy kept", dark, overlaying="y", side="right", range=[0, 1.05], tickformat=".0%", showgrid=False
         )
-    layout: dict[str, Any] = {"shapes": lines, "annotations": notes, "showlegend": True, "hovermode": "x",
-                              "margin": {"l": 56, "r": 16, "t": 66, "b": 48}}  # fmt: skip
+    layout: dict[str, Any] = {"shapes": lines, "annotations": notes, "showlegend": True, "hovermode": "x"}
+    if len(set(ranks)) == 1:  # a single rank's name stands between title and picture
+        layout["margin"] = {"l": 56, "r": 16, "t": 62, "b": 48}
     return figure(data, title, dark, 354, xaxis=x, yaxis=y, **layout, **more)
 
 

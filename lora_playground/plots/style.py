@@ -53,7 +53,17 @@ def figure(data: list[dict[str, Any]], title: str, dark: bool, height: int = 320
     """
     colours = ink(dark)
     base: dict[str, Any] = {
-        "title": {"text": title, "x": 0, "xref": "container", "xanchor": "left", "font": {"size": 15}, "pad": {"l": 8}},
+        "title": {
+            "text": title,
+            "x": 0,
+            "xref": "container",
+            "xanchor": "left",
+            "y": 1,
+            "yref": "container",
+            "yanchor": "top",
+            "font": {"size": 15},
+            "pad": {"l": 8, "t": 13},
+        },
         "font": {"family": FONT, "size": 13, "color": colours["text"]},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",

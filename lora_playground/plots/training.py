@@ -48,7 +48,9 @@ def losses_figure(
     horizontal = axis("step", dark, rangemode="tozero")
     if planned:
         horizontal["range"] = [0, planned]
+    # Unseen ticks keep the numbers off the first mark, which stands on the axis.
     vertical = axis("loss (nats per token)", dark, type="log" if log else "linear")
+    vertical |= {"ticks": "outside", "ticklen": 7, "tickcolor": "rgba(0,0,0,0)"}
     return figure(data, title, dark, xaxis=horizontal, yaxis=vertical, showlegend=True, hovermode="x")
 
 
