@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lora_playground.errors import ChatError
-from lora_playground.ui.conversation import MAX_LINKED, read_link
+from lora_playground.ui.conversation import MAX_LINKED, read_link, why_absent
 
 
 def test_a_question_inherits_the_settings_before_it() -> None:
@@ -44,3 +44,11 @@ def test_a_question_inherits_the_settings_before_it() -> None:
 def test_what_is_no_link_is_refused(text: str) -> None:
     with pytest.raises(ChatError, match="cannot be read"):
         read_link(text)
+
+
+def test_it_is_said_why_a_ticked_run_has_no_pane() -> None:
+    assert "is not finished yet (training)" in why_absent("mine", "training", False)
+    assert "is not finished yet (waiting for its turn)" in why_absent("mine", "queued", False)
+    assert "failed before it had learned" in why_absent("mine", "failed", False)
+    assert "was stopped before" in why_absent("mine", "interrupted", False)
+    assert "no more than 3 fit" in why_absent("mine", "done", True)
