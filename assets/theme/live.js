@@ -285,6 +285,8 @@ lp.live = (() => {
       if (!line) line = lp.make("li", { class: "lp-run", "data-id": id });
       old.delete(id);
       if (line.lpHtml !== lines.get(id)) line.innerHTML = line.lpHtml = lines.get(id);
+      const at = id === here.run && told.card && line.querySelector(".at"); // the very step that its card says
+      if (at && at.textContent !== told.card.at) at.textContent = told.card.at;
       if (box.children[place] !== line) box.insertBefore(line, box.children[place] || null);
       const ticked = here.runs.includes(id);
       line.classList.toggle("viewed", id === here.run);

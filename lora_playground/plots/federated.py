@@ -227,18 +227,20 @@ def bytes_figure(series: Series, dark: bool = False) -> dict[str, Any]:
         {
             "type": "bar",
             "name": name,
-            "x": labels,
-            "y": [round(sent[key] / 1e6, 3) for _, _, sent in runs],
+            "orientation": "h",
+            "y": labels,
+            "x": [round(sent[key] / 1e6, 3) for _, _, sent in runs],
             "marker": {"color": colours, "opacity": opacity, "pattern": {"shape": shape}},
-            "hovertemplate": "%{x}: %{y:.3g} MB " + word + "<extra></extra>",
+            "hovertemplate": "%{y}: %{x:.3g} MB " + word + "<extra></extra>",
         }
         for name, key, opacity, shape, word in (
             ("up (clients to server)", "up_total", 1.0, "", "up"),
             ("down (server to clients)", "down_total", 0.55, "/", "down"),
         )
     ]
-    y = axis("megabytes", dark, rangemode="tozero")
-    return figure(data, title, dark, xaxis=axis("", dark, showgrid=False), yaxis=y, barmode="group", showlegend=True)
+    x = axis("megabytes", dark, rangemode="tozero")
+    y = axis("", dark, autorange="reversed", showgrid=False, ticksuffix="  ")  # names lie, whatever their length
+    return figure(data, title, dark, xaxis=x, yaxis=y, barmode="group", showlegend=True)
 
 
 def describe_bytes(series: Series) -> str:

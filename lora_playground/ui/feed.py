@@ -217,5 +217,5 @@ def _card(run: Run, job: Job, progress: RunProgress, label: str, told: str, mine
         "id": job.id, "state": job.state, "ended": job.ended, "stop": mine and not job.ended,
         "mine": mine, "stopping": job.stopping, "resume": mine and job.resumable, "started": bool(progress.plan),
         "base": "" if source == "embedded" else source, "replayed": bool(result and "replayed" in result),
-        "html": html,
+        "at": f"{progress.step}/{progress.planned}", "html": html,
     }  # fmt: skip

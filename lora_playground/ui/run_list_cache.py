@@ -179,8 +179,9 @@ class RunListCache:
         progress = self._store.progress(run)
         score, part = None, ""
         if state == "training" and progress.planned:
-            # In twentieths, so that the list is not sent anew at every step.
-            part = f"{progress.planned * round(20 * progress.step / progress.planned) // 20}/{progress.planned}"
+            # In twentieths that are reached, so that the list is not sent anew at every step. The page puts the very
+            # step there for the run in view, whose card says it.
+            part = f"{progress.planned * (20 * progress.step // progress.planned) // 20}/{progress.planned}"
         result = run.result() if state == "done" else None
         if result is not None:
             score = (result.get("score") or {}).get("adapted")

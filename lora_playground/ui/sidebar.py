@@ -61,7 +61,7 @@ def line(entry: Entry, with_person: bool = False) -> str:
     if entry.state == "done":
         said = f"score <b>{percent(entry.score)}</b>" if entry.score is not None else "done"
     elif entry.part:
-        said = f"step {escape(entry.part)}"
+        said = f'step <span class="at">{escape(entry.part)}</span>'
     said = {"queued": "waiting", "evaluating": "testing", "loading": "loading"}.get(entry.state, said)
     tone = ' class="bad"' if entry.state == "failed" else ""
     return (

@@ -66,6 +66,7 @@ def test_a_page_gets_what_is_new_and_nothing_twice(house):
     have = {name: first[name]["version"] for name in names}
     again = house.ask(run=run, **have)
     assert set(again) == {"boot", "queue", "you"} and again["boot"] == first["boot"]
+    assert first["card"]["at"] == "2/30" and "step 2 of 30" in first["card"]["html"], "list and card say one number"
     house.run.append({"type": "loss", "steps": [3], "losses": [2.0], "eta": 4.0})
     more = house.ask(run=run, **have)
     assert more["curve"]["steps"] == [3] and more["curve"]["kept"] == [2, 0] and "figure" not in more["curve"]
