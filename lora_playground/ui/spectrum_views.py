@@ -72,8 +72,8 @@ def map_view(cache: SpectrumCache, subject: Subject | None, module: str, measure
         return empty(_FIRST, title, False, 360), _FIRST
     index = subject.frames.at(step)
     if index < 0:
-        words = "The map fills when training begins."
-        return empty(words, title, False, 360), words
+        words = _nothing_yet([subject])
+        return empty(words, title, False, 360), ""
     try:
         values = cache.measure(subject.shown.run, subject.frames, index, measure)
         last = cache.measure(subject.shown.run, subject.frames, len(subject.frames.steps) - 1, measure)
@@ -106,10 +106,22 @@ def scree_view(cache: SpectrumCache, all_: Sequence[Subject], module: str, log: 
         if words:
             edges.append((edge, subject.colour))
             sentences.append(words)
+    if not series and not sentences:
+        words = _nothing_yet(all_)
+        return empty(words, "Singular values of ΔW", False, 354), ""
     known = [rank for rank in ranks if rank]
     marks = known if len(known) == len(series) else list(dict.fromkeys(known))
     figure = plots.scree_figure(series, rank=marks or None, log=log, module=module, edge=edges)
-    return figure, MORE.join(filter(None, (" ".join(sentences) or _FIRST, " ".join(more))))
+    return figure, MORE.join(filter(None, (" ".join(sentences), " ".join(more))))
+
+
+def _nothing_yet(all_: Sequence[Subject]) -> str:
+    """Why the ticked runs show no spectrum."""
+    if not all_:
+        return _FIRST
+    if any(subject.shown.run.alive() or subject.shown.run.state() == "queued" for subject in all_):
+        return "The first spectrum comes soon after training begins."
+    return "It ended before its first spectrum was taken."
 
 
 def directions_view(cache: SpectrumCache, subject: Subject | None, module: str) -> View:

@@ -18,7 +18,7 @@ from lora_playground.ui import compare
 from lora_playground.ui import spectrum_views as views
 from lora_playground.ui.shell import Shown
 from lora_playground.ui.spectrum_cache import SpectrumCache
-from tests.spectrum_runs import STEPS, finished_run, updates
+from tests.spectrum_runs import STEPS, finished_run, training_run, updates
 
 SHAPES = [(f"model.layers.{i}.self_attn.{k}_proj", 20, 16) for i in range(3) for k in "qv"]
 MODULE = SHAPES[3][0]
@@ -64,6 +64,23 @@ def valid(view) -> None:
     figure, _ = view
     go.Figure(data=figure["data"], layout=figure["layout"])
     assert len(json.dumps(figure, separators=(",", ":"), allow_nan=False)) <= 30_000
+
+
+def test_a_run_without_a_spectrum_says_why(tmp_path):
+    run, cache = training_run(tmp_path, SHAPES), SpectrumCache()
+    subjects = views.subjects(cache, [Shown(run, run_colour(0), 0)])
+
+    def said() -> list[str]:
+        shown = (
+            views.map_view(cache, subjects[0], MODULE, "effective_rank", None),
+            views.scree_view(cache, subjects, MODULE, True, None),
+        )
+        return [figure["layout"]["annotations"][0]["text"] + words for figure, words in shown]
+
+    with run.locked():
+        assert said() == ["The first spectrum comes soon after training begins."] * 2
+    run.fail("nan", "The loss is not a number any more.")
+    assert said() == ["It ended before its first spectrum was taken."] * 2
 
 
 def test_newest_spectra_are_those_of_the_saved_update(found):
