@@ -166,7 +166,8 @@ class ChatTab:
         if conversation is not None and [pane["run"] for pane in conversation["panes"]] == [
             pane["run"] for pane in panes
         ]:
-            if conversation["panes"] == panes or conversation["busy"]:  # a run that cannot answer yet offers its prompts
+            if conversation["panes"] == panes or conversation["busy"]:
+                # A ticked run that cannot answer yet changes no pane, and yet the prompts on offer.
                 return gr.skip(), gr.skip(), gr.skip() if conversation["busy"] else self._starters(ticked)
             conversation = {**conversation, "panes": panes}  # another strength or cut, chosen in the tab Spectrum
             return conversation, conversation, gr.skip()

@@ -103,6 +103,16 @@ def test_everything_from_outside_is_escaped():
         assert "alert(1)" in text
 
 
+def test_a_forecast_that_runs_late_corrects_itself_on_screen():
+    """The loop tells the time left anew from its last steps (tests/training/test_schedule.py); the card shows it."""
+    progress = RunProgress()
+    for step, eta, said in ((1, 30.0, "about half a minute"), (2, 200.0, "about 3 minutes"), (3, 5.0, "a few seconds")):
+        progress.take({"type": "loss", "steps": [step], "losses": [2.0], "eta": eta})
+        assert f"<b>{said}</b> left" in cards.progress("x", "training", progress)
+    progress.take({"type": "scoring", "done": 1, "of": 9, "eta": 80.0})
+    assert "<b>about a minute</b> left" in cards.progress("x", "evaluating", progress)
+
+
 def test_answers_in_another_number_type_than_chats_say_so():
     said = {}
     for precision, size in (("bfloat16", 6_000_000), ("float32", 6_000_000), ("bfloat16", 600_000_000)):
