@@ -331,7 +331,10 @@ def describe_map(values: Mapping[str, float], measure: str = "effective_rank") -
     middle = sorted(known.values())[len(known) // 2]
     if known[high] <= 0:
         return f"The update of {counted(len(known), 'module')} is still zero."
-    text = f"{unit[:1].upper() + unit[1:]} over {counted(len(known), 'module')}: largest in {short_name(high)} "
+    many = f"{unit[:1].upper() + unit[1:]} over {counted(len(known), 'module')}"
+    if significant(known[high]) == significant(known[low]):
+        return f"{many}: {significant(known[high])} in each."
+    text = f"{many}: largest in {short_name(high)} "
     text += f"({significant(known[high])}), smallest in {short_name(low)} ({significant(known[low])}), "
     return text + f"typically {significant(middle)}."
 

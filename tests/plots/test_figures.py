@@ -103,6 +103,7 @@ def test_map_of_a_large_model_fits_an_update(measure, dark):
     assert heat["customdata"][1][3] == "model.layers.1.self_attn.o_proj"
     assert figure["layout"]["shapes"][0]["x0"] == 2.5 and figure["layout"]["shapes"][0]["y0"] == 0.5
     assert "layer 29 · down_proj" in plots.describe_map(values, measure)
+    assert plots.describe_map(dict.fromkeys(BIG, 1.0), measure).endswith("over 210 modules: 1 in each.")
 
 
 def test_map_columns_follow_the_data_whatever_the_order_of_the_file():
