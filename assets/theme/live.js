@@ -218,6 +218,7 @@ lp.live = (() => {
     const queue = document.querySelector(".lp-queue");
     if (queue && queue.textContent !== told.queue) queue.textContent = told.queue;
     list();
+    for (const tick of document.querySelectorAll("#lp-compare-table .lp-tick")) tick.closest("tr").hidden = hidden.has(tick.dataset.id); // about to be deleted
     const view = document.getElementById("lp-view"), card = told.card;
     if (!view || (here.run && !card)) return;
     const seen = here.run ? { html: card.html, probes: told.probes && told.probes.html, curve: told.curve, pictures: told.pictures } : lp.empty.shown(told.list.idle, told.list.total);

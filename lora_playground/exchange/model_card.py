@@ -16,7 +16,7 @@ _USE = """```python
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-base = AutoModelForCausalLM.from_pretrained({base!r})
+base = AutoModelForCausalLM.from_pretrained({base!r}){where}
 model = PeftModel.from_pretrained(base, "this folder")
 ```
 """
@@ -59,7 +59,9 @@ def model_card(config: RunConfig, result: dict[str, Any], dataset: str, about: s
     ]
     lines += ["", f"# {config.label}", "", f"An adapter for `{base}`. {about}".strip(), "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in _facts(config, result, dataset, licence)]
-    return "\n".join([*lines, "", _USE.format(base=base)])
+    own = config.model.source == "embedded"
+    where = "  # in a copy of LoRA Playground, which ships with this model" if own else ""
+    return "\n".join([*lines, "", _USE.format(base="assets/models/embedded" if own else base, where=where)])
 
 
 def _between(score: dict[str, Any], low: str, high: str) -> str:

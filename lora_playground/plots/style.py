@@ -122,13 +122,13 @@ def rounded(values: Iterable[float | None], digits: int = 4) -> list[float | Non
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """A number as a person writes it: 3 significant digits, 1.2M for millions, no exponent between 0.001 and 10⁹."""
+    """A number as a person writes it: 3 significant digits, 1.2M for millions, no exponent between 0.0001 and 10⁹."""
     if not math.isfinite(value):
         return "not finite"
     for bound, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= bound:
             return f"{value / (1e3 if letter == 'k' else bound):.{digits}g}{letter}"
-    if value and abs(value) < 1e-3:
+    if value and abs(value) < 1e-4:
         return f"{value:.{digits - 1}e}"
     text = f"{value:.{digits}g}"
     return f"{float(text):.0f}" if "e" in text else text

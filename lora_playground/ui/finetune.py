@@ -111,11 +111,13 @@ class Steps:
         data = nest(values) | {"variant": {"name": name, **self.variant_fields.read(name, given)}}
         if rank is not None:
             data["variant"]["rank"] = rank
+        config = RunConfig.parse(data)
         uploads = {card.name: card.label for card in list_datasets(self.home) if card.uploaded}
-        if given[self.dataset] in uploads and not data.get("title"):
+        if config.data.dataset in uploads and not config.title:
             # An upload's own name is a number; people know it by its file.
-            data["title"] = f"{uploads[given[self.dataset]][:50]} · {name}" + (f" r{rank}" if rank else "")
-        return RunConfig.parse(data)
+            file, rest = uploads[config.data.dataset][:50], config.label.removeprefix(config.data.dataset)
+            config = RunConfig.parse(data | {"title": (file + rest)[:80]})
+        return config
 
 
 def _whole(value: Any) -> Any:

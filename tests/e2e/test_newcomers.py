@@ -35,8 +35,11 @@ def test_runs_are_told_apart_renamed_and_deleted_with_undo(page, server, runs):
     until(page, lambda: "My <b>first</b>" in page.locator("#lp-compare-table").inner_text(), "the same in the table")
     menu(page, runs[0], "Delete")
     until(page, lambda: "My <b>first</b>" not in names(page), "the line to go")
+    table = page.locator("#lp-compare-table")
+    until(page, lambda: "My <b>first</b>" not in table.inner_text(), "its row to go as well")
     page.get_by_role("button", name="Undo").click()
     until(page, lambda: "My <b>first</b>" in names(page), "it is back")
+    until(page, lambda: "My <b>first</b>" in table.inner_text(), "in the table too")
     assert runs[0] in server.runs()
 
 

@@ -156,7 +156,15 @@ def test_energy_curve_shades_what_a_cut_keeps():
 
 @pytest.mark.parametrize(
     "value, text",
-    [(1_234_567, "1.23M"), (12_345, "12.3k"), (0.12345, "0.123"), (1234, "1230"), (0, "0"), (2e-5, "2.00e-05")],
+    [
+        (1_234_567, "1.23M"),
+        (12_345, "12.3k"),
+        (0.12345, "0.123"),
+        (1234, "1230"),
+        (0, "0"),
+        (2e-5, "2.00e-05"),
+        (6.53e-4, "0.000653"),
+    ],
 )
 def test_numbers_are_written_for_people(value, text):
     assert style.significant(value) == text
