@@ -92,7 +92,7 @@ def panel(config: RunConfig, machine: Device, overhead: tuple[int, int] | None =
     try:
         Variant.check(variant, config.variant, {}, bits)
     except PlaygroundError as failure:
-        return error(str(failure)), ""
+        return refused(failure), ""
     gpu = machine.kind == "cuda"
     conditions = Conditions(machine.kind, "bfloat16" if gpu else "float32")
     try:

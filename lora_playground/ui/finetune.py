@@ -193,6 +193,10 @@ def _connect_costs(shell: Shell, page: gr.Blocks, made: Steps, memory: gr.HTML, 
     last: dict[str, Any] = QUIET | {"trigger_mode": "always_last"}
     gr.on([page.load, made.rank.change, *typed, *changes], draw, made.inputs(), shown, **last)
     made.ended.act(draw, made.inputs(), shown, **last)
+    # A refusal speaks of the form as it was: it goes in the page itself, before anybody can press Train again.
+    optional = [part.change for path, part in made.advanced.inputs.items() if path not in paths]
+    changed = [made.rank.change, *typed, *changes, *optional]
+    gr.on(changed, None, None, made.problem, js="() => ''", **QUIET)
 
 
 def _data_step(shell: Shell) -> tuple[gr.Dropdown, gr.HTML, upload.Upload]:

@@ -10,7 +10,7 @@ from typing import Any
 from lora_playground.config import RunConfig, options
 from lora_playground.errors import ConfigError, PlaygroundError
 from lora_playground.estimates.parameters import modules_of
-from lora_playground.ui import cards, pictures
+from lora_playground.ui import cards, costs, pictures
 from lora_playground.ui.words import count, escape, share
 from lora_playground.variants import VARIANTS
 from lora_playground.variants.targets import select
@@ -71,9 +71,9 @@ def picture(data: dict[str, Any], source: str) -> str:
         shapes: Any = adapted.values() if targets else modules.tensors
         trained = variant.count(shapes, config)
     except ConfigError as failure:
-        return "" if failure.field == "model.source" else cards.error(str(failure))  # the model's step says it
+        return "" if failure.field == "model.source" else costs.refused(failure)  # the model's step says it
     except PlaygroundError as failure:
-        return cards.error(str(failure))
+        return costs.refused(failure)
     sizes = list(adapted.values())
     typical = max(dict.fromkeys(sizes), key=sizes.count)
     parts = variant.parts(typical, config)

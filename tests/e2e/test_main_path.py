@@ -10,7 +10,6 @@ from tests.e2e.steps import (
     ask_again,
     cells,
     choose,
-    choose_column,
     open_advanced,
     open_tab,
     points,
@@ -51,6 +50,7 @@ def test_train_and_chat(page, server):
 
     until(page, lambda: "adapter on disk" in status(page), "the result")
     assert "rslora r4" in status(page)
+    assert page.locator(".lp-probe .a.new").count() >= 2, "what it said while it learned, beside the base's answers"
     until(page, lambda: "the last run of this model and method here" in forecast.inner_text(), "the forecast anew")
 
     page.locator("#lp-way-chat").click()
@@ -198,19 +198,6 @@ def test_bad_input_is_told_where_it_arose(page, server):
         until(page, lambda said=said, shown=forecast: said in shown.inner_text(), f"the estimate says: {said}")
     assert server.runs() == before and not run_in(page.url)
     assert "Traceback" not in page.locator("body").inner_text()
-
-
-def test_unreadable_upload_is_told(page, tmp_path):
-    path = tmp_path / "table.csv"
-    path.write_text("colour,shape\nred,round\nblue,square\n")
-    page.locator("#lp-upload-fold button").first.click()
-    page.locator("#lp-upload input[type=file]").set_input_files(str(path))
-    until(page, lambda: "colour" in page.locator("#lp-upload-note").inner_text(), "the columns that were found")
-    page.locator("#lp-upload-again").wait_for()
-    choose_column(page, "Asks", "colour")
-    choose_column(page, "Answers", "shape")
-    page.locator("#lp-upload-again").click()
-    until(page, lambda: "2 rows read" in page.locator("#lp-upload-note").inner_text(), "the rows by our columns")
 
 
 def test_a_link_to_nothing_opens_the_empty_page(blank, server):

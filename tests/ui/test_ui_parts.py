@@ -16,7 +16,7 @@ from lora_playground.config import RunConfig, options
 from lora_playground.errors import ConfigError
 from lora_playground.runs.history import RunProgress
 from lora_playground.service.exporting import zipped
-from lora_playground.ui import cards, forms, pictures, sidebar, words
+from lora_playground.ui import cards, forms, method_card, pictures, sidebar, words
 from lora_playground.ui.conversation import asked, new_conversation
 from lora_playground.ui.identity import COOKIE, Identity, VisitorMiddleware
 from lora_playground.ui.shell import toggled, with_ticked
@@ -267,3 +267,9 @@ def test_adapter_is_packed_whole_or_refused(tmp_path):
         assert sorted(archive.namelist()) == ["run/adapter_config.json", "run/adapter_model.safetensors"]
         assert archive.read("run/adapter_model.safetensors") == b"weights"
     assert [path.name for path in place.iterdir()] == ["run.zip"]
+
+
+@pytest.mark.parametrize("rank", [999, "many"])
+def test_a_rank_that_cannot_be_is_refused_with_no_name_of_the_programs(rank):
+    said = method_card.picture({"name": "lora", "rank": rank}, "embedded")
+    assert f"Rank: {rank} is not possible" in said and "variant.rank" not in said
