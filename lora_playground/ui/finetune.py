@@ -193,10 +193,13 @@ def _connect_costs(shell: Shell, page: gr.Blocks, made: Steps, memory: gr.HTML, 
     last: dict[str, Any] = QUIET | {"trigger_mode": "always_last"}
     gr.on([page.load, made.rank.change, *typed, *changes], draw, made.inputs(), shown, **last)
     made.ended.act(draw, made.inputs(), shown, **last)
-    # A refusal speaks of the form as it was: it goes in the page itself, before anybody can press Train again.
-    optional = [part.change for path, part in made.advanced.inputs.items() if path not in paths]
-    changed = [made.rank.change, *typed, *changes, *optional]
-    gr.on(changed, None, None, made.problem, js="() => ''", **QUIET)
+    # A refusal speaks of the form as it was. It goes when a person changes that, in the page itself, so that it cannot
+    # come after the next refusal; `change` would where the server sets values, of which it is told late. Of a number
+    # that was emptied `change` alone is told.
+    own = [made.family, made.variant, made.rank, *made.variant_fields.components(), *parts]
+    changed = [part.input for part in (*own, *made.advanced.inputs.values()) if hasattr(part, "input")]
+    numbers = [part.change for part in (made.exact, made.steps, made.seconds)]
+    gr.on([*changed, *numbers], None, None, made.problem, js="() => ''", **QUIET)
 
 
 def _data_step(shell: Shell) -> tuple[gr.Dropdown, gr.HTML, upload.Upload]:

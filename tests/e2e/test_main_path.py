@@ -10,6 +10,7 @@ from tests.e2e.steps import (
     ask_again,
     cells,
     choose,
+    choose_column,
     open_advanced,
     open_tab,
     points,
@@ -198,6 +199,19 @@ def test_bad_input_is_told_where_it_arose(page, server):
         until(page, lambda said=said, shown=forecast: said in shown.inner_text(), f"the estimate says: {said}")
     assert server.runs() == before and not run_in(page.url)
     assert "Traceback" not in page.locator("body").inner_text()
+
+
+def test_unreadable_upload_is_told(page, tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("colour,shape\nred,round\nblue,square\n")
+    page.locator("#lp-upload-fold button").first.click()
+    page.locator("#lp-upload input[type=file]").set_input_files(str(path))
+    until(page, lambda: "colour" in page.locator("#lp-upload-note").inner_text(), "the columns that were found")
+    page.locator("#lp-upload-again").wait_for()
+    choose_column(page, "Asks", "colour")
+    choose_column(page, "Answers", "shape")
+    page.locator("#lp-upload-again").click()
+    until(page, lambda: "2 rows read" in page.locator("#lp-upload-note").inner_text(), "the rows by our columns")
 
 
 def test_a_link_to_nothing_opens_the_empty_page(blank, server):

@@ -64,6 +64,7 @@ def test_options_that_cannot_work_are_refused_in_one_line(page, server, tmp_path
         fill(page, "lp-rank-exact", rank)
         refused(page, "Rank:", rank)
     fill(page, "lp-rank-exact", "")
+    until(page, lambda: "Rank:" not in page.locator("#lp-steps").inner_text(), "the refusal to go with what was wrong")
     targets, alpha = option_field(page, "Target modules"), option_field(page, "Alpha")
     fill(page, targets, "q_porj")
     refused(page, "q_porj", "k_proj", "did you mean q_proj?")

@@ -112,6 +112,11 @@ def test_a_table_with_labels_is_taken_as_a_classification(page, tmp_path):
     until(page, lambda: page.locator("#lp-upload-labels input").is_checked(), "that the answers are labels")
     examples = page.locator("#lp-examples")
     until(page, lambda: "is fine" in examples.inner_text() and "good" in examples.inner_text(), "text and label")
+    set_number(page, "lp-steps-number", "1")
+    page.locator("#lp-train").click()
+    until(page, lambda: "adapter on disk" in status(page), "the result")
+    assert "lora r8 · 1 step" in status(page), "named by its file, and by all that tells a run from others"
+    assert "Macro F1" in status(page) and "most frequent" in status(page), "it was scored as a classification"
 
 
 def see_as_the_model(page) -> None:
@@ -143,6 +148,9 @@ def take_along(page, server, run, folder) -> None:
 
     stock = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(EMBEDDED), str(kept["peft"]))
     assert stock.active_peft_config.r == 8 and any("lora_B" in name for name, _ in stock.named_parameters())
+    card, adapter = ((kept["peft"] / name).read_text() for name in ("README.md", "adapter_config.json"))
+    assert all(words in card for words in ("restaurants.csv", "rank 8", "6 steps", "95% intervals", "apache-2.0")), card
+    assert json.loads(adapter)["base_model_name_or_path"] == "embedded" and str(server.home) not in card + adapter
     saved = {name: load_file(kept[name] / "adapter_model.safetensors") for name in ("peft", "lora")}
     assert json.loads((kept["lora"] / "adapter_config.json").read_text())["peft_type"] == "LORA"
     assert len(saved["lora"]) == len(saved["peft"]) == 2 * 49
