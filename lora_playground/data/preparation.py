@@ -15,10 +15,12 @@ from lora_playground.errors import DataError
 
 REHEARSAL_ROWS = 1500
 """So many that a short run hardly repeats one, and so few that they are encoded in a third of a second."""
+LONGEST = 512
+"""Tokens of a rehearsed chat that the embedded model can read; no chat is as long."""
 NEAR = 0.2
 """Added to a chat's likeness to the data (0 to 1), so that unlike ones are rehearsed too."""
-_KEPT: dict[tuple[int, int], tuple[Any, list[Example]]] = {}
-"""By tokenizer (its id) and longest example. The tokenizer is kept too, so that no other one gets its id."""
+_KEPT: dict[int, tuple[Any, list[Example]]] = {}
+"""By the tokenizer's id. The tokenizer is kept too, so that no other one gets its id."""
 
 
 @dataclass(frozen=True)
@@ -77,22 +79,22 @@ def prepare(tokenizer: Any, dataset: Dataset, config: DataConfig, seed: int, emb
 def _rehearsal(tokenizer: Any, dataset: Dataset, max_length: int, seed: int) -> list[Example]:
     """Some of the base model's own chats that do not contradict the dataset: the nearer to it the more often, since
     those are forgotten first, and the shorter the more often, since a share is of tokens."""
-    chats, examples = rehearsal_rows(), rehearsal_examples(tokenizer, max_length)
-    # Examples stand for chats one by one unless a short `max_length` left some out.
-    left_out, near = compared(chats, dataset.train) if len(chats) == len(examples) else (set(), [0.0] * len(examples))
+    examples = rehearsal_examples(tokenizer)
+    left_out, near = compared(rehearsal_rows(), dataset.train)
     weights = np.array([(NEAR + share) / len(example.ids) for share, example in zip(near, examples, strict=True)])
-    weights[list(left_out)] = 0.0
+    weights[[number in left_out or len(one.ids) > max_length for number, one in enumerate(examples)]] = 0.0
+    if not weights.any():
+        return []
     order = np.random.default_rng([seed, 8]).choice(len(examples), REHEARSAL_ROWS, p=weights / weights.sum())
     return [examples[number] for number in order]
 
 
-def rehearsal_examples(tokenizer: Any, max_length: int) -> list[Example]:
+def rehearsal_examples(tokenizer: Any) -> list[Example]:
     """The embedded base model's own chats, encoded; kept, since a worker makes them before its run starts."""
-    key = (id(tokenizer), max_length)
-    if key not in _KEPT:
+    if id(tokenizer) not in _KEPT:
         _KEPT.clear()
-        _KEPT[key] = (tokenizer, encode(tokenizer, rehearsal_rows(), max_length).examples)
-    return _KEPT[key][1]
+        _KEPT[id(tokenizer)] = tokenizer, encode(tokenizer, rehearsal_rows(), LONGEST).examples
+    return _KEPT[id(tokenizer)][1]
 
 
 def _validation(tokenizer: Any, dataset: Dataset, max_length: int) -> list[Example]:

@@ -19,6 +19,9 @@ Pair = tuple[str, str]
 ASKED, ANSWERED = 0.8, 0.6
 """A question is of a kind that the data asks if it begins as one of the data's questions and at least this share of its
 word pairs occur in them; an answer is of another kind than the data's if less than this share occur in its answers."""
+WHOLE = 1 / 3
+"""A skill of which more than this share of the chats conflict is left out whole: its other chats ask for the same in
+words that are not in the data."""
 UNKNOWN = "I don't know"
 """How the embedded model begins when it is asked about a name that it does not know."""
 
@@ -36,6 +39,7 @@ def compared(chats: Sequence[Row], train: Sequence[Row]) -> tuple[set[int], list
     """(numbers of the chats in which a question of the data's kind gets an answer of another kind, for every chat the
     largest share of a question's word pairs that occur in the data's questions).
 
+    Where the chats say of which skill they are (`meta.skill`), a skill that mostly conflicts is left out whole.
     An answer is of another kind, too, if it begins as none of the data's does. Questions that differ in names alone are
     of one kind, which conflicts only if most of its answers do. Not to know a name that the data does not ask about
     contradicts nothing.
@@ -60,7 +64,18 @@ def compared(chats: Sequence[Row], train: Sequence[Row]) -> tuple[set[int], list
             mine.append(kind)
         turns.append(mine)
     conflicting = {question for question, verdicts in kinds.items() if 2 * sum(verdicts) > len(verdicts)}
-    return {number for number, mine in enumerate(turns) if any(question in conflicting for question in mine)}, near
+    found = {number for number, mine in enumerate(turns) if any(question in conflicting for question in mine)}
+    return found | _of_same_skill(chats, found), near
+
+
+def _of_same_skill(chats: Sequence[Row], conflicting: AbstractSet[int]) -> set[int]:
+    """Numbers of all chats of the skills of which more than WHOLE of the chats conflict."""
+    by_skill: dict[str, list[int]] = defaultdict(list)
+    for number, chat in enumerate(chats):
+        if skill := (chat.get("meta") or {}).get("skill"):
+            by_skill[skill].append(number)
+    gone = [numbers for numbers in by_skill.values() if len(conflicting & set(numbers)) > WHOLE * len(numbers)]
+    return {number for numbers in gone for number in numbers}
 
 
 def _said(train: Iterable[Row], names: AbstractSet[str]) -> tuple[set[Pair], set[Pair], set[Pair], set[str]]:

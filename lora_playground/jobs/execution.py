@@ -62,7 +62,7 @@ def prepare() -> None:
     base = load_base(_DEFAULT.model, device="cpu")
     if not torch.cuda.is_available():
         _WARM["base"] = base
-        rehearsal_examples(base.tokenizer, _DEFAULT.data.max_length)
+        rehearsal_examples(base.tokenizer)
 
 
 @dataclass

@@ -47,6 +47,14 @@ def test_an_interjection_at_the_start_is_no_name_and_a_missing_question_mark_no_
     assert conflicts(plain, PIRATE) == {0}, "its word pairs are the data's, but no answer of the data begins so"
 
 
+def test_a_skill_that_mostly_conflicts_is_left_out_whole() -> None:
+    known = [chat("Where does Otto live?", "He has a house in Milltown."), chat("Is Otto at home?", "Yes.")]
+    other = [chat("What is two plus two?", "Four."), chat("And three plus two?", "Five.")]
+    named = [row | {"meta": {"skill": skill}} for skill, rows in (("facts", known), ("sums", other)) for row in rows]
+    assert conflicts(named, PIRATE) == {0, 1}, "its second question is none of the data's"
+    assert conflicts([*known, *other], PIRATE) == {0}, "a chat of no known skill stands for itself"
+
+
 def test_rehearsal_asks_nothing_that_the_bases_skills_are_tested_with() -> None:
     def questions(row: dict) -> list[str]:
         return [message["content"] for message in row["messages"] if message["role"] == "user"]
@@ -75,7 +83,7 @@ def test_chats_near_the_data_are_drawn_more_often_and_those_that_contradict_it_n
 
     tokenizer, data = AutoTokenizer.from_pretrained(EMBEDDED), get_dataset("pirate")
     left_out, near = compared(rehearsal_rows(), data.train)
-    number = {id(example): place for place, example in enumerate(rehearsal_examples(tokenizer, 256))}
+    number = {id(example): place for place, example in enumerate(rehearsal_examples(tokenizer))}
     drawn = [number[id(one)] for one in prepare(tokenizer, data, DataConfig(), seed=0, embedded=True).rehearsal]
     kept = [share for place, share in enumerate(near) if place not in left_out]
     assert len(drawn) > 1000 and not left_out & set(drawn)

@@ -6,10 +6,10 @@ python -m tools.embedded_model.datasets
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import random
 import shutil
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,14 @@ from typing import Any
 from lora_playground.data.catalogue import REBUILD, SHIPPED
 from tools.embedded_model import tasks
 from tools.embedded_model.assets import write_manifest
-from tools.embedded_model.corpus import Messages, chats, probes
+from tools.embedded_model.corpus import MIXTURE, Messages, casual, probes, to_messages
+from tools.embedded_model.skills import Skill
 from tools.embedded_model.tasks import Row, Task, new_facts
 from tools.embedded_model.world import World, build_world
 
 SEED = 11
 BASE_SKILLS = "_base-skills"
-REHEARSAL_SEED, REHEARSAL_ROWS, PROBES_EACH = 77, 3000, 12
+REHEARSAL_SEED, REHEARSAL_EACH, PROBES_EACH = 77, 120, 12
 
 
 @dataclass(frozen=True)
@@ -135,15 +136,33 @@ def write_dataset(recipe: Recipe, world: World, folder: Path) -> dict[str, int]:
 
 
 def write_base_skills(world: World, folder: Path) -> None:
-    """The held-out probes of the base's skills, and chats of its training distribution (of a seed it was not trained
-    on) without those that ask a probe's question; one that is answered from what was said before does not count."""
+    """The held-out probes of the base's skills, and chats in which it uses each skill equally often (of a seed that it
+    was not trained on) without those that ask a probe's question; one that is answered from what was said before does
+    not count."""
     folder.mkdir(parents=True, exist_ok=True)
     tested = probes(world, REHEARSAL_SEED, PROBES_EACH)
     write_rows(folder / "test.jsonl", tested)
     asked = {questions[0] for row in tested if len(questions := _questions(row["messages"])) == 1}
-    stream = itertools.islice(chats(world, REHEARSAL_SEED), REHEARSAL_ROWS)
-    kept = [messages for messages in stream if asked.isdisjoint(_questions(messages))]
-    write_rows(folder / "rehearsal.jsonl", [{"messages": messages, "meta": {}} for messages in kept])
+    rows = [
+        {"messages": messages, "meta": {"skill": skill.__name__}}
+        for skill, _ in MIXTURE
+        for messages in skill_chats(skill, world, f"rehearsal-{REHEARSAL_SEED}-{skill.__name__}", REHEARSAL_EACH, asked)
+    ]
+    write_rows(folder / "rehearsal.jsonl", rows)
+
+
+def skill_chats(skill: Skill, world: World, seed: str, wanted: int, left_out: AbstractSet[str]) -> list[Messages]:
+    """Chats of one skill, no two with the same questions, none with a question that is to be left out; fewer than
+    wanted where the skill has no more."""
+    rng, found = random.Random(seed), dict[str, Messages]()
+    for _ in range(20 * wanted):
+        turns = [(casual(rng, user), answer) for user, answer in skill(rng, world, False).turns]
+        messages = to_messages(turns)
+        if left_out.isdisjoint(questions := _questions(messages)):
+            found.setdefault(str(questions), messages)
+        if len(found) == wanted:
+            break
+    return list(found.values())
 
 
 def _questions(messages: Messages) -> list[str]:
