@@ -74,6 +74,17 @@ window.lp = (() => {
     }
   });
 
+  // A refusal speaks of the form as it was: it goes as soon as a person changes the form. Gradio's own events would tell
+  // of what the server sets too, and late.
+  const refusal = (gone) => { const said = document.getElementById("lp-problem"); if (said) said.hidden = gone; };
+  for (const kind of ["input", "pointerdown", "click"]) {
+    document.addEventListener(kind, (event) => {
+      const within = (place) => event.target.closest && event.target.closest(place);
+      if (kind === "click" && within("#lp-train")) refusal(false);
+      else if (kind === "input" ? within("#lp-steps") : kind === "pointerdown" && within('#lp-steps [role="option"]')) refusal(true);
+    }, true);
+  }
+
   // Two clicks within two seconds carry the same nonce, so that they are one job.
   let nonce = "", nonceAt = -1e9;
   function onceNonce() {

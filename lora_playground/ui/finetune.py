@@ -193,14 +193,6 @@ def _connect_costs(shell: Shell, page: gr.Blocks, made: Steps, memory: gr.HTML, 
     last: dict[str, Any] = QUIET | {"trigger_mode": "always_last"}
     gr.on([page.load, made.rank.change, *typed, *changes], draw, made.inputs(), shown, **last)
     made.ended.act(draw, made.inputs(), shown, **last)
-    # A refusal speaks of the form as it was. It goes when a person changes that, in the page itself, so that it cannot
-    # come after the next refusal. Of a number that was emptied `change` alone is told, which is told late of what the
-    # server has set as well: what is told while Train has the focus is no change by a person.
-    own = [made.family, made.variant, made.rank, *made.variant_fields.components(), *parts]
-    changed = [part.input for part in (*own, *made.advanced.inputs.values()) if hasattr(part, "input")]
-    numbers = [part.change for part in (made.exact, made.steps, made.seconds)]
-    gone = "(said) => (document.activeElement?.id === 'lp-train' ? said : '')"
-    gr.on([*changed, *numbers], None, made.problem, made.problem, js=gone, **QUIET)
 
 
 def _data_step(shell: Shell) -> tuple[gr.Dropdown, gr.HTML, upload.Upload]:
