@@ -39,7 +39,7 @@ def test_templates_that_write_contents_in_another_way(tmp_path, template, expect
     tokenizer = made(tmp_path, template, "</s>")
     texts, done = learned(tokenizer, QUOTED)
     assert texts == [expected] and (done.changed, done.closed) == (1, closed)
-    assert any("1 answers in another way" in note for note in done.notes())
+    assert any("1 answer in another way" in note for note in done.notes())
     asked, ids = prompt_ids(tokenizer, QUOTED[:1]), done.examples[0].ids.tolist()
     assert ids[: len(asked)] == asked and done.examples[0].learned[len(asked)]
     if not closed:
