@@ -413,7 +413,7 @@ lp.live = (() => {
   return {
     go, mark, plotly: withPlotly, where: () => here, start, obey, opened, show, ask, hide, paint, open: acts.open, name: nameOf,
     idle: () => !here.run && here.tab === "fine",
-    carried: () => { const name = carried; carried = ""; return name; },
+    carried: () => carried, settle: () => { carried = ""; },
     take: (id) => taken && taken("act", { id }),
     whenEnded: (trigger) => listeners.push(trigger),
     whenTaken: (trigger) => { taken = trigger; },

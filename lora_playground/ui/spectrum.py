@@ -175,7 +175,7 @@ class SpectrumTab:
         draw_all(gr.on([ticked.change, tab.select], self.choose, choose_in, choose_out, js=carry, **LATEST))
         draw_all(self.following.tick(self.choose, choose_in, choose_out, **QUIET))
         draw_all(own.focus.input(self.choose, choose_in, choose_out, **QUIET))
-        draw_all(own.module.input(lambda: None, None, None, **QUIET))
+        draw_all(own.module.input(lambda: None, None, None, js="() => lp.live.settle()", **QUIET))
         draw_all(self.clicks.point(self.pick, [ticked], own.module, **QUIET))
         gr.on([own.measure.input, own.log.input, own.step.input], self.top, [ticked, *own.inputs()], top_out, **QUIET)
         gr.on(
@@ -200,7 +200,8 @@ class SpectrumTab:
     ) -> Any:  # fmt: skip
         """Brings every control in line with the ticked runs; what was chosen stays chosen where it still can.
 
-        `carried` is the module that was chosen on Fine-tune since this tab was last shown.
+        `carried` is the module that was chosen on Fine-tune, until one is chosen here; several of these calls may be
+        under way at once, so that each is told of it.
         """
         found = self._subjects(ticked)
         runs = [(one.label, one.shown.run.id) for one in found]

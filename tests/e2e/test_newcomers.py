@@ -52,7 +52,8 @@ def test_back_and_forward_go_through_tabs_and_runs(page, runs):
     until(page, lambda: "layer 5 · q_proj" in page.evaluate(title.format("lp-scree")), "another module")
     page.locator("#lp-way-spectrum").click()
     until(page, lambda: len(points(page, "lp-spec-scree")) == 4, "its spectrum, from a fresh page")
-    assert "layer 5 · q_proj" in page.evaluate(title.format("lp-spec-scree")), "both tabs speak of the same module"
+    shown = title.format("lp-spec-scree")
+    until(page, lambda: "layer 5 · q_proj" in page.evaluate(shown), "both tabs to speak of the same module")
     assert f"run={runs[0]}" in page.url and "tab=spectrum" in page.url
     page.go_back()
     until(page, lambda: page.locator("#lp-status").is_visible() and "tab=" not in page.url, "Fine-tune again")
