@@ -71,8 +71,8 @@ def test_two_people_each_with_their_own_runs(browser, chromium, tmp_path):
                 until(bob, lambda: "Started by Ada <b>" in status(bob), "whose run it is")
                 assert not bob.locator("#lp-stop").is_visible()
                 assert listed(ada) == [long]
+            until(ada, lambda: ranges(ada)[0] == [0, 20_000], "the run's own plot, no recording")
             drawn, before = len(points(ada, "lp-loss")), ranges(ada)
-            assert before[0] == [0, 20_000], "the run's own plot, no recording"
             zoom = zoomed(ada)
             assert 0 < zoom[0][0] < zoom[0][1] < 20_000 and zoom[1] != before[1]
             ada.evaluate(
