@@ -132,7 +132,7 @@ def describe_scores(rows: Sequence[Row], enough: Row | None, best: Row | None, n
         return f"r = {best[1]}: {_interval(best)}, by {grounds}."
     if enough[1] == best[1]:
         if not any(row[0] == best[0] and row[1] < best[1] for row in rows):
-            return f"r = {best[1]}, the smallest, is the best too: {_interval(best)} ({counted})."
+            return f"r = {best[1]}, the smallest, is the best too: {_interval(best)} ({grounds})."
         return (
             f"The best, r = {best[1]}, has {_interval(best)}; every smaller rank lies below that interval ({grounds})."
         )

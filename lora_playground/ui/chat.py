@@ -126,9 +126,9 @@ class ChatTab:
         for button, script in ((self.markdown, "save('md')"), (self.json, "save('json')"), (self.share, "share()")):
             button.click(None, None, None, js=f"() => lp.{script}")
         self.starters.act(_chosen, None, self.input, **QUIET).then(self.send, asks, self._shows, **SETS)
-        # Two settings of a pane may be changed in quick succession: neither may be dropped while the other is made.
-        acted = [self.conversation, self.tuning, self.input, self.view, self.problem]
-        self.view.act(self.act, [self.conversation, self.tuning], acted, **QUIET | {"trigger_mode": "multiple"})
+        # Two settings may be changed in quick succession: neither is dropped, and each sees what the other has set.
+        acted, turns = [self.conversation, self.tuning, self.input, self.view, self.problem], {"concurrency_limit": 1}
+        self.view.act(self.act, [self.conversation, self.tuning], acted, trigger_mode="multiple", **SETS | turns)
         changes = [self._shell.ticked.change, self.tuning.change, tab.select]
         shown = [self.view, self.conversation, self.starters]
         gr.on(changes, self.show, panes, shown, **LATEST)
