@@ -196,6 +196,7 @@ def measured(config: RunConfig, point: dict[str, Any]) -> int:
         train(model, plan, lambda event: None, lambda: False)
         return int(torch.cuda.max_memory_allocated()) - aside
     held = held_bytes(model)
+    gc.collect()  # else garbage of before that is freed meanwhile counts as freed by the step
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         train(model, plan, lambda event: None, lambda: False)
     moves = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -249,7 +250,6 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as root:
         for point in points:
-            gc.collect()
             rows.append(compare(point, Path(root)))
             last = rows[-1]
             sizes = f"{last['estimate'] / 1e6:9.1f} MB estimated, {last['measured'] / 1e6:9.1f} MB measured"
