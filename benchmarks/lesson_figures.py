@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lora_playground.jobs import truncation_curve
 from lora_playground.lessons.catalogue import list_lessons
-from lora_playground.lessons.figures import FILE, base_digest, digest
+from lora_playground.lessons.figures import FILE, base_digest, defaults, digest, still_default
 from lora_playground.lessons.measuring import Measuring
 from lora_playground.lessons.quantities import Quantity
 from lora_playground.lessons.schema import Lesson
@@ -129,8 +129,9 @@ def main() -> None:
         bench = Bench(given.home or Path(folder), time.monotonic() + 60 * given.minutes)
         told: dict[str, Any] = read_json(FILE) or {}
         base = base_digest(EMBEDDED)
-        if told.get("base") != base:
-            told = {"base": base, "lessons": {}}
+        if told.get("base") != base or not still_default(told["defaults"]):
+            told = {"lessons": {}}
+        told = {"base": base, "defaults": defaults(), "lessons": told["lessons"]}
         for seed in range(given.seeds):
             for lesson in list_lessons():
                 if given.lessons and lesson.name not in given.lessons:

@@ -14,22 +14,48 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lora_playground.lessons.catalogue import SHIPPED
+from pydantic import BaseModel
+
+from lora_playground.config import FederatedConfig, RunConfig, options
+from lora_playground.lessons.catalogue import SHIPPED, list_lessons
 from lora_playground.lessons.quantities import Quantity, written
 from lora_playground.lessons.schema import PLACEHOLDER, WORDS, Lesson
 from lora_playground.runs.files import read_json
+from lora_playground.variants import VARIANTS
 
 FILE = SHIPPED / "figures.json"
+_SIZES = (".rank", ".alpha")
+STATED = {
+    *("data.dataset", "data.rehearsal", "training.steps", "training.batch_tokens", "training.seed"),
+    *(f"federated.{name}" for name in ("strategy", "clients", "rounds", "local_steps", "partition")),
+}
+"""Options that a lesson's run states itself, beside its variant's rank and alpha, so that another default is nothing
+to it."""
 
 
 def digest(lesson: Lesson, key: str) -> str:
-    """What the run of a lesson asks for, but for the seed: figures of another digest are out of date. Only what differs
-    from the defaults counts, so that a new option of training leaves figures as they are."""
-    config = lesson.runs[key].run_config()
-    told = config.model_dump(mode="json", exclude={"title"}, exclude_defaults=True)
+    """What the run of a lesson asks for, but for the seed: figures of another digest are out of date. What the lesson
+    leaves to the defaults is in `defaults`."""
+    told = lesson.runs[key].run_config().model_dump(mode="json", exclude={"title"}, exclude_unset=True)
     told.get("training", {}).pop("seed", None)
-    told["variant"] = {**told.get("variant", {}), "name": config.variant.name}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def defaults() -> dict[str, Any]:
+    """{option: value} of what lessons' runs leave to the defaults: of data and training, of federated runs, and of the
+    variants that lessons use, with their learning rates. Figures are of runs with these."""
+    sections: dict[str, type[BaseModel]] = {"": RunConfig, "federated.": FederatedConfig}
+    found = {option.path: option.default for start, section in sections.items() for option in options(section, start)}
+    for config in (run.run_config().variant for lesson in list_lessons() for run in lesson.runs.values()):
+        found |= {f"{config.name}.{option.path}": option.default for option in options(type(config))}
+        found[f"{config.name}.learning_rate"] = VARIANTS[config.name].rate("embedded")
+    return {path: value for path, value in sorted(found.items()) if path not in STATED and not path.endswith(_SIZES)}
+
+
+def still_default(stored: dict[str, Any]) -> bool:
+    """Whether the defaults are those that figures were measured with. An option that is new does not count."""
+    now = defaults()
+    return all(path in now and now[path] == value for path, value in stored.items())
 
 
 class Figures:
