@@ -31,7 +31,7 @@ from lora_playground.config import RunConfig
 from lora_playground.jobs.limits import Limits
 from lora_playground.jobs.supervisor import Supervisor
 from lora_playground.service.sweeps import report
-from lora_playground.sweeps import Grid, Keeper
+from lora_playground.sweeps import Grid, SweepScheduler
 from lora_playground.sweeps.grid import Point
 
 PARTS = ("alone", "together", "race")
@@ -60,17 +60,17 @@ def time_part(part: str, made: list[Point], home: Path | None) -> dict[str, Any]
         folder = home or temporary
         slots = 1 if part == "alone" else None
         with Supervisor(Path(folder), slots=slots, limits=Limits(waiting=len(made) + 1), replay=False) as supervisor:
-            keeper = Keeper(supervisor)
+            scheduler = SweepScheduler(supervisor)
             before_the_clock(supervisor, made[0].config)
             began = time.monotonic()
             # A sweep at one place is the runs one after the other: the same queue, and never a pause between two.
-            sweep = keeper.create(made, "benchmark", race=part == "race")
-            keeper.start()
-            while keeper.store.get(sweep.id).ended is None:
+            sweep = scheduler.create(made, "benchmark", race=part == "race")
+            scheduler.start()
+            while scheduler.store.get(sweep.id).ended is None:
                 time.sleep(0.05)
             seconds = time.monotonic() - began
-            told = report(keeper.standing(sweep.id))
-            keeper.close()
+            told = report(scheduler.status(sweep.id))
+            scheduler.close()
             states = [one["state"] for one in told["runs"]]
             used = sum(row.used for row in supervisor.store.list())
             return {"seconds": round(seconds, 1), "slots": supervisor.slots, "device_seconds": round(used, 1),

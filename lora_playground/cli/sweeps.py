@@ -35,7 +35,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def sweep(given: argparse.Namespace) -> dict[str, Any]:
     """`sweep`: makes the runs here, or hands them to the server that uses this home, and waits for them."""
     from lora_playground.jobs.supervisor import Supervisor
-    from lora_playground.sweeps import Keeper
+    from lora_playground.sweeps import SweepScheduler
 
     try:
         supervisor = Supervisor(given.home, slots=given.slots)
@@ -44,22 +44,22 @@ def sweep(given: argparse.Namespace) -> dict[str, Any]:
             raise
         return _beside_a_server(given)
     with supervisor:
-        keeper = Keeper(supervisor)
-        keeper.start()
+        scheduler = SweepScheduler(supervisor)
+        scheduler.start()
         try:
-            made = keeper.ask(given.resume, "run") if given.resume else keeper.create(*_grid(given), given.race)
+            made = scheduler.ask(given.resume, "run") if given.resume else scheduler.create(*_grid(given), given.race)
             _tell_start(made.id, len(made.entries), supervisor.slots)
-            return _wait(lambda: keeper.standing(made.id))
+            return _wait(lambda: scheduler.status(made.id))
         except KeyboardInterrupt:
             with contextlib.suppress(UnboundLocalError):
-                keeper.ask(made.id, "pause")
+                scheduler.ask(made.id, "pause")
                 until = time.monotonic() + 8
-                while keeper.standing(made.id).state != "paused" and time.monotonic() < until:
+                while scheduler.status(made.id).state != "paused" and time.monotonic() < until:
                     time.sleep(0.1)
                 print(f"stopped; go on with: lora-playground sweep --resume {made.id}", file=sys.stderr)
             raise
         finally:
-            keeper.close()
+            scheduler.close()
 
 
 def _beside_a_server(given: argparse.Namespace) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def sweeps(given: argparse.Namespace) -> list[dict[str, Any]]:
 def delete_sweep(given: argparse.Namespace) -> dict[str, Any]:
     """`delete-sweep`: a sweep in which nothing goes on, with all its runs."""
     from lora_playground.jobs.supervisor import Supervisor
-    from lora_playground.sweeps import Keeper, SweepStore, delete
+    from lora_playground.sweeps import SweepScheduler, SweepStore, delete
 
     try:
         supervisor = Supervisor(given.home)
@@ -100,9 +100,9 @@ def delete_sweep(given: argparse.Namespace) -> dict[str, Any]:
         count = delete(_read(store.get(given.sweep), runs), store, runs.delete)
     else:
         try:
-            keeper = Keeper(supervisor)  # never started: nothing goes on without a server
-            keeper.ask(given.sweep, "pause")
-            count = keeper.delete(given.sweep)
+            scheduler = SweepScheduler(supervisor)  # never started: nothing goes on without a server
+            scheduler.ask(given.sweep, "pause")
+            count = scheduler.delete(given.sweep)
         finally:
             supervisor.close()
     return {"sweep": given.sweep, "deleted": True, "runs": count}
@@ -111,9 +111,9 @@ def delete_sweep(given: argparse.Namespace) -> dict[str, Any]:
 def _read(sweep: Any, runs: RunStore) -> Any:
     """A sweep as its runs' folders tell it."""
     from lora_playground.jobs.job import Job
-    from lora_playground.sweeps import read_standing
+    from lora_playground.sweeps import read_status
 
-    return read_standing(sweep, runs, lambda id: Job.of_run(runs.get(id)))
+    return read_status(sweep, runs, lambda id: Job.of_run(runs.get(id)))
 
 
 def _grid(given: argparse.Namespace) -> tuple[list[Any], str]:
@@ -153,20 +153,20 @@ def _wait(look: Callable[[], Any]) -> dict[str, Any]:
     told: set[int] = set()
     with Progress() as progress:
         while True:
-            standing = look()
-            for text in _news(standing, told):
+            status = look()
+            for text in _news(status, told):
                 progress.say(f"  {text}")
-            if standing.sweep.ended is not None:
-                return report(standing)
-            done = sum(member.final for member in standing.members)
-            beside = f"{done} of {len(standing.members)} runs"
-            progress.count(round(100 * standing.share), 100, "percent", standing.eta, beside)
+            if status.sweep.ended is not None:
+                return report(status)
+            done = sum(member.final for member in status.members)
+            beside = f"{done} of {len(status.members)} runs"
+            progress.count(round(100 * status.share), 100, "percent", status.eta, beside)
             time.sleep(LOOK)
 
 
-def _news(standing: Any, told: set[int]) -> Iterator[str]:
+def _news(status: Any, told: set[int]) -> Iterator[str]:
     """A line for each run that has ended since the last call."""
-    for member in standing.members:
+    for member in status.members:
         if member.final and member.number not in told:
             told.add(member.number)
             loss = "" if member.validation_loss is None else f", validation loss {member.validation_loss:.3f}"

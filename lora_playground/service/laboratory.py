@@ -15,7 +15,7 @@ from lora_playground.service.operation_options import MixingOptions, section_of
 from lora_playground.service.spectra import updates_of
 from lora_playground.service.sweeps import line, report
 from lora_playground.service.values import listed, whole, words
-from lora_playground.sweeps import Grid, Keeper
+from lora_playground.sweeps import Grid, SweepScheduler
 
 Wish = Literal["run", "pause", "stop"]
 
@@ -29,7 +29,7 @@ class Laboratory:
 
     supervisor: Supervisor
     store: RunStore
-    sweeps: Keeper | None
+    sweeps: SweepScheduler | None
 
     def sweep(
         self, who: str, ranks: list[int] | None = None, variants: list[str] | None = None,
@@ -46,12 +46,12 @@ class Laboratory:
         """
         if not isinstance(race, bool):
             raise ConfigError("race", race, "give true or false")
-        keeper, base = self._keeper(), run_options.build(options)
+        scheduler, base = self._scheduler(), run_options.build(options)
         grid = Grid(
             tuple(listed("ranks", ranks, int)), tuple(listed("variants", variants, str)),
             tuple(listed("learning_rates", learning_rates, int, float)), tuple(listed("seeds", seeds, int)),
         )  # fmt: skip
-        return report(keeper.standing(keeper.create(grid.points(base), grid.label(base), race, who).id))
+        return report(scheduler.status(scheduler.create(grid.points(base), grid.label(base), race, who).id))
 
     def list_sweeps(self, who: str, limit: int = 50) -> list[dict[str, Any]]:
         """Lists sweeps, newest first: state, how many runs there are and how many have ended, the best score.
@@ -59,8 +59,8 @@ class Laboratory:
         Args:
             limit: at most so many, 1 to 1000.
         """
-        keeper = self._keeper()
-        return [line(keeper.read(one)) for one in keeper.store.list()[: whole("limit", limit, 1, 1000)]]
+        scheduler = self._scheduler()
+        return [line(scheduler.read(one)) for one in scheduler.store.list()[: whole("limit", limit, 1, 1000)]]
 
     def sweep_status(self, who: str, sweep: str) -> dict[str, Any]:
         """Tells how far a sweep is, run by run, and what it shows in words: the best run, how much rank is enough.
@@ -68,7 +68,7 @@ class Laboratory:
         Args:
             sweep: a sweep's id.
         """
-        return report(self._keeper().standing(sweep))
+        return report(self._scheduler().status(sweep))
 
     def change_sweep(self, who: str, sweep: str, wish: Wish) -> dict[str, Any]:
         """Pauses a sweep, lets it go on, or stops it for good; what is finished stays.
@@ -79,8 +79,8 @@ class Laboratory:
         """
         if wish not in ("run", "pause", "stop"):
             raise ConfigError("wish", wish, "choose one of run, pause, stop")
-        keeper = self._keeper()
-        return report(keeper.read(keeper.ask(sweep, wish, who if keeper.store.get(sweep).owner else None)))
+        scheduler = self._scheduler()
+        return report(scheduler.read(scheduler.ask(sweep, wish, who if scheduler.store.get(sweep).owner else None)))
 
     def delete_sweep(self, who: str, sweep: str) -> dict[str, Any]:
         """Deletes a sweep that has ended or is paused, with all its runs and their files, for good.
@@ -88,8 +88,8 @@ class Laboratory:
         Args:
             sweep: a sweep's id.
         """
-        keeper = self._keeper()
-        runs = keeper.delete(sweep, who if keeper.store.get(sweep).owner else None)
+        scheduler = self._scheduler()
+        runs = scheduler.delete(sweep, who if scheduler.store.get(sweep).owner else None)
         return {"sweep": sweep, "deleted": True, "runs": runs}
 
     def merge(
@@ -112,7 +112,7 @@ class Laboratory:
         made = mixing.numbers(chosen, updates_of(saved), chosen.adapters())
         return {"run": saved.id, "label": saved.label, "mixture": made} | catalogue.run_row(saved, saved.state())
 
-    def _keeper(self) -> Keeper:
+    def _scheduler(self) -> SweepScheduler:
         if self.sweeps is None:
             raise RunError("There are no sweeps here; ask a server.")
         return self.sweeps

@@ -35,7 +35,7 @@ from lora_playground.service.long_work import LONGEST_WAIT, LongWork
 from lora_playground.service.operation_options import ChatOptions, EvaluateOptions, flags_of, section_of
 from lora_playground.service.readings import Readings
 from lora_playground.service.values import number, whole, words
-from lora_playground.sweeps import Keeper
+from lora_playground.sweeps import SweepScheduler
 
 MAX_TEXT = 20_000_000
 """Characters of rows that are given as text."""
@@ -50,7 +50,7 @@ class Operations(Exchanging, Laboratory, Readings, Learning):
         sweeps: feeds sweeps to the queue.
     """
 
-    def __init__(self, supervisor: Supervisor, chat: ChatClient, sweeps: Keeper | None = None) -> None:
+    def __init__(self, supervisor: Supervisor, chat: ChatClient, sweeps: SweepScheduler | None = None) -> None:
         self.sweeps = sweeps
         self.supervisor, self.store, self.home = supervisor, supervisor.runs, supervisor.home
         self._chat, self.work, self._asking = chat, LongWork(supervisor.home), Counter[str]()

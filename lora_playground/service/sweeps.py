@@ -8,43 +8,47 @@ from typing import Any
 from lora_playground.plots import sweeps as plots
 from lora_playground.sweeps import findings
 from lora_playground.sweeps.findings import MARGIN, Scored
-from lora_playground.sweeps.standing import Member, Standing
+from lora_playground.sweeps.status import Member, SweepStatus
 
 PICTURES = ("fan", "score", "heat", "capacity", "utilisation")
 """In the order of the page; 'heat' only where two options are swept."""
 
 
-def report(standing: Standing) -> dict[str, Any]:
+def report(status: SweepStatus) -> dict[str, Any]:
     """What a program wants to know of a sweep, as JSON."""
-    members, best = standing.members, findings.best(standing.members)
+    members, best = status.members, findings.best(status.members)
     scored = findings.scores_by_rank(members)
-    found, held, used = findings.enough(scored), findings.capacity(members), findings.utilisation(members)
+    found, held, used = (
+        findings.smallest_sufficient_rank(scored),
+        findings.capacity(members),
+        findings.utilisation(members),
+    )
     return {
-        "sweep": standing.sweep.id,
-        "label": standing.sweep.label,
-        "state": standing.state,
-        "race": standing.sweep.race,
-        "seconds": round(standing.sweep.active, 1),
+        "sweep": status.sweep.id,
+        "label": status.sweep.label,
+        "state": status.state,
+        "race": status.sweep.race,
+        "seconds": round(status.sweep.active, 1),
         "runs": [row(member) for member in members],
         "best": best and row(best),
         "scores_by_rank": [{"variant": one.variant, "rank": one.rank, "score": one.score, "low": one.low,
                             "high": one.high, "n": one.n, "seeds": len(one.scores)} for one in scored],
         "enough": found and {"rank": found[0].rank, "variant": found[0].variant, "best_rank": found[1].rank},
-        "parts": {str(one.rank): one.parts for one in findings.fan(members)},
+        "parts": {str(one.rank): one.separates_at for one in findings.curves_by_rank(members)},
         "capacity": held and {"target_bits": held.target_bits, "bits_a_parameter": held.bits,
                               "held": [{"variant": name, "rank": rank, "parameters": parameters, "bits": bits}
                                        for (name, rank), (parameters, bits) in held.held.items()]},
         "utilisation": used and {"slope": used.slope, "stable_rank": {str(rank): one for rank, one in used.points}},
-        "words": {name: words for name, (_, words) in pictures(standing).items() if words},
+        "words": {name: words for name, (_, words) in pictures(status).items() if words},
     }  # fmt: skip
 
 
-def line(standing: Standing) -> dict[str, Any]:
+def line(status: SweepStatus) -> dict[str, Any]:
     """A sweep in one line of a list."""
-    best = findings.best(standing.members)
+    best = findings.best(status.members)
     return {
-        "sweep": standing.sweep.id, "label": standing.sweep.label, "state": standing.state,
-        "runs": len(standing.members), "ended": sum(one.final for one in standing.members),
+        "sweep": status.sweep.id, "label": status.sweep.label, "state": status.state,
+        "runs": len(status.members), "ended": sum(one.final for one in status.members),
         "score": best.score["adapted"] if best is not None and best.score else None,
     }  # fmt: skip
 
@@ -60,12 +64,12 @@ def row(member: Member) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def pictures(standing: Standing) -> dict[str, tuple[dict[str, Any], str]]:
+def pictures(status: SweepStatus) -> dict[str, tuple[dict[str, Any], str]]:
     """{name: (figure, sentence)}, of what the runs have found so far."""
-    members = standing.members
-    lines = [(one.rank, one.steps, one.losses, one.parts) for one in findings.fan(members)]
+    members = status.members
+    lines = [(one.rank, one.steps, one.losses, one.separates_at) for one in findings.curves_by_rank(members)]
     scored = findings.scores_by_rank(members)
-    found = findings.enough(scored)
+    found = findings.smallest_sufficient_rank(scored)
     rows, pair = [_row(one) for one in scored], [_row(one) for one in found] if found else [None, None]
     missing = sorted({one.entry.rank for one in members if one.state == "out" and one.entry.rank is not None}
                      - {one.rank for one in scored})  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a sweep will take before it is started, from what its runs would take one by one. It starts nothing."""
+"""Estimates how long a sweep will take before it is started, from the estimates of its runs. It starts nothing."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from lora_playground.sweeps import race
 from lora_playground.sweeps.grid import Point
 
 RELOADING = 0.25
-"""What loading the runs that are left anew, twice in a race, adds at most, as a share of all runs in full."""
+"""In a race the runs that go on are loaded again after each of the two comparisons. This is the most that adds, as a
+share of the time that all runs would take without a race."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Attributes:
-    runs: how many. at_once: how many of them at a time.
-    seconds: from start to end, the least and the most; None where nothing comparable has run here.
-    steps: optimiser steps in all. source: what the time is taken from, as in `TimeEstimate`.
+    """What a sweep will take.
+
+    Attributes:
+        runs: number of runs. at_once: how many of them train at the same time.
+        seconds: (shortest, longest) time from start to end; None if nothing comparable has run on this machine.
+        steps: optimiser steps of all runs together. source: what the time is derived from, see `TimeEstimate.source`.
     """
 
     runs: int
@@ -32,7 +35,12 @@ class Cost:
 
 
 def cost(points: Sequence[Point], raced: bool, store: RunStore, slots: int, gpu: bool = False) -> Cost:
-    """What these runs take with so many slots; a race takes fewer steps."""
+    """The cost of training these runs.
+
+    Args:
+        points: the runs; all have the same base model and number of steps. raced: whether the worse half stops early.
+        slots: how many jobs this server runs at a time. gpu: whether they train on a GPU.
+    """
     configs = [point.config for point in points]
     found = known_memory(configs[0])
     alone = not gpu and (found is None or found.parameters >= LARGE)
@@ -45,7 +53,7 @@ def cost(points: Sequence[Point], raced: bool, store: RunStore, slots: int, gpu:
         return Cost(len(configs), at_once, None, steps)
     rounds = max(1.0, len(configs) / at_once)
     least, most = (sum(one.seconds[end] for one in estimates) / len(estimates) * rounds for end in (0, 1))
-    # Beside each other, on cores that share caches and memory, runs are slower than one alone: by up to a half as seen.
+    # Runs that train at the same time share caches and memory; each was measured to take up to 1.5 times as long.
     most *= 1.5 if at_once > 1 else 1.0
     seconds = (share * least, min(1.0, share + (RELOADING if raced else 0.0)) * most)
     worst = max(estimates, key=lambda one: ["runs", "method", "model", "processor"].index(one.source))

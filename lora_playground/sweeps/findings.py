@@ -1,5 +1,6 @@
-"""What a sweep shows: where the loss curves of the ranks part, which rank is enough, what the adapters can hold, how
-many of their directions they use. Numbers only; pictures and sentences are `plots.sweeps`.
+"""What a sweep shows: where the loss curves of the ranks separate, the smallest rank that scores like the best, how the
+adapters' capacity compares with the data, and how much of its rank an update uses. Numbers only: `plots.sweeps` draws
+them and puts them into sentences.
 """
 
 from __future__ import annotations
@@ -14,37 +15,39 @@ import numpy as np
 
 from lora_playground.analysis.spectra import stable_rank
 from lora_playground.evaluation import interval
-from lora_playground.sweeps.standing import Member
+from lora_playground.sweeps.status import Member
 
 MARGIN = 0.02
-"""A curve has parted from the lowest one where it is higher by this share, and stays so."""
+"""A loss curve has separated from the lowest one once it lies above it by this share, and stays there to the end."""
 AXES = ("rank", "learning_rate", "variant")
-"""What the heat map shows, in the order in which two are chosen; seeds are averaged."""
+"""Options that can be an axis of the heat map. The first two of them that were swept are shown; seeds are averaged."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The validation loss of one rank over the steps, the mean of its runs.
+    """The validation loss of one rank over the steps, averaged over its runs.
 
     Attributes:
-        runs: how many. parts: the step from which on it lies above the lowest curve by more than `MARGIN`, None where
-            it does not at the end.
+        runs: how many were averaged.
+        separates_at: the first step from which the curve stays above the lowest one by more than `MARGIN`; None if it
+            ends within that margin.
     """
 
     rank: int
     steps: tuple[int, ...]
     losses: tuple[float, ...]
     runs: int
-    parts: int | None = None
+    separates_at: int | None = None
 
 
 @dataclass(frozen=True)
 class Scored:
-    """The score of one rank of one variant, the mean of its seeds, at the learning rate that served it best.
+    """The score of one variant at one rank, averaged over the seeds, at the best of the learning rates tried.
 
     Attributes:
-        low, high: Wilson's interval at 95% for the test rows, which are the same for all seeds and so count once.
-        scores: of the seeds. n: test rows.
+        score: from 0 to 1.
+        low, high: Wilson's 95% interval. All seeds answer the same test rows, so these are counted once.
+        scores: one for each seed. n: number of test rows.
     """
 
     variant: str
@@ -59,9 +62,13 @@ class Scored:
 
 @dataclass(frozen=True)
 class Capacity:
-    """Attributes:
-    target_bits: −log₂ of what is to be learned, under the base: answers' tokens, once through, by its loss.
-    held: {(variant, rank): (trained parameters, bits at `bits` a parameter)}.
+    """How much information the training answers hold, and how much each adapter can store.
+
+    Attributes:
+        target_bits: −log₂ of the probability that the base gives to all answers of the training rows: the number of
+            their tokens times the base's validation loss in bits.
+        held: {(variant, rank): (trained parameters, bits they can store)}.
+        bits: bits that one parameter stores; 2 as measured by Z. Allen-Zhu and Y. Li (arXiv 2404.05405).
     """
 
     target_bits: float
@@ -71,9 +78,11 @@ class Capacity:
 
 @dataclass(frozen=True)
 class Utilisation:
-    """Attributes:
-    points: (rank, stable rank, the mean over modules and runs). slope: of log stable rank over log rank; None where
-        there are not two ranks.
+    """How much of its rank an update uses.
+
+    Attributes:
+        points: (rank, stable rank averaged over modules and runs).
+        slope: of log(stable rank) over log(rank), fitted by least squares; None if there is only one rank.
     """
 
     points: tuple[tuple[int, float], ...]
@@ -82,10 +91,12 @@ class Utilisation:
 
 @dataclass(frozen=True)
 class Heat:
-    """One number for each pair of values of two swept options.
+    """A heat map: one number for each pair of values of two swept options.
 
     Attributes:
-        cells: rows of `y`, columns of `x`; None where no run is done. measure: 'score' or 'loss'.
+        x, y: names of the options. xs, ys: their values.
+        cells: one row for each of `ys`, one column for each of `xs`; None where no run is done.
+        measure: 'score' or 'loss'.
     """
 
     x: str
@@ -96,8 +107,11 @@ class Heat:
     measure: str
 
 
-def fan(members: Sequence[Member]) -> list[Curve]:
-    """Curves by rank, from the smallest; at steps that all runs of a rank have come to. One variant's, the first's."""
+def curves_by_rank(members: Sequence[Member]) -> list[Curve]:
+    """One curve for each rank, smallest first, at the steps that all runs of that rank have reached.
+
+    Only the runs of one variant, the first that has a rank.
+    """
     first = next((one.entry.variant for one in members if one.entry.rank is not None), None)
     groups = _by(_at_their_best_rate(one for one in members if one.entry.variant == first), lambda one: one.entry.rank)
     curves = []
@@ -106,15 +120,15 @@ def fan(members: Sequence[Member]) -> list[Curve]:
         if not seen:
             continue
         longest = max(max(one) for one in seen)
-        seen = [one for one in seen if max(one) == longest]  # a run that is behind, or out, would bend the mean
+        seen = [one for one in seen if max(one) == longest]  # the mean is over runs that are equally far
         steps = sorted(set.intersection(*(set(one) for one in seen)))
         losses = tuple(fmean(one[step] for one in seen) for step in steps)
         curves.append(Curve(rank, tuple(steps), losses, len(seen)))
-    return [Curve(one.rank, one.steps, one.losses, one.runs, _parting(one, curves)) for one in curves]
+    return [Curve(one.rank, one.steps, one.losses, one.runs, _separation(one, curves)) for one in curves]
 
 
-def _parting(curve: Curve, curves: Sequence[Curve]) -> int | None:
-    """The first step from which on a curve stays above the lowest of all curves."""
+def _separation(curve: Curve, curves: Sequence[Curve]) -> int | None:
+    """See `Curve.separates_at`."""
     parted = None
     for step, loss in zip(curve.steps, curve.losses):
         here = [other.losses[other.steps.index(step)] for other in curves if step in other.steps]
@@ -124,7 +138,7 @@ def _parting(curve: Curve, curves: Sequence[Curve]) -> int | None:
 
 
 def scores_by_rank(members: Iterable[Member]) -> list[Scored]:
-    """Scores of the runs that are done, by variant and rank."""
+    """The scores of finished runs, sorted by variant and rank."""
     rows = []
     done = [one for one in members if one.score and one.entry.rank is not None]
     groups = _by(done, lambda one: (one.entry.variant, one.entry.rank))
@@ -138,8 +152,9 @@ def scores_by_rank(members: Iterable[Member]) -> list[Scored]:
     return rows
 
 
-def enough(scored: Sequence[Scored]) -> tuple[Scored, Scored] | None:
-    """(the smallest rank whose score lies within the interval of the best, the best); None without scores."""
+def smallest_sufficient_rank(scored: Sequence[Scored]) -> tuple[Scored, Scored] | None:
+    """(the smallest rank of the best variant whose score reaches the lower end of the best score's interval, the best
+    score itself); None without scores."""
     if not scored:
         return None
     best = max(scored, key=lambda one: (one.score, -one.rank))
@@ -148,7 +163,7 @@ def enough(scored: Sequence[Scored]) -> tuple[Scored, Scored] | None:
 
 
 def capacity(members: Iterable[Member]) -> Capacity | None:
-    """Bits of the targets against bits that each adapter holds; None until a run is done."""
+    """The capacity of the adapters against the data; None until a run is done."""
     held: dict[tuple[str, int | None], tuple[int, float]] = {}
     bits = None
     for member in members:
@@ -163,7 +178,8 @@ def capacity(members: Iterable[Member]) -> Capacity | None:
 
 
 def utilisation(members: Iterable[Member]) -> Utilisation | None:
-    """Stable rank over rank, of the last spectra of runs that are done; of one variant, the first's."""
+    """How the stable rank of the learned updates grows with the rank: finished runs of one variant, the first that has
+    a rank. None until there is one."""
     seen: dict[int, list[float]] = {}
     first = None
     for member in members:
@@ -185,7 +201,8 @@ def utilisation(members: Iterable[Member]) -> Utilisation | None:
 
 
 def heat(members: Sequence[Member]) -> Heat | None:
-    """The score, or the validation loss where nothing is scored, over two swept options, averaged over the others."""
+    """The score over two swept options, averaged over the others; the validation loss if no run has a score. None if
+    fewer than two options were swept."""
     swept = [axis for axis in AXES if len({getattr(one.entry, axis) for one in members}) > 1]
     if len(swept) < 2:
         return None
@@ -197,7 +214,8 @@ def heat(members: Sequence[Member]) -> Heat | None:
 
 
 def best(members: Iterable[Member]) -> Member | None:
-    """The run with the best score, of equal ones the smallest rank; by its loss where none is scored."""
+    """The run with the best score, of equal ones that with the smallest rank; the one with the lowest validation loss
+    if no run has a score. None if no run is done."""
     done = [one for one in members if one.state == "done"]
     scored = [one for one in done if one.score]
     if scored:
@@ -216,7 +234,8 @@ def _cell(members: Iterable[Member], wanted: dict[str, Any], measure: str) -> fl
 
 
 def _at_their_best_rate(members: Iterable[Member]) -> list[Member]:
-    """Of each rank the runs at the learning rate that has the lowest loss at the last step that its runs came to."""
+    """For each rank only the runs at the best learning rate: that whose runs have come furthest, of equal ones that
+    with the lowest mean validation loss."""
     kept: list[Member] = []
     for runs in _by(members, lambda one: one.entry.rank).values():
         rates = _by(runs, lambda one: one.entry.learning_rate)

@@ -1,7 +1,7 @@
-"""A sweep's race: at a quarter and at half of the steps, the worse half of the runs stops. Pure functions.
+"""A sweep's race: at a quarter and at half of the steps the worse half of the runs stops. Pure functions.
 
-This is successive halving (K. Jamieson, A. Talwalkar, AISTATS 2016) with two rungs, and every run compared with all
-others at the same number of steps.
+This is successive halving (K. Jamieson, A. Talwalkar, AISTATS 2016) with two rungs. Runs are compared only at equal
+numbers of steps: one that comes first waits for the others.
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ SHARES = (0.25, 0.5)
 
 
 def rungs(steps: int) -> tuple[int, ...]:
-    """The steps at which runs are compared, for runs of so many steps; empty where there are too few."""
+    """The steps at which runs of `steps` steps are compared; fewer than two where runs are very short."""
     found = dict.fromkeys(math.ceil(share * steps) for share in SHARES)
     return tuple(step for step in found if step < steps)
 
 
-def places(losses: Mapping[int, float | None]) -> list[int]:
-    """Runs from the best to the worst by validation loss; without a finite one they come last, equal ones by number."""
+def ranking(losses: Mapping[int, float | None]) -> list[int]:
+    """Sorts runs from the lowest validation loss to the highest, those without a finite loss last, ties by number.
+
+    Args:
+        losses: {number of the run in its sweep: validation loss}.
+    """
 
     def key(number: int) -> tuple[float, int]:
         loss = losses[number]
@@ -28,15 +32,15 @@ def places(losses: Mapping[int, float | None]) -> list[int]:
     return sorted(losses, key=key)
 
 
-def losers(losses: Mapping[int, float | None]) -> dict[int, int]:
-    """The worse half, rounded down: {run: its place, from 1}. One run alone stays."""
-    order = places(losses)
+def worse_half(losses: Mapping[int, float | None]) -> dict[int, int]:
+    """The runs that stop: the worse half, rounded down, as {number of the run: its rank among all, from 1}."""
+    order = ranking(losses)
     kept = len(order) - len(order) // 2
     return {number: place for place, number in enumerate(order, 1) if place > kept}
 
 
 def share_of_steps(count: int, steps: int) -> float:
-    """Of the steps that all runs would take to their end, what a race of so many runs takes."""
+    """The steps that a race of `count` runs takes, as a share of `count * steps`, what all would take to their end."""
     done, before, left = 0, 0, count
     for step in rungs(steps):
         done, before, left = done + left * (step - before), step, left - left // 2

@@ -1,6 +1,6 @@
-"""Keeps sweeps in HOME/sweeps, one JSON file each, written by rename: what was asked for, and what was decided.
+"""Keeps sweeps in HOME/sweeps, one JSON file each, replaced atomically: what was asked for, and what a race decided.
 
-How far the runs are is not in it: their own folders say that. It knows no queue.
+How far the runs have come is not in it: their own folders say that (`status`). It knows no queue.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ class Entry:
     """One run of a sweep.
 
     Attributes:
-        config: the RunConfig as plain data. variant, rank, learning_rate, seed: what tells it from the others.
-        run: its id, '' as long as it has not been queued.
-        out: where the race has stopped it: {'step', 'loss', 'place', 'of'}.
-        paused: it was stopped by a pause, and goes on after it. gone: its run was deleted.
+        config: the RunConfig as plain data. variant, rank, learning_rate, seed: its values of the swept options.
+        run: its id, '' until it is queued.
+        out: None, or how the race eliminated it: {'step', 'loss' at that step, 'place' among the 'of' runs compared}.
+        paused: whether a pause of the sweep stopped it, so that it is resumed with the sweep.
+        gone: whether its run was deleted.
     """
 
     config: dict[str, Any]
@@ -47,18 +48,20 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """The run's name."""
+        """The run's title."""
         return str(self.config.get("title", ""))
 
 
 @dataclass
 class Sweep:
-    """A sweep as it is kept.
+    """A sweep as stored.
 
     Attributes:
-        owner: who asked for it, '' for the command line. race: whether the worse half stops early.
-        level: how many of the race's comparisons were made. wish: what a person asked for last.
-        ended: Unix time at which nothing was left to do, None before. active: seconds in which its runs ran or waited.
+        owner: the visitor who started it, '' for the command line. created: Unix time.
+        race: whether the worse half stops early. steps: of each run.
+        level: how many of the race's comparisons have been made. wish: what a person asked for last.
+        ended: Unix time at which nothing was left to do, None before that.
+        active: seconds during which at least one of its runs was training.
     """
 
     id: str
@@ -75,12 +78,12 @@ class Sweep:
 
     @property
     def runs(self) -> list[str]:
-        """Ids of the runs that were queued so far."""
+        """Ids of the runs that have been queued."""
         return [entry.run for entry in self.entries if entry.run]
 
 
 class SweepStore:
-    """All sweeps of one home. Safe to use from many threads; one process changes sweeps that go on."""
+    """The sweeps of one home. Thread-safe. Only one process may change sweeps that have not ended."""
 
     def __init__(self, home: Path) -> None:
         self.folder = home / "sweeps"
@@ -88,7 +91,7 @@ class SweepStore:
         self._lock = threading.Lock()
 
     def create(self, points: Sequence[Point], label: str, race: bool, owner: str = "") -> Sweep:
-        """Keeps a new sweep; raises RunError where home cannot be written."""
+        """Stores a new sweep. Raises RunError if HOME cannot be written."""
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         now = datetime.now(UTC)
@@ -102,18 +105,18 @@ class SweepStore:
         return sweep
 
     def save(self, sweep: Sweep) -> None:
-        """Writes a sweep, whole or not at all. Raises RunError."""
+        """Writes a sweep atomically. Raises RunError if HOME cannot be written."""
         write_json(self._path(sweep.id), asdict(sweep))
 
     def remove(self, id: str) -> None:
-        """Deletes what is kept of a sweep; its runs stay. Raises RunError where home cannot be written."""
+        """Deletes a sweep's file; its runs stay. Raises RunError if HOME cannot be written."""
         with writing(self._path(id)):
             self._path(id).unlink(missing_ok=True)
         with self._lock:
             self._read.pop(id, None)
 
     def get(self, id: str) -> Sweep:
-        """The sweep of that id, a copy of its own; raises RunError for one that is malformed or unknown."""
+        """Reads a sweep from its file. Raises RunError if the id is malformed or unknown, or the file damaged."""
         if not isinstance(id, str) or not ID_PATTERN.fullmatch(id):
             raise RunError(f"{id!r} is not a sweep's id; ids have letters, digits, - and _, at most 64.")
         found = read_json(self._path(id))
@@ -126,7 +129,7 @@ class SweepStore:
             raise RunError(f"Sweep {id} cannot be read ({error}); remove {self._path(id)}.") from error
 
     def list(self) -> list[Sweep]:
-        """All sweeps that can be read, newest first. They are shared: whoever changes one takes it from `get`."""
+        """All readable sweeps, newest first. The objects are cached and shared: to change one, take it from `get`."""
         try:
             names = sorted((entry.name for entry in os.scandir(self.folder)), reverse=True)
         except OSError:
@@ -134,7 +137,7 @@ class SweepStore:
         return [sweep for name in names if name.endswith(".json") and (sweep := self._known(name[:-5])) is not None]
 
     def _known(self, id: str) -> Sweep | None:
-        """As `get`, read again only when the file has changed."""
+        """Like `get`, but cached until the file changes, and None for a sweep that cannot be read."""
         try:
             stamp = self._path(id).stat().st_mtime_ns
             with self._lock:
@@ -152,5 +155,5 @@ class SweepStore:
 
 
 def config_of(entry: Entry) -> RunConfig:
-    """An entry's config, validated."""
+    """An entry's validated config. Raises ConfigError."""
     return RunConfig.parse(entry.config)

@@ -15,7 +15,7 @@ import gradio as gr
 from lora_playground.config import RunConfig
 from lora_playground.errors import ConfigError, PlaygroundError
 from lora_playground.machine.device import device
-from lora_playground.sweeps import MOST, Grid, Keeper, cost
+from lora_playground.sweeps import MAX_RUNS, Grid, SweepScheduler, cost
 from lora_playground.sweeps.grid import Point
 from lora_playground.ui import cards, controls, costs
 from lora_playground.ui.controls import CheckboxGroup, Radio
@@ -37,7 +37,7 @@ class SweepForm:
     def __init__(self, shell: Shell, steps: Steps, identity: Identity) -> None:
         assert shell.sweeps is not None
         self._shell, self._steps, self._identity = shell, steps, identity
-        self._keeper: Keeper = shell.sweeps
+        self._scheduler: SweepScheduler = shell.sweeps
         self._begun: OrderedDict[tuple[str, str], str] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -114,7 +114,7 @@ class SweepForm:
                 race = bool(given[self.race])
                 if race and base.training.seconds is not None:
                     raise ConfigError("race", "a time budget", "runs are compared at equal steps; give steps")
-                sweep = self._keeper.create(points, grid.label(base), race, click[0])
+                sweep = self._scheduler.create(points, grid.label(base), race, click[0])
                 self._begun[click] = sweep.id
                 while len(self._begun) > _REMEMBERED:
                     self._begun.popitem(last=False)
@@ -126,7 +126,7 @@ class SweepForm:
         """Pauses, goes on with, or stops a sweep; only who started it may."""
         try:
             if event.what in ("run", "pause", "stop"):
-                self._keeper.ask(str(event.id), event.what, self._identity.of(request))
+                self._scheduler.ask(str(event.id), event.what, self._identity.of(request))
         except PlaygroundError as failure:
             return cards.error(str(failure))
         return ""
@@ -152,7 +152,7 @@ def _same(base: RunConfig) -> str:
 
 
 def _price(found: cost.Cost, race: bool, base: RunConfig) -> str:
-    runs = counted(found.runs, "run", many=f"of at most {MOST} runs")
+    runs = counted(found.runs, "run", many=f"of at most {MAX_RUNS} runs")
     steps = "" if base.training.seconds is not None else f", {counted(found.steps, 'step', count(found.steps))} in all"
     at_once = f", {found.at_once} at a time" if found.at_once > 1 else ""
     said = f"<b>{runs}</b>{steps}{at_once}. "

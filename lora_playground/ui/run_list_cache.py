@@ -13,7 +13,7 @@ from lora_playground.errors import PlaygroundError
 from lora_playground.jobs.supervisor import Job, Supervisor
 from lora_playground.runs import Run, RunStore
 from lora_playground.runs.history import RunProgress
-from lora_playground.sweeps import Keeper, Sweep
+from lora_playground.sweeps import Sweep, SweepScheduler
 from lora_playground.ui import cards
 from lora_playground.ui.sidebar import LISTED, Entry
 
@@ -65,7 +65,7 @@ class Reading:
 class RunListCache:
     """Reads the runs of one home; safe to call from many threads."""
 
-    def __init__(self, store: RunStore, supervisor: Supervisor, sweeps: Keeper | None = None) -> None:
+    def __init__(self, store: RunStore, supervisor: Supervisor, sweeps: SweepScheduler | None = None) -> None:
         self._store, self._supervisor, self._sweeps = store, supervisor, sweeps
         self._lock = threading.Lock()
         self._at, self._now = -1e9, Reading((), {}, {})
@@ -157,11 +157,11 @@ class RunListCache:
         if known is not None:
             return known
         assert self._sweeps is not None
-        standing = self._sweeps.read(sweep)
-        score = max((one.score["adapted"] for one in standing.members if one.score), default=None)
-        part = f"{sum(one.final for one in standing.members)}/{len(standing.members)}"
+        status = self._sweeps.read(sweep)
+        score = max((one.score["adapted"] for one in status.members if one.score), default=None)
+        part = f"{sum(one.final for one in status.members)}/{len(status.members)}"
         person = self._supervisor.people.name(sweep.owner)
-        entry = Entry(sweep.id, sweep.label, standing.state, score, part, sweep=True, owner=sweep.owner, person=person)
+        entry = Entry(sweep.id, sweep.label, status.state, score, part, sweep=True, owner=sweep.owner, person=person)
         if sweep.ended is not None:
             self._done[sweep.id] = entry
         return entry

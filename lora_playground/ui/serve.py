@@ -15,7 +15,7 @@ from lora_playground.jobs.ray_runner import on_ray
 from lora_playground.jobs.supervisor import Supervisor
 from lora_playground.runs import default_home
 from lora_playground.service.operations import Operations
-from lora_playground.sweeps import Keeper
+from lora_playground.sweeps import SweepScheduler
 from lora_playground.ui import api, theme
 from lora_playground.ui.access import Access, ProgramsMiddleware
 from lora_playground.ui.frame import Frame
@@ -58,7 +58,7 @@ class Server:
         self.chat = ChatClient(self.home)
         try:
             self.identity = Identity(self.home)
-            self.sweeps = Keeper(self.supervisor)
+            self.sweeps = SweepScheduler(self.supervisor)
             parts = {
                 "home": self.home,
                 "store": self.supervisor.runs,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lora_playground.chat.client import ChatClient
     from lora_playground.jobs.supervisor import Supervisor
     from lora_playground.runs import Run, RunStore
-    from lora_playground.sweeps import Keeper
+    from lora_playground.sweeps import SweepScheduler
     from lora_playground.ui.identity import Identity
 
 SLOTS = 4
@@ -64,7 +64,7 @@ class Shell:
     store: RunStore
     supervisor: Supervisor
     ticked: gr.State
-    sweeps: Keeper | None = None
+    sweeps: SweepScheduler | None = None
     tuning: gr.State = field(default_factory=lambda: gr.State({}))
     client: ChatClient | None = None
     identity: Identity | None = None

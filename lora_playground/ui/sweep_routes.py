@@ -20,7 +20,7 @@ from lora_playground.errors import PlaygroundError
 from lora_playground.jobs.ownership import may_change
 from lora_playground.plots.sweeps import rank_colours
 from lora_playground.service.sweeps import pictures
-from lora_playground.sweeps import Keeper, Member, Standing, findings
+from lora_playground.sweeps import Member, SweepScheduler, SweepStatus, findings
 from lora_playground.ui.identity import Identity
 from lora_playground.ui.words import PHASES, escape, percent, rough, significant
 
@@ -34,8 +34,8 @@ STATES = {"planned": "planned", "queued": "waiting", "held": "waits for the othe
 class SweepRoutes:
     """Answers the route; safe to call from many threads."""
 
-    def __init__(self, keeper: Keeper, identity: Identity) -> None:
-        self._keeper, self._identity = keeper, identity
+    def __init__(self, scheduler: SweepScheduler, identity: Identity) -> None:
+        self._scheduler, self._identity = scheduler, identity
         self._kept: OrderedDict[str, tuple[str, dict[str, Any]]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -49,25 +49,25 @@ class SweepRoutes:
         if visitor is None:
             return Response(status_code=401)
         try:
-            standing = self._keeper.standing(request.query_params.get("id", ""))
+            status = self._scheduler.status(request.query_params.get("id", ""))
         except PlaygroundError as failure:
             said = f'<p class="lp-error">{escape(failure)}</p>'
             return _json({"version": "gone", "html": said, "table": "", "pictures": {}, "busy": False, "mine": False})
-        version = version_of(standing)
-        mine = may_change(standing.sweep.owner, visitor)
+        version = version_of(status)
+        mine = may_change(status.sweep.owner, visitor)
         if request.query_params.get("version") == f"{version}{mine:d}":
             return _json({"version": f"{version}{mine:d}"})
-        made = self._made(standing, version)
+        made = self._made(status, version)
         return _json({**made, "version": f"{version}{mine:d}", "mine": mine})
 
-    def _made(self, standing: Standing, version: str) -> dict[str, Any]:
-        id = standing.sweep.id
+    def _made(self, status: SweepStatus, version: str) -> dict[str, Any]:
+        id = status.sweep.id
         with self._lock:
             if id in self._kept and self._kept[id][0] == version:
                 return self._kept[id][1]
-        drawn = {name: {"figure": figure, "words": words} for name, (figure, words) in pictures(standing).items()}
-        made = {"html": card(standing), "table": table(standing), "pictures": drawn,
-                "busy": standing.state in ("running", "pausing", "stopping")}  # fmt: skip
+        drawn = {name: {"figure": figure, "words": words} for name, (figure, words) in pictures(status).items()}
+        made = {"html": card(status), "table": table(status), "pictures": drawn,
+                "busy": status.state in ("running", "pausing", "stopping")}  # fmt: skip
         with self._lock:
             self._kept[id] = (version, made)
             self._kept.move_to_end(id)
@@ -76,40 +76,40 @@ class SweepRoutes:
         return made
 
 
-def version_of(standing: Standing) -> str:
+def version_of(status: SweepStatus) -> str:
     """Another value whenever something that is shown has changed."""
-    parts = [(one.state, one.progress.version if one.progress else 0, bool(one.result)) for one in standing.members]
-    return f"{hash((standing.state, standing.sweep.level, standing.refused, tuple(parts))) & 0xFFFFFFFFFFFF:x}"
+    parts = [(one.state, one.progress.version if one.progress else 0, bool(one.result)) for one in status.members]
+    return f"{hash((status.state, status.sweep.level, status.refused, tuple(parts))) & 0xFFFFFFFFFFFF:x}"
 
 
-def card(standing: Standing) -> str:
+def card(status: SweepStatus) -> str:
     """Name, progress, counts, and what a person can do."""
-    sweep, done, share = standing.sweep, standing.count("done"), standing.share
-    said = [f"<b>{done}</b> of {len(standing.members)} done"]
+    sweep, done, share = status.sweep, status.count("done"), status.share
+    said = [f"<b>{done}</b> of {len(status.members)} done"]
     for words, states in (("running", ("loading", "training", "saving", "evaluating")), ("waiting", ("queued",)),
                           ("held for the race", ("held",)), ("stopped by the race", ("out",)),
                           ("failed", ("failed",))):  # fmt: skip
-        if number := standing.count(*states):
+        if number := status.count(*states):
             said.append(f"<b>{number}</b> {words}")
-    if standing.eta is not None:
-        said.append(f"ready in {rough(standing.eta)}")
-    state = {"running": "", "done": "done"}.get(standing.state, standing.state)
+    if status.eta is not None:
+        said.append(f"ready in {rough(status.eta)}")
+    state = {"running": "", "done": "done"}.get(status.state, status.state)
     buttons = {
         "running": (("pause", "Pause"), ("stop", "Stop")), "paused": (("run", "Go on"), ("stop", "Stop")),
-    }.get(standing.state, ())  # fmt: skip
+    }.get(status.state, ())  # fmt: skip
     asks = "".join(
         f'<button class="lp-act {what}" data-ask="{what}" data-id="{escape(sweep.id)}">{name}</button>'
         for what, name in buttons
     )
-    found = findings.enough(findings.scores_by_rank(standing.members))
+    found = findings.smallest_sufficient_rank(findings.scores_by_rank(status.members))
     answer = ""
-    if found is not None and standing.state == "done" and found[0].rank != found[1].rank:
+    if found is not None and status.state == "done" and found[0].rank != found[1].rank:
         small, best = found
         said_of = f"{_of(small)} against {_of(best)} at r = {best.rank}"
         answer = f'<p class="lp-answer">r = {small.rank} is enough here: {said_of}.</p>'
-    bar = f'<div class="lp-meter"><i style="width:{100 * share:.1f}%"></i></div>' if standing.state != "done" else ""
-    if standing.refused:
-        answer += f'<p class="lp-warning">The next run waits: {escape(standing.refused)}</p>'
+    bar = f'<div class="lp-meter"><i style="width:{100 * share:.1f}%"></i></div>' if status.state != "done" else ""
+    if status.refused:
+        answer += f'<p class="lp-warning">The next run waits: {escape(status.refused)}</p>'
     kind, stats = "Race" if sweep.race else "Sweep", "".join(f"<span>{one}</span>" for one in said)
     return (
         f'<section class="lp-card lp-progress"><div class="row"><span class="what">{kind}: {escape(sweep.label)}</span>'
@@ -121,11 +121,11 @@ def card(standing: Standing) -> str:
 _HEADS = (("Run", ""), ("State", ""), ("Val. loss", " class=number"), ("Score", " class=number"))
 
 
-def table(standing: Standing) -> str:
+def table(status: SweepStatus) -> str:
     """A line a run: state, loss, score; each opens its run, and can be ticked."""
-    colours = rank_colours([one.entry.rank or 1 for one in standing.members])
-    best = findings.best(standing.members)
-    lines = "".join(_line(one, colours[one.entry.rank or 1], one is best) for one in standing.members)
+    colours = rank_colours([one.entry.rank or 1 for one in status.members])
+    best = findings.best(status.members)
+    lines = "".join(_line(one, colours[one.entry.rank or 1], one is best) for one in status.members)
     heads = "".join(f'<th scope="col"{kind}>{name}</th>' for name, kind in _HEADS)
     return (
         '<h2 class="lp-section">The runs <small>a tick shows one in Spectrum, Chat and Compare</small></h2>'

@@ -17,7 +17,7 @@ from lora_playground.reproduce.command import command_line, flag
 from lora_playground.runs import RunStore
 from lora_playground.service.operations import Operations
 from lora_playground.service.run_options import COMMON, FEDERATED, build
-from lora_playground.sweeps import Keeper
+from lora_playground.sweeps import SweepScheduler
 from lora_playground.ui import finetune
 from lora_playground.ui.api import endpoints
 from lora_playground.ui.shell import SLOTS, Shell
@@ -200,7 +200,7 @@ def test_an_operation_and_its_command_refuse_with_the_same_sentence(operation, g
     assert main([*command.split(), "--home", str(tmp_path)]) == 1
     said = capsys.readouterr().err.strip().removeprefix("error: ")
     with Supervisor(tmp_path, FakeRunner(), slots=1) as supervisor:
-        operations = Operations(supervisor, None, Keeper(supervisor))  # type: ignore[arg-type]
+        operations = Operations(supervisor, None, SweepScheduler(supervisor))  # type: ignore[arg-type]
 
         async def ask():
             answer = getattr(operations, operation)("program", **given)

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.sweeps.test_keeper import STEPS, Trainer
 
 from lora_playground.cli import main
 from lora_playground.jobs.supervisor import Supervisor
-from lora_playground.sweeps import Keeper
-from tests.sweeps.test_keeper import STEPS, Trainer
+from lora_playground.sweeps import SweepScheduler
 
 
 @pytest.mark.parametrize(
@@ -30,11 +30,11 @@ def test_what_cannot_be_swept_is_refused_before_anything_runs(home: Path, capsys
 def test_beside_a_server_the_sweep_is_made_there_and_watched_here(home: Path, capsys) -> None:
     trainer = Trainer({1: 3.0, 2: 2.0, 4: 1.0, 8: 0.5})
     with Supervisor(home, trainer, slots=2, replay=False, admit=lambda *_: []) as supervisor:
-        keeper = Keeper(supervisor)
-        keeper.start()
+        scheduler = SweepScheduler(supervisor)
+        scheduler.start()
         flags = ["--rank", "1,2,4,8", "--steps", str(STEPS), "--race", "--json"]
         assert main(["sweep", "--home", str(home), *flags]) == 0
-        keeper.close()
+        scheduler.close()
     printed = capsys.readouterr()
     told = json.loads(printed.out)
     assert (told["state"], told["race"]) == ("done", True)
@@ -52,14 +52,14 @@ def test_sweeps_are_listed_and_deleted_with_and_without_a_server(home: Path, cap
 
     trainer = Trainer({1: 3.0, 2: 2.0})
     with Supervisor(home, trainer, slots=2, replay=False, admit=lambda *_: []) as supervisor:
-        keeper = Keeper(supervisor)
-        keeper.start()
+        scheduler = SweepScheduler(supervisor)
+        scheduler.start()
         for seed in ("0", "1"):
             told("sweep", "--rank", "1,2", "--steps", str(STEPS), "--seed", seed)
         second, first = told("sweeps")
         assert (second["state"], second["runs"], second["ended"]) == ("done", 2, 2)
         assert told("delete-sweep", second["sweep"]) == {"sweep": second["sweep"], "deleted": True, "runs": 2}
-        keeper.close()
+        scheduler.close()
     assert [one["sweep"] for one in told("sweeps")] == [first["sweep"]]
     assert told("delete-sweep", first["sweep"])["runs"] == 2 and told("sweeps") == []
     assert not list(home.glob("runs/*/config.json"))

@@ -11,7 +11,7 @@ import pytest
 from lora_playground.plots.sweeps import describe_capacity, describe_fan, describe_scores
 from lora_playground.runs.history import RunProgress
 from lora_playground.service import sweeps as service
-from lora_playground.sweeps import Entry, Member, Standing, Sweep, findings
+from lora_playground.sweeps import Entry, Member, Sweep, SweepStatus, findings
 
 N = 100
 
@@ -40,23 +40,23 @@ def wilson(share: float, count: int) -> tuple[float, float]:
 
 
 def test_where_the_curves_part() -> None:
-    curves = findings.fan([
+    curves = findings.curves_by_rank([
         member(0, 1, {0: 4.0, 10: 3.0, 20: 2.5, 40: 2.2}),
         member(1, 4, {0: 4.0, 10: 3.2, 20: 2.0, 40: 1.01}),  # above the lowest at 10 only, so it has not parted
         member(2, 16, {0: 4.0, 10: 3.0, 20: 2.0, 40: 1.0}),
     ])  # fmt: skip
-    assert [(one.rank, one.parts) for one in curves] == [(1, 20), (4, None), (16, None)]
-    words = describe_fan([(one.rank, one.steps, one.losses, one.parts) for one in curves], findings.MARGIN)
+    assert [(one.rank, one.separates_at) for one in curves] == [(1, 20), (4, None), (16, None)]
+    words = describe_fan([(one.rank, one.steps, one.losses, one.separates_at) for one in curves], findings.MARGIN)
     assert words == "r = 4 and 16 end within 2% of the lowest loss; r = 1 lies above it from step 20 on."
 
 
 def test_what_the_race_has_stopped_is_not_said_to_have_ended_as_low() -> None:
-    curves = findings.fan([
+    curves = findings.curves_by_rank([
         member(0, 1, {0: 4.0, 10: 3.0}, state="out", spectrum={"m": [1.0]}),
         member(1, 4, {0: 4.0, 10: 2.99, 40: 1.0}, spectrum={"m": [1.0, 1.0, 1.0, 1.0]}),
         member(2, 8, {0: 4.0, 10: 2.99, 40: 1.0}, spectrum={"m": [1.0] * 8}),
     ])  # fmt: skip
-    words = describe_fan([(one.rank, one.steps, one.losses, one.parts) for one in curves], findings.MARGIN)
+    words = describe_fan([(one.rank, one.steps, one.losses, one.separates_at) for one in curves], findings.MARGIN)
     assert words == ("The curves do not part: r = 4 and 8 end within 2% of the lowest loss. r = 1 has come to step 10.")
     used = findings.utilisation([
         member(0, 1, {10: 3.0}, state="out", spectrum={"m": [1.0]}), member(1, 4, {40: 1.0}, spectrum={"m": [1.0] * 4})
@@ -65,7 +65,7 @@ def test_what_the_race_has_stopped_is_not_said_to_have_ended_as_low() -> None:
 
 
 def test_a_curve_is_the_mean_of_its_seeds_that_came_as_far_and_of_the_best_rate() -> None:
-    curves = findings.fan([
+    curves = findings.curves_by_rank([
         member(0, 2, {0: 4.0, 20: 2.0, 40: 1.0}, seed=0, rate=1e-3),
         member(1, 2, {0: 4.0, 20: 3.0, 40: 2.0}, seed=1, rate=1e-3),
         member(2, 2, {0: 4.0, 20: 9.0}, seed=2, rate=1e-3, state="out"),
@@ -83,7 +83,7 @@ def test_the_smallest_rank_within_the_interval_of_the_best() -> None:
         assert (one.low, one.high) == pytest.approx(wilson(scores[one.rank], N))
     low = wilson(0.93, N)[0]
     assert 0.85 < low < 0.92
-    found = findings.enough(scored)
+    found = findings.smallest_sufficient_rank(scored)
     assert found is not None and (found[0].rank, found[1].rank) == (4, 16)
     rows = [(one.variant, one.rank, one.score, one.low, one.high, one.scores) for one in scored]
     words = describe_scores(rows, rows[2], rows[3], N)
@@ -146,11 +146,11 @@ def test_a_sweep_is_told_and_drawn_at_every_moment() -> None:
         [member(0, 1, {0: 2.0, 10: 1.9}, state="out"), member(1, 2, {0: 2.0, 40: 1.0}, 0.5)],
     ]
     for members in moments:
-        made = service.pictures(Standing(sweep, members))
+        made = service.pictures(SweepStatus(sweep, members))
         assert {"fan", "score", "capacity", "utilisation"} <= set(made)
         for figure, words in made.values():
             assert "nan" not in words
             go.Figure(data=figure["data"], layout=figure["layout"])  # Plotly refuses what it does not know
             json.dumps(figure, allow_nan=False)
-    told = service.report(Standing(sweep, moments[-1]))
+    told = service.report(SweepStatus(sweep, moments[-1]))
     assert told["best"]["rank"] == 2 and [one["state"] for one in told["runs"]] == ["out", "done"]

@@ -50,7 +50,7 @@ def test_a_race_keeps_the_better_half_whatever_the_order() -> None:
     draw = random.Random(3)
     for count in range(1, 33):
         losses = {number: draw.choice([1.0, 2.0, draw.random(), None, math.nan]) for number in range(count)}
-        out = race.losers(losses)
+        out = race.worse_half(losses)
         assert len(out) == count // 2
 
         worth = {n: math.inf if loss is None or math.isnan(loss) else loss for n, loss in losses.items()}

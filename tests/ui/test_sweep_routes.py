@@ -6,15 +6,15 @@ from types import SimpleNamespace
 import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
+from tests.sweeps.test_keeper import STEPS, Trainer
 
 from lora_playground.config import RunConfig
 from lora_playground.jobs.supervisor import Supervisor
-from lora_playground.sweeps import Grid, Keeper
+from lora_playground.sweeps import Grid, SweepScheduler
 from lora_playground.ui import sidebar
 from lora_playground.ui.identity import COOKIE, Identity
 from lora_playground.ui.run_list_cache import RunListCache
 from lora_playground.ui.sweep_routes import SweepRoutes
-from tests.sweeps.test_keeper import STEPS, Trainer
 from tests.waiting import wait_until
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -26,34 +26,34 @@ def house(tmp_path: Path):
     cookie = identity.new()
     trainer = Trainer({rank: 1 / rank for rank in (1, 2, 4, 8)})
     with Supervisor(tmp_path, trainer, slots=1, replay=False, admit=lambda *_: []) as supervisor:
-        keeper = Keeper(supervisor)
+        scheduler = SweepScheduler(supervisor)
         base = RunConfig.parse({"title": HOSTILE, "training": {"steps": STEPS}})
         grid = Grid(ranks=(1, 2, 4))
         trainer.attended = False
-        sweep = keeper.create(grid.points(base), grid.label(base), owner=identity.read(cookie) or "")
-        keeper.start()
+        sweep = scheduler.create(grid.points(base), grid.label(base), owner=identity.read(cookie) or "")
+        scheduler.start()
         # One runs and two wait; nothing moves until the trainer is attended.
-        wait_until(lambda: len(trainer.started) == 1 and len(keeper.store.get(sweep.id).runs) == 3)
-        client = TestClient(Starlette(routes=SweepRoutes(keeper, identity).routes()))
+        wait_until(lambda: len(trainer.started) == 1 and len(scheduler.store.get(sweep.id).runs) == 3)
+        client = TestClient(Starlette(routes=SweepRoutes(scheduler, identity).routes()))
 
         def ask(mine: bool = True, version: str = "", id: str = sweep.id) -> dict:
             client.cookies = {COOKIE: cookie} if mine else {}
             return client.get("/sweep", params={"id": id, "version": version}).json()
 
-        yield SimpleNamespace(ask=ask, keeper=keeper, supervisor=supervisor, trainer=trainer, sweep=sweep)
-        keeper.close()
+        yield SimpleNamespace(ask=ask, scheduler=scheduler, supervisor=supervisor, trainer=trainer, sweep=sweep)
+        scheduler.close()
 
 
 def test_the_list_has_one_entry_for_the_sweep_and_none_for_its_runs(house) -> None:
     alone = house.supervisor.submit(RunConfig.parse({"title": "alone"}), owner="ann")
-    listed = RunListCache(house.supervisor.runs, house.supervisor, house.keeper).read(fresh=True)
+    listed = RunListCache(house.supervisor.runs, house.supervisor, house.scheduler).read(fresh=True)
     assert {entry.id for entry in listed.entries} == {house.sweep.id, alone.id} and listed.total == 2
     entry = next(entry for entry in listed.entries if entry.sweep)
     line = sidebar.line(entry)
     assert "0/3 runs" in line and 'data-act="sweep"' in line and "<img" not in line
     house.trainer.attended = True
-    wait_until(lambda: house.keeper.store.get(house.sweep.id).ended is not None)
-    listed = RunListCache(house.supervisor.runs, house.supervisor, house.keeper).read(fresh=True)
+    wait_until(lambda: house.scheduler.store.get(house.sweep.id).ended is not None)
+    listed = RunListCache(house.supervisor.runs, house.supervisor, house.scheduler).read(fresh=True)
     assert "3/3 runs" in sidebar.line(next(entry for entry in listed.entries if entry.sweep))
 
 
@@ -66,7 +66,7 @@ def test_a_page_gets_a_version_once_and_only_its_owner_may_press(house) -> None:
     other = house.ask(mine=False, version=first["version"])
     assert not other["mine"] and other["table"] == first["table"]
     house.trainer.attended = True
-    wait_until(lambda: house.keeper.store.get(house.sweep.id).ended is not None)
+    wait_until(lambda: house.scheduler.store.get(house.sweep.id).ended is not None)
     last = house.ask(version=first["version"])
     assert not last["busy"] and "3</b> of 3 done" in last["html"] and "data-ask" not in last["html"]
     assert len(last["pictures"]["fan"]["figure"]["data"]) >= 3

@@ -1,4 +1,4 @@
-"""How far the runs of a sweep are, and what they found, from the queue and the run folders. It changes nothing."""
+"""How far a sweep has come and what its runs measured, read from the queue and the run folders. It changes nothing."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from lora_playground.sweeps import race
 from lora_playground.sweeps.store import Entry, Sweep
 
 ATTEMPTS = 8
-"""After so many attempts a run that was interrupted is not begun again by itself."""
+"""A run that was interrupted this often counts as failed and is not resumed automatically."""
 FINAL = ("done", "failed", "out", "stopped", "gone")
-"""States of a member to which nothing more happens by itself."""
+"""States of a member that the scheduler does not change any further."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,13 @@ class Member:
     """One run of a sweep at one moment.
 
     Attributes:
-        state: 'planned' (not queued yet), a job's state while it waits or runs, 'held' (it waits for the others),
-            'paused', 'done', 'failed', 'out' (the race has stopped it), 'stopped' (a person has), 'gone' (deleted).
-        step, steps: done and planned. progress: its curves; None where it has not begun.
-        result: what its result.json holds, None while there is none. why: of 'failed' and 'out', in a sentence.
+        number: its index in the sweep, from 0.
+        state: 'planned' (not queued yet), the job's state while it is queued or running, 'held' (waits for the race's
+            comparison), 'paused', 'done', 'failed', 'out' (eliminated by the race), 'stopped' (by a person) or 'gone'
+            (deleted).
+        step, steps: optimiser steps done and planned. progress: its curves; None before it is queued.
+        result: the contents of its result.json, None before it is done.
+        why: a sentence for 'failed' and 'out'.
     """
 
     number: int
@@ -42,29 +45,29 @@ class Member:
 
     @property
     def final(self) -> bool:
-        """Whether nothing more happens to it by itself."""
+        """Whether its state is one of `FINAL`."""
         return self.state in FINAL
 
     @property
     def running(self) -> bool:
-        """Whether it computes now."""
+        """Whether its job is running."""
         return self.state in ("loading", "training", "saving", "evaluating")
 
     @property
     def score(self) -> dict[str, Any] | None:
-        """The score of its result."""
+        """`score` of its result (docs/architecture.md, "Result")."""
         return (self.result or {}).get("score")
 
     @property
     def validation_loss(self) -> float | None:
-        """The newest validation loss."""
+        """The latest validation loss; None if there is none or it is not finite."""
         if self.progress is None or not self.progress.validation:
             return None
         loss = self.progress.validation[-1][1]
         return loss if math.isfinite(loss) else None
 
     def loss_at(self, step: int) -> float | None:
-        """The validation loss after exactly so many steps; of a run that is done, the last one before."""
+        """The validation loss at this step; for a finished run that has none there, the last one before it."""
         checks = self.progress.validation if self.progress is not None else []
         exact = [loss for at, loss in checks if at == step]
         if exact:
@@ -73,17 +76,18 @@ class Member:
         return before[-1] if before and self.state == "done" else None
 
     def reached(self, step: int) -> bool:
-        """Whether it has been checked after that step, or will never be."""
+        """Whether a comparison at this step need not wait for it: it is held there, or in a final state."""
         return self.final or (self.state == "held" and self.loss_at(step) is not None)
 
 
 @dataclass(frozen=True)
-class Standing:
+class SweepStatus:
     """A sweep at one moment.
 
     Attributes:
-        state: running, pausing, paused, stopping, stopped or done. share: of all steps that it will take.
-        eta: seconds until its end, None where nothing is known yet. refused: why the queue does not take its next run.
+        state: running, pausing, paused, stopping, stopped or done. share: done part of all its steps, from 0 to 1.
+        eta: seconds until its end, None while that is unknown.
+        refused: why the queue does not accept its next run, '' if it does.
     """
 
     sweep: Sweep
@@ -115,18 +119,18 @@ class Standing:
         return self.sweep.active * (1 - self.share) / self.share
 
     def count(self, *states: str) -> int:
-        """How many members are in one of these states."""
+        """The number of members in one of these states."""
         return sum(member.state in states for member in self.members)
 
 
 class Results:
-    """What the result files of runs hold, each read again only when it has changed. Safe for many threads."""
+    """A cache of the runs' result.json, each read again only after it has changed. Thread-safe."""
 
     def __init__(self) -> None:
         self._read: dict[str, tuple[int, dict[str, Any] | None]] = {}
 
     def of(self, run: Run) -> dict[str, Any] | None:
-        """What `result.json` holds, None while there is none."""
+        """The contents of `result.json`; None if there is none."""
         try:
             stamp = run.result_path.stat().st_mtime_ns
         except OSError:
@@ -137,14 +141,14 @@ class Results:
         return known[1]
 
 
-def read_standing(sweep: Sweep, runs: RunStore, job: Callable[[str], Job], results: Results | None = None) -> Standing:
-    """A sweep as it stands.
+def read_status(sweep: Sweep, runs: RunStore, job: Callable[[str], Job], results: Results | None = None) -> SweepStatus:
+    """How far a sweep has come.
 
     Args:
-        job: the queue's word on a run, such as `Supervisor.job`. results: kept by who reads it often.
+        job: gives the job of a run id, such as `Supervisor.job`. results: a cache for callers that ask repeatedly.
     """
     kept = results or Results()
-    return Standing(
+    return SweepStatus(
         sweep, [_member(number, entry, sweep, runs, job, kept) for number, entry in enumerate(sweep.entries)]
     )
 
@@ -166,9 +170,9 @@ def _member(
 
 
 def _state(entry: Entry, job: Job) -> tuple[str, str]:
-    """(state of the member, why) of a run's job."""
+    """(`Member.state`, `Member.why`) of an entry whose job is this one."""
     if entry.out is not None and job.state != "done":
-        return ("out", told_out(entry)) if job.ended else (job.state, "")
+        return ("out", elimination_reason(entry)) if job.ended else (job.state, "")
     if job.state == "interrupted" and job.error_code == "held":
         return "held", ""
     if job.state == "interrupted" and (job.error_code == "killed" or job.attempt >= ATTEMPTS):
@@ -178,8 +182,8 @@ def _state(entry: Entry, job: Job) -> tuple[str, str]:
     return job.state, job.error_message or ""
 
 
-def told_out(entry: Entry) -> str:
-    """Why the race has stopped a run, in a sentence."""
+def elimination_reason(entry: Entry) -> str:
+    """A sentence that says why the race stopped a run."""
     out = entry.out or {}
     loss = "none" if out.get("loss") is None else f"{out['loss']:.3f}"
     return (
