@@ -86,7 +86,7 @@ def write_plain_lora(
     left_out: list[str] = []
     lost = total = 0.0
     for update in updates:
-        if len(update.shape) != 2 or update.name.endswith((".weight", ".bias")):
+        if not update.of_matrix:
             left_out.append(update.name)
             part = float(np.sum(update.matrix() ** 2))
             lost, total = lost + part, total + part

@@ -47,6 +47,11 @@ class Update:
         assert self.dense is not None
         return self.dense.shape
 
+    @property
+    def of_matrix(self) -> bool:
+        """Whether it belongs to a module with a matrix (a linear layer, an embedding), not to a parameter by itself."""
+        return len(self.shape) == 2 and not self.name.endswith((".weight", ".bias"))
+
     def matrix(self) -> np.ndarray:
         """ΔW, dense, in float64."""
         if self.B is not None and self.A is not None:

@@ -16,7 +16,7 @@ from lora_playground.lessons.figures import stored
 from lora_playground.lessons.measuring import Measuring
 from lora_playground.lessons.progress import Attempt, Learners
 from lora_playground.lessons.quantities import Quantity, written
-from lora_playground.lessons.schema import Ask, Lesson, Reveal
+from lora_playground.lessons.schema import Ask, Lesson
 
 View = dict[str, Any]
 
@@ -85,7 +85,7 @@ class Overview:
     def came_out(self, lesson: Lesson, ask: Ask, runs: Iterable[dict[str, str]]) -> View | None:
         """What a prediction is held against: measured on the first person's runs that have all of it, else the stored
         figures. {values, texts, solutions (of a choice), own}; None where neither tells, or nothing reveals it."""
-        reveal = next((step for step in lesson.steps if isinstance(step, Reveal) and ask.name in step.asks), None)
+        reveal = lesson.reveal_of(ask)
         if reveal is None:
             return None
         result = [] if len(reveal.asks) > 1 else reveal.result
@@ -97,7 +97,7 @@ class Overview:
                 break
         else:
             own = False
-            measured = {one: mean for one in wanted if (mean := figures.mean(one)) is not None}
+            measured = figures.means(wanted)
         if len(measured) < len(set(wanted)):
             return None
         values = [(one, measured[one]) for one in map(Quantity.parse, result)]

@@ -47,8 +47,7 @@ def over_dial(
         if not low <= value <= 2.0:
             raise ConfigError("values", value, f"give numbers from {low:g} to 2")
     run = store.get(id)
-    if not run.update_path.is_file():
-        raise RunError(f"Run {run.id} has no saved update; it is {run.state()}. Train it to the end first.")
+    run.require_update()
     dataset = datasets_of([run], store.home)[0]
     if not dataset:
         raise RunError(f"Run {run.id} learned no dataset with a test part and a metric, so a dial has nothing to show.")
@@ -73,7 +72,7 @@ def _turned(run: Run, kind: str) -> tuple[Turned, dict[str, Any]]:
             f"The weights of {run.config().model.source} are not on this disk; intruders are W's matter too."
         )
     weights = Weights(folder)
-    matrices = [u for u in updates if len(u.shape) == 2 and not u.name.endswith((".weight", ".bias"))]
+    matrices = [update for update in updates if update.of_matrix]
     dials = [dial(update, weights.weight(update.name, (update.shape[0], update.shape[1]))) for update in matrices]
     others = [update for update in updates if all(update is not one for one in matrices)]
     counts = {one.update.name: one.U.shape[1] for one in dials if one.U.shape[1]}

@@ -36,10 +36,8 @@ def forecast(store: RunStore, id: str, report: Report = lambda *_: None) -> dict
         RunError: the run has no update of matrices by module, or its dataset is gone.
     """
     run = store.get(id)
-    if not run.update_path.is_file():
-        raise RunError(f"Run {run.id} has no saved update; it is {run.state()}. Train it to the end first.")
-    known = load_updates(run.update_path)
-    updates = [u for u in known if len(u.shape) == 2 and not u.name.endswith((".weight", ".bias"))]
+    run.require_update()
+    updates = [update for update in load_updates(run.update_path) if update.of_matrix]
     grads = first_gradients(run, store, [update.name for update in updates], report)
     modules = {u.name: beside(u, grads[u.name]) for u in updates if u.name in grads}
     if not modules:

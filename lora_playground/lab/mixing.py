@@ -58,8 +58,7 @@ def mixed(store: RunStore, ids: Sequence[str], weights: Sequence[float], recipe:
             raise ConfigError("weight", weight, "give a number from -2 to 2")
     runs = [store.get(id) for id in ids]
     for run in runs:
-        if not run.update_path.is_file():
-            raise RunError(f"Run {run.id} has no saved update; it is {run.state()}. Train it to the end first.")
+        run.require_update()
     sources = {run.config().model.source for run in runs}
     if len(sources) > 1:
         raise RunError(f"These runs belong to {' and '.join(sorted(sources))}; mix runs of one base model.")

@@ -8,7 +8,7 @@ from typing import Any
 from lora_playground.analysis.directions import alone, random_direction, without
 from lora_playground.analysis.update import load_updates
 from lora_playground.data.catalogue import get_dataset, offered_prompts
-from lora_playground.errors import ConfigError, PlaygroundError, RunError
+from lora_playground.errors import ConfigError, PlaygroundError
 from lora_playground.runs import Run, RunStore
 
 
@@ -37,8 +37,7 @@ def read_direction(
     from lora_playground.models.loading import load_base
 
     run = store.get(id)
-    if not run.update_path.is_file():
-        raise RunError(f"Run {run.id} has no saved update; it is {run.state()}. Train it to the end first.")
+    run.require_update()
     prompt = prompt or first_prompt(run, store)
     if not prompt:
         raise ConfigError("prompt", prompt, "this run's dataset offers none; give the text that shall be read")

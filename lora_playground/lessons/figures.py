@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,10 @@ class Figures:
         """The mean over the seeds; None where nothing was measured."""
         numbers = self.values.get(quantity)
         return statistics.fmean(numbers) if numbers else None
+
+    def means(self, quantities: Iterable[Quantity]) -> dict[Quantity, float]:
+        """`mean` of those quantities that have been measured."""
+        return {one: mean for one in quantities if (mean := self.mean(one)) is not None}
 
     def bounds(self, quantity: Quantity) -> tuple[float, float] | None:
         """The least and the most of the seeds."""

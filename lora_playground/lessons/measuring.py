@@ -156,11 +156,7 @@ def _number(value: Any) -> float | None:
 @lru_cache(maxsize=8)
 def _updates(path: str) -> list[Update]:
     """The saved updates of linear modules, without embedding and head."""
-    return [
-        update
-        for update in load_updates(Path(path))
-        if len(update.shape) == 2 and not update.name.endswith(".weight") and "head" not in update.name
-    ]
+    return [update for update in load_updates(Path(path)) if update.of_matrix and "head" not in update.name]
 
 
 def _values(updates: list[Update]) -> list[np.ndarray]:

@@ -165,7 +165,7 @@ class Player:
         if not own:
             waiting = waiting or self._under_way(lesson, attempt, list(dict.fromkeys(one.run for one in wanted)))
             # The stored measurement, all of it, so that no picture mixes the two.
-            measured = {one: mean for one in wanted if (mean := figures.mean(one)) is not None}
+            measured = figures.means(wanted)
         ready = len(measured) == len(wanted)
         shown: View = {"own": own, "ready": ready, "waiting": waiting, "runs_at": _place_of_runs(lesson)}
         if ready:

@@ -283,6 +283,10 @@ class Lesson(Part):
         """The step that asks for this prediction. Raises StopIteration."""
         return next(step for step in self.steps if isinstance(step, Ask) and step.name == name)
 
+    def reveal_of(self, ask: Ask) -> Reveal | None:
+        """The first step that reveals the result of a prediction; None if none does."""
+        return next((step for step in self.steps if isinstance(step, Reveal) and ask.name in step.asks), None)
+
 
 def texts_of(step: Any) -> list[str]:
     """All texts of a step that people read."""

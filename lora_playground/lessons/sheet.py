@@ -8,7 +8,7 @@ from __future__ import annotations
 from lora_playground.lessons import judging
 from lora_playground.lessons.figures import Figures, stored
 from lora_playground.lessons.quantities import Quantity, written
-from lora_playground.lessons.schema import Ask, Axis, Lesson, Reveal
+from lora_playground.lessons.schema import Ask, Axis, Lesson
 
 _LINE = "\\_" * 34
 
@@ -46,11 +46,11 @@ def _room(ask: Ask) -> list[str]:
 
 
 def _solution(lesson: Lesson, ask: Ask, figures: Figures) -> list[str]:
-    reveal = next((step for step in lesson.steps if isinstance(step, Reveal) and ask.name in step.asks), None)
+    reveal = lesson.reveal_of(ask)
     if reveal is None:
         return []
     result = [] if len(reveal.asks) > 1 else reveal.result
-    measured = {one: mean for one in judging.needed(ask, result) if (mean := figures.mean(one)) is not None}
+    measured = figures.means(judging.needed(ask, result))
     if len(measured) < len(judging.needed(ask, result)):
         return ["*Came out: not measured yet.*"]
     came = ", ".join(f"{one.label} {written(measured[one], one.unit)}" for one in map(Quantity.parse, result))
