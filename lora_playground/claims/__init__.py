@@ -1,7 +1,7 @@
-"""What papers claim, as something to press: both sides of each claim, what came out here, and the verdict.
+"""Claims of papers that a visitor can try: what is compared, what was measured on the model that ships, the verdict.
 
 `schema` says what a claim is (a file of `assets/claims`), `measured` reads what was measured, `verdicts` judges it, and
-`trials` runs both sides for a visitor. No Gradio, no torch.
+`trials` trains both sides of a claim for a visitor. No Gradio, no torch.
 """
 
 from lora_playground.claims.schema import Claim, get_claim, list_claims

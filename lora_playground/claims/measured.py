@@ -1,4 +1,5 @@
-"""What was measured for the claims on the shipped base: `assets/claims/measured.json`, made by benchmarks/claims.py."""
+"""Reads what was measured for the claims on the embedded base: `assets/claims/measured.json`, which
+`benchmarks/claims.py` writes."""
 
 from __future__ import annotations
 
@@ -20,8 +21,10 @@ class Measurement(BaseModel):
     """One claim's measurement.
 
     Attributes:
-        base: digest of the base model. config: digest of the sides as they were; another one makes it void.
-        seeds: which were run. rows: test rows a seed. values: {side: numbers, one a seed}. figures: {name: number}.
+        base: digest of the base model's weights.
+        config: `digest` of the claim when it was measured. If the claim has another one by now, this is out of date.
+        seeds: those that were run. rows: test rows scored for each. values: {side: one number for each seed}.
+        figures: {name: number}, for claims that a script measures without runs.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -35,7 +38,8 @@ class Measurement(BaseModel):
 
 
 def digest(claim: Claim) -> str:
-    """Of what decides the numbers: sides, measure, count of seeds, names of figures; texts do not count."""
+    """A digest of all parts of a claim on which its numbers depend: sides, measure, number of seeds, names of figures.
+    Changing only its texts leaves the digest as it is."""
     sides = {key: side.config for key, side in claim.sides.items()}
     figures = sorted(getattr(claim.test, "bounds", {}))
     plain = json.dumps([sides, claim.measure, claim.seeds, figures], sort_keys=True)
@@ -43,7 +47,7 @@ def digest(claim: Claim) -> str:
 
 
 def measurement(name: str) -> Measurement | None:
-    """What is stored for a claim; None where nothing is."""
+    """The stored measurement of a claim; None if there is none."""
     stamp = FILE.stat().st_mtime_ns if FILE.is_file() else 0
     found = _read(FILE, stamp).get(name)
     return Measurement.model_validate(found) if found else None

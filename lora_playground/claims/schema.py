@@ -1,7 +1,7 @@
 """A claim as data: the schema of a file `assets/claims/<name>.toml`, and the claims that ship.
 
-A claim names its paper and what it says in the paper's own terms. Most compare two sides, which are runs of this app
-with several seeds; others rest on numbers that a script makes; some cannot be shown here, and say why.
+A claim names its paper and says what it claims, in the paper's own terms. Most claims compare sides, each a run that is
+trained with several seeds; others rest on figures that a script measures; some cannot be shown here, and say why.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ MEASURES = {
     "skills": "old skills kept",
     "validation_loss": "validation loss",
 }
-"""{what a run is measured by: in words}."""
+"""{what the runs of a claim are compared by: the same in words}."""
 
 
 class Part(BaseModel):
-    """What all parts of a claim share: unknown fields are refused."""
+    """Base of all parts of a claim: unknown fields are refused, values cannot be changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -38,14 +38,15 @@ class Side(Part):
     config: dict[str, Any]
 
     def run_config(self, seed: int = 0, model: str | None = None) -> RunConfig:
-        """The validated config with this seed, on another base model where one is given. Raises ConfigError."""
+        """The validated config with this seed, and with the base model `model` if it is given. Raises ConfigError."""
         training = {**self.config.get("training", {}), "seed": seed}
         data = {**self.config, "title": self.title, "training": training}
         return RunConfig.parse(data | ({"model": {"source": model}} if model else {}))
 
 
 class More(Part):
-    """`a` measures more than `b` (less, for a loss): by at least `by`, or by the factor 1 + `by` where `relative`."""
+    """Holds if side `a` is better than side `b` (higher, or lower for a loss) by at least `by`, as a share of `b`'s
+    value if `relative`, and the 95% interval of their difference lies above 0."""
 
     kind: Literal["more"]
     a: str
@@ -55,7 +56,8 @@ class More(Part):
 
 
 class Equal(Part):
-    """Every pair differs by no more than `within`, or by that share of the second where `relative`."""
+    """Holds if the 95% interval of the difference of every pair lies within ±`within`, as a share of the second side's
+    value if `relative`."""
 
     kind: Literal["equal"]
     pairs: list[tuple[str, str]] = Field(min_length=1)
@@ -64,18 +66,18 @@ class Equal(Part):
 
 
 class Best(Part):
-    """No other side is better than this one beyond what the seeds explain."""
+    """Holds if `side` has the best mean of all sides."""
 
     kind: Literal["best"]
     side: str
 
 
 class Lines(Part):
-    """A picture of figures that are called `<start>_<x>`, both axes logarithmic, with a straight line of a `slope`.
+    """A plot of figures named `<start>_<x>` over x, both axes logarithmic, beside a straight guide line.
 
     Attributes:
-        starts: {how the figures' names start: what the line is called}. x, y: what the axes show.
-        guide: what the straight line is called.
+        starts: {start of the figures' names: label of their line}. x, y: labels of the axes.
+        slope, guide: slope and label of the guide line.
     """
 
     starts: dict[str, str] = Field(min_length=1)
@@ -86,7 +88,12 @@ class Lines(Part):
 
 
 class Figures(Part):
-    """Every figure lies within its bounds. The script stores the figures by these names."""
+    """Holds if every figure lies within its bounds.
+
+    Attributes:
+        bounds: {name under which the script stores the figure: (lowest, highest)}; None leaves that end open.
+        labels: {name: label}.
+    """
 
     kind: Literal["figures"]
     bounds: dict[str, tuple[float | None, float | None]] = Field(min_length=1)
@@ -95,7 +102,7 @@ class Figures(Part):
 
 
 class NotHere(Part):
-    """It cannot be shown here: `why`."""
+    """The claim cannot be tested with this app; `why` says why not."""
 
     kind: Literal["not here"]
     why: str = Field(min_length=1)
@@ -108,10 +115,11 @@ class Claim(Part):
     """One claim.
 
     Attributes:
-        name: of its file. paper: authors, title, year. url: where it stands. claim: what it says, in its own terms.
+        name: of its file. paper: authors, title, year. url: of the paper. claim: what it says, in its own terms.
         here: what is compared on this app's model, and what differs from the paper. note: what to keep in mind.
-        measure: what runs are compared by. seeds: how many were measured. sides: {key: run}.
-        minutes: about how long a visitor's own trial takes on two cores.
+        order: position in the list. measure: what the runs are compared by, a key of `MEASURES`.
+        seeds: how many are trained for each side. sides: {key: run}. test: what must hold for the verdict "shows".
+        minutes: roughly how long a visitor's own trial takes on two cores.
     """
 
     name: str
@@ -142,13 +150,13 @@ class Claim(Part):
 
     @property
     def command(self) -> str:
-        """What measures it again."""
+        """The command that measures the claim; '' if it cannot be measured."""
         return f"python benchmarks/claims.py {self.name}" if self.test.kind != "not here" else ""
 
 
 @lru_cache(maxsize=1)
 def list_claims() -> tuple[Claim, ...]:
-    """All claims, in their order. Raises AssetError: a file is damaged."""
+    """All claims, sorted by `order`. Raises AssetError if a file is damaged."""
     found = []
     for path in sorted(FOLDER.glob("*.toml")):
         try:
@@ -159,7 +167,7 @@ def list_claims() -> tuple[Claim, ...]:
 
 
 def get_claim(name: str) -> Claim:
-    """One claim. Raises ConfigError: which there are."""
+    """The claim of that name. Raises ConfigError, which lists the names, if there is none."""
     found = next((one for one in list_claims() if one.name == name), None)
     if found is None:
         raise ConfigError("claim", name, f"one of {', '.join(one.name for one in list_claims())}")

@@ -1,7 +1,7 @@
-"""A visitor's own trial of a claim: both sides go through the queue with one seed, and are laid over what is stored.
+"""A visitor's own trial of a claim: every side is trained once, with one seed, to be shown beside the stored values.
 
-It keeps which runs belong to whom in `HOME/claims`, one file a visitor. Runs with the same config that this server has
-made are played back, so a class waits for one trial.
+`HOME/claims` has one file for each visitor, which says which runs are theirs. A run whose config this server has
+trained before is taken over instead of trained, so the trials of a whole class take as long as one.
 """
 
 from __future__ import annotations
@@ -21,16 +21,20 @@ SEED = 0
 
 
 class Trials:
-    """The trials of one home; safe to call from many threads."""
+    """The trials of all visitors. Thread-safe."""
 
     def __init__(self, home: Path, supervisor: Supervisor) -> None:
         self._folder, self._supervisor = home / FOLDER, supervisor
         self._lock = threading.Lock()
 
     def begin(self, visitor: str, claim: Claim, model: str | None = None) -> dict[str, Any]:
-        """Queues every side that is not under way or done, on the embedded base or another; returns `states`.
+        """Queues every side that is not queued, running or done; returns `states`.
 
-        Raises ConfigError, JobError in the queue's words; sides queued before stay.
+        Args:
+            model: source of the base model, None for the embedded one.
+
+        Raises:
+            ConfigError, JobError: the queue refuses a side; sides before it stay queued.
         """
         for key, side in claim.sides.items():
             job = self._supervisor.find(self._runs(visitor, claim, model).get(key, ""))
@@ -45,7 +49,12 @@ class Trials:
         return self.states(visitor, claim, model)
 
     def states(self, visitor: str, claim: Claim, model: str | None = None) -> dict[str, Any]:
-        """{sides: {key: {state, run, part, value, interval}}, begun}; value where the run is done and was scored."""
+        """How far the trial has come.
+
+        Returns:
+            {'sides': {key: side}, 'begun': whether any side was queued}; a side has `state` ('new' or the job's), `run`
+            (its id), `part` (done part, 0 to 1), `problem`, and once it is done what `value_of` returns.
+        """
         runs = self._runs(visitor, claim, model)
         told = {key: self._side(claim, runs.get(key, "")) for key in claim.sides}
         return {"sides": told, "begun": bool(runs)}
@@ -69,8 +78,12 @@ class Trials:
 
 
 def value_of(claim: Claim, result: dict[str, Any]) -> dict[str, Any]:
-    """{value, interval} of a finished run by what the claim measures; the interval is Wilson's over its rows, None for
-    a loss. Empty where the result does not have it."""
+    """What a finished run measured for a claim.
+
+    Returns:
+        {'value', 'interval', 'rows'}: the score or share of skills kept (0 to 1) with Wilson's 95% interval over its
+        test rows; {'value', 'interval': None} for a loss; {} if the result has no such value.
+    """
     if claim.measure == "validation_loss":
         value = (result.get("validation_loss") or {}).get("adapted")
         return {} if value is None else {"value": value, "interval": None}

@@ -1,7 +1,7 @@
-"""The verdict on a claim: from numbers of several seeds to 'shows' or 'does not show', with the interval it rests on.
+"""The verdict on a claim: turns the numbers of several seeds into 'shows' or 'does not show', with a 95% interval.
 
-Differences are taken between runs of the same seed, and their mean has a 95% interval by Student's t over the seeds. It
-says how sure the difference of these two configs on this data is, and nothing about other models.
+Two sides are compared by the differences between runs of equal seed; the interval of their mean is Student's t over the
+seeds. It covers these two configs on this data, and says nothing about other models.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Verdict:
     """A claim's verdict.
 
     Attributes:
-        verdict: one of SHOWS, NOT, NOT_HERE, OPEN. why: the sentence for it.
-        value: the difference or figure that decides, interval: its 95% interval; None where there is none.
+        verdict: one of SHOWS, NOT, NOT_HERE, OPEN. why: a sentence that gives the reason.
+        value: the difference or figure that decided; None if there is none. interval: its 95% interval, or None.
     """
 
     verdict: str
@@ -36,7 +36,7 @@ class Verdict:
 
 
 def t_interval(differences: Sequence[float]) -> tuple[float, float]:
-    """The 95% interval of a mean. Raises ValueError for fewer than 2 or more than 10 numbers."""
+    """The 95% interval of the mean of 2 to 10 numbers, by Student's t. Raises ValueError for fewer or more."""
     if not 2 <= len(differences) <= len(_T) + 1:
         raise ValueError(f"{len(differences)} seeds; 2 to {len(_T) + 1} are allowed")
     mean = statistics.fmean(differences)
@@ -45,7 +45,11 @@ def t_interval(differences: Sequence[float]) -> tuple[float, float]:
 
 
 def verdict(claim: Claim, measured: Measurement | None) -> Verdict:
-    """The verdict on a claim from what was measured for it."""
+    """The verdict on a claim.
+
+    Args:
+        measured: what is stored for it. If it is None, out of date or has fewer than two seeds, the verdict is OPEN.
+    """
     test = claim.test
     if isinstance(test, NotHere):
         return Verdict(NOT_HERE, test.why)
@@ -64,7 +68,7 @@ def verdict(claim: Claim, measured: Measurement | None) -> Verdict:
 
 
 def _good(claim: Claim, value: float) -> float:
-    """A number of which more is better."""
+    """The value with its sign turned for losses, so that higher is better."""
     return -value if claim.measure == "validation_loss" else value
 
 

@@ -1,6 +1,6 @@
-"""What is kept of a class: its code, its teacher, its people, and what the teacher has set. One JSON file a class.
+"""Stores classes: code, teacher, members, and what the teacher has set. One JSON file for each class.
 
-People are told apart by the identity in their signed cookie. It knows lessons by name and no page.
+People are identified by their signed cookie. This module knows lessons only by name, and nothing of web pages.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from lora_playground.runs.files import read_json, write_json
 
 FOLDER = "classes"
 LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
-"""Of a code: none that are taken for another when read from a wall."""
+"""Characters of a code, without those that look alike on a projector (I and 1, O and 0)."""
 CODE_LENGTH = 6
-MOST_PEOPLE = 200
-MOST_CLASSES = 20
-"""Open classes a teacher."""
-LONGEST_NAME = 40
+MAX_MEMBERS = 200
+MAX_OPEN_CLASSES = 20
+"""Classes that one teacher may have open at a time."""
+MAX_NAME_LENGTH = 40
 
 T = TypeVar("T")
 
 
 class Member(BaseModel):
-    """One person of a class.
+    """One member of a class.
 
     Attributes:
-        visitor: the identity in the signed cookie. name: as they call themselves. number: from 1, in order of joining.
+        visitor: the identity in the signed cookie. name: chosen by themselves. number: from 1, in order of joining.
         joined: Unix seconds.
     """
 
@@ -48,16 +48,17 @@ class Member(BaseModel):
 
 
 class Class(BaseModel):
-    """A class as it is kept.
+    """A class as stored.
 
     Attributes:
-        code: what people type to join. teacher: the identity of who opened it.
-        lesson: the name of the lesson that it goes through. opened, ended: Unix seconds; None while it goes on.
-        held: the last step (from 0) that people may open; None where they go as they like.
-        gathered: [how often the teacher has brought everyone to a step, that step]; None where never.
-        shown: [how often, run id] of the run that the teacher shows to all; None where none is shown.
-        again: {name of a question: when it was asked again}.
-        people: in order of joining.
+        code: what people type to join. teacher: identity of the person who opened it.
+        lesson: name of the current lesson. opened, ended: Unix seconds; `ended` is None while the class is open.
+        held: the last step (from 0) that members may open; None for any.
+        gathered: (number of times that the teacher has brought everyone to a step, the last such step), or None. Pages
+            follow when the number changes.
+        shown: (number of times that the teacher has shown a run, id of the run now shown), or None.
+        again: {name of a question: Unix seconds at which it was asked again}.
+        people: the members, in order of joining.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -74,15 +75,15 @@ class Class(BaseModel):
     people: list[Member] = Field(default_factory=list)
 
     def member(self, visitor: str) -> Member | None:
-        """The person with this identity; None where they have not joined."""
+        """The member with this identity; None if they have not joined."""
         return next((one for one in self.people if one.visitor == visitor), None)
 
 
 class Classes:
-    """The classes of one home. Any thread may call any method.
+    """All classes. Thread-safe. Every method that returns a class returns a copy.
 
     Args:
-        learners: where people's progress is kept. clock: Unix seconds.
+        learners: stores the members' progress. clock: returns Unix seconds.
     """
 
     def __init__(self, home: Path, learners: Learners, clock: Callable[[], float] = time.time) -> None:
@@ -90,32 +91,33 @@ class Classes:
         self._lock = threading.RLock()
         self._kept: dict[str, Class] | None = None
 
-    # --- the teacher ------------------------------------------------------------------------------------------------
+    # --- for teachers -----------------------------------------------------------------------------------------------
 
     def open(self, teacher: str, lesson: str) -> Class:
-        """Opens a class on a lesson. Raises LessonError: no such lesson, or too many classes are open."""
+        """Opens a class on a lesson. Raises LessonError if there is no such lesson, or too many classes are open."""
         get_lesson(lesson, self.home)
         with self._lock:
-            if sum(one.teacher == teacher and one.ended is None for one in self._all().values()) >= MOST_CLASSES:
-                raise LessonError(f"You have {MOST_CLASSES} open classes; end one first.")
+            if sum(one.teacher == teacher and one.ended is None for one in self._all().values()) >= MAX_OPEN_CLASSES:
+                raise LessonError(f"You have {MAX_OPEN_CLASSES} open classes; end one first.")
             made = Class(code=self._code(), teacher=teacher, lesson=lesson, opened=self._clock())
             self._keep(made)
             return made.model_copy(deep=True)
 
     def taught(self, teacher: str, code: str) -> Class:
-        """The class, for its teacher alone. Raises LessonError for anybody else, as for a code that there is not."""
+        """The class with this code, for its teacher. Raises the same LessonError for an unknown code and for anybody
+        else, so that codes cannot be guessed."""
         found = self._all().get(_written(code))
         if found is None or found.teacher != teacher or not teacher:
             raise LessonError(f"You teach no class with the code {_shortened(code)}.")
         return found.model_copy(deep=True)
 
     def of_teacher(self, teacher: str) -> list[Class]:
-        """The classes that a person opened, newest first."""
+        """The classes that a teacher has opened, newest first."""
         mine = [one for one in self._all().values() if one.teacher == teacher and teacher]
         return sorted((one.model_copy(deep=True) for one in mine), key=lambda one: -one.opened)
 
     def take(self, teacher: str, code: str, lesson: str) -> Class:
-        """Goes on with another lesson: nothing is held, shown or asked again there."""
+        """Changes to another lesson, in which nothing is held, shown or asked again yet."""
         get_lesson(lesson, self.home)
 
         def change(one: Class) -> None:
@@ -124,11 +126,11 @@ class Classes:
         return self._teach(teacher, code, change)
 
     def hold(self, teacher: str, code: str, step: int | None) -> Class:
-        """Nobody gets beyond `step` (from 0) until it is held elsewhere; None lets people go as they like."""
+        """Sets the last step (from 0) that members may open; None lets them open any."""
         return self._teach(teacher, code, lambda one: setattr(one, "held", self._step(one, step)))
 
     def gather(self, teacher: str, code: str, step: int) -> Class:
-        """Brings everyone to `step` (from 0) and holds the class there."""
+        """Moves all members to `step` (from 0) and holds the class there."""
 
         def change(one: Class) -> None:
             place = self._step(one, step)
@@ -138,13 +140,14 @@ class Classes:
         return self._teach(teacher, code, change)
 
     def show(self, teacher: str, code: str, run: str | None) -> Class:
-        """Shows a run to all; None ends that. Who may see which run is the caller's to check."""
+        """Shows a run to all members; None ends that. The caller checks that the teacher may see the run."""
         return self._teach(
             teacher, code, lambda one: setattr(one, "shown", ((one.shown or (0, ""))[0] + 1, run) if run else None)
         )
 
     def ask_again(self, teacher: str, code: str, question: str) -> Class:
-        """Asks a question again, after the discussion; the first answers stay. Raises LessonError: no such question."""
+        """Asks a question a second time, such as after a discussion; first answers are kept. Raises LessonError if the
+        lesson has no such question."""
 
         def change(one: Class) -> None:
             lesson = get_lesson(one.lesson, self.home)
@@ -155,7 +158,7 @@ class Classes:
         return self._teach(teacher, code, change)
 
     def end(self, teacher: str, code: str) -> Class:
-        """Ends the class: people go on alone. What they did stays until it is deleted."""
+        """Ends the class: its members continue on their own. Its data stays until it is deleted."""
 
         def change(one: Class) -> None:
             one.ended, one.held = self._clock(), None
@@ -163,7 +166,7 @@ class Classes:
         return self._teach(teacher, code, change)
 
     def delete(self, teacher: str, code: str) -> None:
-        """Deletes the class, and what its people answered since they joined, in all lessons. Their runs stay theirs."""
+        """Deletes the class, and the answers that its members gave in any lesson since they joined. Their runs stay."""
         one = self.taught(teacher, code)
         for person in one.people:
             self.learners.change(person.visitor, lambda learner, since=person.joined: _forget(learner, since))
@@ -171,11 +174,12 @@ class Classes:
             self._all().pop(one.code, None)
             self._path(one.code).unlink(missing_ok=True)
 
-    # --- the people -------------------------------------------------------------------------------------------------
+    # --- for members ------------------------------------------------------------------------------------------------
 
     def join(self, visitor: str, code: str, name: str) -> Class:
-        """Joins a class, or changes one's name there. Raises LessonError: no such class, ended, full, no name."""
-        called = " ".join(name.split())[:LONGEST_NAME]
+        """Joins a class; a member changes their name by it. Raises LessonError if there is no such class, it has ended
+        or is full, or the name is empty or taken."""
+        called = " ".join(name.split())[:MAX_NAME_LENGTH]
         if not called:
             raise LessonError("Give a name that the teacher will know you by; any name will do.")
 
@@ -185,8 +189,8 @@ class Classes:
                 raise LessonError(f"Somebody in this class is called {called} already; add a letter or a number.")
             if found is not None:
                 found.name = called
-            elif len(one.people) >= MOST_PEOPLE:
-                raise LessonError(f"This class has {MOST_PEOPLE} people; no more can join.")
+            elif len(one.people) >= MAX_MEMBERS:
+                raise LessonError(f"This class has {MAX_MEMBERS} people; no more can join.")
             else:
                 number = max((other.number for other in one.people), default=0) + 1
                 one.people.append(Member(visitor=visitor, name=called, number=number, joined=self._clock()))
@@ -194,20 +198,22 @@ class Classes:
         return self._change(self._open(code), change)
 
     def leave(self, visitor: str, code: str) -> None:
-        """Leaves a class; what was answered there is no longer counted in it."""
+        """Leaves a class, whose counts then leave out this person's answers."""
         self._change(
             self._open(code), lambda one: setattr(one, "people", [p for p in one.people if p.visitor != visitor])
         )
 
     def attended(self, visitor: str, code: str) -> Class:
-        """The class, for one of its people. Raises LessonError for anybody else, as for a code that there is not."""
+        """The class with this code, for one of its members. Raises the same LessonError for an unknown code and for
+        anybody else."""
         found = self._all().get(_written(code))
         if found is None or found.member(visitor) is None:
             raise LessonError(f"You are in no class with the code {_shortened(code)}.")
         return found.model_copy(deep=True)
 
     def limit(self, visitor: str, lesson: str) -> int | None:
-        """The last step that this person may open in a lesson, by the classes that they are in; None for any."""
+        """The last step (from 0) that this person may open in a lesson: the lowest that one of their classes has set;
+        None for any."""
         held = [
             one.held
             for one in self._all().values()
@@ -215,7 +221,7 @@ class Classes:
         ]
         return min(held, default=None)
 
-    # --- keeping ----------------------------------------------------------------------------------------------------
+    # --- storage ----------------------------------------------------------------------------------------------------
 
     def _teach(self, teacher: str, code: str, do: Callable[[Class], None]) -> Class:
         with self._lock:
@@ -252,7 +258,7 @@ class Classes:
                     try:
                         one = Class.model_validate(read_json(path) or {})
                     except ValidationError:
-                        continue  # damaged, or of another version of this app
+                        continue  # damaged, or written by another version of this app
                     self._kept[one.code] = one
             return self._kept
 
@@ -280,7 +286,7 @@ def _forget(learner: Learner, since: float) -> None:
 
 
 def _written(code: str) -> str:
-    """A code as it is kept: people type small letters and spaces."""
+    """A code in its stored form: capital letters without spaces, however it was typed."""
     return "".join(code.split()).upper()
 
 

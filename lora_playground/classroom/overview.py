@@ -1,6 +1,6 @@
-"""What the people of a class did in its lesson, counted: who is where, what was predicted, what came out.
+"""Counts what the members of a class did in its lesson: where each is, what they predicted, what the results are.
 
-Plain data for JSON. It reads people's progress and finished runs, and changes nothing.
+Returns plain data for JSON. It reads progress and finished runs, and changes nothing.
 """
 
 from __future__ import annotations
@@ -22,21 +22,27 @@ View = dict[str, Any]
 
 
 class Overview:
-    """Counts for the classes of one home; safe to call from many threads.
+    """Counts what the members of classes did. Thread-safe.
 
     Args:
-        home: where lessons of one's own are. learners: where progress is kept. measuring: takes numbers from runs.
+        home: for lessons under HOME/lessons. learners: stores progress. measuring: takes numbers from runs.
     """
 
     def __init__(self, home: Path, learners: Learners, measuring: Measuring) -> None:
         self._home, self._learners, self._measuring = home, learners, measuring
 
     def people(self, course: Class) -> list[tuple[Member, Attempt | None]]:
-        """Everybody and their way through the lesson, in order of joining; None where they have not begun."""
+        """(member, their progress in the class's lesson or None if they have not begun), in order of joining."""
         return [(person, self._learners.get(person.visitor).lessons.get(course.lesson)) for person in course.people]
 
     def grid(self, course: Class) -> View:
-        """The lesson's steps, and for each person what became of each: done, skipped, seen or not yet."""
+        """The progress of all members.
+
+        Returns:
+            `title` of the lesson; `steps`: [{kind, title, done: number of members who completed it}]; `people`:
+            [{number,
+            name, at: their step from 0 or None, steps: 'done', 'skipped', 'seen' or '' for each, runs: {key: run id}}].
+        """
         lesson = get_lesson(course.lesson, self._home)
         people = self.people(course)
         rows: list[View] = [
@@ -54,7 +60,8 @@ class Overview:
         return {"title": lesson.title, "steps": steps, "people": rows}
 
     def questions(self, course: Class) -> list[View]:
-        """Every prediction of the lesson: how it was answered, and what came out where runs or stored figures tell."""
+        """Every question of the lesson with its answers: `first` (the predictions) and `later` (answers to a question
+        that was asked again), each [{number of the member, value}], and `came`, see `came_out`."""
         lesson = get_lesson(course.lesson, self._home)
         attempts = [(person, attempt) for person, attempt in self.people(course) if attempt is not None]
         return [
@@ -83,8 +90,16 @@ class Overview:
         return shown | {"came": self.came_out(lesson, ask, [attempt.runs for _, attempt in attempts])}
 
     def came_out(self, lesson: Lesson, ask: Ask, runs: Iterable[dict[str, str]]) -> View | None:
-        """What a prediction is held against: measured on the first person's runs that have all of it, else the stored
-        figures. {values, texts, solutions (of a choice), own}; None where neither tells, or nothing reveals it."""
+        """The result that a prediction is compared with: measured on the runs of the first member who has all of them,
+        else the stored figures of the lesson.
+
+        Args:
+            runs: for each member {key of the lesson's run: run id}.
+
+        Returns:
+            `values`: numbers, with `texts` that name them; `solutions`: for a choice the indices of the right ones;
+            `own`: whether it was measured on members' runs. None if there is no result, or no step reveals it.
+        """
         reveal = lesson.reveal_of(ask)
         if reveal is None:
             return None
@@ -110,8 +125,12 @@ class Overview:
 
 
 def for_a_person(course: Class, visitor: str, questions: list[View], attempt: Attempt | None) -> View:
-    """What one of its people is told: what the teacher has set, and all answers, without names, to the questions that
-    they have answered. Args: questions: of `Overview.questions`; attempt: the person's own."""
+    """What the page of one member shows: what the teacher has set, and everybody's answers, without names, to the
+    questions that this member has answered.
+
+    Args:
+        questions: as `Overview.questions` returns them. attempt: the member's progress.
+    """
     answers = attempt.answers if attempt else {}
     pending = [name for name, at in course.again.items() if answers.get(name) and answers[name][-1].at < at]
     told = []

@@ -1,4 +1,4 @@
-"""A class as CSV: one line for each answer and each completed step, for a teacher's own analysis."""
+"""A class as CSV, for a teacher's own analysis: one line for each answer and for each step seen, done or skipped."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ COLUMNS = ("person", "name", "lesson", "what", "step", "title", "question", "att
 
 
 def table(course: Class, lesson: Lesson, people: list[tuple[Member, Attempt | None]], names: bool = True) -> str:
-    """The text of the file. `seconds` counts from when the person began the lesson; `time` is UTC.
+    """The text of the CSV file. Its column `seconds` counts from when the member began the lesson; `time` is in UTC.
 
     Args:
-        people: of `Overview.people`. names: False leaves the column of names empty.
+        people: as `Overview.people` returns them. names: False leaves the column `name` empty.
     """
     out = io.StringIO()
     lines = csv.writer(out)
@@ -44,7 +44,7 @@ def _words(step: Ask, value: object) -> str:
 
 
 def _safe(text: str) -> str:
-    """A name that a spreadsheet does not take for a formula."""
+    """The text with a quote before a character that would make a spreadsheet read it as a formula."""
     return f"'{text}" if text[:1] in "=+-@\t" else text
 
 
