@@ -1,7 +1,9 @@
-"""Lessons: a lesson is a file, a person's progress is a file, and a player leads through the steps.
+"""Lessons: each lesson is a file of steps, each person's progress is a file, and a player leads through the steps.
 
-`schema` and `quantities` say what a lesson is, `catalogue` finds it, `progress` keeps what a person did, `judging`
-judges it. No Gradio, no torch.
+`schema` and `quantities` say what a lesson is, `catalogue` reads them, `lesson_runs` trains their runs, `measuring`
+takes numbers from these, `figures` has the numbers measured beforehand, `progress` stores what a person did, `judging`
+compares it with the results, `player` puts all of it together for the page, `sheet` prints a lesson. No Gradio, no
+torch.
 """
 
 from lora_playground.lessons.catalogue import get_lesson, list_lessons

@@ -1,4 +1,4 @@
-"""Finds and reads lessons: the files that ship with the app, and those that somebody put under `HOME/lessons`."""
+"""Finds and reads lessons: the files that ship with the app, and those in `HOME/lessons`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ SHIPPED = ASSETS / "lessons"
 
 
 def list_lessons(home: Path | None = None) -> list[Lesson]:
-    """All lessons that can be read, in their order. Those under `HOME/lessons` come with them; one of the same name
-    takes the shipped one's place. A file that is wrong is left out (`problems` says why)."""
+    """All readable lessons, sorted by `order`. One under `HOME/lessons` replaces a shipped one of the same name. Files
+    that cannot be read are left out (`problems` says why)."""
     found: dict[str, Lesson] = {}
     for path in _files(home):
         try:
@@ -30,7 +30,7 @@ def list_lessons(home: Path | None = None) -> list[Lesson]:
 
 
 def problems(home: Path | None = None) -> list[str]:
-    """What is wrong with files that cannot be read as lessons, one sentence each."""
+    """One sentence for each file that cannot be read as a lesson."""
     found = []
     for path in _files(home):
         try:
@@ -41,7 +41,7 @@ def problems(home: Path | None = None) -> list[str]:
 
 
 def get_lesson(name: str, home: Path | None = None) -> Lesson:
-    """One lesson by its name. Raises LessonError."""
+    """The lesson of that name. Raises LessonError if there is none, or its file is wrong."""
     for path in reversed(_files(home)):
         if path.stem == name:
             return read(path)
@@ -50,7 +50,7 @@ def get_lesson(name: str, home: Path | None = None) -> Lesson:
 
 
 def read(path: Path) -> Lesson:
-    """Reads and checks one file. Raises LessonError, naming file, place and what is allowed."""
+    """Reads and checks one file. Raises LessonError, which names the file, the place in it and what is allowed."""
     try:
         stamp = path.stat()
     except OSError as error:
@@ -64,12 +64,18 @@ def _read(path: Path, changed: int, size: int) -> Lesson:
         told = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise LessonError(f"{path.name} is no TOML file ({error}).") from error
-    lesson = parse(told, path.stem, path.name)
-    return lesson
+    return parse(told, path.stem, path.name)
 
 
 def parse(told: dict[str, Any], name: str, where: str) -> Lesson:
-    """A lesson of plain data. Raises LessonError; `where` begins its sentence."""
+    """Makes a lesson of the data of its file.
+
+    Args:
+        told: as read from TOML. name: of the lesson. where: the file's name, for errors.
+
+    Raises:
+        LessonError: something in it is not allowed.
+    """
     try:
         lesson = Lesson.model_validate({**told, "name": name})
     except ValidationError as error:

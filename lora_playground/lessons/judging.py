@@ -1,4 +1,4 @@
-"""Judges what a person predicted or did: pure functions on a step, an answer and measured numbers."""
+"""Compares what a person predicted or did with what was measured. Pure functions."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from lora_playground.lessons.quantities import Quantity, holds, quantities_in
 from lora_playground.lessons.schema import Ask, Axis, Check, Choice
 
 Answer = int | float | list[float]
-"""A choice's place (from 0), a number, or a sketch's heights in the order of its x."""
+"""The index of a choice (from 0), a number, or the heights of a sketch in the order of its x."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What becomes of a prediction.
+    """How a prediction compares with the result.
 
     Attributes:
-        right: whether it was right, or near.
-        because: the sentence for it.
-        off: how far a number, or on the mean a sketch, was off; None for a choice.
-        solutions: of a choice, which places are right.
+        right: whether the choice was right, or the number or sketch was near the result.
+        because: the lesson's sentence for this case.
+        off: absolute error of a number, mean absolute error of a sketch's heights; None for a choice.
+        solutions: for a choice the indices of the right answers.
     """
 
     right: bool
@@ -34,7 +34,7 @@ class Verdict:
 
 
 def checked_answer(ask: Ask, value: Any) -> Answer:
-    """The answer as it is kept. Raises LessonError: what was given, what is allowed."""
+    """Checks an answer to a question. Raises LessonError, which says what was given and what is allowed."""
     if ask.form == "choice":
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < len(ask.choices):
             raise LessonError(f"{value!r} is no choice here; give 0 to {len(ask.choices) - 1}.")
@@ -55,7 +55,11 @@ def _number(axis: Axis | None, value: Any) -> float:
 
 
 def needed(ask: Ask, result: Sequence[str]) -> list[Quantity]:
-    """The quantities that a verdict on this prediction needs."""
+    """The quantities that must be measured to judge a prediction.
+
+    Args:
+        result: the quantities of the step that reveals it, as text.
+    """
     found = [Quantity.parse(text) for text in result]
     for choice in ask.choices:
         found += quantities_in(choice.when or "")
@@ -66,8 +70,11 @@ def judge(ask: Ask, answer: Answer, result: Sequence[str], measured: Mapping[Qua
     """The verdict on a prediction.
 
     Args:
-        result: the quantities of the step that reveals it.
-        measured: the numbers of `needed(ask, result)`. Raises KeyError where one is missing.
+        result: the quantities of the step that reveals it, as text.
+        measured: the values of `needed(ask, result)`.
+
+    Raises:
+        KeyError: a value is missing.
     """
     if ask.form == "choice":
         right = solutions(ask.choices, measured)
@@ -81,7 +88,7 @@ def judge(ask: Ask, answer: Answer, result: Sequence[str], measured: Mapping[Qua
 
 
 def solutions(choices: Sequence[Choice], measured: Mapping[Quantity, float]) -> tuple[int, ...]:
-    """Which choices are right, by what was measured where they say so."""
+    """The indices of the right choices. A choice with a condition `when` is right if that holds for `measured`."""
     return tuple(
         place
         for place, choice in enumerate(choices)
@@ -90,7 +97,7 @@ def solutions(choices: Sequence[Choice], measured: Mapping[Quantity, float]) -> 
 
 
 def fits(check: Check, config: RunConfig) -> bool:
-    """Whether a run is of the kind that a check asks for."""
+    """Whether a run's config meets all conditions of a check."""
     plain = config.model_dump(mode="json")
     return all(_meets(_at(plain, path), wanted) for path, wanted in check.where.items())
 

@@ -1,6 +1,8 @@
-"""The runs of lessons: fixed configs go through the queue, so that a server trains each once and plays it back.
+"""Starts and finds the runs of lessons. Their configs are fixed, so a server trains each of them once, and whoever
+comes later takes that run over.
 
-Also adapters without a name, whose training nobody sees, and which runs a person made for themselves.
+A lesson can have hidden runs: people get their adapter without seeing its data. A lesson can also ask people for runs
+of their own, which are found here.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ _NAMELESS = "nameless.json"
 
 
 class LessonRuns:
-    """Starts and finds runs; safe to call from many threads."""
+    """Starts and finds the runs of lessons. Thread-safe."""
 
     def __init__(self, home: Path, supervisor: Supervisor) -> None:
         self._supervisor, self._store = supervisor, supervisor.runs
@@ -32,9 +34,16 @@ class LessonRuns:
         self._lock = threading.Lock()
 
     def begin(self, lesson: Lesson, key: str, attempt: Attempt, visitor: str) -> tuple[str, int] | None:
-        """Queues a run where the attempt has none that is under way or done; returns its id and how often it was tried.
+        """Queues a run of a lesson, unless the person's is queued, running or done.
 
-        Raises ConfigError or JobError in the queue's words.
+        Args:
+            key: the run's name in the lesson. attempt: the person's progress.
+
+        Returns:
+            (run id, number of earlier tries that failed), or None if nothing was to be done.
+
+        Raises:
+            ConfigError, JobError: the queue refuses it.
         """
         tries = attempt.tries.get(key, 0)
         known = self._supervisor.find(attempt.runs.get(key, ""))
@@ -42,7 +51,7 @@ class LessonRuns:
             return None
         part = lesson.runs[key]
         if part.hidden:
-            # One for all visitors, under a name that tells nothing; it belongs to nobody.
+            # One run for all visitors, without an owner, under a title that does not tell what it learns.
             nonce = f"lesson {digest(lesson, key)} {tries}"
             unseen = part.run_config().model_copy(update={"title": f"behind {part.title}"})
             job = self._supervisor.submit(unseen, "", nonce)
@@ -50,13 +59,20 @@ class LessonRuns:
         else:
             nonce = f"lesson {lesson.name} {key} {digest(lesson, key)} {tries}"
             job = self._supervisor.submit(part.run_config(), visitor, nonce)
-        if job.ended and job.state != "done":  # this very job failed before: try anew
+        if job.ended and job.state != "done":  # the queue returned the job of a try that failed
             attempt.tries[key] = tries + 1
             return self.begin(lesson, key, attempt.model_copy(update={"runs": {}}), visitor)
         return job.id, tries
 
     def states(self, lesson: Lesson, attempt: Attempt, keys: Sequence[str]) -> list[dict[str, Any]]:
-        """How far each run is: `state`, `run` (its id, '' where it is hidden), `part` from 0 to 1, `problem`."""
+        """How far each run has come.
+
+        Returns:
+            for each key {key, title, state: 'new' or the job's, run: id or '' while the page may not show it, part:
+            done
+            part from 0 to 1, position: place in the queue or None, problem: why it failed or '', replayed: whether an
+            earlier run was taken over}.
+        """
         shown = self.visible(lesson, attempt, keys)
         found = []
         for key in keys:
@@ -74,7 +90,7 @@ class LessonRuns:
         return found
 
     def visible(self, lesson: Lesson, attempt: Attempt, keys: Sequence[str]) -> dict[str, str]:
-        """{key: id of the run that the page may show}; of a hidden run its nameless adapter, once that is there."""
+        """{key: id of the run that the page may show}. For a hidden run that is a run which holds only its adapter."""
         found = {}
         for key in keys:
             identity = attempt.runs.get(key, "")
@@ -87,12 +103,16 @@ class LessonRuns:
         return found
 
     def done(self, identity: str) -> bool:
-        """Whether a run has its result."""
+        """Whether a run has finished successfully."""
         job = self._supervisor.find(identity)
         return job is not None and job.state == "done"
 
     def own(self, visitor: str, since: float, lessons_own: set[str], check: Check) -> list[tuple[Run, bool]]:
-        """(run, whether it has its result) of the visitor's runs since then that a check asks for, newest first."""
+        """The visitor's own runs that meet a check, newest first, as (run, whether it is done).
+
+        Args:
+            since: Unix seconds; older runs are left out. lessons_own: ids of the lesson's runs, which do not count.
+        """
         found = []
         for job in self._supervisor.jobs(visitor):
             if job.created < since or job.id in lessons_own or (job.ended and job.state != "done"):
@@ -114,7 +134,8 @@ class LessonRuns:
             return False
 
     def _nameless(self, lesson: Lesson, key: str, source: str) -> str:
-        """The adapter of a hidden run as a run of its own that names no data; made at the first asking."""
+        """The id of a run that holds only the adapter of a hidden run, under the lesson's title. It is made when first
+        asked for. '' if that fails."""
         name = digest(lesson, key)
         with self._lock:
             kept = read_json(self._file) or {}

@@ -1,7 +1,7 @@
 """Takes a lesson's quantities from finished runs: from `result.json`, from events, from the saved update.
 
-What takes an SVD is kept in memory, for the run that was trained and so for all that took it over. No torch: the score
-over k is measured by `jobs.truncation_curve` in a process of its own, and is None until that has come so far.
+Values are cached under the run that was trained, so runs that took it over share them. No torch: scores of truncated
+updates are measured by `jobs.truncation_curve` in a process of its own, and are None until it has them.
 """
 
 from __future__ import annotations
@@ -44,15 +44,16 @@ _RESULT: dict[str, tuple[str, ...]] = {
     "bytes_down": ("federated", "bytes", "down"),
     "global_rank": ("federated", "rank", "global"),
 }
-"""Where in `result.json` a value stands."""
+"""{quantity: path of its value in result.json}."""
 
 LEADING, EPSILON = 10, 0.5
-"""Leading directions of W + ΔW that are looked at for intruders, and the cosine below which one is one."""
-_LARGE = 64
+"""Intruder dimensions (arXiv 2410.21228) are counted among so many leading singular vectors of W + ΔW: those whose
+cosine with every singular vector of W is below EPSILON."""
+_MOST_DIRECTIONS = 64
 
 
 class Measuring:
-    """Measures quantities of the runs of one store; safe to call from many threads."""
+    """Measures quantities of the runs of one store. Thread-safe."""
 
     def __init__(self, store: RunStore) -> None:
         self._store = store
@@ -60,10 +61,10 @@ class Measuring:
         self._kept: dict[tuple[str, str, str], float] = {}
 
     def all(self, quantities: Iterable[Quantity], runs: Mapping[str, str]) -> dict[Quantity, float]:
-        """The quantities that can be told by now.
+        """The values of those quantities that can be measured already.
 
         Args:
-            runs: {key of the lesson's run: run id}; quantities of other keys are left out.
+            runs: {key of the lesson's run: run id}.
         """
         found = {}
         for quantity in dict.fromkeys(quantities):
@@ -73,7 +74,7 @@ class Measuring:
         return found
 
     def one(self, quantity: Quantity, runs: Mapping[str, str]) -> float | None:
-        """One quantity; None where its run has no result yet, or no such number."""
+        """The value of a quantity; None if its run is missing or not finished, or has no such value."""
         try:
             run = self.trained(runs[quantity.run])
             second = self.trained(runs[quantity.detail]) if quantity.detail in runs else None
@@ -83,7 +84,7 @@ class Measuring:
             return None
         key = (run.id, quantity.value, second.id if second else quantity.detail)
         if key not in self._kept:
-            with self._lock:  # thirty people who reach a step together wait for one SVD
+            with self._lock:  # a class that reaches a step together waits for one SVD, not for thirty
                 if key not in self._kept:
                     value = _measure(run, quantity, second)
                     if value is None:
@@ -92,7 +93,8 @@ class Measuring:
         return self._kept[key]
 
     def trained(self, identity: str) -> Run:
-        """The run that was trained, where this one took it over and it is still there. Raises PlaygroundError."""
+        """The run that was trained: this one, or the one that it took over if that still exists. Raises
+        PlaygroundError for an unknown id."""
         run = self._store.get(identity)
         replayed = (run.result() or {}).get("replayed")
         if replayed:
@@ -101,10 +103,10 @@ class Measuring:
         return run
 
     def begin_cut(self, identity: str) -> str:
-        """Begins to measure the score over k of a finished run, where nobody has.
+        """Starts to measure how well a finished run scores with only its first k directions, if nobody has.
 
         Returns:
-            a sentence on why it has to wait or cannot be measured; '' where it is there or under way.
+            '' if that is measured or being measured, else a sentence that says why it is not.
         """
         run = self.trained(identity)
         found = truncation_curve.read(run)
@@ -155,7 +157,7 @@ def _number(value: Any) -> float | None:
 
 @lru_cache(maxsize=8)
 def _updates(path: str) -> list[Update]:
-    """The saved updates of linear modules, without embedding and head."""
+    """The saved updates of linear modules, without embedding and LM head."""
     return [update for update in load_updates(Path(path)) if update.of_matrix and "head" not in update.name]
 
 
@@ -168,7 +170,7 @@ _SPECTRAL: dict[str, Callable[[np.ndarray], float]] = {
     "energy_first": lambda values: float(energy_captured(values)[0]),
     "energy_rank_90": lambda values: float(energy_rank(values, 0.9)),
 }
-"""Of one module's singular values; a lesson tells the median over the modules."""
+"""{quantity: function of one module's singular values}; its value is the median over the modules."""
 
 
 def _weights(updates: list[Update], run: Run) -> list[tuple[Update, np.ndarray]]:
@@ -201,14 +203,14 @@ def _pairs(first: list[Update], second: list[Update]) -> list[tuple[Update, Upda
 
 
 def _overlap(first: Update, second: Update) -> float:
-    """|cos|² of the strongest directions that both write (LoRA paper, section 7.2, with i = j = 1)."""
+    """Squared cosine of the two first left singular vectors (LoRA paper, section 7.2, with i = j = 1)."""
     U, V = directions(first, "left"), directions(second, "left")
     return float((U[:, 0] @ V[:, 0]) ** 2)
 
 
 def _inside(first: Update, second: Update) -> float:
-    """The share of the first update's energy that lies in the directions which the second writes."""
-    V = directions(second, "left")[:, :_LARGE]
+    """The share of the first update's energy ‖ΔW‖_F² that lies in the span of the second's left singular vectors."""
+    V = directions(second, "left")[:, :_MOST_DIRECTIONS]
     matrix = first.matrix()
     return float(np.linalg.norm(V.T @ matrix) ** 2 / np.linalg.norm(matrix) ** 2)
 
@@ -219,7 +221,7 @@ _BETWEEN: dict[str, Callable[[Update, Update], float]] = {
     "inside": _inside,
     "inside_chance": lambda first, second: min(1.0, directions(second, "left").shape[1] / first.shape[0]),
 }
-"""Of one module in two runs; a lesson tells the mean over the modules."""
+"""{quantity: function of one module's updates in two runs}; its value is the mean over the modules."""
 
 
 def _median(values: Iterable[float]) -> float | None:

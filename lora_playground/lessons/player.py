@@ -1,7 +1,7 @@
-"""Leads one person through a lesson: what the page shows of a step, and what becomes of what the person does.
+"""Leads a person through a lesson: says what the page shows at each step, and handles what the person does there.
 
-Values are plain data for JSON; texts are Markdown with their figures filled in. It starts runs through the supervisor,
-reads results, and keeps progress; it knows no page.
+Results are plain data for JSON; texts are Markdown with their figures filled in. It starts runs through the supervisor,
+reads their results and stores progress; it knows nothing of web pages.
 """
 
 from __future__ import annotations
@@ -31,13 +31,15 @@ _UNMADE = (
 
 
 class Player:
-    """The lessons of one home, for all its visitors. Any thread may call any method.
+    """The lessons of one home, for all its visitors. Thread-safe. In all methods `name` is the lesson's and `step` an
+    index from 0.
 
     Args:
-        supervisor: where runs are started. clock: Unix seconds.
+        supervisor: trains the runs. clock: returns Unix seconds.
 
     Attributes:
-        limit: told a visitor and a lesson, the last step (from 0) that they may open; None for any. A class sets it.
+        limit: function of a visitor and a lesson's name that returns the last step they may open, None for any; set by
+            classes.
     """
 
     def __init__(self, home: Path, supervisor: Supervisor, clock: Callable[[], float] = time.time) -> None:
@@ -49,18 +51,21 @@ class Player:
     # --- what is shown ------------------------------------------------------------------------------------------------
 
     def list(self, visitor: str) -> list[View]:
-        """All lessons, and how far this visitor is in each."""
+        """All lessons, with this visitor's progress in each."""
         learner = self.learners.get(visitor)
         return [_entry(lesson, learner.lessons.get(lesson.name)) for lesson in list_lessons(self.home)]
 
     def attempt(self, visitor: str, name: str) -> Attempt | None:
-        """A copy of a visitor's way through a lesson; None where it was not begun."""
+        """A copy of a visitor's progress in a lesson; None if they have not begun it."""
         return self.learners.get(visitor).lessons.get(name)
 
     def view(self, visitor: str, name: str, step: int | None = None) -> View:
-        """A step as the page shows it. Where `step` is given the person goes there, else it is where the person is.
+        """What the page shows of a step: the given one, to which the person moves, or else the one where they are.
 
-        What was done meanwhile (runs that ended, a run of one's own that fits) completes the step. Raises LessonError.
+        If what the step waits for has happened meanwhile, such as the end of a run, the step is marked as done.
+
+        Raises:
+            LessonError: there is no such lesson or step, or the person's class is held before it.
         """
         lesson = get_lesson(name, self.home)
         now, last = self._clock(), self.limit(visitor, name)
@@ -137,7 +142,8 @@ class Player:
         return shown, ended and len(measured) == len(set(wanted))
 
     def _begin_cuts(self, attempt: Attempt, wanted: Sequence[Quantity]) -> str:
-        """Begins to measure scores over k where they are asked for; a sentence on what is awaited, or ''."""
+        """Starts to measure scores of truncated updates that are wanted and missing. Returns a sentence that says what
+        is being waited for, or ''."""
         missing = [one for one in wanted if one.value == "cut_score" and self.measuring.one(one, attempt.runs) is None]
         for key in dict.fromkeys(one.run for one in missing):
             if key in attempt.runs and self.runs.done(attempt.runs[key]):
@@ -149,7 +155,7 @@ class Player:
         return ""
 
     def _under_way(self, lesson: Lesson, attempt: Attempt, keys: Sequence[str]) -> str:
-        """A sentence where these runs are being made, else ''."""
+        """A sentence if one of these runs is queued or training, else ''."""
         ended = ("new", "done", "failed", "cancelled", "interrupted")
         states = [state["state"] for state in self.runs.states(lesson, attempt, keys)]
         return _MAKING if any(state not in ended for state in states) else ""
@@ -164,7 +170,7 @@ class Player:
         own = len(measured) == len(wanted)
         if not own:
             waiting = waiting or self._under_way(lesson, attempt, list(dict.fromkeys(one.run for one in wanted)))
-            # The stored measurement, all of it, so that no picture mixes the two.
+            # All values from the stored measurement, so that no plot mixes the two sources.
             measured = figures.means(wanted)
         ready = len(measured) == len(wanted)
         shown: View = {"own": own, "ready": ready, "waiting": waiting, "runs_at": _place_of_runs(lesson)}
@@ -205,7 +211,7 @@ class Player:
         }, done  # fmt: skip
 
     def _own_run(self, lesson: Lesson, attempt: Attempt, step: Modify, visitor: str, since: float) -> tuple[bool, str]:
-        """Whether a run of the visitor's own does what is asked; if not, what was found, in words."""
+        """(whether a run of the visitor's own does what the step asks for, a sentence on what was found if not)."""
         fitting = self.runs.own(visitor, since, set(attempt.runs.values()), step.check)
         if not fitting:
             return False, ""
@@ -234,14 +240,25 @@ class Player:
     # --- what a person does -------------------------------------------------------------------------------------------
 
     def answer(self, visitor: str, name: str, ask: str, value: Any, again: bool = False) -> View:
-        """Locks a prediction, and returns the step as it is then. Raises LessonError."""
+        """Stores the answer to the question `ask` and returns the view of the step.
+
+        Args:
+            again: a further answer, which a teacher has asked for.
+
+        Raises:
+            LessonError: the answer is not allowed, or the question has its answer already.
+        """
         lesson = get_lesson(name, self.home)
         self._change(visitor, name, lambda attempt: progress.answer(lesson, attempt, ask, value, self._clock(), again))
-        # An answer that a teacher asks for again does not move the person.
+        # A further answer can be given at any step, and the person stays there.
         return self.view(visitor, name, None if again else lesson.steps.index(lesson.asked(ask)))
 
     def start(self, visitor: str, name: str, step: int) -> View:
-        """Starts the runs of a step that are not there yet. Raises LessonError, ConfigError, JobError."""
+        """Starts those runs of a step that the person does not have yet, and returns the view of the step.
+
+        Raises:
+            LessonError: the step has no runs. ConfigError, JobError: the queue refuses one.
+        """
         lesson = get_lesson(name, self.home)
         asked = lesson.steps[step] if 0 <= step < len(lesson.steps) else None
         if not isinstance(asked, RunStep):
@@ -258,17 +275,21 @@ class Player:
                 self._change(visitor, name, note)
         return self.view(visitor, name, step)
 
-    def did(self, visitor: str, name: str, step: int, act: str, keep: Any = None) -> View:
-        """The page saw that something was done: 'tab', 'control', or 'chat' with the fewest directions that a pane
-        keeps. It completes the step where that is what it asks for."""
+    def report(self, visitor: str, name: str, step: int, act: str, keep: Any = None) -> View:
+        """Tells the player that the person did something on the page; if the step asks for it, it is done.
+
+        Args:
+            act: 'tab' (opened), 'control' (used) or 'chat' (asked).
+            keep: for 'chat', the smallest number of directions that a pane's update was cut to.
+        """
         lesson = get_lesson(name, self.home)
         asked = lesson.steps[step] if 0 <= step < len(lesson.steps) else None
         if _is_done_by(asked, act, keep):
             self._change(visitor, name, lambda attempt: progress.complete(attempt, step, self._clock()))
         return self.view(visitor, name, step)
 
-    def over(self, visitor: str, name: str) -> View:
-        """Starts a lesson over: predictions and progress go, runs that were made are there at once when asked for."""
+    def restart(self, visitor: str, name: str) -> View:
+        """Starts a lesson over: deletes predictions and progress. Runs are kept and taken over when asked for again."""
 
         def drop(learner: progress.Learner) -> None:
             learner.lessons.pop(name, None)
@@ -298,7 +319,7 @@ def _is_done_by(step: Any, act: str, keep: Any) -> bool:
 
 
 def _entry(lesson: Lesson, attempt: Attempt | None) -> View:
-    """A lesson in the list: how far it is done."""
+    """An entry of the list of lessons, with a person's progress."""
     done = len(attempt.done) if attempt else 0
     state = "new" if attempt is None else "finished" if attempt.finished else "begun"
     return {
@@ -336,7 +357,8 @@ def _cell(quantity: Quantity, value: float | None, figures: Figures) -> View:
 
 
 def _told_apart(titles: list[str]) -> list[str]:
-    """Titles of runs without the first words that all of them share: 'pirate, rank 1' is 'rank 1' beside its like."""
+    """Titles of runs without what stands before their first comma, if that is the same in all: 'pirate, rank 1' and
+    'pirate, rank 8' become 'rank 1' and 'rank 8'."""
     shared, comma, _ = titles[0].partition(", ")
     if len(titles) > 1 and comma and all(title.startswith(shared + comma) for title in titles):
         return [title.removeprefix(shared + comma) for title in titles]
@@ -344,5 +366,5 @@ def _told_apart(titles: list[str]) -> list[str]:
 
 
 def _place_of_runs(lesson: Lesson) -> int | None:
-    """The step that starts the lesson's runs."""
+    """The first step that starts runs; None if there is none."""
     return next((place for place, step in enumerate(lesson.steps) if isinstance(step, RunStep)), None)

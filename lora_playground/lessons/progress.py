@@ -1,6 +1,7 @@
-"""What a person has done of the lessons: predictions locked before anything is revealed, steps completed, times.
+"""Stores what each person has done in lessons: answers, steps seen and completed, and when.
 
-One JSON file a person under `HOME/learners`. It knows lessons and times; nothing of pages, runs' contents or classes.
+One JSON file for each person under `HOME/learners`. A prediction cannot be changed, nor made once its result was shown.
+This module knows nothing of web pages, the contents of runs, or classes.
 """
 
 from __future__ import annotations
@@ -21,22 +22,22 @@ FOLDER = "learners"
 
 
 class Given(BaseModel):
-    """One answer, and when it was given (Unix seconds)."""
+    """One answer, and when it was given, in Unix seconds."""
 
     value: Answer
     at: float
 
 
 class Attempt(BaseModel):
-    """One person's way through one lesson. All times are Unix seconds; keys of `seen`, `done` and `skipped` are places
-    of steps (from 0).
+    """One person's progress in one lesson. All times are Unix seconds, all steps indices from 0.
 
     Attributes:
-        step: where the person is. seen, done, skipped: when a step was first shown, completed, passed over undone.
-        answers: {name of the question: answers}; the first is the prediction, later ones were asked for again.
-        revealed: {name of the question: when its result was shown}; from then on it takes no first answer.
-        runs: {key of the lesson's run: id}. tries: {key: how often it was started}.
-        finished: when the last step was completed or reached; None before.
+        step: where the person is.
+        seen, done, skipped: {step: when it was first shown, when it was completed, when it was left undone}.
+        answers: {name of the question: answers}. The first is the prediction; a teacher can ask for further ones.
+        revealed: {name of the question: when its result was shown}, after which it cannot be predicted.
+        runs: {key of the lesson's run: run id}. tries: {key: number of tries that failed before}.
+        finished: when the last step was first shown; None before.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -53,13 +54,13 @@ class Attempt(BaseModel):
     finished: float | None = None
 
     def prediction(self, name: str) -> Answer | None:
-        """The first answer to a question; None where it was not answered."""
+        """The first answer to a question; None if there is none."""
         given = self.answers.get(name)
         return given[0].value if given else None
 
 
 class Learner(BaseModel):
-    """What is kept of one visitor. `visitor` is the identity in the signed cookie, or 'user:NAME' of a login."""
+    """What is stored of one visitor: the identity in their signed cookie, or 'user:NAME' of a login, and progress."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -68,8 +69,15 @@ class Learner(BaseModel):
 
 
 def enter(lesson: Lesson, attempt: Attempt, step: int, now: float) -> None:
-    """Moves to a step, which is free. What is left undone behind counts as skipped; a result that is shown locks its
-    question. Raises LessonError for a step that there is not."""
+    """Moves to any step. The step that is left counts as skipped if it is not done; a step that reveals a result marks
+    its questions as revealed.
+
+    Args:
+        now: Unix seconds.
+
+    Raises:
+        LessonError: there is no such step.
+    """
     if not 0 <= step < len(lesson.steps):
         raise LessonError(f"{lesson.title} has {len(lesson.steps)} steps; there is no step {step + 1}.")
     if step > attempt.step and attempt.step not in attempt.done:
@@ -85,19 +93,21 @@ def enter(lesson: Lesson, attempt: Attempt, step: int, now: float) -> None:
 
 
 def complete(attempt: Attempt, step: int, now: float) -> None:
-    """Notes that what a step asks for was done."""
+    """Marks a step as done."""
     attempt.done.setdefault(step, now)
     attempt.skipped.pop(step, None)
 
 
 def answer(lesson: Lesson, attempt: Attempt, name: str, value: Any, now: float, again: bool = False) -> None:
-    """Locks an answer, and completes the step that asks for it.
+    """Stores an answer, and marks the step that asks for it as done.
 
     Args:
-        again: an answer after the first, which a teacher asks for; the prediction stays what it was.
+        name: of the question. now: Unix seconds.
+        again: a further answer, which a teacher has asked for; the prediction is kept.
 
     Raises:
-        LessonError: there is no such question, the answer does not fit it, it has an answer, or its result was shown.
+        LessonError: there is no such question, the answer is not allowed, there is a prediction already, or its result
+            was shown.
     """
     asked = _question(lesson, name)
     kept = checked_answer(asked, value)
@@ -118,7 +128,7 @@ def _question(lesson: Lesson, name: str) -> Ask:
 
 
 class Learners:
-    """The people of one home; safe to call from many threads of one process."""
+    """The progress of all people. Thread-safe, for one process."""
 
     def __init__(self, home: Path) -> None:
         self.folder = home / FOLDER
@@ -126,16 +136,17 @@ class Learners:
         self._kept: dict[str, Learner] = {}
 
     def path(self, visitor: str) -> Path:
-        """The file of one visitor; its name is a digest, since an identity may hold any characters."""
+        """The file of one visitor. Its name is a digest, since an identity can have any characters."""
         return self.folder / f"{hashlib.sha256(visitor.encode()).hexdigest()[:32]}.json"
 
     def get(self, visitor: str) -> Learner:
-        """A copy of what is kept of a visitor; an empty one where there is nothing, or nothing readable."""
+        """A copy of what is stored of a visitor; an empty one if there is nothing, or it cannot be read."""
         with self._lock:
             return self._read(visitor).model_copy(deep=True)
 
     def change(self, visitor: str, do: Any) -> Any:
-        """Calls `do(learner)` under a lock, keeps what it changed, and returns its value. An error keeps nothing."""
+        """Calls `do(learner)` under a lock, stores what it changed, and returns its value. If it raises, nothing is
+        stored."""
         with self._lock:
             learner = self._read(visitor).model_copy(deep=True)
             before = learner.model_dump(mode="json")
@@ -148,7 +159,7 @@ class Learners:
             return returned
 
     def forget(self, visitor: str) -> None:
-        """Deletes what is kept of a visitor."""
+        """Deletes what is stored of a visitor."""
         with self._lock:
             self._kept.pop(visitor, None)
             self.path(visitor).unlink(missing_ok=True)
@@ -159,7 +170,7 @@ class Learners:
             try:
                 learner = Learner.model_validate(found) if found else Learner(visitor=visitor)
             except ValidationError:
-                learner = Learner(visitor=visitor)  # of another version of this app, or damaged
+                learner = Learner(visitor=visitor)  # the file is damaged, or of another version of this app
             if not visitor:
                 return learner
             self._kept[visitor] = learner

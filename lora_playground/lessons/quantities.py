@@ -1,6 +1,6 @@
-"""Quantities and comparisons as a lesson writes them: `r16.score`, `r16.cut_score@1`, `r1.score > r16.score - 0.1`.
+"""Quantities and comparisons as lessons write them: `r16.score`, `r16.cut_score@1`, `r1.score > r16.score - 0.1`.
 
-Pure functions on texts and numbers; it knows no run.
+Pure functions of texts and numbers; `measuring` takes the values from runs.
 """
 
 from __future__ import annotations
@@ -43,10 +43,12 @@ VALUES: dict[str, tuple[str, str]] = {
     "bytes_down": ("sent down", "bytes"),
     "global_rank": ("rank of the global update", ""),
 }
-"""{name: (label, unit)}. Shares with unit '%' are numbers from 0 to 1; 'points' are differences of such shares."""
+"""{name: (label, unit)}. Values with unit '%' are shares from 0 to 1, those with 'points' differences of such
+shares."""
 
 DETAILED = {"cut_score": "k", "overlap": "run", "overlap_chance": "run", "inside": "run", "inside_chance": "run"}
-"""What stands behind the @ of a value that needs it: a number of directions, or another run's key."""
+"""{name of a quantity that is written with @: what follows the @}, a number k of directions or the key of a second
+run."""
 
 _QUANTITY = re.compile(r"([a-z][a-z0-9_]*)\.([a-z][a-z0-9_]*)(?:@([a-z0-9_]+))?")
 _OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
@@ -57,7 +59,11 @@ _OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
 
 @dataclass(frozen=True, order=True)
 class Quantity:
-    """A number that is taken from a run: `detail` is k or the key of a second run, '' where the value needs none."""
+    """A number that can be taken from a run.
+
+    Attributes:
+        run: the run's key in the lesson. value: a name in `VALUES`. detail: what follows the @ (see `DETAILED`), or ''.
+    """
 
     run: str
     value: str
@@ -72,7 +78,7 @@ class Quantity:
 
     @property
     def label(self) -> str:
-        """In words; a number of directions stands in it."""
+        """The quantity in words."""
         label = VALUES[self.value][0]
         if self.value != "cut_score":
             return label
@@ -82,7 +88,7 @@ class Quantity:
 
     @classmethod
     def parse(cls, text: str) -> Quantity:
-        """Reads `run.value` or `run.value@detail`. Raises ValueError."""
+        """Reads `run.value` or `run.value@detail`. Raises ValueError for anything else."""
         match = _QUANTITY.fullmatch(text.strip())
         if match is None:
             raise ValueError(f"{text!r} is no quantity; write run.value, such as r16.score")
@@ -97,7 +103,8 @@ class Quantity:
 
 
 def quantities_in(comparison: str) -> list[Quantity]:
-    """The quantities of a comparison. Raises ValueError where it is none, or has anything but numbers and + - * /."""
+    """The quantities in a comparison. Raises ValueError if it is not made of quantities, numbers, + - * /, comparison
+    signs, `and` and `or`."""
     found = [Quantity.parse(match[0]) for match in _QUANTITY.finditer(comparison)]
     if comparison:
         holds(comparison, dict.fromkeys(found, 1.0))
@@ -105,7 +112,8 @@ def quantities_in(comparison: str) -> list[Quantity]:
 
 
 def holds(comparison: str, measured: Mapping[Quantity, float]) -> bool:
-    """Whether a comparison holds. Raises KeyError where a number is missing, ValueError for other texts."""
+    """Whether a comparison holds. Raises KeyError if a value is missing, ValueError for a text that is no
+    comparison."""
     plain = _QUANTITY.sub(lambda match: repr(float(measured[Quantity.parse(match[0])])), comparison)
     try:
         tree = ast.parse(plain.strip(), mode="eval").body
@@ -132,7 +140,7 @@ def _value(node: ast.AST) -> Any:
 
 
 def written(value: float, unit: str) -> str:
-    """A number with its unit as a person reads it: 92%, 12 points, 1.2M, 81 kB, 3.4."""
+    """A number with its unit, such as 92%, 12 points, 1.2M, 81 kB, 3.4."""
     if unit == "%":
         return f"{100 * value:.0f}%"
     if unit == "points":

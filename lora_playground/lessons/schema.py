@@ -1,6 +1,6 @@
-"""A lesson as data: the schema of a file `assets/lessons/<name>.toml`, and what is wrong with one in plain words.
+"""The schema of a lesson's file, `assets/lessons/<name>.toml`; it says in plain words what is wrong with a file.
 
-It knows the kinds of steps and of quantities, and how a run is described; nothing of pages, people or results.
+It knows the kinds of steps and of quantities, and how a run is described; nothing of web pages, people or results.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 KEY = r"^[a-z][a-z0-9_]{0,39}$"
 TABS = Literal["fine", "spectrum", "chat", "compare", "federated", "lab", "learn"]
 PLACEHOLDER = re.compile(r"\{\{\s*([^{}|]+?)\s*(\|\s*range\s*)?\}\}")
-"""A figure in a text: {{r1.score}} is its mean over the measured seeds, {{r1.score|range}} their least and most;
-{{r1.first_words}} are the words that gain most as the first of an answer to questions that its data have no part in."""
+"""A figure in a text: {{r1.score}} stands for the mean over the measured seeds, {{r1.score|range}} for the smallest and
+the largest of them. {{r1.first_words}} stands for the words whose probability as the first word of an answer grows
+most, for questions unlike the run's data."""
 WORDS = re.compile(r"([a-z][a-z0-9_]*)\.first_words")
 
 
 class Part(BaseModel):
-    """What all parts of a lesson share: unknown fields are refused, nothing changes after reading."""
+    """Base of all parts of a lesson: unknown fields are refused, values cannot be changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -33,8 +34,8 @@ class RunPart(Part):
 
     Attributes:
         title: its name in the list of runs.
-        config: a RunConfig's plain data without the title; steps and seed must be given, so that all get the same run.
-        hidden: people see an adapter with this title, and neither its data nor how it was trained.
+        config: the data of a RunConfig without the title. Steps and seed must be given, so that all get the same run.
+        hidden: whether people see only an adapter with this title, not its data or how it was trained.
     """
 
     title: str = Field(min_length=1, max_length=60)
@@ -43,7 +44,7 @@ class RunPart(Part):
 
     @property
     def short_title(self) -> str:
-        """The title without the word that only the list of runs needs."""
+        """The title without "Lesson: ", which only the list of runs needs."""
         return self.title.removeprefix("Lesson: ")
 
     def run_config(self) -> RunConfig:
@@ -52,24 +53,24 @@ class RunPart(Part):
 
 
 class StepPart(Part):
-    """What all steps share. `text` is Markdown with $formulas$ and {{figures}}."""
+    """Base of all steps. `text` is Markdown with $formulas$ and {{figures}}."""
 
     title: str = Field(min_length=1, max_length=80)
     text: str = ""
 
 
 class Say(StepPart):
-    """Text, an equation. Complete when it was read on."""
+    """Only a text. Done as soon as it is shown."""
 
     kind: Literal["say"]
 
 
 class Show(StepPart):
-    """Opens a tab, ticks runs, marks a control until the step is left. Complete when the tab was opened, or, where
-    `use` is set, when the control was used.
+    """Opens a tab, ticks runs in it, and highlights a control until the step is left. Done when the tab was opened, or
+    with `use` when the control was used.
 
     Attributes:
-        tab: which tab. runs: keys of runs to tick. control: elem_id of a control on the page.
+        tab: which tab. runs: keys of the runs to tick. control: elem_id of the control on the page.
     """
 
     kind: Literal["show"]
@@ -88,8 +89,13 @@ class Show(StepPart):
 
 
 class Choice(Part):
-    """One answer to choose. `when` is a comparison of quantities that makes it right, such as `r1.score > 0.8`; `right`
-    says so where nothing is measured. `because` is told after it was chosen."""
+    """One answer of a multiple-choice question.
+
+    Attributes:
+        when: the comparison of quantities under which it is right, such as `r1.score > 0.8`.
+        right: whether it is right, where that depends on no measurement.
+        because: the explanation shown to those who chose it.
+    """
 
     text: str = Field(min_length=1, max_length=200)
     because: str = Field(min_length=1)
@@ -98,7 +104,7 @@ class Choice(Part):
 
 
 class Axis(Part):
-    """An axis of a sketch. `unit` is '%' for shares, which are given and kept from 0 to 1."""
+    """The axis of a number or sketch, from `low` to `high`. With unit '%' values are shares from 0 to 1."""
 
     label: str
     unit: str = ""
@@ -108,13 +114,13 @@ class Axis(Part):
 
 
 class Ask(StepPart):
-    """A prediction, locked when it is given, and before anything of it is revealed.
+    """Asks for a prediction. Done when it is given; it cannot be changed afterwards.
 
     Attributes:
-        name: what `reveal` calls it by. form: which of the following fields count.
-        choices: for a choice. axis: of a number or of a sketch's heights. x, x_label: where a sketch has its points.
-        within: a number or a sketch is near where it is off by at most so much (a sketch: on the mean).
-        near, low, high: the sentence for a prediction that was near, too low, too high.
+        name: by which `Reveal` refers to it. form: a choice, a number or a sketched curve.
+        choices: of a choice. axis: of a number, or of a curve's heights. x, x_label: positions of a curve's points.
+        within: the largest (for a curve: mean) absolute error of a prediction that counts as near.
+        near, low, high: what is told about a prediction that was near, too low, too high.
     """
 
     kind: Literal["ask"]
@@ -145,14 +151,14 @@ class Ask(StepPart):
 
 
 class RunStep(StepPart):
-    """Runs to train, or to play back where this server has them. Complete when all have a result."""
+    """Trains runs, or takes them over if this server has trained them before. Done when all have a result."""
 
     kind: Literal["run"]
     runs: list[str] = Field(min_length=1)
 
 
 class Measure(StepPart):
-    """A table of what came out: runs by values. Complete when all values are there."""
+    """A table of measured values, one row for each run. Done when all values are there."""
 
     kind: Literal["measure"]
     runs: list[str] = Field(min_length=1)
@@ -160,11 +166,12 @@ class Measure(StepPart):
 
 
 class Reveal(StepPart):
-    """Prediction and result in one picture, with the sentence that belongs to what was predicted.
+    """Shows a prediction and the result in one plot, with a sentence that fits what was predicted.
 
     Attributes:
-        ask: one prediction, or several choices that are counted together.
-        result: quantities: one for a number, one a point for a sketch, any for a choice; labels: names for them.
+        ask: name of one prediction, or of several choices that are counted together.
+        result: quantities: one for a number, one for each point of a curve, any number for a choice.
+        labels: names for them, in the same order.
     """
 
     kind: Literal["reveal"]
@@ -178,12 +185,14 @@ class Reveal(StepPart):
 
 
 class Check(Part):
-    """What was really done. `did`: a run of one's own, a question in the chat, or a control used.
+    """What a person has to do.
 
     Attributes:
-        where: for a run, {dotted option: value, or {at_least, at_most, not}}.
-        then: a comparison in which the run is called `mine`, such as `mine.score >= r1.score`.
-        control: for did = "control". chat: for did = "chat", what a pane must be set to: {keep: 1}.
+        did: train a run, ask in the chat, or use a control.
+        where: for a run, {option such as 'variant.rank': its value, or {at_least, at_most, not}}.
+        then: for a run, a comparison that must hold, in which it is called `mine`: `mine.score >= r1.score`.
+        control: elem_id of the control to use.
+        keep: for the chat, the most directions that the update of a pane may be cut to.
     """
 
     did: Literal["run", "chat", "control"]
@@ -194,7 +203,8 @@ class Check(Part):
 
 
 class Modify(StepPart):
-    """A change of one's own. Complete when what `check` asks for was done; `hint` stands folded beneath."""
+    """Asks for something that people do on their own. Done when `check` is met; the page tells `done` then, and offers
+    `hint` before."""
 
     kind: Literal["modify"]
     check: Check
@@ -208,7 +218,12 @@ Step = Annotated[Say | Show | Ask | RunStep | Measure | Reveal | Modify, Field(d
 
 
 class Lesson(Part):
-    """A lesson: `name` is its file's, `minutes` on two cores, `after` what one can do then, `order` its place."""
+    """A lesson.
+
+    Attributes:
+        name: of its file. minutes: it takes on two cores. after: what people can do afterwards.
+        order: position in the list. runs: {key: run}. steps: at least one.
+    """
 
     name: str
     title: str = Field(min_length=1, max_length=60)
@@ -258,7 +273,7 @@ class Lesson(Part):
             raise ValueError(f"{where} has {len(step.labels)} labels for {len(step.result)} results")
 
     def quantities_of(self, step: Any) -> list[Quantity]:
-        """All quantities that a step measures, compares or names in its text."""
+        """All quantities that a step measures, compares or mentions in its texts."""
         found = [Quantity.parse(text) for text in getattr(step, "result", [])]
         for run in step.runs if isinstance(step, Measure) else []:
             found += [Quantity.parse(f"{run}.{value}") for value in step.values]
@@ -275,12 +290,12 @@ class Lesson(Part):
         return [match[1] for match in PLACEHOLDER.finditer(text)]
 
     def words_of(self, step: Any) -> list[str]:
-        """The runs whose first words a step's texts name."""
+        """Keys of the runs of which a step's texts mention `first_words`."""
         named = [WORDS.fullmatch(one) for text in texts_of(step) for one in self._placeholders(text)]
         return [match[1] for match in named if match]
 
     def asked(self, name: str) -> Ask:
-        """The step that asks for this prediction. Raises StopIteration."""
+        """The step that asks for the prediction of that name. Raises StopIteration if there is none."""
         return next(step for step in self.steps if isinstance(step, Ask) and step.name == name)
 
     def reveal_of(self, ask: Ask) -> Reveal | None:
@@ -289,7 +304,7 @@ class Lesson(Part):
 
 
 def texts_of(step: Any) -> list[str]:
-    """All texts of a step that people read."""
+    """All texts of a step that people get to read."""
     found = [step.title, step.text]
     found += [getattr(step, name, "") for name in ("near", "low", "high", "hint")]
     if isinstance(step, Modify):

@@ -1,6 +1,6 @@
-"""A lesson as a sheet to print: its questions with room to write, or the same with what came out and why.
+"""A lesson as a sheet to print: its questions with room for answers or, for the teacher, with the results.
 
-Markdown in, Markdown out. It reads the stored figures and plays nothing.
+Text is Markdown. The results are the stored figures; nothing is trained.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ _LINE = "\\_" * 34
 
 
 def sheet(lesson: Lesson, answers: bool = False) -> str:
-    """The sheet of one lesson; with `answers` for the teacher, from the stored measurement of the shipped base."""
+    """The sheet of one lesson as Markdown.
+
+    Args:
+        answers: the teacher's copy, with the results measured on the embedded base.
+    """
     figures = stored(lesson.name)
     parts = [
         f"# {lesson.title}",
@@ -34,7 +38,7 @@ def sheet(lesson: Lesson, answers: bool = False) -> str:
 
 
 def _room(ask: Ask) -> list[str]:
-    """Where an answer is written down."""
+    """The lines or boxes for a handwritten answer."""
     if ask.form == "choice":
         return ["\n".join(f"- [ ] {choice.text}" for choice in ask.choices)]
     axis = ask.axis or Axis(label="")

@@ -59,9 +59,9 @@ class LessonRoutes:
         if do == "start" and step is not None:
             return self.player.start(visitor, name, step)
         if do == "did" and step is not None:
-            return self.player.did(visitor, name, step, str(told.get("act", "")), told.get("keep"))
+            return self.player.report(visitor, name, step, str(told.get("act", "")), told.get("keep"))
         if do == "over":
-            return self.player.over(visitor, name)
+            return self.player.restart(visitor, name)
         return self.player.view(visitor, name, step)
 
 

@@ -32,7 +32,7 @@ def act(player, queue, name, view, visitor="ann"):
     """What a step asks for, done; the view afterwards."""
     step = get_lesson(name).steps[view["step"]]
     if view["kind"] == "show":
-        return player.did(visitor, name, view["step"], "control" if view["use"] else "tab")
+        return player.report(visitor, name, view["step"], "control" if view["use"] else "tab")
     if view["kind"] == "ask":
         answers = {"choice": 0, "number": 0.5, "curve": [0.5] * len(step.x)}
         assert "because" not in json.dumps(view), "no sentence is shown before the result"
@@ -42,7 +42,7 @@ def act(player, queue, name, view, visitor="ann"):
     if view["kind"] == "modify":
         check = step.check
         if check.did != "run":
-            return player.did(visitor, name, view["step"], check.did, 1)
+            return player.report(visitor, name, view["step"], check.did, 1)
         variant = {"name": check.where.get("variant.name", "lora"), "rank": 4}
         config = {"data": {"dataset": "pirate"}, "variant": variant, "training": {"steps": 140}}
         for path, wanted in check.where.items():
@@ -103,7 +103,7 @@ def test_a_failed_run_is_started_anew_and_over_keeps_the_runs(made):
     again = player.attempt("ann", "what-a-rank-is").runs
     assert view["done"] and again["r16"] == runs["r16"] and again["r1"] != runs["r1"]
     trained = queue.trained
-    view = player.over("ann", "what-a-rank-is")
+    view = player.restart("ann", "what-a-rank-is")
     assert view["step"] == 0 and list(player.attempt("ann", "what-a-rank-is").done) == [0]
     assert player.start("ann", "what-a-rank-is", 4)["done"] and queue.trained == trained
 
