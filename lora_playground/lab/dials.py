@@ -1,7 +1,4 @@
-"""A run's score and what it forgot while one dial turns: the strength of its update, or that of its intruders.
-
-It loads torch.
-"""
+"""Scores a run while one factor varies: the strength of its update, or that of its intruder dimensions. Loads torch."""
 
 from __future__ import annotations
 
@@ -26,18 +23,22 @@ def over_dial(
     store: RunStore, id: str, kind: str, values: Sequence[float] = (), rows: int = ROWS,
     report: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Score and forgetting of a run over a dial.
+    """Score and forgetting of a run at several values of a factor.
 
     Args:
-        kind: 'strength' (W + s·ΔW) or 'intruders' (`analysis.intruder_dial`). values: of the dial, −2 to 2, for
-            intruders 0 to 2; empty takes VALUES.
+        kind: 'strength' scales the whole update (W + s·ΔW), 'intruders' its intruder dimensions only
+            (`analysis.intruder_dial`).
+        values: of the factor, from −2 to 2, for intruders from 0 to 2; empty takes VALUES.
+        rows: test rows to score. report: called with (values done, all values).
 
     Returns:
-        run, label, kind, dataset; `points`: [{value, score, forgetting}] as `Tasks.score` gives them, forgetting null
-        where the base is not the embedded model; for intruders `intruders`: {module: how many}, and `of` modules.
+        {run, label, kind, dataset, rows, points}; `points`: [{value, score, forgetting}], both as `Tasks.score` returns
+        them, forgetting None unless the base is the embedded model. For 'intruders' also `intruders`: {module: number
+        of intruder dimensions} and `of`: number of modules.
 
     Raises:
-        RunError, ConfigError: nothing to score, a value that is not allowed, the base's weights are not on this disk.
+        ConfigError: a kind or value is not allowed.
+        RunError: the run has no update or nothing to score it on, or the base's weights are not on this disk.
     """
     if kind not in KINDS:
         raise ConfigError("dial", kind, f"choose one of {', '.join(KINDS)}")
@@ -62,7 +63,7 @@ def over_dial(
 
 
 def _turned(run: Run, kind: str) -> tuple[Turned, dict[str, Any]]:
-    """The updates at a value of the dial, and what is known of them."""
+    """(a function that returns the updates at a value of the factor, further entries of the result)."""
     updates = load_updates(run.update_path)
     if kind == "strength":
         return lambda s: [] if s == 0 else [scaled(update, s) for update in updates], {}

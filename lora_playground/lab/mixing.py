@@ -1,4 +1,4 @@
-"""Mixtures of runs: made, saved as a run of their own, answered with. It knows runs; nothing of scores and pages."""
+"""Mixtures of the adapters of several runs: checks them, makes them, saves them as runs. It scores nothing."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ LEAST = 2
 
 @dataclass(frozen=True)
 class Mixed:
-    """Runs with their weights and how they are mixed.
+    """A mixture of runs.
 
     Attributes:
-        runs: of one base model. weights: −2 to 2, one for each.
+        runs: all on the same base model. weights: one for each run, from −2 to 2. recipe: the merging method.
     """
 
     runs: list[Run]
@@ -31,25 +31,26 @@ class Mixed:
 
     @property
     def model(self) -> ModelConfig:
-        """The base model of all of them."""
+        """The base model of all runs."""
         return self.runs[0].config().model
 
     def adapters(self) -> list[list[Update]]:
-        """Their updates."""
+        """The updates of every run."""
         return [load_updates(run.update_path) for run in self.runs]
 
     def about(self) -> dict[str, Any]:
-        """What it is made of, as plain data."""
+        """The mixture as data for JSON: {runs: [{run, label, weight}], method, and the method's options}."""
         parts = [{"run": run.id, "label": run.label, "weight": w} for run, w in zip(self.runs, self.weights)]
         used = {name: asdict(self.recipe)[name] for name in METHODS[self.recipe.method].options}
         return {"runs": parts, "method": self.recipe.method, **used}
 
 
 def mixed(store: RunStore, ids: Sequence[str], weights: Sequence[float], recipe: Recipe) -> Mixed:
-    """Finished runs of one base model, to be mixed.
+    """Checks a mixture of runs.
 
     Raises:
-        RunError, ConfigError: a run that is not there or not finished, other bases, a weight outside −2 to 2.
+        ConfigError: fewer than two or too many runs, one twice, or a weight outside −2 to 2.
+        RunError: a run does not exist or has no update, or the runs have different base models.
     """
     if not LEAST <= len(ids) <= MOST or len(set(ids)) < len(ids):
         raise ConfigError("runs", ", ".join(ids), f"name {LEAST} to {MOST} different runs")
@@ -66,12 +67,20 @@ def mixed(store: RunStore, ids: Sequence[str], weights: Sequence[float], recipe:
 
 
 def norm(updates: Sequence[Update]) -> float:
-    """‖ΔW‖_F over all modules."""
+    """The Frobenius norm of all modules' updates together."""
     return sum(inner(update, update) for update in updates) ** 0.5
 
 
 def numbers(chosen: Mixed, made: Sequence[Update], adapters: Sequence[Sequence[Update]]) -> dict[str, Any]:
-    """What a mixture comes to: modules, its largest rank, its norm beside those of its parts."""
+    """Key figures of a mixture.
+
+    Args:
+        made: its updates. adapters: the updates of each of its runs.
+
+    Returns:
+        `chosen.about()` with `modules`: their number; `rank`: the largest of its modules, None if all are dense;
+        `norm`: its Frobenius norm; `norms`: those of its runs.
+    """
     ranks = [update.B.shape[1] for update in made if update.B is not None]
     return {
         **chosen.about(),
@@ -83,7 +92,7 @@ def numbers(chosen: Mixed, made: Sequence[Update], adapters: Sequence[Sequence[U
 
 
 def save(store: RunStore, chosen: Mixed, title: str = "") -> Run:
-    """The mixture as a run of its own, whose adapter is a plain LoRA that stock PEFT loads."""
+    """Saves a mixture as a run. Its adapter is a plain LoRA, which PEFT can load."""
     made = Mixture(chosen.adapters(), chosen.recipe).updates(chosen.weights)
     names = " + ".join(f"{w:g}·{run.label}" for run, w in zip(chosen.runs, chosen.weights))
     title = title or f"{METHODS[chosen.recipe.method].label}: {names}"

@@ -1,7 +1,8 @@
-"""Work of the laboratory that needs torch, in a process of its own, so that the page's process imports none.
+"""Runs those experiments of the laboratory that need torch in a process of their own, since the web process imports
+none.
 
-`work` starts it and gives what it says; `main` is that process: a task as JSON on its input, lines of JSON on its
-output.
+`work` starts that process and yields its messages; `main` is the process: it reads a task as JSON from standard input
+and writes lines of JSON to standard output.
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ _ONE = threading.Lock()
 
 
 def work(home: Path, task: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Progress as {'done', 'of'}, and last {'found': ...}. One task at a time in this server.
+    """Does a task in a process of its own, one at a time in this server.
 
     Args:
-        task: `kind` 'weights' with `runs`, `weights`, `recipe` (fields of Recipe) and `rows`, or `kind` 'dial' with
-            `run`, `of` (see `lab.dials`) and `rows`, or `kind` 'forecast' with `run`.
+        task: {kind: 'weights', runs, weights, recipe: fields of Recipe, rows}, {kind: 'dial', run, of: kind of the dial
+            (see `lab.dials`), rows} or {kind: 'forecast', run}.
+
+    Yields:
+        {'done', 'of'} as it progresses, and last {'found': the result}.
 
     Raises:
-        RunError: somebody else's is under way, or it failed; says what to do.
+        RunError: another task is running, or this one failed; the message says what to do.
     """
     if not _ONE.acquire(blocking=False):
         raise RunError("Scores are being made for somebody already; ask again when they are done.")
@@ -59,10 +63,10 @@ def work(home: Path, task: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def main() -> int:
-    """Reads a task, says how far it is and what was found."""
+    """Reads a task from standard input, does it, and writes progress and result to standard output."""
     task = json.loads(sys.stdin.buffer.read())
     with os.fdopen(os.dup(1), "wb", buffering=0) as out:
-        os.dup2(2, 1)  # whatever a library prints must not get between the lines
+        os.dup2(2, 1)  # what libraries print goes to standard error, not between the messages
 
         def say(message: dict[str, Any]) -> None:
             out.write(json.dumps(message).encode() + b"\n")

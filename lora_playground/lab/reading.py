@@ -1,5 +1,5 @@
-"""A direction of a run, read from the command line: what it reads and says, and how the model answers with it alone and
-without it. It loads torch; the page asks the chat process for the same."""
+"""One singular direction of a run, for the command line and programs: what it responds to and which words it promotes,
+and how the model answers with it alone and without it. Loads torch; the page asks the chat process for the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lora_playground.runs import Run, RunStore
 
 
 def first_prompt(run: Run, store: RunStore) -> str:
-    """A prompt that the run was not trained on: the first of its dataset's test part; '' where there is none."""
+    """The first prompt of the test part of a run's dataset; '' if there is none."""
     try:
         found = offered_prompts(get_dataset(run.config().data.dataset, store.home), 1)
     except PlaygroundError:
@@ -25,12 +25,20 @@ def read_direction(
     store: RunStore, id: str, module: str, index: int, prompt: str = "", seed: int = 0, strength: float = 1.0,
     max_new_tokens: int = 64,
 ) -> dict[str, Any]:  # fmt: skip
-    """`models.direction_reader.DirectionReader.read` of a run, with `prompt` and `answers`: {base, whole, alone,
-    without, random} to it, greedy.
+    """Reads one singular direction of a module's update.
 
     Args:
-        prompt: '' takes the first of the run's dataset.
-        strength: factor on the direction where it answers alone, and on the random one beside it.
+        index: of the direction, from 0, strongest first. prompt: '' takes `first_prompt`.
+        seed: of the random direction it is compared with.
+        strength: factor on the direction in the answers `alone` and `random`.
+
+    Returns:
+        what `models.direction_reader.DirectionReader.read` returns, with `run`, `prompt` and `answers`: greedy answers
+        of the `base`, with the `whole` update, with the direction `alone`, `without` it, and with a `random` direction
+        of equal strength in its place.
+
+    Raises:
+        RunError: the run does not exist or has no update. ConfigError: there is no prompt.
     """
     from lora_playground.models.decoding import Decoder, RowUpdate
     from lora_playground.models.direction_reader import DirectionReader

@@ -1,4 +1,5 @@
-"""What runs of the slice family scored and forgot, over where in W's spectrum they started. It trains nothing."""
+"""Score and forgetting of runs of the variant `wslice` over the position in W's spectrum where they start. It reads
+finished runs and trains nothing."""
 
 from __future__ import annotations
 
@@ -12,13 +13,14 @@ VARIANT = "wslice"
 
 
 def over_position(store: RunStore, id: str) -> dict[str, Any]:
-    """Runs like this one that differ in position and seed alone, each a point, by position.
+    """This run and all that differ from it only in position and seed, sorted by position.
 
     Returns:
-        kind 'slice', run, dataset; `points`: [{value, seed, score, forgetting}] as `lab.dials.over_dial` has them.
+        {kind: 'slice', run, dataset, points}; `points`: [{value: the position, seed, score, forgetting}], the last two
+        as `lab.dials.over_dial` returns them.
 
     Raises:
-        RunError: the run is none of that family, or there are no two positions yet.
+        RunError: the run has another variant, or fewer than two positions have been trained.
     """
     run = store.get(id)
     if run.config().variant.name != VARIANT:
@@ -31,7 +33,7 @@ def over_position(store: RunStore, id: str) -> dict[str, Any]:
 
 
 def _rest(run: Run) -> dict[str, Any]:
-    """A run's config without title, position and seed."""
+    """The parts of a run's config that must be equal: all but title, position and seed."""
     config = run.config().model_dump(mode="json")
     config["variant"].pop("position", None)
     config["training"].pop("seed", None)

@@ -1,7 +1,5 @@
-"""Scores of any update on the datasets of some runs, with one base in memory. The scoring is `jobs.scoring`'s.
-
-It loads torch: the page asks for it through `lab.process`.
-"""
+"""Scores any updates on datasets, with one base model in memory. `jobs.scoring` does the scoring. Loads torch: the web
+process asks for it through `lab.process`."""
 
 from __future__ import annotations
 
@@ -20,15 +18,15 @@ if TYPE_CHECKING:
     from lora_playground.models.loading import Base
 
 ROWS = 24
-"""Test rows a score is made of, unless told: few, so that many mixtures are scored in little time."""
+"""Default number of test rows for a score: few, so that many mixtures can be scored in short time."""
 
 
 @dataclass
 class Tasks:
-    """Asks for scores on one base.
+    """Scores updates on one base model.
 
     Attributes:
-        home: of datasets and kept answers. model: the base. rows: test rows a dataset.
+        home: has people's datasets and stored answers. model: the base. rows: test rows of each dataset to score.
     """
 
     home: Path
@@ -38,7 +36,7 @@ class Tasks:
 
     @property
     def base(self) -> Base:
-        """The base, loaded at the first need."""
+        """The base model, loaded when first used."""
         if not self._loaded:
             from lora_playground.models.loading import load_base
 
@@ -46,10 +44,14 @@ class Tasks:
         return self._loaded[0]
 
     def score(self, updates: Sequence[Update], dataset: str, skills: bool = False) -> dict[str, Any]:
-        """`value`, `low`, `high` (95%), `base`, `n` of an update on a dataset's test part; with `skills` also
-        `forgetting` {base, adapted, drop, low, high, n} where the base is the embedded model.
+        """The score of an update on a dataset's test part. No updates give the base's own score.
 
-        An update of nothing is the base's own score.
+        Args:
+            skills: whether to measure forgetting too, if the base is the embedded model.
+
+        Returns:
+            {value, low, high: 95% interval, base: the base's score, n: rows}, all from 0 to 1 and None if there is no
+            score; with forgetting also `forgetting`: {base, adapted, drop, low, high: 95% interval of the drop, n}.
         """
         embedded = skills and self.model.source == "embedded"
         found = score_update(self.base, list(updates), dataset, self.home, self.rows, None, embedded)
@@ -63,7 +65,7 @@ class Tasks:
 
 
 def datasets_of(runs: Sequence[Run], home: Path) -> list[str]:
-    """The datasets that each run learned and that can be scored, in the order of the runs, '' where there is none."""
+    """The dataset of each run, '' if it has no test part or no metric to score it by."""
     from lora_playground import evaluation
     from lora_playground.errors import PlaygroundError
 

@@ -1,6 +1,7 @@
-"""Scores of every adapter's task over the weights of a mixture, with controls, and predictors of what goes wrong.
+"""Scores the task of every adapter over the weights of a mixture, beside controls, and measures what might predict how
+much the adapters disturb each other.
 
-Two adapters give a curve, three a triangle, four the mixture asked for beside its corners. It loads torch.
+Two adapters give a curve over the weights, three a triangle, four only the corners and the mean. Loads torch.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ TEXTS = 8
 
 
 def grid(count: int, asked: Sequence[float]) -> list[tuple[str, list[float]]]:
-    """(what it is, weights) of the mixtures to be scored: 'grid' with weights that sum to 1, and 'asked'."""
+    """The mixtures of `count` adapters to be scored, as (kind, weights): 'grid' with weights that sum to 1, and 'asked'
+    with the weights that a person has chosen."""
     if count == 2:
         found = [[1 - t, t] for t in (0.0, 0.25, 0.5, 0.75, 1.0)]
     elif count == 3:
@@ -36,13 +38,17 @@ def grid(count: int, asked: Sequence[float]) -> list[tuple[str, list[float]]]:
 
 
 def over_weights(store: RunStore, chosen: Mixed, rows: int = ROWS, report: Report = lambda *_: None) -> dict[str, Any]:
-    """Scores of every task over the weights.
+    """Scores of every task over the weights of a mixture.
+
+    Args:
+        rows: test rows of each task. report: called with (scores done, all scores).
 
     Returns:
-        `tasks`: [{run, label, dataset}] of the runs that can be scored; `points`: [{kind, weights, scores}], `scores`
-        one a task as `Tasks.score` gives them, of kinds 'grid', 'asked', 'mean' (the plain mean, whatever the method)
-        and 'random' (control: at the weights asked for every adapter but task i's own is a random one of equal
-        singular values; one score, the others null); `pairs`: see `_pairs`; `rows`.
+        `tasks`: [{run, label, dataset, index}] of the runs whose task can be scored; `points`: [{kind, weights,
+        scores}] with one score for each task (see `Tasks.score`); `pairs`: see `_pair`; `agreement`: see `agreement`;
+        `rows`. Kinds of points are those of `grid`, and two controls: 'mean' is the plain mean of the updates, whatever
+        the recipe; 'random' has at the chosen weights, for one task, random updates with the same singular values in
+        place of all adapters but that task's own (the scores of other tasks are None).
     """
     adapters = chosen.adapters()
     names = datasets_of(chosen.runs, store.home)
@@ -93,12 +99,14 @@ def _pair(
     second: int,
     score: Callable[[Sequence[Update], int], dict[str, Any]],
 ) -> dict[str, Any]:
-    """What foretells how the second adapter disturbs the first one's task, and what it did when both were added.
+    """How much the second adapter disturbs the first one's task, and what might predict it.
 
     Returns:
-        first, second: indices; cosine, reads, writes (with their chance values) of `analysis.interference.overlap`;
-        on_data: ‖ΔW₂h‖/‖ΔW₁h‖ on the first one's test prompts, the first at work; alone, together: the first task's
-        score with the first adapter alone, and with both added whole; drop: their difference.
+        first, second: indices of the adapters. cosine, reads, writes and their values by chance: see
+        `analysis.interference.overlap`. on_data: ‖ΔW₂h‖/‖ΔW₁h‖ over inputs h of the modules while the first adapter
+        reads its test prompts. alone, together: the first task's score with the first adapter only, and with both at
+        weight 1;
+        drop: the difference of the two.
     """
     from lora_playground.models.activations import responses
     from lora_playground.models.decoding import Decoder, RowUpdate
@@ -121,7 +129,7 @@ def _pair(
 
 
 def agreement(pairs: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Rank correlation (Spearman) of each predictor with the measured drop, where there are at least five pairs."""
+    """Spearman's rank correlation of each predictor with the measured drop; {} for fewer than five pairs."""
     known = [pair for pair in pairs if pair["drop"] is not None and pair["on_data"] is not None]
     drops = [pair["drop"] for pair in known]
     if len(known) < 5 or len(set(drops)) < 2:
@@ -135,6 +143,6 @@ def agreement(pairs: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def _ranks(values: Sequence[float]) -> np.ndarray:
-    """Ranks, equal values sharing theirs."""
+    """The ranks of the values; equal values get the mean of theirs."""
     array = np.asarray(values, dtype=float)
     return np.array([(np.sum(array < v) + np.sum(array <= v) - 1) / 2 for v in array])
