@@ -1,6 +1,8 @@
-"""The command line: all that the interface does, without it. Results go to standard output, messages to standard error.
+"""The command line: everything that the web interface can do. Results go to standard output, messages to standard
+error.
 
-This module lists the commands. `commands` holds what they do, `show` what they print for people.
+This module defines the commands and their flags. `commands`, `sweeps`, `lab`, `lessons` and `claims` do the work and
+return a JSON value; `show` prints it for people.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, 1 for an error in plain words, 130 when interrupted."""
     options_given = _parser().parse_args(arguments)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the libraries' own bars would break into ours
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # they would mix with the bars of `progress`
     try:
         with home_at(options_given.home):
             value = options_given.command(options_given)
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options_given.show(value)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader has closed the pipe (`... | head`). What Python flushes at exit is discarded.
+        # The reader has closed the pipe (`... | head`). Discards what Python flushes at exit, which would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
@@ -78,7 +80,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 Command = Callable[[str, Callable, Callable, str], argparse.ArgumentParser]
-"""Adds a command: its name, what it does, how its value is shown, one line of help."""
+"""Function that adds a command, given its name, the function that does it, the one that prints its value, a line of
+help."""
 
 
 def _training(command: Command) -> None:

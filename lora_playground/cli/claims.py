@@ -1,4 +1,4 @@
-"""The command `claims`: what papers claim, what came out here, and the verdict. It measures nothing."""
+"""The command `claims`: lists claims of papers with what was measured for them and the verdict. It measures nothing."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ def claims(given: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def show_claims(value: list[dict[str, Any]]) -> None:
-    """A claim a line, with its verdict and why."""
+    """Prints one line for each claim, with its verdict and the reason."""
     for one in value:
         print(f"{one['name']:22} {one['verdict']}\n{'':22} {one['title']}. {one['why']}")

@@ -39,7 +39,7 @@ def train(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _take_file(given: argparse.Namespace, home: Path) -> None:
-    """Where `--dataset` names a file and no dataset, the file becomes a dataset, and its id takes the file's place."""
+    """If `--dataset` names a file, makes a dataset of it and puts the dataset's id in its place."""
     from lora_playground.data.catalogue import list_datasets
     from lora_playground.data.readers import read_file
     from lora_playground.data.uploads import store_once
@@ -61,7 +61,7 @@ def _columns(given: argparse.Namespace) -> dict[str, str] | None:
 
 
 def _tell_reading(card: Any, reading: Any) -> None:
-    """Says what was found in a file, what was not used and what was left out."""
+    """Prints what was found in a file, which parts of it are not used, and which rows were left out."""
     parts = f"{card.train} to learn from, {card.validation} to watch, {card.test} kept back as a test"
     print(f"dataset {card.name}: {counted(len(reading.rows), 'row')} read: {parts}", file=sys.stderr)
     for text in [*reading.notes, *(problem.text for problem in reading.problems[:20])]:
@@ -69,7 +69,7 @@ def _tell_reading(card: Any, reading: Any) -> None:
 
 
 def resume(given: argparse.Namespace) -> dict[str, Any]:
-    """`resume`: goes on from the last checkpoint."""
+    """`resume`: continues a run from its last checkpoint."""
     from lora_playground.errors import RunError
     from lora_playground.jobs import tracking
 
@@ -81,7 +81,7 @@ def resume(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _execute(run: Any) -> dict[str, Any]:
-    """Runs it here, in this process, with progress on standard error; Ctrl+C stops it after the current step."""
+    """Trains a run in this process, with progress on standard error. Ctrl+C stops it after the current step."""
     from lora_playground.jobs.pipeline import execute
 
     stop = threading.Event()
@@ -128,12 +128,12 @@ def evaluate(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def runs(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """`runs`: one row a run."""
+    """`runs`: one row for each run."""
     rows = []
     for run in _store(given).list():
         try:
             rows.append(catalogue.run_row(run, run.state()))
-        except PlaygroundError as error:  # one damaged folder must not hide the others
+        except PlaygroundError as error:  # a damaged folder is reported, and the others are listed
             print(f"warning: run {run.id} is left out: {error}", file=sys.stderr)
     return rows
 
@@ -232,7 +232,7 @@ def reproduce_run(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def estimate(given: argparse.Namespace) -> dict[str, Any]:
-    """`estimate`: time, memory by cause, trained parameters and the adapter's size; nothing is loaded."""
+    """`estimate`: time, memory by cause, trained parameters and size of the adapter. No model is loaded."""
     from lora_playground.models.precision import probe
 
     config, machine = build_config(given), probe()

@@ -56,7 +56,7 @@ def add_file_flags(parser: argparse.ArgumentParser) -> None:
 def _one_flag(parser: Any, option: Option, name: str, note: str = "") -> None:
     text = (option.description + note).replace("%", "%%")
     kind = "|".join(option.choices) if option.kind == "choice" else option.kind
-    # No default: an absent flag must not override a configuration file. Values are checked by the schema, not here.
+    # Without a default, so that an absent flag does not override a configuration file. The schema checks the values.
     parser.add_argument(f"--{name}", dest=option.path, metavar=kind.upper(), help=text, default=argparse.SUPPRESS)
 
 
@@ -96,7 +96,8 @@ def within(low: float, high: float, kind: Callable[[str], float] = float) -> Cal
 
 
 def build_config(given: argparse.Namespace) -> RunConfig:
-    """The RunConfig of `train`'s flags: flags first, then the file, then the preset; raises ConfigError."""
+    """The RunConfig of `train`'s flags. Flags take precedence over the configuration file, and that over the preset.
+    Raises ConfigError."""
     data: dict[str, Any] = {}
     if given.config:
         try:
@@ -116,13 +117,15 @@ def build_config(given: argparse.Namespace) -> RunConfig:
 
 
 def absolute(source: str) -> str:
-    """A model's source; a folder's or file's whole path, since a run is also opened from elsewhere."""
+    """A model's source. The path of a folder or file is made absolute, since runs are also opened from other
+    folders."""
     folder = Path(source).expanduser()
     return str(folder.resolve()) if source != "embedded" and "\0" not in source and folder.exists() else source
 
 
 def _value(option: Option, text: str) -> Any:
-    """Text to the option's type; text that does not parse is returned as it is, and the schema refuses it."""
+    """Converts text to the option's type. Text that cannot be converted is returned unchanged, and the schema refuses
+    it."""
     if option.optional and text.lower() in ("", "none"):
         return None
     if option.kind == "bool" and text.lower() in ("true", "false", "yes", "no", "1", "0"):
@@ -134,7 +137,7 @@ def _value(option: Option, text: str) -> Any:
 
 
 def _number(kind: str, text: str) -> Any:
-    """The number of that kind; text that is none, or of another kind, is returned as it is."""
+    """Converts text to 'int' or 'float'; text that is no such number is returned unchanged."""
     convert = {"int": int, "float": float}.get(kind)
     try:
         return convert(text) if convert else text

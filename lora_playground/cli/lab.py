@@ -1,4 +1,5 @@
-"""The laboratory's commands: `merge` mixes runs, `direction` reads one singular direction of a run."""
+"""The laboratory's commands: `merge` mixes runs, `direction` reads one singular direction of a run, `dial` scores a run
+while a factor varies, `forecast` compares the first gradient with what a run learned."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ def add(command: Callable[[str, Callable, Callable, str], argparse.ArgumentParse
 
 
 def forecast(given: argparse.Namespace) -> dict[str, Any]:
-    """`forecast`: what the first gradient foretold of a run's directions."""
+    """`forecast`: how far the first gradient predicted the directions that a run learned."""
     from lora_playground.lab.forecast import forecast as of_run
 
     with Progress() as progress:
@@ -34,7 +35,7 @@ def forecast(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def show_forecast(value: dict[str, Any]) -> None:
-    """A module a line."""
+    """Prints one line for each module."""
     for name, one in value["modules"].items():
         shown = " ".join(f"{r:.0%}/{w:.0%}" for r, w in zip(one["reads"][:6], one["writes"][:6]))
         print(f"{name:48} {one['foretold']} of {len(one['reads'])} foretold   reads/writes {shown}")
@@ -53,7 +54,7 @@ def add_merge_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def merge(given: argparse.Namespace) -> dict[str, Any]:
-    """`merge`: a mixture of runs, its numbers, its answers, its scores; saved on request."""
+    """`merge`: mixes runs; returns key figures and, on request, answers and scores. Saves the mixture on request."""
     from lora_playground.analysis.merging import Mixture
     from lora_playground.lab import mixing
 
@@ -97,7 +98,7 @@ def _answers(model: Any, rows: list[Any], prompt: str, longest: int) -> list[str
 
 
 def show_merge(value: dict[str, Any]) -> None:
-    """The mixture, line by line."""
+    """Prints the mixture, its answers and its scores."""
     for part, norm in zip(value["runs"], value["norms"]):
         print(f"{part['weight']:+5.2f} × {part['label']}  (‖ΔW‖ {norm:.3g})  {part['run']}")
     rank = f", rank up to {value['rank']}" if value["rank"] else ""
@@ -126,7 +127,7 @@ def add_direction_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def direction(given: argparse.Namespace) -> dict[str, Any]:
-    """`direction`: what one direction reads and says, and the answers with it alone and without it."""
+    """`direction`: what one direction responds to and which words it promotes; answers with it alone and without it."""
     from lora_playground.lab.reading import read_direction
 
     ways = section_given(DirectionOptions, given)
@@ -137,7 +138,7 @@ def direction(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def dial(given: argparse.Namespace) -> dict[str, Any]:
-    """`dial`: score and forgetting over the strength of the update, or of its intruders."""
+    """`dial`: score and forgetting over the strength of the update, or of its intruder dimensions."""
     from lora_playground.lab.dials import over_dial
 
     ways = section_given(DialOptions, given)
@@ -147,7 +148,7 @@ def dial(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def show_dial(value: dict[str, Any]) -> None:
-    """A value of the dial a line."""
+    """Prints one line for each value of the factor."""
     if "intruders" in value:
         print(f"{sum(value['intruders'].values())} intruders in {len(value['intruders'])} of {value['of']} modules")
     for point in value["points"]:
@@ -158,7 +159,7 @@ def show_dial(value: dict[str, Any]) -> None:
 
 
 def show_direction(value: dict[str, Any]) -> None:
-    """The direction, line by line."""
+    """Prints what was read of the direction, and the answers."""
     print(f"{value['module']}, direction {value['index']} of {value['of']}, σ {value['sigma']:.4g}")
     print(value["sentence"])
     strongest = sorted(zip(value["reads"], value["tokens"]), key=lambda pair: -abs(pair[0]))[:8]

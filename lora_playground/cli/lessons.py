@@ -1,4 +1,4 @@
-"""The command `lessons`: what lessons there are, or one of them with its steps. It plays none; the page does that."""
+"""The command `lessons`: lists the lessons, or prints the sheet of one. They are played on the web page only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lora_playground.service import catalogue
 
 
 def lessons(given: argparse.Namespace) -> list[dict[str, Any]] | dict[str, str]:
-    """`lessons`: one row a lesson; with `--sheet` the sheet of one."""
+    """`lessons`: one row for each lesson; with `--sheet` the sheet of one of them."""
     from lora_playground.lessons.catalogue import get_lesson, problems
     from lora_playground.lessons.sheet import sheet
     from lora_playground.runs import default_home
@@ -25,7 +25,7 @@ def lessons(given: argparse.Namespace) -> list[dict[str, Any]] | dict[str, str]:
 
 
 def show_lessons(value: list[dict[str, Any]] | dict[str, str]) -> None:
-    """A lesson a line, with what one can do after it; or the sheet."""
+    """Prints one line for each lesson, with what people can do afterwards; or the sheet."""
     if isinstance(value, dict):
         print(value["sheet"])
         return

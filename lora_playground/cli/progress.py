@@ -1,4 +1,4 @@
-"""Shows on standard error how far a command is: a bar where that is a terminal, plain lines where it is not.
+"""Shows on standard error how far a command has come: as a bar on a terminal, else as plain lines.
 
 It takes a run's events (docs/architecture.md) or a count of rows, and starts nothing.
 """
@@ -13,11 +13,11 @@ from typing import Any
 from tqdm import tqdm
 
 _LINES = 10
-"""Lines that a whole stretch of steps or rows gets where there is no terminal."""
+"""Number of lines from 0 to 100%, without a terminal."""
 
 
 class Progress:
-    """What a command shows while it works; used as a context, so that its bar is gone at the end."""
+    """Shows a command's progress. Used as a context manager, which removes the bar at the end."""
 
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
@@ -35,16 +35,16 @@ class Progress:
         self._end()
 
     def say(self, text: str) -> None:
-        """A line by itself, above the bar."""
+        """Prints a line above the bar."""
         tqdm.write(text, file=sys.stderr)
 
     def count(self, done: int, total: int, unit: str = "rows", left: float | None = None, beside: str = "") -> None:
-        """So many of so many are done.
+        """Shows that `done` of `total` are done.
 
         Args:
-            unit: what is counted; another one begins another bar.
-            left: seconds to go, where they are known better than from the pace so far.
-            beside: what else to show, such as the loss.
+            unit: what is counted; when it changes, a new bar begins.
+            left: seconds until the end; None estimates them from the pace.
+            beside: further text to show, such as the loss.
         """
         if unit != self._name:
             self._end()
@@ -63,7 +63,7 @@ class Progress:
             print("  " + ", ".join([f"{done:,} of {total:,} {unit}", *shown]), file=sys.stderr)
 
     def event(self, event: dict[str, Any]) -> None:
-        """One event of a run."""
+        """Shows one event of a run."""
         kind = event["type"]
         if kind == "phase":
             self._end()
@@ -85,7 +85,7 @@ class Progress:
             self.say(f"  {_round(event)}")
 
     def download(self, done: int, total: int) -> None:
-        """So many bytes of so many were fetched; said at most once a second."""
+        """Shows that `done` of `total` bytes were downloaded, at most once a second."""
         if done >= total or time.monotonic() - self._seen >= 1.0:
             self._seen = time.monotonic()
             self.count(round(done / 1e6), max(1, round(total / 1e6)), "MB")

@@ -1,4 +1,4 @@
-"""Prints the value of a command for people; with `--json` the value is printed as it is instead. It runs nothing."""
+"""Prints the value of a command for people (with `--json` it is printed as JSON instead)."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _cell(value: Any) -> str:
 
 
 def show_reproduced(value: dict[str, Any]) -> None:
-    """The text where there is one, else the files that were written and whether they need this package."""
+    """Prints the text if there is one, else which files were written and whether they need this package."""
     if value["text"] is not None and not value["files"]:
         print(value["text"], end="")
         return
@@ -78,7 +78,7 @@ def show_reproduced(value: dict[str, Any]) -> None:
 
 
 def show_estimate(value: dict[str, Any]) -> None:
-    """Memory by cause in MB, and the time from start to result."""
+    """Prints memory by cause in MB, and the time from start to result."""
     print(
         f"{value['trainable']:,} of {value['parameters']:,} parameters, adapter {value['adapter_bytes'] / 1e6:,.1f} MB"
     )

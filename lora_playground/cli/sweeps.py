@@ -1,5 +1,4 @@
-"""The commands `sweep`, a grid of runs as one thing, with progress on a terminal and what it found, `sweeps`, and
-`delete-sweep`."""
+"""The commands `sweep`, which trains a grid of runs and says what they show, `sweeps` and `delete-sweep`."""
 
 from __future__ import annotations
 
@@ -18,13 +17,13 @@ from lora_playground.wording import counted
 
 SWEPT = {"variant": ("variant", str), "rank": ("variant.rank", int), "learning_rate": ("training.learning_rate", float),
          "seed": ("training.seed", int)}  # fmt: skip
-"""{what a flag of `train` may have several values for: (its name among the parsed flags, its type)}."""
-LOOK = 0.5
-"""Seconds between two looks at how far it is."""
+"""{option that may have several values: (name of its flag after parsing, type of a value)}."""
+POLL_SECONDS = 0.5
+"""Seconds between two looks at how far a sweep has come."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of `sweep`: those of `train`, four of them with several values."""
+    """Adds the flags of `sweep`: those of `train`, four of which take several values."""
     parser.epilog = "--rank, --variant, --learning-rate and --seed take several values: --rank 1,2,4 --seed 0,1"
     add_train_flags(parser)
     parser.add_argument("--race", action="store_true", help="at 1/4 and 1/2 of the steps the worse half stops")
@@ -33,7 +32,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def sweep(given: argparse.Namespace) -> dict[str, Any]:
-    """`sweep`: makes the runs here, or hands them to the server that uses this home, and waits for them."""
+    """`sweep`: trains the runs in this process or, if a server uses this home, has that server do it; waits for the
+    end."""
     from lora_playground.jobs.supervisor import Supervisor
     from lora_playground.sweeps import SweepScheduler
 
@@ -63,7 +63,7 @@ def sweep(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _beside_a_server(given: argparse.Namespace) -> dict[str, Any]:
-    """Leaves the sweep in HOME/sweeps, where the server that uses this home takes it up, and watches it."""
+    """Stores the sweep in HOME/sweeps, where the server finds it, and watches it until it ends."""
     from lora_playground.sweeps import SweepStore
 
     if given.resume:
@@ -77,7 +77,7 @@ def _beside_a_server(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def sweeps(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """`sweeps`: one row a sweep."""
+    """`sweeps`: one row for each sweep."""
     from lora_playground.service.sweeps import line
     from lora_playground.sweeps import SweepStore
 
@@ -86,7 +86,7 @@ def sweeps(given: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def delete_sweep(given: argparse.Namespace) -> dict[str, Any]:
-    """`delete-sweep`: a sweep in which nothing goes on, with all its runs."""
+    """`delete-sweep`: deletes a sweep that is not running, with all its runs."""
     from lora_playground.jobs.supervisor import Supervisor
     from lora_playground.sweeps import SweepScheduler, SweepStore, delete
 
@@ -100,7 +100,7 @@ def delete_sweep(given: argparse.Namespace) -> dict[str, Any]:
         count = delete(_read(store.get(given.sweep), runs), store, runs.delete)
     else:
         try:
-            scheduler = SweepScheduler(supervisor)  # never started: nothing goes on without a server
+            scheduler = SweepScheduler(supervisor)  # not started, so that no run is queued
             scheduler.ask(given.sweep, "pause")
             count = scheduler.delete(given.sweep)
         finally:
@@ -109,7 +109,7 @@ def delete_sweep(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _read(sweep: Any, runs: RunStore) -> Any:
-    """A sweep as its runs' folders tell it."""
+    """How far a sweep has come, read from its runs' folders."""
     from lora_playground.jobs.job import Job
     from lora_playground.sweeps import read_status
 
@@ -117,7 +117,7 @@ def _read(sweep: Any, runs: RunStore) -> Any:
 
 
 def _grid(given: argparse.Namespace) -> tuple[list[Any], str]:
-    """The runs, and the sweep's name. Raises ConfigError."""
+    """(the runs, the sweep's name). Raises ConfigError."""
     from lora_playground.sweeps import Grid
 
     values = {name: _several(given, name) for name in SWEPT}
@@ -147,7 +147,11 @@ def _tell_start(id: str, runs: int, slots: int | None) -> None:
 
 
 def _wait(look: Callable[[], Any]) -> dict[str, Any]:
-    """Shows how far it is until it has ended; returns its report."""
+    """Shows progress until a sweep has ended; returns its report.
+
+    Args:
+        look: returns the sweep's current status.
+    """
     from lora_playground.service.sweeps import report
 
     told: set[int] = set()
@@ -161,11 +165,11 @@ def _wait(look: Callable[[], Any]) -> dict[str, Any]:
             done = sum(member.final for member in status.members)
             beside = f"{done} of {len(status.members)} runs"
             progress.count(round(100 * status.share), 100, "percent", status.eta, beside)
-            time.sleep(LOOK)
+            time.sleep(POLL_SECONDS)
 
 
 def _news(status: Any, told: set[int]) -> Iterator[str]:
-    """A line for each run that has ended since the last call."""
+    """A line for each run that has ended and whose number is not in `told`; adds it there."""
     for member in status.members:
         if member.final and member.number not in told:
             told.add(member.number)
@@ -175,7 +179,7 @@ def _news(status: Any, told: set[int]) -> Iterator[str]:
 
 
 def show_sweep(value: dict[str, Any]) -> None:
-    """The runs as a table, and what they show."""
+    """Prints the runs as a table, and what they show."""
     for one in value["runs"]:
         score = ""
         if one["score"] is not None:

@@ -1,1 +1,1 @@
-"""Adapters from elsewhere become runs, and finished runs become files for other tools; knows no queue and no page."""
+"""Imports adapters from elsewhere as runs, and exports finished runs as files for other tools."""

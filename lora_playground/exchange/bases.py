@@ -21,8 +21,12 @@ _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 @dataclass(frozen=True)
 class Base:
-    """A base that an adapter may belong to: its source ('' for none), its folder where it is on this disk, its modules'
-    (out, in) where they are known, and what a person should read of it."""
+    """A base model that an adapter may belong to.
+
+    Attributes:
+        source: '' for none. folder: None if it is not on this disk. shapes: {module: (out, in)}, {} if not known.
+        notes: sentences for the person who imports the adapter.
+    """
 
     source: str = ""
     folder: Path | None = None
@@ -30,7 +34,7 @@ class Base:
     notes: list[str] = field(default_factory=list)
 
     def tells(self, adapter: Adapter) -> bool:
-        """Whether file and base together tell all that the adapter does."""
+        """Whether ΔW of every module can be computed from the adapter's file and this base."""
         if adapter.complete:
             return True
         by_shapes = adapter.needs in (ALONE, SHAPES) and not (adapter.config.dora or adapter.saved or adapter.rows)
@@ -38,15 +42,16 @@ class Base:
 
 
 def bases_of(adapter: Adapter, asked: str | None, refused: list[str], familiar: Collection[str] = ()) -> Iterator[Base]:
-    """Bases in the order in which they are tried; the last is none. Why others do not fit is added to `refused`.
+    """Yields the bases to try, in order; the last one is no base.
 
     Args:
-        asked: the source that the person named; it is the only one then.
-        familiar: sources that people have used here. A folder that the adapter names is opened only if it is one of
-            theirs.
+        asked: the source that the person named, which is then the only one; None to search.
+        refused: for each base that does not fit, a sentence that says why is appended to it.
+        familiar: sources that people have used here. A folder that the adapter's file names is opened only if it is one
+            of these.
 
     Raises:
-        AdapterError: the one that was asked for does not fit.
+        AdapterError: the base that was asked for does not fit.
     """
     if asked:
         folder = folder_of(asked)
@@ -62,10 +67,10 @@ def bases_of(adapter: Adapter, asked: str | None, refused: list[str], familiar: 
         named = next((source for source in sorted(familiar) if _folder(source) == named.rstrip("/")), named)
     note = f"Its base model{f' ({named})' if named else ''} is not on this disk."
     for source in dict.fromkeys((named, "embedded")):
-        # FourierFT's tensors have the same shapes whatever its base: only the name can tell.
+        # FourierFT's tensors have the same shapes for every base, so only the base's name can tell.
         if source == "embedded" and adapter.config.method == "FOURIERFT" and not _is_embedded(named):
             continue
-        # What a stranger's file names is looked up among downloaded models only, never as a path.
+        # What an imported file names is looked up among downloaded models, never opened as a path.
         own = source == "embedded" or source in familiar
         folder = folder_of(source) if own else cached_snapshot(source) if is_hub_id(source) else None
         if folder is None:
@@ -89,7 +94,7 @@ def bases_of(adapter: Adapter, asked: str | None, refused: list[str], familiar: 
 
 
 def _folder(source: str) -> str:
-    """The folder of a source as text, '' where it is not on this disk."""
+    """The folder of a source as text; '' if it is not on this disk."""
     try:
         folder = folder_of(source)
     except PlaygroundError:
@@ -98,7 +103,7 @@ def _folder(source: str) -> str:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name can be a model's id on the hub, such as 'somebody/some-model'."""
+    """Whether a name has the form of a model's id on the hub, such as 'somebody/some-model'."""
     return bool(_HUB_ID.fullmatch(name)) and ".." not in name
 
 
@@ -107,7 +112,7 @@ def _is_embedded(name: str) -> bool:
 
 
 def _to_look_at(adapter: Adapter, note: str) -> str:
-    """Why an adapter can only be looked at without its base."""
+    """A note that says what can be done with an adapter without its base, and why no more."""
     kind, named = adapter.config.kind, adapter.config.base or "its base model"
     if adapter.needs == ALONE:
         whole = "DoRA's trained lengths" if adapter.config.dora else "whole modules or rows of embeddings"
@@ -126,15 +131,16 @@ def _to_look_at(adapter: Adapter, note: str) -> str:
 
 
 def _declared(source: str) -> Mapping[str, tuple[int, int]]:
-    """Shapes of a base of the catalogue that is not on this disk."""
+    """{module: (out, in)} of a base of the catalogue that is not on this disk."""
     sizes = declared_sizes(source)
     return {name: (out, into) for name, out, into in sizes.modules()} if sizes is not None else {}
 
 
 def _checked(folder: Path, adapter: Adapter) -> Mapping[str, tuple[int, int]]:
-    """(out, in) of the base's modules, those outside its layers too where the adapter changes them.
+    """{module: (out, in)} of the base, including modules outside its layers that the adapter changes.
 
-    Raises AdapterError where the adapter changes something that the base does not have, or a table of positions.
+    Raises:
+        AdapterError: the adapter changes a module that the base does not have, or a position embedding.
     """
     for name in (*adapter.shapes, *adapter.saved, *adapter.rows):
         if ".embed_positions" in f".{name}":

@@ -1,7 +1,7 @@
-"""A finished run as files for other tools: PEFT's folder, a plain LoRA, or the whole model with the update merged in.
+"""Exports a finished run for other tools: as PEFT's folder, as a plain LoRA, or as the whole model with ΔW merged in.
 
-It knows run folders and updates; nothing of queues, training or forms. Torch is imported where weights are merged, and
-where a result is compared with what stock PEFT or transformers give.
+It knows run folders and updates; nothing of queues, training or forms. Torch is imported only to merge weights and to
+compare the result with stock PEFT or transformers.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ from lora_playground.wording import counted
 
 FORMATS = ("peft", "lora", "merged")
 TOLERANCE = 0.01
-"""Share of ‖ΔW‖ that a plain LoRA of a dense update may lose in a module when no rank is given."""
+"""Largest relative error ‖ΔW − BA‖/‖ΔW‖ in a module when a dense update is turned into a plain LoRA without a given
+rank."""
 
 
 def check(format: str, rank: int | None = None) -> None:
-    """Raises ConfigError where there is no such format, or it takes no such rank."""
+    """Raises ConfigError if there is no such format, or a rank is given and the format takes none."""
     if format not in FORMATS:
         raise ConfigError("format", format, f"choose one of {', '.join(FORMATS)}")
     if rank is not None and (format != "lora" or isinstance(rank, bool) or not isinstance(rank, int) or rank < 1):
@@ -131,7 +132,7 @@ def _lora(run: Path, config: RunConfig, out: Path, rank: int | None) -> dict[str
 
 
 def _low_rank(update: Update) -> bool:
-    """Whether an update is one that a LoRA can hold: of a linear module inside the layers."""
+    """Whether a LoRA can hold an update: it is of a linear module inside the layers."""
     last = update.name.rpartition(".")[2]
     return len(update.shape) == 2 and last not in ("weight", "bias", "lm_head", *EMBEDDINGS)
 
@@ -142,7 +143,7 @@ def _beyond_lora(updates: list[Update], base: Weights) -> tuple[list[Update], di
     for update in updates:
         module = update.name.removesuffix(".weight")
         if update.factored and is_embedding(module):
-            # Named after the parameter, it acts on a head that is tied to the embedding too.
+            # An update named after the parameter also acts on an LM head that is tied to the embedding.
             tied = module != update.name and not base.has_head
             factored += [Update(name, update.B, update.A) for name in (module, *["lm_head"] * tied)]
         elif update.dense is not None:
@@ -152,7 +153,7 @@ def _beyond_lora(updates: list[Update], base: Weights) -> tuple[list[Update], di
         else:
             factored.append(update)
     adapted = {update.name for update in factored}
-    for name in list(whole):  # PEFT keeps a module that is no adapted one whole: weight and bias
+    for name in list(whole):  # PEFT saves a module without adapter whole: weight and bias
         owner, _, leaf = name.rpartition(".")
         other = f"{owner}.{'weight' if leaf == 'bias' else 'bias'}"
         if owner not in adapted and other not in whole and (shape := base.shape(other)) is not None:
@@ -161,7 +162,7 @@ def _beyond_lora(updates: list[Update], base: Weights) -> tuple[list[Update], di
 
 
 def _compared(run: Path, config: RunConfig, out: Path) -> tuple[str, bool]:
-    """(what to say, whether it is exact): what stock PEFT gives with the result, on the base itself."""
+    """(note, whether it is exact): compares the export, loaded by stock PEFT, with the run's update on its base."""
     from lora_playground.exchange import verification
 
     folder = folder_of(config.model.source)
@@ -190,7 +191,7 @@ def _card(run: Path, config: RunConfig, out: Path, about: str) -> None:
 
 
 def _dataset(run: Path, config: RunConfig) -> str:
-    """The dataset's title, rows and licence, as far as they are known."""
+    """The dataset's title, number of rows and licence, as far as known."""
     name = config.data.dataset
     try:
         card = get_card(name, run.parent.parent)
@@ -201,7 +202,7 @@ def _dataset(run: Path, config: RunConfig) -> str:
 
 
 def _fan_in_fan_out(run: Path, config: RunConfig) -> bool:
-    """Whether the base's linear modules are Conv1D, by its config or, where it is not at hand, by the adapter's."""
+    """Whether the base's linear modules are Conv1D, by its config or, without one, by the adapter's."""
     folder = folder_of(config.model.source)
     if folder is not None:
         return is_conv1d(config.model.source)

@@ -1,8 +1,8 @@
-"""ΔW of an adapter whose file alone does not tell it: stock PEFT attaches it to its base's weights, module by module.
+"""Computes ΔW of an adapter with PEFT, for methods whose files alone do not determine it, module by module.
 
-`extract` runs a process of its own, so that the web process imports no torch, and gives the updates as they come; the
-process is this module's `main`. The base is never built as a model: a module's W is all that a method needs, and where
-it needs only W's shape not even that is read. It knows no run.
+`extract` starts a process, since the web process imports no torch, and yields the updates as they are computed; the
+process is this module's `main`. The base is not built as a model: a method needs W of one module at a time, or only its
+shape. It knows no run.
 """
 
 from __future__ import annotations
@@ -30,18 +30,19 @@ if TYPE_CHECKING:
     import torch
 
 _LIMITS = processes.Limits(memory=memory.total(), cpu_seconds=3600)
-"""What a stranger's adapter may use up before its process fails instead of the server."""
+"""What the process may use. Adapters come from strangers: one that needs too much must fail alone, not with the
+server."""
 
 Pairs = Mapping[str, tuple[int, int]]
 
 
 def extract(adapter: Adapter, shapes: Pairs, base: Path | None, links: bool = False) -> Iterator[Update]:
-    """Updates of every module, and of biases that the method changes too, one after another.
+    """Yields the update of every module, and of biases that the method changes.
 
     Args:
         adapter: as opened. links: whether its files may be symbolic links.
-        shapes: (out, in) of the base's modules, at least of those that the adapter changes.
-        base: the base's folder; None where its shapes are enough.
+        shapes: {module: (out, in)} of the base, at least of those that the adapter changes.
+        base: the base's folder; None if its shapes are enough.
 
     Raises:
         AdapterError: the adapter does not fit the base, or PEFT cannot load it.
@@ -70,7 +71,7 @@ def extract(adapter: Adapter, shapes: Pairs, base: Path | None, links: bool = Fa
 
 
 def _received(stream: Any) -> Iterator[Update]:
-    """Updates from the process: a line of JSON before the bytes of each; the last line says how it ended."""
+    """Reads updates from the process: for each a line of JSON, then its bytes. The last line says how it ended."""
     while line := stream.readline():
         said = json.loads(line)
         if "error" in said:
@@ -89,9 +90,9 @@ def _received(stream: Any) -> Iterator[Update]:
 
 
 def main() -> int:
-    """Reads a task from standard input, writes updates to standard output."""
+    """Reads a task as JSON from standard input, and writes updates to standard output."""
     task = json.loads(sys.stdin.buffer.read())
-    # Whatever a library prints must not get between the updates.
+    # What libraries print goes to standard error, not between the updates.
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)
         try:
@@ -124,7 +125,7 @@ def updates(adapter: Adapter, shapes: Pairs, base: Path | None) -> Iterator[Upda
 
 
 def _attached(adapter: Adapter, group: Sequence[str], shapes: Pairs, weights: Weights | None) -> list[Update]:
-    """Updates of some modules: PEFT on a bare tree of linear modules that is named as the base is."""
+    """Updates of some modules, by attaching the adapter with PEFT to linear modules that are named like the base's."""
     import warnings
 
     import torch
@@ -158,7 +159,7 @@ def _why(adapter: Adapter, said: str) -> str:
 
 
 def _linear(module: str, shape: tuple[int, int], weights: Weights | None) -> torch.nn.Linear:
-    """A linear module (out, in) with the base's own weight and bias, or with zeros that take no memory."""
+    """A linear module (out, in) with the base's weight and bias; without `weights`, with zeros that take no memory."""
     import torch
 
     made = torch.nn.Linear(shape[1], shape[0], bias=False, device="meta")
@@ -189,7 +190,7 @@ def _place(tree: Any, name: str, module: Any) -> None:
 
 
 def _config(adapter: Adapter, group: Sequence[str]) -> Any:
-    """PEFT's config, made of checked values and plain names alone."""
+    """PEFT's config, made only of checked values and module names."""
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftType
 
     config, first = adapter.config, group[0]
@@ -201,7 +202,7 @@ def _config(adapter: Adapter, group: Sequence[str]) -> Any:
     if config.method == "LORA":
         given |= {"lora_alpha": alpha, "use_rslora": config.rslora, "use_dora": config.dora}
     elif config.method == "IA3":
-        # One factor for each input is what PEFT calls feed-forward.
+        # PEFT calls a module with one factor for each input a feed-forward module.
         given["feedforward_modules"] = [first] if shape["ia3_l"][0] == 1 else []
     elif config.method == "FOURIERFT":
         given["n_frequency"] = shape["fourierft_spectrum"][0]
@@ -216,7 +217,7 @@ def _config(adapter: Adapter, group: Sequence[str]) -> Any:
 
 
 def _state(adapter: Adapter, group: Sequence[str], shapes: Pairs) -> dict[str, torch.Tensor]:
-    """The tensors of these modules, and those of the whole adapter, by the names that PEFT saves them under."""
+    """The tensors of these modules, and those shared by all modules, under the names that PEFT gives them in a file."""
     names = {key for module in group for key in adapter.parts[module].values()}
     state = {_plain(key): _tensor(adapter.finite(key)) for key in adapter.file.entries if key in names}
     for module in group:
@@ -227,7 +228,7 @@ def _state(adapter: Adapter, group: Sequence[str], shapes: Pairs) -> dict[str, t
 
 
 def _places(module: str, array: np.ndarray, shape: tuple[int, int]) -> torch.Tensor:
-    """Rows and columns (2, k) of single weights; PEFT itself does not look whether they are within W."""
+    """Rows and columns (2, k) of SHiRA's single weights, checked to lie within W, which PEFT does not do."""
     import torch
 
     bounds = np.array(shape)[:, None]
@@ -242,7 +243,7 @@ def _plain(key: str) -> str:
 
 
 def _factors(adapter: Adapter) -> Any:
-    """What gives (B, A) of a layer of this method; None where its update has none."""
+    """The function that returns (B, A) of a layer of this method; None if its update has no factors."""
     from lora_playground.variants import VARIANTS
 
     kind = adapter.config.kind

@@ -1,7 +1,8 @@
-"""An adapter from elsewhere, or one cut down here, becomes a run: a folder that spectra, chat and comparison can read.
+"""Makes a run of an adapter from elsewhere, or of an update changed here (cut, scaled, mixed), so that spectra, chat
+and comparison can read it.
 
-It knows run folders and adapters' files; nothing of queues, training or torch: where ΔW needs the base, `extraction`
-takes it in a process of its own.
+It knows run folders and adapters' files; nothing of queues, training or torch. If ΔW cannot be computed without the
+base, `extraction` does it in a process of its own.
 """
 
 from __future__ import annotations
@@ -37,14 +38,15 @@ from lora_playground.runs.files import write_json, writing
 from lora_playground.variants import VARIANTS
 
 CHAT_BYTES = 2**30
-"""Largest update, as float32, that is kept ready for chat and cuts; larger ones can be looked at only."""
+"""Largest update, in bytes of float32, that is stored for chat and cuts; of larger ones only the spectra are shown."""
 
 _VALUES = 2_000
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What came of an import: the run, the base it was matched with ('' for none), and what a person should read."""
+    """The result of an import: the run, the source of the base it was matched with ('' for none), notes for the
+    person."""
 
     run: Run
     base: str
@@ -65,14 +67,13 @@ def import_adapter(
         store: where the run is made.
         source: folder or zip.
         title: the run's name; empty takes the source's.
-        base: model source it belongs to; None tries what the adapter names and then the embedded model, and goes
-            without where neither fits. Without a base, an adapter whose file does not tell all that it does can be
-            looked at only, and a note says so.
+        base: source of the base model; None tries what the adapter's file names, then the embedded model, then no base.
+            Without a base, an adapter whose file does not determine ΔW can only be looked at, and a note says so.
         links: whether the folder's files may be symbolic links (a hub cache).
         progress: called with (modules done, modules).
 
     Raises:
-        AdapterError: it is no adapter, hostile, damaged, or does not fit the base asked for. No run is left then.
+        AdapterError: it is no adapter, unsafe, damaged, or does not fit the base asked for. No run is left behind.
     """
     with tempfile.TemporaryDirectory(prefix="lora-playground-") as place:
         if source.is_dir():
@@ -99,8 +100,8 @@ def import_files(
     base: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Imported:
-    """As `import_adapter`, from an upload: one zip, or the two files of an adapter's folder; others beside them (a
-    README, a tokenizer) are not looked at."""
+    """Like `import_adapter`, from an upload: one zip, or the two files of an adapter's folder. Other files (a README, a
+    tokenizer) are ignored."""
     if len(files) == 1:
         return import_adapter(store, files[0], title, base, progress=progress)
     by_name = {path.name: path for path in files if path.name in (CONFIG, TENSORS)}
@@ -122,10 +123,10 @@ def import_from_hub(
     base: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Imported:
-    """As `import_adapter`, from the Hugging Face hub: only the two files of an adapter are fetched.
+    """Like `import_adapter`, from the Hugging Face hub. Only the two files of an adapter are downloaded.
 
     Raises:
-        AdapterError: no such adapter, no safetensors in it, or no network.
+        AdapterError: there is no such adapter, it has no safetensors file, or there is no network.
     """
     if not is_hub_id(hub_id):
         raise AdapterError(f"{hub_id[:80]!r} is no hub id; it looks like 'somebody/some-adapter'.")
@@ -135,7 +136,7 @@ def import_from_hub(
         if is_shared():
             for name in (CONFIG, TENSORS):
                 check_size(hub_id, get_hf_file_metadata(hf_hub_url(hub_id, name), token=False).size or 0)
-        # Without the owner's token: anyone who may open the page may ask for this.
+        # Without the server owner's token, since any visitor can ask for this.
         paths = [Path(hf_hub_download(hub_id, name, token=False)) for name in (CONFIG, TENSORS)]
     except ModelError as error:
         raise AdapterError(str(error)) from error
@@ -156,7 +157,7 @@ def _import(
     links: bool,
     progress: Callable[[int, int], None] | None,
 ) -> Imported:
-    """Takes the first base that fits, with ΔW where base or file tell it; without one, what there is to look at."""
+    """Imports with the first base that fits, or without one."""
     refused: list[str] = []
     for found in bases_of(adapter, base, refused, _familiar(store)):
         try:
@@ -170,7 +171,7 @@ def _import(
 
 
 def _familiar(store: RunStore) -> set[str]:
-    """The base models that were used here, as people named them."""
+    """The sources of base models of this home's runs."""
     found = set(INSTALLED)
     for run in store.list()[:100]:
         with contextlib.suppress(PlaygroundError):
@@ -179,7 +180,7 @@ def _familiar(store: RunStore) -> set[str]:
 
 
 def _updates(adapter: Adapter, base: Base, links: bool) -> Iterator[Update]:
-    """All that an adapter changes, from its file and, where that does not tell it, with its base's weights."""
+    """All updates of an adapter, from its file or, if that is not enough, with its base's weights."""
     if adapter.needs == ALONE and not adapter.config.dora:
         yield from adapter.updates()
     else:
@@ -192,10 +193,10 @@ def _updates(adapter: Adapter, base: Base, links: bool) -> Iterator[Update]:
 
 
 def opened(run: Run) -> Adapter:
-    """The adapter of an imported run whose updates are not kept beside it, because it is large.
+    """Opens the adapter of an imported run whose updates were too large to be stored.
 
     Raises:
-        AdapterError: its ΔW was taken with its base, and is too large to be kept.
+        AdapterError: its ΔW cannot be computed from the file alone.
     """
     if ((run.result() or {}).get("imported") or {}).get("extracted"):
         raise AdapterError("its update was taken with its base and is too large to be kept here; its spectra are.")
@@ -203,7 +204,7 @@ def opened(run: Run) -> Adapter:
 
 
 class _Keeping:
-    """Passes updates on and keeps those that are not zero, up to CHAT_BYTES of float32; beyond, it keeps none."""
+    """Iterates over updates and collects those that are not zero; if they exceed CHAT_BYTES of float32, none."""
 
     def __init__(self, updates: Iterator[Update]) -> None:
         self._updates = updates
@@ -231,7 +232,7 @@ def _adopt(
     updates: Iterator[Update] | None,
     progress: Callable[[int, int], None] | None,
 ) -> Imported:
-    """The run of an adapter with all its updates; where these are None, with what its file shows by itself."""
+    """Makes the run of an adapter, with all its updates or, if these are None, with what its file alone shows."""
     notes = [*base.notes, *refused]
     if adapter.config.kind.shared and not adapter.shared and updates is not None:
         notes.append("Its random matrices are not saved with it; they are drawn again from its key, as PEFT does.")
@@ -261,7 +262,7 @@ def _adopt(
 
 
 def _plain(adapter: Adapter) -> bool:
-    """Whether it is a LoRA of which nothing can be understood amiss: factors alone, for modules listed by name."""
+    """Whether it is a plain LoRA: only factors, for modules listed by name, so that it needs no check against PEFT."""
     config = adapter.config
     listed = isinstance(config.targets["target_modules"], list) and config.targets["layers_to_transform"] is None
     linear = all("lora_A" in parts for parts in adapter.parts.values())
@@ -270,11 +271,10 @@ def _plain(adapter: Adapter) -> bool:
 
 
 def derive(store: RunStore, parent: Run, updates: Sequence[Update], title: str, made: Mapping[str, Any]) -> Run:
-    """A run that holds changed updates of another (cut, scaled), saved as a plain LoRA that stock PEFT loads.
+    """Makes a run of changed updates of another one (cut, scaled, mixed), saved as a plain LoRA, which PEFT can load.
 
     Args:
-        updates: what is left; must not be empty.
-        made: how it came about, kept in the result.
+        updates: the changed updates; at least one. made: how they were made, for the run's result.
     """
     if not updates:
         raise AdapterError("nothing is left of the adapter, so there is nothing to save; keep at least one direction.")
@@ -296,9 +296,9 @@ def derive(store: RunStore, parent: Run, updates: Sequence[Update], title: str, 
 
 
 def _config(title: str, adapter: Adapter, base: Base) -> RunConfig:
-    """A config that names the variant of this app that is the same method, or LoRA where none is."""
+    """A config with the variant of this app that is the adapter's method, or LoRA if there is none."""
     taken = adapter.config
-    # Only what a hub could mean: a path that a stranger's file names is never looked at.
+    # A path that an imported file names is never opened; only an id of the hub is taken over.
     source = base.source or (taken.base if is_hub_id(taken.base) else UNKNOWN)
     name = "dora" if taken.dora else "rslora" if taken.rslora else taken.kind.variant or "lora"
     size = {
@@ -314,7 +314,7 @@ def _config(title: str, adapter: Adapter, base: Base) -> RunConfig:
 
 
 def _finish(run: Run, spectra: Mapping[str, Spectrum], result: Mapping[str, Any]) -> None:
-    """Events as a finished training would have left them, the whole spectra, then the result."""
+    """Writes the events and the result that a finished training would have written."""
     with writing(run.folder):
         spectra_file.save_spectra(spectra, run.folder / spectra_file.NAME)
     run.begin(1)

@@ -1,4 +1,4 @@
-"""Adds updates to a model's own weights, W + ΔW, as merged exports have them. It knows no files and no runs."""
+"""Adds updates to a model's own weights, W + ΔW, for merged exports. It knows no files and no runs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from lora_playground.models.linear import oriented
 
 
 def merge(model: nn.Module, updates: Iterable[Update]) -> None:
-    """Adds every ΔW in place, computed in float64. A weight that two modules share is doubled first where only one of
-    them is changed, such as the output head's of a model that ties it to its embedding.
+    """Adds every ΔW in place, computed in float64. A weight that two modules share, such as a tied embedding and LM
+    head, is copied first if only one of them is changed.
 
     Raises:
-        RunError: a name or a shape does not fit: the update belongs to another base model.
+        RunError: a name or shape does not fit, so the update belongs to another base model.
     """
     modules: dict[str, Any] = dict(model.named_modules(remove_duplicate=False))
     parameters: dict[str, Any] = dict(model.named_parameters(remove_duplicate=False))
@@ -41,12 +41,12 @@ def merge(model: nn.Module, updates: Iterable[Update]) -> None:
 
 
 def _shared(model: nn.Module, parameter: Any) -> int:
-    """How many modules hold this very parameter."""
+    """The number of modules that share this parameter."""
     return sum(getattr(module, "weight", None) is parameter for module in model.modules())
 
 
 def _untie(model: Any, module: Any) -> None:
-    """Gives a module a weight of its own, and lets the config say so."""
+    """Gives a module its own copy of its weight, and notes that in the config."""
     module.weight = nn.Parameter(module.weight.detach().clone(), requires_grad=False)
     model.config.tie_word_embeddings = False
     model.config.get_text_config().tie_word_embeddings = False

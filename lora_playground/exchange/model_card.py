@@ -1,4 +1,4 @@
-"""The README of an exported adapter: what it was made from, how, and how well it did. It reads a run's result."""
+"""The model card of an exported adapter (its README): what it was trained on, how, and how well it scores."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ model = PeftModel.from_pretrained(base, "this folder")
 
 
 def base_name(source: str) -> str:
-    """What a base model is called outside this machine: its id on the hub, or its folder's name without the path."""
+    """The name of a base model without anything private: its id on the hub, or its folder's name without the path."""
     return source if not Path(source).is_absolute() and source.count("/") == 1 else Path(source).name
 
 
 def base_licence(source: str) -> str:
-    """The licence of a base model by the catalogue or by its folder's README; '' where neither tells."""
+    """The licence of a base model, from the catalogue or its folder's README; '' if neither has one."""
     known = next((card.licence for card in list_models() if card.source == source and card.licence), "")
     if known:
         return known
@@ -45,9 +45,8 @@ def model_card(config: RunConfig, result: dict[str, Any], dataset: str, about: s
     """The README as Markdown with the hub's front matter.
 
     Args:
-        result: the run's.
-        dataset: its title and licence, in words.
-        about: how this export relates to what was trained.
+        result: the run's result. dataset: its title and licence, in words.
+        about: a sentence that says how this export relates to what was trained.
     """
     variant, base, licence = get_variant(config.variant.name), base_name(config.model.source), _licence(config)
     lines = ["---", f"base_model: {base}", "library_name: peft", "pipeline_tag: text-generation"]
@@ -65,7 +64,7 @@ def model_card(config: RunConfig, result: dict[str, Any], dataset: str, about: s
 
 
 def _between(score: dict[str, Any], low: str, high: str) -> str:
-    """The interval of a number, '' where it is not known."""
+    """The interval of a number in brackets; '' if it is not known."""
     ends = score.get(low), score.get(high)
     return "" if None in ends else f" [{ends[0]:.1%}, {ends[1]:.1%}]"
 

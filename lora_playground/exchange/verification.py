@@ -1,7 +1,7 @@
-"""Whether updates give the logits that stock PEFT and transformers give, on the base model itself.
+"""Checks on the base model that updates give the same logits as the adapter in stock PEFT.
 
-`compare` runs where torch is; `check_import` does so in a process of its own, since the adapter is a stranger's and the
-web process has no torch. It knows no run.
+`compare` needs torch; `check_import` calls it in a process of its own, since imported adapters are untrusted and the
+web process imports no torch. It knows no run.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ if TYPE_CHECKING:
     import torch
 
 TOLERANCE = 1e-4
-"""Largest difference of logits, relative to their largest magnitude, that counts as the same."""
+"""Largest difference of logits, relative to their largest magnitude, that counts as equal."""
 
 _ROUNDING = 0.01
-"""A difference from which on it cannot be rounding."""
+"""From this relative difference on, rounding cannot be the cause."""
 
 _NOT_HANDED_ON = (
     "auto_mapping", "megatron_core", "runtime_config", "loftq_config", "eva_config", "corda_config", "lora_ga_config",
     "velora_config", "revision", "base_model_name_or_path",
 )  # fmt: skip
 _COPIES = 3.0
-"""Memory that a comparison takes, in copies of the base in float32: the model, and what loading it takes."""
+"""Memory that a comparison needs, as a multiple of the base's size in float32: the model, and loading it."""
 
 
 def fits(base: Path) -> bool:
-    """Whether there is memory enough to compare on a base in this folder."""
+    """Whether there is enough free memory to compare on the base in this folder."""
     weights = sum(path.stat().st_size for path in base.glob("model*.safetensors"))
     return 2 * _COPIES * weights < memory.free()
 
 
 def prompts(model: Any) -> torch.Tensor:
-    """Token ids (1, T) that models are compared on: the first ones, and others spread over the vocabulary."""
+    """Token ids (1, T) for the comparison: the first ids, and others spread over the vocabulary."""
     import torch
 
     size = model.get_input_embeddings().weight.shape[0]
@@ -54,7 +54,7 @@ def prompts(model: Any) -> torch.Tensor:
 
 
 def logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    """Logits (T, V) of a model, in float32, or in float64 where the model computes in it."""
+    """Logits (T, V) of a model, in float64 if the model computes in it, else in float32."""
     import torch
 
     model.eval()
@@ -69,8 +69,8 @@ def difference(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 def load(folder: Path) -> Any:
-    """A model folder as transformers loads it, in float32 on the CPU. An adapter that lies in the folder too, which
-    transformers would load by itself, is left alone."""
+    """Loads a model folder with transformers, in float32 on the CPU. An adapter in the same folder, which transformers
+    would load on its own, is ignored."""
     from transformers import AutoModelForCausalLM
 
     with tempfile.TemporaryDirectory(prefix="lora-playground-") as place:
@@ -81,7 +81,7 @@ def load(folder: Path) -> Any:
 
 
 def with_peft(model: Any, adapter: Path) -> Any:
-    """The model with the adapter as stock PEFT loads it, without fields that could make PEFT import modules."""
+    """The model with the adapter loaded by PEFT, without the config's fields that could make PEFT import other code."""
     import warnings
 
     from peft import PeftModel
@@ -97,10 +97,10 @@ def with_peft(model: Any, adapter: Path) -> Any:
 
 
 def compare(base: Path, adapter: Path, updates: Sequence[Update]) -> float:
-    """`difference` of the base with the updates in its weights and with the adapter in stock PEFT.
+    """`difference` between the base with the updates added to its weights, and the base with the adapter in PEFT.
 
-    In float32 a deep model may differ by more than TOLERANCE from itself, merged or not, by rounding alone. So what
-    differs by a little more is computed again in float64.
+    In float32 rounding alone can make these differ by more than TOLERANCE in a deep model. A difference between
+    TOLERANCE and _ROUNDING is therefore computed again in float64.
     """
     found = _compared(base, adapter, updates, double=False)
     return _compared(base, adapter, updates, double=True) if TOLERANCE < found < _ROUNDING else found
@@ -120,7 +120,10 @@ def _compared(base: Path, adapter: Path, updates: Sequence[Update], double: bool
 
 
 def check_import(base: Path, adapter: Path, updates: Path) -> str:
-    """Compares an adapter's saved updates with stock PEFT, in a process of its own; '' or why it could not be done.
+    """Compares an adapter's saved updates with PEFT, in a process of its own.
+
+    Returns:
+        '' if the logits are equal, else a sentence that says why they could not be compared.
 
     Raises:
         AdapterError: the logits differ, or PEFT cannot load the adapter.
@@ -157,7 +160,8 @@ def check_import(base: Path, adapter: Path, updates: Path) -> str:
 
 
 def main() -> int:
-    """The comparison of `check_import`: paths as JSON on standard input, the answer as the last line of the output."""
+    """The process of `check_import`: reads paths as JSON from standard input; its answer is the last line of the
+    output."""
     base, adapter, updates = map(Path, json.loads(sys.stdin.buffer.read()))
     answer: dict[str, Any] = {}
     step = "no_base"
@@ -165,7 +169,7 @@ def main() -> int:
         load(base)
         step = "error"
         answer["difference"] = compare(base, adapter, load_updates(updates))
-    except Exception as error:  # transformers and PEFT raise whatever a stranger's files make them stumble on
+    except Exception as error:  # files from strangers can make transformers and PEFT raise anything
         answer[step] = str(error).strip().split("\n")[0][:300] or type(error).__name__
     print("\n" + json.dumps(answer))
     return 0
