@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.sweeps.test_keeper import STEPS, Trainer
+from tests.sweeps.test_scheduler import STEPS, Trainer
 
 from lora_playground.cli import main
 from lora_playground.jobs.supervisor import Supervisor

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
-from tests.sweeps.test_keeper import STEPS, Trainer
+from tests.sweeps.test_scheduler import STEPS, Trainer
 
 from lora_playground.config import RunConfig
 from lora_playground.jobs.supervisor import Supervisor
