@@ -7,6 +7,7 @@ lp.live = (() => {
   let titles = {}, script = "", sync = null, number = 0, settled = false;
   let here = read();
   let have = {}, told = {}, boot = "", ended = null, module = "", carried = "", taken = null;
+  let heard = 0; // when the card in view came
   let everyone = false; // whether the list shows everyone's runs
   try { everyone = localStorage.getItem("lp-everyone") === "1"; } catch { /* private window */ }
   const lines = new Map(), hidden = new Set(), listeners = [];
@@ -180,6 +181,7 @@ lp.live = (() => {
       const fresh = answer[name];
       if (!fresh || (name === "pictures" && module && fresh.module !== module && fresh.modules.some((one) => one[1] === module))) continue;
       have[name] = fresh.version;
+      if (name === "card") heard = performance.now();
       told[name] = name === "curve" ? joined(told.curve, fresh) : fresh;
     }
     if (told.card && told.card.state === "gone") go({ run: "" }, "replace");
@@ -209,6 +211,13 @@ lp.live = (() => {
     }
   }
 
+  // A time that was foreseen and is long over while nothing new came is not left standing.
+  function late() {
+    const left = document.querySelector("#lp-status [data-eta]");
+    const said = "longer than foreseen, still at work";
+    if (left && left.textContent !== said && performance.now() - heard > 1000 * (1.5 * left.dataset.eta + 10)) left.textContent = said;
+  }
+
   const colour = (id) => { const slot = here.runs.indexOf(id); return slot >= 0 && told.list ? told.list.colours[slot] : QUIET; };
 
   function paint() {
@@ -234,6 +243,7 @@ lp.live = (() => {
     const stop = document.getElementById("lp-stop");
     if (stop) stop.disabled = !!state.stopping;
     set(part("lp-status"), seen.html);
+    late();
     set(part("lp-probes"), seen.probes || "");
     if (!state.started) return;
     words("lp-loss-words", seen.curve && seen.curve.words);
@@ -303,7 +313,7 @@ lp.live = (() => {
     node.querySelectorAll(".lp-whose button").forEach((button) => button.setAttribute("aria-pressed", String((button.dataset.id === "all") === everyone)));
     const called = you.name ? `You are ${you.name}` : "Tell others your name";
     if (person.textContent !== called) person.textContent = called;
-    node.querySelector(".lp-runs-more").textContent = more > 0 ? `and ${more} older runs` : "";
+    node.querySelector(".lp-runs-more").textContent = more > 0 ? `and ${more} older run${more === 1 ? "" : "s"}` : "";
   }
 
   function modules(fresh) {

@@ -10,7 +10,7 @@ lp.menu = (() => {
 
   const items = [
     ["Rename …", (id) => ask("Name of this run", lp.live.name(id), 80).then((text) => { if (text !== null) edit(id, "name", text); })],
-    ["Note …", (id) => ask("Note, shown with its result", document.querySelector("#lp-status .lp-said")?.textContent || "", 1000).then((text) => { if (text !== null) edit(id, "note", text); })],
+    ["Note …", (id) => noteOf(id).then((note) => ask("Note, shown with its result", note, 1000)).then((text) => { if (text !== null) edit(id, "note", text); })],
     ["Copy link", (id) => { lp.clip(`${window.location.origin}${window.location.pathname}?run=${id}&runs=${id}`); toast("The link is copied."); }],
     ["Use these settings", (id) => { lp.live.take(id); lp.open("Fine-tune"); toast("The form has the settings of this run."); }],
     ["Export …", (id) => { lp.live.open(id); setTimeout(() => document.getElementById("lp-exports")?.scrollIntoView({ block: "center" }), 700); }],
@@ -20,6 +20,13 @@ lp.menu = (() => {
     ["Copy link", (id) => { lp.clip(`${window.location.origin}${window.location.pathname}?tab=lab&sweep=${id}`); toast("The link is copied."); }],
     ["Delete with all its runs", (id) => remove(id, "delete-sweep")],
   ];
+
+  // What was noted about a run, which need not be the one in view.
+  async function noteOf(id) {
+    const answer = await fetch(`${window.location.pathname.replace(/\/$/, "")}/live?run=${encodeURIComponent(id)}`, { cache: "no-store" });
+    const card = new DOMParser().parseFromString(answer.ok ? (await answer.json()).card?.html || "" : "", "text/html");
+    return card.querySelector(".lp-said")?.textContent || "";
+  }
 
   function open(id, button) {
     const again = anchor === button;

@@ -15,6 +15,8 @@ from lora_playground.ui.words import PHASES, count, duration, escape, percent, r
 from lora_playground.wording import counted
 
 ORDER = ("loading", "training", "saving", "evaluating")
+_LOADING = 8
+"""Seconds that loading is said to take; a page that hears nothing for much longer says so (live.js)."""
 _ROUNDED = (
     "These answers are computed in bfloat16, the number type it is trained in. Chat computes a small model in float32, "
     "so a word can come out differently there."
@@ -86,7 +88,7 @@ def progress(label: str, state: str, told: RunProgress) -> str:
         head, filled = f"fetching the model: {size(here)} of {size(whole)}", here / whole
     stats = []
     if state in ("training", "evaluating") and told.eta is not None:
-        stats.append(f"<span><b>{rough(told.eta)}</b> left</span>")
+        stats.append(f'<span data-eta="{told.eta:.0f}"><b>{rough(told.eta)}</b> left</span>')
     if told.tokens_per_second:
         stats.append(f"<span><b>{count(told.tokens_per_second)}</b> tokens/s</span>")
     if told.losses:
@@ -98,7 +100,7 @@ def progress(label: str, state: str, told: RunProgress) -> str:
     elif fetching:
         stats.append("<span>it goes on from there if it is stopped</span>")
     else:
-        stats.append("<span>a few seconds</span>")
+        stats.append(f'<span data-eta="{_LOADING}">a few seconds</span>')
     return (
         f'<section class="lp-card lp-progress"><div class="row"><span class="what"><i></i>'
         f'{escape(label)}</span><span class="lp-num">{escape(head)}</span></div>'

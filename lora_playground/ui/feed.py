@@ -146,12 +146,13 @@ class Feed:
         if progress.plan and since < progress.curve_version:
             new = ("curve", identity, since, progress.curve_version)
             parts["curve"] = self._once(new, lambda: run_figures.curve(progress, since))
-        module, drawn = asked.get("module", ""), str(progress.changed["spectra"])
+        module, bare = asked.get("module", ""), job.ended and not progress.spectra
+        drawn = f"{progress.changed['spectra']}{' ended' * bare}"
         if progress.plan and asked.get("pictures") != drawn:
             rank = getattr(view.config.variant, "rank", None)
             key = ("pictures", identity, drawn, module)
             parts["pictures"] = self._once(
-                key, lambda: {"version": drawn, **run_figures.pictures(progress, module, rank)}
+                key, lambda: {"version": drawn, **run_figures.pictures(progress, module, rank, bare)}
             )
         return parts
 

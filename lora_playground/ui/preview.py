@@ -135,9 +135,14 @@ def _counts(rows: Sequence[Row], total: int, seen: Encoded, limit: int) -> str:
     if double:
         found.append(f"{counted(double, 'repeats', count(double), 'repeat')} an earlier row.")
     looked = (
-        f"All {counted(total, 'row', count(total))}"
+        f"All {count(total)} rows were"
         if len(rows) == total
-        else f"The first {count(len(rows))} of {count(total)} rows"
+        else f"The first {count(len(rows))} of {count(total)} rows were"
     )
-    said = " ".join(found) or "none is cut, empty or double."
-    return f'<p class="lp-note">{escape(f"{looked} were looked at: {said}")}</p>'
+    looked, fine = (
+        ("The one row was", "it is not cut, empty or double.")
+        if total == 1
+        else (looked, "none is cut, empty or double.")
+    )
+    said = " ".join(found) or fine
+    return f'<p class="lp-note">{escape(f"{looked} looked at: {said}")}</p>'

@@ -6,11 +6,13 @@ from typing import Any
 
 from lora_playground import plots
 from lora_playground.plots.spectrum import short_name, usual_module
-from lora_playground.plots.style import RUN_COLOURS
+from lora_playground.plots.style import RUN_COLOURS, empty
 from lora_playground.runs.history import RunProgress
 
 COLOUR = RUN_COLOURS[0]
 """Colour of the figures as they are sent. The page gives them the colour that the run has there."""
+
+_NONE_TAKEN = "No spectra were taken while it trained."
 
 
 def curve(progress: RunProgress, since: int) -> dict[str, Any]:
@@ -22,16 +24,23 @@ def curve(progress: RunProgress, since: int) -> dict[str, Any]:
     return points
 
 
-def pictures(progress: RunProgress, module: str, rank: int | None) -> dict[str, Any]:
-    """The map of all modules and the scree of one, with their sentences."""
+def pictures(progress: RunProgress, module: str, rank: int | None, ended: bool = False) -> dict[str, Any]:
+    """The map of all modules and the scree of one, with their sentences; without spectra, why there are none."""
     told = progress.spectra.get("spectra", {})
     names = list(told) or [entry[0] for entry in progress.plan.get("modules", [])]
     if module not in names:
         module = usual_module(names)
+    shown = {"module": module, "modules": [[short_name(name), name] for name in names]}
+    if not progress.spectra:
+        why = _NONE_TAKEN if ended else "The first spectrum comes soon after training begins."
+        return shown | {
+            "map": empty(why, plots.MEASURES["effective_rank"][0], False, 360),
+            "map_words": "",
+            "scree": empty(why, "Singular values of ΔW", False, 354),
+            "scree_words": "",
+        }
     ranks, values = progress.spectra.get("effective_rank", {}), told.get(module, [])
-    return {
-        "module": module,
-        "modules": [[short_name(name), name] for name in names],
+    return shown | {
         "map": plots.map_figure(ranks, selected=module),
         "map_words": plots.describe_map(ranks),
         "scree": plots.scree_figure([("", COLOUR, values)], rank=rank, module=module),

@@ -5,9 +5,10 @@ import json
 import pytest
 
 from lora_playground.models.catalogue import EMBEDDED, module_shapes
+from lora_playground.runs import RunStore
 from tests.e2e.conftest import guarded
 from tests.e2e.steps import choose, open_tab, points, set_number, status, until
-from tests.spectrum_runs import finished_run, updates
+from tests.spectrum_runs import finished_run, training_run, updates
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,20 @@ def test_the_form_survives_loading_and_a_plot_fits_when_its_tab_is_shown(page, s
             f"return document.querySelector('#{plot} .main-svg').getBoundingClientRect().right <= box.right + 1; }})()"
         )
         until(page, lambda fits=fits: page.evaluate(fits), f"{plot} to fit its card")
+
+
+def test_a_forecast_that_is_overtaken_corrects_itself(page, server):
+    run = training_run(server.home, module_shapes(EMBEDDED))
+    with run.locked():
+        page.goto(f"{server.url}?run={run.id}")
+        until(page, lambda: "about half a minute left" in status(page), "the time left as it was foreseen")
+        for step, eta, said in ((31, 200.0, "about 3 minutes left"), (32, 0.0, "a few seconds left")):
+            run.append({"type": "loss", "steps": [step], "losses": [2.0], "learning_rates": [1e-3], "eta": eta})
+            until(page, lambda said=said: said in status(page), f"step {step} to correct it")
+        until(page, lambda: "longer than foreseen, still at work" in status(page), "a word when nothing more comes")
+        run.append({"type": "loss", "steps": [33], "losses": [2.0], "learning_rates": [1e-3], "eta": 80.0})
+        until(page, lambda: "about a minute left" in status(page), "a forecast again")
+    RunStore(server.home).delete(run.id)
 
 
 def test_an_empty_message_is_told_in_plain_words(page):

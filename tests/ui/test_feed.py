@@ -1,5 +1,6 @@
 """The live route: a page gets what is new since it last asked, made once for all pages, by the visitor's identity."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -79,6 +80,19 @@ def test_a_part_is_made_once_for_all_pages(house, monkeypatch):
     monkeypatch.setattr("lora_playground.ui.run_figures.curve", lambda *_: pytest.fail("made twice"))
     monkeypatch.setattr("lora_playground.ui.feed._list", lambda *_: pytest.fail("made twice"))
     assert house.ask(run=house.run.id)["curve"]["steps"] == []
+
+
+def test_a_run_without_spectra_says_so_and_not_that_its_update_is_zero(house):
+    house.run.append(PLAN)
+    during = house.ask(run=house.run.id)["pictures"]
+    assert "soon after training begins" in during["map"]["layout"]["annotations"][0]["text"]
+    ended = replace(house.job, state="cancelled")
+    house.supervisor.jobs, house.supervisor.job = lambda: [ended], lambda _: ended
+    after = house.ask(run=house.run.id, pictures=during["version"])["pictures"]
+    for plot in ("map", "scree"):
+        assert after[plot]["layout"]["annotations"][0]["text"] == "No spectra were taken while it trained."
+    house.run.append({"type": "spectra", "step": 1, "spectra": {}, "effective_rank": {}})
+    assert house.ask(run=house.run.id, pictures=after["version"])["pictures"]["version"] != after["version"]
 
 
 def test_only_who_started_a_run_may_stop_it(house):
