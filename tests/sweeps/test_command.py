@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.sweeps.test_scheduler import STEPS, Trainer
 
 from lora_playground.cli import main
 from lora_playground.jobs.supervisor import Supervisor
 from lora_playground.sweeps import SweepScheduler
+from tests.sweeps.test_scheduler import STEPS, Trainer
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
-from tests.sweeps.test_scheduler import STEPS, Trainer
 
 from lora_playground.config import RunConfig
 from lora_playground.jobs.supervisor import Supervisor
@@ -15,6 +14,7 @@ from lora_playground.ui import sidebar
 from lora_playground.ui.identity import COOKIE, Identity
 from lora_playground.ui.run_list_cache import RunListCache
 from lora_playground.ui.sweep_routes import SweepRoutes
+from tests.sweeps.test_scheduler import STEPS, Trainer
 from tests.waiting import wait_until
 
 HOSTILE = "<img src=x onerror=alert(1)>"
