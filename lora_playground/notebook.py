@@ -1,8 +1,8 @@
-"""A few functions for a notebook or a script: train here, load a run, ask both models, see what was learned.
+"""Functions for a notebook or a script: train a run, load one, ask base and adapted model, see what was learned.
 
     from lora_playground import train, chat, spectra, load_run
 
-Options, errors and answers are those of command line, page and API. Torch is imported when something needs it.
+Options, errors and answers are the same as in command line, page and API. Torch is imported only when it is needed.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ __all__ = ["chat", "estimate", "list_runs", "load_run", "spectra", "train", "upl
 
 @dataclass(frozen=True)
 class NotebookRun:
-    """A run as a notebook shows it.
+    """A run, with a short text that a notebook shows for it.
 
     Attributes:
-        id, label, state: as everywhere. config: its RunConfig. folder: its files.
-        losses: one an optimiser step. result: what `result.json` holds, {} while there is none.
+        id, label, state: see `runs.Run`. config: its RunConfig. folder: has its files.
+        losses: training loss of every optimiser step. result: the contents of `result.json`, {} before there is one.
     """
 
     run: Run
@@ -84,7 +84,11 @@ class NotebookRun:
 
 @dataclass(frozen=True)
 class Answers:
-    """What base and adapted models said to one question. Attributes: base; adapted: {run id: text}; prompt."""
+    """The answers of base and adapted models to one question. A notebook shows them as a table.
+
+    Attributes:
+        prompt: the question. base: the base's answer. adapted: {run id: answer}.
+    """
 
     prompt: str
     base: str
@@ -100,7 +104,7 @@ class Answers:
 
 
 class Spectra:
-    """Singular values of what a run has learned; shown as a picture of its strongest module.
+    """Singular values of a run's updates. A notebook shows those of the strongest module as a picture.
 
     Attributes:
         modules: {module: {'name', 'shape', 'singular_values', 'effective_rank', 'stable_rank', ...}}.
@@ -111,7 +115,7 @@ class Spectra:
         self.modules = {entry["name"]: entry for entry in spectra_of.numbers(run)["modules"]}
 
     def picture(self, module: str = "") -> bytes:
-        """One module's singular values as a PNG; '' takes the strongest."""
+        """One module's singular values as a PNG; '' takes the module with the largest singular value."""
         return spectra_of.picture(self._run, module)
 
     def _repr_png_(self) -> bytes:
@@ -123,15 +127,15 @@ class Spectra:
 
 
 def train(home: Home = None, progress: Callable[[str], None] | None = print, **options: Any) -> NotebookRun:
-    """Trains a run here, in this process, to its end, and returns it. Interrupting stops it after the current step.
+    """Trains a run in this process to its end, and returns it. An interrupt stops it after the current step.
 
     Args:
-        home: where runs live; None takes LORA_PLAYGROUND_HOME or ~/.lora-playground.
-        progress: told in words how far it is, a few times; None for silence.
+        home: folder of runs; None takes LORA_PLAYGROUND_HOME or ~/.lora-playground.
+        progress: called now and then with a line of text that says how far it has come; None for silence.
         options: those of `lora-playground train`, with underscores: dataset, variant, rank, steps, seed, preset, ...
 
     Raises:
-        ConfigError: an option is not allowed. Other errors of training, as the command line tells them.
+        ConfigError: an option is not allowed. Other subclasses of PlaygroundError: training failed.
     """
     from lora_playground.jobs.admission import check
     from lora_playground.jobs.pipeline import execute
@@ -143,35 +147,35 @@ def train(home: Home = None, progress: Callable[[str], None] | None = print, **o
     run = store.create(config)
     tell(f"run {run.id}: {run.label}")
     with _interruptible() as stop:
-        execute(run, stop.is_set, emit=_Teller(tell).event)
+        execute(run, stop.is_set, emit=_ProgressPrinter(tell).event)
     return NotebookRun(run)
 
 
 def load_run(run: str, home: Home = None) -> NotebookRun:
-    """The run of that id; raises RunError where there is none."""
+    """The run with this id. Raises RunError if there is none."""
     return NotebookRun(RunStore(home).get(run))
 
 
 def list_runs(home: Home = None) -> list[dict[str, Any]]:
-    """All runs, newest first, one line each."""
+    """All runs, newest first, one row for each."""
     return [catalogue.run_row(run, run.state()) for run in RunStore(home).list()]
 
 
 def spectra(run: NotebookRun | str, home: Home = None) -> Spectra:
-    """Singular values of every module's update; raises RunError where the run has none yet."""
+    """Singular values of every module's update. Raises RunError if the run has no saved update."""
     return Spectra(_found(run, home))
 
 
 def chat(prompt: str, *runs: NotebookRun | str, home: Home = None, **settings: Any) -> Answers:
-    """Asks the base model and up to three runs the same, with the same noise.
+    """Asks the base model and up to three runs the same question, with the same sampling noise.
 
     Args:
-        runs: runs or their ids; none asks the base alone.
-        settings: system, history, model, seed, temperature, top_p, max_new_tokens, strength, keep, as the endpoint has
-            them.
+        runs: runs or their ids; without any, only the base answers.
+        settings: system, history, model, seed, temperature, top_p, max_new_tokens, strength, keep (see docs/api.md).
 
     Raises:
-        ConfigError, RunError, ChatError: each says what is allowed.
+        ConfigError: a setting is not allowed. RunError: a run does not exist or has no update. ChatError: the chat
+            process failed.
     """
     found = [_found(run, home) for run in runs]
     for run in found:
@@ -186,13 +190,13 @@ def chat(prompt: str, *runs: NotebookRun | str, home: Home = None, **settings: A
             said = told
         return said
 
-    with ThreadPoolExecutor(1) as thread:  # a notebook has an event loop of its own already
+    with ThreadPoolExecutor(1) as thread:  # asyncio.run does not work in a notebook's thread, which has a loop already
         said = thread.submit(asyncio.run, ask()).result()
     return Answers(prompt, said["base"], said["adapted"])
 
 
 def estimate(home: Home = None, **options: Any) -> dict[str, Any]:
-    """What a run with these options would cost: memory by cause in bytes, seconds, trained parameters."""
+    """What a run with these options would cost: memory by cause in bytes, seconds, trained parameters. See `train`."""
     from lora_playground.models.precision import probe
 
     machine = probe()
@@ -201,7 +205,15 @@ def estimate(home: Home = None, **options: Any) -> dict[str, Any]:
 
 def upload_dataset(path: Path | str, home: Home = None, columns: dict[str, str] | None = None,
                    metric: str | None = None, seed: int = 0) -> str:  # fmt: skip
-    """Makes a dataset of a file, and returns its id for `train(dataset=...)`; raises DataError."""
+    """Makes a dataset of a file, and returns its id for `train(dataset=...)`.
+
+    Args:
+        columns: {role: column}, such as {"prompt": "Question"}; None finds the roles.
+        metric: how answers are scored; None chooses one. seed: of the split into train, validation and test.
+
+    Raises:
+        DataError: the file cannot be read as a dataset.
+    """
     from lora_playground.data.readers import read_file
     from lora_playground.data.uploads import store_once
 
@@ -210,14 +222,14 @@ def upload_dataset(path: Path | str, home: Home = None, columns: dict[str, str] 
     return store_once(reading, RunStore(home).home, file.name, seed, metric).name
 
 
-class _Teller:
-    """Events of a training in words, about ten times a stretch."""
+class _ProgressPrinter:
+    """Puts events of a training run into words, ten times over its steps."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell, self._steps, self._said = tell, 1, 0
 
     def event(self, event: dict[str, Any]) -> None:
-        """One event of a run."""
+        """Prints one event of a run, if it is of interest."""
         kind = event["type"]
         if kind == "plan":
             self._steps = max(1, event["steps"])
@@ -232,7 +244,8 @@ class _Teller:
 
 @contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """An event that an interrupt sets, where this is the thread that gets them."""
+    """Yields an event that Ctrl+C (or a notebook's stop button) sets; only in the main thread, which gets the
+    signal."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -246,7 +259,7 @@ def _interruptible() -> Iterator[threading.Event]:
 
 @cache
 def _client(home: Path) -> ChatClient:
-    """One chat process a home; it ends with this process."""
+    """The client of one chat process for each home, which ends with this process."""
     client = ChatClient(home)
     atexit.register(client.close)
     return client

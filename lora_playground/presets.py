@@ -1,4 +1,4 @@
-"""Named sets of training options for the embedded model: `quick`, which is what the form proposes, and `best`.
+"""Named sets of training options for the embedded model: `quick`, which the form proposes, and `best`.
 
 It knows the names of options, nothing that trains.
 """
@@ -16,11 +16,11 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "quick": {},
     "best": {"training": {"steps": 500, "early_stop": True}},
 }
-"""{preset: {section: {option: value}}}; everything else is as RunConfig has it."""
+"""{preset: {section: {option: value}}}. All other options have the defaults of RunConfig."""
 
 
 def with_preset(data: dict[str, Any], name: str) -> dict[str, Any]:
-    """A RunConfig's plain data with a preset's options, except those that it sets itself.
+    """A RunConfig's plain data with a preset's options added, except those that are given.
 
     Raises:
         ConfigError: there is no such preset.
@@ -32,6 +32,6 @@ def with_preset(data: dict[str, Any], name: str) -> dict[str, Any]:
         merged[section] = values | merged.get(section, {})
     asked = data.get("training", {})
     if "training" in _OPTIONS[name] and (asked.get("steps") is not None or asked.get("seconds") is not None):
-        # Who asks for steps or seconds gets them.
+        # A given number of steps or seconds is not cut short.
         merged["training"]["early_stop"] = asked.get("early_stop", False)
     return merged

@@ -1,1 +1,1 @@
-"""What a program may ask: the operations behind API, MCP and notebook, as plain Python. It knows no Gradio, no page."""
+"""What programs can ask of a server: the operations behind API, MCP and notebook, as plain Python without Gradio."""

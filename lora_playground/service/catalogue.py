@@ -1,4 +1,5 @@
-"""What there is to choose from, and the runs that were made, as plain data: for command line and programs alike."""
+"""Models, datasets, variants, runs, lessons and claims as rows of plain data, the same for command line and
+programs."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from lora_playground.variants.base import Variant
 
 
 def model_row(card: ModelCard) -> dict[str, Any]:
-    """A base model of the catalogue."""
+    """A base model of the catalogue as a row."""
     return asdict(card)
 
 
@@ -33,7 +34,7 @@ def models() -> list[dict[str, Any]]:
 
 
 def model(source: str) -> dict[str, Any]:
-    """One base model: its card where the catalogue has one, its sizes, and the modules that an adapter may change."""
+    """One base model: its card if the catalogue has one, its sizes, and the modules that an adapter can change."""
     text = _text("source", source)
     card = next((model_row(card) for card in list_models() if card.source == text), {"source": text})
     sizes, folder = sizes_of(text), folder_of(text)
@@ -44,7 +45,7 @@ def model(source: str) -> dict[str, Any]:
 
 
 def dataset_row(card: DatasetCard) -> dict[str, Any]:
-    """A dataset in one line."""
+    """A dataset as a row."""
     return {
         "name": card.name, "label": card.label, "metric": card.metric,
         "train": card.train, "validation": card.validation, "test": card.test,
@@ -52,7 +53,7 @@ def dataset_row(card: DatasetCard) -> dict[str, Any]:
 
 
 def datasets(home: Path) -> list[dict[str, Any]]:
-    """Those that come with the app, and uploads."""
+    """The datasets that ship with the app, then uploads."""
     return [dataset_row(card) for card in list_datasets(home)]
 
 
@@ -67,7 +68,7 @@ def dataset(home: Path, name: str, rows: int = 3) -> dict[str, Any]:
 
 
 def variant_row(variant: Variant) -> dict[str, Any]:
-    """A variant with its options."""
+    """A variant as a row, with its options."""
     return {
         "name": variant.name,
         "label": variant.label,
@@ -93,7 +94,7 @@ def variant_row(variant: Variant) -> dict[str, Any]:
 
 
 def variants() -> list[dict[str, Any]]:
-    """All of them, with their options."""
+    """All variants, with their options."""
     return [variant_row(variant) for variant in VARIANTS.values()]
 
 
@@ -104,7 +105,7 @@ def variant(name: str) -> dict[str, Any]:
 
 
 def run_row(run: Run, state: str) -> dict[str, Any]:
-    """A run in one line."""
+    """A run as a row."""
     config, result = run.config(), run.result() or {}
     score = result.get("score") or {}
     return {
@@ -122,7 +123,7 @@ def run_row(run: Run, state: str) -> dict[str, Any]:
 
 
 def run_record(run: Run, state: str) -> dict[str, Any]:
-    """All of a run: config, state, result, error."""
+    """Everything about a run: config, state, result, error."""
     return {
         "run": run.id,
         "label": run.label,
@@ -134,10 +135,10 @@ def run_record(run: Run, state: str) -> dict[str, Any]:
 
 
 def estimated(store: RunStore, config: Any, device: str, dtype: str) -> dict[str, Any]:
-    """What a run of `config` would cost: memory by cause in bytes, seconds from start to result, passes over the rows.
+    """What a run of `config` would cost: memory by cause in bytes, seconds from start to result, epochs.
 
     Raises:
-        ConfigError: the base model is not here, and its sizes are not known.
+        ConfigError: the base model is not on this disk, and its sizes are not known.
     """
     found: MemoryEstimate | None = estimate_memory(config, Conditions(device, dtype))
     if found is None:
@@ -153,7 +154,7 @@ def estimated(store: RunStore, config: Any, device: str, dtype: str) -> dict[str
 
 
 def upload_record(card: DatasetCard, reading: Any) -> dict[str, Any]:
-    """What became of a file: the dataset, its parts, and what was left out."""
+    """What was made of an uploaded file: the dataset, the sizes of its parts, and which rows were left out."""
     return {
         "dataset": card.name,
         "train": card.train,
@@ -167,7 +168,7 @@ def upload_record(card: DatasetCard, reading: Any) -> dict[str, Any]:
 
 
 def columns_of(given: Mapping[str, str] | None) -> dict[str, str] | None:
-    """Roles of columns, as `read_file` takes them; raises ConfigError where they are no names."""
+    """{role: column} as `read_file` takes it. Raises ConfigError if a role or column is no text."""
     if given is None or given == {}:
         return None
     if not isinstance(given, Mapping) or not all(isinstance(part, str) for pair in given.items() for part in pair):
@@ -182,7 +183,7 @@ def _text(name: str, value: Any) -> str:
 
 
 def lessons(home: Path) -> list[dict[str, Any]]:
-    """The lessons, one row each."""
+    """The lessons, one row for each."""
     from lora_playground.lessons.catalogue import list_lessons
 
     return [
@@ -199,7 +200,7 @@ def lessons(home: Path) -> list[dict[str, Any]]:
 
 
 def claims() -> list[dict[str, Any]]:
-    """What papers claim, one row each, with what came out here."""
+    """The claims of papers, one row for each, with what was measured for it and the verdict."""
     from lora_playground.claims import list_claims, verdict
     from lora_playground.claims.measured import measurement
 

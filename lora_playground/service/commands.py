@@ -1,7 +1,5 @@
-"""Runs the app's own command line in a process of its own: what needs torch, for a web process that stays free of it.
-
-It knows no format and no screen.
-"""
+"""Runs a command of the app's own command line in a process of its own: the web process does so for work that needs
+torch, which it does not import itself."""
 
 from __future__ import annotations
 
@@ -12,8 +10,11 @@ from lora_playground.machine import processes
 
 
 async def run_command(home: Path, arguments: list[str], limit: int) -> str:
-    """What `python -m lora_playground ARGUMENTS --home HOME` prints; raises PlaygroundError with what it said, or where
-    it took longer than `limit` seconds."""
+    """Runs `python -m lora_playground ARGUMENTS --home HOME` and returns what it prints.
+
+    Raises:
+        PlaygroundError: it failed (with its message), or took longer than `limit` seconds.
+    """
     command = processes.python("lora_playground", *arguments, "--home", str(home))
     try:
         status, printed, errors = await processes.run(command, limit)

@@ -1,4 +1,4 @@
-"""One question to the base model and to adapted ones, as plain data in and out; the chat process answers."""
+"""One question to the base model and adapted ones, as plain data for programs. The chat process answers it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from lora_playground.chat.protocol import MAX_PANES, ChatEvent, ChatRequest
 from lora_playground.errors import ChatError, ConfigError
 
 PAUSE = 0.15
-"""Seconds between two answers of a stream while tokens come."""
+"""Least seconds between two items of a stream of answers."""
 
 
 def request(
     prompt: str, runs: list[str], history: list[dict[str, str]] | None, system: str, model: str | None, who: str,
     *, strength: float = 1.0, keep: int | None = None, **sampling: Any,
 ) -> ChatRequest:  # fmt: skip
-    """The request to the chat process; raises ConfigError where a value is not allowed.
+    """The request to the chat process. Raises ConfigError if a value is not allowed.
 
     Args:
-        who: for fairness between many.
+        runs: ids of runs whose adapters answer beside the base. model: the base model if there are no runs.
+        who: who asks; the chat process shares its time fairly among them.
+        strength, keep: factor on the updates, and how many directions of each are kept (None for all).
         sampling: seed, temperature, top_p, max_new_tokens.
     """
     if len(runs) >= MAX_PANES:
@@ -43,13 +45,14 @@ def request(
 
 
 async def answers(client: ChatClient, asked: ChatRequest) -> AsyncGenerator[dict[str, Any], None]:
-    """Yields all answers so far a few times a second, and once more at the end, when `done` is true.
+    """Yields the answers so far a few times a second, and once more at the end.
 
-    Each has `base`, `adapted` ({run: text}), `done`, and at the end `ended` ({'': or run: stop, length, ...}),
-    `tokens_per_second`.
+    Yields:
+        {base: text, adapted: {run id: text}, done: bool}; the last one also has `ended`: {'' for the base or run id:
+        why the answer ended, such as 'stop' or 'length'} and `tokens_per_second`.
 
     Raises:
-        ChatError: what the chat process said.
+        ChatError: the chat process refused the request or failed.
     """
     names = [pane.run or "" for pane in asked.panes]
     texts, ended = [""] * len(names), dict[str, str]()

@@ -14,7 +14,7 @@ from lora_playground.wording import counted
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two: its name, config as plain data, and what its result.json holds."""
+    """One of two runs that are compared: its name, its config as plain data, the contents of its result.json."""
 
     name: str
     config: Mapping[str, Any]
@@ -23,9 +23,10 @@ class Side:
 
 @dataclass(frozen=True)
 class Gap:
-    """How much more the second has than the first, from −1 to 1, and the interval's ends at 95%.
+    """The second run's score minus the first one's, from −1 to 1, with its 95% interval.
 
-    `paired` says that both answered the same rows and were compared row by row.
+    Attributes:
+        n: number of rows. paired: whether both answered the same rows and were compared row by row.
     """
 
     value: float
@@ -41,10 +42,16 @@ class Gap:
 
 
 def gap(first: Mapping[str, Any] | None, second: Mapping[str, Any] | None, same_rows: bool) -> Gap | None:
-    """The difference of two scores of the adapted models, as in a result's `score` or `forgetting`.
+    """The difference of the adapted models' scores.
 
-    Row by row where both tell each row's score; else Newcombe's interval from the two of Wilson (Statistics in Medicine
-    17, 1998, method 10), which is wider than need be for the same rows.
+    If both results have the score of every row, the interval is a paired one. Otherwise it is Newcombe's, from the two
+    Wilson intervals (Statistics in Medicine 17, 1998, method 10), which is wider.
+
+    Args:
+        first, second: `score` or `forgetting` of the two results. same_rows: whether both answered the same rows.
+
+    Returns:
+        None if one of them has no score.
     """
     if not first or not second or not first.get("n") or not second.get("n"):
         return None
@@ -59,10 +66,10 @@ def gap(first: Mapping[str, Any] | None, second: Mapping[str, Any] | None, same_
 
 
 def describe(first: Side, second: Side, cosine: float | None = None) -> list[str]:
-    """Sentences on what tells the second run from the first.
+    """Sentences that say how the second run differs from the first.
 
     Args:
-        cosine: of their updates, None where it is not known.
+        cosine: of the angle between their updates; None if not known.
     """
     said = [_options(first, second)]
     data = _same(first, second, "data.dataset") and _same(first, second, "model.source")
@@ -77,7 +84,7 @@ def describe(first: Side, second: Side, cosine: float | None = None) -> list[str
         said.append(_losses(first, second))
     said.append(_cost(first, second))
     if cosine is not None:
-        shown = round(cosine, 2) + 0.0  # never "-0.00"
+        shown = round(cosine, 2) + 0.0  # turns -0.0 into 0.0
         said.append(f"Their updates have a cosine of {shown:.2f} (1: the same direction, 0: nothing in common).")
     return [sentence for sentence in said if sentence]
 

@@ -1,5 +1,5 @@
-"""What is new in a run's events since a version, for programs that ask again and again. The version is a place in the
-file, so that a long history is never read twice."""
+"""The events of a run since a version, for programs that poll. The version is a byte offset in the events' file, so
+that a long history is read only once."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from lora_playground.runs import Run
 from lora_playground.runs.history import read_events
 
 MOST_BYTES = 1_000_000
-"""About so much of the history is given in one answer; whoever asks again gets the rest."""
+"""Approximate limit of one answer; the next question gets the rest."""
 
 
 def news(run: Run, since: int) -> tuple[list[dict[str, Any]], int]:
-    """Events after version `since`, and the version to ask with next time. A version beyond the end has no events."""
+    """(events after version `since`, the version to ask with next time). Beyond the end of the file there are none."""
     return read_events(run.events_path, since, MOST_BYTES)

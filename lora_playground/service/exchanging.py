@@ -1,4 +1,5 @@
-"""What a program may take out and bring in: adapters as files, runs as something to do again. Part of `operations`."""
+"""Operations that export and import: adapters as files, runs in a form that can be trained again. Part of
+`operations`."""
 
 from __future__ import annotations
 
@@ -19,10 +20,10 @@ Again = Literal["config", "cli", "script", "notebook"]
 
 
 class Exchanging:
-    """Adapters out and in.
+    """Operations that export and import.
 
     Attributes:
-        supervisor, store: the queue and its runs. place: a folder from which files are handed out.
+        supervisor, store: the queue and its runs. place: a temporary folder for files to be downloaded.
     """
 
     supervisor: Supervisor

@@ -1,5 +1,5 @@
-"""A run's adapter as one file, a zip, in the formats of `exchange.exporting`, and a run as something to do again; what
-needs torch is made by a command."""
+"""Makes downloads of a run: its adapter as a zip in one of the formats of `exchange.exporting`, and the run as a
+script, notebook or command (`reproduce`). What needs torch is made by a command in a process of its own."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ LIMIT_SECONDS = 1800
 
 
 async def exported(store: RunStore, identity: str, format: str, place: Path, rank: int | None = None) -> Path:
-    """The run in that format as a zip in `place`; one that was made before is given again.
+    """Makes a zip of the adapter in `place`, unless it is there already; returns its path.
 
     Raises:
-        PlaygroundError, OSError: each in a sentence for the person.
+        PlaygroundError, OSError: with a message for the person who asks.
     """
     check(format, rank)
     run = store.get(identity)
@@ -50,10 +50,13 @@ async def exported(store: RunStore, identity: str, format: str, place: Path, ran
 
 
 async def reproduced(store: RunStore, identity: str, format: str, place: Path) -> dict[str, Any]:
-    """A run as text to do it again: `format`, `text`, and for script and notebook `standalone`, `why` (not).
+    """A run as text that trains it again.
+
+    Returns:
+        {format, text}; for script and notebook also `standalone`: whether it works without this package, and `why` not.
 
     Raises:
-        PlaygroundError: each in a sentence for the person.
+        PlaygroundError: with a message for the person who asks.
     """
     check_again(format)
     run = store.get(identity)
@@ -72,7 +75,8 @@ async def reproduced(store: RunStore, identity: str, format: str, place: Path) -
 
 
 async def reproduced_bundle(store: RunStore, identity: str, place: Path) -> Path:
-    """A run as a zip of all its formats in `place`; one that was made before is given again. Raises PlaygroundError."""
+    """Makes a zip with the run in all formats in `place`, unless it is there already; returns its path. Raises
+    PlaygroundError."""
     run = store.get(identity)
     target = place / f"{run.id}-reproduce.zip"
     if not target.is_file():
@@ -89,7 +93,7 @@ async def _made_again(store: RunStore, run: str, format: str, out: Path) -> dict
 
 
 def zipped(folder: Path, name: str, place: Path, note: str = "") -> Path:
-    """Packs a folder as `place`/name.zip, with a note as its comment, and returns the file; raises OSError."""
+    """Packs a folder as `place`/name.zip with `note` as the zip's comment; returns its path. Raises OSError."""
     if not folder.is_dir():
         raise FileNotFoundError("this run has saved no adapter")
     target = place / f"{name}.zip"
@@ -104,6 +108,6 @@ def zipped(folder: Path, name: str, place: Path, note: str = "") -> Path:
 
 
 def note_of(packed: Path) -> str:
-    """The note in a zip made by `zipped`, such as how close a LoRA is to a dense update."""
+    """The note of a zip made by `zipped`, such as how exactly a plain LoRA holds a dense update."""
     with zipfile.ZipFile(packed) as archive:
         return archive.comment.decode(errors="replace")

@@ -1,4 +1,4 @@
-"""What a program may ask of the laboratory: sweeps of many runs, and mixtures of a few. Part of `operations`."""
+"""Operations on several runs: sweeps and mixtures. Part of `operations`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Wish = Literal["run", "pause", "stop"]
 
 
 class Laboratory:
-    """Sweeps and mixtures.
+    """Operations on several runs.
 
     Attributes:
-        supervisor, store: the queue and its runs. sweeps: feeds sweeps to it; None where there is none.
+        supervisor, store: the queue and its runs. sweeps: queues the runs of sweeps; None if this server has no sweeps.
     """
 
     supervisor: Supervisor

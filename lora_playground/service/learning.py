@@ -1,4 +1,4 @@
-"""What a program may ask of lessons and claims: what there is. Part of `operations`; it plays none."""
+"""Operations that list lessons and claims. Part of `operations`. Lessons are played on the web page only."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lora_playground.service.values import words
 
 
 class Learning:
-    """Lessons and claims.
+    """Operations that list lessons and claims.
 
     Attributes:
-        home: folder of lessons that were added here.
+        home: its folder `lessons` may have further lessons.
     """
 
     home: Path

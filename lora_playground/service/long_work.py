@@ -1,5 +1,5 @@
-"""Commands that take long, for programs: each in a process of its own, one at a time; whoever asks again gets the same
-work's result. It knows no command."""
+"""Runs commands that take long for programs, each in a process of its own, one at a time. A program that does not want
+to wait asks again later and gets the same command's result."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from lora_playground.service.commands import run_command
 
 LIMIT_SECONDS = 3600
 LONGEST_WAIT = 50.0
-"""Seconds that one question may wait; under the minute after which many clients give up."""
+"""Seconds that one request may wait: less than the minute after which many HTTP clients give up."""
 KEPT = 64
-"""Results that wait for somebody to ask again; the oldest goes first."""
+"""How many results are kept until they are asked for again; beyond that the oldest are dropped."""
 
 
 class LongWork:
-    """The long work of one server. Ask on one event loop only.
+    """The commands of one server. Use it from one event loop only.
 
     Args:
-        home: where the runs are.
+        home: has the runs.
     """
 
     def __init__(self, home: Path) -> None:
@@ -32,11 +32,13 @@ class LongWork:
         self._turn: asyncio.Lock | None = None
 
     async def result(self, command: Sequence[str], who: str, wait: float) -> dict[str, Any]:
-        """What `python -m lora_playground COMMAND --json` tells, with `state` done; or, where `wait` seconds do not
-        suffice, `state` running.
+        """Runs `python -m lora_playground COMMAND --json`, or returns to it if it is running.
+
+        Returns:
+            its value with `state` 'done', or only `state` 'running' if it takes longer than `wait` seconds.
 
         Raises:
-            JobError: `who` has something else under way. PlaygroundError: what the command said.
+            JobError: another command is running for `who`. PlaygroundError: the command failed, with its message.
         """
         key = tuple(command)
         if key not in self._tasks:

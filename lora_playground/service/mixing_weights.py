@@ -1,4 +1,4 @@
-"""Runs with the weights of a mixture, as programs give them."""
+"""Checks the runs and weights of a mixture that a program gives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from lora_playground.service.values import listed
 
 
 def weighed(runs: Any, weights: Any) -> tuple[list[str], list[float]]:
-    """Ids and one weight for each; raises ConfigError where their numbers differ, or one is not of its kind."""
+    """(run ids, one weight for each; all 1 if `weights` is None). Raises ConfigError if the lists do not fit together,
+    or one holds something else."""
     names = listed("runs", runs, str)
     shares = [float(share) for share in listed("weights", weights, int, float)] or [1.0] * len(names)
     if len(shares) != len(names):

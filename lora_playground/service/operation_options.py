@@ -1,4 +1,4 @@
-"""The options of operations other than training: the one schema behind their flags and their endpoints."""
+"""The options of operations other than training: one schema for their command-line flags and their endpoints."""
 
 from __future__ import annotations
 
@@ -87,16 +87,16 @@ SECTIONS: dict[str, type[Section]] = {
     "evaluate": EvaluateOptions, "export": ExportOptions, "chat": ChatOptions,
     "merge": MixingOptions, "merge_scores": WeightsOptions, "direction": DirectionOptions, "dial": DialOptions,
 }  # fmt: skip
-"""{operation: the schema of its further options}; the others that take some have those of a run."""
+"""{operation: schema of its **options}. Operations that are not listed here have the options of a run, or none."""
 
 
 def section_of(section: type[S], given: Mapping[str, Any]) -> S:
-    """The options of a program as that schema has them; those that are None count as absent. Raises ConfigError."""
+    """Checks options that a program gives, of which None counts as not given. Raises ConfigError."""
     return checked(section, {name: value for name, value in given.items() if value is not None})
 
 
 def flags_of(given: Section) -> list[str]:
-    """Options as flags of the command; the '=' keeps a value that begins with a dash from being taken for a flag."""
+    """Options as flags of the command line. They are joined by '=', so that a negative value is not read as a flag."""
     flags = []
     for name, value in given:
         if value is not None:

@@ -1,8 +1,9 @@
-"""Everything that a program may ask of a running server, one method an operation, with the limits that people have.
+"""Everything that programs can ask of a running server, one method for each operation.
 
-`who` is the name under which a program's runs stand: as for people, only who started a run may stop, resume, score or
-delete it. Names, types and descriptions of API, MCP and docs/api.md are read from these methods, and those of a run's
-options from the schema. It knows no Gradio and no request; every error is one of `errors`.
+`who` identifies the caller and owns the runs that it starts: as for people, only the owner may stop, resume, score or
+delete a run, and the same limits hold. Names, types and descriptions in API, MCP and docs/api.md are taken from these
+methods and their docstrings, those of a run's options from its schema. This module knows no Gradio and no HTTP; all
+errors are classes of `errors`.
 """
 
 from __future__ import annotations
@@ -38,26 +39,25 @@ from lora_playground.service.values import number, whole, words
 from lora_playground.sweeps import SweepScheduler
 
 MAX_TEXT = 20_000_000
-"""Characters of rows that are given as text."""
+"""Most characters of rows that are given as text."""
 
 
 class Operations(Exchanging, Laboratory, Readings, Learning):
-    """What a program may do.
+    """All operations.
 
     Args:
-        supervisor: the queue and its runs.
-        chat: the chat process's side in this process.
-        sweeps: feeds sweeps to the queue.
+        supervisor: the queue and its runs. chat: client of the chat process. sweeps: queues the runs of sweeps; None if
+            this server has no sweeps.
     """
 
     def __init__(self, supervisor: Supervisor, chat: ChatClient, sweeps: SweepScheduler | None = None) -> None:
         self.sweeps = sweeps
         self.supervisor, self.store, self.home = supervisor, supervisor.runs, supervisor.home
         self._chat, self.work, self._asking = chat, LongWork(supervisor.home), Counter[str]()
-        # Gradio hands out files from the system's folder for temporary ones; this one goes with the process.
+        # Gradio only serves files from the system's temporary folder. This folder is deleted when the process ends.
         self.place = tempfile.TemporaryDirectory(prefix="lora-playground-", ignore_cleanup_errors=True)
 
-    # --- what there is ------------------------------------------------------------------------------------------------
+    # --- lists --------------------------------------------------------------------------------------------------------
 
     def list_models(self, who: str) -> list[dict[str, Any]]:
         """Lists the base models of the catalogue; 'embedded' ships with the app. Any hub id works as well."""
@@ -105,7 +105,7 @@ class Operations(Exchanging, Laboratory, Readings, Learning):
         most = whole("limit", limit, 1, 1000)
         rows: list[dict[str, Any]] = []
         for run in self.store.list():
-            with contextlib.suppress(PlaygroundError):  # one damaged folder must not hide the others
+            with contextlib.suppress(PlaygroundError):  # leaves a damaged folder out
                 rows.append(catalogue.run_row(run, self.supervisor.job(run.id).state))
             if len(rows) == most:
                 break
@@ -318,11 +318,11 @@ class Operations(Exchanging, Laboratory, Readings, Learning):
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _owner(self, who: str, run: str) -> str | None:
-        # Whoever has the token, or asks on this machine, is the operator: what nobody has started is theirs too.
+        # Programs have the server's token or run on its machine, so they may also change runs that have no owner.
         return who if self.supervisor.job(self.store.get(run).id).owner else None
 
     def _mine(self, who: str, run: str) -> Run:
-        """The run, where `who` may change it; raises JobError, RunError."""
+        """The run, if `who` may change it. Raises JobError or RunError if not, or if there is none."""
         self.supervisor.job(run, self._owner(who, run))
         return self.store.get(run)
 

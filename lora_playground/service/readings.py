@@ -1,5 +1,5 @@
-"""What a program may ask of the laboratory that loads a model: directions, dials, first gradients, scores of mixtures.
-Part of `operations`. Each is the command of that name in a process of its own, so that its words are the command's.
+"""Operations of the laboratory that load a model: directions, dials, first gradients, scores of mixtures. Part of
+`operations`. Each runs the command of the same name in a process of its own.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from lora_playground.service.values import number, words
 
 
 class Readings:
-    """Readings of finished runs.
+    """Operations of the laboratory that load a model.
 
     Attributes:
-        store: the runs. work: makes what takes long.
+        store: the runs. work: runs the commands.
     """
 
     store: RunStore

@@ -1,6 +1,6 @@
-"""The options of a run as flat, named values, and the RunConfig that they ask for: one way for flags and programs.
+"""Converts between a RunConfig and flat, named options, the same for command-line flags and programs.
 
-Names, kinds, bounds and descriptions all come from the schema. It checks nothing itself.
+Names, types, bounds and descriptions all come from the schema, which also does the checks.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from lora_playground.reproduce.command import flag
 from lora_playground.variants import VARIANTS, get_variant
 
 COMMON = ("rank", "alpha", "dropout", "target_modules")
-"""Options that most variants have; these have a parameter of their own, all others go into `variant_options`."""
+"""Options that most variants have. Each is a parameter; all other options of variants go into `variant_options`."""
 
 FEDERATED = tuple(options(FederatedConfig, "federated."))
-"""Options of a run among several parties; where one of them is given, the run is such a one."""
+"""Options of federated runs. A run for which one of them is given is federated."""
 
 _KINDS: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str}
 _LISTS: dict[str, Any] = {"str": list[str], "int": list[int], "float": list[float]}
@@ -31,9 +31,9 @@ class Parameter:
 
     Attributes:
         name: the flag with underscores, such as 'batch_tokens'.
-        type: a Python type; every parameter may be left out (None).
+        type: a Python type; None (not given) is always allowed.
         description: for people and models, with bounds and default.
-        option: the option of the schema behind it, None for those that stand for several.
+        option: the schema's option behind it; None for a parameter that stands for several.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Parameter:
 
 
 def parameters() -> list[Parameter]:
-    """All of them: where to begin from, then the schema's options in its order, then those of the variant."""
+    """All parameters: first config and preset, then the schema's options in its order, then those of the variant."""
     presets = "; ".join(f"{name}: {purpose.lower()}" for name, purpose in PURPOSES.items())
     found = [
         Parameter("config", dict[str, Any], "A whole RunConfig, as get_run gives it; what is given beside it wins."),
@@ -51,7 +51,7 @@ def parameters() -> list[Parameter]:
         Parameter("variant", str, "How the update is written; list_variants tells them. [default lora]"),
     ]  # fmt: skip
     found += [_parameter(option) for option in options(RunConfig)]
-    several = reversed(VARIANTS.values())  # where methods word an option differently, the first one's words count
+    several = reversed(VARIANTS.values())  # an option is described as the first variant describes it
     shared = {option.path: option for variant in several for option in options(variant.config, "variant.")}
     found += [_parameter(shared[f"variant.{name}"], " (of variants that have it)", default=False) for name in COMMON]
     return [
@@ -64,12 +64,12 @@ def parameters() -> list[Parameter]:
 
 
 def of_section(section: type[Section]) -> list[Parameter]:
-    """The options of another schema than a run's, as `parameters` has those of a run."""
+    """The options of another schema, in the form of `parameters`."""
     return [_parameter(option) for option in options(section)]
 
 
 def describe(option: Option, default: bool = True) -> str:
-    """An option in words, with its bounds and its default: 'Optimiser steps. [1 to 1,000,000; default 200]'."""
+    """An option's description with its bounds and default: 'Optimiser steps. [1 to 1,000,000; default 200]'."""
     low, high = (None if bound is None else f"{bound:,.10g}" for bound in (option.low, option.high))
     above = "above " if option.low_open else ""
     bounds = [f"{above}{low or ''} to {high}" if high else f"{above or 'from '}{low}"] if low or high else []
@@ -91,7 +91,7 @@ def _parameter(option: Option, note: str = "", default: bool = True) -> Paramete
 
 
 def build(given: Mapping[str, Any]) -> RunConfig:
-    """The RunConfig of named values, as `parameters` has them; those that are None count as absent.
+    """Makes a RunConfig of named values (see `parameters`), of which None counts as not given.
 
     Raises:
         ConfigError: an unknown name or option, or a value that is not allowed.
@@ -117,10 +117,15 @@ def _plain(name: str, value: Any) -> dict[str, Any] | None:
 
 
 def assemble(data: dict[str, Any], variant: Any, values: Mapping[str, Any], preset: Any = None) -> RunConfig:
-    """Plain data of a RunConfig, with another variant, then single options by path, then a preset's options below all.
+    """Makes a RunConfig of several sources.
+
+    Args:
+        data: plain data of a RunConfig. variant: name of a variant that replaces its own, or None.
+        values: {dotted path of an option: value}, which take precedence. preset: name of the preset whose options hold
+            for all that is not given, or None.
 
     Raises:
-        ConfigError: as `build`.
+        ConfigError: see `build`.
     """
     for name, value in (("variant.name", variant), ("preset", preset)):
         if value is not None and not isinstance(value, str):

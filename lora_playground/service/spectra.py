@@ -1,4 +1,4 @@
-"""What a run has learned, as numbers and as a picture: singular values of ΔW of each module, and a cut of them.
+"""The singular values of a run's updates, as numbers and as a picture, and cutting a run to some of its directions.
 
 It reads run folders with NumPy alone.
 """
@@ -19,13 +19,13 @@ from lora_playground.runs import Run, RunStore
 
 
 def updates_of(run: Run) -> list[Update]:
-    """A run's saved updates; raises RunError where it has none."""
+    """A run's saved updates. Raises RunError if it has none."""
     run.require_update()
     return load_updates(run.update_path)
 
 
 def _each(run: Run) -> Iterator[Update]:
-    """A run's updates one after another. Those of an adapter too large for chat come from its file."""
+    """Iterates over a run's updates; those of an imported adapter that is too large for chat are read from its file."""
     if not run.update_path.is_file() and "imported" in (run.result() or {}):
         yield from opened(run).updates()
     else:
@@ -33,7 +33,7 @@ def _each(run: Run) -> Iterator[Update]:
 
 
 def numbers(run: Run) -> dict[str, Any]:
-    """Singular values of each module's update, descending, with effective and stable rank."""
+    """{run, modules: [{name, shape, factored, singular_values (descending), effective_rank, stable_rank}]} of a run."""
     shapes: dict[str, tuple[list[int], bool]] = {}
 
     def noted() -> Iterator[Update]:
@@ -56,10 +56,10 @@ def numbers(run: Run) -> dict[str, Any]:
 
 
 def picture(run: Run, module: str = "") -> bytes:
-    """Singular values of one module as a PNG; '' takes the module whose largest one is the greatest.
+    """The singular values of one module as a PNG; '' takes the module with the largest singular value.
 
     Raises:
-        ConfigError: there is no such module; the message names those there are.
+        ConfigError: there is no such module; the message names the modules.
     """
     found = {entry["name"]: entry["singular_values"] for entry in numbers(run)["modules"]}
     if not isinstance(module, str) or (module not in found and module != ""):
@@ -70,7 +70,8 @@ def picture(run: Run, module: str = "") -> bytes:
 
 
 def cut(store: RunStore, run: Run, mode: Mode, k: int, first: int, last: int, strength: float, title: str) -> Run:
-    """A new run with only some directions of every module of `run`, saved as a plain LoRA."""
+    """Makes a run with only some directions of every module's update, saved as a plain LoRA. For the arguments see
+    `operations.Operations.cut`."""
     chosen = Truncation(mode, k, first, max(first, last), strength)
     left = Decomposition(updates_of(run)).truncate(chosen)
     return derive(store, run, left, title or f"{run.label}: {chosen.describe()}", {"cut": vars(chosen)})

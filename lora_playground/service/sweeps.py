@@ -1,4 +1,4 @@
-"""A sweep as a plain value, and its pictures with a sentence each: the same for command line, page and programs."""
+"""The report on a sweep as plain data, and its figures, each with a sentence: for command line, page and programs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from lora_playground.sweeps.findings import MARGIN, Scored
 from lora_playground.sweeps.status import Member, SweepStatus
 
 PICTURES = ("fan", "score", "heat", "capacity", "utilisation")
-"""In the order of the page; 'heat' only where two options are swept."""
+"""Names of the figures in the page's order; 'heat' only exists if two options are swept."""
 
 
 def report(status: SweepStatus) -> dict[str, Any]:
-    """What a program wants to know of a sweep, as JSON."""
+    """Everything about a sweep as data for JSON: its runs, what they show, and the figures' sentences."""
     members, best = status.members, findings.best(status.members)
     scored = findings.scores_by_rank(members)
     found, held, used = (
@@ -44,7 +44,7 @@ def report(status: SweepStatus) -> dict[str, Any]:
 
 
 def line(status: SweepStatus) -> dict[str, Any]:
-    """A sweep in one line of a list."""
+    """A sweep as a row of a list."""
     best = findings.best(status.members)
     return {
         "sweep": status.sweep.id, "label": status.sweep.label, "state": status.state,
@@ -54,7 +54,7 @@ def line(status: SweepStatus) -> dict[str, Any]:
 
 
 def row(member: Member) -> dict[str, Any]:
-    """One run of a sweep."""
+    """One run of a sweep as a row."""
     entry, score = member.entry, member.score or {}
     return {
         "run": entry.run or None, "name": entry.name, "variant": entry.variant, "rank": entry.rank,
@@ -65,7 +65,7 @@ def row(member: Member) -> dict[str, Any]:
 
 
 def pictures(status: SweepStatus) -> dict[str, tuple[dict[str, Any], str]]:
-    """{name: (figure, sentence)}, of what the runs have found so far."""
+    """{name: (figure, sentence)} of what the runs have shown so far."""
     members = status.members
     lines = [(one.rank, one.steps, one.losses, one.separates_at) for one in findings.curves_by_rank(members)]
     scored = findings.scores_by_rank(members)

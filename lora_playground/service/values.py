@@ -1,4 +1,4 @@
-"""Checks of single values that come from a program, in the words of the schema's own errors."""
+"""Checks single values that a program gives; errors are worded like those of the schema."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from lora_playground.errors import ConfigError
 
 
 def words(name: str, value: Any, most: int) -> str:
-    """The text; raises ConfigError where it is none, or too long."""
+    """Checks a text of at most `most` characters. Raises ConfigError."""
     if not isinstance(value, str) or len(value) > most or "\0" in value:
         raise ConfigError(name, value, f"give a text of at most {most:,} characters")
     return value
 
 
 def whole(name: str, value: Any, low: int, high: int) -> int:
-    """The whole number; raises ConfigError where it is none, or out of bounds."""
+    """Checks a whole number from `low` to `high`. Raises ConfigError."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ConfigError(name, value, f"give a whole number from {low:,} to {high:,}")
     return value
 
 
 def number(name: str, value: Any, low: float, high: float) -> float:
-    """The number; raises ConfigError where it is none, or out of bounds."""
+    """Checks a number from `low` to `high`. Raises ConfigError."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise ConfigError(name, value, f"give a number from {low:,} to {high:,}")
     return float(value)
 
 
 def listed(name: str, value: Any, *kinds: type) -> list[Any]:
-    """The list, [] for None; raises ConfigError where it is none, or holds something else than `kinds`."""
+    """Checks a list whose items have one of the types `kinds`; [] for None. Raises ConfigError."""
     items = [] if value is None else value
     if not isinstance(items, list) or any(isinstance(one, bool) or not isinstance(one, kinds) for one in items):
         raise ConfigError(name, value, f"give a list of {'texts' if kinds == (str,) else 'numbers'}")
