@@ -10,11 +10,10 @@ from lora_playground.jobs.supervisor import Supervisor
 from lora_playground.lab import mixing
 from lora_playground.runs import RunStore
 from lora_playground.service import catalogue, run_options
-from lora_playground.service.mixing_weights import weighed
 from lora_playground.service.operation_options import MixingOptions, section_of
 from lora_playground.service.spectra import updates_of
 from lora_playground.service.sweeps import line, report
-from lora_playground.service.values import listed, whole, words
+from lora_playground.service.values import listed, weighed, whole, words
 from lora_playground.sweeps import Grid, SweepScheduler
 
 Wish = Literal["run", "pause", "stop"]

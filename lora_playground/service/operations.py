@@ -27,8 +27,8 @@ from lora_playground.jobs.supervisor import Supervisor
 from lora_playground.machine.device import device
 from lora_playground.models.catalogue import resolve
 from lora_playground.runs import Run
+from lora_playground.runs.history import read_events
 from lora_playground.service import catalogue, conversation, run_options, spectra
-from lora_playground.service.events import news
 from lora_playground.service.exchanging import Exchanging
 from lora_playground.service.laboratory import Laboratory
 from lora_playground.service.learning import Learning
@@ -40,6 +40,8 @@ from lora_playground.sweeps import SweepScheduler
 
 MAX_TEXT = 20_000_000
 """Most characters of rows that are given as text."""
+EVENT_BYTES = 1_000_000
+"""About so much of a run's events is in one answer of `status`; the next question gets the rest."""
 
 
 class Operations(Exchanging, Laboratory, Readings, Learning):
@@ -197,7 +199,7 @@ class Operations(Exchanging, Laboratory, Readings, Learning):
         before = self.supervisor.job(run).state
         while True:
             job = self.supervisor.job(run)
-            events, version = news(found, offset)
+            events, version = read_events(found.events_path, offset, EVENT_BYTES)
             moved = job.state != before or (bool(events) and until == "news")
             if job.ended or (moved and until == "news") or time.monotonic() >= end:
                 break

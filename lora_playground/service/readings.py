@@ -11,7 +11,6 @@ from lora_playground.analysis.merging import Recipe
 from lora_playground.lab import mixing
 from lora_playground.runs import RunStore
 from lora_playground.service.long_work import LONGEST_WAIT, LongWork
-from lora_playground.service.mixing_weights import weighed
 from lora_playground.service.operation_options import (
     DialOptions,
     DirectionOptions,
@@ -19,7 +18,7 @@ from lora_playground.service.operation_options import (
     flags_of,
     section_of,
 )
-from lora_playground.service.values import number, words
+from lora_playground.service.values import number, weighed, words
 
 
 class Readings:

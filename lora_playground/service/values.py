@@ -34,3 +34,13 @@ def listed(name: str, value: Any, *kinds: type) -> list[Any]:
     if not isinstance(items, list) or any(isinstance(one, bool) or not isinstance(one, kinds) for one in items):
         raise ConfigError(name, value, f"give a list of {'texts' if kinds == (str,) else 'numbers'}")
     return items
+
+
+def weighed(runs: Any, weights: Any) -> tuple[list[str], list[float]]:
+    """(run ids, one weight for each; all 1 if `weights` is None). Raises ConfigError if the lists do not fit together,
+    or one holds something else."""
+    names = listed("runs", runs, str)
+    shares = [float(share) for share in listed("weights", weights, int, float)] or [1.0] * len(names)
+    if len(shares) != len(names):
+        raise ConfigError("weights", weights, "give one for each run")
+    return names, shares
