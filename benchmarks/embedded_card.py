@@ -12,6 +12,7 @@ import json
 import math
 import random
 import re
+import statistics
 import sys
 from pathlib import Path
 from string import Template
@@ -70,9 +71,11 @@ def skills(decoder: Any) -> tuple[float, int, dict[str, tuple[float, int]]]:
     result = evaluation.evaluate(
         lambda chats: decoder.generate(chats, max_new_tokens=64), rows, "base-skills", batch=24
     )
-    means = evaluation.score_by(rows, result["samples"])
-    counts = {name: sum(row["meta"]["skill"] == name for row in rows) for name in means}
-    return result["score"], result["n"], {name: (means[name], counts[name]) for name in means}
+    scores: dict[str, list[float]] = {}
+    for row, sample in zip(rows, result["samples"], strict=True):
+        scores.setdefault(row["meta"]["skill"], []).append(sample["score"])
+    each = {name: (statistics.fmean(found), len(found)) for name, found in sorted(scores.items())}
+    return result["score"], result["n"], each
 
 
 def different_words(count: int = 60_000) -> int:

@@ -12,7 +12,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -251,11 +251,3 @@ def paired_interval(before: Sequence[float], after: Sequence[float]) -> tuple[fl
     mean = sum(gains) / count
     spread = math.sqrt(max(0.0, sum(gain * gain for gain in gains) + 1 - count * mean * mean)) / count
     return max(-1.0, mean - _Z * spread), min(1.0, mean + _Z * spread)
-
-
-def score_by(rows: Iterable[Row], samples: Iterable[dict[str, Any]], key: str = "skill") -> dict[str, float]:
-    """Mean score for each value of a meta field, as of the samples that `evaluate` returned for these rows."""
-    groups: dict[str, list[float]] = {}
-    for row, sample in zip(rows, samples, strict=True):
-        groups.setdefault(str(row.get("meta", {}).get(key, "")), []).append(float(sample["score"]))
-    return {name: sum(scores) / len(scores) for name, scores in sorted(groups.items())}

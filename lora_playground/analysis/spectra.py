@@ -243,11 +243,6 @@ def energy_rank(values: Values, share: float = 0.9, frobenius: float | None = No
     return int(reached[0]) + 1 if reached.size else captured.size + 1
 
 
-def frobenius_norm(values: Values) -> float:
-    """‖ΔW‖_F = √Σσ² of a whole spectrum."""
-    return float(np.linalg.norm(np.asarray(values, dtype=np.float64)))
-
-
 def summary(spectrum: Spectrum) -> dict[str, float]:
     """The map's measures of one module: effective_rank, stable_rank, frobenius, sigma_1, energy_rank_90."""
     values, norm = spectrum.values, spectrum.frobenius

@@ -67,12 +67,6 @@ class Reading:
     repeats: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def require_all(self) -> None:
-        """Raises DataError for the first bad row: for callers that do not want to skip any."""
-        if self.problems:
-            more = f" ({self.bad - 1} more rows cannot be used either.)" if self.bad > 1 else ""
-            raise DataError(self.problems[0].text + more)
-
 
 def read_file(path: Path, name: str | None = None, mapping: Mapping[str, str] | None = None) -> Reading:
     """Reads an uploaded file.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
@@ -41,7 +40,6 @@ FALLBACK_TEMPLATE = (
 would merge with the first word of the answer into one token, which a prompt alone never shows."""
 
 _ENDINGS = (".json", ".safetensors", ".model", ".txt", ".jinja")
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

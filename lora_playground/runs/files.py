@@ -82,7 +82,7 @@ def write_json(path: Path, value: Any) -> None:
         except BaseException:
             staged.unlink(missing_ok=True)
             raise
-        sync_folder(path.parent)
+        sync(path.parent)
 
 
 def _write_all(handle: int, data: bytes) -> None:
@@ -90,9 +90,9 @@ def _write_all(handle: int, data: bytes) -> None:
         data = data[os.write(handle, data) :]
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes renames and new names in `folder` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Makes a file, or the renames and new names in a folder, survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -120,7 +120,7 @@ def publish(staged: Path, final: Path) -> None:
             shutil.rmtree(old, ignore_errors=True)
         else:
             os.replace(staged, final)
-        sync_folder(final.parent)
+        sync(final.parent)
 
 
 def read_json(path: Path) -> Any | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,7 +146,7 @@ def _number(result: Mapping[str, Any], key: str) -> float | None:
 
 
 def _options(first: Side, second: Side) -> str:
-    a, b = dict(_flat(first.config)), dict(_flat(second.config))
+    a, b = flat(first.config), flat(second.config)
     unlike = [key for key in dict.fromkeys([*a, *b]) if key != "title" and a.get(key) != b.get(key)]
     if not unlike:
         return "They were made with the same options."
@@ -156,13 +156,14 @@ def _options(first: Side, second: Side) -> str:
 
 
 def _same(first: Side, second: Side, path: str) -> bool:
-    return dict(_flat(first.config)).get(path) == dict(_flat(second.config)).get(path)
+    return flat(first.config).get(path) == flat(second.config).get(path)
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Sequence[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{dotted path: value} of a config as nested plain data."""
+    found: dict[str, Any] = {}
     for key, value in config.items():
-        found += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(prefix + key, value)]
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return found
 
 

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from lora_playground.config import TrainingConfig
 from lora_playground.data.encoding import Example
 from lora_playground.errors import TrainingError
+from lora_playground.runs.files import sync
 
 KEPT = 2
 _NAME = re.compile(r"step-(\d+)")
@@ -72,12 +73,12 @@ def save(folder: Path, state: State) -> Path:
         about = {name: getattr(state, name) for name in _PLAIN} | {"sizes": sizes}
         (staging / "state.json").write_text(json.dumps(about), encoding="utf-8")
         for path in staging.iterdir():
-            _sync(path)
-        _sync(staging)
+            sync(path)
+        sync(staging)
         if target.exists():
             shutil.rmtree(target)
         os.replace(staging, target)
-        _sync(folder)
+        sync(folder)
         for step in _steps(folder)[KEPT:]:
             shutil.rmtree(folder / f"step-{step}", ignore_errors=True)
     except (OSError, RuntimeError) as error:
@@ -149,11 +150,3 @@ def _steps(folder: Path) -> list[int]:
     """Steps of the finished checkpoints, newest first."""
     found = [int(match[1]) for entry in folder.iterdir() if (match := _NAME.fullmatch(entry.name))]
     return sorted(found, reverse=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

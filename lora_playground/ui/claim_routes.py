@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from lora_playground.claims import Claim, get_claim, list_claims, verdict
@@ -21,7 +21,7 @@ from lora_playground.claims.trials import Trials
 from lora_playground.errors import ConfigError, PlaygroundError
 from lora_playground.models.catalogue import list_models
 from lora_playground.ui.identity import Identity
-from lora_playground.ui.json_body import json_object
+from lora_playground.ui.json_body import json_answer, json_object
 
 
 class ClaimRoutes:
@@ -42,9 +42,9 @@ class ClaimRoutes:
             model = _model(request.query_params.get("model", ""))
             told = [described(one) | self._trials.states(visitor, one, model) for one in list_claims()]
         except PlaygroundError as failure:
-            return _json({"error": str(failure)}, 400)
+            return json_answer({"error": str(failure)}, 400)
         models = [{"source": card.source, "label": card.label} for card in list_models()]
-        return _json({"claims": told, "models": models})
+        return json_answer({"claims": told, "models": models})
 
     async def _begin(self, request: Request) -> Response:
         visitor = self._identity.of_plain(request)
@@ -57,9 +57,9 @@ class ClaimRoutes:
             claim, model = get_claim(str(told.get("name", ""))), _model(str(told.get("model") or ""))
             if not claim.sides:
                 raise ConfigError("claim", claim.name, "one with two sides to train; this one has none")
-            return _json(await run_in_threadpool(self._trials.begin, visitor, claim, model))
+            return json_answer(await run_in_threadpool(self._trials.begin, visitor, claim, model))
         except PlaygroundError as failure:
-            return _json({"error": str(failure)}, 400)
+            return json_answer({"error": str(failure)}, 400)
 
 
 def described(claim: Claim) -> dict[str, Any]:
@@ -101,7 +101,3 @@ def _model(source: str) -> str | None:
     if source and source not in known:
         raise ConfigError("model", source, f"one of {', '.join(known)}")
     return None if source in ("", "embedded") else source
-
-
-def _json(value: Any, status: int = 200) -> JSONResponse:
-    return JSONResponse(value, status, headers={"Cache-Control": "no-store"})

@@ -15,7 +15,7 @@ from typing import Any
 import segno
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from lora_playground.classroom import Class, Classes
@@ -28,12 +28,13 @@ from lora_playground.machine.network import address_in_network
 from lora_playground.models.sources import is_shared
 from lora_playground.ui import theme
 from lora_playground.ui.identity import Identity
-from lora_playground.ui.json_body import json_object
+from lora_playground.ui.json_body import json_answer, json_object
 
 FRESH = 1.0
 """Seconds for which the counted answers of a class serve all who ask."""
 AWAY = 12.0
 """Seconds without a question of a person's page after which they count as away."""
+_NO_COOKIE = "This page has no visitor's cookie; open the app once and allow cookies."
 LOCAL = ("localhost", "127.0.0.1", "::1")
 _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">{styles}</head>
@@ -78,7 +79,7 @@ class ClassRoutes:
              "opened": one.opened, "ended": one.ended is not None}
             for one in self.classes.of_teacher(visitor)
         ]  # fmt: skip
-        return _json({"classes": classes, "lessons": self._lessons()})
+        return json_answer({"classes": classes, "lessons": self._lessons()})
 
     def _grid(self, request: Request, visitor: str) -> Response:
         course = self.classes.taught(visitor, request.query_params.get("code", ""))
@@ -90,13 +91,13 @@ class ClassRoutes:
             "shown": course.shown, "link": join_link(request), "alone": only_here(request),
             "questions": self._questions(course), "lessons": self._lessons(), **grid,
         }  # fmt: skip
-        return _json(told)
+        return json_answer(told)
 
     def _me(self, request: Request, visitor: str) -> Response:
         course = self.classes.attended(visitor, request.query_params.get("code", ""))
         self._seen[(course.code, visitor)] = time.monotonic()
         attempt = self._player.attempt(visitor, course.lesson)
-        return _json(for_a_person(course, visitor, self._questions(course), attempt))
+        return json_answer(for_a_person(course, visitor, self._questions(course), attempt))
 
     def _qr(self, request: Request, visitor: str) -> Response:
         course = self.classes.taught(visitor, request.query_params.get("code", ""))
@@ -129,11 +130,11 @@ class ClassRoutes:
         def told(request: Request) -> Response:
             visitor = self._identity.of_plain(request)
             if not visitor:
-                return _json({"error": "This page has no visitor's cookie; open the app once and allow cookies."}, 401)
+                return json_answer({"error": _NO_COOKIE}, 401)
             try:
                 return answer(request, visitor)
             except PlaygroundError as failure:
-                return _json({"error": str(failure)}, 404)
+                return json_answer({"error": str(failure)}, 404)
 
         return told
 
@@ -142,14 +143,14 @@ class ClassRoutes:
     async def _act(self, request: Request) -> Response:
         visitor = self._identity.of_plain(request)
         if not visitor:
-            return _json({"error": "This page has no visitor's cookie; open the app once and allow cookies."}, 401)
+            return json_answer({"error": _NO_COOKIE}, 401)
         told = await json_object(request)
         if isinstance(told, Response):
             return told
         try:
-            return _json(await run_in_threadpool(self._do, visitor, told, request))
+            return json_answer(await run_in_threadpool(self._do, visitor, told, request))
         except PlaygroundError as failure:
-            return _json({"error": str(failure)}, 400)
+            return json_answer({"error": str(failure)}, 400)
 
     def _do(self, visitor: str, told: dict[str, Any], request: Request) -> dict[str, Any]:
         do, code = str(told.get("do", "")), str(told.get("code", ""))
@@ -236,7 +237,3 @@ def _step(told: dict[str, Any]) -> int:
 def _page(title: str, page: str) -> Response:
     styles, scripts = theme.class_parts()
     return HTMLResponse(_PAGE.format(title=f"{title}: LoRA Playground", page=page, styles=styles, scripts=scripts))
-
-
-def _json(value: Any, status: int = 200) -> JSONResponse:
-    return JSONResponse(value, status, headers={"Cache-Control": "no-store"})

@@ -6,7 +6,7 @@ It reads run folders and draws; it starts nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from lora_playground.analysis.adapter_map import plane
 from lora_playground.errors import PlaygroundError
 from lora_playground.evaluation import interval
 from lora_playground.runs import Run
-from lora_playground.service.difference import Side, describe
+from lora_playground.service.difference import Side, describe, flat
 from lora_playground.ui.cards import skills_kept
 from lora_playground.ui.compare_updates import Alike, Alikeness
 from lora_playground.ui.shell import LATEST, QUIET, SETS, Shell, actions, draw, heading, note, picture, toggled
@@ -188,7 +188,7 @@ def remark(lines: Sequence[Line]) -> str:
         )
         unlike.append(f"had unlike budgets ({names})")
     for path, words in (("data.dataset", "datasets"), ("model.source", "base models")):
-        if len({dict(_flat(line.config)).get(path) for line in ticked}) > 1:
+        if len({flat(line.config).get(path) for line in ticked}) > 1:
             unlike.append(f"differ in their {words}")
     if not unlike:
         return ""
@@ -200,9 +200,9 @@ def differences(lines: Sequence[Line]) -> str:
     ticked = [line for line in lines if line.colour]
     if len(ticked) < 2:
         return '<p class="lp-note">Tick two runs or more to see in which options they differ.</p>'
-    flat = [dict(_flat(line.config)) for line in ticked]
-    keys = dict.fromkeys(key for one in flat for key in one if key != "title")
-    differing = [key for key in keys if len({repr(one.get(key, ...)) for one in flat}) > 1]
+    configs = [flat(line.config) for line in ticked]
+    keys = dict.fromkeys(key for one in configs for key in one if key != "title")
+    differing = [key for key in keys if len({repr(one.get(key, ...)) for one in configs}) > 1]
     if not differing:
         return '<p class="lp-note">They were made with the same options.</p>'
     heads = "".join(
@@ -211,7 +211,7 @@ def differences(lines: Sequence[Line]) -> str:
     )
     rows = "".join(
         f'<tr><th scope="row">{escape(option_name(key))}</th>'
-        + "".join(f"<td>{escape(_shown(one[key]) if key in one else '–')}</td>" for one in flat)
+        + "".join(f"<td>{escape(_shown(one[key]) if key in one else '–')}</td>" for one in configs)
         + "</tr>"
         for key in differing
     )
@@ -236,16 +236,6 @@ _NAMES = {
 def option_name(path: str) -> str:
     """An option as the forms name it: 'training.learning_rate' is 'Learning rate'."""
     return _NAMES.get(path) or path.rpartition(".")[2].replace("_", " ").capitalize()
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            found += _flat(value, f"{prefix}{key}.")
-        else:
-            found.append((prefix + key, value))
-    return found
 
 
 def _shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Reads what a page sends to a plain route. It knows no route."""
+"""Reads JSON that a page sends to a plain route, and answers with JSON. It knows no route."""
 
 from __future__ import annotations
 
@@ -22,3 +22,8 @@ async def json_object(request: Request, longest: int = 20_000) -> dict[str, Any]
     except (ValueError, RecursionError):
         told = None
     return told if isinstance(told, dict) else JSONResponse({"error": "The request is no JSON object."}, 400)
+
+
+def json_answer(value: Any, status: int = 200) -> JSONResponse:
+    """A value as JSON that no browser keeps."""
+    return JSONResponse(value, status, headers={"Cache-Control": "no-store"})

@@ -10,13 +10,13 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from lora_playground.errors import PlaygroundError
 from lora_playground.lessons.player import Player, View
 from lora_playground.ui.identity import Identity
-from lora_playground.ui.json_body import json_object
+from lora_playground.ui.json_body import json_answer, json_object
 from lora_playground.ui.markdown import as_html, as_line
 
 _TEXTS, _LINES = ("text", "said", "hint"), ("because",)
@@ -36,7 +36,7 @@ class LessonRoutes:
         visitor = self._identity.of_plain(request)
         if visitor is None:
             return Response(status_code=401)
-        return _json({"lessons": self.player.list(visitor)})
+        return json_answer({"lessons": self.player.list(visitor)})
 
     async def _act(self, request: Request) -> Response:
         visitor = self._identity.of_plain(request)
@@ -46,9 +46,9 @@ class LessonRoutes:
         if isinstance(told, Response):
             return told
         try:
-            return _json(dressed(await run_in_threadpool(self._do, visitor, told)))
+            return json_answer(dressed(await run_in_threadpool(self._do, visitor, told)))
         except PlaygroundError as failure:
-            return _json({"error": str(failure)}, 400)
+            return json_answer({"error": str(failure)}, 400)
 
     def _do(self, visitor: str, told: dict[str, Any]) -> View:
         name, do = str(told.get("name", "")), told.get("do")
@@ -63,10 +63,6 @@ class LessonRoutes:
         if do == "over":
             return self.player.restart(visitor, name)
         return self.player.view(visitor, name, step)
-
-
-def _json(value: Any, status: int = 200) -> JSONResponse:
-    return JSONResponse(value, status, headers={"Cache-Control": "no-store"})
 
 
 def dressed(view: Any) -> Any:

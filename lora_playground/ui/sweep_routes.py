@@ -7,7 +7,6 @@ may change it).
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import OrderedDict
 from typing import Any
@@ -22,6 +21,7 @@ from lora_playground.plots.sweeps import rank_colours
 from lora_playground.service.sweeps import pictures
 from lora_playground.sweeps import Member, SweepScheduler, SweepStatus, findings
 from lora_playground.ui.identity import Identity
+from lora_playground.ui.json_body import json_answer
 from lora_playground.ui.words import PHASES, escape, percent, rough, significant
 
 KEPT = 8
@@ -52,13 +52,15 @@ class SweepRoutes:
             status = self._scheduler.status(request.query_params.get("id", ""))
         except PlaygroundError as failure:
             said = f'<p class="lp-error">{escape(failure)}</p>'
-            return _json({"version": "gone", "html": said, "table": "", "pictures": {}, "busy": False, "mine": False})
+            return json_answer(
+                {"version": "gone", "html": said, "table": "", "pictures": {}, "busy": False, "mine": False}
+            )
         version = version_of(status)
         mine = may_change(status.sweep.owner, visitor)
         if request.query_params.get("version") == f"{version}{mine:d}":
-            return _json({"version": f"{version}{mine:d}"})
+            return json_answer({"version": f"{version}{mine:d}"})
         made = self._made(status, version)
-        return _json({**made, "version": f"{version}{mine:d}", "mine": mine})
+        return json_answer({**made, "version": f"{version}{mine:d}", "mine": mine})
 
     def _made(self, status: SweepStatus, version: str) -> dict[str, Any]:
         id = status.sweep.id
@@ -166,8 +168,3 @@ def _line(one: Member, colour: str, best: bool) -> str:
 
 def _of(one: findings.Scored) -> str:
     return f"{100 * one.score:.0f} [{100 * one.low:.0f}, {100 * one.high:.0f}]"
-
-
-def _json(value: Any) -> Response:
-    body = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
-    return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})

@@ -24,7 +24,6 @@ from lora_playground.ui.words import escape
 from lora_playground.wording import counted
 
 SHOWN_PROBLEMS = 50
-ENDINGS = [".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet"]
 NOTHING = ("(nothing)", "")
 """What stands for no column: without answers the column that asks is a chat or plain text."""
 

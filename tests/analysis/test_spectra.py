@@ -129,7 +129,6 @@ def test_numbers_of_known_spectra():
     assert sp.effective_rank(np.array([2.0, 1.0])) == pytest.approx(3 / 2 ** (2 / 3))
     assert sp.stable_rank(np.array([2.0, 1.0])) == pytest.approx(1.25)
     np.testing.assert_allclose(sp.energy_captured(np.array([2.0, 1.0])), [0.8, 1.0])
-    assert sp.frobenius_norm(np.array([3.0, 4.0])) == pytest.approx(5)
 
 
 def test_scale_changes_no_rank_and_does_not_overflow():

@@ -171,14 +171,14 @@ def test_a_damaged_checkpoint_is_passed_over(folder, tmp_path):
 def test_a_full_disk_at_any_write_keeps_the_last_checkpoint(folder, tmp_path, monkeypatch, call):
     run(folder, steps=4, options={"checkpoint_every": 3}, checkpoints=tmp_path)
     calls = iter(range(1, 100))
-    sync = saved._sync
+    sync = saved.sync
 
     def failing(path):
         if next(calls) == call:
             raise OSError(28, "No space left on device")
         sync(path)
 
-    monkeypatch.setattr(saved, "_sync", failing)
+    monkeypatch.setattr(saved, "sync", failing)
     state = saved.load_newest(tmp_path, _signature(tmp_path))
     later = saved.State(9, 10, 1, state.signature, state.parameters, state.optimiser, state.generators)
     if call <= 7:
