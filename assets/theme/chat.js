@@ -140,7 +140,7 @@
       if (given.end === "deadline") words.push("stopped: it took too long");
       if (value.turns[index].note) words.push(value.turns[index].note);
       if (!pane && value.turns[index].speed) words.push(`${Math.round(value.turns[index].speed)} tokens/s`);
-      if (!pane && value.turns[index].dropped) words.push(`${value.turns[index].dropped} oldest messages did not fit`);
+      if (!pane && value.turns[index].dropped) words.push(value.turns[index].dropped === 1 ? "the oldest message did not fit" : `the ${value.turns[index].dropped} oldest messages did not fit`);
       part.foot.replaceChildren(make("span", {}, words.join(" · ")));
       const copy = make("button", { class: "mini" }, "copy");
       copy.addEventListener("click", () => { clip(part.answer.textContent); copy.textContent = "copied"; setTimeout(() => { copy.textContent = "copy"; }, 1200); });

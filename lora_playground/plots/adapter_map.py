@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from lora_playground.plots.compare import apart
+from lora_playground.plots.labels import beside
 from lora_playground.plots.style import axis, empty, figure, percent
 
 LABELLED = 8
-"""With more runs than this only coloured ones are labelled; the others say their name when pointed at."""
+"""With more runs than this only coloured ones are labelled. A run without a label says its name when pointed at."""
 
 
 def adapter_map_figure(
@@ -29,13 +30,16 @@ def adapter_map_figure(
         return empty("It needs three finished runs on one base model.", title, dark, 140)
     few = len(names) <= LABELLED
     reach = 1.25 * max(0.05, float(np.abs(places).max()))
+    wanted = [name if few or on else "" for name, on in zip(apart(names), marked)]
+    at, up = ([(float(v) / reach + 1) / 2 for v in places[:, axis_]] for axis_ in (0, 1))
+    positions = beside(at, up, wanted, sorted(range(len(names)), key=lambda i: not marked[i]))
     points = {
         "x": [round(float(x), 4) for x in places[:, 0]],
         "y": [round(float(y), 4) for y in places[:, 1]],
         "mode": "markers+text",
-        "text": [html.escape(name) if few or on else "" for name, on in zip(apart(names), marked)],
+        "text": [html.escape(name) if place else "" for name, place in zip(wanted, positions)],
         "hovertext": [html.escape(name) for name in names],
-        "textposition": [f"top {_side(x / reach)}" for x in places[:, 0]],
+        "textposition": [place or "top center" for place in positions],
         "textfont": {"size": 12},
         "marker": {"size": [13 if on else 9 for on in marked], "color": list(colours)},
         "hovertemplate": "%{hovertext}<extra></extra>",
@@ -44,11 +48,6 @@ def adapter_map_figure(
     x = axis(f"first axis ({percent(shown)} of the differences are in this plane)", dark, range=[-reach, reach])
     y = axis("second axis", dark, range=[-reach, reach])
     return figure([points], title, dark, 380, xaxis=x, yaxis=y, showlegend=False)
-
-
-def _side(x: float) -> str:
-    """Where a name stands beside its point, so that it stays within the picture; x from −1 at its left to 1."""
-    return "left" if x > 0.35 else "right" if x < -0.35 else "center"
 
 
 def describe_adapter_map(names: Sequence[str], similar: np.ndarray, methods: int) -> str:

@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lora_playground.plots.labels import beside
 from lora_playground.plots.style import axis, empty, figure, ink, log_ticks, percent, rounded, significant
 
-Box = tuple[float, float, float, float]
-"""Left, low, right and high end in parts of the picture's width and height."""
-
-LETTER, DOT = (0.0175, 0.075), (0.03, 0.03)
-"""About how much of the picture's width and height a letter takes, and half of a run's mark, on a laptop's screen."""
+NAMED = 3
+"""So many runs are named one by one in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -120,38 +118,21 @@ def _interval(point: Point) -> dict[str, Any]:
 
 
 def _places(points: Sequence[Point], names: Sequence[str], x: dict[str, Any], y: dict[str, Any]) -> list[str]:
-    """Where each run's name stands beside its mark, "" where it finds no room: the pointer tells it.
-
-    A name is kept off other names and marks, and off its own interval. It is tried towards the middle first, where
-    neither end cuts it. The runs that no other beats choose first.
-    """
+    """Where each run's name stands beside its mark, as `labels.beside` finds it; the Pareto front chooses first."""
     at = [_fraction(math.log10(p.x) if x.get("type") == "log" and p.x > 0 else p.x, x["range"]) for p in points] if (
         "range" in x) else [0.5] * len(points)  # fmt: skip
     up = [_fraction(p.y, y["range"]) for p in points]
-    dots = [(a - DOT[0], u - DOT[1], a + DOT[0], u + DOT[1]) for a, u in zip(at, up)]
-    front, taken = pareto(points), list[Box]()
-    found = [""] * len(points)
-    for i in sorted(range(len(points)), key=lambda i: (points[i] not in front, -points[i].y)):
-        sides = ("left", "right") if at[i] > 0.55 else ("right", "left")
-        for side, over in ((side, over) for side in sides for over in ("top", "bottom")):
-            wide = LETTER[0] * len(names[i])
-            left = at[i] - DOT[0] - wide if side == "left" else at[i] + DOT[0]
-            low = up[i] if over == "top" else up[i] - LETTER[1]
-            box = (left, low, left + wide, low + LETTER[1])
-            beside = [dot for j, dot in enumerate(dots) if j != i]
-            if left >= 0 and box[2] <= 1.05 and not any(_meet(box, other) for other in (*taken, *beside)):
-                found[i] = f"{over} {side}"
-                taken.append(box)
-                break
-    return found
+    bars = [
+        (_fraction(p.low, y["range"]), _fraction(p.high, y["range"])) if p.sure else (above, above)
+        for p, above in zip(points, up)
+    ]
+    front = pareto(points)
+    order = sorted(range(len(points)), key=lambda i: (points[i] not in front, -points[i].y))
+    return beside(at, up, names, order, bars)
 
 
 def _fraction(value: float, ends: Sequence[float]) -> float:
     return (value - ends[0]) / ((ends[1] - ends[0]) or 1.0)
-
-
-def _meet(a: Box, b: Box) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def apart(labels: Sequence[str]) -> list[str]:
@@ -161,7 +142,7 @@ def apart(labels: Sequence[str]) -> list[str]:
     return [" · ".join(part for part in one if part not in shared) or label for one, label in zip(parts, labels)]
 
 
-def _short(label: str, characters: int = 24) -> str:
+def _short(label: str, characters: int = 28) -> str:
     return label if len(label) <= characters else label[: characters - 1].rstrip() + "…"
 
 
@@ -173,11 +154,14 @@ def describe_scatter(points: Sequence[Point], gain: str, cost: str) -> str:
     text = f"{best.label} has the highest {gain} ({percent(best.y)}{_ends(best)})"
     rivals = [p for p in points if p is not best and p.sure and best.sure and p.high >= best.low]
     if rivals:
-        names = ", ".join(f"{p.label} ({percent(p.y)}{_ends(p)})" for p in rivals)
-        text += f", but too close to call is {names}: their intervals overlap, so chance may have made the difference"
+        names = ", ".join(f"{p.label} ({percent(p.y)}{_ends(p)})" for p in rivals[:NAMED])
+        names += f" and {len(rivals) - NAMED} more" if len(rivals) > NAMED else ""
+        text += f", but too close to call {'is' if len(rivals) == 1 else 'are'} {names}"
+        text += ": their intervals overlap, so chance may have made the difference"
     elif len(points) > 1:
         front = [p.label for p in pareto(points)]
-        text += f"; none beats {', '.join(front)} in both {gain} and {cost}"
+        named = ", ".join(front[:NAMED]) + (f" and {len(front) - NAMED} more" if len(front) > NAMED else "")
+        text += f"; none beats {named} in both {gain} and {cost}"
         text += ": they are the Pareto front" if len(front) > 1 else ""
     return text + "."
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_playground.plots.spectrum import short_name
-from lora_playground.plots.style import RUN_COLOURS, axis, empty, figure, ink, percent, significant
+from lora_playground.plots.style import RUN_COLOURS, axis, empty, figure, ink, log_ticks, percent, significant
 from lora_playground.wording import counted
 
 Event = Mapping[str, Any]
@@ -16,11 +16,11 @@ Series = Sequence[tuple[str, str, Sequence[Event]]]
 """(label, colour, `round` events) of each run."""
 
 MEASURES: dict[str, tuple[str, str]] = {
-    "score": ("Score of the global model on test rows", "score"),
+    "score": ("Score of the global model, round by round", "score"),
     "loss": ("Loss of the global model on validation rows", "loss (nats a token)"),
     "error": (
         "Aggregation error of the round",
-        "share of ‖ΔW_ideal‖",
+        "share of the mean update",
     ),
 }
 """{field of a `round` event: (title, axis)}."""
@@ -37,7 +37,7 @@ _IDEAL = "#c98a00"
 
 def partition_figure(event: Event | None, dark: bool = False) -> dict[str, Any]:
     """A stacked bar for each client: its rows by label or topic. Beyond eleven groups the smallest are put together."""
-    title = "Which rows each client holds"
+    title = "Which rows each client will hold"
     if not event or not event.get("clients"):
         return empty("Choose a dataset and the number of clients to see who holds what.", title, dark)
     clients, groups, counts = list(event["clients"]), list(event["groups"]), event["counts"]
@@ -109,7 +109,7 @@ def rounds_figure(series: Series, measure: str = "loss", dark: bool = False) -> 
         ticks = {"tickvals": [1e-8, 1e-6, 1e-4, 1e-2, 1], "ticktext": ["exact", "10⁻⁶", "10⁻⁴", "1%", "100%"]}
         y |= {"type": "log", "range": [-8.4, 0.4], **ticks}
     elif measure == "score":
-        y |= {"rangemode": "tozero", "tickformat": ".0%"}
+        y |= {"range": [-0.02, 1.04], "tickformat": ".0%"}
     return figure(data, title, dark, xaxis=_rounds(data, dark), yaxis=y, showlegend=True, hovermode="x")
 
 
@@ -204,15 +204,20 @@ def describe_rounds(series: Series, measure: str = "loss") -> str:
         if exact:
             parts.append(f"{_list(exact)}: exact, the server's update is the mean of the clients' updates.")
         if wrong:
-            parts.append("Of the mean is lost " + ", ".join(f"{percent(v)} by {label}" for v, label in wrong) + ".")
+            parts.append(
+                "Off the mean of the updates: " + ", ".join(f"{label} by {percent(v)}" for v, label in wrong) + "."
+            )
         return " ".join(parts)
     ranked = sorted(known, key=lambda item: item[1], reverse=measure == "score")
     word = "score" if measure == "score" else "loss"
     written = percent if measure == "score" else significant
     if len(ranked) == 1:
-        return f"The {word} of {ranked[0][0]} is {written(ranked[0][1])}."
-    best = f"The best {word} is {written(ranked[0][1])} by {ranked[0][0]}"
-    return f"{best}, the worst {written(ranked[-1][1])} by {ranked[-1][0]}."
+        text = f"The {word} of {ranked[0][0]} is {written(ranked[0][1])}."
+    else:
+        text = f"The best {word} is {written(ranked[0][1])} by {ranked[0][0]}"
+        text += f", the worst {written(ranked[-1][1])} by {ranked[-1][0]}."
+    few = " A few test rows are asked after each round; the score in the table and the list is of all, at the end."
+    return text + few * (measure == "score")
 
 
 def bytes_figure(series: Series, dark: bool = False) -> dict[str, Any]:
@@ -283,7 +288,8 @@ def round_spectrum_figure(
         )
     data.append(_scree("server", found["global"], {"color": colour, "width": 3}, 8))
     length = max(len(trace["x"]) for trace in data)
-    y = axis("singular value σ (log)", dark, type="log", exponentformat="power")
+    values = [value for trace in data for value in trace["y"]]
+    y = axis("singular value σ (log)", dark, type="log") | log_ticks(min(values), max(values))
     x = axis("direction, strongest first", dark, tickformat="d", range=[0.4, length + 0.6])
     return figure(data, title, dark, xaxis=x, yaxis=y, showlegend=True, hovermode="closest")
 

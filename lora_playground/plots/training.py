@@ -51,7 +51,8 @@ def losses_figure(
     # Unseen ticks keep the numbers off the first mark, which stands on the axis.
     vertical = axis("loss (nats per token)", dark, type="log" if log else "linear")
     vertical |= {"ticks": "outside", "ticklen": 7, "tickcolor": "rgba(0,0,0,0)"}
-    return figure(data, title, dark, xaxis=horizontal, yaxis=vertical, showlegend=True, hovermode="x")
+    height = 320 + 22 * max(0, math.ceil(len(runs) / 2) - 1)  # names of runs stand two in a line below the picture
+    return figure(data, title, dark, height, xaxis=horizontal, yaxis=vertical, showlegend=True, hovermode="x")
 
 
 def loss_figure(progress: RunProgress, colour: str, dark: bool = False, log: bool = False) -> dict[str, Any]:

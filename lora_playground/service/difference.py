@@ -135,7 +135,7 @@ def _cost(first: Side, second: Side) -> str:
         a, b = (_number(side.result, key) for side in (first, second))
         if a and b:
             times = b / a
-            how = "as much" if 0.9 < times < 1.1 else f"{significant(times, 2)} times as much"
+            how = "about as much" if 0.9 < times < 1.1 else f"{significant(times, 2)} times as much"
             parts.append(f"{name} {significant(b)}{unit} against {significant(a)}{unit} ({how})")
     return f"Cost: {'; '.join(parts)}." if parts else ""
 

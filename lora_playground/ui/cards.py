@@ -198,7 +198,8 @@ def _skills(forgetting: Mapping[str, Any]) -> str:
     said = f"Base skills kept: {percent(kept)}."
     if lost := forgetting.get("lost"):
         said += f" Lost, for instance: asked “{_cut(lost['prompt'], 90)}”, the base says “{_cut(lost['base'], 90)}”"
-        said += f", and with ΔW it says “{_cut(lost['adapted'], 90)}”."
+        said += f", and with ΔW it says “{_cut(lost['adapted'], 90)}”"
+        said += "" if lost["adapted"].endswith((".", "!", "?")) and len(lost["adapted"]) <= 90 else "."
     return warning(said) if kept < 0.9 else f'<p class="lp-note">{escape(said)}</p>'
 
 

@@ -183,8 +183,10 @@ def remark(lines: Sequence[Line]) -> str:
     tokens = [(line.config.get("training") or {}).get("batch_tokens") for line in ticked]
     unlike = []
     if len({(line.steps, a) for line, a in zip(ticked, tokens)}) > 1:
+        each = [counted(line.steps or 0, "step") for line in ticked]
+        size_ = [f" of {a} tokens" if len(set(tokens)) > 1 else "" for a in tokens]
         names = ", ".join(
-            f"{line.label} {counted(line.steps or 0, 'step')} of {a} tokens" for line, a in zip(ticked, tokens)
+            f"{line.label.removesuffix(f' · {steps}')}: {steps}{of}" for line, steps, of in zip(ticked, each, size_)
         )
         unlike.append(f"had unlike budgets ({names})")
     for path, words in (("data.dataset", "datasets"), ("model.source", "base models")):

@@ -21,6 +21,7 @@ from lora_playground.federated.partition import Partition, remarks
 from lora_playground.federated.preparation import divide
 from lora_playground.plots import federated as pictures
 from lora_playground.plots import run_colour
+from lora_playground.plots.spectrum import short_name
 from lora_playground.runs import Run
 from lora_playground.ui import cards
 from lora_playground.ui.controls import offer
@@ -285,7 +286,7 @@ def _pictures(
         parts.resume: gr.update(visible=not active and any(progress.resumable for progress in found.values())),
         parts.exports: gr.update(visible=bool(chosen) and found[chosen].state == "done"),
         parts.run: offer([(p.label, i) for i, p in found.items()], chosen),
-        parts.module: offer([(one, one) for one in modules], module),
+        parts.module: offer([(short_name(one), one) for one in modules], module),
         parts.client: offer([(one, one) for one in kept], kept[0] if kept else None),
     }
     for measure in pictures.MEASURES:

@@ -20,7 +20,7 @@ from lora_playground.ui.words import PHASES, duration, escape, percent, signific
 
 @dataclass
 class Progress:
-    """What the events of one federated run say."""
+    """What the events of one federated run say; `result` is its score of all test rows, once they are asked."""
 
     label: str
     colour: str
@@ -32,6 +32,7 @@ class Progress:
     now: str = ""
     resumable: bool = False
     problem: str = ""
+    result: float | None = None
     messages: list[str] = field(default_factory=list)
 
     @property
@@ -62,6 +63,7 @@ def read_progress(shell: Shell, identity: str, colour: str) -> Progress | None:
         label += f", ranks {min(ranks)} to {max(ranks)}"
     progress = Progress(label, colour, job.state, planned=config.federated.rounds if config.federated else 0)
     progress.problem = job.error_message or ""
+    progress.result = ((run.result() or {}).get("score") or {}).get("adapted") if job.state == "done" else None
     progress.resumable = bool(getattr(job, "resumable", False))
     told = shell.store.progress(run)
     progress.rounds, progress.partition, progress.now, progress.seconds = (
@@ -127,7 +129,8 @@ def results_table(found: Sequence[Progress]) -> str:
 
 def _line(progress: Progress) -> str:
     last = progress.rounds[-1] if progress.rounds else {}
-    score, error, sent = last.get("score"), last.get("error"), last.get("bytes", {})
+    score = last.get("score") if progress.result is None else progress.result
+    error, sent = last.get("error"), last.get("bytes", {})
     now = "" if progress.state == "done" else f'<br><span class="lp-note">({escape(progress.doing)})</span>'
     cells = (
         "–" if score is None else percent(score),

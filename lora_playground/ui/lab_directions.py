@@ -36,7 +36,10 @@ class Directions:
     def build(self, tab: gr.Tab, section: gr.Tab) -> None:
         """Makes the parts where it is called."""
         gr.HTML(
-            note("ΔW = Σ σᵢ·uᵢvᵢᵀ: each direction reads by vᵢ and writes by uᵢ. Always beside a random one."),
+            note(
+                "One direction of an update alone: which words of a text it reads, which words it makes likelier, and "
+                "what the model then says, beside a random direction. ΔW = Σ σᵢ·uᵢvᵢᵀ: it reads by vᵢ, writes by uᵢ."
+            ),
             apply_default_css=False,
         )
         with gr.Row(elem_classes="lp-lab-form", equal_height=False):

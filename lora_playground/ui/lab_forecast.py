@@ -21,8 +21,8 @@ from lora_playground.ui.controls import Slider, bounds, offer
 from lora_playground.ui.shell import LATEST, QUIET, SETS, Shell, draw, note, picture
 
 ABOUT = (
-    "G₀ = ∂L/∂W on the first training rows, before anything is learned. If its leading directions are what training "
-    "then learns, the first step has foretold it."
+    "Did the first step foretell what the whole training learned? The gradient before anything is learned (G₀ = ∂L/∂W, "
+    "on the first training rows) is laid beside the run's update: the more directions they share, the more it did."
 )
 Found = dict[str, Any]
 PLAY = 0.6

@@ -24,6 +24,7 @@ from lora_playground.ui.lab_merge_words import sentence, table
 from lora_playground.ui.shell import LATEST, QUIET, SETS, Shell, Shown, draw, note, picture
 from lora_playground.ui.words import escape
 
+ABOUT = "The ticked updates are put together, each with its weight: 1 as trained, 0 not at all, below 0 taken away."
 EMPTY = "Tick two to four finished runs of one base model in the list, and mix them here."
 Kept = dict[str, Any]
 """`about`: the prompt and the runs that were asked; `said`: their answers, the base's first."""
@@ -110,7 +111,7 @@ class Merge:
             for i in range(MOST)
         ]
         text = gr.skip() if prompt or not enough else first_prompt(shown[0].run, self._shell.store)
-        return note("" if enough else EMPTY), text, *sliders
+        return note(ABOUT if enough else EMPTY), text, *sliders
 
     def _chosen(
         self, ticked: Sequence[str], method: str, density: float, rank: float, weights: Sequence[float]

@@ -40,6 +40,8 @@ def pictures(progress: RunProgress, module: str, rank: int | None, ended: bool =
             "scree_words": "",
         }
     ranks, values = progress.spectra.get("effective_rank", {}), told.get(module, [])
+    if rank and sum(value > 1e-6 * values[0] for value in values) > rank:
+        rank = None  # an update with more directions than its factors have, such as DoRA's, has no such budget
     return shown | {
         "map": plots.map_figure(ranks, selected=module),
         "map_words": plots.describe_map(ranks),

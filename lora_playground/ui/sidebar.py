@@ -78,7 +78,8 @@ def header(base: str, verified: bool | None, device: Device) -> str:
     mark = ""
     if verified is not None:
         mark = (
-            '<span class="lp-verified" title="It answers as before any adapter was attached">✓ verified</span>'
+            '<span class="lp-verified" title="It answers as before any adapter was attached">✓'
+            '<span class="word"> verified</span></span>'
             if verified
             else '<span class="lp-failed">✗ not verified</span>'
         )

@@ -102,7 +102,7 @@ def test_more_runs_than_colours_differ_by_their_dashes() -> None:
 
 def test_words_say_who_is_exact_and_who_leads() -> None:
     said = pictures.describe_rounds(SERIES, "error")
-    assert "FedEx: exact" in said and "25% by FedIT" in said
+    assert "FedEx: exact" in said and "FedIT by 25%" in said
     assert pictures.describe_rounds(SERIES, "loss") == "The best loss is 1.4 by FedEx, the worst 1.5 by FedIT."
     assert pictures.describe_rounds(SERIES, "score").startswith("The best score is 50% by FedEx")
     assert "1 of them holds none and is left out" in pictures.describe_partition(PARTITION)

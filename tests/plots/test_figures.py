@@ -253,6 +253,20 @@ def test_runs_are_named_where_there_is_room_and_by_what_tells_them_apart():
     ends = [plots.Point("left", "#000", 0.1, 0.8), plots.Point("right", "#000", 0.9, 0.1)]
     names = written(plots.scatter_figure(ends, "t", "x", "y", percent_x=True))
     assert names["left"].endswith("right") and names["right"].endswith("left"), "towards the middle"
+    beside = [plots.Point("tall", "#000", 0.2, 0.3, 0.1, 0.5), plots.Point("low", "#000", 0.14, 0.4, 0.35, 0.45)]
+    assert written(plots.scatter_figure(beside, "t", "x", "y", percent_x=True))["low"].endswith("left"), "off its bar"
+
+
+def test_names_on_the_adapter_map_do_not_cover_each_other():
+    places = np.array([[0.5, 0.1], [0.5, 0.101], [0.5, 0.102], [-0.4, -0.2]])
+    drawn = plots.adapter_map_figure(
+        ["one", "two", "three", "far"], ["#000"] * 4, places, 0.5, [False, True, True, False]
+    )
+    (trace,) = drawn["data"]
+    told = [(text, place) for text, place in zip(trace["text"], trace["textposition"]) if text]
+    assert {"two", "three", "far"} <= {text for text, _ in told}, "ticked runs choose first"
+    assert len({place for text, place in told if text != "far"}) == len(told) - 1
+    check(drawn)
 
 
 def test_cut_curves():

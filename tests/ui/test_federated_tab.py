@@ -147,7 +147,7 @@ def test_what_is_said_of_finished_runs(made) -> None:
     assert "25%" in table and "exact" in table and "50%" in table and "1.00 MB" in table
     assert "<b>failed" not in table and "&lt;b&gt;failed" in table
     assert "FedEx-LoRA: exact" in updates[parts.words["error"]]
-    assert "25% by FedIT" in updates[parts.words["error"]]
+    assert "FedIT by 25%" in updates[parts.words["error"]]
     assert tab.federated_runs(shell, ticked) == started
     assert updates[parts.exports]["visible"] and not updates[parts.resume]["visible"]
     again = tab.follow(shell, parts, started, updates[parts.seen], started[0], "m.q_proj")
