@@ -135,6 +135,7 @@
         }
         if (given.mean !== null && given.mean !== undefined) words.push(`the base would be surprised by ${given.mean.toPrecision(2)} nats a token (mean KL)`);
       }
+      if (!given.t.length && given.end !== "cancelled" && given.end !== "deadline") words.push("no words: it ends at once");
       if (given.end === "length") words.push("cut at the length you set");
       if (given.end === "cancelled") words.push("stopped");
       if (given.end === "deadline") words.push("stopped: it took too long");

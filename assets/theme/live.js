@@ -65,6 +65,7 @@ lp.live = (() => {
     tab: (name) => go({ tab: name }),
     open: (id) => go({ run: id, tab: "fine" }),
     tick: (id) => go({ runs: here.runs.includes(id) ? here.runs.map((one) => (one === id ? "" : one)) : withTick(id) }, "replace"),
+    take: (id) => lp.menu.use(id),
     sweep: (id) => lp.sweep.open(id),
     theme: () => lp.flip(),
     link: () => {

@@ -12,7 +12,7 @@ lp.menu = (() => {
     ["Rename …", (id) => ask("Name of this run", lp.live.name(id), 80).then((text) => { if (text !== null) edit(id, "name", text); })],
     ["Note …", (id) => noteOf(id).then((note) => ask("Note, shown with its result", note, 1000)).then((text) => { if (text !== null) edit(id, "note", text); })],
     ["Copy link", (id) => { lp.clip(`${window.location.origin}${window.location.pathname}?run=${id}&runs=${id}`); toast("The link is copied."); }],
-    ["Use these settings", (id) => { lp.live.take(id); lp.open("Fine-tune"); toast("The form has the settings of this run."); }],
+    ["Use these settings", (id) => use(id)],
     ["Export …", (id) => { lp.live.open(id); setTimeout(() => document.getElementById("lp-exports")?.scrollIntoView({ block: "center" }), 700); }],
     ["Delete", (id) => remove(id, "delete")],
   ];
@@ -20,6 +20,12 @@ lp.menu = (() => {
     ["Copy link", (id) => { lp.clip(`${window.location.origin}${window.location.pathname}?tab=lab&sweep=${id}`); toast("The link is copied."); }],
     ["Delete with all its runs", (id) => remove(id, "delete-sweep")],
   ];
+
+  function use(id) {
+    lp.live.take(id);
+    lp.open("Fine-tune");
+    toast("The form has the settings of this run.");
+  }
 
   // What was noted about a run, which need not be the one in view.
   async function noteOf(id) {
@@ -114,5 +120,5 @@ lp.menu = (() => {
     ask("Your name, beside your runs", name, 40).then((text) => { if (text !== null) { edit("", "person", text); setTimeout(then, 400); } });
   }
 
-  return { start: (trigger) => { send = trigger; }, open, person, told };
+  return { start: (trigger) => { send = trigger; }, open, use, person, told };
 })();

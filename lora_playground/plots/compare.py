@@ -136,20 +136,29 @@ def _fraction(value: float, ends: Sequence[float]) -> float:
 
 
 def apart(labels: Sequence[str]) -> list[str]:
-    """Names without the parts that all share: 'pirate · lora r8 · 60 steps' beside another rank is 'lora r8'."""
+    """Names as short as tells them apart: without the parts that all share, and without last parts that are not needed.
+
+    'pirate · lora r8 · 60 steps' is 'lora r8' beside 'pirate · lora r2 · 30 steps'.
+    """
     parts = [label.split(" · ") for label in labels]
     shared = set(parts[0]).intersection(*parts[1:]) if len(parts) > 1 else set()
-    return [" · ".join(part for part in one if part not in shared) or label for one, label in zip(parts, labels)]
+    names = [[part for part in one if part not in shared] or one for one in parts]
+    while len(names) > 1:
+        shorter = [one[:-1] or one for one in names]
+        if shorter == names or len(set(map(tuple, shorter))) < len(names):
+            break
+        names = shorter
+    return [" · ".join(one) for one in names]
 
 
-def _short(label: str, characters: int = 28) -> str:
+def _short(label: str, characters: int = 24) -> str:
     return label if len(label) <= characters else label[: characters - 1].rstrip() + "…"
 
 
 def describe_scatter(points: Sequence[Point], gain: str, cost: str) -> str:
     """The run that gains most, those too close to it to call, and those that none beats in both."""
     if not points:
-        return "No finished run has a score yet."
+        return "None of these runs has a score."
     best = max(points, key=lambda p: p.y)
     text = f"{best.label} has the highest {gain} ({percent(best.y)}{_ends(best)})"
     rivals = [p for p in points if p is not best and p.sure and best.sure and p.high >= best.low]

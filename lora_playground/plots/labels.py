@@ -34,7 +34,10 @@ def beside(
     lines = [(a - BAR, low, a + BAR, high) for a, (low, high) in zip(at, bars)]
     found, taken = [""] * len(names), list[Box]()
     for i in (i for i in order if names[i]):
-        others = [*taken, *(dot for j, dot in enumerate(dots) if j != i)]
+        others = [
+            *taken,
+            *(dot for j, dot in enumerate(dots) if not (abs(at[j] - at[i]) < DOT[0] and abs(up[j] - up[i]) < DOT[1])),
+        ]
         intervals = [line for j, line in enumerate(lines) if j != i]
         for avoided in ([*others, *intervals], others):
             place = next(

@@ -99,7 +99,7 @@ def log_ticks(low: float, high: float) -> dict[str, Any]:
     Plotly itself writes only the digit between powers of ten, so that 0.5 and 50 000 both read 5.
     """
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    digits = (1, 2, 5) if last - first <= 3 else (1,)
+    digits = (1, 2, 5) if math.log10(high / low) <= 2.3 else (1,)
     ticks = [float(f"{digit}e{power}") for power in range(first, last + 1) for digit in digits]
     return {"tickvals": ticks, "ticktext": [significant(tick) if tick >= 1e-3 else _power(tick) for tick in ticks]}
 

@@ -121,7 +121,8 @@ def probes(told: RunProgress) -> str:
         later = ""
         if step != first[0]:
             after = counted(step, "step")
-            later = f'<div class="a new"><span class="w">after {after}</span>{escape(newest["answer"])}</div>'
+            said = escape(newest["answer"]) if newest["answer"].strip() else "<i>(no words: it ends at once)</i>"
+            later = f'<div class="a new"><span class="w">after {after}</span>{said}</div>'
         parts.append(
             f'<article class="lp-probe"><div class="q">{escape(answer["prompt"])}</div>'
             f'<div class="a"><span class="w">base model</span>{escape(answer["answer"])}</div>{later}</article>'
@@ -268,6 +269,14 @@ def stopped(label: str, state: str, told: RunProgress, failure: Mapping[str, Any
     return (
         f'<section class="lp-card lp-progress"><div class="row"><span class="what"><i></i>'
         f"{escape(label)}</span><span>{PHASES.get(state, state)}</span></div>{tone}{folded}</section>"
+    )
+
+
+def again(identity: str) -> str:
+    """A button under a run that failed: its settings into the form, to change what was wrong."""
+    return (
+        f'<p class="lp-note"><button class="lp-link" data-act="take" data-id="{escape(identity)}">Put its settings '
+        "into the form</button>, change what was wrong, and train again.</p>"
     )
 
 

@@ -180,13 +180,14 @@ def remark(lines: Sequence[Line]) -> str:
     ticked = [line for line in lines if line.colour]
     if len(ticked) < 2:
         return ""
-    tokens = [(line.config.get("training") or {}).get("batch_tokens") for line in ticked]
+    ended = [line for line in ticked if line.steps is not None]  # what another will have taken is not known yet
+    tokens = [(line.config.get("training") or {}).get("batch_tokens") for line in ended]
     unlike = []
-    if len({(line.steps, a) for line, a in zip(ticked, tokens)}) > 1:
-        each = [counted(line.steps or 0, "step") for line in ticked]
+    if len({(line.steps, a) for line, a in zip(ended, tokens)}) > 1:
+        each = [counted(line.steps or 0, "step") for line in ended]
         size_ = [f" of {a} tokens" if len(set(tokens)) > 1 else "" for a in tokens]
         names = ", ".join(
-            f"{line.label.removesuffix(f' · {steps}')}: {steps}{of}" for line, steps, of in zip(ticked, each, size_)
+            f"{line.label.removesuffix(f' · {steps}')}: {steps}{of}" for line, steps, of in zip(ended, each, size_)
         )
         unlike.append(f"had unlike budgets ({names})")
     for path, words in (("data.dataset", "datasets"), ("model.source", "base models")):

@@ -34,6 +34,7 @@ from lora_playground.ui.federated_view import (
     note,
     read_progress,
     results_table,
+    told_apart,
 )
 from lora_playground.ui.forms import nest
 from lora_playground.ui.identity import Identity
@@ -258,6 +259,7 @@ def follow(
         for identity, colour in colours(compared, ticked).items()
         if (progress := read_progress(shell, identity, colour)) is not None
     }
+    told_apart(list(found.values()))
     chosen = chosen if chosen in found else next(iter(found), "")
     last = found[chosen].rounds[-1] if chosen and found[chosen].rounds else None
     modules = list(last.get("spectra", {})) if last else []

@@ -5,6 +5,7 @@ It knows no Gradio and starts nothing.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,9 +21,15 @@ from lora_playground.ui.words import PHASES, duration, escape, percent, signific
 
 @dataclass
 class Progress:
-    """What the events of one federated run say; `result` is its score of all test rows, once they are asked."""
+    """What the events of one federated run say.
+
+    Attributes:
+        label: its strategy; name: what the list of runs calls it.
+        result: its score on all test rows, None before they are asked.
+    """
 
     label: str
+    name: str
     colour: str
     state: str
     rounds: list[dict[str, Any]] = field(default_factory=list)
@@ -61,7 +68,7 @@ def read_progress(shell: Shell, identity: str, colour: str) -> Progress | None:
     ranks = set(client_ranks(config)) if config.federated else set()
     if len(ranks) > 1:
         label += f", ranks {min(ranks)} to {max(ranks)}"
-    progress = Progress(label, colour, job.state, planned=config.federated.rounds if config.federated else 0)
+    progress = Progress(label, run.label, colour, job.state, planned=config.federated.rounds if config.federated else 0)
     progress.problem = job.error_message or ""
     progress.result = ((run.result() or {}).get("score") or {}).get("adapted") if job.state == "done" else None
     progress.resumable = bool(getattr(job, "resumable", False))
@@ -71,6 +78,14 @@ def read_progress(shell: Shell, identity: str, colour: str) -> Progress | None:
     )  # fmt: skip
     progress.messages = [text for level, text in told.messages if level == "warning"]
     return progress
+
+
+def told_apart(found: Sequence[Progress]) -> None:
+    """Gives runs of one strategy, which share a label, the names that they have in the list of runs."""
+    many = Counter(progress.label for progress in found)
+    for progress in found:
+        if many[progress.label] > 1:
+            progress.label = progress.name
 
 
 def colours(compared: Sequence[str], ticked: Sequence[str]) -> dict[str, str]:

@@ -207,6 +207,7 @@ def _card(run: Run, job: Job, progress: RunProgress, label: str, told: str, mine
     elif job.ended:
         failure = run.error() or {"message": job.error_message}
         html = cards.stopped(label, job.state, progress, failure, mine) + cards.messages(progress)
+        html += cards.again(job.id) if job.state == "failed" else ""
     else:
         html = cards.progress(label, job.state, progress) + cards.messages(progress)
         if job.stopping and job.state == "training":

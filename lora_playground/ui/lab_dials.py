@@ -39,7 +39,7 @@ class Dials:
         gr.HTML(note(ABOUT), apply_default_css=False)
         with gr.Row(elem_classes="lp-lab-form", equal_height=False):
             self.run = controls.Dropdown(
-                [], label="Run", info="one that is ticked", elem_id="lp-dial-run", min_width=220
+                [], label="Run", info="finished, and ticked in the list", elem_id="lp-dial-run", min_width=220
             )
             self.way = controls.Radio(
                 list(WAYS), value="strength", label="Dial", elem_classes="lp-chips", elem_id="lp-dial-way"

@@ -44,7 +44,7 @@ class Directions:
         )
         with gr.Row(elem_classes="lp-lab-form", equal_height=False):
             self.run = controls.Dropdown(
-                [], label="Run", info="one that is ticked", elem_id="lp-dir-run", min_width=180
+                [], label="Run", info="finished, and ticked in the list", elem_id="lp-dir-run", min_width=180
             )
             self.module = controls.Dropdown(
                 [], label="Module", info="down_proj and o_proj can be read as words", elem_id="lp-dir-module",

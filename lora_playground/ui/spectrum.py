@@ -160,7 +160,7 @@ class SpectrumTab:
         ]  # fmt: skip
         choose_out = [
             self.hint, self.body, own.focus, own.module, own.step, self.first, self.second, self.following,
-            self.alone, self.pair_body, *self.tools.outputs(),
+            self.alone, self.pair_body, own.play, *self.tools.outputs(),
         ]  # fmt: skip
 
         def draw_all(event: Any) -> Any:
@@ -228,6 +228,7 @@ class SpectrumTab:
             offer(modules, module), bounds(*ends, step, interactive=len(steps) > 1),
             offer(runs, first), offer(runs, second),
             gr.Timer(active=busy), gr.update(visible=len(found) == 1), gr.update(visible=len(found) > 1),
+            gr.update(visible=len(steps) > 1),
             *self.tools.refreshed(subject, *cut),
         ]  # fmt: skip
 

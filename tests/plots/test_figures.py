@@ -246,6 +246,8 @@ def test_runs_are_named_where_there_is_room_and_by_what_tells_them_apart():
     labels = [f"facts · lora r{rank} · 60 steps" for rank in (1, 4)]
     far = [plots.Point(label, "#000", 0.1 + i / 2, 0.2 + i / 2) for i, label in enumerate(labels)]
     assert set(written(plots.scatter_figure(far, "t", "x", "y", percent_x=True))) == {"lora r1", "lora r4"}
+    far = [plots.Point(f"facts · lora r{r} · {60 * r} steps", "#000", 0.1 + r / 10, 0.2 + r / 10) for r in (1, 4)]
+    assert set(written(plots.scatter_figure(far, "t", "x", "y", percent_x=True))) == {"lora r1", "lora r4"}
     crowd = [plots.Point(f"run {i}", "#000", 0.3 + 0.001 * i, 0.8 - 0.001 * i) for i in range(15)]
     drawn = plots.scatter_figure(crowd, "t", "x", "y", percent_x=True)
     assert 1 <= len(written(drawn)) <= 4, "no names over each other"

@@ -57,6 +57,7 @@ def test_controls_follow_the_ticked_runs_and_keep_what_was_chosen(made):
     shorter = made.tab.choose(made.ticked, large, MODULE, 5000, large, small, "", *UNCUT)
     assert shorter[4]["value"] == STEPS, "a step beyond the end is the end"
     none = made.tab.choose([""] * SLOTS, large, MODULE, 10, large, small, "", *UNCUT)
+    assert again[10]["visible"] and none[10]["visible"] is False, "nothing is replayed without two steps"
     assert none[1]["visible"] is False and "What did it learn" in none[0]
 
 
