@@ -40,7 +40,9 @@ class Forecast:
         """Makes the parts where it is called."""
         gr.HTML(note(ABOUT), apply_default_css=False)
         with gr.Row(elem_classes="lp-lab-ask", equal_height=False):
-            self.run = controls.Dropdown([], label="Run", info="finished, and ticked in the list", elem_id="lp-cast-run", scale=5)
+            self.run = controls.Dropdown(
+                [], label="Run", info="finished, and ticked in the list", elem_id="lp-cast-run", scale=5
+            )
             self.take = gr.Button("Take the first gradient", variant="primary", elem_id="lp-cast-take", scale=2)
         self.said = gr.HTML("", apply_default_css=False, elem_id="lp-cast-said")
         with gr.Column(visible=False, elem_id="lp-cast-found") as self.shown:
