@@ -1,1 +1,2 @@
-"""Jobs: the queue, the worker process, and the pipeline of one run."""
+"""Jobs: the queue (`supervisor`, `dispatcher`, `store`), the worker process (`worker`, `runner`), and what it does for
+one run from config to result (`pipeline`, `execution`, `scoring`)."""

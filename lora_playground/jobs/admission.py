@@ -1,6 +1,6 @@
-"""Whether a valid RunConfig can run on this machine: dataset, base model and variant exist and fit each other.
+"""Checks that a valid RunConfig can run on this machine: dataset, base model and variant exist and fit each other.
 
-The form, the command line and the queue all ask here before anything is created or loaded; no torch.
+Form, command line and queue all use it before anything is created or loaded. No torch.
 """
 
 from __future__ import annotations
@@ -19,14 +19,17 @@ from lora_playground.wording import counted
 
 
 def check(config: RunConfig, home: Path | None = None) -> list[str]:
-    """Warnings for the person about a config that can run.
+    """Checks a config. A hub model that is not on this disk is checked only when it is loaded.
 
     Args:
-        home: where uploads lie; the default home where not given.
+        home: has the uploads; None takes the default home.
+
+    Returns:
+        warnings for the person, about a config that can run.
 
     Raises:
-        ConfigError: names the field, the value and what is allowed. ModelError, DataError, AssetError: a model or
-            dataset that is there but cannot be used. A hub model that is not on this disk yet is checked when loaded.
+        ConfigError: an option does not fit; names the option, the value and what is allowed.
+        ModelError, DataError, AssetError: the model or dataset exists but cannot be used.
     """
     variant = get_variant(config.variant.name)
     card = get_card(config.data.dataset, home or default_home())

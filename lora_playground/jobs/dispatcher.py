@@ -1,7 +1,7 @@
 """The thread that starts, watches and ends jobs, fairly between owners.
 
-The table (`jobs.store`) is the authority on states, a runner (`jobs.runner`) starts and ends processes, the run folder
-has what they say. It takes no orders from people: `jobs.supervisor` does, and tells it by `poke` that there are some.
+The table (`jobs.store`) is the authority on states, a runner (`jobs.runner`) starts and ends processes, and these
+report in the run folder. Requests of people go to `jobs.supervisor`, which writes them into the table and calls `poke`.
 """
 
 from __future__ import annotations
@@ -13,31 +13,29 @@ import time
 from collections import Counter
 
 from lora_playground.errors import PlaygroundError, RunError
+from lora_playground.jobs.equal_runs import EqualRuns, take_over
 from lora_playground.jobs.placement import Place, Placement
 from lora_playground.jobs.recovery import forget_unaccepted, recover
 from lora_playground.jobs.runner import Runner
 from lora_playground.jobs.schedule import plan_queue
 from lora_playground.jobs.store import JobStore, Row
-from lora_playground.jobs.twins import Twins, take_over
 from lora_playground.jobs.watch import Active
 from lora_playground.runs import Run, RunStore
 
 log = logging.getLogger(__name__)
 
 RECENT = 1800.0
-"""Seconds over which an owner's use of the device counts when the next job is chosen."""
+"""Device time of the last so many seconds counts when the next owner is chosen."""
 _TICK = 0.1
 
 
 class Dispatcher:
-    """Runs the queued jobs of one table, as many at once as `placement` finds places for.
-
-    A person has one place of several, unless nobody else has asked for any of late.
+    """Runs the queued jobs of one table, as many at once as `placement` has places for.
 
     Attributes:
-        active: the jobs that run, by id.
-        stall_seconds: a job without an event and without use of the processor for so long is killed.
-        at_once: jobs of one person that may run at once, 0 for as many as there are places.
+        active: the running jobs, by id.
+        stall_seconds: a job that writes no event and uses no processor time for so long is killed.
+        at_once: how many jobs of one person may run at once; 0 for no limit.
     """
 
     def __init__(
@@ -53,8 +51,8 @@ class Dispatcher:
         self.store, self.runs, self.runner = store, runs, runner
         self.placement, self.stall_seconds = placement, stall_seconds
         self.active: dict[str, Active] = {}
-        self.twins = Twins(runs)
-        self._failed: dict[str, tuple[Row, str]] = {}  # jobs that did not start, until the table has it
+        self.equal_runs = EqualRuns(runs)
+        self._failed: dict[str, tuple[Row, str]] = {}  # jobs that did not start, until the table says so
         self._wake = threading.Condition()
         self._poked = False
         self._closing = False
@@ -62,7 +60,8 @@ class Dispatcher:
         self._thread: threading.Thread | None = None
 
     def start(self, unready: float) -> None:
-        """Clears up after a server that died, then begins; no worker is made ready in the first `unready` seconds."""
+        """Recovers from a server that died, then starts the thread. No worker is prepared in the first `unready`
+        seconds."""
         if self._thread is not None:
             return
         self._ready_from = time.monotonic() + unready
@@ -72,19 +71,19 @@ class Dispatcher:
         self._thread.start()
 
     def make_ready(self) -> None:
-        """Allows a worker to be made ready from now on."""
+        """Allows preparing a worker before the `unready` seconds of `start` are over."""
         if self._ready_from > time.monotonic():
             self._ready_from = 0.0
             self.poke()
 
     def poke(self) -> None:
-        """Lets the thread look at the table at once."""
+        """Makes the thread look at the table at once."""
         with self._wake:
             self._poked = True
             self._wake.notify_all()
 
     def close(self) -> None:
-        """Ends the thread and all processes; what ran stands as interrupted and can be resumed."""
+        """Ends the thread and all processes. Running jobs become interrupted and can be resumed."""
         self._closing = True
         self.poke()
         if self._thread is not None:
@@ -95,7 +94,7 @@ class Dispatcher:
         self.runner.close()
 
     def schedule(self) -> list[tuple[Row, float | None]]:
-        """Queued jobs in the order in which they will start, each with the seconds until then (None where unknown)."""
+        """Queued jobs in the order in which they will start, each with the seconds until then (None if unknown)."""
         use = self._use()
         remaining: list[float | None] = []
         alone = False
@@ -106,7 +105,7 @@ class Dispatcher:
         return plan_queue(self.store.list(("queued",)), use, remaining, slots, self.store.typical_seconds())
 
     def _use(self) -> dict[str, float]:
-        """Seconds of recent use of the device by owner."""
+        """{owner: seconds of recent device time}."""
         use = self.store.recent_use(time.time() - RECENT)
         for active in list(self.active.values()):
             use[active.owner] = use.get(active.owner, 0.0) + time.monotonic() - active.began
@@ -119,7 +118,7 @@ class Dispatcher:
             try:
                 pause = self._tick()
             except Exception:
-                # A full disk lets even the table fail; the next turn finds the same work to do.
+                # Such as a full disk, on which even the table fails; the next turn finds the same work to do.
                 log.exception("the queue could not take its turn; it tries again")
                 pause = 1.0
             with self._wake:
@@ -148,7 +147,8 @@ class Dispatcher:
         return 5.0
 
     def _runner_is_ready(self) -> bool:
-        """Whether a job can start now. Where nothing can be made ready, it starts, and says why it cannot."""
+        """Whether a job can start now. If no worker can be prepared, it is started all the same and fails with the
+        reason."""
         try:
             return self.runner.ready()
         except PlaygroundError:
@@ -161,43 +161,43 @@ class Dispatcher:
             log.warning("no worker is kept ready: %s", error)
 
     def _prepare_for_those_who_wait(self) -> None:
-        """While jobs run, a worker is made ready only where another job is going to need it."""
+        """While jobs run, prepares a worker only if a queued job can use it."""
         if time.monotonic() > self._prepared + 5.0:
             self._prepared = time.monotonic()
             if self.store.list(("queued",)):
                 self._prepare()
 
     def _replay(self) -> None:
-        """Queued jobs whose run another one has made by now take it over: at once, and on no device."""
+        """Lets queued jobs take over the files of an equal run that has finished, without a device."""
         for row in self.store.list(("queued",)):
-            twin = self.twins.finished(row.id) if row.attempt == 1 else None
-            if twin is None or not self.store.move(row.id, row.attempt, "loading", started=time.time()):
+            source = self.equal_runs.finished(row.id) if row.attempt == 1 else None
+            if source is None or not self.store.move(row.id, row.attempt, "loading", started=time.time()):
                 continue
             try:
                 run = self.runs.get(row.id)
-                take_over(run, twin, row.attempt)
+                take_over(run, source, row.attempt)
             except Exception as error:
-                self._fail(row, f"What run {twin.id} made could not be taken over ({error}). Train it anyway.")
+                self._fail(row, f"What run {source.id} made could not be taken over ({error}). Train it anyway.")
                 continue
             self.store.move(row.id, row.attempt, "done", finished=time.time())
-            self.twins.ended(run)
+            self.equal_runs.ended(run)
 
     def _next(self) -> tuple[Row, Place] | None:
-        """The job that starts now and its place; None where nobody waits, or whose turn it is has to wait for a place:
-        nobody overtakes."""
+        """The job that starts now and its place. None if none is queued, or the first one in turn has to wait for a
+        place: nobody overtakes it."""
         queued = self.schedule()
         busy = {active.owner for active in self.active.values()}
         if len({*self._use(), *(row.owner for row, _ in queued)}) <= 1:
             owners = Counter(active.owner for active in self.active.values())
             busy = {owner for owner, count in owners.items() if self.at_once and count >= self.at_once}
-        running = {self.twins.of(id) for id in self.active} - {""}
-        row = next((r for r, _ in queued if r.owner not in busy and self.twins.of(r.id) not in running), None)
+        running = {self.equal_runs.of(id) for id in self.active} - {""}
+        row = next((r for r, _ in queued if r.owner not in busy and self.equal_runs.of(r.id) not in running), None)
         if row is None:
             return None
         try:
             config = self.runs.get(row.id).config()
         except PlaygroundError:
-            return row, Place()  # it will fail to start, and say why
+            return row, Place()  # its config cannot be read, so it fails to start, with the reason
         place = self.placement.find(config, [active.place for active in self.active.values()])
         return None if place is None else (row, place)
 
@@ -210,7 +210,7 @@ class Dispatcher:
             run.sweep()
             progress = self.runs.progress(run)
             handle = self.runner.submit(run.folder, row.attempt, place.gpu)
-        except Exception as error:  # a run's folder, the disk or the system refuses
+        except Exception as error:  # such as a missing folder, a full disk, too many processes
             if not isinstance(error, PlaygroundError):
                 log.exception("run %s could not be started", row.id)
             self._fail(row, str(error) or type(error).__name__)
@@ -218,11 +218,12 @@ class Dispatcher:
         self.active[row.id] = active = Active(run, row.owner, row.attempt, handle, place, progress, row.used)
         self.store.set(row.id, row.attempt, handle=handle.to_dict())
         fresh = self.store.get(row.id)
-        if fresh is not None and fresh.cancel_requested:  # asked for between the two lines above
+        if fresh is not None and fresh.cancel_requested:  # a cancel came between the two lines above
             active.stop_asked = active.stop_asked or time.monotonic()
 
     def _fail(self, row: Row, message: str) -> None:
-        """Puts a job that could not be started into its final state, at a later turn where the table refuses."""
+        """Puts a job that could not be started into its final state; if the table cannot be written, at a later
+        turn."""
         self._failed[row.id] = (row, message)
         with contextlib.suppress(RunError):
             record(self.runs.get(row.id), row.attempt, "error", message)
@@ -242,15 +243,15 @@ class Dispatcher:
             active.check_stall(self.runner, self.stall_seconds)
 
     def _end(self, id: str, active: Active) -> None:
-        """Puts the job into its final state. Safe to repeat, should the table or the disk refuse in between."""
+        """Puts a job into its final state. It can be repeated if the table or the disk fails in between."""
         self.runner.reap(active.handle)
         run = active.run
         run.sweep()
         times = {"finished": time.time(), "used": active.used}
-        if run.finished(active.attempt):  # even if its process was killed later, while it was scored
+        if run.finished(active.attempt):  # done, even if its process was killed afterwards while it was scored
             run.error_path.unlink(missing_ok=True)
             self.store.move(id, active.attempt, "done", **times)
-            self.twins.ended(run)
+            self.equal_runs.ended(run)
         else:
             state, code, message = active.verdict()
             if state == "interrupted":
@@ -271,7 +272,7 @@ class Dispatcher:
 
 
 def record(run: Run, attempt: int, code: str, message: str) -> None:
-    """Writes a run's `error.json`, unless the worker has said the same already."""
+    """Writes a run's `error.json`, unless the worker has written the same."""
     known = run.error()
     if known is None or known.get("code") != code or known.get("attempt") != attempt:
         run.attempt = attempt

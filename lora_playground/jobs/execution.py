@@ -1,7 +1,8 @@
 """One attempt at a run: load, encode, attach, train, save, score.
 
-It knows the order of these steps and what goes into the run folder; each step's own work is done by the module that is
-named after it. It knows no queue and no other kind of run: a kind is a subclass, which `jobs.pipeline` chooses.
+It knows the order of these steps and what goes into the run folder; the packages `models`, `data`, `variants`,
+`training` and the module `jobs.scoring` do the work. It knows no queue. Federated runs are a subclass, chosen by
+`jobs.pipeline`.
 """
 
 from __future__ import annotations
@@ -41,16 +42,17 @@ if TYPE_CHECKING:
 
 Event = dict[str, Any]
 PROBES = {True: 6, False: 2}
-"""Prompts asked while a run trains: of the embedded model, which answers at once, and of others."""
+"""{whether the base is the embedded model: number of prompts it is asked while it trains}. Others take longer to
+answer."""
 PROBE_TOKENS = 48
 PROBE_SECONDS, PROBE_SHARE = 5.0, 0.03
-"""What the answers of one step may take: so many seconds, or that share of the expected time, whichever is more."""
+"""Time for the answers at one step: so many seconds, or that share of the run's expected time, whichever is more."""
 _WARM: dict[str, Any] = {}
 _DEFAULT = RunConfig.parse({})
 
 
 def prepare() -> None:
-    """What can be done before a run is known: imports, and the embedded base in memory where a CPU will train it."""
+    """Does what is possible before the run is known: imports and, without a GPU, loading the embedded base."""
     import peft  # noqa: F401
     import torch
     import transformers  # noqa: F401
@@ -67,7 +69,12 @@ def prepare() -> None:
 
 @dataclass
 class Execution:
-    """The state of one attempt while it goes through its phases."""
+    """One attempt at a run.
+
+    Attributes:
+        should_stop: returns whether a stop was requested. emit: called with every event after it was written.
+        seconds: {phase: time it took}.
+    """
 
     run: Run
     should_stop: Callable[[], bool]
@@ -88,7 +95,7 @@ class Execution:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Announces a phase and times it; does not begin one when a stop was asked for."""
+        """Writes a phase event and measures the phase's time. Raises Stopped instead if a stop was requested."""
         self.check_stop()
         self.report({"type": "phase", "phase": name})
         began = time.monotonic()
@@ -100,9 +107,10 @@ class Execution:
             raise Stopped("The run was stopped.")
 
     def result(self) -> dict[str, Any]:
-        """All phases; the result is written last."""
+        """Runs all phases and returns the result. `result.json` is written last, without scores, and again with
+        them."""
         memory.reset_peak()
-        self.seconds["starting"] = round(time.monotonic() - self.run.opened, 3)  # imports, where none was ready
+        self.seconds["starting"] = round(time.monotonic() - self.run.opened, 3)  # imports, if no worker was prepared
         with self.phase("loading"):
             model, plan = self.load()
         with self.phase("training"):
@@ -121,7 +129,7 @@ class Execution:
         if outcome.tensor_bytes is not None:
             result["tensor_memory_bytes"] = outcome.tensor_bytes
         result["peak_memory_bytes"] = max(outcome.peak_memory_bytes, memory.peak())
-        # From here on the run is finished. Whatever comes after can only add its scores.
+        # From here on the run is finished; what follows only adds its scores.
         write_json(self.run.result_path, result | unscored("Scoring was cut short."))
         shutil.rmtree(self.run.checkpoints, ignore_errors=True)  # a finished run has nothing left to resume
         result |= self.scored(updates, SCORING_SHARE * outcome.seconds - outcome.probe_seconds)
@@ -131,11 +139,11 @@ class Execution:
         return result
 
     def scored(self, updates: list[Update], seconds: float) -> dict[str, Any]:
-        """What scoring adds to the result within so many seconds; where it fails, why there are no scores."""
+        """The fields that scoring adds to the result, within `seconds`; if it fails, a note that says why."""
         try:
             with self.phase("evaluating"):
                 found = self.evaluate(updates, max(SCORING_SECONDS, seconds))
-        except BaseException as error:  # a stop, or the tokenizers library's panic, which is no Exception
+        except BaseException as error:  # a stop, or a panic in the tokenizers library, which is no Exception
             log_traceback(self.run, error)
             code, message = explain(error)
             note = "Scoring was stopped." if code == "cancelled" else f"The run is finished but not scored: {message}"
@@ -146,7 +154,7 @@ class Execution:
         return found
 
     def load(self) -> tuple[Any, TrainPlan]:
-        """The model with the variant attached, and the plan of its training."""
+        """(the model with the variant attached, the plan of its training)."""
         from lora_playground.training.trainable import count
 
         config, training = self.config, self.config.training
@@ -180,7 +188,7 @@ class Execution:
         )
 
     def fetched(self) -> Callable[[int, int], None]:
-        """What reports a download, about once a second, and ends it when a stop was asked for."""
+        """A function that reports a download about once a second, and ends it if a stop was requested."""
         last = [0.0]
 
         def tell(done: int, total: int) -> None:
@@ -192,7 +200,7 @@ class Execution:
         return tell
 
     def tell_about(self, prepared: Prepared) -> None:
-        """Messages on rows that were cut, changed or left out."""
+        """Writes messages about rows that were truncated, changed or left out."""
         longest = self.config.data.max_length
         for text in prepared.notes:
             self.report({"type": "message", "level": "warning", "text": text})
@@ -206,8 +214,8 @@ class Execution:
             self.report({"type": "message", "level": "warning", "text": text})
 
     def prober(self, model: Any, tokenizer: Any, data: Dataset) -> Callable[[int, bool], list[dict[str, Any]]] | None:
-        """What asks the model as it stands: greedy answers to the first prompts of the dataset's test part, or to the
-        first two alone."""
+        """A function of (step, whether only two prompts are asked) that returns greedy answers of the model in training
+        to the first prompts of the dataset's test part. None if there are none."""
         prompts = offered_prompts(data, PROBES[is_embedded(self.config.model)])
         if not prompts:
             return None
@@ -233,12 +241,12 @@ class Execution:
         return ask
 
     def train(self, model: Any, plan: TrainPlan) -> TrainOutcome:
-        """Trains; a stop leaves a checkpoint and ends the run here."""
+        """Trains. A stop writes a checkpoint and raises Stopped."""
         from lora_playground.training.loop import train
 
         plan.hold_at = self.run.held_at()
         if plan.hold_at is not None:
-            plan.on_probe = None  # nobody watches a run that waits for others
+            plan.on_probe = None  # no answers while training stops at a hold, as in a sweep's race
         outcome = train(model, plan, self.report, self.should_stop, self.run.checkpoints)
         if outcome.stopped and outcome.steps == plan.hold_at and not self.should_stop():
             raise Held(f"Held after step {outcome.steps} of {outcome.planned}: it waits for the others of its sweep.")
@@ -247,15 +255,15 @@ class Execution:
         return outcome
 
     def extra(self) -> dict[str, Any]:
-        """What a kind of job adds to the result."""
+        """Fields that a subclass adds to the result."""
         return {}
 
     def save(self, model: Any) -> list[Update]:
-        """Writes adapter and update, each staged and then renamed, and reads the update back; returns what it read."""
+        """Writes adapter and update, each staged and then renamed; returns the updates as read back."""
         return self.keep(self.variant.updates(model), lambda folder: self.variant.save(model, folder))
 
     def keep(self, updates: list[Update], write_adapter: Callable[[Path], Any]) -> list[Update]:
-        """What `save` does, for updates and a way to write the adapter's folder."""
+        """Does what `save` does, with a function that writes the adapter's folder."""
         _require_finite(updates)
         need = sum(array.nbytes for update in updates for array in _parts(update).values())
         if (free := free_bytes(self.run.folder)) < 2 * need + 1_000_000:
@@ -271,12 +279,12 @@ class Execution:
             write_adapter(adapter)
         _require_adapter(adapter)
         publish(staged, self.run.update_path)
-        self.run.answers_path.unlink(missing_ok=True)  # those of an earlier attempt
+        self.run.answers_path.unlink(missing_ok=True)  # answers of an earlier attempt
         publish(adapter, self.run.adapter)
         return read
 
     def evaluate(self, updates: list[Update], seconds: float) -> dict[str, Any]:
-        """Scores base and adapted model on a pristine base."""
+        """Scores base and adapted model on a freshly loaded base, within `seconds`."""
 
         def tell(done: int, of: int, left: float) -> None:
             self.report({"type": "scoring", "done": done, "of": of, "eta": round(left, 1)})
@@ -297,8 +305,8 @@ class Execution:
 
 @contextlib.contextmanager
 def as_many_threads_as_are_free() -> Iterator[None]:
-    """Answers are made with as many threads as there are free cores now: beside another run two threads would wait for
-    each other at every product, many times as long as one alone computes."""
+    """Within the block torch uses as many threads as cores are free. With more threads than free cores, each matrix
+    product waits for the slowest thread, which takes many times longer than one thread alone."""
     import torch
 
     from lora_playground.models.precision import probe
@@ -313,7 +321,7 @@ def as_many_threads_as_are_free() -> Iterator[None]:
 
 
 def load_pristine(model: ModelConfig, precision: str, progress: Callable[[int, int], None] | None = None) -> Base:
-    """The base model as it came; the one that was loaded while waiting, if it is the same and not used yet."""
+    """The unchanged base model: the one that `prepare` loaded, if it is the same and not used yet, else loaded here."""
     from lora_playground.models.loading import load_base
     from lora_playground.models.precision import torch_dtype
 
@@ -324,7 +332,8 @@ def load_pristine(model: ModelConfig, precision: str, progress: Callable[[int, i
 
 
 def start_batches(prepared: Prepared, pad: int, count: int = 4, rows: int = 8) -> list[dict[str, Any]]:
-    """A few plain batches of training examples, one a row and padded at the end, for variants that start from data."""
+    """`count` batches of `rows` training examples, one in each row, padded at the end, for variants whose start is
+    computed from data."""
     import torch
 
     batches = []
@@ -342,17 +351,17 @@ def start_batches(prepared: Prepared, pad: int, count: int = 4, rows: int = 8) -
 
 
 def is_embedded(model: ModelConfig) -> bool:
-    """Whether the base is the embedded model, the only one whose own skills are known."""
+    """Whether the base is the embedded model, the only one with a test of its own skills."""
     return model.source == "embedded"
 
 
 def home_of(run: Run) -> Path:
-    """The home that a run's folder lies in."""
+    """The home of a run's folder."""
     return run.folder.parent.parent
 
 
 def unscored(note: str) -> dict[str, Any]:
-    """The fields of a result that scoring fills, empty, with the reason."""
+    """The fields of a result that scoring fills, all empty, with the reason in `note`."""
     scoring = {"rows": 0, "of": 0, "note": f"{note} `evaluate` makes up for it."}
     return {"score": None, "forgetting": None, "changed": None, "samples": [], "scoring": scoring}
 
@@ -382,7 +391,7 @@ def _require_finite(updates: list[Update]) -> None:
 
 
 def _require_equal(made: list[Update], read: list[Update]) -> None:
-    """Whether what lies on the disk is what was learned, number for number."""
+    """Raises RunError unless the updates read from disk equal those that were saved."""
     found = {update.name: _parts(update) for update in read}
     for update in made:
         for part, array in _parts(update).items():

@@ -1,6 +1,6 @@
-"""Why a run failed, in a code and in words: from an exception in the worker, or from the exit status of a dead one.
+"""Says why a run failed, as a code and a message: from an exception in the worker, or from its exit status.
 
-It knows errors and signals; nothing of the queue. No torch: exceptions are told by their names and texts.
+It knows errors and signals; nothing of the queue. No torch: torch's exceptions are recognised by name and text.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ _MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memo
 
 
 class Stopped(PlaygroundError):
-    """The run was asked to stop, and did."""
+    """The run stopped because somebody asked it to."""
 
 
 class Held(PlaygroundError):
-    """The run has come to the step at which it was to wait (`Run.hold`)."""
+    """The run stopped at the step at which it is held (`Run.hold`)."""
 
 
 def record(run: Run, error: BaseException) -> dict[str, Any]:
-    """Writes an exception's traceback to the run's log and its `error.json`; returns what the latter holds."""
+    """Writes an exception's traceback to the run's log, and its `error.json`; returns the contents of the latter."""
     log_traceback(run, error)
     code, message = explain(error)
     return run.fail(code, message)
 
 
 def log_traceback(run: Run, error: BaseException) -> None:
-    """Writes the traceback of an error that nobody expected to the run's log."""
+    """Writes the traceback of an unexpected error to the run's log."""
     if not isinstance(error, PlaygroundError):
         text = "".join(traceback.format_exception(error))
         with contextlib.suppress(OSError), open(run.log_path, "a", encoding="utf-8") as file:
@@ -74,11 +74,12 @@ def explain(error: BaseException) -> tuple[str, str]:
 
 
 MACHINE_LOST = 75
-"""Exit status of a job whose machine cannot be reached any more (EX_TEMPFAIL of sysexits.h)."""
+"""Exit status of a job whose machine cannot be reached (EX_TEMPFAIL of sysexits.h)."""
 
 
 def explain_exit(status: int, oom_killed: bool = False) -> tuple[str, str]:
-    """(code, message) for a worker that left no error behind; negative `status` is the signal that ended it."""
+    """(code, message for the person) of a worker that ended without writing an error; a negative `status` is the signal
+    that ended it."""
     if status == MACHINE_LOST:
         return "killed", "The machine that it ran on is gone. Resume goes on from the last checkpoint, on another."
     if status == 0:

@@ -1,4 +1,4 @@
-"""A federated run as a job: the same phases, folder and result as any run, with rounds of clients for its training.
+"""A federated run as a job: phases, folder and result as for any run, with rounds of clients in place of training.
 
 It knows the phases of an execution and the federated package, but no single strategy.
 """
@@ -38,8 +38,8 @@ class _Federation:
     """What the rounds of one attempt need.
 
     Attributes:
-        planned: steps of all clients together, as far as can be told before drop-outs are drawn.
-        state: where the run stands; changed by every round.
+        who: the parties by name. planned: steps of all clients together if none drops out.
+        state: the server's state; changed by every round.
     """
 
     trainer: LocalTrainer
@@ -63,7 +63,7 @@ class FederatedExecution(Execution):
         return self.config.federated
 
     def load(self) -> tuple[Any, Any]:
-        """(trainer, federation): the base, loaded once, every client's examples, and the last whole round's state."""
+        """(trainer on the base model, the parties with their examples and the state after the last whole round)."""
         from lora_playground.federated.local import LocalTrainer
 
         config = self.config
@@ -92,7 +92,7 @@ class FederatedExecution(Execution):
         return trainer, _Federation(trainer, strategy, who, data, planned, state)
 
     def train(self, model: Any, plan: Any) -> TrainOutcome:
-        """All rounds, from the last whole one; a stop loses at most the round it falls into."""
+        """Plays the remaining rounds. A stop loses at most the current round."""
         federation: _Federation = plan
         trainer, state = federation.trainer, federation.state
         about = self._plan_event(federation)
@@ -100,7 +100,7 @@ class FederatedExecution(Execution):
         self.report(about)
         base_loss = trainer.base_loss()
         if state.server.round == 0:
-            # The server's start, which for all strategies but Fed-SB is the base itself.
+            # Judges the server's start, which is the base itself for all strategies but Fed-SB.
             self.report({"type": "round", "round": 0, "step": 0, **trainer.judge(state.server)})
 
         def keep(state: State) -> None:
@@ -163,7 +163,7 @@ class FederatedExecution(Execution):
 
 
 class _Clock:
-    """Passes events on with the time left, from all clients' steps together."""
+    """Reports events with the time left, estimated from the steps of all clients."""
 
     def __init__(self, report: Emit, planned: int, done: int) -> None:
         self.report, self.planned, self.start = report, planned, done

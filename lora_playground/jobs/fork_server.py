@@ -1,13 +1,13 @@
-"""The process that has imported what training needs and forks itself once a job, so that no job imports it again.
+"""A process that imports what training needs once, and forks a worker for each job, so that jobs start without imports.
 
-`python -m lora_playground.jobs.fork_server --socket FD` says `{"ready": true}`; a message `{"token": TOKEN}` with the
-reading end of a control pipe makes a child, which says `{"forked": PID}`; of its end this says `{"ended": PID,
-"status": N}`. The child is an ordinary worker (`jobs.worker`) in a session of its own: one job a process. When the
-socket closes, the server is dead, and this ends; children end by their own pipes. It computes on the processor only: a
-process that has begun to use CUDA cannot be forked.
+`python -m lora_playground.jobs.fork_server --socket FD` writes `{"ready": true}` when it has imported everything. For a
+message `{"token": TOKEN}`, which comes with the reading end of a control pipe, it forks a child, which writes
+`{"forked": PID}`; when the child ends it writes `{"ended": PID, "status": N}`. The child is an ordinary worker
+(`jobs.worker`) in a session of its own, for one job. When the socket closes the server is dead and this process ends;
+children notice by their own pipes. It uses the CPU only: a process that has begun to use CUDA cannot be forked.
 
-Forking copies one thread. What runs others here, OpenBLAS, prepares for forks; OpenMP's belong to the thread that
-imported everything, which has ended by then.
+A fork copies only the thread that calls it. OpenBLAS, whose threads run here, handles forks; OpenMP's threads belong to
+the thread that did the imports, which has ended before the first fork.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from lora_playground.machine.processes import share_the_session, yield_to_others
 
 
 def main() -> int:
-    """Serves until the socket closes; returns the exit status (1 where the imports fail)."""
+    """Serves until the socket closes; returns the exit status, 1 if the imports fail."""
     parser = argparse.ArgumentParser(prog="python -m lora_playground.jobs.fork_server")
     parser.add_argument("--socket", type=int, required=True, metavar="FD")
     server = socket.socket(fileno=parser.parse_args().socket)
     yield_to_others()
-    warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forks beside OpenBLAS's threads
+    warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn about forks while OpenBLAS has threads
     if not _prepared(server):
         return 1
     server.send(json.dumps({"ready": True}).encode())
@@ -79,7 +79,7 @@ def _serve(server: socket.socket) -> None:
     gc.freeze()  # the children share these pages as long as nobody writes to them
     poller = select.poll()
     poller.register(server, select.POLLIN)
-    children: dict[int, int] = {}  # descriptor that becomes readable when the child ends, and its number
+    children: dict[int, int] = {}  # {descriptor that becomes readable when the child ends: its process id}
     while True:
         for ready, _ in poller.poll():
             if ready in children:
@@ -102,7 +102,7 @@ def _serve(server: socket.socket) -> None:
 
 
 def _tell(server: socket.socket, message: dict[str, object]) -> None:
-    with contextlib.suppress(OSError):  # the server is gone; the next look at the socket says so
+    with contextlib.suppress(OSError):  # the server is gone, as the next read from the socket shows
         server.send(json.dumps(message).encode())
 
 
@@ -111,7 +111,7 @@ def _become_worker(token: str, control: int, server: socket.socket, inherited: l
     try:
         os.setsid()
         _carry(token)
-        _tell(server, {"forked": os.getpid()})  # not before it can be found and ended by its number and its token
+        _tell(server, {"forked": os.getpid()})  # only once it can be found and ended by its process id and token
         server.close()
         for handle in inherited:
             os.close(handle)
@@ -134,10 +134,11 @@ def _become_worker(token: str, control: int, server: socket.socket, inherited: l
 
 
 def _carry(token: str) -> None:
-    """Makes this process and its descendants carry a worker's token, by which the last stray of a job is found.
+    """Gives this process and its descendants a worker's token in their environment, by which processes that a job
+    leaves behind are found.
 
-    What a process shows of its environment in /proc is where it began, so the value is written over in place; it has
-    the same length.
+    /proc shows the memory that held the environment when the process was started, so the token, which always has the
+    same length, is overwritten there in place.
     """
     libc = ctypes.CDLL(None)
     libc.getenv.restype = ctypes.c_void_p

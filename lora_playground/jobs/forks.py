@@ -1,6 +1,6 @@
-"""This side of the fork server: starts it, asks it for workers, and hears how they ended.
+"""The server's side of the fork server (`jobs.fork_server`): starts it, asks it for workers, learns how they ended.
 
-It knows processes and pipes; what a worker does, `jobs.worker` knows. It imports no torch.
+It knows processes and pipes; `jobs.worker` is what a worker does. It imports no torch.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from lora_playground.machine.processes import python, signal_group, start, start
 from lora_playground.runs import HOME_VARIABLE
 
 PATIENCE = 180.0
-"""Seconds that the imports may take before workers are started without a fork server."""
+"""Seconds that the imports may take; after that workers are started without a fork server."""
 _ANSWER = 10.0
-"""Seconds in which a ready fork server must have made a child."""
+"""Seconds that a ready fork server may take to fork a child."""
 
 
 class Forks:
-    """At most one fork server, started again when it has died.
+    """At most one fork server, restarted when it has died.
 
     Args:
-        home: the home whose runs are trained; its `worker.log` gets what is printed before a run is known.
+        home: its `worker.log` gets what is printed before a run is known.
 
     Attributes:
-        broken: it could not get ready; there is no use in waiting for it.
+        broken: whether it failed to start, so that waiting for it is of no use.
     """
 
     def __init__(self, home: Path) -> None:
@@ -47,15 +47,15 @@ class Forks:
 
     @staticmethod
     def possible() -> bool:
-        """Whether this machine can: Linux, and no GPU that a run would use."""
+        """Whether this machine can use a fork server: it has Linux and no GPU."""
         return hasattr(os, "pidfd_open") and hasattr(socket, "SOCK_SEQPACKET") and not gpus()
 
     def start(self) -> None:
-        """Starts the fork server where none lives. Raises JobError where the system refuses."""
+        """Starts the fork server unless it is running. Raises JobError if the system refuses."""
         if self.broken or (self._server is not None and self._server.poll() is None):
             return
         if self._server is not None and not self._is_ready:
-            self.broken = True  # it ended before it was ready, and would again
+            self.broken = True  # it ended before it was ready, and would do so again
             return
         self.close()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -82,7 +82,7 @@ class Forks:
         self._socket, self._is_ready, self._since = ours, False, time.monotonic()
 
     def ready(self) -> bool:
-        """Whether a worker can be had at once; starts the fork server where none lives."""
+        """Whether a worker can be forked at once. Starts the fork server if it is not running."""
         self.start()
         self._hear()
         if not self._is_ready and not self.broken and time.monotonic() - self._since > PATIENCE:
@@ -91,7 +91,7 @@ class Forks:
         return self._is_ready and self._socket is not None and not self.broken
 
     def fork(self) -> Worker | None:
-        """A new worker, None where the fork server is gone or does not answer."""
+        """A new worker; None if the fork server is gone or does not answer."""
         if self._socket is None:
             return None
         token = secrets.token_hex(8)
@@ -104,7 +104,7 @@ class Forks:
         finally:
             os.close(read)
         if pid is None:
-            os.close(write)  # a child that came too late reads the end of its pipe, and ends
+            os.close(write)  # a child that is forked too late finds its pipe closed, and ends
             self.close()
             return None
         os.set_blocking(write, False)
@@ -112,15 +112,15 @@ class Forks:
         return Worker(Handle(pid, started_at(pid), token), write, lambda: self._status(pid, parent))
 
     def _status(self, pid: int, parent: socket.socket | None) -> int | None:
-        """The exit status of a child, None while it runs. Where the fork server died first nobody knows it: it counts
-        as killed."""
+        """The exit status of a child, None while it runs. If the fork server died first the status is unknown, and the
+        child counts as killed."""
         self._hear()
         if pid not in self._ended and self._socket is not parent and not started_at(pid):
             self._ended[pid] = -signal.SIGKILL
         return self._ended.get(pid)
 
     def close(self) -> None:
-        """Ends the fork server; its children go on."""
+        """Ends the fork server; its children continue."""
         if self._socket is not None:
             self._hear()
         if self._socket is not None:
@@ -133,7 +133,7 @@ class Forks:
 
     @property
     def pid(self) -> int | None:
-        """The fork server's process, None while there is none."""
+        """The fork server's process id, None while there is none."""
         return self._server.pid if self._server is not None and self._server.poll() is None else None
 
     def _answer(self) -> int | None:
@@ -146,7 +146,7 @@ class Forks:
         return None
 
     def _hear(self) -> None:
-        """Takes in what the fork server has said; where it is gone, its socket is closed."""
+        """Reads the fork server's messages. If it is gone, closes its socket."""
         while self._socket is not None:
             try:
                 data = self._socket.recv(4096)
@@ -162,7 +162,7 @@ class Forks:
             if "ended" in said:
                 self._ended[said["ended"]] = said["status"]
             elif "forked" in said:
-                self._ended.pop(said["forked"], None)  # of an earlier process with the same number
+                self._ended.pop(said["forked"], None)  # the status of an earlier process with the same id
                 self._forked.append(said["forked"])
             else:
                 self._is_ready = True

@@ -1,4 +1,4 @@
-"""A worker process as the server sees it: how it is found again, told what to do, and ended. It knows no queue."""
+"""A worker process from the server's side: how it is found again, given orders, and ended. It knows no queue."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ TOKEN_VARIABLE = "LORA_PLAYGROUND_WORKER"
 processes left behind are found."""
 
 _CLOCK_ADJUSTMENT = 2.0
-"""Seconds by which two readings of the time a process began may differ."""
+"""Seconds by which two readings of a process's start time may differ."""
 
 
 @dataclass(frozen=True)
 class Handle:
-    """What is recorded of a started job, enough to find and end its processes from another server process.
+    """What is stored of a started worker, enough for another server process to find and end its processes.
 
     Attributes:
-        pid: the worker, leader of its own session and process group.
-        started: when it began, in seconds since 1970 (0 where that is unknown); tells it from a later process with the
-            same number.
-        token: value of TOKEN_VARIABLE in it and all its descendants.
+        pid: of the worker, which leads its own session and process group.
+        started: its start in Unix seconds, 0 if unknown; distinguishes it from a later process with the same id.
+        token: the value of TOKEN_VARIABLE in it and all its descendants.
     """
 
     pid: int
@@ -40,15 +39,16 @@ class Handle:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Handle:
-        """Reads what `to_dict` wrote; fields that it does not know are left out."""
+        """Reads what `to_dict` wrote; unknown fields are ignored."""
         return cls(**{name: value for name, value in values.items() if name in cls.__dataclass_fields__})
 
 
 class Worker:
-    """A worker of ours and the pipe that both orders it and, by closing, tells it that the server is gone.
+    """A worker that this server started, and the pipe for its orders. When the pipe closes, the worker knows that the
+    server is gone.
 
     Args:
-        poll: gives its exit status, None while it runs.
+        poll: returns its exit status, None while it runs.
     """
 
     def __init__(self, handle: Handle, control: int, poll: Callable[[], int | None]) -> None:
@@ -56,7 +56,7 @@ class Worker:
         self._control = control
 
     def send(self, order: dict[str, Any]) -> bool:
-        """Writes one line of orders; False where the worker is gone."""
+        """Writes one line of orders; False if the worker is gone."""
         if self.poll() is not None:
             return False
         try:
@@ -66,8 +66,8 @@ class Worker:
         return True
 
     def end(self) -> None:
-        """Kills the group and collects the exit status. Safe to call twice."""
-        # Once the leader has been waited for, its number may be another's; then the token finds what is left.
+        """Kills the process group and collects the exit status. Safe to call twice."""
+        # After the leader has been waited for, its id may belong to another process; the token finds what is left.
         if self.poll() is None:
             signal_group(self.handle.pid, signal.SIGKILL)
         deadline = time.monotonic() + 5
@@ -79,10 +79,10 @@ class Worker:
 
 
 def same_process(handle: Handle) -> bool:
-    """Whether the recorded process itself still lives; a later one with the same number does not count."""
+    """Whether the stored process is alive; a later process with the same id does not count."""
     return handle.started > 0 and abs(started_at(handle.pid) - handle.started) < _CLOCK_ADJUSTMENT
 
 
 def descendants(token: str) -> list[int]:
-    """Living processes but this one that carry a worker's token, wherever they have put themselves."""
+    """Ids of all living processes with a worker's token, in whatever group or session, without this one."""
     return carrying(TOKEN_VARIABLE, token) if token else []

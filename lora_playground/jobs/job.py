@@ -16,11 +16,11 @@ class Job:
         id: the run's id.
         state: queued, loading, training, saving, evaluating, done, failed, cancelled, interrupted.
         label: the run's name for people.
-        created, started, finished: Unix seconds, None where that has not happened.
+        created, started, finished: Unix seconds, None before that has happened.
         error_code, error_message: of a failed or interrupted job.
-        stopping: a stop was asked for and is under way.
+        stopping: whether a stop was requested and is in progress.
         position: 1 for the job that starts next; None unless queued.
-        eta: seconds until it starts (queued) or ends (running); None where unknown.
+        eta: seconds until it starts (if queued) or ends (if running); None if unknown.
         step, steps: optimiser steps done and planned.
     """
 
@@ -42,7 +42,7 @@ class Job:
 
     @property
     def running(self) -> bool:
-        """Whether it runs."""
+        """Whether it is running."""
         return self.state in PHASES
 
     @property
@@ -52,7 +52,7 @@ class Job:
 
     @property
     def resumable(self) -> bool:
-        """Whether another attempt may go on from where it ended."""
+        """Whether another attempt can continue from where it ended."""
         return self.state in RESUMABLE
 
     @classmethod
@@ -80,7 +80,7 @@ class Job:
 
     @classmethod
     def of_run(cls, run: Run) -> Job:
-        """A run that was made without a server, as its folder shows it."""
+        """The job of a run that was made without a server, read from its folder."""
         error = run.error() or {}
         return cls(
             run.id,

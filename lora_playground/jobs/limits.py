@@ -1,6 +1,6 @@
-"""How much one person may have of a server that many share, and the words for who asks for more.
+"""Limits for each person on a shared server, and the messages for those who exceed them.
 
-It counts; `jobs.supervisor` asks before it takes anything. It knows no browser.
+`jobs.supervisor` checks them before it accepts anything. This module knows no browser.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from lora_playground.wording import counted
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one person: 0 means no limit. `ALONE` is for one person on a machine, `SHARED` for a server that many use.
+    """Limits of one person; 0 means no limit. `ALONE` is for one person on a machine, `SHARED` for a shared server.
 
     Attributes:
-        running: jobs at once. waiting: jobs in the queue. runs, gigabytes: kept, and their size on the disk.
-        uploads: datasets. chats: questions that are being answered.
+        running: jobs that train at once. waiting: queued jobs. runs: stored runs. gigabytes: size of these on disk.
+        uploads: stored datasets. chats: questions that are being answered at once.
     """
 
     running: int = 0
@@ -33,7 +33,8 @@ class Limits:
 
     @classmethod
     def parse(cls, text: str, start: Limits) -> Limits:
-        """Limits as on the command line, 'running=1,gigabytes=2.5', on top of `start`. Raises JobError."""
+        """Reads limits from a text such as 'running=1,gigabytes=2.5'; those that it leaves out are taken from `start`.
+        Raises JobError."""
         kinds = {field.name: float if field.name == "gigabytes" else int for field in fields(cls)}
         found = {}
         for part in filter(None, (part.strip() for part in text.split(","))):
@@ -49,7 +50,8 @@ class Limits:
         return replace(start, **found)  # type: ignore[arg-type]
 
     def check_waiting(self, mine: int) -> None:
-        """Raises JobError where one more would be too many; so do all checks."""
+        """Raises JobError if one more queued job would be too many. The other checks do the same for what they
+        count."""
         if self.waiting and mine >= self.waiting:
             raise JobError(
                 f"You have {counted(mine, 'run')} waiting, and {counted(self.waiting, 'is', many='are')} allowed; "
@@ -87,15 +89,15 @@ ALONE = Limits()
 SHARED = Limits(running=2, waiting=8, runs=100, gigabytes=5.0, uploads=20, chats=3)
 
 
-class Kept:
-    """How many runs a person has, and how much they take on the disk. What ended is measured once."""
+class RunUsage:
+    """Counts a person's runs and their size on disk. Runs that have ended are measured only once."""
 
     def __init__(self, runs: RunStore) -> None:
         self._runs = runs
         self._sizes: dict[tuple[str, int], int] = {}
 
     def of(self, rows: Sequence[Row]) -> tuple[int, int]:
-        """Number of these jobs' runs, and bytes of their folders; a file that two runs share counts for each."""
+        """(number of these jobs' runs, bytes of their folders). A file that two runs share counts for both."""
         return len(rows), sum(self._size(row) for row in rows)
 
     def _size(self, row: Row) -> int:
@@ -109,7 +111,7 @@ class Kept:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of all files in a folder; 0 where there is none."""
+    """Bytes of all files in a folder; 0 if it does not exist."""
     total = 0
     for path in folder.rglob("*"):
         try:

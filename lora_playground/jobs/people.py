@@ -1,4 +1,4 @@
-"""What the people of one server call themselves. It knows identities and names; nothing of runs or browsers."""
+"""The names that people on one server have given themselves. It knows identities and names only."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from lora_playground.errors import JobError
 from lora_playground.runs.files import read_json, write_json
 
 LONGEST = 40
-"""Characters of a name."""
+"""Most characters of a name."""
 MOST = 10_000
-"""People who are remembered."""
+"""How many people's names are stored."""
 
 
 class People:
-    """The names of one home, in `HOME/people.json`. Any thread may call any method."""
+    """The names stored in `HOME/people.json`. Thread-safe."""
 
     def __init__(self, home: Path) -> None:
         self._path = home / "people.json"
@@ -25,12 +25,12 @@ class People:
         self._names = {str(owner): str(name)[:LONGEST] for owner, name in pairs}
 
     def name(self, owner: str) -> str:
-        """What a person is called: the name they gave, else that of their login, else ''."""
+        """A person's name: the one they gave, else that of their login, else ''."""
         return self._names.get(owner) or (owner.removeprefix("user:") if owner.startswith("user:") else "")
 
     def rename(self, owner: str, name: str) -> str:
-        """Gives a person a name, '' takes it away; returns it as it is kept. Raises JobError, and RunError where it
-        cannot be written."""
+        """Sets a person's name, or removes it ('' ); returns it as stored. Raises JobError if it is not allowed,
+        RunError if it cannot be written."""
         if not owner:
             raise JobError("A name is kept with a cookie, which this browser has not sent; allow it and load the page.")
         plain = " ".join("".join(char for char in name if char.isprintable()).split())[:LONGEST]

@@ -1,6 +1,6 @@
-"""One run from config to result, in this process: what the worker and the command line call.
+"""Executes a run from config to result in this process; worker, command line and notebook call it.
 
-It knows which kind of execution a run's config asks for, and records how a run ended. It knows no queue.
+It chooses the kind of execution by the run's config, and records how the run ended. It knows no queue.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ def execute(
     emit: Callable[[Event], None] | None = None,
     attempt: int | None = None,
 ) -> dict[str, Any]:
-    """Executes a run to its end, going on from its last checkpoint where it has one; returns what `result.json` holds.
+    """Executes a run to its end, from its last checkpoint if it has one; returns the contents of `result.json`.
 
     Args:
-        should_stop: asked often; when true the run ends as cancelled.
-        emit: called with every event, after it was written.
-        attempt: its number; by default one more than the events know.
+        should_stop: called often; once it returns true the run ends as cancelled.
+        emit: called with every event after it was written.
+        attempt: number of this attempt; None takes the next one.
 
     Raises:
-        RunError: another process executes the run. Stopped: it was asked to stop. Whatever else went wrong; all but
-        the first are recorded in `error.json`.
+        RunError: another process executes the run. Stopped: a stop was requested. Any other error of its phases. All
+            but the first are recorded in `error.json`.
     """
     with run.locked():
         run.begin(attempt if attempt is not None else run.progress().attempt + 1)
@@ -47,7 +47,7 @@ def execute(
 
         try:
             return execution_of(run)(run, should_stop, each).result()
-        except BaseException as error:  # the tokenizers library panics with an exception that is no Exception
+        except BaseException as error:  # also a panic in the tokenizers library, which is no Exception
             run.sweep()
             if not run.finished(run.attempt):
                 record(run, error)
@@ -60,14 +60,15 @@ def execute(
 def evaluate_run(
     run: Run, rows: int | None = None, report: Callable[[int, int, float], None] = lambda *_: None
 ) -> dict[str, Any]:
-    """Scores a run's saved update on all test rows or the first so many, going on from answers that it has.
+    """Scores a run's saved update. Answers that are stored with the run are not computed again.
 
     Args:
-        report: told after each few rows how many are done, how many there are in all, and the seconds left.
+        rows: number of test rows, from the first; None for all.
+        report: called now and then with (rows done, all rows, seconds left).
 
     Returns:
-        `score`, `forgetting`, `changed`, `samples`, `scoring`. They become part of the run's result where they rest on
-        at least as many rows as those that stand there.
+        {score, forgetting, changed, samples, scoring}. They are stored in the run's result, unless that has scores of
+        more rows.
     """
     run.require_update()
     config = run.config()
@@ -91,7 +92,7 @@ def evaluate_run(
 
 
 def execution_of(run: Run) -> type[Execution]:
-    """The kind of job that a run's config asks for."""
+    """The class of execution for a run's config."""
     if run.config().federated is None:
         return Execution
     from lora_playground.jobs.federated import FederatedExecution

@@ -1,4 +1,4 @@
-"""How many jobs run at once and where: which device a job gets, and whether it fits beside those that run.
+"""Decides how many jobs run at once, which device a job gets, and whether it fits beside the running ones.
 
 It knows what jobs need and what the machine has; it starts nothing and knows no owner.
 """
@@ -14,8 +14,8 @@ from lora_playground.machine import memory
 from lora_playground.machine.device import Gpu, cores, gpus
 
 LARGE = 50_000_000
-"""Parameters of a base model from which a run on the processor has it alone: its matrix products keep all cores busy.
-Smaller ones are done sooner two at a time, each on one core, than one after the other on both."""
+"""A base model with at least so many parameters trains on the CPU alone: its matrix products keep all cores busy. Runs
+on smaller models finish sooner two at a time, each on one core, than one after the other on both."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Place:
     """Where a job runs and what it needs there.
 
     Attributes:
-        gpu: as CUDA_VISIBLE_DEVICES names it, None where all there is may be used.
-        bytes: of the device's memory, 0 where unknown. alone: whether nothing else may run on the processor.
+        gpu: the GPU as CUDA_VISIBLE_DEVICES names it; None for no choice.
+        bytes: device memory it needs, 0 if unknown. alone: whether no other job may run on the CPU.
     """
 
     gpu: str | None = None
@@ -36,8 +36,8 @@ class Placement:
     """Finds places on this machine.
 
     Args:
-        slots: jobs at most; None lets as many run as there are cores, one that is large alone on the processor, and as
-            many on a GPU as its memory has room for.
+        slots: the most jobs at once. None: on a CPU as many as it has cores, but a large model alone; on a GPU as many
+            as fit into its memory.
     """
 
     def __init__(self, slots: int | None = None) -> None:
@@ -45,7 +45,7 @@ class Placement:
         self.slots = max(1, slots) if slots is not None else max(cores(), len(gpus()))
 
     def find(self, config: RunConfig, taken: Collection[Place]) -> Place | None:
-        """A place for a run beside those that are taken, or None as long as there is none."""
+        """A place for a run beside the places that are taken; None while there is none."""
         if len(taken) >= self.slots:
             return None
         found = gpus()
@@ -60,8 +60,8 @@ class Placement:
         return Place(None, need, alone)
 
     def _on_a_gpu(self, found: list[Gpu], need: int, taken: Collection[Place]) -> Place | None:
-        """On the GPU with the fewest jobs among those with room: what nobody uses, and no job that has only begun is
-        going to use. A job of unknown size waits for one without a job."""
+        """A place on the GPU with the fewest jobs, among those with enough memory that is neither used nor going to be
+        used by jobs that have just started. A job of unknown size gets a GPU without jobs."""
         best: tuple[int, int, str] | None = None
         for gpu in found:
             here = [place for place in taken if place.gpu in (gpu.name, None)]

@@ -1,8 +1,8 @@
-"""Runs jobs on a Ray cluster, by the same contract as on this machine. The only importer of Ray.
+"""Runs jobs on a Ray cluster, with the same interface as on this machine. The only importer of Ray.
 
-Each job is one actor with a core, or a GPU where the cluster has any, and dies with this server. Its run's folder
-travels there and what it writes comes back (`jobs.remote_run`), so that no disk is shared. A machine that is lost ends
-the job with MACHINE_LOST; what had come back of it stays.
+Each job is one actor with a core, or a GPU if the cluster has any, and ends with this server. No disk is shared: the
+run's folder is sent there, and what the job writes is copied back (`jobs.remote_run`). If a machine is lost, its jobs
+end with MACHINE_LOST; what was copied back stays.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ log = logging.getLogger(__name__)
 
 NAMESPACE = "lora-playground"
 PAUSE = 0.4
-"""Seconds between two questions for what is new."""
+"""Seconds between two requests for what is new."""
 PATIENCE = 120.0
-"""Seconds that an actor may take to answer before its machine counts as lost. Importing torch takes some of them."""
+"""Seconds that an actor may take to answer, which includes importing torch. After that its machine counts as lost."""
 
 
 def connect(address: str) -> None:
-    """Joins a running cluster. Raises JobError: Ray is not installed, or nothing answers there."""
+    """Joins a running cluster. Raises JobError if Ray is not installed, or nothing answers at the address."""
     try:
         import ray
     except ImportError as error:
@@ -58,7 +58,7 @@ def connect(address: str) -> None:
 
 
 def _check_token() -> None:
-    """Raises JobError where a token is asked for and there is none; Ray itself would end this process."""
+    """Raises JobError if Ray's token authentication is on and there is no token, since Ray would end this process."""
     if os.environ.get("RAY_AUTH_MODE") != "token" or os.environ.get("RAY_AUTH_TOKEN"):
         return
     place = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
@@ -67,10 +67,10 @@ def _check_token() -> None:
 
 
 def _knock(address: str) -> None:
-    """Raises an error where nothing listens at 'host:port', or it refuses our token; Ray itself would try for minutes.
+    """Raises an error if nothing listens at 'host:port' or our token is refused, since Ray would try for minutes.
 
-    Where all nodes are at 127.0.0.1, Ray is told to stay there too: it would look for them at this machine's address in
-    the network, and listen at all of its addresses.
+    If all nodes are at 127.0.0.1, Ray is told to use that address too. By default it would look for the nodes at this
+    machine's network address, and listen on all addresses.
     """
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal():
@@ -90,7 +90,7 @@ def _knock(address: str) -> None:
 
 
 def on_ray(home: Path, address: str, slots: int | None = None, limits: Limits = ALONE) -> Supervisor:
-    """The queue of a home whose jobs run on a cluster. Raises JobError: as `connect` and `Supervisor`."""
+    """The queue of a home whose jobs run on a cluster. Raises JobError, see `connect` and `Supervisor`."""
     connect(address)
     return Supervisor(home, RayRunner(home), placement=RayPlacement(slots), limits=limits)
 
@@ -107,7 +107,7 @@ class RayPlacement(Placement):
 
     @property
     def slots(self) -> int:  # type: ignore[override]
-        """Jobs at once, by the machines that are in the cluster now."""
+        """How many jobs run at once on the cluster's present machines."""
         import ray
 
         found = ray.cluster_resources()
@@ -115,7 +115,7 @@ class RayPlacement(Placement):
         return max(1, here if self._most is None else min(here, self._most))
 
     def find(self, config: RunConfig, taken: Collection[Place]) -> Place | None:
-        """A place, which Ray chooses; None as long as all are taken."""
+        """A place, of which Ray chooses the machine; None while all are taken."""
         return Place() if len(taken) < self.slots else None
 
 
@@ -135,7 +135,7 @@ class RayRunner:
 
         bundle, token = ray.put(pack(folder)), f"run-{secrets.token_hex(8)}"
         needs: dict[str, Any] = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
-        # One thread runs, the others answer questions meanwhile.
+        # One thread trains, the others answer requests meanwhile.
         actor = ray.remote(RemoteRun).options(name=token, max_concurrency=4, max_restarts=0, **needs)
         self._jobs[token] = _Job(actor.remote(bundle, folder.name, attempt, __version__), folder)
         return Handle(pid=0, started=time.time(), token=token)
@@ -155,7 +155,7 @@ class RayRunner:
         if (job := self._jobs.pop(handle.token, None)) is not None:
             job.end()
             return
-        with contextlib.suppress(ValueError):  # of a server that died: Ray has ended it, or does so now
+        with contextlib.suppress(ValueError):  # an actor of a server that died, which Ray ends by itself
             ray.kill(ray.get_actor(handle.token, namespace=NAMESPACE))
 
     def cpu_seconds(self, handle: Handle) -> float | None:
@@ -163,10 +163,10 @@ class RayRunner:
         return job.cpu_seconds if job is not None else None
 
     def ready(self) -> bool:
-        return True  # the cluster queues what has no place yet
+        return True  # the cluster queues actors until there is a place
 
     def prepare(self) -> None:
-        """Nothing is kept ready: which machine a job gets is not known before."""
+        """Does nothing, since the machine of the next job is not known."""
 
     def close(self) -> None:
         for job in list(self._jobs.values()):
@@ -175,10 +175,10 @@ class RayRunner:
 
 
 class _Job:
-    """One actor, and the thread that brings back what it writes.
+    """One actor, and the thread that copies back what it writes.
 
     Attributes:
-        status: the exit status, once all that was written is here. cpu_seconds: used so far, as last told.
+        status: the exit status, None until everything is copied back. cpu_seconds: last known processor time.
     """
 
     def __init__(self, actor: Any, folder: Path) -> None:
@@ -203,7 +203,7 @@ class _Job:
             except RayTaskError as error:
                 self._say(error)
                 self.status = 1
-            except ActorUnavailableError as error:  # a connection broke; whether the machine is gone is known later
+            except ActorUnavailableError as error:  # the connection broke; the machine may come back
                 if time.monotonic() - heard > PATIENCE:
                     self._say(error)
                     self.status = MACHINE_LOST
@@ -224,7 +224,7 @@ class _Job:
             file.write(f"{type(error).__name__}: {error}\n")
 
     def press(self, how: str) -> None:
-        """'flag' asks it to stop after its step; the others end it."""
+        """'flag' requests a stop after the current step; the others end the actor."""
         import ray
 
         if how == "flag":
@@ -234,7 +234,7 @@ class _Job:
             self.status = -signal.SIGKILL
 
     def end(self) -> None:
-        """Ends actor and thread; deletes what lies on its machine where that answers."""
+        """Ends actor and thread, and deletes the actor's files if its machine answers."""
         import ray
 
         self._ended.set()

@@ -1,4 +1,4 @@
-"""What a server does before it runs jobs: locks the home for itself, and clears up what a dead server left behind.
+"""What a server does before it runs jobs: it locks the home, and puts in order what a server that died left behind.
 
 It knows the table, the runs and the runner; nothing of scheduling.
 """
@@ -19,11 +19,12 @@ from lora_playground.runs import Run, RunStore
 from lora_playground.runs.files import writing
 
 YOUNG = 60.0
-"""Seconds in which a run that is in no table may be one that another program has just made."""
+"""A run that is not in the table and younger than so many seconds may just have been made by another program."""
 
 
 def take_home(home: Path) -> int:
-    """Makes the home and locks it for this process; returns the lock's file descriptor."""
+    """Creates the home and locks it for this process; returns the lock's file descriptor. Raises JobError if another
+    server has locked it."""
     try:
         with writing(home):
             home.mkdir(parents=True, exist_ok=True)
@@ -49,10 +50,10 @@ def take_home(home: Path) -> int:
 
 
 def recover(store: JobStore, runs: RunStore, runner: Runner) -> None:
-    """Jobs that ran when the last server died: their processes are ended, and they stand as interrupted.
+    """Ends the processes of jobs that ran when the last server died, and marks these jobs as interrupted.
 
-    Nobody waited for those workers, so their exit status is unknown. A worker writes `result.json`, whole or not at
-    all, when the adapter is saved; a job that has one is done.
+    The exit status of these workers is unknown. A job whose run has a `result.json` of this attempt is done, since
+    workers write that file atomically once the adapter is saved.
     """
     for row in store.list(PHASES):
         if row.handle is not None:
@@ -76,9 +77,9 @@ def recover(store: JobStore, runs: RunStore, runner: Runner) -> None:
 
 
 def forget_unaccepted(store: JobStore, runs: RunStore) -> None:
-    """Removes the folders of runs that a server was about to take when it died: nobody was told of them, and nothing
-    was begun in them. Those of the last minute stay, since another program may be about to begin one; all do where the
-    table is empty, since a new one knows no run."""
+    """Removes the folders of runs that a server had created but not put into the table when it died. Nobody was told of
+    these, and nothing was begun in them. Runs of the last minute stay, since another program may have made them; so do
+    all runs if the table is empty, since a new table knows none."""
     known = {row.id for row in store.list()}
     if not known:
         return
@@ -92,7 +93,7 @@ def forget_unaccepted(store: JobStore, runs: RunStore) -> None:
 
 
 def as_it_stands(row: Row, runs: RunStore) -> Row:
-    """The row, or one that says done: for a job that failed here and was resumed by the command line to its end."""
+    """The row, with the state 'done' if the job failed here but its run was then finished on the command line."""
     if row.state in TERMINAL and row.state != "done":
         with contextlib.suppress(RunError):
             run = runs.get(row.id)
@@ -102,14 +103,14 @@ def as_it_stands(row: Row, runs: RunStore) -> Row:
 
 
 def rebuild(store: JobStore, runs: RunStore) -> None:
-    """Fills a new table from the run folders. What was queued or running stands as interrupted, to be resumed."""
+    """Fills a new table from the run folders. Runs that were queued or running become interrupted."""
     for run in reversed(runs.list()):
         with contextlib.suppress(PlaygroundError):
             adopt(store, run, "")
 
 
 def adopt(store: JobStore, run: Run, owner: str) -> None:
-    """Adds a run that the table does not have, in the state that its folder shows. Raises JobError while it runs."""
+    """Adds a run to the table, in the state that its folder shows. Raises JobError if it is being executed."""
     if run.alive():
         raise JobError(f"Run {run.id} is being executed outside this server; wait for it or stop it there.")
     state = run.state()

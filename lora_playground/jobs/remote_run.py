@@ -1,7 +1,8 @@
-"""A run on another machine: what goes there, what executes it, and what comes back while it runs. It knows no Ray.
+"""Executes a run on another machine: what is sent there, how it is executed, and how its files come back. It knows no
+Ray.
 
-A bundle is the run's folder and the upload that it names. The node unpacks it into a home of its own, so that no disk
-is shared; what changes in the folder is asked for again and again and laid into the server's folder of the run.
+A bundle is the run's folder with the uploaded dataset that it uses. The other machine unpacks it into a home of its
+own. The server asks repeatedly what has changed in the folder, and copies the changes into its own folder of the run.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from lora_playground.errors import JobError, PlaygroundError
 from lora_playground.runs import Run
 
 APPENDED = {"events.jsonl", "log.txt"}
-"""Files that only grow: what is new of them travels."""
+"""Files that only grow, of which only the new part is sent."""
 LAST = ("adapter", "update.safetensors", "error.json", "result.json")
-"""Written after all others, in this order: a result says that all that it speaks of is there."""
+"""Written after all other files, in this order, since a result must not appear before the files that belong to it."""
 PREFIX = "lora-playground-run-"
 
 Known = dict[str, tuple[int, int]]
@@ -38,9 +39,9 @@ class Changes:
     """What is new in a run's folder.
 
     Attributes:
-        files: {path: (offset, bytes)}; offset 0 replaces the file. gone: paths that are there no longer.
-        known: what the asker knows once it has these. status: the exit status, None while it runs.
-        cpu_seconds: processor time used so far.
+        files: {path: (offset, bytes)}; offset 0 replaces the file. gone: paths of deleted files.
+        known: what the server has once it has these changes, for its next request.
+        status: the exit status, None while it runs. cpu_seconds: processor time used.
     """
 
     files: dict[str, tuple[int, bytes]] = field(default_factory=dict)
@@ -51,7 +52,7 @@ class Changes:
 
 
 def pack(folder: Path) -> bytes:
-    """The bundle of a run: its folder, and the dataset where it is an upload of this home. Raises JobError."""
+    """The bundle of a run: its folder, and its dataset if that is an upload of this home. Raises JobError."""
     home = folder.parent.parent
     out = io.BytesIO()
     try:
@@ -66,7 +67,7 @@ def pack(folder: Path) -> bytes:
 
 
 def lay(changes: Changes, folder: Path) -> None:
-    """Brings a run's folder up to date. A checkpoint appears whole or not at all. Raises OSError."""
+    """Applies changes to a run's folder. A checkpoint appears whole or not at all. Raises OSError."""
     whole: set[Path] = set()
     for name, (offset, content) in sorted(changes.files.items(), key=lambda item: _order(item[0])):
         path = _inside(folder, name)
@@ -90,7 +91,7 @@ def lay(changes: Changes, folder: Path) -> None:
     _place(whole)
     for name in changes.gone:
         _inside(folder, name).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # the first folder that is not empty ends it
+        with contextlib.suppress(OSError):  # stops at the first folder that is not empty
             for parent in Path(name).parents[:-1]:
                 (folder / parent).rmdir()
 
@@ -115,10 +116,10 @@ def _inside(folder: Path, name: str) -> Path:
 
 
 class RemoteRun:
-    """Executes one attempt on the machine that it is made on, in a thread of this process.
+    """Executes one attempt on the machine where it is created, in a thread of its process.
 
     Args:
-        bundle: of `pack`. name: of the run's folder. version: of the server's app.
+        bundle: made by `pack`. name: of the run's folder. version: of the server's app.
 
     Raises:
         JobError: this machine has another version of the app.
@@ -155,8 +156,8 @@ class RemoteRun:
         self._status = status
 
     def changes(self, known: Mapping[str, tuple[int, int]] | None) -> Changes:
-        """What is new since `known`, None for what was in the bundle. The status comes only with a reply that has all
-        that was written before it."""
+        """What has changed since `known`, or since the bundle (None). The exit status is only in a reply that also has
+        everything that was written before the end."""
         status, known = self._status, self._unpacked if known is None else known
         told = Changes(status=status, cpu_seconds=time.process_time())
         for name, path in self._files():
@@ -170,7 +171,7 @@ class RemoteRun:
                     told.files[name] = (offset, content)
                 told.known[name] = now
             except FileNotFoundError:
-                continue  # renamed or deleted in between
+                continue  # renamed or deleted meanwhile
         for name in [name for name in told.files if name.startswith("checkpoints/")]:
             if not (self._run.checkpoints / Path(name).parts[1]).is_dir():  # deleted while it was read
                 told.files.pop(name)
@@ -179,7 +180,7 @@ class RemoteRun:
         return told
 
     def _files(self) -> Iterator[tuple[str, Path]]:
-        # Not by rglob, which fails where a folder is deleted while it walks: old checkpoints are.
+        # Not by rglob, which fails if a folder is deleted while it walks, as old checkpoints are.
         walked = os.walk(self._run.folder)
         for path in sorted(Path(folder, file) for folder, _, files in walked for file in files):
             name = path.relative_to(self._run.folder)
@@ -188,11 +189,11 @@ class RemoteRun:
                 yield str(name), path
 
     def stop(self) -> None:
-        """Asks the run to stop after its current step."""
+        """Requests a stop after the current step."""
         self._stop.set()
 
     def close(self) -> None:
-        """Deletes what was unpacked."""
+        """Deletes the unpacked files."""
         shutil.rmtree(self._place, ignore_errors=True)
 
 
@@ -202,7 +203,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _sweep() -> None:
-    """Deletes what processes that were killed have left here."""
+    """Deletes what killed processes have left on this machine."""
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         pid = path.name[len(PREFIX) :].split("-")[0]
         if pid.isdecimal() and not Path(f"/proc/{pid}").exists() and sys.platform == "linux":

@@ -1,10 +1,11 @@
-"""Where a job runs: the Runner protocol, and LocalRunner, which starts one process group a job on this machine.
+"""Starts, watches and ends the processes of jobs: the Runner protocol, and LocalRunner for this machine, which starts
+one process group for each job.
 
-Where runs use the processor, workers are forked from a process that has imported everything (`jobs.forks`); elsewhere
-each imports by itself, one of them ahead of time.
+On a machine without a GPU, workers are forked from a process that has imported everything (`jobs.forks`). Otherwise
+each worker does its own imports, one of them ahead of time.
 
-A runner starts, watches and ends processes. It knows no queue and no state; the supervisor decides what a process's
-end means. This module imports no torch: the worker that it starts does.
+A runner knows no queue and no states; the dispatcher decides what the end of a process means. No torch is imported
+here.
 """
 
 from __future__ import annotations
@@ -29,53 +30,54 @@ __all__ = ["TOKEN_VARIABLE", "Handle", "LocalRunner", "Runner", "descendants", "
 
 
 class Runner(Protocol):
-    """How the supervisor starts and ends jobs. The same contract tests run on every implementation."""
+    """How jobs are started and ended. The same tests run on every implementation."""
 
     def submit(self, folder: Path, attempt: int, gpu: str | None = None) -> Handle:
-        """Starts attempt `attempt` of the run in `folder`; raises JobError where it cannot.
+        """Starts attempt `attempt` of the run in `folder`. Raises JobError if it cannot.
 
         Args:
-            gpu: the only one it may use, as CUDA_VISIBLE_DEVICES names it; None leaves it all there are.
+            gpu: the only GPU it may use, as CUDA_VISIBLE_DEVICES names it; None for all.
         """
         ...
 
     def poll(self, handle: Handle) -> int | None:
-        """None while it runs, then its exit status (negative: the signal that ended it); the same at every call."""
+        """None while it runs, then its exit status (negative: the signal that ended it), the same at every call."""
         ...
 
     def cancel(self, handle: Handle, how: Literal["flag", "terminate", "kill"]) -> None:
-        """Asks the job to stop (flag), terminates it, or kills its whole process group. No error where it has ended."""
+        """Requests a stop (flag), sends SIGTERM to the job (terminate), or kills its process group (kill). No error if
+        it has ended."""
         ...
 
     def reap(self, handle: Handle) -> None:
-        """Ends all processes that are left of the job, also from another server process; returns when none is left."""
+        """Ends all remaining processes of a job, also one of an earlier server process; returns when none is left."""
         ...
 
     def cpu_seconds(self, handle: Handle) -> float | None:
-        """Processor time it has used so far; None where that is unknown."""
+        """Processor time it has used; None if unknown."""
         ...
 
     def ready(self) -> bool:
-        """Whether a submit now starts at once. Where it is False, what is missing is being made ready."""
+        """Whether a job submitted now would start at once. If not, a worker is being prepared."""
         ...
 
     def prepare(self) -> None:
-        """Prepares for the next submit at low priority, if this runner can."""
+        """Prepares a worker for the next submit at low priority, if this runner can."""
         ...
 
     def close(self) -> None:
-        """Ends what was prepared and all that runs."""
+        """Ends prepared workers and running jobs."""
         ...
 
 
 class LocalRunner:
-    """Runs workers as processes of this machine, and keeps one that has done its imports: the fork server, or a worker
-    that waits for a run.
+    """Runs workers as processes of this machine. It keeps one process ready that has done its imports: the fork server,
+    or a worker that waits for a run.
 
     Args:
-        home: folder for the log of what waits.
-        command: argv of another worker than ours; `--control FD` is added.
-        warm: whether anything is kept ready.
+        home: folder for the log of the prepared process.
+        command: argv of a worker to use instead of `jobs.worker`; `--control FD` is appended.
+        warm: whether to keep a process ready.
     """
 
     def __init__(self, home: Path, command: Sequence[str] | None = None, warm: bool = True) -> None:
@@ -153,7 +155,7 @@ class LocalRunner:
 
     @property
     def waiting_pid(self) -> int | None:
-        """The process that is kept ready, None while there is none."""
+        """The id of the process that is kept ready; None if there is none."""
         if self._forks is not None and not self._forks.broken:
             return self._forks.pid
         return self._ready.handle.pid if self._ready is not None else None

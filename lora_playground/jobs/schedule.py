@@ -1,4 +1,4 @@
-"""Which job starts next, and when: fair between owners; jobs of one owner in the order in which they were submitted."""
+"""The order in which queued jobs start: fair between owners; those of one owner in the order of submission."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Plan = dict[str, tuple[int | None, float | None]]
 """Job id → (position, seconds until it starts)."""
 
 _ASSUMED = 60.0
-"""Seconds that a job is assumed to take where none has ended yet; only the order depends on it."""
+"""Seconds that a job is assumed to take if none has ended yet; only the order depends on it."""
 
 
 def plan_queue(
@@ -20,16 +20,16 @@ def plan_queue(
     slots: int,
     typical: float | None,
 ) -> list[tuple[Row, float | None]]:
-    """Queued jobs in the order in which they will start, each with the seconds until then (None where unknown).
+    """Queued jobs in the order in which they will start, each with the seconds until then (None if unknown).
 
-    The next job is that of the owner who has used the device least; each start adds a typical job's time to its
-    owner's use, so that one who asks for fifty does not make others wait for more than the current one.
+    The next job is that of the owner who has used the device least. Each planned start adds a typical job's time to its
+    owner's use, so a person who submits fifty jobs does not make others wait for all of them.
 
     Args:
-        use: seconds of recent device time by owner, running jobs included.
-        remaining: seconds that each running job still needs, None where unknown.
+        use: {owner: seconds of recent device time}, running jobs included.
+        remaining: seconds that each running job still needs, None if unknown.
         slots: how many jobs run at once.
-        typical: seconds a job usually takes, None where unknown.
+        typical: seconds that a job usually takes, None if unknown.
     """
     use, left = dict(use), list(queued)
     free_at = [*remaining, *[0.0] * max(0, slots - len(remaining))]

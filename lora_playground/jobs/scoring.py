@@ -1,7 +1,7 @@
-"""Scores base and adapted model side by side: both answer the same prompts in lock step on one pristine copy of W.
+"""Scores base and adapted model: both answer the same prompts in lock step, on one copy of the base's weights.
 
-It knows the decoder and the metrics; nothing of training. All answers are kept on disk: the base's in HOME/cache, for
-the next run on the same base and data, the adapted model's with its run, so that a scoring that ended early goes on.
+It knows the decoder and the metrics; nothing of training. All answers are stored: the base's in HOME/cache, for later
+runs on the same base and data; the adapted model's with its run, so that scoring that ended early can be continued.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from lora_playground.models.loading import Base
 
 SKILLS = SHIPPED / "_base-skills" / "test.jsonl"
-"""What the embedded base model can do before it is adapted; only it is asked for these."""
+"""Test rows for skills that the embedded base model has before it is adapted. Other bases are not asked these."""
 
 TASK_ROWS, SKILL_ROWS = 96, 96
 SHOWN = 6
-"""Samples kept in a result."""
+"""Number of samples in a result."""
 _CHUNK, _FIRST_CHUNK = 24, 4
-"""Rows that are answered at once, and as long as the time a row takes is not known."""
+"""Rows that are answered at once, and rows in the first chunk, which measures how long a row takes."""
 _LONGEST = 160
 
 Row = dict[str, Any]
@@ -41,7 +41,7 @@ Pairs = list[tuple[Row, str, str]]
 
 
 class Answers:
-    """Greedy answers of one model, kept in a file by prompt and length."""
+    """Greedy answers of one model, stored in a file by prompt and greatest length."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
@@ -55,7 +55,7 @@ class Answers:
         self._answers[self._key(messages, longest)] = answer
 
     def save(self) -> None:
-        """Writes them; a file that cannot be written is no error, since the answers can be made again."""
+        """Writes the file. If that fails nothing is raised, since the answers can be computed again."""
         if self.path is not None:
             with contextlib.suppress(OSError, RunError):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,14 +68,14 @@ class Answers:
 
 @dataclass
 class Asking:
-    """Asks both models.
+    """Asks base and adapted model.
 
     Attributes:
-        adapted: the update of the adapted model. answers: of the base, and of the adapted model.
-        seconds: after so long no new rows are begun; None for all of them.
-        should_stop: when true, what has been answered so far counts.
-        report: called after each few rows with how many are done, how many there are in all, and the seconds left.
-        planned: rows in all.
+        adapted: the update of the adapted model. answers: stored answers of the base, and of the adapted model.
+        seconds: after this time no more rows are begun; None for no limit.
+        should_stop: once it returns true, no more rows are begun.
+        report: called after each chunk with (rows done, all rows, seconds left).
+        planned: number of all rows. done: rows answered.
     """
 
     decoder: Decoder
@@ -93,7 +93,7 @@ class Asking:
         return time.monotonic() - self.began
 
     def both(self, rows: Sequence[Row]) -> Pairs:
-        """(row, base's answer, adapted model's answer) of as many rows as the time allows; greedy."""
+        """(row, base's answer, adapted model's answer), greedy, of as many rows as the time allows."""
         pairs: Pairs = []
         while (chunk := list(rows[len(pairs) : len(pairs) + self._affordable()])) and not self.should_stop():
             answered = self._answer(chunk)
@@ -113,7 +113,7 @@ class Asking:
         return min(_CHUNK, int((self.seconds - self.elapsed) * self.done / max(1e-6, self.elapsed)))
 
     def _answer(self, chunk: list[Row]) -> Pairs:
-        """Both answers to each row; none at all where a stop cut them short."""
+        """Both answers to each row of a chunk; [] if a stop came before all were complete."""
         longest = _length(self.decoder, chunk)
         asked = [prompt_of(row) for row in chunk]
         updates = (None, self.adapted)
@@ -148,19 +148,19 @@ def score_update(
     report: Callable[[int, int, float], None] = lambda *_: None,
     answers: Path | None = None,
 ) -> dict[str, Any]:
-    """Scores an update against its base on the dataset's test part, and what it forgot.
+    """Scores an update beside its base on the dataset's test part, and measures what it forgot.
 
     Args:
-        base: pristine.
-        rows: of the test part, the first so many; None for all.
-        seconds: after so long no new rows are begun; None, or the embedded model, answers all of them.
-        embedded: whether this base is the embedded model, which is asked for its own skills too.
+        base: unchanged. updates: of the adapted model.
+        rows: number of test rows, from the first; None for all.
+        seconds: after this time no more rows are begun; None for no limit. The embedded model always answers all rows.
+        embedded: whether the base is the embedded model, so that its own skills are tested too.
         should_stop, report: see `Asking`.
-        answers: the file in which the adapted model's answers are kept.
+        answers: file for the adapted model's answers; None stores none.
 
     Returns:
-        `score`, `forgetting`, `changed`, `samples` and `scoring` as in a run's result; score is None without test rows
-        or metric.
+        {score, forgetting, changed, samples, scoring} as in a run's result. `score` is None without test rows or
+        metric.
     """
     from lora_playground.models.decoding import Decoder, RowUpdate
     from lora_playground.models.prompts import can_be_asked
@@ -172,7 +172,7 @@ def score_update(
     asked = list(usable)[:rows]
     metric = data.card.metric if data.card.metric in evaluation.METRICS else ""
     known = read_rows(SKILLS) if embedded and SKILLS.is_file() else []
-    if rows is not None and len(known) > SKILL_ROWS:  # spread over the whole file, which is sorted by skill
+    if rows is not None and len(known) > SKILL_ROWS:  # evenly from the whole file, which is sorted by skill
         known = [known[number * len(known) // SKILL_ROWS] for number in range(SKILL_ROWS)]
     asking = Asking(
         decoder,
@@ -196,7 +196,8 @@ def score_update(
 
 
 def _forgotten(found: dict[str, Any] | None, skills: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The score on the base's own skills as a loss, with its interval and one answer that was lost."""
+    """The `forgetting` of a result, from the score on the base's own skills, with an example of a skill that was
+    lost."""
     if found is None:
         return None
     forgotten = {key: found[key] for key in ("base", "adapted", "n")} | {"drop": found["base"] - found["adapted"]}
@@ -206,12 +207,12 @@ def _forgotten(found: dict[str, Any] | None, skills: list[dict[str, Any]]) -> di
 
 
 def _length(decoder: Decoder, rows: Sequence[Row]) -> int:
-    """How many tokens an answer may have: half as much again as the longest reference of these rows."""
+    """The most tokens an answer may have: 1.5 times the longest reference answer of these rows."""
     longest = 0
     for row in rows:
         reference = answer_of(row)
         longest = max(longest, len(decoder.tokenizer(reference, add_special_tokens=False)["input_ids"]))
-    # A multiple of 16, so that the base's kept answers serve chunks of other sizes too.
+    # A multiple of 16, so that stored answers of the base can be used for other sets of rows.
     return min(_LONGEST, (longest * 3 // 2 + 23) // 16 * 16) if longest else _LONGEST
 
 
@@ -224,7 +225,7 @@ def _scored(pairs: Pairs, metric: str) -> tuple[dict[str, Any] | None, list[dict
             for answers in ([old for _, old, _ in pairs], [new for _, _, new in pairs]):
                 sides.append(evaluation.evaluate(lambda _, given=answers: given, rows, metric, batch=len(rows)))  # type: ignore[misc]
         except DataError:
-            sides = []  # an upload may name a metric and lack what it needs
+            sides = []  # an uploaded dataset can name a metric without the fields that it needs
     samples = []
     for index, (row, old, new) in enumerate(pairs):
         samples.append(

@@ -1,4 +1,4 @@
-"""The table of jobs, which alone decides what state a job is in. SQLite, one connection, compare-and-set.
+"""The table of jobs, the only authority on the state of a job. SQLite, one connection, compare-and-set.
 
 It knows states and rows; nothing of processes, folders or scheduling.
 """
@@ -20,14 +20,14 @@ from lora_playground.errors import JobError
 from lora_playground.runs.files import is_disk_full
 
 PHASES = ("loading", "training", "saving", "evaluating")
-"""States of a job that runs; they are also the phases of its events."""
+"""States of a running job; also the phases in its events."""
 
 TERMINAL = ("done", "failed", "cancelled", "interrupted")
 """States that end an attempt. They are final for it; only an explicit resume begins another attempt."""
 
 RESUMABLE = ("failed", "cancelled", "interrupted")
 
-# From which states a job may come into a state, within one attempt. A phase never goes back.
+# {state: the states from which a job can come into it within one attempt}. It never returns to an earlier phase.
 ALLOWED = {
     "loading": ("queued",),
     "training": ("loading",),
@@ -66,7 +66,7 @@ _COLUMNS = frozenset("handle cancel_requested error_code error_message started f
 
 @dataclass(frozen=True)
 class Row:
-    """One job as the table has it. Times are Unix seconds; `used` is how long it ran (s, all attempts)."""
+    """One row of the table. Times are Unix seconds; `used` is the running time of all attempts in seconds."""
 
     id: str
     owner: str
@@ -86,10 +86,10 @@ class Row:
 
 
 class JobStore:
-    """The jobs of one home. Every method is one transaction and safe to call from any thread.
+    """The jobs of one home. Every method is one transaction. Thread-safe.
 
     Attributes:
-        message: what a person should know about the opening, such as a damaged table that was replaced; else ''.
+        message: a note for the person, such as that a damaged table was replaced; else ''.
     """
 
     def __init__(self, path: Path) -> None:
@@ -108,7 +108,7 @@ class JobStore:
         db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None, timeout=5)
         try:
             db.row_factory = sqlite3.Row
-            # A rollback journal and one connection: nothing here depends on write-ahead logging.
+            # There is only one connection, so write-ahead logging would bring nothing.
             db.execute("PRAGMA journal_mode = DELETE")
             db.execute("PRAGMA synchronous = FULL")
             found = db.execute("PRAGMA quick_check").fetchone()[0]
@@ -147,7 +147,7 @@ class JobStore:
         created: float | None = None,
         attempt: int = 1,
     ) -> bool:
-        """Adds a job; False where this owner has used this nonce (or this id is known) already."""
+        """Adds a job; False if the owner has used this nonce before, or there is a job with this id."""
         now = time.time() if created is None else created
         with self._lock:
             try:
@@ -161,9 +161,10 @@ class JobStore:
         return True
 
     def move(self, id: str, attempt: int, state: str, **values: Any) -> bool:
-        """Compare-and-set: puts attempt `attempt` of job `id` into `state` if it may go there from where it is.
+        """Compare-and-set: puts attempt `attempt` of job `id` into `state` if `ALLOWED` permits it from the present
+        one.
 
-        Returns whether it did; False means that the state is final, or another attempt has begun.
+        Returns whether it did. False means that the present state is final, or another attempt has begun.
         """
         sources = ALLOWED[state]
         return self._update(id, attempt, sources, values | {"state": state})
@@ -173,13 +174,13 @@ class JobStore:
         return self._update(id, attempt, ("queued", *PHASES), values)
 
     def withdraw(self, id: str, attempt: int, finished: float) -> bool:
-        """Cancels a job that has not started; False where it has, or has ended."""
+        """Cancels a job that has not started; False if it has started or ended."""
         return self._update(
             id, attempt, ("queued",), {"state": "cancelled", "cancel_requested": 1, "finished": finished}
         )
 
     def restart(self, id: str, attempt: int) -> bool:
-        """Begins attempt + 1 of a job whose attempt ended without success; False where it has begun already."""
+        """Queues attempt + 1 of a job whose attempt ended without success; False if that has begun already."""
         values = {
             "state": "queued",
             "attempt": attempt + 1,
@@ -233,7 +234,7 @@ class JobStore:
         return {row["owner"]: row["used"] for row in rows}
 
     def typical_seconds(self) -> float | None:
-        """Median device time of the last ten jobs that were done; None while there is none."""
+        """Median device time in seconds of the last ten jobs that were done; None if there is none."""
         with self._lock:
             rows = self._db.execute(
                 "SELECT used FROM jobs WHERE state = 'done' AND used > 0 ORDER BY finished DESC LIMIT 10"
@@ -242,7 +243,7 @@ class JobStore:
         return times[len(times) // 2] if times else None
 
     def remove(self, id: str) -> bool:
-        """Forgets a job that is in a final state."""
+        """Removes a job in a final state; False if it is in another state."""
         with self._lock:
             marks = ", ".join("?" * len(TERMINAL))
             done = self._db.execute(f"DELETE FROM jobs WHERE id = ? AND state IN ({marks})", (id, *TERMINAL))
@@ -269,7 +270,7 @@ def _row(row: sqlite3.Row) -> Row:
 
 
 def _damaged(error: sqlite3.OperationalError) -> bool:
-    """An OperationalError that speaks of the file's contents rather than of access to it."""
+    """Whether an OperationalError is about the file's contents rather than access to it."""
     return any(words in str(error) for words in ("malformed", "no such column", "not a database"))
 
 

@@ -1,6 +1,6 @@
-"""The queue as people use it: submit, cancel, resume, delete and list jobs.
+"""The queue's interface: submit, cancel, resume, delete and list jobs.
 
-It checks who may do what and how much may wait; `jobs.dispatcher` starts and ends what is queued. It knows no browser:
+It checks who may do what, and how much may wait; `jobs.dispatcher` starts and ends the jobs. It knows no browser:
 closing a page changes nothing here.
 """
 
@@ -17,7 +17,7 @@ from lora_playground.config import RunConfig
 from lora_playground.errors import JobError, PlaygroundError, RunError
 from lora_playground.jobs.dispatcher import Dispatcher, record
 from lora_playground.jobs.job import Job
-from lora_playground.jobs.limits import ALONE, Kept, Limits
+from lora_playground.jobs.limits import ALONE, Limits, RunUsage
 from lora_playground.jobs.ownership import may_change, why_not
 from lora_playground.jobs.people import People
 from lora_playground.jobs.placement import Placement
@@ -32,22 +32,22 @@ __all__ = ["Job", "Supervisor"]
 
 
 class Supervisor:
-    """The jobs of one home. Create it, `start()` it, `close()` it at the end. Any thread may call any method.
+    """The jobs of one home. Create it, `start()` it, `close()` it at the end. Thread-safe.
 
     Args:
         home: folder of runs, table and lock.
-        runner: where jobs run; this machine by default.
+        runner: starts and ends processes; by default on this machine.
         slots: how many jobs run at once; None leaves it to `jobs.placement`.
-        placement: finds places for jobs instead; `slots` does not count then.
-        limits: how much one owner may have.
-        queue_size: how many jobs may wait in all.
-        stall_seconds: a job without an event and without use of the processor for so long is killed.
-        min_free_bytes: below so much free disk no job is taken.
-        replay: whether a run that was made here before, or is being made, is taken over and not trained once more.
-        admit: checks a config against what there is on this machine (`jobs.admission.check`).
+        placement: decides where jobs run, in place of `slots`.
+        limits: of each owner.
+        queue_size: how many jobs of all owners may wait.
+        stall_seconds: a job that writes no event and uses no processor time for so long is killed.
+        min_free_bytes: with less free disk space no job is accepted.
+        replay: whether a job takes over the files of an equal run (`jobs.equal_runs`) instead of training.
+        admit: checks whether a config can run on this machine; None takes `jobs.admission.check`.
 
     Raises:
-        JobError: another server uses this home, or home cannot be written.
+        JobError: another server uses this home, or it cannot be written.
     """
 
     def __init__(
@@ -84,24 +84,25 @@ class Supervisor:
         runner = runner if runner is not None else LocalRunner(self.home)
         placement = placement if placement is not None else Placement(slots)
         self.dispatcher = Dispatcher(self.store, self.runs, runner, placement, stall_seconds, limits.running)
-        self._kept = Kept(self.runs)
+        self._usage = RunUsage(self.runs)
         self._submitting = threading.Lock()
         self._closing = False
 
-    # --- asked by people ------------------------------------------------------------------------------------------
+    # --- requests -------------------------------------------------------------------------------------------------
 
     def submit(
         self, config: RunConfig, owner: str = "", nonce: str | None = None, fresh: bool = False, hold: int | None = None
     ) -> Job:
-        """Queues a run and returns its job; the same owner and nonce give the same job, so that a double click is one.
+        """Queues a run and returns its job.
 
         Args:
-            fresh: train it even if the same run was made before.
+            nonce: a second call with the same owner and nonce, such as of a double click, returns the first job.
+            fresh: train it even if an equal run was made before.
             hold: the step after which it stops and waits to be resumed; such a run is always trained.
 
         Raises:
-            ConfigError: the config does not fit this machine's datasets, models or variants; nothing is queued.
-            JobError: the owner's or the whole queue is full, the disk is full, or the server is closing.
+            ConfigError: the config cannot run on this machine; nothing is queued.
+            JobError: the queue, the owner's part of it or the disk is full, or the server is closing.
         """
         if nonce is not None and (known := self.store.by_nonce(owner, nonce)):
             return self.job(known.id)
@@ -118,7 +119,7 @@ class Supervisor:
             except DiskFull as error:
                 raise JobError(str(error)) from error
             if self._replay and not fresh and hold is None:
-                self.dispatcher.twins.mark(run)
+                self.dispatcher.equal_runs.mark(run)
             try:
                 added = self.store.add(run.id, owner, nonce, run.label)
             except Exception as error:
@@ -131,10 +132,13 @@ class Supervisor:
         return self.job(run.id)
 
     def cancel(self, id: str, owner: str | None = None) -> Job:
-        """Stops a job in whatever state it is; doing so twice, or after its end, changes nothing.
+        """Stops a queued or running job. Doing so twice, or after its end, changes nothing.
 
         Args:
-            owner: who asks; JobError where they may not change it (`jobs.ownership`). None may change all.
+            owner: who asks; None is not checked.
+
+        Raises:
+            JobError: `owner` may not change it (`jobs.ownership`). RunError: there is no such run.
         """
         row = self._row(id, owner)
         if self.store.withdraw(id, row.attempt, time.time()):
@@ -149,10 +153,11 @@ class Supervisor:
         return self.job(id)
 
     def resume(self, id: str, owner: str | None = None, hold: int | None = None) -> Job:
-        """Queues another attempt of a job that ended without success; it goes on from its last checkpoint.
+        """Queues another attempt of a job that ended without success, which continues from its last checkpoint. A run
+        that was made on the command line can be resumed too. Asking twice starts one attempt.
 
-        A run made without this server (by the command line) is taken into the queue. Asking twice starts one attempt.
-        `hold` is the step after which it stops again; None lets it go on to its end.
+        Args:
+            owner: see `cancel`. hold: the step after which it stops again; None for its end.
         """
         known = self.store.get(id)
         if known is None:
@@ -172,7 +177,8 @@ class Supervisor:
         return self.job(id)
 
     def delete(self, id: str, owner: str | None = None) -> None:
-        """Removes an ended job and its run; raises JobError while it is queued or runs."""
+        """Deletes an ended job and its run. Raises JobError if it is queued or running, or `owner` may not change
+        it."""
         row = self.store.get(id)
         if row is None:
             self._check_owner(id, "", owner)
@@ -182,7 +188,8 @@ class Supervisor:
         self.store.remove(id)
 
     def job(self, id: str, owner: str | None = None) -> Job:
-        """One job. A run that was made without a server is described by its folder. Raises RunError for unknown ids."""
+        """The job of a run. For a run that was made without a server it is read from its folder. Raises RunError for an
+        unknown id."""
         row = self.store.get(id)
         if row is None:
             found = Job.of_run(self.runs.get(id))
@@ -192,20 +199,20 @@ class Supervisor:
         return self._job(row, self._plan() if row.state == "queued" else {})
 
     def find(self, id: str) -> Job | None:
-        """One job, None where there is none of that id any more."""
+        """The job of a run; None if there is no such run."""
         try:
             return self.job(id)
         except PlaygroundError:
             return None
 
     def jobs(self, owner: str | None = None) -> list[Job]:
-        """All jobs (of one owner), newest first."""
+        """All jobs, or those of one owner, newest first."""
         plan = self._plan()
         rows = [row for row in self.store.list() if owner is None or row.owner == owner]
         return [self._job(as_it_stands(row, self.runs), plan) for row in reversed(rows)]
 
     def check(self, config: RunConfig) -> None:
-        """Raises ConfigError where a config does not fit this machine's datasets, models or variants."""
+        """Raises ConfigError if a config cannot run on this machine."""
         if self._admit is None:
             from lora_playground.jobs.admission import check
 
@@ -214,26 +221,26 @@ class Supervisor:
 
     @property
     def slots(self) -> int:
-        """How many jobs may run at once."""
+        """How many jobs can run at once."""
         return self.dispatcher.placement.slots
 
-    # --- life -----------------------------------------------------------------------------------------------------
+    # --- start and end --------------------------------------------------------------------------------------------
 
     def start(self, unready: float = 0.0) -> None:
-        """Clears up after a server that died, then begins to run jobs. Queued jobs stay queued.
+        """Recovers from a server that died, then begins to run jobs. Queued jobs stay queued.
 
         Args:
-            unready: seconds in which no worker is made ready for a later job, unless `make_ready` is called: making
-                one ready takes a processor for some seconds, which the first page needs more.
+            unready: for so many seconds no worker is prepared, unless `make_ready` is called: that takes a processor
+                for some seconds, which the first page needs more.
         """
         self.dispatcher.start(unready)
 
     def make_ready(self) -> None:
-        """Allows a worker to be made ready from now on."""
+        """Allows preparing a worker before the `unready` seconds of `start` are over."""
         self.dispatcher.make_ready()
 
     def close(self) -> None:
-        """Ends all processes; what ran stands as interrupted and can be resumed. Safe to call twice."""
+        """Ends all processes. Running jobs become interrupted and can be resumed. Safe to call twice."""
         if self._closing:
             return
         self._closing = True
@@ -251,12 +258,12 @@ class Supervisor:
     # --- inside ---------------------------------------------------------------------------------------------------
 
     def check_kept(self, owner: str) -> None:
-        """Raises JobError where an owner may not keep another run."""
+        """Raises JobError if an owner may not have another run."""
         if self.limits.runs or self.limits.gigabytes:
-            self.limits.check_kept(*self._kept.of([row for row in self.store.list() if row.owner == owner]))
+            self.limits.check_kept(*self._usage.of([row for row in self.store.list() if row.owner == owner]))
 
     def adopt(self, id: str, owner: str) -> None:
-        """Notes whose a run is that was made beside the queue, such as an imported adapter."""
+        """Sets the owner of a run that was made outside the queue, such as an imported adapter."""
         if self.store.get(id) is None:
             adopt(self.store, self.runs.get(id), owner)
 
@@ -277,7 +284,7 @@ class Supervisor:
     def _row(self, id: str, owner: str | None) -> Row:
         row = self.store.get(id)
         if row is None:
-            self.runs.get(id)  # a malformed id is told in its own words
+            self.runs.get(id)  # raises the error for a malformed id
             raise JobError(f"There is no job {id}. List the jobs to see what there is.")
         self._check_owner(id, row.owner, owner)
         return as_it_stands(row, self.runs)

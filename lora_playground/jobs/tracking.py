@@ -1,7 +1,7 @@
-"""Sends a run's curves to the experiment tracker that a person uses, under the names that TRL's trainers use.
+"""Sends a run's curves to an experiment tracker, under the names that TRL's trainers use.
 
 It reads the events of a run as they are written and knows nothing of training. A tracker that fails is switched off for
-the rest of the run; the run goes on.
+the rest of the run, which continues.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PROJECT = "lora-playground"
 
 
 class Tracker(Protocol):
-    """Where values go."""
+    """Takes the values of one attempt at a run."""
 
     def log(self, values: dict[str, float], step: int) -> None: ...
 
@@ -36,7 +36,7 @@ class TensorBoard:
     def __init__(self, run: Run, config: dict[str, Any], start: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        # What an interrupted attempt wrote from this step on is trained again.
+        # Removes what an interrupted attempt wrote about steps that are trained again.
         self._writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=start + 1 if start else None)
         table = "\n".join(f"| {key} | {value} |" for key, value in config.items())
         self._writer.add_text("config", f"| option | value |\n|---|---|\n{table}", start)
@@ -50,7 +50,7 @@ class TensorBoard:
 
 
 class Service:
-    """wandb, or trackio, which has the same calls: a resumed run goes on under its own name."""
+    """wandb, or trackio, which has the same functions. A resumed run continues under the same name."""
 
     def __init__(self, module: str, run: Run, config: dict[str, Any], **more: Any) -> None:
         self._module: Any = importlib.import_module(module)
@@ -76,14 +76,14 @@ TRACKERS: dict[str, Callable[[Run, dict[str, Any], int], Tracker]] = {
     "trackio": _trackio,
     "wandb": _wandb,
 }
-"""{name: makes one from run, config and the step that the attempt starts at}."""
+"""{name: function of run, config and the attempt's first step that opens the tracker}."""
 
 
 def choose(name: str | None) -> None:
     """Makes `name` the tracker of all runs of this process and its workers; None changes nothing.
 
     Raises:
-        ConfigError: no such tracker, or its package is not installed.
+        ConfigError: there is no such tracker, or its package is not installed.
     """
     if name is None:
         return
@@ -95,17 +95,17 @@ def choose(name: str | None) -> None:
 
 
 def tracked(run: Run, emit: Callable[[dict[str, Any]], None]) -> Following | None:
-    """What follows this run for the chosen tracker, or None where none is chosen.
+    """Passes this run's events to the chosen tracker; None if none is chosen.
 
     Args:
-        emit: takes a `message` event where the tracker fails.
+        emit: called with a `message` event if the tracker fails.
     """
     name = os.environ.get(VARIABLE, "")
     return Following(name, run, emit) if name in TRACKERS else None
 
 
 class Following:
-    """Passes one attempt's events to a tracker, which is opened at the first plan."""
+    """Passes one attempt's events to a tracker, which is opened at the first `plan` event."""
 
     def __init__(self, name: str, run: Run, emit: Callable[[dict[str, Any]], None]) -> None:
         self._name, self._run, self._emit = name, run, emit
@@ -151,7 +151,7 @@ class Following:
         if self._failed:
             return
         try:
-            # Standard output is the program's own: with --json it holds one value.
+            # Trackers print to standard output, which must hold only the value of a command with --json.
             with contextlib.redirect_stdout(sys.stderr):
                 act()
         except Exception as error:
@@ -161,7 +161,7 @@ class Following:
 
 
 def trl_config(run: Run, plan: dict[str, Any]) -> dict[str, Any]:
-    """A run's options under the names of TRL's ModelConfig, ScriptArguments, SFTConfig; the rest as in config.json."""
+    """A run's options under the names in TRL's ModelConfig, ScriptArguments and SFTConfig; others as in config.json."""
     config = run.config().model_dump(mode="json")
     variant, training = config["variant"], config["training"]
     named = {

@@ -1,7 +1,7 @@
-"""Validation loss and task score of an adapter of which only the first k singular directions are kept, over k.
+"""Validation loss and task score of an adapter that is cut to its first k singular directions, over k.
 
-`start` measures in a process of its own, which writes the points to the run's folder; `read` gives those so far. The
-web process imports no torch for it.
+`start` starts a process that measures them and writes the points into the run's folder, since the web process imports
+no torch; `read` returns the points written so far.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _lock = threading.Lock()
 
 
 def ladder(rank: int) -> list[int]:
-    """The k that are measured: 0 to 4, then each about 1.5 times the one before, and the rank."""
+    """The values of k to measure: 0 to 4, then each about 1.5 times the last one, and the rank."""
     found, k = [0, 1, 2, 3, 4], 4.0
     while k < rank:
         k *= 1.5
@@ -42,13 +42,13 @@ def ladder(rank: int) -> list[int]:
 
 
 def read(run: Run) -> dict[str, Any] | None:
-    """The points so far: lists k, loss, score; planned, done, metric. None before the first."""
+    """The points measured so far, see `measure`; None before the first."""
     found = read_json(run.folder / FILE)
     return found if isinstance(found, dict) and found.get("k") else None
 
 
 def start(run: Run) -> None:
-    """Begins to measure. Raises RunError where the run has no update, JobError while another curve is measured."""
+    """Starts to measure. Raises RunError if the run has no update, JobError while another curve is being measured."""
     if not run.update_path.is_file():
         raise RunError("Only a finished run with a saved update can be cut; wait for its end.")
     with _lock:
@@ -66,14 +66,14 @@ def start(run: Run) -> None:
 
 
 def running(run: Run) -> bool:
-    """Whether this run's curve is being measured by this server."""
+    """Whether this server is measuring this run's curve."""
     with _lock:
         popen = _active.get(run.id)
         return popen is not None and popen.poll() is None
 
 
 def failure(run: Run) -> str:
-    """A sentence that says why the last measurement ended early."""
+    """A sentence that says why the last measurement failed."""
     error = read_json(run.folder / ERROR)
     if isinstance(error, dict) and error.get("message"):
         return str(error["message"])
@@ -92,10 +92,11 @@ def measure(
 ) -> dict[str, Any]:
     """Measures loss and score at each k, and calls `report` with the points so far after each.
 
-    k = 0 is the base, and at the largest k the update is used as it is, so that both ends are exact.
+    k = 0 is the base; at the largest k the update is used unchanged, without an SVD.
 
     Returns:
-        k, loss (nats per token, or None), score (0 to 1, or None), planned, done, metric, rows.
+        lists `k`, `loss` (nats per token, or None) and `score` (0 to 1, or None); `planned`: number of points; `done`:
+        whether all are measured; `metric`; `rows`: of the test part.
     """
     from lora_playground.analysis.truncation import Decomposition, Truncation
     from lora_playground.analysis.update import load_updates
@@ -133,7 +134,7 @@ def measure(
 
 
 def loss_of(decoder: Any, examples: Sequence[Any], update: Any) -> float | None:
-    """Mean loss over all learned tokens, nats per token."""
+    """Mean loss over all answer tokens, in nats per token; None without examples."""
     import torch
 
     total, count = 0.0, 0
@@ -163,7 +164,7 @@ def score_of(decoder: Any, rows: Sequence[Any], metric: str, update: Any) -> flo
 
 
 def main(folder: str) -> int:
-    """Measures one run; the points go to its folder. Ends when the server that started it is gone."""
+    """The process that measures one run. It ends when the server that started it is gone."""
     run, parent = Run(Path(folder)), os.getppid()
     processes.yield_to_others()
     handle = os.open(run.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)

@@ -1,4 +1,4 @@
-"""One job that runs: what its worker reports, how it is stopped, when it counts as stalled, and how it ended.
+"""A running job: what its worker reports, how it is stopped, when it counts as stalled, and how it ended.
 
 It knows the run folder and the runner; nothing of the queue.
 """
@@ -22,19 +22,19 @@ TERMINATE_AFTER = 0.7
 KILL_AFTER = 1.3
 """Seconds from the stop flag to SIGKILL."""
 STEP_PATIENCE = 30.0
-"""Seconds more for both while a run trains: it ends its step and writes a checkpoint, so that Resume loses nothing."""
+"""Seconds added to both while a run trains, so that it can finish its step and write a checkpoint."""
 
 
 @dataclass
 class Active:
-    """A job that runs. Times are monotonic seconds.
+    """A running job. Times are monotonic seconds.
 
     Attributes:
-        run, owner, attempt, handle, place: what runs, for whom, where.
-        used_before: seconds of device time of earlier attempts.
-        progress: what its events say.
-        stop_asked: when a person asked to stop it, or None.
-        status: its exit status once it has ended. A runner forgets it when the process is reaped.
+        run, owner, attempt, handle, place: what runs, for whom, which attempt, in which process, on which device.
+        progress: what its events say. used_before: seconds of device time of earlier attempts.
+        stop_asked: when a stop was requested, or None.
+        status: its exit status once it has ended; kept here since a runner forgets it when the process is reaped.
+        stalled: seconds without a sign of life after which it was killed, 0 if it was not.
     """
 
     run: Run
@@ -62,13 +62,13 @@ class Active:
 
     @property
     def eta(self) -> float | None:
-        """Seconds until it ends, counted down since its worker said so; None where this attempt has not said so yet."""
+        """Seconds until it ends: the worker's last estimate less the time since; None before the first estimate."""
         if self.progress.attempt != self.attempt or self.progress.eta is None:
             return None
         return max(0.0, self.progress.eta - (time.monotonic() - self._eta_since))
 
     def read(self) -> str | None:
-        """Reads new events into the progress; returns the phase that has begun since the last call, if any."""
+        """Reads new events into `progress`; returns the phase that has begun since the last call, if any."""
         known, before = self.progress.version, self._phase
         self.progress.read(self.run.events_path)
         if self.progress.version != known:
@@ -80,7 +80,7 @@ class Active:
         return self._phase if self._phase != before else None
 
     def press(self, runner: Runner) -> None:
-        """Stop goes flag, SIGTERM, SIGKILL, as time passes; each is sent once."""
+        """Stops the job in three stages as time passes: flag, SIGTERM, SIGKILL. Each is sent once."""
         assert self.stop_asked is not None
         waited = time.monotonic() - self.stop_asked
         patience = STEP_PATIENCE if self._phase == "training" else 0.0
@@ -90,13 +90,13 @@ class Active:
                 runner.cancel(self.handle, how)  # type: ignore[arg-type]
 
     def check_stall(self, runner: Runner, limit: float) -> None:
-        """Kills it if it has neither reported nor computed for `limit` seconds."""
+        """Kills the job if it has neither written an event nor computed for `limit` seconds."""
         now = time.monotonic()
         if now - self._sign_of_life < min(1.0, limit / 4):
             return
         used = runner.cpu_seconds(self.handle)
         if used is None or used > self._cpu + 0.01 * limit:
-            # A loop that only waits uses a little of the processor too, so that a little does not count.
+            # A loop that only waits uses some processor time too, so a little does not count.
             self._cpu, self._sign_of_life = used or self._cpu, now
         elif now - self._sign_of_life > limit:
             self.stalled = limit
@@ -121,7 +121,7 @@ class Active:
 
 
 def oom_kills() -> int:
-    """How often the system has killed processes of this control group, or machine, for lack of memory."""
+    """How often the kernel has killed a process of this control group (or machine) for lack of memory."""
     for path in ("/sys/fs/cgroup/memory.events", "/proc/vmstat"):
         try:
             for line in Path(path).read_text().splitlines():

@@ -1,10 +1,10 @@
 """The worker process: imports what training needs, waits for a run, executes it once, and exits to free its memory.
 
 `python -m lora_playground.jobs.worker --control FD` reads orders, one JSON object a line, from a pipe that the server
-holds: `{"run": FOLDER, "attempt": N, "gpu": NAME or null}` and later `{"stop": true}`. When the pipe closes, the server
-is dead, and the whole process group ends. It knows nothing of queues; what a run is made of, `jobs.pipeline` knows.
+holds: `{"run": FOLDER, "attempt": N, "gpu": NAME or null}` and later `{"stop": true}`. When the pipe closes the server
+is dead, and the whole process group ends. It knows nothing of queues; `jobs.pipeline` executes the run.
 
-Little is imported before the watcher is forked, so that the watcher stays small.
+Little is imported before the watcher is forked, so that the watcher needs little memory.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def main(
     """Waits for one run and executes it; returns the exit status (0 only if `result.json` was written).
 
     Args:
-        execute: what to run instead of `jobs.pipeline.execute` (tests).
-        warm_up: what to do while waiting instead of importing the pipeline (tests).
-        prepared: everything is imported already, and the priority lowered (`jobs.fork_server`).
+        execute: replaces `jobs.pipeline.execute` in tests.
+        warm_up: replaces importing the pipeline, which is done while waiting, in tests.
+        prepared: whether everything is imported and the priority lowered already (`jobs.fork_server`).
     """
     parser = argparse.ArgumentParser(prog="python -m lora_playground.jobs.worker", description=__doc__.split("\n")[0])
     parser.add_argument("--control", type=int, required=True, metavar="FD", help="the pipe to read orders from")
@@ -60,7 +60,7 @@ def main(
 
 
 def prepare() -> None:
-    """Imports what a run needs and opens the embedded base once, so that a run finds everything in place."""
+    """Imports what a run needs and loads the embedded base, before the run is known."""
     from lora_playground.jobs import execution, pipeline  # noqa: F401
 
     execution.prepare()
@@ -81,7 +81,7 @@ class Orders:
         threading.Thread(target=self._read, name="orders", daemon=True).start()
 
     def first(self) -> dict[str, Any] | None:
-        """The order to run something; waits for it. None where the pipe closed first."""
+        """Waits for the order to execute a run; None if the pipe closes first."""
         return self._first.get()
 
     def _read(self) -> None:
@@ -93,15 +93,15 @@ class Orders:
                 else:
                     self._first.put(order)
         self._first.put(None)
-        # The server is gone, and with it whoever would collect what this run makes. The watcher ends the group, strays
-        # included; should it have died, this does.
+        # The server is gone. The watcher ends the process group and what has left it; if the watcher has died, this
+        # thread ends the group.
         if self._watched:
             time.sleep(5)
         os.killpg(0, signal.SIGKILL)
 
 
 class Warming:
-    """Runs the preparation in a thread."""
+    """Runs the preparation in a thread of its own."""
 
     def __init__(self, task: Callable[[], None]) -> None:
         self.error: BaseException | None = None
@@ -115,9 +115,9 @@ class Warming:
             self.error = error
 
     def finish(self) -> None:
-        """Waits until the preparation is done; its error, if any, will come up again in the run itself."""
+        """Waits until the preparation is done. An error in it is ignored here and comes up again in the run itself."""
         while self._thread.is_alive():
-            self._thread.join(0.5)  # a wait without end would not let signals in on every platform
+            self._thread.join(0.5)  # with a timeout, since on some platforms signals do not interrupt an endless wait
 
 
 def _work(order: dict[str, Any], orders: Orders, warming: Warming, execute: Execute | None) -> int:
@@ -131,19 +131,20 @@ def _work(order: dict[str, Any], orders: Orders, warming: Warming, execute: Exec
     try:
         print(f"attempt {order['attempt']} in process {os.getpid()}", flush=True)
         warming.finish()
-        if order.get("gpu") is not None:  # CUDA reads it when it is first used, which warming up does not do
+        if order.get("gpu") is not None:  # CUDA reads it when it is first used, which the preparation does not do
             os.environ["CUDA_VISIBLE_DEVICES"] = order["gpu"]
         if execute is None:
             from lora_playground.jobs.pipeline import execute
         assert execute is not None
         execute(run, orders.stop.is_set, attempt=order["attempt"])
         return 0
-    except BaseException as error:  # the tokenizers library panics with an exception that is no Exception
+    except BaseException as error:  # also a panic in the tokenizers library, which is no Exception
         return exit_status(run, error)
 
 
 def exit_status(run: Any, error: BaseException) -> int:
-    """The exit status for an error, which is recorded here if `execute` was not reached."""
+    """The exit status for an error. Records the error in the run if it came before `execute`, which does that
+    itself."""
     if isinstance(error, SystemExit | KeyboardInterrupt):
         return EXIT_CANCELLED
     recorded = run.error()
@@ -160,30 +161,31 @@ def exit_status(run: Any, error: BaseException) -> int:
 
 
 def _terminated(orders: Orders) -> NoReturn:
-    """Handles SIGTERM by raising in the main thread, so that staged files are removed."""
+    """Handles SIGTERM by raising an exception in the main thread, so that staged files are removed."""
     orders.stop.set()
     raise SystemExit(EXIT_CANCELLED)
 
 
 def _log_to(path: Any) -> None:
-    """Sends everything printed from now on, also by libraries in C, to the end of a file."""
+    """Redirects standard output and error, also of libraries in C, to the end of a file."""
     sys.stdout.flush()
     sys.stderr.flush()
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     except OSError:
-        return  # a full disk: the run will find out and say so; its log stays with the worker's own
+        return  # such as a full disk, which the run itself will report; its output stays in the worker's own log
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.close(handle)
 
 
 def _start_watcher(control: int) -> bool:
-    """Forks a small process that ends the group when the server dies, even while this one is deep in C code, and
-    when this one dies, so that nothing it started outlives it. Returns whether there is one."""
+    """Forks a small process, the watcher. It ends this worker's process group when the server dies, even while the
+    worker is inside C code, and when the worker dies, so that nothing it started outlives it. Returns whether it
+    could."""
     if not hasattr(os, "pidfd_open") or os.getpgrp() != os.getpid():
-        return False  # the thread that reads orders does the first half alone
-    from lora_playground.jobs.handle import TOKEN_VARIABLE, descendants  # before the fork: later every moment counts
+        return False  # the thread that reads orders ends the group when the server dies
+    from lora_playground.jobs.handle import TOKEN_VARIABLE, descendants  # before the fork, so that the watcher is quick
 
     worker = os.getpid()
     if os.fork() != 0:
@@ -197,9 +199,9 @@ def _start_watcher(control: int) -> bool:
             process = os.pidfd_open(worker)
             poller.register(process, select.POLLIN)
             poller.poll()
-            signal.pidfd_send_signal(process, signal.SIGKILL)  # at once; the rest takes a moment
+            signal.pidfd_send_signal(process, signal.SIGKILL)  # the worker first; finding the rest takes a moment
         for pid in descendants(os.environ.get(TOKEN_VARIABLE, "")):
-            if os.getpgid(pid) != os.getpgrp():  # it left the group for a session of its own
+            if os.getpgid(pid) != os.getpgrp():  # it has left the group
                 os.kill(pid, signal.SIGKILL)
     finally:
         os.killpg(0, signal.SIGKILL)
@@ -207,7 +209,7 @@ def _start_watcher(control: int) -> bool:
 
 
 def _exit(status: int) -> NoReturn:
-    """Ends the process at once: a normal exit of torch takes long, and all results are on the disk."""
+    """Ends the process at once: a normal exit with torch takes long, and all results are on disk."""
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()

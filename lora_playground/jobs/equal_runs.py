@@ -1,8 +1,8 @@
-"""Runs that would come out the same: training is deterministic, so the second takes over what the first one made.
+"""Finds equal runs. Training is deterministic, so a run takes over the files of an equal one that was made before.
 
-A run's identity says what it will compute: its config but for the title, the contents of dataset and base model, and
-this app's code. It stands in the run's folder; a run without one is trained whatever there is. It knows folders, no
-queue.
+A run's identity is a digest of everything that decides what it computes: its config without the title, the contents of
+dataset and base model, and this app's code. It is stored in the run's folder; a run without one is always trained. This
+module knows folders, no queue.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from lora_playground.runs.folder import HIDDEN
 
 _NAME = "identity"
 _OWN = {_NAME, "config.json", "result.json", "error.json", "log.txt", "checkpoints", "hold.json", ".lock", HIDDEN}
-"""What a run does not take over from another."""
+"""Files and folders that a run does not take over from another."""
 _CHANGES = {"events.jsonl", "answers.json"}
-"""What may be written to later, and so is copied; the other files are the same on the disk."""
+"""Files that may be written to later, and are therefore copied. All others are hard links."""
 
 
 def identity(config: RunConfig, home: Path) -> str | None:
-    """A digest of all that decides what a run will learn; None where that depends on the clock or is not known yet."""
+    """A run's identity; None if what it learns depends on the clock, or its base model is not on this disk."""
     if config.training.seconds is not None:
         return None
     try:
@@ -56,20 +56,20 @@ def _contents(folder: Path) -> str:
 
 
 def _stamps(folder: Path) -> str:
-    """Names, sizes and times of a base model's files, which may be too large to be read here."""
+    """Digest of names, sizes and times of a base model's files, whose contents may be too large to read."""
     return repr(sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir()))
 
 
 @lru_cache(maxsize=1)
 def _code() -> str:
-    """Digest of this app's source, as it was when the server first asked."""
+    """Digest of this app's source code, computed once for each process."""
     digest = hashlib.sha256()
     for path in sorted(Path(lora_playground.__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-class Twins:
+class EqualRuns:
     """Finds finished runs by their identity."""
 
     def __init__(self, runs: RunStore) -> None:
@@ -78,13 +78,14 @@ class Twins:
         self._finished: dict[str, str] | None = None
 
     def mark(self, run: Run) -> None:
-        """Allows a run to take over what another one made. Without a place to write it is simply trained."""
+        """Writes a run's identity into its folder, so that it can take over another run. If that fails it is
+        trained."""
         with contextlib.suppress(OSError, PlaygroundError):
             if (found := identity(run.config(), self.runs.home)) is not None:
                 (run.folder / _NAME).write_text(found)
 
     def of(self, id: str) -> str:
-        """A run's identity, '' where it has none."""
+        """A run's identity; '' if it has none."""
         if id not in self._identities:
             try:
                 self._identities[id] = (self.runs.folder / id / _NAME).read_text()
@@ -93,31 +94,31 @@ class Twins:
         return self._identities[id]
 
     def ended(self, run: Run) -> None:
-        """Notes a run that has its result."""
+        """Notes that a run has finished, so that others can take it over."""
         if self._finished is not None and self.of(run.id):
             self._finished[self.of(run.id)] = run.id
 
     def finished(self, id: str) -> Run | None:
-        """A finished and scored run with the same identity, or None."""
+        """A finished and scored run with the same identity; None if there is none."""
         if not (wanted := self.of(id)):
             return None
         if self._finished is None or not (self.runs.folder / self._finished.get(wanted, "")).exists():
-            self._finished = {}  # at first, and after one was deleted
+            self._finished = {}  # filled at the first call, and again after a run was deleted
             for run in reversed(self.runs.list()):
                 if run.result_path.exists():
                     self.ended(run)
         with contextlib.suppress(PlaygroundError):
-            twin = self.runs.get(self._finished.get(wanted, ""))
-            scoring = (twin.result() or {}).get("scoring", {})
-            if twin.result() is not None and (scoring.get("rows") or not scoring.get("note")):
-                return twin
+            source = self.runs.get(self._finished.get(wanted, ""))
+            scoring = (source.result() or {}).get("scoring", {})
+            if source.result() is not None and (scoring.get("rows") or not scoring.get("note")):
+                return source
         return None
 
 
-def take_over(run: Run, twin: Run, attempt: int) -> None:
-    """Fills a run with what its twin made, the result last. Large files are links, so that they are on the disk once
-    and stay until the last run that has them is deleted."""
-    for path in twin.folder.iterdir():
+def take_over(run: Run, source: Run, attempt: int) -> None:
+    """Fills a run's folder with the files of an equal, finished run, the result last. Large files are hard links, so
+    that they take space once, and exist until the last run that has them is deleted."""
+    for path in source.folder.iterdir():
         if path.name in _OWN or path.name.endswith(".tmp"):
             continue
         target = run.folder / path.name
@@ -127,10 +128,10 @@ def take_over(run: Run, twin: Run, attempt: int) -> None:
             shutil.copyfile(path, target)
         else:
             _link(path, target)
-    result = twin.result() or {}
+    result = source.result() or {}
     seconds = sum((result.get("seconds") or {}).values())
     first = result.get("replayed", {}).get("seconds", seconds)
-    write_json(run.result_path, result | {"attempt": attempt, "replayed": {"run": twin.id, "seconds": first}})
+    write_json(run.result_path, result | {"attempt": attempt, "replayed": {"run": source.id, "seconds": first}})
 
 
 def _link(source: str | Path, target: str | Path) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from lora_playground.config import RunConfig
+from lora_playground.jobs.equal_runs import identity
 from lora_playground.jobs.supervisor import Supervisor
-from lora_playground.jobs.twins import identity
 from lora_playground.runs import Run
 from lora_playground.runs.files import write_json
 from tests.jobs.support import FakeRunner, config, wait_for, wait_until
