@@ -42,6 +42,11 @@ class ModelConfig(Section):
     )
 
     @property
+    def embedded(self) -> bool:
+        """Whether it is the model that ships with the app, the only one with a test of its own skills."""
+        return self.source == "embedded"
+
+    @property
     def bits(self) -> int:
         """How many bits a frozen weight is stored in: 4, 8, or 16 for any unquantised one."""
         return {"none": 16, "8bit": 8, "4bit": 4}[self.quantisation]
@@ -229,7 +234,7 @@ class RunConfig(Section):
             rank = getattr(self.variant, "rank", None)
             method = self.variant.name + (f" r{rank}" if rank else "")
         parts = [self.data.dataset, method, budget]
-        return " · ".join(parts if self.model.source == "embedded" else [*parts, base])
+        return " · ".join(parts if self.model.embedded else [*parts, base])
 
 
 def checked(section: type[S], data: Any, prefix: str = "") -> S:

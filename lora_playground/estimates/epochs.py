@@ -29,7 +29,7 @@ def epochs(config: RunConfig, home: Path, steps: int | None = None) -> float | N
         return None
     rows, mean = _lengths(home, config.data.dataset, folder, config.data.max_length)
     rows = min(rows, config.data.train_rows or rows)
-    rehearsal = config.data.rehearsal if config.model.source == "embedded" else 0.0
+    rehearsal = config.data.rehearsal if config.model.embedded else 0.0
     seen = (steps or config.training.steps) * config.training.batch_tokens * (1 - rehearsal)
     return seen / (rows * mean) if rows else None
 

@@ -211,7 +211,7 @@ def _from_sizes(
     for end, speed in enumerate((fast, slow)):
         ends = (_PROBE_TOKENS + _VALIDATIONS_STEPS * batch) / speed
         before = STARTING[end] + 2 * (memory.causes["weights"] if memory else 0) / DISK[end]
-        scoring, cut = SCORING[end] + end * _CHUNK_TOKENS / speed, config.model.source != "embedded"
+        scoring, cut = SCORING[end] + end * _CHUNK_TOKENS / speed, not config.model.embedded
         paces.append(_Pace(speed, batch, ends, before, scoring, cut))
     best, worst = paces
     after = (best.ending(config) + worst.ending(config)) / 2

@@ -58,7 +58,7 @@ def model_card(config: RunConfig, result: dict[str, Any], dataset: str, about: s
     ]
     lines += ["", f"# {config.label}", "", f"An adapter for `{base}`. {about}".strip(), "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in _facts(config, result, dataset, licence)]
-    own = config.model.source == "embedded"
+    own = config.model.embedded
     where = "  # in a copy of LoRA Playground, which ships with this model" if own else ""
     return "\n".join([*lines, "", _USE.format(base="assets/models/embedded" if own else base, where=where)])
 

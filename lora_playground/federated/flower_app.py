@@ -65,7 +65,7 @@ def make_site(context: Any, settings: Mapping[str, Any]) -> Site:
         raise ConfigError("partition-id", number, f"there are {len(ranks)} clients, numbered 0 to {len(ranks) - 1}")
     base = load_base(config.model, dtype=config.training.precision)
     data = get_dataset(own or config.data.dataset, home)
-    embedded = config.model.source == "embedded"
+    embedded = config.model.embedded
     held = prepare_clients(base.tokenizer, data, _alone(config) if own else config, embedded)
     mine = held.examples[0 if own else number]
     examples = [mine if k == number else [] for k in range(len(ranks))]

@@ -163,7 +163,7 @@ class Execution:
         base = load_pristine(config.model, training.precision, self.fetched())
         self.check_stop()
         data = get_dataset(config.data.dataset, self.home)
-        prepared = prepare_data(base.tokenizer, data, config.data, training.seed, is_embedded(config.model))
+        prepared = prepare_data(base.tokenizer, data, config.data, training.seed, config.model.embedded)
         self.tell_about(prepared)
         self.target_tokens = sum(int(np.sum(example.learned)) for example in prepared.train)
         pad = base.tokenizer.pad_token_id
@@ -216,7 +216,7 @@ class Execution:
     def prober(self, model: Any, tokenizer: Any, data: Dataset) -> Callable[[int, bool], list[dict[str, Any]]] | None:
         """A function of (step, whether only two prompts are asked) that returns greedy answers of the model in training
         to the first prompts of the dataset's test part. None if there are none."""
-        prompts = offered_prompts(data, PROBES[is_embedded(self.config.model)])
+        prompts = offered_prompts(data, PROBES[self.config.model.embedded])
         if not prompts:
             return None
         from lora_playground.models.decoding import Decoder
@@ -296,7 +296,7 @@ class Execution:
                 self.config.data.dataset,
                 self.home,
                 seconds=seconds,
-                embedded=is_embedded(self.config.model),
+                embedded=self.config.model.embedded,
                 should_stop=self.should_stop,
                 report=tell,
                 answers=self.run.answers_path,
@@ -348,11 +348,6 @@ def start_batches(prepared: Prepared, pad: int, count: int = 4, rows: int = 8) -
         arrays = {"input_ids": ids, "attention_mask": mask, "labels": labels}
         batches.append({name: torch.from_numpy(array) for name, array in arrays.items()})
     return batches
-
-
-def is_embedded(model: ModelConfig) -> bool:
-    """Whether the base is the embedded model, the only one with a test of its own skills."""
-    return model.source == "embedded"
 
 
 def home_of(run: Run) -> Path:

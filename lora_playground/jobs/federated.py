@@ -24,7 +24,7 @@ from lora_playground.federated.rounds import Emit, State
 from lora_playground.federated.simulation import begin, parties, simulate
 from lora_playground.federated.strategies.base import Strategy
 from lora_playground.jobs.admission import check
-from lora_playground.jobs.execution import Event, Execution, is_embedded, load_pristine
+from lora_playground.jobs.execution import Event, Execution, load_pristine
 from lora_playground.jobs.failures import Stopped
 from lora_playground.models.precision import probe
 from lora_playground.training import TrainOutcome
@@ -73,7 +73,7 @@ class FederatedExecution(Execution):
         base = load_pristine(config.model, config.training.precision)
         self.check_stop()
         dataset = get_dataset(config.data.dataset, self.home)
-        data = prepare_clients(base.tokenizer, dataset, config, is_embedded(config.model))
+        data = prepare_clients(base.tokenizer, dataset, config, config.model.embedded)
         shared = data.shared
         self.tell_about(shared)
         judged = shared.validation, dataset.test, dataset.card.metric

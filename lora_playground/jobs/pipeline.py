@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lora_playground.analysis.update import load_updates
-from lora_playground.jobs.execution import Event, Execution, home_of, is_embedded, load_pristine
+from lora_playground.jobs.execution import Event, Execution, home_of, load_pristine
 from lora_playground.jobs.failures import record
 from lora_playground.jobs.scoring import score_update
 from lora_playground.jobs.tracking import tracked
@@ -81,7 +81,7 @@ def evaluate_run(
             home_of(run),
             rows,
             None,
-            is_embedded(config.model),
+            config.model.embedded,
             report=report,
             answers=run.answers_path,
         )

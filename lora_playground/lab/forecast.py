@@ -90,7 +90,7 @@ def first_gradients(run: Run, store: RunStore, names: list[str], report: Report)
     """∂L/∂W (out, in) of these modules, of the mean loss on answers over four batches of eight training rows."""
     from lora_playground.data.catalogue import get_dataset
     from lora_playground.data.preparation import prepare
-    from lora_playground.jobs.execution import is_embedded, start_batches
+    from lora_playground.jobs.execution import start_batches
     from lora_playground.models.linear import is_conv1d, linear_shape
     from lora_playground.models.loading import load_base
     from lora_playground.models.placed_update import named_modules
@@ -99,7 +99,7 @@ def first_gradients(run: Run, store: RunStore, names: list[str], report: Report)
     config = run.config()
     base = load_base(config.model.model_copy(update={"quantisation": "none"}), dtype="float32")
     data = get_dataset(config.data.dataset, store.home)
-    prepared = prepare(base.tokenizer, data, config.data, config.training.seed, is_embedded(config.model))
+    prepared = prepare(base.tokenizer, data, config.data, config.training.seed, config.model.embedded)
     batches = start_batches(prepared, base.tokenizer.pad_token_id)
     modules = {n: m for n, m in named_modules(base.model).items() if n in set(names) and linear_shape(m)}
     for parameter in base.model.parameters():

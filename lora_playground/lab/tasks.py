@@ -53,7 +53,7 @@ class Tasks:
             {value, low, high: 95% interval, base: the base's score, n: rows}, all from 0 to 1 and None if there is no
             score; with forgetting also `forgetting`: {base, adapted, drop, low, high: 95% interval of the drop, n}.
         """
-        embedded = skills and self.model.source == "embedded"
+        embedded = skills and self.model.embedded
         found = score_update(self.base, list(updates), dataset, self.home, self.rows, None, embedded)
         score, lost = found["score"], found["forgetting"]
         told: dict[str, Any] = {"value": None, "low": None, "high": None, "base": None, "n": 0}

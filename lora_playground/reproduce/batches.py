@@ -90,7 +90,7 @@ def arrays(run: Run, recipe: Recipe, tokenizer: Any, home: Path) -> dict[str, np
         get_dataset(config.data.dataset, home),
         config.data,
         config.training.seed,
-        config.model.source == "embedded",
+        config.model.embedded,
     )
     examples = [*prepared.train, *prepared.rehearsal]
     if digest_of(examples) != recipe.examples:

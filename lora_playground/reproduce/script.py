@@ -84,7 +84,7 @@ def _with_package(run: Run, config: RunConfig, why: str) -> str:
 def _standalone(run: Run, config: RunConfig, recipe: Recipe, folder: Path, pad: int) -> str:
     training = config.training
     values = {
-        "base": "assets/models/embedded" if config.model.source == "embedded" else config.model.source,
+        "base": "assets/models/embedded" if config.model.embedded else config.model.source,
         "seed": training.seed,
         "steps": recipe.steps,
         "accumulation": recipe.accumulation,
@@ -133,7 +133,7 @@ def _save(name: str) -> str:
 
 
 def _where(config: RunConfig) -> str:
-    if config.model.source == "embedded":
+    if config.model.embedded:
         return "The base model ships with LoRA Playground: run this in its folder, or set BASE to the model's folder."
     return f"The base model is `{config.model.source}`; set BASE to take it from elsewhere."
 

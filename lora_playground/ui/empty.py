@@ -69,7 +69,7 @@ def _link(config: RunConfig) -> dict[str, str]:
     timed = config.training.seconds is not None
     told = {
         "dataset": config.data.dataset,
-        "model": "" if config.model.source == "embedded" else config.model.source,
+        "model": "" if config.model.embedded else config.model.source,
         "variant": config.variant.name,
         "rank": getattr(config.variant, "rank", None),
         "steps": None if timed else config.training.steps,
