@@ -1,4 +1,4 @@
-"""Writes whole files or none, and says when a disk is full. It knows no run: any folder will do."""
+"""Writes files atomically, and says in words when a disk is full. It knows no run and works in any folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class DiskFull(RunError):
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error, or what caused it, says that there is no room; libraries in Rust or C++ say it in words."""
+    """Whether an error, or its cause, says that the disk is full; libraries in Rust or C++ say so only in their
+    text."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, DiskFull) or (isinstance(seen, OSError) and seen.errno in _FULL):
@@ -43,7 +44,7 @@ def free_bytes(folder: Path) -> int:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns errors of writing at `path` into RunError or DiskFull, with the path and the remedy."""
+    """Turns operating-system errors within the block into RunError or DiskFull, which name `path` and what to do."""
     try:
         yield
     except OSError as error:
@@ -64,9 +65,10 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file whole or not at all: temporary file, fsync, rename, fsync of the folder.
+    """Writes a JSON file atomically: temporary file, fsync, rename, fsync of the folder.
 
-    Raises DiskFull or RunError; an earlier file of that name is intact then, and no temporary file stays behind.
+    Raises:
+        DiskFull, RunError: it cannot be written. An earlier file of that name is intact, and no temporary file is left.
     """
     data = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1).encode() + b"\n"
     staged = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
@@ -100,7 +102,7 @@ def sync(path: Path) -> None:
 
 
 def publish(staged: Path, final: Path) -> None:
-    """Puts a staged file or folder in its final place by one rename, contents synced first; replaces what was there."""
+    """Syncs a staged file or folder and moves it to its final place by one rename, replacing what was there."""
     with writing(final):
         files = [path for path in staged.rglob("*") if path.is_file()] if staged.is_dir() else [staged]
         for path in files:
@@ -124,7 +126,7 @@ def publish(staged: Path, final: Path) -> None:
 
 
 def read_json(path: Path) -> Any | None:
-    """The value in a JSON file; None where the file is missing or damaged."""
+    """The value in a JSON file; None if the file is missing or damaged."""
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -30,25 +30,25 @@ from lora_playground.runs.history import RunProgress, history, read_events
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 LOG_LINES = 40
 ABOUT, LONGEST = "about.json", {"name": 80, "note": 1000}
-"""The file with what people call a run and say of it, and the most characters of each."""
+"""The file with the name and the note that people gave a run, and the most characters of each."""
 HIDDEN = "hidden"
-"""The file that marks a run which stands in no list."""
+"""The file that marks a run that is left out of all lists."""
 _LOCK_TRIES = 25
 KEPT = 64
-"""Runs whose progress a store keeps in memory; the one asked for least recently goes first."""
+"""Number of runs whose progress a store keeps in memory; the least recently used is dropped first."""
 
 
 HOME_VARIABLE = "LORA_PLAYGROUND_HOME"
 
 
 def default_home() -> Path:
-    """Where runs, uploads, converted models and caches live: LORA_PLAYGROUND_HOME, or ~/.lora-playground."""
+    """The folder of runs, uploads, converted models and caches: LORA_PLAYGROUND_HOME, or ~/.lora-playground."""
     return Path(os.environ.get(HOME_VARIABLE) or Path.home() / ".lora-playground")
 
 
 @contextlib.contextmanager
 def home_at(home: Path | str | None) -> Iterator[None]:
-    """Within the block `home` is the default, for this process and all that it starts; None leaves it as it is."""
+    """Makes `home` the default within the block, for this process and those that it starts; None changes nothing."""
     before = os.environ.get(HOME_VARIABLE)
     if home:
         os.environ[HOME_VARIABLE] = str(Path(home).expanduser().absolute())
@@ -64,7 +64,7 @@ class Run:
     """One run's folder. Reading is safe at any time; one process at a time writes (see `locked`).
 
     Attributes:
-        opened: monotonic seconds at which this process came to know of it.
+        opened: monotonic seconds at which this object was made.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -106,7 +106,7 @@ class Run:
         return self.folder / "update.safetensors"
 
     def require_update(self) -> None:
-        """Raises RunError where there is no saved update, with what to do."""
+        """Raises RunError, which says what to do, if there is no saved update."""
         if not self.update_path.is_file():
             remedy = "Train it to the end first."
             if "imported" in (self.result() or {}):
@@ -126,7 +126,7 @@ class Run:
         return self.folder / "checkpoints"
 
     def config(self) -> RunConfig:
-        """The RunConfig; raises RunError where the file is gone, ConfigError where it does not validate."""
+        """The RunConfig. Raises RunError if its file is missing, ConfigError if it is not valid."""
         try:
             text = self.config_path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -134,22 +134,22 @@ class Run:
         return RunConfig.parse_json(text)
 
     def about(self) -> dict[str, str]:
-        """The `name` and the `note` that people gave this run, where they did."""
+        """{'name', 'note'} that people gave this run; without those that they did not give."""
         told = read_json(self.folder / ABOUT) or {}
         return {key: told[key] for key in ("name", "note") if isinstance(told.get(key), str)}
 
     @property
     def label(self) -> str:
-        """The run's name, the same everywhere. Raises as `config` does."""
+        """The run's name, the same everywhere. For errors see `config`."""
         return self.about().get("name") or self.config().label
 
     def describe(self, **about: str) -> None:
-        """Keeps a `name` or a `note`; '' takes it away. Raises RunError, DiskFull."""
+        """Stores a `name` or a `note`; '' removes it. Raises RunError or DiskFull if it cannot be written."""
         told = self.about() | {key: " ".join(text.split())[: LONGEST[key]] for key, text in about.items()}
         write_json(self.folder / ABOUT, {key: text for key, text in told.items() if text})
 
     def hold(self, step: int | None) -> None:
-        """Lets training stop after a step until it is resumed; None lets it go on to its end. Raises RunError."""
+        """Sets the step after which training stops until it is resumed; None for the end. Raises RunError."""
         if step is None:
             self.hold_path.unlink(missing_ok=True)
         else:
@@ -169,28 +169,28 @@ class Run:
 
     @property
     def hidden(self) -> bool:
-        """Whether it stands in no list: it was made for something else that people see."""
+        """Whether it is left out of all lists, since it was made for something else that people see."""
         return (self.folder / HIDDEN).exists()
 
     def hide(self) -> None:
-        """Takes it out of all lists. Raises RunError, DiskFull."""
+        """Leaves it out of all lists. Raises RunError or DiskFull if that cannot be written."""
         with writing(self.folder / HIDDEN):
             (self.folder / HIDDEN).touch()
 
     def result(self) -> dict[str, Any] | None:
-        """What `result.json` holds, None while there is none."""
+        """The contents of `result.json`; None if there is none."""
         return read_json(self.result_path)
 
     def finished(self, attempt: int) -> bool:
-        """Whether this attempt has written its result; then the run is done, whatever becomes of its process."""
+        """Whether this attempt has written its result. Then the run is done, however its process ends."""
         return (self.result() or {}).get("attempt") == attempt
 
     def error(self) -> dict[str, Any] | None:
-        """What `error.json` holds: code, message, log; None where the run has not failed."""
+        """The contents of `error.json`: {code, message, log}; None if the run has not failed."""
         return read_json(self.error_path)
 
     def fail(self, code: str, message: str) -> dict[str, Any]:
-        """Writes `error.json` with the last 40 lines of the log, and returns it; on a full disk it is only returned."""
+        """Writes `error.json` with the last 40 lines of the log, and returns its contents, also if the disk is full."""
         error = {"code": code, "message": message, "attempt": self.attempt, "log": self.log_tail()}
         with contextlib.suppress(RunError):
             write_json(self.error_path, error)
@@ -208,7 +208,7 @@ class Run:
         stamped = event | {"t": round(time.monotonic() - self._began, 3), "attempt": self.attempt}
         line = json.dumps(stamped, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
         if self._torn:
-            line = b"\n" + line  # an earlier writer died within a line; that line stays unreadable, this one is whole
+            line = b"\n" + line  # an earlier writer died within a line, which stays damaged
         with writing(self.events_path):
             handle = os.open(self.events_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             try:
@@ -228,15 +228,15 @@ class Run:
             return False  # missing or empty
 
     def events(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
-        """Events from byte `offset` on, and the offset to ask with next time; a torn last line waits."""
+        """See `history.read_events`."""
         return read_events(self.events_path, offset)
 
     def history(self) -> list[dict[str, Any]]:
-        """All events but those of steps that a resumed attempt trained again."""
+        """All events, without those of steps that a later attempt trained again."""
         return history(self.events()[0])
 
     def progress(self) -> RunProgress:
-        """What all its events say, read from the beginning; `RunStore.progress` reads only what is new."""
+        """What its events say, read from the beginning. (`RunStore.progress` reads only new events.)"""
         return RunProgress().read(self.events_path)
 
     def log_tail(self, lines: int = LOG_LINES) -> list[str]:
@@ -252,11 +252,11 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the run while it is executed; raises RunError where another process does. Ends with the process."""
+        """Locks the run while this process executes it. Raises RunError if another process does."""
         with writing(self.folder):
             handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            for patience in reversed(range(_LOCK_TRIES)):  # `alive` holds the lock for a moment, a run for much longer
+            for patience in reversed(range(_LOCK_TRIES)):  # `alive` of another process holds the lock for a moment
                 try:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
@@ -270,7 +270,7 @@ class Run:
             os.close(handle)
 
     def alive(self) -> bool:
-        """Whether some process executes this run now."""
+        """Whether a process is executing this run."""
         try:
             handle = os.open(self.folder / ".lock", os.O_RDONLY)
         except OSError:
@@ -284,10 +284,10 @@ class Run:
         return False
 
     def state(self) -> str:
-        """The state that the folder alone shows: queued, a phase, done, failed, cancelled or interrupted.
+        """The state as far as the folder shows it: queued, a phase, done, failed, cancelled or interrupted.
 
-        For a run in a server's queue the server's table is the authority (`jobs.supervisor`); this is for runs made
-        without a server, and for reading after the fact.
+        For a run in a server's queue the server's table is the authority (`jobs.supervisor`); this is for runs that
+        were made without a server, and for reading without one.
         """
         if self.alive():
             return self.progress().phase or "loading"
@@ -299,7 +299,7 @@ class Run:
         return "interrupted" if self.events_path.exists() else "queued"
 
     def sweep(self) -> None:
-        """Removes what a killed process left half-written (`*.tmp`), here and among the checkpoints."""
+        """Removes files that a killed process left half-written (`*.tmp`), here and among the checkpoints."""
         for folder in (self.folder, self.checkpoints):
             for path in folder.glob("*.tmp"):
                 if path.is_dir():
@@ -312,7 +312,7 @@ Runs = list[Run]
 
 
 class RunStore:
-    """All runs under one home folder. Safe to use from many threads."""
+    """All runs under one home folder. Thread-safe."""
 
     def __init__(self, home: Path | str | None = None) -> None:
         self.home = Path(home).expanduser() if home else default_home()
@@ -322,7 +322,7 @@ class RunStore:
         self._lock = threading.Lock()
 
     def progress(self, run: Run) -> RunProgress:
-        """What a run's events say by now; one object a run for all who ask, which reads only what was appended."""
+        """What a run's events say. The object is cached and shared by all callers, and reads only new events."""
         with self._lock:
             progress = self._progress.setdefault(run.id, RunProgress())
             self._progress.move_to_end(run.id)
@@ -331,7 +331,7 @@ class RunStore:
         return progress.read(run.events_path)
 
     def create(self, config: RunConfig) -> Run:
-        """Makes a run's folder with its config. Raises RunError where home cannot be written, DiskFull."""
+        """Makes a run's folder with its config. Raises RunError or DiskFull if home cannot be written."""
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         while True:
@@ -355,7 +355,7 @@ class RunStore:
         return run
 
     def _equals(self, run: Run, label: str) -> int:
-        """How many other runs were made with this name."""
+        """The number of other runs that were made with this name."""
         others = [one for one in self.list() if one.id != run.id]
         for one in others:
             if one.id not in self._labels:
@@ -364,7 +364,7 @@ class RunStore:
         return sum(self._labels.get(one.id) == label for one in others)
 
     def get(self, id: str) -> Run:
-        """The run of that id; raises RunError for an id that is malformed or unknown. No path leaves the home."""
+        """The run with this id. Raises RunError if the id is malformed (such as a path) or unknown."""
         if not isinstance(id, str) or not ID_PATTERN.fullmatch(id):
             shown = repr(id)[:60]
             raise RunError(f"{shown} is not a run's id; ids have letters, digits, - and _, at most 64.")
@@ -386,11 +386,11 @@ class RunStore:
         return runs
 
     def delete(self, id: str) -> None:
-        """Removes a run for good; raises RunError while it is being executed."""
+        """Deletes a run. Raises RunError while it is being executed."""
         run = self.get(id)
         if run.alive():
             raise RunError(f"Run {id} is being executed; stop it first.")
         trash = self.folder / f".{id}.deleted"
         with writing(run.folder):
-            os.replace(run.folder, trash)  # gone at once for every reader, even if removing takes long or is cut short
+            os.replace(run.folder, trash)  # gone at once for all readers, even if deleting its files is interrupted
         shutil.rmtree(trash, ignore_errors=True)

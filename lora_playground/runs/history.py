@@ -1,9 +1,9 @@
-"""What the events of a run say: the one reader of `events.jsonl`, for the live view, plots, queue and command line.
+"""Reads a run's events: the only reader of `events.jsonl`, used by live view, plots, queue and command line.
 
-A run is trained in one attempt or more. The first plan of an attempt says at which step it goes on; what earlier
-attempts told of later steps is left out, since those steps are trained again. Further plans of the same attempt only
-correct the number of steps, as a time budget asks for. It knows no figure and no page, and passes over events of types
-that it does not know.
+A run is trained in one attempt or several. The first `plan` event of an attempt says after which step it continues;
+what earlier attempts reported about later steps is dropped, since those steps are trained again. Further plans of the
+same attempt only correct the number of steps, as for a time budget. It knows no figure and no page, and ignores unknown
+types of events.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ Event = dict[str, Any]
 
 
 def read_events(path: Path, offset: int = 0, most: int | None = None) -> tuple[list[Event], int]:
-    """Events from byte `offset` on, and the offset to ask with next time. A last line without its end waits, a line
-    that is damaged is passed over, a file that is missing has no events.
+    """(events from byte `offset` on, the offset to continue from). An incomplete last line is left for the next call,
+    damaged lines are skipped, a missing file has no events.
 
     Args:
-        most: about so many bytes at once, but at least one whole line.
+        most: read only about so many bytes, but at least one line.
     """
     try:
         with open(path, "rb") as file:
@@ -46,7 +46,7 @@ def read_events(path: Path, offset: int = 0, most: int | None = None) -> tuple[l
 
 
 def history(events: Iterable[Event]) -> list[Event]:
-    """All events but those of steps that a later attempt trained again."""
+    """All events, without those of steps that a later attempt trained again."""
     kept: list[Event] = []
     attempt = 1
     for event in events:
@@ -58,7 +58,7 @@ def history(events: Iterable[Event]) -> list[Event]:
 
 
 def _until(event: Event, last: int) -> Event | None:
-    """An event without what it says of steps after `last`; None where nothing is left."""
+    """An event without what it says about steps after `last`; None if nothing is left of it."""
     if event["type"] != "loss":
         return None if isinstance(event.get("step"), int) and event["step"] > last else event
     keep = sum(1 for step in event["steps"] if step <= last)
@@ -68,19 +68,19 @@ def _until(event: Event, last: int) -> Event | None:
 
 @dataclass
 class RunProgress:
-    """What the events of one run say so far. Readers change nothing in it.
+    """What the events of one run have said. Only this class changes its attributes.
 
     Attributes:
-        version: the number of events read. changed: by type of event, the version at which the last one came.
-        attempt: the number of the newest attempt, 0 before its first event.
-        phase: what this attempt does. clock: seconds since it began, at its last event.
-        plan: the newest `plan` event. steps, losses, learning_rates: one entry an optimiser step.
+        version: number of events read. changed: {type of event: version at which the last one was read}.
+        attempt: number of the latest attempt, 0 before its first event.
+        phase: its phase. clock: seconds from its start to its last event.
+        plan: the latest `plan` event. steps, losses, learning_rates: one entry for each optimiser step.
         validation: (step, loss). probes: (step, answers). messages: (level, text).
-        spectra: the newest `spectra` event. checkpoint: the step of the newest one, 0 where there is none.
-        partition, rounds: of a federated run, the event and the events. client: whose turn it is, or ''.
-        eta: seconds from the last event until the run has its result, None where unknown.
-        scoring: the newest `scoring` event of this attempt.
-        download: bytes of the base model that are here, and in all; (0, 0) where none had to be fetched.
+        spectra: the latest `spectra` event. checkpoint: step of the latest checkpoint, 0 if there is none.
+        partition, rounds: the `partition` event and the `round` events of a federated run. client: that trains, or ''.
+        eta: seconds from the last event until the run has its result; None if unknown.
+        scoring: the latest `scoring` event of this attempt.
+        download: (bytes of the base model that are downloaded, all bytes); (0, 0) if nothing had to be downloaded.
     """
 
     version: int = 0
@@ -114,7 +114,7 @@ class RunProgress:
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> RunProgress:
-        """What these events say."""
+        """The progress after these events."""
         progress = cls()
         for event in events:
             progress.take(event)
@@ -122,28 +122,29 @@ class RunProgress:
 
     @property
     def step(self) -> int:
-        """The last optimiser step that was reported."""
+        """The last optimiser step that has been reported."""
         return self.steps[-1] if self.steps else int(self.plan.get("start_step", 0))
 
     @property
     def planned(self) -> int:
-        """Optimiser steps that the run will take, 0 where unknown."""
+        """The number of optimiser steps planned, 0 if unknown."""
         return int(self.plan.get("steps", 0))
 
     @property
     def curve_version(self) -> int:
-        """The version at which the newest loss, validation or plan came."""
+        """The version at which the last loss, validation or plan was read."""
         return max(self.changed[name] for name in ("loss", "validation", "plan"))
 
     def spark(self, buckets: int = 20) -> tuple[float, ...]:
-        """Mean losses of equal parts of the planned steps; only whole parts, so that it seldom changes."""
+        """Mean losses over equal parts of the planned steps, for a small curve. Only complete parts, so it seldom
+        changes."""
         width = max(1, self.planned // buckets)
         whole = len(self.losses) // width
         parts = (self.losses[number * width : (number + 1) * width] for number in range(min(whole, buckets)))
         return tuple(round(sum(part) / width, 3) for part in parts)
 
     def read(self, path: Path) -> RunProgress:
-        """Takes the events that were appended to `path` since the last call. Safe to call from many threads."""
+        """Reads the events that were appended to `path` since the last call. Thread-safe."""
         with self._lock:
             events, self._offset = read_events(path, self._offset)
             for event in events:
@@ -174,9 +175,9 @@ class RunProgress:
             self._cut(int(event.get("start_step", 0)))
 
     def _cut(self, start: int) -> None:
-        """Drops what was told of steps after `start`."""
+        """Drops what was reported about steps after `start`."""
         kept = sum(1 for step in self.steps if step <= start)
-        # New lists, so that whoever draws the old ones in another thread has them whole.
+        # New lists, so that another thread that draws the old ones sees them unchanged.
         self.steps, self.losses = self.steps[:kept], self.losses[:kept]
         self.learning_rates = self.learning_rates[:kept]
         self.validation = [(step, loss) for step, loss in self.validation if step <= start]
@@ -188,7 +189,7 @@ class RunProgress:
     def _take_loss(self, event: Event) -> None:
         self.learning_rates += event.get("learning_rates", [])
         self.losses += [_number(loss) for loss in event["losses"]]
-        self.steps += event["steps"]  # last: there is a loss for every step that a reader finds
+        self.steps += event["steps"]  # last, so that another thread finds a loss for every step
         self.tokens_per_second = event.get("tokens_per_second") or self.tokens_per_second
         self.eta = event.get("eta")
 
@@ -220,11 +221,12 @@ class RunProgress:
         self.scoring, self.eta = event, event["eta"]
 
     def curve(self, since: int = 0) -> Event:
-        """The points of the loss curve that are new since version `since`; 0 gives them all.
+        """The points of the loss curve that are new since version `since`; 0, or a version that this run never had, for
+        all points.
 
-        `steps`, `losses` and `validation` have the new points. `kept` says after how many of the points known at
-        `since` they go: all of them, or none where an attempt went back to a checkpoint. A loss that is no number is
-        None. A `since` that this run has never had counts as 0.
+        Returns:
+            {steps, losses, validation: the new points, in which a loss that is not finite is None; kept: how many of
+            the points known at `since` stay before them: all, or none if an attempt went back to a checkpoint; ...}.
         """
         with self._lock:
             steps, checks = self._lengths[since if self._cut_at <= since <= self.version else 0]
