@@ -225,9 +225,9 @@ class RunProgress:
         all points.
 
         Returns:
-            {version, planned, kept, steps, losses, validation}: the last three are the new points, in which a loss that is
-            not finite is None; `kept` is (training points, validation points) known at `since` that stay before them: all,
-            or none if an attempt went back to a checkpoint.
+            {version, planned, kept, steps, losses, validation}: the last three are the new points, in which a loss that
+            is not finite is None; `kept` is (training points, validation points) known at `since` that stay before
+            them: all, or none if an attempt went back to a checkpoint.
         """
         with self._lock:
             steps, checks = self._lengths[since if self._cut_at <= since <= self.version else 0]
