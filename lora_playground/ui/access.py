@@ -1,8 +1,8 @@
-"""Whether a program may ask, and under which name its runs stand: by a token, or from this machine alone.
+"""Decides whether a program may use the endpoints, and who owns the runs that it starts.
 
-With LORA_PLAYGROUND_TOKEN set, every program has to send it. Without one, only programs on this machine may ask: the
-connection, the host that was asked for, and a browser's origin must all be this machine's, so that neither a proxy nor
-a page of somebody else's is taken for a local program.
+With LORA_PLAYGROUND_TOKEN set, every program has to send that token. Without it, only programs on this machine are
+allowed: the connection, the requested host and a browser's origin must all be this machine, so that neither a proxy nor
+a web page from elsewhere is taken for a local program.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lora_playground.ui.identity import Identity
 
 VARIABLE = "LORA_PLAYGROUND_TOKEN"
 PROGRAM = "program"
-"""Whose runs those of programs are; a login's or a visitor's name goes before it."""
+"""Owner of the runs of programs; if there is a login, its name is put before it."""
 _HOW = "send it as the header 'Authorization: Bearer TOKEN'"
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 
@@ -31,8 +31,7 @@ class Access:
     """Checks requests of programs.
 
     Args:
-        token: what they must send; None takes LORA_PLAYGROUND_TOKEN, '' is none.
-        identity: tells visitors apart.
+        identity: identifies visitors. token: that programs must send; None takes LORA_PLAYGROUND_TOKEN, '' is no token.
     """
 
     def __init__(self, identity: Identity, token: str | None = None) -> None:
@@ -40,10 +39,10 @@ class Access:
         self._token = (os.environ.get(VARIABLE, "") if token is None else token).strip()
 
     def who(self, request: Any) -> str:
-        """The name of who sent a request; raises AccessError where a program may not ask.
+        """The owner of runs that a request starts. Raises AccessError if it is not allowed.
 
         Args:
-            request: Gradio's or Starlette's; None (a call within this process) is a program's.
+            request: Gradio's or Starlette's; None for a call within this process.
         """
         if request is None:
             return PROGRAM
@@ -53,7 +52,7 @@ class Access:
         return self._identity.of(request) or PROGRAM
 
     def refusal(self, headers: Mapping[str, str], client: str) -> str:
-        """Why a request is refused, '' where it is not."""
+        """A sentence that says why a request is refused; '' if it is not."""
         if self._token:
             kind, _, given = headers.get("authorization", "").partition(" ")
             if kind.lower() != "bearer" or not given.strip():
@@ -70,7 +69,7 @@ class Access:
 
 
 def _local(headers: Mapping[str, str], client: str) -> bool:
-    """Whether a request comes from this machine, straight to it, and from no page of another host."""
+    """Whether a request comes directly from this machine, and not from a web page of another host."""
     if not _loopback(client) or any(name in headers for name in _FORWARDED):
         return False
     host = headers.get("host", "")
@@ -88,7 +87,7 @@ def _loopback(host: str) -> bool:
 
 
 class ProgramsMiddleware:
-    """ASGI middleware: answers 401 to MCP requests that may not ask, before anything is listed."""
+    """ASGI middleware: answers 401 to MCP requests that are not allowed, before they get a list of tools."""
 
     def __init__(self, app: Any, access: Access) -> None:
         self._app, self._access = app, access

@@ -1,7 +1,7 @@
-"""Named endpoints for programs: every operation of `service.operations` becomes one, typed and documented.
+"""Named endpoints for programs: makes an endpoint of every operation of `service.operations`, typed and documented.
 
-Gradio's own client, plain HTTP and MCP all come here. It adds who asks, takes files in and hands files out, and turns
-errors into messages; what is done stands in the operations.
+They serve Gradio's client, plain HTTP and MCP. This module finds out who asks, receives and sends files, and turns
+errors into messages; the operations do the work.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lora_playground.ui.access import Access
 log = logging.getLogger(__name__)
 
 LIGHT: dict[str, Any] = {"queue": False}
-"""Endpoints that answer at once do not wait in the queue."""
+"""For endpoints that answer at once: they do not wait in Gradio's queue."""
 STREAMS, ONE_AT_A_TIME = ("chat",), ("export", "reproduce", "reproduce_bundle", "import_adapter", "cut", "merge")
 
 
@@ -43,7 +43,7 @@ class UploadedFile(TypedDict):
 
 
 class Refused(gr.Error):  # type: ignore[misc]
-    """A message for the program; no traceback is printed, and its text is the message itself."""
+    """An error whose text is the message for the program. Gradio prints no traceback for it."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, print_exception=False)
@@ -54,7 +54,11 @@ class Refused(gr.Error):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class Argument:
-    """One parameter of an endpoint. Attributes: required has no default; schema: bounds, for JSON schema."""
+    """One parameter of an endpoint.
+
+    Attributes:
+        required: whether it has no default. schema: its bounds as JSON schema.
+    """
 
     name: str
     type: Any
@@ -66,7 +70,7 @@ class Argument:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An operation as programs see it."""
+    """An operation in the form of an endpoint."""
 
     name: str
     summary: str
@@ -75,7 +79,7 @@ class Endpoint:
 
 
 def endpoints() -> list[Endpoint]:
-    """All of them, in the order of `Operations` and of the parts that it is made of."""
+    """All endpoints, in the order of the methods of `Operations` and its base classes."""
     declared = {name: value for part in Operations.__mro__ for name, value in vars(part).items()}
     public = [(name, value) for name, value in declared.items() if not name.startswith("_")]
     return [_endpoint(name, value) for name, value in public if inspect.isfunction(value)]
@@ -105,16 +109,16 @@ def _of_option(one: Any) -> Argument:
 
 
 def _document(operation: Callable[..., Any]) -> tuple[str, dict[str, str]]:
-    """The sentences of a docstring, and what it says of each argument."""
+    """(the sentences of a docstring, {argument: its description})."""
     summary, _, rest = (inspect.getdoc(operation) or "").partition("\nArgs:\n")
     pairs = (line.strip().partition(": ") for line in rest.splitlines() if line.strip())
     return " ".join(summary.split()), {name: text for name, _, text in pairs}
 
 
 def register(page: gr.Blocks, operations: Operations, access: Access) -> None:
-    """Adds the endpoints to a page of their own, so that the config of the page that people load stays as it is."""
+    """Adds the endpoints to a separate Gradio page, so that the page that people load does not get larger."""
     for event in page.fns.values():
-        event.api_name = f"page_{event._id}"  # names are for programs alone: some are what a listener is called
+        event.api_name = f"page_{event._id}"  # Gradio names events after their functions, like some of the endpoints
     with page.route("For programs", "programs", show_in_navbar=False):
         gr.HTML(_WELCOME, js_on_load="lp.endpoints();", apply_default_css=False)
         for endpoint in endpoints():
@@ -128,7 +132,7 @@ def register(page: gr.Blocks, operations: Operations, access: Access) -> None:
 
 
 def _callable(endpoint: Endpoint, operations: Operations, access: Access) -> Callable[..., Any]:
-    """The function that Gradio calls: positional values, and the request last."""
+    """The function that Gradio calls with positional values, the request last."""
     operation = getattr(operations, endpoint.name)
 
     def prepared(values: tuple[Any, ...]) -> tuple[str, dict[str, Any]]:
@@ -163,7 +167,7 @@ def _callable(endpoint: Endpoint, operations: Operations, access: Access) -> Cal
 
 
 def _described(call: Callable[..., Any], endpoint: Endpoint) -> Callable[..., Any]:
-    """Gives a function the signature and the docstring from which Gradio makes schema and documents."""
+    """Gives a function the signature and docstring of which Gradio makes schema and documentation."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     declared = []
     for one in endpoint.arguments:
@@ -184,12 +188,13 @@ def _required_first(declared: list[inspect.Parameter]) -> list[inspect.Parameter
 
 
 def _outside(kind: Any) -> Any:
-    """A type as programs see it: a file is an uploaded one; only it loses its 'or nothing', which hides it from MCP."""
+    """A type in the schema for programs: a Path becomes an uploaded file, without 'or None', which would hide it in
+    MCP."""
     return UploadedFile if Path in (kind, *typing.get_args(kind)) else kind
 
 
 class _refusing:
-    """Turns errors into messages: those for people word for word, all others into one that names the server's log."""
+    """Turns errors into messages. Those of `errors` keep their text; all others become one that refers to the log."""
 
     def __enter__(self) -> None:
         pass
@@ -207,7 +212,7 @@ class _refusing:
 
 
 def _received(name: str, value: Any) -> Path:
-    """The file that a program has sent before; only what lies in the folder of uploads is taken."""
+    """The path of a file that a program has uploaded. Raises ConfigError for a path outside the folder of uploads."""
     allowed = "send the file with gradio_client.handle_file, or post it to /gradio_api/upload first"
     given = value.get("path") if isinstance(value, dict) else None
     if not isinstance(given, str) or "\0" in given:
@@ -219,7 +224,7 @@ def _received(name: str, value: Any) -> Path:
 
 
 def _given(value: Any) -> Any:
-    """A result as Gradio sends it; a path becomes a file to fetch."""
+    """A result in the form that Gradio sends: a path becomes a file to download."""
     if not isinstance(value, Path):
         return value
     return {"path": str(value), "orig_name": value.name, "meta": {"_type": "gradio.FileData"}}

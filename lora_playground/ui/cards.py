@@ -1,6 +1,6 @@
-"""Cards about a run as HTML: idle, waiting, progress, probes, result, an error with its log. The page sets colours.
+"""The cards about a run as HTML: before it, waiting, in progress, its answers, its result, an error with its log.
 
-Pure functions from plain values to text; everything that a person, a file or a model wrote is escaped. No Gradio.
+Pure functions from plain values to text. Everything that people, files or models wrote is escaped. No Gradio.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def warning(text: str) -> str:
 
 
 def idle(last: str = "") -> str:
-    """Before anything was started: what will happen, in three lines, and the last result. The page puts in the picture
-    of the method and the button that plays a recording."""
+    """The card before a run is started: what will happen, in three lines, and the last result. The page's script adds
+    the picture of the method and the button that plays a recording."""
     return (
         '<section class="lp-card lp-idle"><div class="lp-idle-words"><h2>Press Train, and this happens</h2><ol>'
         "<li>The base model reads your examples; its weights W stay as they are (frozen).</li>"
@@ -57,7 +57,7 @@ def last_result(label: str, result: Mapping[str, Any], identity: str) -> str:
 
 
 def waiting(label: str, position: int | None, detail: str = "") -> str:
-    """A job in the queue: how many are before it."""
+    """A queued job: how many are before it."""
     before = "It is next." if not position or position <= 1 else f"{position - 1} before it."
     return (
         f'<section class="lp-card lp-progress"><div class="row"><span class="what"><i></i>'
@@ -67,7 +67,7 @@ def waiting(label: str, position: int | None, detail: str = "") -> str:
 
 
 def progress(label: str, state: str, told: RunProgress) -> str:
-    """A run that is loading, training, saving or tested: phase, progress bar, step, time left, speed."""
+    """A running job: phase, progress bar, step, time left, speed."""
     plan = told.plan
     steps = told.planned
     reached = ORDER.index(state) if state in ORDER else 0
@@ -116,7 +116,7 @@ def probes(told: RunProgress) -> str:
         return ""
     first, parts = told.probes[0], []
     for number, answer in enumerate(first[1]):
-        # Between start and end a few prompts may have been asked, so each shows the newest answer that it has.
+        # Between start and end only the first prompts may have been asked, so each shows its own newest answer.
         step, newest = next((step, answers[number]) for step, answers in reversed(told.probes) if number < len(answers))
         later = ""
         if step != first[0]:
@@ -135,7 +135,7 @@ def probes(told: RunProgress) -> str:
 
 
 def _how_sure(score: Mapping[str, Any]) -> str:
-    """The interval of a score and, for labels, what stands beside accuracy; '' for scores of older runs."""
+    """The interval of a score and, for labels, macro F1 and the majority; '' for results that do not have them."""
     if "low" not in score:
         return ""
     text = f"; with 95% confidence {percent(score['low'])} to {percent(score['high'])}"
@@ -184,17 +184,17 @@ def done(label: str, result: Mapping[str, Any]) -> str:
 
 
 def _changed(changed: Mapping[str, int] | None) -> str:
-    """How many of the test rows are answered otherwise than by the base."""
+    """A sentence on how many test rows are answered differently from the base."""
     return f" <b>{changed['n']} of {changed['of']} answers are different now.</b>" if changed else ""
 
 
 def skills_kept(forgetting: Mapping[str, Any]) -> float:
-    """The share of what the base could do that is left."""
+    """The share of the base's own skills that the adapted model has kept, from 0 to 1."""
     return min(1.0, forgetting["adapted"] / forgetting["base"]) if forgetting["base"] else 1.0
 
 
 def _skills(forgetting: Mapping[str, Any]) -> str:
-    """How much of what the base could do is left, in amber where it is little, with an example of what was lost."""
+    """How many of the base's own skills are kept, in amber if few, with an example of one that was lost."""
     kept = skills_kept(forgetting)
     said = f"Base skills kept: {percent(kept)}."
     if lost := forgetting.get("lost"):
@@ -205,7 +205,7 @@ def _skills(forgetting: Mapping[str, Any]) -> str:
 
 
 def note(words: str) -> str:
-    """What a person noted about a run."""
+    """The note that a person wrote about a run."""
     return f'<p class="lp-note lp-said">{escape(words)}</p>' if words else ""
 
 
@@ -281,13 +281,13 @@ def again(identity: str) -> str:
 
 
 def replayed(result: Mapping[str, Any]) -> str:
-    """That a run was taken over from an equal one; '' where it was trained."""
+    """A note that a run was taken over from an equal one; '' if it was trained."""
     before = result.get("replayed")
     return f'<p class="lp-note">Trained before, in {duration(before["seconds"])}: replayed.</p>' if before else ""
 
 
 def unscored(result: Mapping[str, Any], told: RunProgress) -> str:
-    """Why a finished run has no scores or only some, where its messages do not say it."""
+    """Why a finished run has no scores or only some, unless its messages say so."""
     note = (result.get("scoring") or {}).get("note", "")
     return "" if note in [text for _, text in told.messages] else warning(note)
 

@@ -42,14 +42,14 @@ PAUSE = 0.15
 """Seconds between two updates of the page while tokens stream."""
 STARTERS = 6
 KEPT = 200
-"""Conversations whose token details are kept for tooltips. The least recently used goes first."""
+"""Number of conversations whose token details are kept for tooltips; the least recently used is dropped first."""
 
 
 class ChatTab:
     """The tab and its answers.
 
     Attributes:
-        verified: what the chat process last said about the base model; None before the first answer.
+        verified: whether the chat process last found the base model unchanged; None before the first answer.
     """
 
     def __init__(self, shell: Shell, client: ChatClient, identity: Identity) -> None:
@@ -126,7 +126,7 @@ class ChatTab:
         for button, script in ((self.markdown, "save('md')"), (self.json, "save('json')"), (self.share, "share()")):
             button.click(None, None, None, js=f"() => lp.{script}")
         self.starters.act(_chosen, None, self.input, **QUIET).then(self.send, asks, self._shows, **SETS)
-        # Two settings may be changed in quick succession: neither is dropped, and each sees what the other has set.
+        # One at a time, so that of two quick changes neither is dropped, and the second sees what the first has set.
         acted, turns = [self.conversation, self.tuning, self.input, self.view, self.problem], {"concurrency_limit": 1}
         self.view.act(self.act, [self.conversation, self.tuning], acted, trigger_mode="multiple", **SETS | turns)
         changes = [self._shell.ticked.change, self.tuning.change, tab.select]
@@ -138,7 +138,7 @@ class ChatTab:
         tab.select(self.warm, self._shell.ticked, None, **QUIET)
 
     def open_link(self, restored: Any) -> None:
-        """Answers the questions that the address holds, once the event `restored` has ticked its runs."""
+        """Answers the questions in the address, once the event `restored` has ticked its runs."""
         outputs = [*self._shows, self.tuning, *self._settings]
         restored.then(self.replay, [self._shell.ticked, self.tuning], outputs, **SETS)
 
@@ -148,7 +148,7 @@ class ChatTab:
         return [one for one in self._shell.shown(ticked) if one.run.update_path.is_file()][: MAX_PANES - 1]
 
     def unready(self, ticked: list[str]) -> str:
-        """Why ticked runs do not answer here."""
+        """Sentences that say why ticked runs have no pane."""
         here = {one.run.id for one in self._adapted(ticked)}
         absent = [one.run for one in self._shell.shown(ticked) if one.run.id not in here]
         state = self._shell.supervisor.job
@@ -158,15 +158,15 @@ class ChatTab:
     def show(
         self, conversation: Conversation | None, tuning: dict[str, Any], ticked: list[str]
     ) -> tuple[Any, Any, Any]:
-        """The panes of the ticked runs. When these change, a new conversation begins and the open one is closed."""
+        """The panes of the ticked runs. If these have changed, the open conversation ends and a new one begins."""
         panes = pane_list(self._adapted(ticked), tuning)
         if conversation is not None and [pane["run"] for pane in conversation["panes"]] == [
             pane["run"] for pane in panes
         ]:
             if conversation["panes"] == panes or conversation["busy"]:
-                # A ticked run that cannot answer yet changes no pane, and yet the prompts on offer.
+                # A ticked run that cannot answer yet changes no pane, but it changes the prompts on offer.
                 return gr.skip(), gr.skip(), gr.skip() if conversation["busy"] else self._starters(ticked)
-            conversation = {**conversation, "panes": panes}  # another strength or cut, chosen in the tab Spectrum
+            conversation = {**conversation, "panes": panes}  # a strength or cut was chosen in the tab Spectrum
             return conversation, conversation, gr.skip()
         self._leave(conversation)
         fresh = new_conversation(panes)
@@ -234,7 +234,7 @@ class ChatTab:
                 yield update
 
     async def replay(self, ticked: list[str], tuning: dict[str, Any], request: gr.Request) -> AsyncGenerator[Any, None]:
-        """Asks what the address asks: every question of a shared conversation, with its settings."""
+        """Asks every question of the conversation in the address, with its settings."""
         given = dict(request.query_params).get("chat", "")
         try:
             questions = read_link(given) if given else []
@@ -328,9 +328,9 @@ class ChatTab:
             self._details.popitem(last=False)
 
     def detail(self, place: Any) -> dict[str, Any]:
-        """The five likeliest tokens of an adapted model and of the base at [key, turn, pane, token], for a tooltip.
+        """The five most probable tokens of an adapted model and of the base at [key, turn, pane, token], for a tooltip.
 
-        The key is a random name of the conversation, so that nobody reads the tokens of somebody else's.
+        The key is the conversation's random name, so that nobody can read the tokens of another person's conversation.
         """
         try:
             key, turn, pane, token = place
@@ -342,13 +342,13 @@ class ChatTab:
     # --- other events -------------------------------------------------------------------------------------------------
 
     async def stop(self, conversation: Conversation | None) -> str:
-        """Ends the answer before its next token."""
+        """Stops the answer before its next token."""
         if conversation is not None:
             self._client.cancel(conversation["key"])
         return ""
 
     def _leave(self, conversation: Conversation | None) -> None:
-        """Closes a conversation: an answer that is under way ends, and is not shown."""
+        """Closes a conversation: an answer in progress is stopped and not shown."""
         if conversation is not None and conversation["busy"]:
             conversation["left"] = True
             self._client.cancel(conversation["key"])
@@ -362,7 +362,7 @@ class ChatTab:
         return {self.conversation: fresh, self.view: fresh, self.problem: "", **self._buttons(busy=False)}
 
     def act(self, conversation: Conversation | None, tuning: dict[str, Any], event: gr.EventData) -> tuple[Any, ...]:
-        """Clicks inside the panes: a pane's strength or cut, editing a question, a vote."""
+        """Handles clicks inside the panes: a pane's strength or cut, editing a question, a vote."""
         nothing = (gr.skip(),) * 5
         if conversation is None:
             return nothing

@@ -1,7 +1,7 @@
-"""The routes of claims: what papers say and what came out here, and a visitor's own trial, as JSON. No Gradio.
+"""The routes of claims, as JSON: claims of papers with what was measured here, and a visitor's own trials. No Gradio.
 
-`GET /claims` lists them with verdicts and this visitor's trials; `?model=` says on which base. `POST /claims` {name,
-model} starts both sides of one.
+`GET /claims` lists the claims with verdicts and this visitor's trials; `?model=` chooses the base model of the trials.
+`POST /claims` {name, model} starts a trial.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lora_playground.ui.json_body import json_answer, json_object
 
 
 class ClaimRoutes:
-    """Answers for one home; safe to call from many threads."""
+    """The routes. Thread-safe."""
 
     def __init__(self, trials: Trials, identity: Identity) -> None:
         self._trials, self._identity = trials, identity
@@ -63,7 +63,7 @@ class ClaimRoutes:
 
 
 def described(claim: Claim) -> dict[str, Any]:
-    """A claim, its stored measurement and the verdict, as the page shows them."""
+    """A claim with its stored measurement and verdict, for the page."""
     found, judged = measurement(claim.name), verdict(claim, measurement(claim.name))
     stored = (
         {key: [min(numbers), statistics.fmean(numbers), max(numbers)] for key, numbers in found.values.items()}
@@ -81,7 +81,8 @@ def described(claim: Claim) -> dict[str, Any]:
 
 
 def _lines(claim: Claim, figures: dict[str, float]) -> dict[str, Any] | None:
-    """The picture of a claim's figures: {lines: [{label, points: [[x, y], ...]}], x, y, slope, guide}; None without."""
+    """The plot of a claim's figures: {lines: [{label, points: [[x, y], ...]}], x, y, slope, guide}; None without
+    one."""
     asked = claim.test.lines if isinstance(claim.test, Figures) else None
     if asked is None or not figures:
         return None
@@ -96,7 +97,7 @@ def _lines(claim: Claim, figures: dict[str, float]) -> dict[str, Any] | None:
 
 
 def _model(source: str) -> str | None:
-    """The base to try on, None for the embedded one. Raises ConfigError: it is not at hand."""
+    """The base model of a trial, None for the embedded one. Raises ConfigError if it is not on this disk."""
     known = [card.source for card in list_models()]
     if source and source not in known:
         raise ConfigError("model", source, f"one of {', '.join(known)}")

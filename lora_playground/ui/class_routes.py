@@ -1,7 +1,8 @@
 """The routes of classes: pages to teach and to join, and what they ask and do, as JSON. No Gradio.
 
-`GET /class` is the teacher's page (`?code=` one class), `GET /join` where people give code and name. `GET /class/grid`
-tells the teacher, `GET /class/me` one of the people; `POST /class` takes {do, code, ...}: see `_TEACHER` and `_PERSON`.
+`GET /class` is the teacher's page (`?code=` for one class), `GET /join` the page on which people give code and name.
+`GET /class/grid` has a class's progress for its teacher, `GET /class/me` the class for one member. `POST /class` takes
+{do, code, ...}, see `_TEACHER` and `_PERSON`.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ from lora_playground.ui.identity import Identity
 from lora_playground.ui.json_body import json_answer, json_object
 
 FRESH = 1.0
-"""Seconds for which the counted answers of a class serve all who ask."""
+"""Seconds for which the counted answers of a class are reused."""
 AWAY = 12.0
-"""Seconds without a question of a person's page after which they count as away."""
+"""A member whose page has sent no request for so many seconds counts as away."""
 _NO_COOKIE = "This page has no visitor's cookie; open the app once and allow cookies."
 LOCAL = ("localhost", "127.0.0.1", "::1")
 _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>
@@ -42,10 +43,10 @@ _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{ti
 
 
 class ClassRoutes:
-    """Answers for the classes of one home; safe to call from many threads.
+    """The routes. Thread-safe.
 
     Args:
-        player: leads people through lessons. identity: tells people apart.
+        player: leads people through lessons. identity: identifies visitors.
     """
 
     def __init__(self, player: Player, identity: Identity) -> None:
@@ -70,10 +71,10 @@ class ClassRoutes:
             Route("/class/table.csv", self._told(self._table)),
         ]
 
-    # --- what is asked ------------------------------------------------------------------------------------------------
+    # --- GET ----------------------------------------------------------------------------------------------------------
 
     def _mine(self, request: Request, visitor: str) -> Response:
-        """The classes that this person opened, and the lessons that there are."""
+        """The classes that this person has opened, and all lessons."""
         classes = [
             {"code": one.code, "lesson": get_lesson(one.lesson, self._player.home).title, "people": len(one.people),
              "opened": one.opened, "ended": one.ended is not None}
@@ -138,7 +139,7 @@ class ClassRoutes:
 
         return told
 
-    # --- what is done -------------------------------------------------------------------------------------------------
+    # --- POST ---------------------------------------------------------------------------------------------------------
 
     async def _act(self, request: Request) -> Response:
         visitor = self._identity.of_plain(request)
@@ -175,7 +176,7 @@ class ClassRoutes:
         return self.classes.show(visitor, code, str(run))
 
     def _answer_again(self, visitor: str, code: str, told: dict[str, Any]) -> Class:
-        """An answer after the first, where the teacher has asked again since the last one."""
+        """Stores a further answer to a question, if the teacher has asked it again since the last answer."""
         course, name = self.classes.attended(visitor, code), str(told.get("ask", ""))
         attempt = self._player.attempt(visitor, course.lesson)
         given = attempt.answers.get(name, []) if attempt else []
@@ -196,20 +197,20 @@ _TEACHER: dict[str, Callable[[ClassRoutes, str, str, dict[str, Any]], Any]] = {
     "end": lambda self, who, code, told: self.classes.end(who, code),
     "delete": lambda self, who, code, told: self.classes.delete(who, code),
 }
-"""What a teacher may do, with {lesson}, {step} from 0, {run} or null, {ask}."""
+"""{do: function} for teachers. The request has {lesson}, {step} from 0, {run} or null, or {ask}."""
 _PERSON: dict[str, Callable[[ClassRoutes, str, str, dict[str, Any]], Any]] = {
     "join": lambda self, who, code, told: self.classes.join(who, code, str(told.get("name", ""))),
     "leave": lambda self, who, code, told: self.classes.leave(who, code),
     "answer": ClassRoutes._answer_again,
 }
-"""What one of the people may do, with {name} or {ask, value}."""
+"""{do: function} for members. The request has {name} or {ask, value}."""
 
 
 def join_link(request: Request, code: str = "") -> str:
-    """The address that people open to join; without scheme and code where no code is given.
+    """The address that people open to join a class; without a code only host and path, to be shown.
 
-    Where the teacher's page is open on this machine alone, the machine's address in its network takes the place of
-    'localhost', which would be the people's own machine.
+    If the teacher has opened the page as 'localhost', which on other machines means those machines themselves, it is
+    replaced by this machine's address in its network.
     """
     url = request.url
     host, port = url.hostname or "", f":{url.port}" if url.port else ""
@@ -223,7 +224,7 @@ def join_link(request: Request, code: str = "") -> str:
 
 
 def only_here(request: Request) -> bool:
-    """Whether nobody but this machine reaches the server, as far as it knows."""
+    """Whether the server can be reached only from this machine, as far as it knows."""
     return not is_shared() and request.url.hostname in LOCAL and "x-forwarded-host" not in request.headers
 
 

@@ -1,4 +1,4 @@
-"""Compare: how alike the updates of runs are. Reads updates from run folders and keeps what it found; no Gradio."""
+"""Cosines between the updates of runs, for the tab Compare. Reads run folders and caches the results; no Gradio."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from lora_playground.errors import PlaygroundError
 from lora_playground.runs import Run
 
 MOST, MOST_BYTES = 24, 40_000_000
-"""Runs in the map, and the largest file of an update that is read for it."""
+"""Most runs in the map, and the largest file of updates, in bytes, that is read for it."""
 KEPT = 12
 
 
 @dataclass(frozen=True)
 class Alike:
-    """Runs on one base model whose updates were read, and their cosines (n, n)."""
+    """Runs on one base model, and the cosines (n, n) between their updates."""
 
     runs: tuple[str, ...]
     similar: np.ndarray
 
 
 class Alikeness:
-    """Cosines of the updates of runs; the last few answers are kept. Safe to call from many threads."""
+    """Computes cosines between updates of runs, and caches the last few results. Thread-safe."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[tuple[str, int], ...], Alike] = OrderedDict()
         self._lock = threading.Lock()
 
     def of(self, runs: Sequence[Run]) -> Alike:
-        """Of those of the runs that have an update of a size that can be read, the first `MOST`."""
+        """The cosines of the first `MOST` of these runs that have an update of at most `MOST_BYTES`."""
         stamped: list[tuple[str, int]] = []
         for run in runs:
             try:
@@ -63,5 +63,5 @@ class Alikeness:
                 updates.append(load_updates(run.update_path))
                 ids.append(run.id)
             except (OSError, ValueError, PlaygroundError):
-                continue  # one damaged file must not hide the others
+                continue  # leaves a damaged file out
         return Alike(tuple(ids), cosines(inner_products(updates)))

@@ -1,8 +1,8 @@
-"""Gradio's inputs, made to take what a page sends while their bounds or choices change. They know no run and no tab.
+"""Gradio's inputs, made to accept what a page sends while their bounds or choices change. They know no run and no tab.
 
-The server sets a slider's bounds together with its value, and a list's choices together with what is chosen. A page may
-send a value that fitted the bounds before, for instance 1 where the least is 2. Gradio answers that with an error. Here
-such a value is brought within the bounds, and a choice that is not offered counts as none.
+The server sets a slider's bounds and a list's choices together with their values. A page can still send a value that
+fitted earlier bounds, for instance 1 when the least is 2, which Gradio answers with an error. Here such a value is
+brought within the bounds, and a choice that is not offered counts as none.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def bounds(least: float, most: float, value: float, **more: Any) -> Any:
 
 
 def offer(choices: Sequence[tuple[str, Any]], value: Any, **more: Any) -> Any:
-    """An update of a list: its (label, value) pairs, and `value` where it is one of them, else nothing chosen."""
+    """An update of a list: its (label, value) pairs, with `value` chosen if it is one of them, else nothing."""
     return gr.update(choices=choices, value=value if value in [one for _, one in choices] else None, **more)
 
 
@@ -50,7 +50,7 @@ class Dropdown(gr.Dropdown):
 
 
 class Judged(gr.Dropdown):
-    """A list for an option of the schema: whatever is sent is passed on, for the schema to judge."""
+    """A list for an option of the schema, which passes on every value, since the schema checks it."""
 
     is_template = True
 

@@ -19,17 +19,18 @@ from lora_playground.ui.shell import Shown
 from lora_playground.ui.words import PHASES
 
 Conversation = dict[str, Any]
-"""`key` (a name nobody guesses), `panes` (run, label, colour, strength, keep), `turns` (id, another for another answer;
-q; `ask`, the settings it was asked with; a: one answer a pane with tokens `t` as [text, KL, change of log-probability],
-`first` difference, `end`; `note`), `busy`, `status`, `verified`, `linked` (it comes from a link), `left` (nobody looks
-at it any more)."""
+"""A conversation:
+`key`: its random name. `panes`: [{run, label, colour, strength, keep}].
+`turns`: [{id, a new one when the question is asked again; q, the question; ask, its settings; a, one answer for each
+pane: {t: tokens as [text, KL, change of log-probability], first: index of the first token that differs, end}; note}].
+`busy`, `status`, `verified`. `linked`: whether it comes from a link. `left`: whether its page has been closed."""
 
 MAX_LINKED = 12
-"""Questions that a link may ask."""
+"""Most questions in a link."""
 
 
 class Tune(Section):
-    """A pane's strength and directions, as `Pane` has them, and the number of directions that the page shows."""
+    """A pane's settings in a link: strength and `keep` as in `chat.protocol.Pane`, and a cut as [lo, hi)."""
 
     strength: float = Field(1.0, ge=-2.0, le=2.0)
     keep: int | None = Field(None, ge=0)
@@ -37,7 +38,7 @@ class Tune(Section):
 
 
 class Asked(Section):
-    """One question with everything that its answers depend on; what a link holds."""
+    """One question of a link, with all settings on which its answers depend."""
 
     q: str = Field(min_length=1, max_length=8_000)
     seed: int = Field(0, ge=0, le=2**31 - 1)
@@ -49,7 +50,7 @@ class Asked(Section):
     tune: dict[str, Tune] = Field(default_factory=dict, max_length=16)
 
     def settings(self) -> dict[str, Any]:
-        """All but the question, as plain data."""
+        """All settings without the question, as plain data."""
         return self.model_dump(mode="json", exclude={"q"})
 
     def controls(self) -> tuple[Any, ...]:
@@ -60,7 +61,7 @@ class Asked(Section):
 def settings_of(
     system: str, temperature: float, top_p: float, length: float, seed: float | None, forced: bool
 ) -> dict[str, Any]:
-    """The values of the page's controls as `Asked` names them. They are not checked here: the request checks them."""
+    """The values of the page's controls under the names of `Asked`. The request checks them."""
     return {
         "system": system or "", "temperature": temperature, "top_p": top_p, "length": int(length),
         "seed": seed if seed is not None else 0, "forced": bool(forced),
@@ -81,7 +82,8 @@ def tuned(value: Any, before: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_link(text: str) -> list[Asked]:
-    """The questions of a link's `chat`, each with what it inherits from the one before it. Raises ChatError."""
+    """The questions of a link's parameter `chat`. A setting that one leaves out is that of the question before it.
+    Raises ChatError."""
     try:
         entries = json.loads(text)
         if not isinstance(entries, list) or not 0 < len(entries) <= MAX_LINKED:
@@ -118,7 +120,8 @@ def pane_list(adapted: Sequence[Shown], tuning: Mapping[str, Mapping[str, Any]])
 
 
 def why_absent(label: str, state: str, trained: bool) -> str:
-    """Why a ticked run has no pane. `trained`: it has an update, so that there is only no room for it."""
+    """Why a ticked run has no pane. `trained`: whether it has an update, so that only the number of panes is the
+    reason."""
     if trained:
         return f"“{label}” is ticked too, but no more than {MAX_PANES - 1} fit beside the base: untick another one."
     if state in ("failed", "cancelled", "interrupted"):
@@ -128,7 +131,7 @@ def why_absent(label: str, state: str, trained: bool) -> str:
 
 
 def cut_words(cut: Sequence[int] | None) -> str:
-    """What a cut keeps, in two words: directions count from 1, the strongest."""
+    """What a cut [lo, hi) keeps, in a few words. Directions are counted from 1, the strongest."""
     if cut is None or (cut[0] == 0 and cut[1] > 0):
         return "all" if cut is None else f"first {cut[1]}"
     if cut[0] < 0:
@@ -146,7 +149,7 @@ def new_conversation(panes: list[dict[str, Any]]) -> Conversation:
 
 
 def asked(conversation: Conversation, text: str) -> dict[str, Any]:
-    """The part of a ChatRequest that says who is asked what: each pane goes on from its own answers."""
+    """The part of a ChatRequest with panes and messages; each pane's history has its own answers."""
     panes, messages = [], []
     for number, pane in enumerate(conversation["panes"]):
         keep = pane["keep"]
@@ -168,7 +171,7 @@ def asked(conversation: Conversation, text: str) -> dict[str, Any]:
 
 
 def take(event: ChatEvent, conversation: Conversation, turn: dict[str, Any], tokens: list[list[dict[str, Any]]]) -> str:
-    """Adds one event to the conversation; returns an error's text."""
+    """Adds one event to the conversation; returns the text of an error, or ''."""
     if event.type in ("status", "restarted"):
         conversation["status"] = event.text
         if event.type == "restarted":

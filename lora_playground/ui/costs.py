@@ -1,7 +1,5 @@
-"""How much time and memory a run will need, as HTML, before it is started. No model is loaded for it.
-
-It draws what `lora_playground.estimates.memory` and `estimates.time` compute and knows no form.
-"""
+"""The estimates of a run's time and memory as HTML. `estimates` computes them, without loading a model. It knows no
+form."""
 
 from __future__ import annotations
 
@@ -33,13 +31,14 @@ GROUNDS = {
     "model": "going by {runs} of another model here",
     "processor": "going by this processor's speed; after the first run here it is known better",
 }
-"""What an estimate's source is called; a later one is worth less."""
+"""{source of an estimate: the same in words}, the most reliable first."""
 
 
 def time_line(estimates: Sequence[TimeEstimate | None], timed: bool = False) -> str:
-    """How long the runs that were chosen will take, one after another, as HTML.
+    """How long runs will take, one after another, as HTML.
 
-    `timed`: whether the budget is a time. Then the number of steps is forecast as well.
+    Args:
+        estimates: one for each run. timed: whether the budget is a time, so that the number of steps is estimated too.
     """
     known = [one for one in estimates if one is not None]
     if not known or len(known) < len(estimates):
@@ -55,7 +54,7 @@ def time_line(estimates: Sequence[TimeEstimate | None], timed: bool = False) -> 
 
 
 def budget_line(config: RunConfig, passes: float | None, flops: float | None) -> str:
-    """What the steps amount to, as HTML: passes over the data, arithmetic of one step; '' where neither is known."""
+    """What the steps amount to, as HTML: epochs, and arithmetic operations of one step; '' if neither is known."""
     said = []
     if passes is not None:
         said.append(f"about {significant(passes, 2)} passes (epochs) over the training rows")
@@ -68,7 +67,7 @@ def budget_line(config: RunConfig, passes: float | None, flops: float | None) ->
 
 
 def refused(failure: PlaygroundError) -> str:
-    """Why a form is refused, as HTML: which option is wrong, and what is allowed."""
+    """An error of the form as HTML: which option is wrong, and what is allowed."""
     if not isinstance(failure, ConfigError) or not failure.field:
         return error(str(failure))
     if failure.field == "model.source":
@@ -84,9 +83,11 @@ def _steps(least: int, most: int) -> str:
 
 
 def panel(config: RunConfig, machine: Device, overhead: tuple[int, int] | None = None) -> tuple[str, str]:
-    """A line that says whether it fits, and a table of the causes, as HTML; '' twice where the form is not valid.
+    """(a line that says whether a run fits into memory, a table of memory by cause), both HTML, '' if the form is
+    wrong.
 
-    `overhead`: what earlier runs of this model held here beside their tensors, at the least and at the most.
+    Args:
+        overhead: (least, most) bytes that earlier runs of this model used on this machine beside their tensors.
     """
     variant, bits = get_variant(config.variant.name), config.model.bits
     try:
@@ -98,7 +99,7 @@ def panel(config: RunConfig, machine: Device, overhead: tuple[int, int] | None =
     try:
         found = estimate_memory(config, conditions, None if gpu else overhead)
     except PlaygroundError:
-        return "", ""  # the field that is wrong says so
+        return "", ""  # the error is shown at its field
     if found is None:
         return '<p class="lp-note">How much memory it needs is known after the model was fetched.</p>', ""
     fits = not machine.total or found.most <= machine.total
@@ -133,7 +134,7 @@ def panel(config: RunConfig, machine: Device, overhead: tuple[int, int] | None =
 
 
 def between(least: int, most: int) -> str:
-    """Two sizes as a range, or as one where a person would see no difference: '780 MB to 1.2 GB'."""
+    """Two sizes in bytes as a range such as '780 MB to 1.2 GB', or as one size if they look the same."""
     if most <= 1.05 * least:
         return size(most)
     low, high = size(least), size(most)
