@@ -1,8 +1,8 @@
-"""The empty page: what a run with the form's settings will be about, before there is one.
+"""The page before a run is started: what a run with the form's settings would be about.
 
-Two prompts with the base's answers now, every module's map at zero, W with A and B to scale, and whether a recorded run
-can be played. It reads headers and shipped files, loads no weights and starts no run; the base is asked by the chat
-process, where a person wants it.
+It has two prompts with the base's answers, the map of all modules at zero, W with A and B to scale, and a button to
+play a recorded run if there is one. It reads headers and shipped files, loads no weights and starts no run. If a person
+wants to see the base's answers, the chat process makes them.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ PROBES, TOKENS = 2, 48
 
 
 def build() -> gr.HTML:
-    """Makes the invisible part that hands the plan to the page."""
+    """Makes the invisible element by which the page's script gets the plan."""
     return gr.HTML("", js_on_load="lp.empty.obey(props, watch)", html_template=" ", elem_classes="lp-hidden")
 
 
 def plan(config: RunConfig, home: Path) -> dict[str, Any]:
-    """What the page shows of a run that is not started yet."""
+    """What the page shows of a run before it is started: parts of the same form as those of the live route."""
     source, dataset = config.model.source, config.data.dataset
     told = recordings.recording(dataset, source)
     variant = config.variant.model_dump()
@@ -65,7 +65,7 @@ def plan(config: RunConfig, home: Path) -> dict[str, Any]:
 
 
 def _link(config: RunConfig) -> dict[str, str]:
-    """The address's parameters that fill the form like this; `form_memory.PRESETS` reads them."""
+    """The parameters of a link that fills the form with this config; `form_memory.PRESETS` reads them."""
     timed = config.training.seconds is not None
     told = {
         "dataset": config.data.dataset,
@@ -79,7 +79,7 @@ def _link(config: RunConfig) -> dict[str, str]:
 
 
 def _modules(config: RunConfig) -> list[str]:
-    """Names of the modules that will change, in the order of the model; none where its files are not here."""
+    """Names of the modules that will be adapted, in the model's order; [] if its files are not on this disk."""
     try:
         modules = modules_of(config.model.source)
     except PlaygroundError:
@@ -107,7 +107,7 @@ def _play(told: dict[str, Any] | None, config: RunConfig) -> str:
 
 
 def _prompts(config: RunConfig, home: Path) -> str:
-    """The prompts without answers, and a button that asks the base."""
+    """The prompts, without answers, and a button that asks the base."""
     prompts = _asked(config.data.dataset, home)
     if not prompts:
         return ""
@@ -123,7 +123,7 @@ def _asked(dataset: str, home: Path) -> list[list[dict[str, str]]]:
 
 
 def _cards(prompts: list[str], answers: list[str]) -> str:
-    """Prompts, which are escaped here, and what stands below them, which is HTML."""
+    """Cards with a prompt, which is escaped here, above an answer, which is HTML."""
     shown = "".join(
         f'<article class="lp-probe"><div class="q">{escape(prompt)}</div>'
         f'<div class="a"><span class="w">base model</span>{answer}</div></article>'
@@ -133,19 +133,19 @@ def _cards(prompts: list[str], answers: list[str]) -> str:
 
 
 class AskBase:
-    """Asks the base, through the chat process, what the plan's prompts ask."""
+    """Asks the base the prompts of the plan, through the chat process."""
 
     def __init__(self, client: ChatClient, home: Path) -> None:
         self._client, self._home = client, home
 
     def connect(self, dataset: Any, source: Any) -> None:
-        """Makes the invisible parts: the page's wish, and the answers that come back."""
+        """Makes the invisible elements for the page's request and for the answers."""
         wish = gr.HTML("", js_on_load="lp.empty.asks(trigger); // 'act'", html_template=" ", elem_classes="lp-hidden")
         said = gr.HTML("", js_on_load="lp.empty.answered(props, watch)", html_template=" ", elem_classes="lp-hidden")
         wish.act(self.answers, [dataset, source], said, **SETS)
 
     async def answers(self, dataset: str, source: str) -> AsyncIterator[dict[str, str]]:
-        """The cards, with each answer as far as it has come."""
+        """Yields the cards with the answers so far."""
         prompts = _asked(dataset, self._home)
         questions, answers = [prompt[-1]["content"] for prompt in prompts], ["…"] * len(prompts)
         for number, prompt in enumerate(prompts):

@@ -18,7 +18,7 @@ from lora_playground.ui import cards
 from lora_playground.ui.words import escape, size
 
 LABELS = {"peft": "PEFT adapter", "lora": "Plain LoRA", "merged": "Merged model"}
-"""What the formats of `export` are called on screen, in the order in which they are offered."""
+"""{format of `export`: its name on screen}, in the order of the buttons."""
 
 _BUSY = {
     "peft": "Packing the adapter …",
@@ -36,16 +36,15 @@ class Exports:
     """The row of buttons under a result.
 
     Args:
-        store: where the runs are.
-        place: a folder from which the browser may fetch; files made once are offered again.
-        prefix: of its elements' ids; two rows on one page need two.
+        store: the runs. place: a folder from which Gradio serves files.
+        prefix: of the elements' ids, different for each row on a page.
     """
 
     def __init__(self, store: RunStore, place: Path, prefix: str = "lp") -> None:
         self._store, self._place, self._prefix = store, place, prefix
 
     def build(self, visible: bool = False) -> gr.Row:
-        """Makes the row where it is called; `visible`: whether it is shown from the beginning."""
+        """Makes the row where it is called. `visible`: whether it is shown at first."""
         own = self._prefix
         with gr.Row(visible=visible, elem_id=f"{own}-exports", elem_classes="lp-exports") as row:
             gr.HTML(
@@ -86,7 +85,7 @@ class Exports:
         return listen
 
     async def make(self, identity: str, format: str) -> Path:
-        """The run in that format as a zip; raises PlaygroundError or OSError, each in a sentence for the person."""
+        """The run in a format as a zip. Raises PlaygroundError or OSError with a message for the person."""
         return await exported(self._store, identity, format, self._place)
 
 

@@ -1,4 +1,4 @@
-"""The tab Federated: strategies on the same clients and data, each as a run of its own, compared while they run.
+"""The tab Federated: compares strategies on the same clients and data, each as a run of its own, while they run.
 
 It starts runs and draws their events. Strategies come from their registry, options from the schema.
 """
@@ -45,11 +45,11 @@ SPLIT = ("federated.clients", "federated.partition", "federated.concentration", 
 """For events that tick runs: only the queue tells the page that a State has changed."""
 SECONDS = 1.5
 TOGETHER_SECONDS = 10
-"""Runs of one press on Start are queued within so long."""
+"""Runs that were started by one click on Start were queued within so many seconds."""
 
 
 def build_federated(shell: Shell, tab: gr.Tab, exports: Exports) -> None:
-    """Makes the tab where it is called and connects it; `exports` offers the chosen run's global adapter as files."""
+    """Makes the tab where it is called, and connects it. `exports` offers the chosen run's global adapter as files."""
     identity = Identity(shell.home)
     compared, seen = gr.State([]), gr.State("")
     with gr.Row(elem_id="lp-federated", equal_height=False):
@@ -90,7 +90,7 @@ def _connect(shell: Shell, tab: gr.Tab, identity: Identity, parts: Parts, clock:
 
     watched = [parts.dataset.change, *(parts.main.inputs[p].change for p in SPLIT if p in parts.main.inputs)]
     watched += [parts.more.inputs[p].change for p in SPLIT if p in parts.more.inputs]
-    # A change that comes while the last one is still being drawn must not be lost.
+    # A change that comes while another one is being drawn is drawn afterwards.
     last: dict[str, Any] = {"trigger_mode": "always_last", **QUIET}
     gr.on([tab.select, *watched], show_split, parts.inputs(), [parts.split, parts.split_words], **last)
     parts.strategies.change(describe_strategies, parts.strategies, parts.cards, **last)
@@ -125,19 +125,19 @@ def config_of(parts: Parts, given: Mapping[Any, Any]) -> RunConfig:
 
 
 def whole_numbers(value: Any) -> Any:
-    """['2', '4'] as [2, 4]; what is no whole number is left for the schema to refuse."""
+    """['2', '4'] as [2, 4]. What is no whole number is returned unchanged, and the schema refuses it."""
     if not isinstance(value, list):
         return value
     return [int(part) if isinstance(part, str) and part.isdigit() else part for part in value]
 
 
 def split_of(shell: Shell, config: RunConfig) -> Partition:
-    """Who would hold which rows; raises ConfigError or DataError."""
+    """Which client would have which rows. Raises ConfigError or DataError."""
     return divide(get_dataset(config.data.dataset, shell.home), config)[0]
 
 
 def draw_split(shell: Shell, parts: Parts, given: Mapping[Any, Any]) -> tuple[Any, str]:
-    """The stacked bar and its sentence, or why there is none."""
+    """(figure of the split, its sentence or the reason why there is none)."""
     try:
         partition = split_of(shell, config_of(parts, given))
     except PlaygroundError as failure:
@@ -150,9 +150,9 @@ def draw_split(shell: Shell, parts: Parts, given: Mapping[Any, Any]) -> tuple[An
 def start_runs(
     shell: Shell, parts: Parts, given: Mapping[Any, Any], owner: str, nonce: str = ""
 ) -> tuple[Any, Any, str]:
-    """Queues one run for each ticked strategy; nothing is queued where one of them cannot be run.
+    """Queues one run for each ticked strategy, or none if one of them cannot run.
 
-    Two calls with the same `nonce`, as of a double click, queue the runs once.
+    Two calls with the same `nonce`, such as of a double click, queue the runs only once.
     """
     started: list[str] = []
     try:
@@ -171,7 +171,7 @@ def start_runs(
 
 
 def tick(ticked: Sequence[str], fresh: Sequence[str]) -> list[str]:
-    """The first four of these runs ticked, so that the other tabs show them."""
+    """Ticks the first four of these runs, so that the other tabs show them."""
     return [*fresh[:SLOTS], *([""] * (SLOTS - len(fresh[:SLOTS])))] if fresh else list(ticked)
 
 
@@ -187,7 +187,7 @@ def stop_runs(shell: Shell, compared: Sequence[str], owner: str) -> str:
 
 
 def resume_runs(shell: Shell, compared: Sequence[str], owner: str) -> str:
-    """Lets those of these runs that were stopped or failed go on from their last whole round."""
+    """Resumes those of these runs that were stopped or failed, from their last whole round."""
     try:
         for run in compared:
             if shell.supervisor.job(run).resumable:
@@ -198,14 +198,14 @@ def resume_runs(shell: Shell, compared: Sequence[str], owner: str) -> str:
 
 
 def in_view(shell: Shell, compared: Sequence[str], ticked: Sequence[str]) -> list[str]:
-    """The runs that the tab shows: those started here, until federated ones of another time are ticked."""
+    """The runs that the tab shows: those started on this page, until other federated runs are ticked."""
     of_ticks = federated_runs(shell, ticked)
     return of_ticks if of_ticks and not set(of_ticks) <= set(compared) else list(compared)
 
 
 def federated_runs(shell: Shell, ticked: Sequence[str]) -> list[str]:
-    """Those of the ticked runs that are federated, and those started with them, of which only four can be ticked;
-    after a reload they are what the tab shows."""
+    """The ticked runs that are federated, and those started together with them, since only four can be ticked. After a
+    reload the tab shows these."""
     found: list[str] = []
     for shown in shell.shown(ticked):
         try:
@@ -217,7 +217,7 @@ def federated_runs(shell: Shell, ticked: Sequence[str]) -> list[str]:
 
 
 def started_with(shell: Shell, run: Run) -> list[str]:
-    """Runs that differ from this one by their strategy alone and were queued at the same time, oldest first."""
+    """Runs that differ from this one only in their strategy and were queued at the same time, oldest first."""
     try:
         names = [entry.name for entry in os.scandir(shell.store.folder)]
     except OSError:
@@ -253,7 +253,7 @@ def follow(
     shell: Shell, parts: Parts, compared: Sequence[str], seen: str, chosen: str, module: str,
     ticked: Sequence[str] = (),
 ) -> Any:  # fmt: skip
-    """Everything that is new in the compared runs; nothing is sent where nothing is."""
+    """Updates for everything that has changed in the compared runs."""
     found = {
         identity: progress
         for identity, colour in colours(compared, ticked).items()
@@ -269,7 +269,7 @@ def follow(
     if signature == seen:
         return gr.skip()
     table = {parts.table: results_table(list(found.values())), parts.seen: signature}
-    if seen.startswith(drawn):  # only whose turn it is has changed
+    if seen.startswith(drawn):  # only the client that trains has changed
         return table
     return table | _pictures(shell, parts, found, chosen, last, module)
 
@@ -277,7 +277,7 @@ def follow(
 def _pictures(
     shell: Shell, parts: Parts, found: Mapping[str, Progress], chosen: str, last: dict[str, Any] | None, module: str
 ) -> dict[Any, Any]:
-    """Updates of all that changes with a run's state or a round."""
+    """Updates of everything that depends on a run's state or rounds."""
     modules = list(last.get("spectra", {})) if last else []
     series = [(p.label, p.colour, p.rounds) for p in found.values()]
     kept = _kept(shell, chosen)
@@ -315,7 +315,7 @@ def _kept(shell: Shell, identity: str) -> list[str]:
 
 
 def put_beside(shell: Shell, chosen: str, client: str, ticked: Sequence[str]) -> tuple[Any, str]:
-    """Makes a run of one client's own adapter and ticks it with the global one; Chat has the base first anyway."""
+    """Makes a run of one client's own adapter, and ticks it beside the global one."""
     if not chosen or not client:
         return gr.skip(), cards.error("A client's own adapter is kept when the run is done; choose such a run first.")
     try:
@@ -323,7 +323,7 @@ def put_beside(shell: Shell, chosen: str, client: str, ticked: Sequence[str]) ->
         alone = parties.as_run(shell.store, run, client)
     except PlaygroundError as failure:
         return gr.skip(), cards.error(str(failure))
-    # The global run keeps its place, and so its colour; the others make room.
+    # The global run keeps its slot, and so its colour; all others are unticked.
     slots = [one if one == run.id else "" for one in ticked]
     for identity in (run.id, alone.id):
         if identity not in slots:

@@ -1,6 +1,6 @@
-"""The inputs and outputs of the tab Federated, and where they stand. It connects nothing and starts nothing.
+"""The inputs and outputs of the tab Federated and their layout. It connects nothing and starts nothing.
 
-What may be set comes from the schema, what may be compared from the registry of strategies.
+Options come from the schema, strategies from their registry.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _how() -> dict[str, Any]:
     trained = [option for option in options(RunConfig) if option.path in TRAINED]
     trained += list(options(LowRankConfig, "variant."))
     fields = Fields(main)
-    fields.inputs["federated.partition"].value = "dirichlet"  # an uneven split is what there is to see
+    fields.inputs["federated.partition"].value = "dirichlet"  # with an uneven split strategies differ
     with gr.Accordion("Advanced", open=False, elem_classes="lp-fold"):
         variant = Dropdown(
             [(VARIANTS[name].label, name) for name in TAKEN if name in VARIANTS], value="lora", label="Variant",
@@ -125,7 +125,7 @@ def _how() -> dict[str, Any]:
 
 
 def _go() -> dict[str, Any]:
-    """What is wrong with the form, and the buttons."""
+    """The form's error message, and the buttons."""
     problem = gr.HTML("", apply_default_css=False, elem_id="lp-fed-problem")
     with gr.Row(elem_id="lp-fed-go"):
         start = gr.Button("▶  Start", variant="primary", elem_id="lp-fed-start", min_width=140)

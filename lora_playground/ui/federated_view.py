@@ -1,4 +1,4 @@
-"""The texts of the tab Federated: runs' rounds read from their events, the table, the strategies' cards.
+"""The texts of the tab Federated: the state of runs and rounds from their events, the table, the strategies' cards.
 
 It knows no Gradio and starts nothing.
 """
@@ -21,11 +21,12 @@ from lora_playground.ui.words import PHASES, duration, escape, percent, signific
 
 @dataclass
 class Progress:
-    """What the events of one federated run say.
+    """The progress of one federated run, for the tab.
 
     Attributes:
-        label: its strategy; name: what the list of runs calls it.
-        result: its score on all test rows, None before they are asked.
+        label: its strategy. name: its name in the list of runs.
+        rounds, partition: its events. planned: rounds. now: the client that trains, or ''.
+        result: its score on all test rows, None before they are scored.
     """
 
     label: str
@@ -44,19 +45,19 @@ class Progress:
 
     @property
     def active(self) -> bool:
-        """Whether it waits or runs."""
+        """Whether it is queued or running."""
         return self.state not in ("done", "failed", "cancelled", "interrupted")
 
     @property
     def doing(self) -> str:
-        """What it does now, in words; while it trains, which client's turn it is."""
+        """Its state in words; while it trains, which client does."""
         if self.state == "training" and self.now:
             return f"{self.now} trains"
         return PHASES.get(self.state, self.state)
 
 
 def read_progress(shell: Shell, identity: str, colour: str) -> Progress | None:
-    """What a run's events say; None where the run is gone."""
+    """The progress of a run; None if it was deleted."""
     try:
         run = shell.store.get(identity)
         job = shell.supervisor.job(identity)
@@ -89,7 +90,7 @@ def told_apart(found: Sequence[Progress]) -> None:
 
 
 def colours(compared: Sequence[str], ticked: Sequence[str]) -> dict[str, str]:
-    """{run: colour}: that of its tick everywhere else, and one that no tick has for the runs beyond four."""
+    """{run: colour}. Ticked runs have the same colour as in other tabs; the others get colours that no slot has."""
     slots = {identity: slot for slot, identity in enumerate(ticked) if identity}
     free = iter([n for n in range(len(RUN_COLOURS)) if n not in slots.values()] or [0])
     found: dict[str, str] = {}
@@ -109,7 +110,7 @@ def describe_strategies(names: Sequence[str]) -> str:
         mixed = "yes" if strategy.heterogeneous else f"no, {strategy.why_equal}"
         note = f"<dt>Note</dt><dd>{escape(card.notes)}</dd>" if card.notes else ""
         items.append(
-            # Markdown ends a block of HTML at an empty line; the equation stands between two of them.
+            # In Markdown a block of HTML ends at an empty line, so the equation between two of them is rendered.
             f'<div class="lp-method"><h3>{escape(strategy.label)}</h3><p>{escape(card.sentence)}</p></div>\n\n'
             f"$$\n{card.equation}\n$$\n\n"
             f'<div class="lp-method"><dl>'
@@ -161,5 +162,5 @@ def _line(progress: Progress) -> str:
 
 
 def note(sentence: str) -> str:
-    """A sentence under a picture, told to screen readers when it changes."""
+    """A sentence under a plot, which screen readers announce when it changes."""
     return f'<p class="lp-note" aria-live="polite">{escape(sentence)}</p>' if sentence else ""

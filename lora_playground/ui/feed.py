@@ -1,10 +1,11 @@
-"""The live route: tells a page what is new since it last asked, as JSON that is made once for all pages. No Gradio.
+"""The live route, which a page polls: returns what is new since its last request, as JSON that is made once for all
+pages. No Gradio.
 
-`GET /live` says by version which parts the page has: `list`, `card`, `probes`, `curve`, `pictures`. `run` is the run in
-view, `module` the module in its pictures, `recording` a recorded run that is asked for, `also` names runs whose line in
-the list is missing, `all` asks for everyone's runs in place of the visitor's own. The answer has `boot` (another value
-means that the server was started anew), `queue` in words for this visitor, `you` (the visitor's name, and whether
-others are here), and the parts that are newer.
+In `GET /live` the page says which versions of the parts `list`, `card`, `probes`, `curve` and `pictures` it has. `run`
+is the run in view, `module` the module in its plots, `recording` the recorded run that it asks for, `also` has ticked
+runs that are missing in its list, `all` asks for everyone's runs instead of the visitor's own. The answer has `boot`
+(it changes when the server is restarted), `queue` (in words, for this visitor), `you` (the visitor's name, and whether
+others are here), and the parts that have newer versions.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ from lora_playground.ui.run_list_cache import RunList, RunListCache
 from lora_playground.ui.words import escape, rough
 
 KEPT = 256
-"""Parts kept as bytes. The least recently used goes first."""
+"""Number of parts that are cached as bytes; the least recently used is dropped first."""
 
 
 class Feed:
-    """Answers the live route; safe to call from many threads.
+    """Answers the live route. Thread-safe.
 
     Args:
-        header: makes the header's HTML without the queue; what it returns is equal as long as nothing changed.
+        header: returns the header's HTML without the queue; the same text as long as nothing has changed.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Feed:
         everyone = bool(asked.get("all"))
         runs = self._runs.of(None if everyone else visitor)
         if "list" in asked:
-            self._supervisor.make_ready()  # a page is open, so a run may be asked for any moment
+            self._supervisor.make_ready()  # a page is open, so a run may be started soon
         parts = {"boot": _bytes(self._boot), **self._for(visitor)}
         header = self._header()
         version = _version(runs.entries, runs.total, runs.last, runs.busy, header, everyone)
@@ -84,7 +85,7 @@ class Feed:
         return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
 
     def _for(self, visitor: str) -> dict[str, bytes]:
-        """What only this visitor is told: made at every question, so it is short."""
+        """The short parts that differ between visitors, made for every request."""
         you = {
             "name": self._supervisor.people.name(visitor),
             "others": is_shared() or self._runs.others(visitor),
@@ -92,7 +93,7 @@ class Feed:
         return {"queue": _bytes(_queue(self._runs.jobs(), visitor, self._supervisor.slots)), "you": _bytes(you)}
 
     def _told(self, job: Job) -> str:
-        """When a waiting job starts, or what it waits for beside its turn."""
+        """When a queued job will start, or what else it waits for."""
         if job.state != "queued":
             return ""
         most = self._supervisor.limits.running
@@ -113,7 +114,7 @@ class Feed:
         return made
 
     def _run(self, identity: str, asked: Mapping[str, str], visitor: str) -> dict[str, bytes]:
-        """The parts of the run in view that are new."""
+        """The parts of the run in view that have newer versions."""
         try:
             view = self._runs.view(identity)
         except PlaygroundError:
@@ -166,7 +167,7 @@ def _version(*parts: Hashable) -> str:
 
 
 def _moving(job: Job, progress: RunProgress) -> tuple[Hashable, ...]:
-    """What of the card moves while a job waits or runs."""
+    """The values on which a card depends while a job waits or runs."""
     return () if job.ended else (progress.version, job.state == "queued" and round(job.eta or 0))
 
 
@@ -193,10 +194,10 @@ def _list(version: str, runs: RunList, header: str, everyone: bool) -> dict[str,
 
 
 def _card(run: Run, job: Job, progress: RunProgress, label: str, told: str, mine: bool, by: str) -> dict[str, Any]:
-    """The state of a run, and the card that says it in words.
+    """The state of a run, and its card.
 
     Args:
-        told: when a waiting one starts. by: the name of another person whose run it is.
+        told: when a queued one will start. mine: whether this visitor may change it. by: the owner's name, if another.
     """
     result = run.result() if job.state == "done" else None
     if job.state == "queued":

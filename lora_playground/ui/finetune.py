@@ -1,6 +1,7 @@
-"""The left side of Fine-tune: model, data, method, budget, Train. It turns what is chosen into RunConfigs, no more.
+"""The form of the tab Fine-tune: model, data, method, budget, Train. It makes a RunConfig of the inputs and starts
+nothing.
 
-Which datasets, variants and options there are comes from the catalogue, the registry and the schema.
+Datasets, variants and options come from the catalogue, the registry and the schema.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from lora_playground.variants import VARIANTS
 from lora_playground.wording import counted
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
-"""What the slider offers; the field beside it and the command line take any rank."""
+"""The ranks of the slider. The field beside it and the command line accept any rank."""
 
 PLACED = ("data.dataset", "model.source", "training.steps", "training.seconds", "variant.rank")
-"""Options with a place of their own in the steps; all others are listed under Advanced."""
+"""Options with a place of their own in the form; all others are listed under Advanced."""
 
 _TO_THE_LAB = (
     '<p class="lp-note lp-live">Which rank is enough? <button class="lp-link" data-act="sweep">Sweep over ranks, '
@@ -50,11 +51,11 @@ class Steps:
 
     Attributes:
         advanced, variant_fields: inputs derived from the schema.
-        exact: any rank; where it is empty the slider's counts. file: options that are taken instead of the form's.
-        home: where uploads are.
-        shown: the variant whose options are in the form; it follows `variant` when the server has answered.
-        nonce: filled by the page at a click on Train; two clicks within two seconds carry the same one.
-        ended: its event `act` tells that a run has ended.
+        exact: field for any rank; if it is empty the slider's rank holds. file: a config that replaces the form's.
+        home: has the uploads.
+        shown: the variant whose options the form shows. It follows `variant` once the server has answered.
+        nonce: set by the page at a click on Train; the same for two clicks within two seconds.
+        ended: its event `act` says that a run has ended.
     """
 
     dataset: gr.Dropdown
@@ -83,7 +84,7 @@ class Steps:
     home: Path
 
     def inputs(self) -> set[Any]:
-        """Everything that Train needs; the listener gets one dict."""
+        """All inputs that Train needs, as a set, so that Gradio gives the listener one dict."""
         own = {self.dataset, self.variant, self.rank, self.unit, self.steps, self.seconds, self.source, self.nonce}
         own |= {self.exact, self.file}
         return own | set(self.advanced.inputs.values()) | set(self.variant_fields.components())
@@ -93,12 +94,12 @@ class Steps:
         if given[self.file]:
             return options_file.read(given[self.file])
         name = given[self.variant]
-        if name not in VARIANTS:  # for a moment, while the methods of another family are put there
+        if name not in VARIANTS:  # possible for a moment, while the list of another family is loaded
             raise ConfigError("", name, "choose a method")
         return self._config(given, name, self.chosen_rank(given) if method_card.has_rank(name) else None)
 
     def chosen_rank(self, given: Mapping[Any, Any]) -> Any:
-        """The rank in the field, whatever it is, else the slider's."""
+        """The rank in the field, unchecked, or that of the slider if the field is empty."""
         typed = plain(RANK, given[self.exact])
         return RANKS[int(given[self.rank])] if typed is None else typed
 
@@ -114,7 +115,7 @@ class Steps:
         config = RunConfig.parse(data)
         uploads = {card.name: card.label for card in list_datasets(self.home) if card.uploaded}
         if config.data.dataset in uploads and not config.title:
-            # An upload's own name is a number; people know it by its file.
+            # An upload's name is a number, so the run is named after its file.
             file, rest = uploads[config.data.dataset][:50], config.label.removeprefix(config.data.dataset)
             config = RunConfig.parse(data | {"title": (file + rest)[:80]})
         return config
@@ -125,7 +126,7 @@ def _whole(value: Any) -> Any:
 
 
 def build(shell: Shell, page: gr.Blocks) -> Steps:
-    """Makes the steps where it is called, and what they do among themselves, and when the page is loaded."""
+    """Makes the form where it is called, and connects its inputs to each other and to the loading of the page."""
     name = _first(list(VARIANTS), RunConfig.model_fields["variant"].get_default(call_default_factory=True).name)
     with gr.Column(elem_classes="lp-step"):
         _heading(1, "Model", "choose, or write a folder or hub id")
@@ -162,8 +163,8 @@ def build(shell: Shell, page: gr.Blocks) -> Steps:
 
 
 def _connect_costs(shell: Shell, page: gr.Blocks, made: Steps, memory: gr.HTML, causes: gr.HTML) -> None:
-    """Time and memory that the run will need, and what the empty page shows of it, drawn anew whenever something
-    changes that they depend on, the end of a run among it, which shows what this machine can do."""
+    """Draws estimates of time and memory, and the plan on the empty page, whenever something changes on which they
+    depend. That includes the end of a run, from whose time later estimates are made."""
 
     plan = empty.build()
 
@@ -212,7 +213,7 @@ def _data_step(shell: Shell) -> tuple[gr.Dropdown, gr.HTML, upload.Upload]:
 
 
 def _method_step(name: str | None) -> list[Any]:
-    """The inputs and places of the step, in the order in which `Steps` has them."""
+    """The inputs and outputs of the step, in the order of the attributes of `Steps`."""
     _heading(3, "Method", "how the update is written")
     mine = VARIANTS[name].family if name else None
     families = sorted({variant.family for variant in VARIANTS.values()}, key=lambda one: (one != mine, one))
@@ -270,7 +271,7 @@ def variants_of(family: str | None) -> list[tuple[str, str]]:
 
 
 def show_examples(shell: Shell, name: str | None) -> str:
-    """The first rows of a dataset as chat bubbles, or why there are none."""
+    """The first rows of a dataset as chat bubbles, or the reason why there are none."""
     if not name:
         return cards.error("No dataset is installed; upload a file.")
     try:
@@ -282,7 +283,7 @@ def show_examples(shell: Shell, name: str | None) -> str:
 
 
 def _connect(shell: Shell, page: gr.Blocks, made: Steps, uploaded: upload.Upload) -> None:
-    """What the steps do among themselves. Nothing here starts a run."""
+    """Connects the form's inputs to each other. Nothing here starts a run."""
     sized = {made.variant, made.rank, made.exact, made.source, *made.variant_fields.components()}
 
     def draw_rank(given: dict[Any, Any]) -> str:
@@ -317,8 +318,8 @@ def _connect(shell: Shell, page: gr.Blocks, made: Steps, uploaded: upload.Upload
 
     made.dataset.change(lambda name: show_examples(shell, name), made.dataset, made.examples, **QUIET)
     uploaded.stored.change(add_dataset, uploaded.stored, made.dataset, **QUIET)
-    # What sets options listens to a person's choice alone: `change` is told late and more than once of what the server
-    # has set, and would take away what was typed meanwhile. A choice that is told twice changes nothing then.
+    # Listeners that set options use `input`, not `change`: that also fires, late and repeatedly, after the server has
+    # set a value, and would overwrite what a person has typed meanwhile. They ignore an `input` that fires twice.
     fields = [made.shown, made.card, made.equation, made.knob, made.exact, *made.variant_fields.components()]
     last: dict[str, Any] = QUIET | {"trigger_mode": "always_last"}
     made.family.input(choose_family, [made.family, made.shown], [made.variant, *fields], **last)

@@ -1,5 +1,5 @@
-"""Fills the form of Fine-tune: with what this browser tab held before it was loaded anew, with a link's presets, with
-the settings of a run. It starts nothing; the schema checks the values when a run is asked for."""
+"""Fills the form of Fine-tune: with its values from before a reload of the page, with the values in a link, or with the
+settings of a run. It starts nothing; the schema checks the values when a run is started."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from lora_playground.variants import VARIANTS
 
 PRESETS = {"dataset": "data.dataset", "model": "model.source", "variant": "variant.name", "rank": "variant.rank",
            "steps": "training.steps", "seconds": "training.seconds"}  # fmt: skip
-"""Names in a link, and the option that each presets."""
+"""{parameter of a link: the option that it sets}."""
 
 Values = dict[Any, Any]
 """{input: value}."""
 
 
 class FormMemory:
-    """Connects the form with the page's memory; `store` has the runs whose settings are taken."""
+    """Connects the form with the browser's storage. `store` has the runs whose settings can be taken over."""
 
     def __init__(self, steps: Steps, store: RunStore) -> None:
         self._steps, self._store = steps, store
@@ -40,7 +40,7 @@ class FormMemory:
         self._filled = [*self._kept, steps.family, steps.card, steps.equation, steps.knob, steps.shown]
 
     def connect(self, page: gr.Blocks) -> None:
-        """Keeps changes in the browser; fills the form when the page is loaded, or when a run's settings are taken."""
+        """Stores changes in the browser; fills the form when the page is loaded, or a run's settings are taken over."""
         memory = gr.Textbox("", visible="hidden", elem_classes="lp-hidden", label="memory")
         take = gr.HTML(
             "", js_on_load="lp.live.whenTaken(trigger); // 'act'", html_template=" ", elem_classes="lp-hidden"
@@ -50,7 +50,8 @@ class FormMemory:
         take.act(self.take, None, self._filled, **QUIET)
 
     def recall(self, memory: str) -> Any:
-        """Updates from the page's memory, JSON of `values` (in the order of the inputs) and `query` (the address)."""
+        """Updates from the browser's storage, a JSON object of `values` (in the order of the inputs) and `query` (of
+        the address)."""
         told = json.loads(memory or "{}")
         kept, query = told.get("values") or [], told.get("query") or {}
         values = dict(zip(self._kept, kept, strict=True)) if len(kept) == len(self._kept) else {}
@@ -58,7 +59,7 @@ class FormMemory:
         return self.updates(values | self._inputs(options)) or gr.skip()
 
     def take(self, event: gr.EventData) -> Any:
-        """Updates to the settings of a run."""
+        """Updates that put the settings of a run into the form."""
         try:
             return self.updates(self._inputs(_flat(self._store.get(str(event.id)).config())))
         except PlaygroundError:
@@ -84,7 +85,7 @@ class FormMemory:
         return found
 
     def updates(self, values: Values) -> Values:
-        """What Gradio needs to fill the form; values that no input can hold are left out."""
+        """Gradio's updates for these values, without those that their input cannot hold."""
         steps = self._steps
         made: Values = {part: gr.update(value=_held(part, value)) for part, value in values.items()}
         listed = dataset_choices(list_datasets(steps.home))
@@ -109,7 +110,7 @@ class FormMemory:
 
 
 def _held(part: Any, value: Any) -> Any:
-    """A value as its input holds it: text as text, a number as a number where it is one."""
+    """A value in the type of its input: text for a text field, a number for a number field if it is one."""
     if isinstance(part, gr.Textbox):
         return "" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     if isinstance(part, gr.Number | gr.Slider) and isinstance(value, str):

@@ -19,7 +19,7 @@ _Key = tuple[str, str, tuple[str, ...], float | None, float | None, bool]
 
 
 def title(option: Option) -> str:
-    """What an input is called: 'learning rate' for training.learning_rate."""
+    """The label of an option's input: 'learning rate' for training.learning_rate."""
     words = option.path.rsplit(".", 1)[-1].replace("_", " ")
     return words[:1].upper() + words[1:]
 
@@ -71,7 +71,7 @@ def _text(value: Any) -> str:
 
 
 def plain(option: Option, value: Any) -> Any:
-    """The value of an input as the type that the schema expects. One that cannot be converted is returned as it is,
+    """The value of an input in the type that the schema expects. One that cannot be converted is returned unchanged,
     and the schema refuses it."""
     if value is None or (isinstance(value, str) and not value.strip() and option.kind != "str"):
         return None
@@ -103,7 +103,7 @@ def nest(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Fields:
-    """Inputs for the options of a section, in the schema's order, but for those that have a place of their own.
+    """Inputs for the given options, in the schema's order.
 
     Attributes:
         inputs: option path → component.
@@ -123,9 +123,9 @@ class Fields:
 
 
 class VariantFields:
-    """One input for every different option that any variant has; those of the chosen variant are visible.
+    """One input for every different option of all variants; those of the chosen variant are visible.
 
-    Options that many variants share (alpha, dropout) are one input, which takes the chosen variant's default.
+    An option that many variants share, such as alpha, has one input, which is set to the chosen variant's default.
     """
 
     def __init__(self, placed: Sequence[str], chosen: str | None = None) -> None:

@@ -1,7 +1,7 @@
-"""The page around the tabs: header, list of runs, tabs, and what a person does with a run.
+"""The page around the tabs: header, list of runs, tabs, and what people do with runs.
 
-What changes by itself (states, progress, plots) comes from the live route (`feed`) and is drawn by the page's script,
-which also keeps tab and runs in the address bar. A run depends on nothing here: a page that is closed changes no run.
+States, progress and plots come from the live route (`feed`) and are drawn by the page's script, which also keeps tab
+and runs in the address bar. Runs do not depend on a page: closing it changes no run.
 """
 
 from __future__ import annotations
@@ -47,8 +47,9 @@ class Page:
     """The frame's own states.
 
     Attributes:
-        viewed: the run in view, '' for none. ticked: see `Shell`. told: how often the page has told its choice.
-        sync: the page tells by its event `act` which runs it shows. address: tells the page what the server chose.
+        viewed: id of the run in view, '' for none. ticked: see `Shell`.
+        sync: its event `act` carries the runs that the page shows. told: number of these events so far.
+        address: sends the page the runs that the server has chosen.
     """
 
     viewed: gr.State
@@ -62,14 +63,13 @@ class Frame:
     """Builds the page and answers its events.
 
     Args:
-        shell: the run store and the queue.
-        client: the chat process's side in this process.
-        identity: tells visitors apart.
+        shell_parts: run store, queue and sweeps, for `Shell`. client: of the chat process. identity: identifies
+            visitors.
     """
 
     def __init__(self, shell_parts: Mapping[str, Any], client: ChatClient, identity: Identity) -> None:
         self._parts, self._client, self._identity = shell_parts, client, identity
-        # Gradio hands out files only from the system's folder for temporary ones; this one goes with the process.
+        # Gradio only serves files from the system's temporary folder. This folder is deleted when the process ends.
         self._downloads = tempfile.TemporaryDirectory(prefix="lora-playground-", ignore_cleanup_errors=True)
         self._exports = Exports(shell_parts["store"], Path(self._downloads.name))
         self._global = Exports(shell_parts["store"], Path(self._downloads.name), prefix="lp-fed")
@@ -84,7 +84,7 @@ class Frame:
         self._feed = Feed(shell_parts["supervisor"], self._run_list, identity, self._header)
 
     def build(self) -> gr.Blocks:
-        """The whole page as a gr.Blocks that is not launched yet."""
+        """The page as a gr.Blocks that is not launched yet."""
         titles = json.dumps(dict(TABS))
         script = (
             f"lp.live.start(trigger, {titles}, '{live.shipped_script('PlotlyPlot')}'); "
@@ -113,7 +113,7 @@ class Frame:
         return page
 
     def routes(self) -> list[Route]:
-        """The routes beside Gradio's own: what is new, lessons, classes, claims, sweeps."""
+        """The routes beside Gradio's own: live, lessons, classes, claims, sweeps."""
         parts = (self._lessons, self._classes, self._claims, self._sweeps)
         return [self._feed.route(), *(route for part in parts for route in part.routes())]
 
@@ -170,12 +170,12 @@ class Frame:
     # --- events ------------------------------------------------------------------------------------------------------
 
     def restore(self, request: gr.Request) -> tuple[str, list[str]]:
-        """The run in view and the ticked ones that the address bar names; unknown ids are dropped."""
+        """The run in view and the ticked runs in the address; unknown ids are dropped."""
         query = dict(request.query_params)
         return self._known(query.get("run", "")), self._slots(query.get("runs", "").split(","))
 
     def sync(self, event: gr.EventData) -> tuple[str, list[str], int]:
-        """The run in view and the ticked ones that a person chose on the page; unknown ids are dropped."""
+        """The run in view and the ticked runs that a person has chosen on the page; unknown ids are dropped."""
         return self._known(str(event.run)), self._slots(event.runs), int(event.number)
 
     def _slots(self, ids: Any) -> list[str]:
@@ -192,7 +192,7 @@ class Frame:
         return sidebar.header(self._base, self._chat.verified, device())
 
     def submit(self, given: dict[Any, Any], request: gr.Request) -> tuple[Any, Any, Any]:
-        """Starts what the form asks for; an error stands above the button and nothing is queued."""
+        """Queues the form's run; in case of an error nothing is queued, and the message is shown above the button."""
         own, steps = self._page, self._steps
         owner, nonce = self._identity.of(request), str(given[steps.nonce] or "")
         ticked = list(given[own.ticked])
@@ -204,15 +204,16 @@ class Frame:
         return job.id, with_ticked(ticked, [job.id]), ""
 
     def stop(self, viewed: str, request: gr.Request) -> str:
-        """Stops the run looked at; only who started it may."""
+        """Stops the run in view, if the visitor may."""
         return self._ask(lambda: self._shell.supervisor.cancel(viewed, self._identity.of(request)))
 
     def resume(self, viewed: str, request: gr.Request) -> str:
-        """Goes on with the run looked at from its last checkpoint."""
+        """Resumes the run in view from its last checkpoint, if the visitor may."""
         return self._ask(lambda: self._shell.supervisor.resume(viewed, self._identity.of(request)))
 
     def edit(self, event: gr.EventData, request: gr.Request) -> str:
-        """Gives a run a name or a note, deletes it or a sweep; only who may change it. Or names the person who asks."""
+        """Changes a run's name or note, deletes a run or a sweep, if the visitor may; or changes the visitor's own
+        name."""
         identity, what = str(event.id), str(event.what)
 
         def do() -> None:
@@ -223,7 +224,7 @@ class Frame:
             if what == "delete-sweep" and self._shell.sweeps is not None:
                 self._shell.sweeps.delete(identity, owner)
                 return
-            self._shell.supervisor.job(identity, owner)  # refuses those who may not
+            self._shell.supervisor.job(identity, owner)  # raises if the visitor may not change it
             if what == "delete":
                 self._shell.supervisor.delete(identity, owner)
             elif what in ("name", "note"):
@@ -232,7 +233,7 @@ class Frame:
         return self._ask(do)
 
     def train_anyway(self, viewed: str, ticked: list[str], request: gr.Request) -> tuple[Any, Any, str]:
-        """Trains a run that was taken over from an equal one, as a new run."""
+        """Trains a run that was taken over from an equal one, in a new run."""
         try:
             config = self._shell.store.get(viewed).config()
             job = self._shell.supervisor.submit(config, self._identity.of(request), fresh=True)

@@ -1,6 +1,6 @@
-"""Tells visitors apart by a signed cookie, which the server sets at the first visit. It knows no run.
+"""Identifies visitors by a signed cookie, which the server sets at the first visit. It knows no run.
 
-The signature keeps a visitor from choosing somebody else's identity. Gradio's session hash is no identity, since the
+The signature keeps a visitor from taking somebody else's identity. Gradio's session hash is no identity, since the
 browser chooses it.
 """
 
@@ -22,33 +22,33 @@ from lora_playground.runs.files import writing
 
 COOKIE = "lora_playground_visitor"
 PAGES = ("/", "/class", "/join")
-"""Where a first visit gets its cookie."""
+"""Paths at which a visitor without a cookie gets one."""
 _YEAR = 365 * 24 * 3600
 
 
 class Identity:
-    """Makes and checks visitors' cookies with a secret kept in the home folder."""
+    """Makes and checks visitors' cookies, with a secret that is stored in the home folder."""
 
     def __init__(self, home: Path) -> None:
         self._secret = _secret(home / "visitors.secret")
         self._signer = Signer(self._secret, salt=COOKIE, digest_method=hashlib.sha256)
 
     def new(self) -> str:
-        """A fresh cookie value: a random name and its signature."""
+        """A new cookie value: a random name and its signature."""
         return self._signer.sign(secrets.token_hex(8)).decode()
 
     def read(self, value: str | None) -> str:
-        """The visitor's name in a cookie value, '' where it is missing or not signed by this server."""
+        """The visitor's name in a cookie value; '' if it is missing or not signed by this server."""
         try:
             return self._signer.unsign(value or "").decode()
         except (BadSignature, UnicodeError):
-            # Older cookies end in the first 32 hexadecimal digits of an HMAC.
+            # Cookies may also be signed by the first 32 hexadecimal digits of an HMAC, as older versions did.
             name, _, signature = (value or "").partition(".")
             known = hmac.new(self._secret, name.encode(), hashlib.sha256).hexdigest()[:32]
             return name if hmac.compare_digest(signature.encode(), known.encode()) else ""
 
     def of(self, request: gr.Request | None) -> str:
-        """The visitor who sent a request: the name of their login where there is one, else that in the cookie."""
+        """The visitor who sent a request: the name of their login if there is one, else that in the cookie."""
         if request is None:
             return ""
         if getattr(request, "username", None):
@@ -56,13 +56,13 @@ class Identity:
         return self.read(dict(request.cookies or {}).get(COOKIE))
 
     def of_plain(self, request: Request) -> str | None:
-        """The visitor who sent a plain request, as `of` names them; None where a login is asked for and missing."""
+        """The visitor who sent a plain request, see `of`; None if a login is required and missing."""
         login = _login(request)
         return login if login is None else f"user:{login}" if login else self.read(request.cookies.get(COOKIE))
 
 
 def _login(request: Request) -> str | None:
-    """The login's name in a request to Gradio's web application; '' where none is asked for, None where it lacks."""
+    """The login's name in a request to Gradio's web application; '' if none is required, None if it is missing."""
     app: Any = request.app
     if getattr(app, "auth", None) is None:
         return ""
@@ -109,7 +109,8 @@ class VisitorMiddleware:
 
 
 def _sites() -> str:
-    """Where a browser sends the cookie: to this site; a Space is also shown inside a page of another one."""
+    """The cookie's SameSite attribute: a Hugging Face Space is shown inside a page of another site, so it needs
+    'none'."""
     return "SameSite=None; Secure; Partitioned" if os.environ.get("SPACE_ID") else "SameSite=Lax"
 
 

@@ -10,9 +10,10 @@ from starlette.responses import JSONResponse, Response
 
 
 async def json_object(request: Request, longest: int = 20_000) -> dict[str, Any] | Response:
-    """The JSON object in a request's body of at most `longest` bytes, or the answer that says why there is none.
+    """The JSON object in a request's body of at most `longest` bytes, or an error response.
 
-    Another type than application/json is refused: a page of another site could send that without asking first.
+    Other content types than application/json are refused: browsers let pages of other sites send those without a
+    preflight request.
     """
     if request.headers.get("content-type", "").partition(";")[0] != "application/json":
         return JSONResponse({"error": "This route takes JSON."}, 415)
@@ -25,5 +26,5 @@ async def json_object(request: Request, longest: int = 20_000) -> dict[str, Any]
 
 
 def json_answer(value: Any, status: int = 200) -> JSONResponse:
-    """A value as JSON that no browser keeps."""
+    """A value as a JSON response that browsers do not cache."""
     return JSONResponse(value, status, headers={"Cache-Control": "no-store"})

@@ -1,7 +1,8 @@
-"""The routes of the lessons: what a page asks and does in a lesson, as JSON. No Gradio.
+"""The routes of lessons, as JSON. No Gradio.
 
-`GET /lessons` lists them with the visitor's progress. `POST /lesson` takes {name, do, ...} and answers with the step as
-it is then: `do` is view (step), answer (ask, value), start (step), did (step, act, keep) or over. Texts come as HTML.
+`GET /lessons` lists the lessons with the visitor's progress. `POST /lesson` takes {name, do, ...} and answers with the
+step afterwards, its texts as HTML: `do` is view (step), answer (ask, value), start (step), did (step, act, keep) or
+    over.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _TEXTS, _LINES = ("text", "said", "hint"), ("because",)
 
 
 class LessonRoutes:
-    """Answers for one player; safe to call from many threads."""
+    """The routes. Thread-safe."""
 
     def __init__(self, player: Player, identity: Identity) -> None:
         self.player, self._identity = player, identity
@@ -66,14 +67,14 @@ class LessonRoutes:
 
 
 def dressed(view: Any) -> Any:
-    """A view with its Markdown as HTML: texts in paragraphs, sentences as a line."""
+    """A view with its Markdown turned into HTML: texts as paragraphs, single sentences as a line."""
     if isinstance(view, list):
         return [dressed(one) for one in view]
     if not isinstance(view, dict):
         return view
     made = {key: dressed(value) for key, value in view.items()}
     for key in _TEXTS:
-        # A choice's and a cell's text are plain.
+        # The texts of choices and cells are plain text.
         if isinstance(view.get(key), str) and "kind" in view:
             made[key] = as_html(view[key])
     for key in _LINES:

@@ -1,5 +1,5 @@
-"""The right side of Fine-tune: the places that the page's script fills from the live route, and buttons for what a
-person does with a run. It starts no run and draws nothing itself."""
+"""The right side of the tab Fine-tune: elements that the page's script fills from the live route, and buttons for what
+people do with a run. It starts no run and draws nothing itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lora_playground.ui.shell import filled
 
 WAYS = (("chat", "Chat with it", "primary"), ("spectrum", "See its spectrum", "secondary"),
         ("compare", "Compare runs", "secondary"))  # fmt: skip
-"""Tabs that a finished run opens: (tab, label, look of the button)."""
+"""Buttons below a finished run that open other tabs: (tab, label, Gradio's variant of the button)."""
 
 
 @dataclass
@@ -27,9 +27,9 @@ class Live:
 
 
 def build(exports: Exports) -> Live:
-    """Makes the parts where it is called; `exports` offers a finished run as files.
+    """Makes the elements where it is called; `exports` offers a finished run as files.
 
-    The style sheet shows what suits the state of the run, which the page writes on #lp-view.
+    The page's script writes the run's state on #lp-view, by which the style sheet shows or hides elements.
     """
     filled("lp-status")
     with gr.Row(elem_id="lp-stops"):
@@ -59,7 +59,7 @@ def build(exports: Exports) -> Live:
 
 
 def shipped_script(name: str) -> str:
-    """Path, below the page's own, of a script that comes with Gradio: 'PlotlyPlot' sets window.Plotly, 'katex' exports
-    what sets formulas. '' where this version of Gradio has none."""
+    """Path, relative to the page, of a script that ships with Gradio: 'PlotlyPlot' sets window.Plotly, 'katex' exports
+    KaTeX. '' if this version of Gradio has no such script."""
     folder = Path(gr.__file__).parent / "templates" / "frontend" / "assets"
     return next((f"assets/{path.name}" for path in sorted(folder.glob(f"{name}-*.js"))), "")

@@ -1,4 +1,4 @@
-"""Markdown as HTML, without raw HTML; formulas between dollar signs become spans that the page sets. No Gradio."""
+"""Markdown as HTML, without raw HTML. Formulas between dollar signs become spans, which the page renders. No Gradio."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _READER = MarkdownIt("commonmark", {"html": False}).enable("table")
 
 
 def as_html(text: str) -> str:
-    """Paragraphs, lists, tables."""
+    """A text with paragraphs, lists and tables."""
     return _render(text, _READER.render)
 
 
 def as_line(text: str) -> str:
-    """Emphasis and formulas in one line, no paragraph around it."""
+    """One line with emphasis and formulas, without a paragraph around it."""
     return _render(text, _READER.renderInline)
 
 

@@ -1,7 +1,7 @@
-"""The endpoints as MCP tools: Gradio's own MCP server, with answers as JSON and errors in the house's words.
+"""The endpoints as MCP tools: Gradio's MCP server, with results as JSON and this app's own error messages.
 
-Gradio writes dicts as Python does, and lets a validator speak where a value has the wrong type; both are changed here,
-by deriving from its server. It knows no operation.
+Gradio's server writes dicts as Python literals, and answers a value of the wrong type with a validator's message. A
+class derived from it changes both. It knows no operation.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from lora_playground.errors import ConfigError
 
 
 def require() -> None:
-    """Raises ConfigError where the package `mcp` is not installed."""
+    """Raises ConfigError if the package `mcp` is not installed."""
     if importlib.util.find_spec("mcp") is None:
         raise ConfigError("", None, "--mcp needs the package mcp; install it: pip install -r requirements-mcp.txt")
 
 
 @contextmanager
 def served() -> Iterator[None]:
-    """While it lasts, Gradio makes our MCP server where it would make its own."""
+    """Within the block Gradio creates our MCP server instead of its own."""
     import gradio.mcp
 
     usual = gradio.mcp.GradioMCPServer
@@ -36,13 +36,13 @@ def served() -> Iterator[None]:
 
 def _derived(usual: Any) -> Any:
     class Unvalidated(usual.Server):  # type: ignore[misc]
-        """An MCP server that hands values on as they are: the operations check them, with the same words everywhere."""
+        """An MCP server that does not validate values, since the operations do, with the same messages everywhere."""
 
         def call_tool(self, *, validate_input: bool = True) -> Any:
             return super().call_tool(validate_input=False)
 
     class PlaygroundMCP(usual):  # type: ignore[misc]
-        """Gradio's MCP server with JSON in its answers, and no description twice in its schemas."""
+        """Gradio's MCP server with JSON results, and without repeated descriptions in its schemas."""
 
         Server = Unvalidated
 
@@ -59,6 +59,6 @@ def _derived(usual: Any) -> Any:
 
 
 def _as_json(value: Any) -> Any:
-    """Plain data as JSON text; files stay as they are, so that pictures are sent as pictures."""
+    """Plain data as JSON text. Files are left unchanged, so that pictures are sent as pictures."""
     is_file = isinstance(value, dict) and (value.get("meta") or {}).get("_type") == "gradio.FileData"
     return value if is_file or not isinstance(value, dict | list) else json.dumps(value, ensure_ascii=False)
