@@ -115,7 +115,8 @@ lp.claims = (() => {
     return make("div", { class: "lp-claim-trial" },
       idle ? button(one.begun ? "Try the rest" : `▶ Try it (about ${Math.max(1, Math.round(one.minutes))} min)`, "primary", () => begin(one.name)) : null,
       problems[one.name] ? make("p", { class: "lp-error", role: "alert" }, problems[one.name]) : null,
-      states.length ? make("ul", { "aria-live": "polite" }, ...states) : null);
+      states.length ? make("ul", { "aria-live": "polite" }, ...states) : null,
+      one.said ? make("p", { class: "why mine", role: "status" }, one.said) : null);
   }
 
   function start() { ask(); setInterval(() => { if (visible() && !place().firstChild) { drawn = ""; if (told) draw(); else ask(); } }, 500); }

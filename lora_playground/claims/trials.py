@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_playground.claims.schema import Claim
+from lora_playground.claims.verdicts import of_one_seed
 from lora_playground.evaluation import interval
 from lora_playground.jobs.supervisor import Supervisor
 from lora_playground.runs.files import read_json, write_json
@@ -52,12 +53,15 @@ class Trials:
         """How far the trial has come.
 
         Returns:
-            {'sides': {key: side}, 'begun': whether any side was queued}; a side has `state` ('new' or the job's), `run`
-            (its id), `part` (done part, 0 to 1), `problem`, and once it is done what `value_of` returns.
+            {'sides': {key: side}, 'begun': whether any side was queued, 'said': what the runs say to the claim, '' until
+            all sides have a value}; a side has `state` ('new' or the job's), `run` (its id), `part` (done part, 0 to
+            1), `problem`, and once it is done what `value_of` returns.
         """
         runs = self._runs(visitor, claim, model)
         told = {key: self._side(claim, runs.get(key, "")) for key in claim.sides}
-        return {"sides": told, "begun": bool(runs)}
+        values = {key: side["value"] for key, side in told.items() if "value" in side}
+        said = of_one_seed(claim, values) if values.keys() == claim.sides.keys() else ""
+        return {"sides": told, "begun": bool(runs), "said": said}
 
     def _side(self, claim: Claim, identity: str) -> dict[str, Any]:
         job = self._supervisor.find(identity)

@@ -9,7 +9,7 @@ from scipy import stats
 from lora_playground.claims import get_claim, list_claims, verdict
 from lora_playground.claims.measured import Measurement, digest, measurement
 from lora_playground.claims.schema import Claim
-from lora_playground.claims.verdicts import NOT, NOT_HERE, OPEN, SHOWS, t_interval
+from lora_playground.claims.verdicts import NOT, NOT_HERE, OPEN, SHOWS, of_one_seed, t_interval
 from lora_playground.cli import main
 from lora_playground.lessons.figures import base_digest
 from lora_playground.models.catalogue import EMBEDDED
@@ -44,6 +44,29 @@ def made(test: dict, measure: str = "score", **values: list[float]) -> tuple[Cla
 )
 def test_a_verdict_follows_from_the_numbers(test, values, expected) -> None:
     assert verdict(*made(test, **values)).verdict == expected
+
+
+@pytest.mark.parametrize(
+    "test, values, said",
+    [
+        (
+            {"kind": "more", "a": "a", "b": "b"},
+            {"a": 0.8, "b": 0.5},
+            "a is ahead of b by 30.0 points. That is as",
+        ),
+        ({"kind": "more", "a": "b", "b": "a"}, {"a": 0.8, "b": 0.5}, "b is behind a by 30.0 points. That is not as"),
+        (
+            {"kind": "more", "a": "a", "b": "b", "by": 0.1, "relative": True},
+            {"a": 0.52, "b": 0.5},
+            "a is ahead of b by 2.0 points, where the claim has 5.0 points. That is not as",
+        ),
+        ({"kind": "equal", "pairs": [["a", "b"]], "within": 0.05}, {"a": 0.8, "b": 0.76}, "a: +4.0 points. That is as"),
+        ({"kind": "best", "side": "a"}, {"a": 0.8, "b": 0.9}, "b is the best of 2. That is not as claimed"),
+    ],
+)
+def test_what_one_seed_says_to_a_claim(test, values, said) -> None:
+    claim, _ = made(test, **{key: [value] * 3 for key, value in values.items()})
+    assert said in of_one_seed(claim, values) and of_one_seed(claim, values).endswith("of one seed.")
 
 
 def test_less_is_more_for_a_loss() -> None:
