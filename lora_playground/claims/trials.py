@@ -53,9 +53,9 @@ class Trials:
         """How far the trial has come.
 
         Returns:
-            {'sides': {key: side}, 'begun': whether any side was queued, 'said': what the runs say to the claim, '' until
-            all sides have a value}; a side has `state` ('new' or the job's), `run` (its id), `part` (done part, 0 to
-            1), `problem`, and once it is done what `value_of` returns.
+            {'sides': {key: side}, 'begun': whether any side was queued, 'said': what the runs say to the claim, ''
+            until all sides have a value}; a side has `state` ('new' or the job's), `run` (its id), `part` (done part,
+            0 to 1), `problem`, and once it is done what `value_of` returns.
         """
         runs = self._runs(visitor, claim, model)
         told = {key: self._side(claim, runs.get(key, "")) for key in claim.sides}
