@@ -1,4 +1,4 @@
-"""The server's part of a round: open the clients' messages, leave damaged ones out, aggregate, measure the error.
+"""The server's part of a round: read the clients' messages, leave out damaged ones, aggregate, measure the error.
 
 Plain NumPy; it knows the strategies' interface but no single strategy, and neither model nor data.
 """
@@ -15,7 +15,7 @@ from lora_playground.federated.strategies.base import Factors, Message, Server, 
 
 @dataclass(frozen=True)
 class Party:
-    """A client as the server knows it: its name, rank, scaling and number of examples."""
+    """What the server knows of a client: name, rank, scaling s, number of examples."""
 
     name: str
     rank: int
@@ -25,14 +25,13 @@ class Party:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one round gave.
+    """The result of a round.
 
     Attributes:
         server: the server after the round.
-        weights: p_k of the clients that counted; empty where none did.
-        left_out: {client: reason}.
-        error: ‖ΔW_server − ΔW_ideal‖_F / ‖ΔW_ideal‖_F over all modules together; None where nothing arrived.
-        ideal: Σ p_k s_k B_k A_k of this round; clients: the factors as the server saw them.
+        weights: p_k of the clients whose messages were used; empty if none was. left_out: {client: reason}.
+        error: ‖ΔW_server − ΔW_ideal‖_F / ‖ΔW_ideal‖_F over all modules together; None if no message was used.
+        ideal: Σ p_k s_k B_k A_k of this round. clients: the factors in the used messages.
     """
 
     server: Server
@@ -77,14 +76,15 @@ def aggregate(
 
 
 def added(before: Server, after: Server) -> dict[str, Pair]:
-    """What a round put on top of the base that its clients trained on: base changes of the round and the factors."""
+    """{module: what a round added to the base that its clients trained on}: the round's changes of the base and the new
+    factors, as one pair."""
     known = {round_ for round_, _ in before.merged}
     fresh = replace(after, merged=tuple(change for change in after.merged if change[0] not in known))
     return {module: fresh.update(module) for module in after.factors}
 
 
 def relative_error(got: Mapping[str, Pair], wanted: Mapping[str, Pair]) -> float:
-    """‖got − wanted‖_F/‖wanted‖_F over all modules together; 0 where both vanish."""
+    """‖got − wanted‖_F/‖wanted‖_F over all modules together; 0 if both are zero."""
     error = np.linalg.norm([norm(stack([got[module], wanted[module]], [1.0, -1.0])) for module in wanted])
     size = np.linalg.norm([norm(pair) for pair in wanted.values()])
     if size > 0:
@@ -93,7 +93,8 @@ def relative_error(got: Mapping[str, Pair], wanted: Mapping[str, Pair]) -> float
 
 
 def round_spectra(outcome: Outcome, before: Server, modules: list[str]) -> dict[str, dict[str, object]]:
-    """Singular values for the screen: per module the global update so far, this round's ideal, and every client's."""
+    """{module: {'global': of the global update, 'ideal': of this round's ideal mean, 'clients': of each client's
+    update}}, all singular values."""
     base = before.merged_total()
     shown: dict[str, dict[str, object]] = {}
     for module in modules:
@@ -111,7 +112,7 @@ def round_spectra(outcome: Outcome, before: Server, modules: list[str]) -> dict[
 
 
 def _digits(values: np.ndarray, most: int = 64) -> list[float]:
-    """Four significant digits, without the tail of zeros that a stack brings."""
+    """At most `most` values with four significant digits, without the zeros at the end of a stacked update."""
     if not values.size or values[0] <= 0:
         return [0.0]
     kept = values[values > 1e-6 * values[0]][:most]

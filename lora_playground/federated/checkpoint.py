@@ -1,4 +1,4 @@
-"""A federated run's state on the disk, in two files: arrays in float64 and the rest as JSON. NumPy only."""
+"""Saves and loads a federated run's state, in two files: arrays in float64, and the rest as JSON. NumPy only."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from lora_playground.federated.strategies.base import Server, arrays_of, factors
 from lora_playground.runs.files import publish, writing
 
 _PLAIN = ("since", "up", "down", "step", "tokens", "history", "last_round")
-"""Fields of a State that JSON holds as they are."""
+"""Fields of a State that are stored in the JSON file unchanged."""
 
 
 def save_state(state: State, folder: Path) -> Path:
-    """Writes `folder`/step-<n>/ whole or not at all, and removes older ones. Returns it."""
+    """Writes the folder `folder`/step-<n>/ atomically, and removes older ones; returns it."""
     final = folder / f"step-{state.step}"
     staged = folder / f"step-{state.step}.tmp"
     with writing(folder):
@@ -54,7 +54,7 @@ def save_state(state: State, folder: Path) -> Path:
 
 
 def load_state(folder: Path) -> State | None:
-    """The newest state in a run's checkpoint folder; None where there is none that can be read."""
+    """The newest readable state in a run's checkpoint folder; None if there is none."""
     found = [path for path in folder.glob("step-*") if path.suffix != ".tmp" and (path / "state.json").is_file()]
     for path in sorted(found, key=lambda entry: int(entry.name.split("-")[1]), reverse=True):
         try:

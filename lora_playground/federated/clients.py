@@ -1,6 +1,7 @@
-"""What a federated run leaves in its folder: the global update, each client's own, and the result's `federated` part.
+"""The files of a finished federated run: the global update, each client's own update, and the result's `federated`
+part.
 
-A client's own update can become a run of its own, so that chat, spectrum and export show it beside the global one. No
+A run can be made of a client's own update, so that chat, spectrum and export can show it beside the global one. No
 torch and no training here.
 """
 
@@ -24,7 +25,7 @@ FOLDER = "clients"
 
 
 def global_updates(state: State) -> list[Update]:
-    """The global ΔW of every module against the pristine W, as factors of the fewest columns."""
+    """The global ΔW of every module against the pristine W, as factors of the least rank."""
     return [_update(module, state.server.update(module)) for module in state.server.factors]
 
 
@@ -40,7 +41,7 @@ def summary(state: State) -> dict[str, Any]:
 
 
 def client_updates(state: State, factors: Factors) -> list[Update]:
-    """A client's ΔW against the pristine W after its last training, for which the base was that of the round before."""
+    """A client's ΔW against the pristine W after its last training, which began from the base of the round before."""
     base = [change for round_, change in state.server.merged if round_ < state.last_round]
     return [
         _update(module, stack([change[module] for change in base if module in change] + [factor.pair]))
@@ -49,7 +50,8 @@ def client_updates(state: State, factors: Factors) -> list[Update]:
 
 
 def save_clients(run: Run, state: State) -> list[str]:
-    """Writes `clients/<number>.safetensors` for every client of the last round that delivered; returns their names."""
+    """Writes `clients/<number>.safetensors` for every client that sent a message in the last round; returns their
+    names."""
     folder, staged = run.folder / FOLDER, run.folder / f"{FOLDER}.tmp"
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir()
@@ -65,7 +67,7 @@ def number_of(name: str) -> int:
 
 
 def kept_clients(run: Run) -> list[str]:
-    """Names of the clients whose own update is kept in a run."""
+    """Names of the clients whose own update is stored in a run."""
     numbers = sorted(int(path.stem) for path in (run.folder / FOLDER).glob("*.safetensors") if path.stem.isdigit())
     return [f"client {number}" for number in numbers]
 
@@ -81,7 +83,7 @@ def as_run(store: RunStore, run: Run, name: str) -> Run:
         try:
             return store.get(mark.read_text(encoding="utf-8").strip())
         except RunError:
-            pass  # it was deleted since
+            pass  # that run has been deleted
     config = run.config()
     made = store.create(config.model_copy(update={"title": f"{config.label}, {name} alone"[:80], "federated": None}))
     updates = load_updates(source)

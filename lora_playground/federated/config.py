@@ -1,4 +1,4 @@
-"""Checks of a federated run's options together: ranks against clients, variant and base model against the strategy.
+"""Checks that a federated run's options fit each other: ranks and clients; variant, base model and strategy.
 
 It knows the schema and the strategies' declarations; neither torch nor models.
 """
@@ -28,18 +28,18 @@ _WHY_NOT = {
     **dict.fromkeys(("nlora", "slora", "inttune", "loraxs", "polar"), _CORE),
     **dict.fromkeys(("pissa", "wslice", "olora", "loraga", "corda", "osf", "loftq"), _START),
 }
-"""Reasons why a variant cannot take part, for those that have a special one."""
+"""{variant: the reason why it cannot be federated}, for those with a special reason."""
 
 
 def why_not(variant: str) -> str:
-    """The reason why a variant cannot take part in a federated run; '' where it can."""
+    """The reason why a variant cannot be used in a federated run; '' if it can."""
     if variant in VARIANTS:
         return ""
     return _WHY_NOT.get(variant, "its update is not a product of two factors B·A")
 
 
 def client_ranks(config: RunConfig) -> list[int]:
-    """Rank of each client; raises ConfigError where the list does not fit the number of clients."""
+    """The rank of each client. Raises ConfigError if the list does not fit the number of clients."""
     federated = _section(config)
     if federated.ranks is None:
         return [int(getattr(config.variant, "rank", 8))] * federated.clients
@@ -62,7 +62,7 @@ def strategy_of(config: RunConfig) -> Strategy:
 
 
 def check(config: RunConfig, bits: int | None = None) -> Strategy:
-    """Raises ConfigError where strategy, ranks, variant and base do not go together; returns the strategy."""
+    """Raises ConfigError if strategy, ranks, variant and base do not fit each other; returns the strategy."""
     strategy = strategy_of(config)
     ranks = client_ranks(config)
     strategy.check(ranks)
@@ -82,7 +82,7 @@ def check(config: RunConfig, bits: int | None = None) -> Strategy:
 
 
 def table(config: RunConfig, strategies: Sequence[str]) -> list[RunConfig]:
-    """One config for each strategy; raises ConfigError for the first that cannot be run."""
+    """The config with each of these strategies. Raises ConfigError for the first that cannot be run."""
     if not strategies:
         raise ConfigError("federated.strategy", [], "choose at least one strategy")
     federated = _section(config)

@@ -1,7 +1,7 @@
 """A federated run as a Flower app: server and clients on different machines, or in Flower's simulation engine.
 
-The only module that imports `flwr`, which is optional. It carries messages and keeps what each client must remember
-between them; training is the trainer's, aggregation the strategy's part.
+The only module that imports `flwr`, which is optional. It carries messages, and stores what each client must remember
+between rounds. Trainers train, and strategies aggregate.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lora_playground.federated.simulation import Trainer
 from lora_playground.federated.strategies import get_strategy
 from lora_playground.federated.strategies.base import Factors, Message, Strategy, arrays_of, factors_of
 
-# Flower and ray report their use unless these variables say otherwise, which they read when they are imported.
+# Flower and Ray send usage statistics unless these variables, which they read when they are imported, forbid it.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
@@ -39,7 +39,7 @@ except ImportError as missing:
 
 GREETING_SECONDS = 120.0
 STORE_BYTES = 256 * 2**20
-"""Ray's shared memory. Factors are small; ray's default would be a third of the machine's memory."""
+"""Ray's shared memory. Factors are small; Ray's default would be a third of the machine's memory."""
 
 PATIENT = {
     "RAY_raylet_start_wait_time_s": "600",
@@ -47,16 +47,17 @@ PATIENT = {
     "RAY_agent_register_timeout_ms": "600000",
     "RAY_worker_register_timeout_seconds": "600",
 }
-"""Longer limits than ray's for its own processes to start, which takes long on a busy machine."""
+"""Environment variables that give Ray's own processes more time to start, which takes long on a busy machine."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the server decides for all clients.
+    """The server's settings.
 
     Attributes:
-        drop_out: chance that the server does not ask a client in a round, besides those that fail by themselves.
-        timeout: seconds to wait for the clients of a round; who is later counts as dropped out.
+        drop_out: probability that the server leaves a client out of a round, besides those that fail by themselves.
+        energy, damping: options of strategies, see `strategies.florist` and `strategies.lorafair`.
+        timeout: seconds to wait for the clients of a round; later ones count as dropped out.
     """
 
     strategy: str
@@ -87,7 +88,7 @@ class Site:
 
 
 def client_app(make_site: Callable[[Context], Site]) -> ClientApp:
-    """A ClientApp that makes its site by `make_site` once in a process and keeps it."""
+    """A ClientApp that calls `make_site` once in each process."""
     app = ClientApp()
     sites: dict[int, Site] = {}
 
@@ -125,7 +126,8 @@ def _introduce(site: Site) -> dict[str, Any]:
 
 
 def _train(site: Site, content: RecordDict, context: Context) -> RecordDict:
-    """One round on a client: reads the message, trains, answers, and keeps in the context what the next round needs."""
+    """One round on a client: reads the message, trains, answers, and stores in the context what the next round
+    needs."""
     order = content["config"]
     round_, seed, since = int(order["round"]), int(order["seed"]), int(order["since"])
     strategy = Plan(**json.loads(str(order["plan"]))).make()
@@ -133,7 +135,7 @@ def _train(site: Site, content: RecordDict, context: Context) -> RecordDict:
     held, base, known = _recall(context, s)
     if held is None or known != since:
         if since > strategy.first:
-            # The client was restarted. In the next round the server sends everything again.
+            # The client was restarted; the server will send everything in the next round.
             return RecordDict({"metrics": MetricRecord({"forgot": 1})})
         held = strategy.local(strategy.start(site.trainer.shapes(), site.rank, s, seed), site.rank, s)
         base = {}
@@ -168,7 +170,7 @@ def _remember(context: Context, factors: Factors, base: Mapping[str, Pair], sinc
 
 
 def _recall(context: Context, s: float) -> tuple[Factors | None, dict[str, Pair], int]:
-    """(factors, base changes, the round that both belong to); (None, {}, 0) where this client has just begun."""
+    """(factors, base changes, the round of both) that this client stored; (None, {}, 0) if it has stored nothing."""
     if "since" not in context.state:
         return None, {}, 0
     kept = _unpack(context.state["arrays"])
@@ -196,10 +198,11 @@ def server_app(
 
 
 def serve(grid: Grid, plan: Plan, emit: Callable[[dict[str, Any]], None]) -> State:
-    """Waits for the clients, plays the rounds, and returns the state after the last.
+    """Waits for the clients, plays the rounds, and returns the state after the last one.
 
     Raises:
-        TrainingError: too few clients came, or none has data. ConfigError: they do not fit each other or the strategy.
+        TrainingError: too few clients connected, or none has data. ConfigError: they do not fit each other or the
+            strategy.
     """
     strategy = plan.make()
     who, nodes, shapes = _greet(grid, plan)
@@ -214,7 +217,7 @@ def serve(grid: Grid, plan: Plan, emit: Callable[[dict[str, Any]], None]) -> Sta
 
 
 def _carry(grid: Grid, nodes: Mapping[str, int], plan: Plan, orders: Iterator[Order]) -> list[Reply]:
-    """Sends all orders of a round at once and reads what comes back within the time limit."""
+    """Sends all orders of a round at once, and reads the replies that come within the time limit."""
     letters = []
     for order in orders:
         told = {"round": order.round, "seed": plan.seed, "since": order.since, "plan": json.dumps(vars(plan))}

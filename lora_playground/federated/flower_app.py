@@ -1,7 +1,7 @@
 """The Flower app for language models: reads a run's config, makes each client's trainer, and writes a run folder.
 
-`python -m lora_playground.federated.flower_app run.json` plays it in Flower's simulation engine on this machine;
-`examples/flower` is the same app for `flwr run`, on as many machines as there are parties.
+`python -m lora_playground.federated.flower_app run.json` runs it in Flower's simulation engine on this machine;
+`examples/flower` is the same app for `flwr run`, with each party on its own machine.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lora_playground.runs.files import publish, write_json
 
 
 def read_config(settings: Mapping[str, Any]) -> RunConfig:
-    """The RunConfig in `config` of Flower's run config, which is a file's path or the JSON itself."""
+    """The RunConfig in the entry `config` of Flower's run config: the path of a JSON file, or the JSON text itself."""
     given = str(settings.get("config", ""))
     if not given:
         raise ConfigError("config", given, "name a run's config.json with a federated section: config='/path/run.json'")
@@ -38,18 +38,18 @@ def read_config(settings: Mapping[str, Any]) -> RunConfig:
 
 
 def home_of(settings: Mapping[str, Any]) -> Path | None:
-    """The folder of runs and uploads that `home` in Flower's run or node config names; None where it names none."""
+    """The home in the entry `home` of Flower's run or node config; None if there is none."""
     given = str(settings.get("home", ""))
     return Path(given).expanduser() if given else None
 
 
 def make_site(context: Any, settings: Mapping[str, Any]) -> Site:
-    """One client: its part of the dataset, or its own dataset where the node's config names one.
+    """One client, with its part of the dataset, or its own dataset if the node config names one.
 
     Args:
-        context: Flower's. Its node config may hold `partition-id` (the client's number), `dataset`, `home`, and
-            `threads` to train with. Clients on one machine that each take all cores slow each other down to minutes.
-        settings: used where Flower's run config says nothing, as when an engine is started from Python.
+        context: Flower's. Its node config can have `partition-id` (the client's number), `dataset`, `home`, and
+            `threads` to train with; clients on one machine should not each use all cores.
+        settings: replaces Flower's run config, which is empty if the engine is started from Python.
     """
     from lora_playground.federated.local import LocalTrainer
     from lora_playground.federated.preparation import prepare_clients
@@ -75,21 +75,21 @@ def make_site(context: Any, settings: Mapping[str, Any]) -> Site:
 
 
 def _alone(config: RunConfig) -> RunConfig:
-    """The config of a federation of one client, who holds all rows."""
+    """The config with a single client, which has all rows."""
     assert config.federated is not None
     section = config.federated.model_copy(update={"clients": 1, "partition": "iid", "ranks": None})
     return config.model_copy(update={"federated": section})
 
 
-class Keeper:
-    """Writes the server's run folder: events as they come, and at the end the global adapter."""
+class ServerRun:
+    """The server's run folder: gets events during the rounds, and the global adapter at the end."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.settings = settings
         self.run: Run | None = None
 
     def plan(self, context: Any) -> Plan:
-        """Creates the run and returns what the server must do."""
+        """Creates the run and returns the server's settings."""
         settings = {**self.settings, **context.run_config}
         config = read_config(settings)
         federated = config.federated
@@ -106,7 +106,7 @@ class Keeper:
         self.run.append(event)
 
     def finish(self, state: State, context: Any) -> None:
-        """Saves the global update, its adapter and the clients' own; the result last."""
+        """Saves the global update, its adapter and the clients' own updates, and last the result."""
         run = self.run
         assert run is not None
         self.emit({"type": "phase", "phase": "saving"})
@@ -126,8 +126,8 @@ class Keeper:
 def apps(settings: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
     """(ServerApp, ClientApp)."""
     known = dict(settings or {})
-    keeper = Keeper(known)
-    return server_app(keeper.plan, keeper.finish, keeper.emit), client_app(partial(make_site, settings=known))
+    run = ServerRun(known)
+    return server_app(run.plan, run.finish, run.emit), client_app(partial(make_site, settings=known))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

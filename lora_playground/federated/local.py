@@ -1,4 +1,4 @@
-"""Trains clients' factors on one base model that they share in memory, and judges the global model.
+"""Trains clients' factors on one base model that they share in memory, and evaluates the global model.
 
 The only module of this package that computes with torch. It knows PEFT's LoRA layer, the training loop and the decoder;
 no strategy, no network and no run folder.
@@ -46,11 +46,11 @@ class LocalTrainer:
     """The simulation's Trainer for a causal language model.
 
     Args:
-        base: pristine. Its weights are changed while this object is in use; `close` makes them pristine again.
+        base: unchanged. Its weights are changed while this object is in use; `close` restores them.
         config: of the federated run.
         clients: each client's examples. rehearsal: examples that every client mixes in; share: their share of tokens.
-        validation: for the global loss. test, metric: rows that the global model answers, and how they are scored.
-        threads: to train with; 0 takes what suits the machine.
+        validation: examples for the global loss. test, metric: rows that the global model answers, and their metric.
+        threads: to train with; 0 chooses a number.
     """
 
     def __init__(
@@ -86,14 +86,14 @@ class LocalTrainer:
         return self._shapes
 
     def scaling(self, rank: int) -> float:
-        """s as the variant's layers have it for this rank."""
+        """The variant's scaling s for this rank."""
         if rank not in self._scalings:
             self._attach(rank)
             self._scalings[rank] = float(next(iter(self._layers().values())).scaling[ADAPTER])
         return self._scalings[rank]
 
     def steps(self, client: int) -> int:
-        """Local optimiser steps of a client in a round: as configured, or those of its passes over its own rows."""
+        """Local optimiser steps of a client in a round: as configured, or those of the configured local epochs."""
         if self.federated.local_epochs is None:
             return self.federated.local_steps
         tokens = sum(len(example.ids) for example in self.clients[client]) / (1.0 - self.share)
@@ -102,7 +102,8 @@ class LocalTrainer:
     def train(
         self, client: int, factors: Factors, merged: Mapping[str, Pair], parts: tuple[str, ...], round_: int, emit: Emit
     ) -> Trained:
-        """Trains `parts`. Where the loss is not finite the factors returned are NaN, which the server leaves out."""
+        """See `simulation.Trainer.train`. If the loss is not finite, the returned factors are NaN, and the server
+        leaves them out."""
         some = next(iter(factors.values()))
         model = self._attach(some.rank)
         self._set_base(merged)
@@ -169,7 +170,7 @@ class LocalTrainer:
         return {"loss": self._loss(model), "score": None if score is None else round(score, 4)}
 
     def base_loss(self) -> float | None:
-        """Loss of the base as it came on the validation examples; None where there are none."""
+        """Loss of the unchanged base on the validation examples; None if there are none."""
         self._detach()
         self._set_base({})
         return self._loss(self.base.model)
@@ -182,7 +183,7 @@ class LocalTrainer:
     # --- the model ------------------------------------------------------------------------------------------------
 
     def _attach(self, rank: int) -> Any:
-        """The base with LoRA layers of this rank; layers that are attached already are kept if their rank fits."""
+        """The base with LoRA layers of this rank; attached layers are reused if they have this rank."""
         if self._model is None or self._rank != rank:
             self._detach()
             config = self.config.variant.model_copy(update={"rank": rank})
@@ -200,7 +201,7 @@ class LocalTrainer:
         return dict(tuner_layers(self._model))
 
     def _weights(self) -> dict[str, torch.Tensor]:
-        """The frozen weight of every adapted module as (out, in), whether an adapter is on or not."""
+        """{module: frozen weight (out, in)} of all adapted modules, with or without LoRA layers attached."""
         if self._model is not None:
             return {name: oriented(layer.base_layer) for name, layer in self._layers().items()}
         return {name: oriented(self.base.model.get_submodule(name)) for name in self._shapes}
@@ -222,7 +223,8 @@ class LocalTrainer:
         self._merged = merged
 
     def _load(self, factors: Factors, parts: tuple[str, ...]) -> None:
-        """Copies factors into the layers and lets only `parts` train. A core R trains as lora_B's parametrisation."""
+        """Copies factors into the layers and makes only `parts` trainable. A core R is trained as a parametrisation of
+        lora_B."""
         self._unparametrise()
         with torch.no_grad():
             for name, layer in self._layers().items():

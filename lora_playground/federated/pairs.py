@@ -17,7 +17,7 @@ def stack(pairs: Sequence[Pair], weights: Sequence[float] | None = None) -> Pair
     """Σ_i w_i B_i A_i as one pair of rank Σ k_i: the w_i B_i side by side, the A_i on top of each other.
 
     Args:
-        weights: w_i; all 1 where none are given.
+        weights: w_i; None for all 1.
     """
     weights = [1.0] * len(pairs) if weights is None else weights
     left = np.concatenate([w * B.astype(np.float64) for (B, _), w in zip(pairs, weights, strict=True)], axis=1)
@@ -26,7 +26,7 @@ def stack(pairs: Sequence[Pair], weights: Sequence[float] | None = None) -> Pair
 
 
 def norm(pair: Pair) -> float:
-    """‖B·A‖_F; keeps full accuracy where stacked factors cancel."""
+    """‖B·A‖_F, accurate even if stacked factors cancel each other."""
     return float(np.linalg.norm(qr_singular_values(*pair)))
 
 

@@ -14,24 +14,24 @@ from lora_playground.errors import ConfigError, DataError
 from lora_playground.wording import counted
 
 KEYS = ("label", "topic", "person", "category", "kind")
-"""Fields of a row's meta that may hold its group, in the order in which they are tried."""
+"""Fields of a row's meta that can hold its group, in the order in which they are tried."""
 
 ENTITY = "name"
-"""The key where groups are read from the text: the name of the person or thing that a row is about."""
+"""`Partition.key` if groups are taken from the text: the name of the person or thing that a row is about."""
 
 MOST_LABELS = 32
-"""Answers count as labels up to so many different ones."""
+"""Answers count as labels if there are at most so many different ones."""
 _NAME = re.compile(r"\b[A-Z][a-z]{2,}")
 
 
 @dataclass(frozen=True)
 class Partition:
-    """Who holds which rows.
+    """Which client has which rows.
 
     Attributes:
-        rows: per client, ascending row indices.
-        groups: the groups' names; only 'all' where the rows have none.
-        counts: per client, rows of each group, in the order of `groups`.
+        rows: for each client ascending row indices.
+        groups: the groups' names; only 'all' if rows have no groups.
+        counts: for each client the number of rows of each group, in the order of `groups`.
         key: the field of meta that holds the groups, or ''.
     """
 
@@ -67,14 +67,14 @@ def split(
     """Splits rows among clients; every row goes to exactly one.
 
     Args:
-        how: 'iid' (even shuffle), 'dirichlet' (each group is shared out by a Dirichlet(α) draw), 'topic' (whole
-            groups, balanced by size).
-        concentration: Dirichlet's α; small means that a client sees few groups.
-        key: the field of meta that names a row's group; '' takes the first of `KEYS` that all rows have, then the
-            name that question and answer share, then the answer where there are few different ones.
+        how: 'iid' (shuffled evenly), 'dirichlet' (each group is divided by shares drawn from Dirichlet(α)), or 'topic'
+            (whole groups, balanced by size).
+        concentration: Dirichlet's α; the smaller it is, the fewer groups a client has.
+        key: the field of meta that names a row's group. '' takes the first of `KEYS` that all rows have, else the name
+            that question and answer share, else the answer if there are few different ones.
 
     Raises:
-        ConfigError: no client, or a split that is not known. DataError: rows lack what the split needs.
+        ConfigError: there is no client, or `how` is unknown. DataError: the rows have no groups.
     """
     if clients < 1:
         raise ConfigError("federated.clients", clients, "there must be at least one client (two to compare anything)")
@@ -108,7 +108,7 @@ def split(
 
 
 def remarks(partition: Partition) -> list[str]:
-    """Warnings about a split, in sentences; empty where all is well."""
+    """Warnings about a split, one sentence each."""
     said = []
     if len(partition.rows) == 1:
         said.append(
@@ -147,7 +147,7 @@ def _labels(rows: Sequence[Mapping[str, Any]], key: str, needed: bool) -> tuple[
 
 
 def _entity(row: Mapping[str, Any]) -> str:
-    """The first name in the question that the answer has too; '' where there is none."""
+    """The first name in the question that is also in the answer; '' if there is none."""
     texts = {message.get("role"): str(message.get("content", "")) for message in row.get("messages") or []}
     known = set(_NAME.findall(texts.get("assistant", "")))
     return next((name for name in _NAME.findall(texts.get("user", "")) if name in known), "")
@@ -172,12 +172,12 @@ def _dirichlet(
 
 
 def _by_group(members: Mapping[str, list[int]], clients: int, rng: np.random.Generator) -> list[list[int]]:
-    """Whole groups, the largest first, each to the client that has the fewest rows so far."""
+    """Gives whole groups to clients, the largest first, each to the client with the fewest rows so far."""
     mine: list[list[int]] = [[] for _ in range(clients)]
     names = list(members)
     tie = {name: float(rank) for name, rank in zip(names, rng.permutation(len(names)))}
     for name in sorted(names, key=lambda group: (-len(members[group]), tie[group])):
-        # The number of rows first, then the number of groups, so that no client stays empty.
+        # Ties go by the client's number, so that no client stays empty.
         target = min(range(clients), key=lambda k: (len(mine[k]), k))
         mine[target].extend(members[name])
     return mine

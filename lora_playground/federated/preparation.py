@@ -18,12 +18,12 @@ from lora_playground.federated.partition import Partition, split
 
 @dataclass(frozen=True)
 class ClientData:
-    """What all clients hold.
+    """The clients' data.
 
     Attributes:
-        partition: of `rows`; rows: the training rows that take part.
-        examples: each client's, encoded; [] for a client without data.
-        shared: rehearsal and validation, which every client may use.
+        partition: of `rows`. rows: the training rows that are used.
+        examples: encoded examples of each client; [] for a client without data.
+        shared: rehearsal and validation examples, which all clients use.
     """
 
     partition: Partition
@@ -33,7 +33,7 @@ class ClientData:
 
 
 def chosen_rows(train: Sequence[Row], limit: int | None, seed: int) -> list[Row]:
-    """The training rows that take part, in the dataset's order: all, or `limit` rows drawn by the seed."""
+    """The training rows that are used, in the dataset's order: all, or `limit` rows drawn with the seed."""
     if limit is None or limit >= len(train):
         return list(train)
     order = np.random.default_rng([seed, 7]).permutation(len(train))[:limit]
@@ -41,7 +41,7 @@ def chosen_rows(train: Sequence[Row], limit: int | None, seed: int) -> list[Row]
 
 
 def divide(dataset: Dataset, config: RunConfig) -> tuple[Partition, list[Row]]:
-    """(who holds which rows, the rows that take part). Needs no tokenizer. Raises ConfigError or DataError."""
+    """(partition, the rows that are used). Needs no tokenizer. Raises ConfigError or DataError."""
     federated = config.federated
     assert federated is not None
     rows = chosen_rows(dataset.train, config.data.train_rows, config.training.seed)
@@ -57,7 +57,7 @@ def divide(dataset: Dataset, config: RunConfig) -> tuple[Partition, list[Row]]:
 
 
 def prepare_clients(tokenizer: Any, dataset: Dataset, config: RunConfig, embedded: bool) -> ClientData:
-    """Splits and encodes the rows. A client whose rows have nothing to learn counts as one without data."""
+    """Splits and encodes the rows. A client whose rows have no answers to learn counts as one without data."""
     partition, rows = divide(dataset, config)
     examples = []
     for mine in partition.rows:

@@ -1,7 +1,7 @@
-"""One round of federated training: draw who is present, send, collect, aggregate, report.
+"""One round of federated training: draw the clients, send, collect, aggregate, report.
 
-Plain NumPy. The simulation and the Flower app hand in how messages travel and who judges the result; this module knows
-neither of them, no torch and no files.
+Plain NumPy. How messages are carried and how the global model is evaluated are functions that the simulation and the
+Flower app pass in; this module knows neither of them, no torch and no files.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ SHOWN_MODULES = 6
 
 @dataclass
 class State:
-    """Where a federated run stands after a round; a run goes on from it.
+    """The state of a federated run after a round, from which it can be continued.
 
     Attributes:
-        since: the round whose result each client last received (0: the start values; -1: nothing yet).
-        last: factors of the clients of the last round in which any delivered; last_round: that round.
-        up, down: bytes sent so far. step: local steps done by all clients together.
+        since: {client: the round whose result it last received} (0: the start values; -1: nothing yet).
+        up, down: bytes sent to and by the server so far. step, tokens: of all clients together.
+        history: `round` events without spectra.
+        last: factors of the clients in the last round in which any sent a message; last_round: that round.
     """
 
     server: Server
@@ -46,10 +47,10 @@ class State:
 
 @dataclass(frozen=True)
 class Order:
-    """What the server sends one client at the beginning of a round.
+    """The server's message to a client at the beginning of a round.
 
     Attributes:
-        message: the arrays. since: the round whose result the client must already have.
+        message: the arrays. since: the round whose result the client must have already.
     """
 
     client: str
@@ -60,11 +61,12 @@ class Order:
 
 @dataclass(frozen=True)
 class Reply:
-    """What one client answered.
+    """A client's answer.
 
     Attributes:
-        message: its upload; None where it failed, for the reason `problem`.
-        restarted: whether it lost what it had received, so that it needs everything again.
+        message: its upload; None if it failed, for the reason `problem`.
+        loss: mean over its last steps. steps, tokens: of its training.
+        restarted: whether it has lost what it had received, so that it needs everything again.
     """
 
     client: str
@@ -77,7 +79,8 @@ class Reply:
 
 
 Exchange = Callable[[Iterator[Order]], Iterable[Reply]]
-"""Carries orders to clients and brings their replies; what it raises ends the round before anything has changed."""
+"""Function that carries orders to clients and returns their replies. If it raises, the round ends and changes
+nothing."""
 
 
 def first_state(
@@ -90,8 +93,8 @@ def first_state(
     """The state before round 1.
 
     Args:
-        shapes: (out, in) of every adapted module. gradients: ∇W of a client's few examples, for strategies that start
-            from it.
+        shapes: {module: (out, in)}. gradients: function that returns ∇W on a few of a client's examples, for strategies
+            that start from it.
 
     Raises:
         TrainingError: no client has an example. ConfigError: the strategy cannot take these ranks or scalings.
@@ -118,8 +121,8 @@ def play_round(
     """Plays one round and changes `state`. Emits a `round` event, and before it a `message` for each client left out.
 
     Args:
-        drop_out: chance that a client is not asked in this round.
-        judge: loss and score of the global model after the round.
+        drop_out: probability that a client is left out of this round.
+        exchange: carries the messages. judge: returns loss and score of a global model.
     """
     began = time.monotonic()
     before = state.server
@@ -166,10 +169,10 @@ def play_round(
 
 
 def fold(strategy: Strategy, state: State) -> None:
-    """Puts the base changes that nobody needs one by one into one of rank ≤ min(m, n), so that memory stays bounded.
+    """Adds up base changes that no client needs separately, into one of rank ≤ min(m, n), so that memory stays bounded.
 
-    A client needs the changes since it last heard from the server one by one, but one that has nothing yet takes the
-    sum. A client that missed more directions than a full matrix has is treated as one that has nothing.
+    A client gets each base change since its last round separately, and a new client their sum. A client that has missed
+    changes of together more rank than a full matrix is treated as a new one.
     """
     for name, since in state.since.items():
         if since > strategy.first and state.server.missed(since):
@@ -179,18 +182,18 @@ def fold(strategy: Strategy, state: State) -> None:
 
 
 def draw_present(who: Mapping[str, Party], drop_out: float, seed: int, round_: int) -> list[str]:
-    """The clients with data that take part in a round; the draw depends on seed and round alone."""
+    """The clients with data that take part in a round. The draw depends only on seed and round."""
     draws = np.random.default_rng([seed, 7, round_]).random(len(who))
     return [name for (name, party), draw in zip(who.items(), draws) if party.examples > 0 and draw >= drop_out]
 
 
 def local_seed(seed: int, round_: int, client: int) -> int:
-    """The seed of a client's training in a round, the same wherever it trains."""
+    """The seed of a client's training in a round, on whatever machine it trains."""
     return int(np.random.default_rng([seed, 11, round_, client]).integers(2**31 - 1))
 
 
 def describe_round(outcome: Outcome, before: Server) -> dict[str, Any]:
-    """What the `round` event says about the aggregate: error, weights, ranks, spectra."""
+    """The fields of a `round` event about the aggregate: error, weights, ranks, spectra."""
     modules = list(outcome.server.factors)
     stride = max(1, -(-len(modules) // SHOWN_MODULES))
     rank = {
@@ -210,7 +213,7 @@ def describe_round(outcome: Outcome, before: Server) -> dict[str, Any]:
 
 
 def round_messages(outcome: Outcome, round_: int) -> list[str]:
-    """Sentences for the person about who was missing; empty where nobody was."""
+    """Sentences for the person about clients that were left out."""
     if not outcome.left_out:
         return []
     if not outcome.weights:

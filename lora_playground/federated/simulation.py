@@ -1,7 +1,7 @@
-"""A federated run on one machine: clients take turns, and messages are made as if they travelled.
+"""A federated run on one machine: clients train one after the other, with the same messages as over a network.
 
-Who trains a client and judges the global model is handed in, so that the same code plays a language model and a test's
-linear one. It knows no torch, no files and no queue.
+A `Trainer` trains clients and evaluates the global model, so that the same code runs language models and the linear
+models of tests. It knows no torch, no files and no queue.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from lora_playground.federated.strategies.base import Factors, Server, Strategy
 
 @dataclass(frozen=True)
 class Trained:
-    """What local training gave.
+    """The result of a client's training.
 
     Attributes:
-        loss: mean over its last steps. stopped: whether it was stopped before its end.
+        loss: mean over its last steps. stopped: whether it was stopped early.
     """
 
     factors: Factors
@@ -34,14 +34,14 @@ class Trained:
 
 
 class Trainer(Protocol):
-    """Trains one client at a time on one base, and judges a global model."""
+    """Trains one client at a time on one base, and evaluates global models."""
 
     def shapes(self) -> Mapping[str, tuple[int, int]]:
         """(out, in) of every adapted module."""
         ...
 
     def scaling(self, rank: int) -> float:
-        """s for that rank."""
+        """The scaling s for a rank."""
         ...
 
     def gradients(self, client: int) -> dict[str, np.ndarray]:
@@ -51,20 +51,25 @@ class Trainer(Protocol):
     def train(
         self, client: int, factors: Factors, merged: Mapping[str, Pair], parts: tuple[str, ...], round_: int, emit: Emit
     ) -> Trained:
-        """Trains `parts` of these factors on the client's rows, on the base changed by `merged`."""
+        """Trains `parts` of these factors on a client's rows.
+
+        Args:
+            merged: {module: change of the base so far}. parts: of 'B', 'A', 'R'. emit: called with events.
+        """
         ...
 
     def judge(self, server: Server) -> dict[str, float | None]:
-        """`loss` on the validation rows and `score` on some test rows of the global model."""
+        """{'loss': on the validation rows, 'score': on some test rows} of a global model; None if there are no such
+        rows."""
         ...
 
 
 class _Stopped(Exception):
-    """The run was stopped within a round."""
+    """The run was stopped during a round."""
 
 
 def parties(ranks: list[int], examples: list[int], trainer: Trainer) -> dict[str, Party]:
-    """The clients as the server knows them, by name."""
+    """{name: client}, from each client's rank and number of examples."""
     return {
         f"client {k + 1}": Party(f"client {k + 1}", rank, trainer.scaling(rank), count)
         for k, (rank, count) in enumerate(zip(ranks, examples, strict=True))
@@ -72,7 +77,7 @@ def parties(ranks: list[int], examples: list[int], trainer: Trainer) -> dict[str
 
 
 def begin(strategy: Strategy, who: Mapping[str, Party], trainer: Trainer, seed: int) -> State:
-    """The state before round 1; raises as `rounds.first_state`."""
+    """The state before round 1. For errors see `rounds.first_state`."""
     numbers = {name: number for number, name in enumerate(who)}
     return first_state(strategy, who, trainer.shapes(), lambda name: trainer.gradients(numbers[name]), seed)
 
@@ -88,9 +93,9 @@ def simulate(
     should_stop: Callable[[], bool],
     after_round: Callable[[State], None] = lambda state: None,
 ) -> bool:
-    """Plays rounds until there are `rounds`; changes `state` in place. Returns False where it was stopped before.
+    """Plays rounds until `rounds` have been played, changing `state` in place; returns False if it was stopped before.
 
-    A round that is stopped half-way counts for nothing: the state stays that of the last whole round.
+    A round that is stopped changes nothing: the state stays that of the last whole round.
     """
 
     def by_turns(orders: Iterator[Order]) -> Iterable[Reply]:
@@ -114,7 +119,7 @@ def _train_by_turns(
     emit: Emit,
     should_stop: Callable[[], bool],
 ) -> Iterator[Reply]:
-    """Trains each client in turn. Raises _Stopped where the run was stopped."""
+    """Trains each client in turn. Raises _Stopped if a stop was requested."""
     server = state.server
     merged = server.merged_total()
     numbers = {name: number for number, name in enumerate(who)}
@@ -123,7 +128,7 @@ def _train_by_turns(
         if should_stop():
             raise _Stopped
         party = who[order.client]
-        # The server knows all that a client holds, so the parts that are not in the message come from it.
+        # Parts that are not in the message are those that the client already has, which the server knows too.
         start = strategy.receive(strategy.local(server, party.rank, party.s), order.message, order.round, server.seed)
         told = _counted(emit, step, order)
         done = trainer.train(numbers[order.client], start, merged, strategy.trained(order.round), order.round, told)
@@ -134,7 +139,7 @@ def _train_by_turns(
 
 
 def _counted(emit: Emit, offset: int, order: Order) -> Emit:
-    """Passes a client's losses on, with steps counted over the whole run, and its messages; drops its other events."""
+    """Passes on a client's losses, with steps counted over the whole run, and its messages, but no other events."""
 
     def pass_on(event: dict) -> None:
         if event.get("type") == "loss":

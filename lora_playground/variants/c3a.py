@@ -1,4 +1,4 @@
-"""C3A: an update made of circulant blocks, each of which one row tells."""
+"""C3A: an update made of circulant blocks, each given by its first row."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Config(TargetConfig):
 
 @dataclass(frozen=True)
 class CirculantBlocks(PeftVariant):
-    """PEFT's C3A, started from zero."""
+    """PEFT's C3A with an update that starts at zero."""
 
     def check(self, config: Any, shapes: Mapping[str, tuple[int, int]], bits: int = 16) -> None:
         super().check(config, shapes, bits)

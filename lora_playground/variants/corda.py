@@ -1,4 +1,5 @@
-"""CorDA: LoRA that starts from the part of W that matters most, or least, for what the data shows each module."""
+"""CorDA: LoRA that starts from the part of W that matters most, or least, for the inputs that each module gets from the
+data."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 METHODS = {"learn": "ipm", "keep": "kpm"}
-"""What the authors and PEFT call them: instruction-previewed and knowledge-preserved mode."""
+"""{purpose: its name in the paper and in PEFT}: instruction-previewed and knowledge-preserved mode."""
 
 
 class Config(LowRankConfig):
@@ -45,7 +46,7 @@ class CovarianceStart(StartFamily):
         batches = need_batches(self.name, context)
 
         def look() -> None:
-            """PEFT's hooks take one example at a time, and all its tokens alike, so none that only fills a row."""
+            """Shows the model one example at a time, without padding, since PEFT's hooks weigh all tokens equally."""
             for batch in batches:
                 given = model_inputs(batch, model, labels=False)
                 for row, length in enumerate(batch["attention_mask"].sum(dim=1).tolist()):

@@ -19,7 +19,7 @@ class Config(LowRankConfig):
 
 @dataclass(frozen=True)
 class SingularCore(NystromFamily):
-    """The tuner `nystrom` with its outer factors from W's SVD."""
+    """The tuner `nystrom` with frozen outer factors from W's SVD."""
 
     def start(self, config: Any) -> Any:
         return "svd"

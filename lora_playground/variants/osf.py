@@ -32,7 +32,7 @@ class Config(RankConfig):
 
 @dataclass(frozen=True)
 class OrthogonalSubspace(PeftVariant):
-    """PEFT's OSF, with U and V put back into their subspace after every step."""
+    """PEFT's OSF, with U and V projected back to their subspace after every step."""
 
     def check(self, config: Any, shapes: Mapping[str, tuple[int, int]], bits: int = 16) -> None:
         super().check(config, shapes, bits)
@@ -62,23 +62,24 @@ class OrthogonalSubspace(PeftVariant):
         return sum(config.rank * (m + n + 1) for m, n in shapes)
 
     def beside(self, adapted: dict[str, tuple[int, int]], config: Any) -> tuple[int, int]:
-        """Of a module that is not square, the kept directions of its longer side."""
+        """PEFT also stores, for a module that is not square, the kept directions of its longer side."""
         return 0, sum((min(shape) - config.rank) * max(shape) for shape in adapted.values() if shape[0] != shape[1])
 
     def flops(self, name: str, shape: tuple[int, int], config: Any, tokens: int) -> float:
-        """As any, with the projections of U's and V's gradients: from the kept directions, or onto the trained ones
-        where those span all others."""
+        """Adds the projections of the gradients of U and V: away from the kept directions, or onto the trained ones if
+        these are all others."""
         r, short = config.rank, min(shape)
         kept = short - r
         projections = sum(4 * side * r * (r if side == short else kept) for side in shape)
         return super().flops(name, shape, config, tokens) + projections
 
     def saved(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
-        """A plain LoRA of rank 2r: what is trained, and its start."""
+        """A plain LoRA of rank 2r holds the trained directions and their start."""
         return sum(2 * config.rank * (m + n) for m, n in shapes)
 
     def after_step(self, model: torch.nn.Module, step: int) -> None:
-        """PEFT takes the kept directions out of the gradient, but AdamW scales that entry by entry."""
+        """Removes the kept directions from U and V. PEFT removes them from the gradient, but AdamW scales that entry by
+        entry, which brings them back."""
         import torch
 
         with torch.no_grad():
@@ -97,15 +98,16 @@ class OrthogonalSubspace(PeftVariant):
         return torch.cat([now, -before], dim=1), torch.cat([V, V0], dim=0)
 
     def save(self, model: torch.nn.Module, folder: Path) -> None:
-        """A plain LoRA of rank 2r: loading PEFT's own format decomposes W anew, whose vectors' signs are free."""
+        """Writes a plain LoRA of rank 2r. PEFT's own format would compute W's SVD again when it is loaded, in which the
+        signs of singular vectors are arbitrary."""
         save_as_plain_lora(model, self.updates(model), folder)
 
 
 def _out_of(X: torch.Tensor, kept: Any, start: Any, turned: bool = False) -> torch.Tensor:
-    """X (side, r) without what lies along the kept directions; where those are not stored, the start spans all others.
+    """X (side, r) without its part along the kept directions. If these are not stored, the start spans all others.
 
     Args:
-        kept, start: {adapter: directions}, as columns, or as rows where turned.
+        kept, start: {adapter: directions}, as columns, or as rows if `turned`.
     """
     Q = (kept if ADAPTER in kept else start)[ADAPTER].to(X.dtype)
     Q = Q.T if turned else Q

@@ -1,4 +1,4 @@
-"""PoLAR: directions and sizes of the update trained apart, the directions kept orthonormal."""
+"""PoLAR: trains directions and sizes of the update separately, and keeps the directions orthonormal."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class PolarFactors(NystromFamily):
         )
 
     def finish(self, model: torch.nn.Module, config: Any, context: Context) -> None:
-        """The start may have been rounded to the base's 16 bits."""
+        """Makes the start orthonormal again, which on a 16-bit base has been rounded to 16 bits."""
         self.after_step(model, 0)
 
     def after_backward(self, model: torch.nn.Module, step: int) -> None:
-        """Leaves of the gradient G of X what lies along the manifold, (G XᵀX − X GᵀX)/2, as in the paper."""
+        """Replaces the gradient G of X by its part along the manifold, (G XᵀX − X GᵀX)/2, as in the paper."""
         for X, G in _directions(model):
             if G is not None:
                 G.copy_((G @ (X.T @ X) - X @ (G.T @ X)) / 2)
@@ -57,7 +57,8 @@ class PolarFactors(NystromFamily):
 
 
 def _directions(model: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
-    """X (m, r), then Y (n, r), of every layer with its gradient, if it has one; both can be changed in place."""
+    """Yields X (m, r) and then Y (n, r) of every layer, each with its gradient or None; both can be changed in
+    place."""
     for _, layer in tuner_layers(model):
         x, y = layer.nystrom_B[ADAPTER], layer.nystrom_A[ADAPTER]
         yield x.data, x.grad

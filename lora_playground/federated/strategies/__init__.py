@@ -22,7 +22,7 @@ STRATEGIES: dict[str, Strategy] = _discover()
 
 
 def get_strategy(name: str, **settings: float) -> Strategy:
-    """The strategy of that name; raises ConfigError naming the ones there are.
+    """The strategy of that name. Raises ConfigError, which lists the names, if there is none.
 
     Args:
         settings: options of strategies, such as `energy` and `damping`; those that this one does not have are ignored.

@@ -23,7 +23,7 @@ PARTS = ("B", "A", "R")
 
 
 class Factor(NamedTuple):
-    """One module's update as a client or the server holds it: ΔW = s·B·A, or s·B·R·A where R is not None."""
+    """One module's factors: ΔW = s·B·A, or s·B·R·A if R is not None."""
 
     B: np.ndarray
     A: np.ndarray
@@ -50,15 +50,15 @@ Factors = dict[str, Factor]
 
 @dataclass(frozen=True)
 class Card:
-    """What a person reads about a strategy.
+    """The description of a strategy for people.
 
     Attributes:
         sentence: what it does, in one sentence.
         equation: LaTeX of the server's step.
-        up, down: what travels a module and round, in words with its number of values.
+        up, down: what is sent for each module in a round, in words, with the number of values.
         exact: whether the server's result equals Σ p_k s_k B_k A_k, in words.
-        paper: 'Authors, title, year'; url: where to read it.
-        notes: traps, and where this code had to choose.
+        paper: 'Authors, title, year'. url: of the paper.
+        notes: pitfalls, and choices that the paper leaves open.
     """
 
     sentence: str
@@ -73,10 +73,10 @@ class Card:
 
 @dataclass(frozen=True)
 class Server:
-    """All that the server knows between rounds.
+    """The server's state between rounds.
 
     Attributes:
-        round: finished rounds; seed: of all start values.
+        round: number of finished rounds. seed: of all start values.
         factors: the global factors, at the greatest rank among the clients.
         merged: changes of the base so far, (round, {module: (B, A)}) with scaling folded into B.
         changed: the round in which each part ('B', 'A', 'R') last changed; 0 is the start.
@@ -94,11 +94,12 @@ class Server:
         return stack(pairs)
 
     def merged_total(self) -> dict[str, Pair]:
-        """All changes of the base so far, one stacked pair a module; empty where there are none."""
+        """{module: all changes of the base so far as one stacked pair}; {} if there are none."""
         return _sums([change for _, change in self.merged])
 
     def folded(self, until: int) -> Server:
-        """The same server with all base changes up to round `until` as one, of rank ≤ min(m, n) in every module."""
+        """The same server with all base changes up to round `until` added up to one, of rank ≤ min(m, n) in every
+        module."""
         old = [(round_, change) for round_, change in self.merged if round_ <= until]
         if len(old) < 2:
             return self
@@ -106,22 +107,20 @@ class Server:
         return replace(self, merged=((old[-1][0], total), *self.merged[len(old) :]))
 
     def missed(self, since: int) -> bool:
-        """Whether the changes after round `since`, without the newest, have more directions than a full matrix has."""
+        """Whether the changes after round `since`, without the newest, have together more rank than a full matrix."""
         changes = [change for round_, change in self.merged[:-1] if round_ > since]
         return any(is_wide(pair) for pair in _sums(changes).values())
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """A strategy. The methods' defaults are right where the server averages what the clients train.
+    """A strategy. The default methods suit one whose server averages the parts that clients train.
 
     Attributes:
-        name, label: 'fedit', 'FedIT'.
-        card: what a person reads.
-        exact: whether the aggregate equals the weighted mean of the clients' products to rounding.
-        heterogeneous: whether clients may have unequal ranks and scalings.
-        why_equal: the reason, where they must be equal.
-        start_travels: whether start values are sent; else every party makes them from the shared seed.
+        name, label: such as 'fedit' and 'FedIT'. card: its description.
+        exact: whether the aggregate equals the weighted mean of the clients' products up to rounding.
+        heterogeneous: whether clients may have different ranks and scalings. why_equal: if not, the reason.
+        start_travels: whether start values are sent; otherwise every client makes them from the shared seed.
         changes_base: whether the server's step changes W itself.
         needs_gradient: whether `start` needs the gradient of W on a few examples.
     """
@@ -140,11 +139,11 @@ class Strategy:
 
     @property
     def first(self) -> int:
-        """What `since` is for a client that has received nothing: 0 where it makes the start values itself, else −1."""
+        """`since` of a client that has received nothing: 0 if it makes the start values itself, else −1."""
         return -1 if self.start_travels else 0
 
     def check(self, ranks: Sequence[int], scalings: Sequence[float] = ()) -> None:
-        """Raises ConfigError where this strategy cannot take these client ranks or scalings."""
+        """Raises ConfigError if this strategy does not allow these ranks or scalings of clients."""
         if self.heterogeneous:
             return
         for field_, word, values in (("ranks", "rank", ranks), ("alpha", "scaling", scalings)):
@@ -178,17 +177,17 @@ class Strategy:
         return ("B", "A")
 
     def trained_numbers(self, factors: Factors) -> int:
-        """How many numbers a client with these factors trains at once: of odd and even rounds, the greater."""
+        """How many numbers a client with these factors trains in a round; the larger number of odd and even rounds."""
         return max(
             sum(getattr(factor, part).size for factor in factors.values() for part in self.trained(round_))
             for round_ in (1, 2)
         )
 
     def receive(self, held: Factors, message: Message, round_: int, seed: int) -> Factors:
-        """The factors that a client starts a round with: those it holds, with the message's parts put in.
+        """The factors with which a client starts a round: its own, with those parts replaced that are in the message.
 
         Args:
-            held: start values, or the factors of the last message that this client received.
+            held: start values, or the factors after the last message that this client received.
         """
         fresh: Factors = {}
         for module, factor in held.items():
@@ -214,8 +213,8 @@ class Strategy:
         """What the server sends a client before a round.
 
         Args:
-            since: the round whose result the client last received (0: the start values; −1: nothing). Parts and
-                base changes that are newer are sent, so that a client that missed rounds catches up.
+            since: the round whose result the client last received (0: the start values; −1: nothing). Newer parts and
+                base changes are sent, so that a client that missed rounds catches up.
         """
         message: Message = {}
         mine = self.local(server, rank, s)
@@ -231,9 +230,10 @@ class Strategy:
         return message
 
     def open(self, server: Server, message: Message, rank: int, s: float) -> Factors:
-        """A client's factors as the server sees them: the parts that it sent, and the server's own for the rest.
+        """A client's factors: the parts in its message, and the server's own for the rest.
 
-        Raises KeyError for a missing module and ValueError for a wrong shape or a value that is not finite.
+        Raises:
+            KeyError: a module is missing. ValueError: a shape is wrong, or a value is not finite.
         """
         opened: Factors = {}
         for module, known in self.local(server, rank, s).items():
@@ -250,7 +250,7 @@ class Strategy:
         return opened
 
     def aggregate(self, server: Server, clients: Mapping[str, Factors], weights: Mapping[str, float]) -> Server:
-        """The server after a round; by default the weighted means of what the clients train replace its own.
+        """The server after a round; by default with the weighted means of the parts that the clients train.
 
         Args:
             clients: {client: {module: Factor}}, at least one, all valid. weights: p_k, which sum to 1.
@@ -258,7 +258,7 @@ class Strategy:
         return self.averaged(server, clients, weights, self.trained(server.round + 1))
 
     def idle(self, server: Server) -> Server:
-        """The server after a round in which nobody delivered: only the number of the round changes."""
+        """The server after a round in which no client sent a message: only the number of the round changes."""
         return replace(server, round=server.round + 1)
 
     def averaged(
@@ -284,7 +284,8 @@ class Strategy:
         parts: Iterable[str],
         change: dict[str, Pair] | None = None,
     ) -> Server:
-        """The server after a round, with new factors, of which `parts` changed, and a change of the base if any."""
+        """The server after a round, with new factors, of which `parts` have changed, and a change of the base or
+        None."""
         round_ = server.round + 1
         merged = (*server.merged, (round_, change)) if change else server.merged
         changed = {**server.changed, **dict.fromkeys(parts, round_)}
@@ -312,7 +313,7 @@ def scaling_of(factors: Factors) -> float:
 
 
 def arrays_of(prefix: str, factors: Factors) -> dict[str, np.ndarray]:
-    """{'<prefix>/<module>/<part>': array}, for files and for what a client remembers."""
+    """{'<prefix>/<module>/<part>': array}, for files and for what a client stores between rounds."""
     return {
         f"{prefix}/{module}/{part}": getattr(factor, part)
         for module, factor in factors.items()
@@ -322,7 +323,7 @@ def arrays_of(prefix: str, factors: Factors) -> dict[str, np.ndarray]:
 
 
 def factors_of(prefix: str, arrays: Mapping[str, np.ndarray], s: float) -> Factors:
-    """The factors that `arrays_of` took apart."""
+    """The factors of which `arrays_of` made these arrays."""
     modules = dict.fromkeys(key.split("/")[-2] for key in arrays if key.startswith(prefix + "/"))
     parts = {module: [arrays.get(f"{prefix}/{module}/{part}") for part in PARTS] for module in modules}
     return {module: Factor(B, A, s, R) for module, (B, A, R) in parts.items()}  # type: ignore[arg-type]
@@ -334,7 +335,7 @@ def shapes_of(factors: Factors) -> dict[str, tuple[int, int]]:
 
 
 def ideal(clients: Mapping[str, Factors], weights: Mapping[str, float]) -> dict[str, Pair]:
-    """Σ p_k s_k B_k A_k of every module as a stack of factors: what an exact server would add to the base."""
+    """{module: Σ p_k s_k B_k A_k} as stacked factors: what an exact server would add to the base."""
     names = list(clients)
     modules = clients[names[0]]
     return {m: stack([clients[k][m].pair for k in names], [weights[k] for k in names]) for m in modules}

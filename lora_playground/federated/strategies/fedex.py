@@ -1,4 +1,4 @@
-"""FedEx-LoRA: averaging as in FedIT, and the exact residual goes into the base weight."""
+"""FedEx-LoRA: averages factors as FedIT does, and adds the difference to the exact mean to the base weight."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from lora_playground.federated.strategies.base import Card, Factors, Server, Str
 
 @dataclass(frozen=True)
 class FedEx(Strategy):
-    """The residual travels factored: it has rank (K−1)r at most, because the deviations from a mean cancel."""
+    """The residual is sent as factors. Its rank is at most (K−1)r, since the deviations from the mean sum to zero."""
 
     def aggregate(self, server: Server, clients: Mapping[str, Factors], weights: Mapping[str, float]) -> Server:
         mean = super().aggregate(server, clients, weights)

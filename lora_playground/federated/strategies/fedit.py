@@ -1,4 +1,5 @@
-"""FedIT: the server averages A and B each for itself; the mean of products is not the product of means."""
+"""FedIT: the server averages A and B separately, which is not exact: the mean of products is not the product of
+means."""
 
 from lora_playground.federated.strategies.base import Card, Strategy
 

@@ -24,8 +24,8 @@ class FedSB(Strategy):
         seed: int,
         gradients: Mapping[str, np.ndarray] | None = None,
     ) -> Server:
-        """B, A from the leading singular vectors of −η·sign(∇W), R its singular values; orthonormal random B, A and
-        R=0 where no gradient is given."""
+        """B and A are the leading singular vectors of −η·sign(∇W), R has its singular values. Without a gradient B and
+        A are random and orthonormal, and R = 0."""
         factors: Factors = {}
         for module, (m, n) in shapes.items():
             if rank > min(m, n):

@@ -1,4 +1,5 @@
-"""FedSVD: clients train B; the server's SVD turns the frozen A into the best orthonormal basis after every round."""
+"""FedSVD: clients train B; after every round an SVD on the server replaces the frozen A by the best orthonormal
+basis."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -50,7 +51,7 @@ def _wide(B: np.ndarray, rank: int) -> np.ndarray:
 
 
 def _tall(Vt: np.ndarray, A: np.ndarray) -> np.ndarray:
-    """Vᵀ with all of A's rows: where the module has fewer outputs than the rank, the rest of A's row space is added."""
+    """Vᵀ with as many rows as A. If a module has fewer outputs than the rank, the rest of A's row space is added."""
     missing = A.shape[0] - Vt.shape[0]
     if missing <= 0:
         return Vt

@@ -1,4 +1,4 @@
-"""FFA-LoRA: A is shared and frozen for good, so the mean over B is exact."""
+"""FFA-LoRA: all clients share one A that stays frozen, so averaging B is exact."""
 
 from dataclasses import dataclass
 

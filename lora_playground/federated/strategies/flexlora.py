@@ -1,4 +1,5 @@
-"""FlexLoRA: the best approximation of the mean product, cut to each client's rank; HLoRA reads the same."""
+"""FlexLoRA: the best low-rank approximation of the mean product, truncated to each client's rank. HLoRA does the
+same."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ class Truncating(Strategy):
     """A strategy that gives each client the first rows and columns of the global factors."""
 
     def local(self, server: Server, rank: int, s: float) -> Factors:
-        """The first `rank` columns of B and rows of A of the global ones, B rescaled so that s·B·A keeps its size."""
+        """The first `rank` columns of the global B and rows of A, with B rescaled so that s·B·A keeps its size."""
         return {
             module: Factor(factor.B[:, :rank] * (factor.s / s), factor.A[:rank], s)
             for module, factor in server.factors.items()
@@ -32,7 +33,7 @@ class Truncating(Strategy):
 
 @dataclass(frozen=True)
 class FlexLoRA(Truncating):
-    """The SVD comes from the stacked factors' small core."""
+    """The SVD is computed from the small core of the stacked factors."""
 
     def aggregate(self, server: Server, clients: Mapping[str, Factors], weights: Mapping[str, float]) -> Server:
         some = next(iter(server.factors.values()))
@@ -42,7 +43,7 @@ class FlexLoRA(Truncating):
             U, sigma, Vt = factor_svd(*mean)
             keep = min(some.rank, sigma.size)
             B, A = U[:, :keep] * sigma[:keep] / some.s, Vt[:keep]
-            if keep < some.rank:  # only clients of low rank took part: unused directions get a fresh start
+            if keep < some.rank:  # only clients of low rank took part: the other directions get start values again
                 B = np.pad(B, ((0, 0), (0, some.rank - keep)))
                 A = np.concatenate([A, spare[module].A[keep:]])
             factors[module] = Factor(B, A, some.s)

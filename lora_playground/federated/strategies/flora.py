@@ -1,4 +1,4 @@
-"""FLoRA: the clients' factors are stacked, merged into the base, and everybody starts afresh."""
+"""FLoRA: the clients' factors are stacked and merged into the base, and every round starts with new factors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from lora_playground.federated.strategies.flexlora import Truncating
 
 @dataclass(frozen=True)
 class FLoRA(Truncating):
-    """Exact for any ranks; the price is a stack of all clients' factors on the way down."""
+    """Exact for any ranks; in return the factors of all clients are sent to every client."""
 
     def receive(self, held: Factors, message: Message, round_: int, seed: int) -> Factors:
         if round_ == 1:
@@ -32,7 +32,7 @@ class FLoRA(Truncating):
         return replace(server, round=server.round + 1, factors=self.fresh(server))
 
     def fresh(self, server: Server) -> Factors:
-        """New start values for the next round, which every party makes from the shared seed."""
+        """New start values for the next round, which every client makes from the shared seed."""
         some = next(iter(server.factors.values()))
         return initial(shapes_of(server.factors), some.rank, some.s, server.seed, server.round + 1)
 

@@ -1,4 +1,4 @@
-"""FLoRIST: as stacking, but the stack's singular value decomposition is cut where enough of its energy is kept."""
+"""FLoRIST: like FLoRA, but the stack is truncated by an SVD to the rank that keeps a given share of its energy."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from lora_playground.federated.strategies.flora import FLoRA
 
 @dataclass(frozen=True)
 class FLoRIST(FLoRA):
-    """The server chooses the rank p of what it sends, module by module."""
+    """The server chooses the rank of what it sends for each module."""
 
     energy: float = 0.99
 

@@ -1,4 +1,4 @@
-"""LoRA-FAIR: averaging as in FedIT, then B is corrected so that the product comes near the mean product."""
+"""LoRA-FAIR: averages factors as FedIT does, then corrects B so that the product is closer to the mean product."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""RoLoRA: rounds take turns, B in odd ones and A in even ones, so each round's mean is exact."""
+"""RoLoRA: clients train B in odd rounds and A in even rounds, so that averaging is exact in each."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from lora_playground.federated.strategies.base import Card, Strategy
 
 @dataclass(frozen=True)
 class RoLoRA(Strategy):
-    """B first: with B=0 the gradient of A vanishes."""
+    """B is trained first: while B = 0 the gradient of A is zero."""
 
     def trained(self, round_: int) -> tuple[str, ...]:
         return ("B",) if round_ % 2 else ("A",)
