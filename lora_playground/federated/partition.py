@@ -177,7 +177,6 @@ def _by_group(members: Mapping[str, list[int]], clients: int, rng: np.random.Gen
     names = list(members)
     tie = {name: float(rank) for name, rank in zip(names, rng.permutation(len(names)))}
     for name in sorted(names, key=lambda group: (-len(members[group]), tie[group])):
-        # Ties go by the client's number, so that no client stays empty.
         target = min(range(clients), key=lambda k: (len(mine[k]), k))
         mine[target].extend(members[name])
     return mine

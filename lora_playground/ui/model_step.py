@@ -1,7 +1,8 @@
-"""Step 1 of the form: the base model, and at once what is known of it or what is wrong with it. It loads no weights.
+"""Step 1 of the form: the base model, with a description of it, or the reason why it cannot be used. It loads no
+weights.
 
-A model of the list is described by the catalogue, a folder or file by the headers of its files, another hub id by what
-the hub says of it.
+Models of the list are described by the catalogue, a folder or file by the headers of its files, another hub id by what
+the hub says about it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ OPTION = next(option for option in options(RunConfig) if option.path == "model.s
 
 
 def build() -> tuple[gr.Dropdown, gr.HTML]:
-    """Makes the list of models, which takes any folder or hub id as well, and the place for what is said of it."""
+    """Makes the list of models, which also accepts any folder or hub id, and the element for the description."""
     source = Dropdown(
         [(_label(card), card.source) for card in list_models()], value=OPTION.default, label="Base model",
         show_label=False, allow_custom_value=True, elem_id="lp-model-source",
@@ -48,7 +49,7 @@ def _label(card: ModelCard) -> str:
 
 
 def note(source: str | None) -> str:
-    """What is known of a base model, or what is wrong with it, as HTML."""
+    """The description of a base model, or the reason why it cannot be used, as HTML."""
     source = (source or "").strip()
     if not source:
         return cards.warning("Choose a base model.")
@@ -77,7 +78,7 @@ def _listed(card: ModelCard) -> str:
 
 
 def _found(folder: Path) -> str:
-    """A folder with a model: its kind and size from the headers, and what a person should know of it."""
+    """A folder with a model: its architecture and size from the headers, and notes for the person."""
     warnings = remarks(folder)
     config, modules = read_config(folder), module_shapes(folder)
     if not modules:
@@ -89,7 +90,7 @@ def _found(folder: Path) -> str:
 
 
 def _on_the_hub(source: str) -> str:
-    """A hub id that is not on this disk: whether it is there, and how much will be fetched."""
+    """A hub id that is not on this disk: whether it exists, and how much will be downloaded."""
     sizes = hub.files(source)
     weights = sum(many for name, many in sizes.items() if name.endswith(".safetensors") and "/" not in name)
     if not weights or "config.json" not in sizes:

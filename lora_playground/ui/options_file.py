@@ -1,4 +1,4 @@
-"""Reads a run's options from a file, such as a run's config.json, instead of from the form. The schema checks them."""
+"""Reads a run's options from a file, such as a run's config.json, in place of the form. The schema checks them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LIMIT_BYTES = 1_000_000
 
 
 def read(path: str) -> RunConfig:
-    """The RunConfig in a JSON file; raises ConfigError in one line."""
+    """The RunConfig in a JSON file. Raises ConfigError with a message of one line."""
     name = Path(path).name
     try:
         if Path(path).stat().st_size > LIMIT_BYTES:
@@ -28,7 +28,7 @@ def read(path: str) -> RunConfig:
 
 
 def build() -> gr.File:
-    """The input, and what is said about the file in it."""
+    """Makes the input for the file, and the element for messages about it."""
     with gr.Accordion("Take all options from a file", open=False, elem_classes="lp-fold", elem_id="lp-options-fold"):
         file = gr.File(label="Options file (config.json)", file_types=[".json"], height=110, elem_id="lp-options-file")
         said = gr.HTML("", apply_default_css=False, elem_id="lp-options-said")

@@ -12,11 +12,11 @@ ROLES = {"system": "Instruction", "user": "Person", "assistant": "Model"}
 
 
 SIDE, LINE, SLOT = 118.0, 330.0, 34.0
-"""Pixels of W's longer side, of a line before it is broken, and of the least space that a matrix and its words get."""
+"""In pixels: W's longer side; the width at which a line is broken; the least width of a matrix with its label."""
 
 
 def factors(parts: Sequence[Part]) -> str:
-    """What an adapted layer is made of, all to the scale of W: frozen and trained matrices with the signs between."""
+    """The matrices of an adapted layer, frozen and trained, to the scale of W, with the signs between them."""
     scale = SIDE / max(max(part.rows, part.columns) for part in parts if part.name == "W")
     drawn: list[str] = []
     top, widest = 22.0, 0.0
@@ -46,7 +46,7 @@ def factors(parts: Sequence[Part]) -> str:
 
 
 def _lines(parts: Sequence[Part], scale: float) -> list[list[Part]]:
-    """The parts, broken into lines no longer than `LINE` where they are single enough for it."""
+    """The parts in lines of at most `LINE` pixels, except for single parts that are wider."""
     lines: list[list[Part]] = []
     x = 0.0
     for part in parts:
@@ -68,7 +68,7 @@ def _sign_width(sign: str) -> float:
 
 
 def _under(part: Part) -> str:
-    """What stands under a part: its shape, or how many numbers are scattered in it."""
+    """The label of a part: its shape, or how many scattered entries it has."""
     return f"{part.count:,} numbers" if part.pattern == "scattered" else f"{part.rows} × {part.columns}"
 
 
@@ -84,7 +84,7 @@ def _box(part: Part, x: float, y: float, width: float, height: float, under: flo
 
 
 def _pattern(part: Part, kind: str, x: float, y: float, width: float, height: float) -> str:
-    """What tells a part from a whole matrix: its diagonal, its blocks, the cuts between them, or scattered entries."""
+    """The marks of a part that is no dense matrix: its diagonal, its blocks and the lines between them, or entries."""
     if part.pattern == "diagonal":
         return f'<line class="{kind}" x1="{x:.1f}" y1="{y:.1f}" x2="{x + width:.1f}" y2="{y + height:.1f}"/>'
     shown = min(part.blocks, 64)
@@ -97,7 +97,7 @@ def _pattern(part: Part, kind: str, x: float, y: float, width: float, height: fl
             return "".join(_cut(x, y + height * share, x + width, y + height * share) for share in shares)
         return "".join(_cut(x + width * share, y, x + width * share, y + height) for share in shares)
     if part.pattern == "scattered":
-        # As much of the area as of the entries, in at most 160 dots, at places that are always the same.
+        # Dots, at most 160, cover the same share of the area as the entries do; their places are always the same.
         area = width * height * min(1.0, part.count / (part.rows * part.columns))
         dots = max(1, min(160, round(area / 4)))
         side = (area / dots) ** 0.5
@@ -119,7 +119,7 @@ def _sign(sign: str, x: float, y: float) -> str:
 
 
 def spark(values: Sequence[float], width: int = 56, height: int = 18) -> str:
-    """A loss curve as small as a word; empty where there are fewer than two points."""
+    """A loss curve as small as a word; '' for fewer than two points."""
     finite = [value for value in values if value == value and abs(value) < 1e30]
     if len(finite) < 2:
         return f'<svg class="lp-spark" width="{width}" height="{height}" aria-hidden="true"></svg>'
@@ -154,7 +154,7 @@ def bubbles(rows: Iterable[Mapping], limit: int = 3, characters: int = 220) -> s
 
 
 def bar(part: float, whole: float, label: str) -> str:
-    """A thin bar of a share, from 0 to 1, with its words for a screen reader."""
+    """A thin bar for the share `part / whole`, with a label for screen readers."""
     value = 0.0 if whole <= 0 else min(1.0, max(0.0, part / whole))
     width = max(0.4, 100 * value)
     return f'<div class="lp-bar" role="img" aria-label="{escape(label)}"><i style="width:{width:.2f}%"></i></div>'

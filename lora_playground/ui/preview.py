@@ -1,6 +1,6 @@
-"""A dataset as the model will see it: raw text with what is learned coloured, lengths, and what is cut or double.
+"""A dataset as the model will see it: raw text with the learned tokens coloured, lengths, truncated and double rows.
 
-Tokens come from the model's own files without torch; it knows no run and reads no upload.
+Tokens are made from the model's own files without torch. It knows no run and reads no upload.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from lora_playground.wording import counted
 
 SHOWN = 3
 SAMPLE = 2000
-"""Rows that are looked at: enough for a picture of the lengths, few enough for half a second."""
+"""Number of rows that are tokenised: enough for a histogram of lengths, few enough for half a second."""
 _BARS = 12
 
 
 class Preview:
-    """The fold below the dataset's first rows."""
+    """The folded section below the dataset's first rows."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -42,7 +42,7 @@ class Preview:
             self.shown = gr.HTML("", apply_default_css=False, elem_id="lp-preview")
 
     def connect(self, dataset: gr.Dropdown, source: gr.Dropdown, length: Any) -> None:
-        """Fills it when it is opened, from the inputs that name dataset, base model and longest example."""
+        """Fills it when it is opened, from the inputs for dataset, base model and greatest length."""
 
         def show(name: str | None, model: str | None, longest: Any) -> str:
             return preview(self._home, name or "", model or "", longest)
@@ -55,7 +55,7 @@ class Preview:
 
 
 def preview(home: Path, name: str, model: str, longest: Any) -> str:
-    """The preview as HTML, or why there is none."""
+    """The preview as HTML, or the reason why there is none."""
     try:
         dataset = get_dataset(name, home)
         folder = folder_of(model)
@@ -113,7 +113,7 @@ def histogram(lengths: Sequence[int], limit: int) -> str:
 
 
 def _counts(rows: Sequence[Row], total: int, seen: Encoded, limit: int) -> str:
-    """What is odd about the rows, in sentences."""
+    """Sentences on rows that are truncated, double or left out."""
     texts = [json.dumps(row.get("messages") or row.get("text"), sort_keys=True) for row in rows]
     double = len(texts) - len(set(texts))
     found = []

@@ -1,8 +1,8 @@
-"""Imports Gradio and builds a page of it faster, by leaving out work that only Gradio's own developers need.
+"""Imports Gradio and builds a page faster, by leaving out work that only Gradio's own developers need.
 
-Gradio writes a stub file for type checkers beside each of its components whenever it is imported, and makes a web
-application whenever a page is built or gets a queue, where only the one that `launch` makes ever answers. Together they
-take seconds until the server listens. If a version of Gradio does otherwise, only that time is lost.
+When it is imported, Gradio writes a stub file for type checkers beside each of its components. When a page is built or
+gets a queue, it makes a web application, of which only the last one, made by `launch`, is used. Together this takes
+seconds until the server listens. If a version of Gradio works differently, nothing breaks but that time is lost.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _write_no_stubs(module: ModuleType) -> None:
 
 
 def import_gradio() -> None:
-    """Imports Gradio. Where it is imported already, only stub files are kept from being written beside our inputs."""
+    """Imports Gradio. If it has been imported already, only the stub files of our own components are prevented."""
     if "gradio" in sys.modules:
         _write_no_stubs(sys.modules[_STUBS])
         return
@@ -61,7 +61,7 @@ def import_gradio() -> None:
     finder = _WithoutStubs()
     sys.meta_path.insert(0, finder)
     collecting = gc.isenabled()
-    # An import makes almost no garbage, so the collector would only cost time.
+    # Imports make almost no garbage, so the garbage collector would only take time.
     gc.disable()
     try:
         import gradio  # noqa: F401
@@ -74,7 +74,7 @@ def import_gradio() -> None:
 
 @contextmanager
 def unserved() -> Iterator[None]:
-    """While a page is built, makes no web application of it: `launch` makes the one that answers."""
+    """Within the block Gradio makes no web application of a page that is being built; `launch` makes the one in use."""
     from gradio.routes import App
 
     usual: Any = App.__dict__["create_app"]

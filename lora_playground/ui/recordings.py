@@ -1,6 +1,6 @@
-"""Recorded runs that ship with the app (`tools/record_runs.py` makes them), as the frames that the empty page plays.
+"""Recorded runs that ship with the app (made by `tools/record_runs.py`), as frames that the page can play before a run.
 
-A recording is shown for what it is: each frame says so, and which settings were recorded. It starts nothing.
+Every frame says that it is a recording, and with which settings. It starts nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FOLDER = ASSETS / "recordings"
 
 @lru_cache(maxsize=32)
 def recording(dataset: str, source: str = "embedded") -> dict[str, Any] | None:
-    """The recording of a dataset on a base model, as its file holds it; None where there is none of this base."""
+    """The contents of the recording of a dataset on a base model; None if there is none."""
     path = FOLDER / f"{dataset}.json"
     if source != "embedded" or path.parent != FOLDER or not path.is_file():
         return None
@@ -31,7 +31,7 @@ def recording(dataset: str, source: str = "embedded") -> dict[str, Any] | None:
         weights = manifest[(EMBEDDED / "model.safetensors").relative_to(ASSETS).as_posix()]["sha256"]
     except (OSError, ValueError, KeyError):
         return None
-    return told if told["how"]["base"] == weights else None  # another base answers otherwise
+    return told if told["how"]["base"] == weights else None  # a base with other weights would answer differently
 
 
 def base_answers(told: dict[str, Any]) -> str:
@@ -40,7 +40,7 @@ def base_answers(told: dict[str, Any]) -> str:
 
 
 def frames(dataset: str) -> list[dict[str, Any]]:
-    """What the page shows one after the other: the parts of the live route at each recorded step, then the result."""
+    """The frames: the parts of the live route at each recorded step, and last the result."""
     told = recording(dataset)
     if told is None:
         return []

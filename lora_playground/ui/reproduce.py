@@ -1,4 +1,5 @@
-"""Offers what repeats a finished run elsewhere: its command line and config to copy, a script and a notebook as files.
+"""Offers a finished run in forms that train it again elsewhere: command line and config to copy, script and notebook as
+files.
 
 The script is made by a command in a process of its own, since the web process does not import torch.
 """
@@ -21,22 +22,21 @@ _NEW: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibili
 
 
 class Reproduce:
-    """The fold under a result.
+    """The folded section under a result.
 
     Args:
-        store: where the runs are.
-        place: a folder from which the browser may fetch.
+        store: the runs. place: a folder from which Gradio serves files.
     """
 
     def __init__(self, store: RunStore, place: Path) -> None:
         self._store, self._place = store, place
 
     def build(self) -> None:
-        """Makes the fold where it is called; it is filled when it is opened."""
+        """Makes the section where it is called; it is filled when it is opened."""
         with gr.Accordion(
             "Do it again elsewhere", open=False, elem_classes="lp-fold", elem_id="lp-reproduce", visible=False
         ) as self.fold:
-            # Not gr.Code: its editor would be half of all script that the page has to load before it can be used.
+            # Not gr.Code, whose editor would be half of all script that the page has to load before it can be used.
             self.command, self.config = (
                 gr.HTML(
                     "", apply_default_css=False, elem_id=f"lp-reproduce-{name}",
@@ -51,7 +51,7 @@ class Reproduce:
             self.said = gr.HTML("", apply_default_css=False, elem_id="lp-reproduce-said")
 
     def connect(self, viewed: gr.State) -> None:
-        """Connects the fold to the run in view."""
+        """Connects the section to the run in view."""
         viewed.change(
             lambda run: (gr.update(visible=bool(run), open=False), None, ""), viewed, [self.fold, self.file, self.said],
             **_NEW,
@@ -63,7 +63,7 @@ class Reproduce:
         ).success(None, self.file, None, js="(file) => file && lp.fetch(file)")  # fmt: skip
 
     def show(self, viewed: str | None) -> tuple[str, str, str]:
-        """Command and config of the run in view, or why there are none."""
+        """Command and config of the run in view, or the reason why there are none."""
         try:
             config = self._store.get(viewed or "").config()
         except PlaygroundError as failure:
@@ -71,7 +71,7 @@ class Reproduce:
         return _text("Command", command_line(config)), _text("Config", config.model_dump_json(indent=1)), ""
 
     async def make(self, viewed: str) -> tuple[str | None, str]:
-        """The zip with config, command, script, notebook and batches, and a message."""
+        """(a zip with config, command, script, notebook and batches, or None; a message)."""
         try:
             path = await reproduced_bundle(self._store, viewed, self._place)
         except (PlaygroundError, OSError) as failure:

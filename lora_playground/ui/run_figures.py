@@ -1,4 +1,4 @@
-"""Loss and pictures of a run as the page's script draws them: figures with their sentences, plain data. No Gradio."""
+"""The figures of a run with their sentences, as plain data that the page's script draws. No Gradio."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NONE_TAKEN = "No spectra were taken while it trained."
 
 
 def curve(progress: RunProgress, since: int) -> dict[str, Any]:
-    """The new points of the loss, its sentence, and the figure for a page that has no points yet."""
+    """The points of the loss since version `since`, its sentence and, for a page without points, the figure."""
     points = progress.curve(since)
     points["words"] = plots.describe_loss(progress)
     if points["kept"] == [0, 0]:

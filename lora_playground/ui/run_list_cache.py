@@ -18,14 +18,15 @@ from lora_playground.ui import cards
 from lora_playground.ui.sidebar import LISTED, Entry
 
 FRESH = 0.6
-"""Seconds for which what was read of the runs is used again."""
+"""Seconds for which the state that was read is reused."""
 KEPT = 200
-"""Newest results kept as HTML."""
+"""Number of results that are cached as HTML."""
 
 
 @dataclass(frozen=True)
 class RunList:
-    """A list of runs: the newest as lines, how many there are, the newest result as HTML, whether one waits or runs."""
+    """A list of runs: entries of the newest, the number of all, the newest result as HTML, whether any is queued or
+    running."""
 
     entries: tuple[Entry, ...]
     total: int
@@ -35,7 +36,7 @@ class RunList:
 
 @dataclass(frozen=True)
 class View:
-    """What pages show of a run that they look at."""
+    """What pages show of the run in view."""
 
     run: Run
     config: RunConfig
@@ -47,11 +48,11 @@ class View:
 
 @dataclass
 class Reading:
-    """What was read in one go.
+    """The state of all runs at one moment.
 
     Attributes:
-        jobs: all of them. runs: with sweeps, of every owner ('' for nobody), newest first: in the order of their ids.
-        lines, lists, views: made of it so far, by run, by owner, and by the run looked at.
+        jobs: all jobs. known: the same by id. runs: {owner, '' for none: their runs and sweeps, newest first}.
+        lines, lists, views: entries by run, lists by owner, views by run that have been made of it.
     """
 
     jobs: tuple[Job, ...]
@@ -63,7 +64,7 @@ class Reading:
 
 
 class RunListCache:
-    """Reads the runs of one home; safe to call from many threads."""
+    """Reads the runs of one home. Thread-safe."""
 
     def __init__(self, store: RunStore, supervisor: Supervisor, sweeps: SweepScheduler | None = None) -> None:
         self._store, self._supervisor, self._sweeps = store, supervisor, sweeps
@@ -73,7 +74,7 @@ class RunListCache:
         self._last: dict[str, str] = {}
 
     def read(self, fresh: bool = False) -> RunList:
-        """Everyone's runs; `fresh` reads them again, after a person did something."""
+        """Everyone's runs. `fresh` reads them again, after a person has done something."""
         if fresh:
             with self._lock:
                 self._now, self._at = self._read(), time.monotonic()
@@ -85,7 +86,7 @@ class RunListCache:
             return self._reading().jobs
 
     def of(self, owner: str | None) -> RunList:
-        """A person's runs and those that nobody started here, or everyone's (None), at most `FRESH` seconds old."""
+        """A person's runs and those without an owner, or everyone's (None); at most `FRESH` seconds old."""
         with self._lock:
             reading = self._reading()
             if owner not in reading.lists:
@@ -93,7 +94,7 @@ class RunListCache:
             return reading.lists[owner]
 
     def others(self, owner: str) -> bool:
-        """Whether somebody else has runs here."""
+        """Whether anybody else has runs."""
         with self._lock:
             return any(whose not in ("", owner) for whose in self._reading().runs)
 
@@ -103,7 +104,7 @@ class RunListCache:
         return self._now
 
     def view(self, identity: str) -> View:
-        """A run that pages look at, its files read once for all of them. Raises PlaygroundError where it is gone."""
+        """The run in view; its files are read once for all pages. Raises PlaygroundError if it was deleted."""
         with self._lock:
             views = self._reading().views
             if identity not in views:
@@ -114,7 +115,7 @@ class RunListCache:
             return views[identity]
 
     def entry(self, identity: str) -> Entry | None:
-        """The line of one run, for a ticked one that is too old to be listed."""
+        """The entry of one run, such as a ticked one that is too old to be listed."""
         try:
             return self._entry(self._store.get(identity), self._supervisor.job(identity))
         except PlaygroundError:
@@ -152,7 +153,7 @@ class RunListCache:
         return RunList(tuple(found), sum(map(len, parts)), self._newest(found), busy)
 
     def _sweep_entry(self, sweep: Sweep) -> Entry:
-        """The line of a sweep; of one that has ended it is made once."""
+        """The entry of a sweep; that of a sweep that has ended is made only once."""
         known = self._done.get(sweep.id)
         if known is not None:
             return known
@@ -179,8 +180,8 @@ class RunListCache:
         progress = self._store.progress(run)
         score, part = None, ""
         if state == "training" and progress.planned:
-            # In twentieths that are reached, so that the list is not sent anew at every step. The page puts the very
-            # step there for the run in view, whose card says it.
+            # Rounded down to twentieths of the run, so that the list is not sent at every step. For the run in view the
+            # page shows the exact step, which its card has.
             part = f"{progress.planned * (20 * progress.step // progress.planned) // 20}/{progress.planned}"
         result = run.result() if state == "done" else None
         if result is not None:

@@ -1,4 +1,4 @@
-"""Puts page, queue and server together: builds the app for one home folder, launches it, and closes what it opened."""
+"""Builds the app for one home folder (page, queue and chat process), launches its web server, and closes all of it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ from lora_playground.ui.quickstart import unserved
 
 MAX_UPLOAD = "20mb"
 UNREADY = 10.0
-"""Seconds after the start in which the warm worker waits for the first page."""
+"""Seconds after the start in which no worker is prepared unless a page is opened."""
 
 QUEUE_PAUSE = 0.05
-"""Seconds after which Gradio's idle queue looks for events again. Its own 0.001 costs some per cent of a core."""
+"""Seconds between two looks of Gradio's idle queue for events. Gradio's default of 0.001 uses some per cent of a
+core."""
 
 
 class Server:
@@ -36,9 +37,9 @@ class Server:
 
     Args:
         home: folder of runs and uploads; None takes LORA_PLAYGROUND_HOME or ~/.lora-playground.
-        slots: runs at once; None leaves it to the queue.
-        ray: address of the Ray cluster where runs go, or "auto"; None for this machine.
-        limits: how much one person may have.
+        slots: how many runs train at once; None leaves it to `jobs.placement`.
+        ray: address of a Ray cluster on which runs train, or "auto"; None for this machine.
+        limits: of each person.
 
     Raises:
         JobError: another server uses this home, or it cannot be written.
@@ -121,18 +122,18 @@ class Server:
 
     @property
     def port(self) -> int:
-        """Where it listens; only after `launch`."""
+        """The port on which it listens; only after `launch`."""
         return int(self.page.server_port or 0)
 
     def wait(self) -> None:
-        """Blocks until the server is interrupted, then closes it."""
+        """Waits until the process is interrupted, then closes the server."""
         try:
             self.page.block_thread()
         finally:
             self.close()
 
     def close(self) -> None:
-        """Closes server and queue; what ran stands as interrupted and can be resumed."""
+        """Closes server and queue. Running jobs become interrupted and can be resumed."""
         self.page.close(verbose=False)
         self.chat.close()
         self.sweeps.close()

@@ -1,4 +1,4 @@
-"""What every tab gets: the run store, the queue, which runs are ticked, and small parts that tabs are made of.
+"""What every tab gets: the run store, the queue, the ticked runs, and small elements that several tabs use.
 
 It knows no tab.
 """
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from lora_playground.ui.identity import Identity
 
 SLOTS = 4
-"""How many runs can be ticked at once; a run keeps its slot, and so its colour, while it is ticked."""
+"""How many runs can be ticked at once. A run keeps its slot, and so its colour, while it is ticked."""
 
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-"""How an event is connected that only draws: at once, beside the queue, without a spinner, in no public API."""
+"""Options for events that only draw: not queued, without a spinner, in no public API."""
 LATEST: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
-"""As QUIET, for what draws the ticked runs: a change that comes while one is being drawn is drawn next, not dropped."""
+"""Like QUIET, for events that draw the ticked runs: a change during a draw is drawn afterwards instead of dropped."""
 SETS: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
-"""How an event is connected that changes something or takes long: in the queue, as many at once as there are."""
+"""Options for events that change something or take long: queued, any number at a time."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Shell:
     Attributes:
         home: folder of runs and uploads.
         store, supervisor: runs on disk, and the queue.
-        sweeps: the home's sweeps; None where there is no queue.
-        ticked: gr.State holding `SLOTS` entries, each a run id or "".
-        client, identity: the chat process's side here, and who visitors are; None where there is no page.
+        sweeps: queues the runs of sweeps; None without a queue.
+        ticked: gr.State with `SLOTS` entries, each a run id or "".
+        client, identity: client of the chat process, and what identifies visitors; None without a page.
         tuning: gr.State of {run id: {'strength', 'keep', 'cut'}}, shared with Chat; `cut` is [lo, hi) or None.
     """
 
@@ -70,11 +70,11 @@ class Shell:
     identity: Identity | None = None
 
     def visitor(self, request: gr.Request | None) -> str:
-        """Who sent a request, '' where that is not known."""
+        """The visitor who sent a request; '' if unknown."""
         return self.identity.of(request) if self.identity is not None else ""
 
     def shown(self, ticked: Sequence[str]) -> list[Shown]:
-        """The ticked runs that still exist and can be read, in the order of their slots."""
+        """The ticked runs that exist and can be read, in the order of their slots."""
         found = []
         for slot, identity in enumerate(ticked[:SLOTS]):
             if identity:
@@ -88,14 +88,14 @@ class Shell:
 
 
 def toggled(ticked: list[str], identity: str) -> list[str]:
-    """Ticks or unticks a run; a new one takes the first free slot, or the last where none is free."""
+    """Ticks or unticks a run. A newly ticked run gets the first free slot, or the last one if none is free."""
     if identity in ticked:
         return ["" if one == identity else one for one in ticked]
     return with_ticked(ticked, [identity])
 
 
 def with_ticked(ticked: list[str], identities: list[str]) -> list[str]:
-    """Ticks runs; those ticked already keep their slot, and so their colour."""
+    """Ticks further runs. Those that are ticked keep their slot, and so their colour."""
     slots = list(ticked)
     fresh = [identity for identity in identities if identity not in slots][:SLOTS]
     for number, identity in enumerate(fresh):
@@ -104,12 +104,12 @@ def with_ticked(ticked: list[str], identities: list[str]) -> list[str]:
 
 
 def draw(figure: Mapping[str, Any]) -> PlotData:
-    """A figure of `plots` as the value of a gr.Plot; make that one with elem_classes="lp-plot" and show_label=False."""
+    """A figure of `plots` as the value of a gr.Plot that has elem_classes="lp-plot" and show_label=False."""
     return PlotData(type="plotly", plot=json.dumps(figure, separators=(",", ":"), allow_nan=False))
 
 
 def points(plot_id: str) -> gr.HTML:
-    """An invisible part whose event `point` tells of clicks in the plot with that elem_id.
+    """An invisible element whose event `point` reports clicks in the plot with that elem_id.
 
     The listener takes `event: gr.EventData` with `x`, `y`, `z` and `custom` (the point's customdata).
     """
@@ -117,12 +117,12 @@ def points(plot_id: str) -> gr.HTML:
 
 
 def filled(elem_id: str, **more: Any) -> gr.HTML:
-    """A place that the page's script fills from the live route. Gradio never writes into it."""
+    """An element that the page's script fills from the live route; Gradio never writes into it."""
     return gr.HTML("", html_template='<div class="lp-live"></div>', apply_default_css=False, elem_id=elem_id, **more)
 
 
 def actions(value: str = "", **more: Any) -> gr.HTML:
-    """HTML of ours in which a click on an element with data-act fires the event `act`.
+    """HTML in which a click on an element with data-act fires the event `act`.
 
     The listener takes `event: gr.EventData` with `act`, `id` and `value`, from data-act, data-id and data-value.
     """
@@ -130,7 +130,7 @@ def actions(value: str = "", **more: Any) -> gr.HTML:
 
 
 def note(sentence: str) -> str:
-    """A sentence in quiet type, such as the one under a picture; '' stays ''."""
+    """A sentence in small grey type, such as the one under a plot; '' for ''."""
     return f'<p class="lp-note">{escape(sentence)}</p>' if sentence else ""
 
 
@@ -141,7 +141,7 @@ def picture(elem_id: str) -> tuple[gr.Plot, gr.HTML]:
 
 
 def heading(title: str, small: str, folded: str | None = None) -> None:
-    """A section's title. In a tab whose sections open and close, those with `folded` are closed at first: "yes", or
-    "pair" where they open once two runs are ticked."""
+    """A section's title. `folded` makes the section closed at first: "yes", or "pair" for one that opens once two runs
+    are ticked."""
     fold = f' data-fold="{folded}"' if folded else ""
     gr.HTML(f'<h2 class="lp-section"{fold}>{title} <small>{small}</small></h2>', apply_default_css=False)

@@ -9,7 +9,7 @@ from lora_playground.ui import pictures
 from lora_playground.ui.words import PHASES, escape, percent, rough, size
 
 LISTED = 24
-"""How many of the newest runs are listed; ticked ones are listed beside them."""
+"""How many of the newest runs are listed; ticked runs are always listed."""
 
 _LOGO = (
     '<svg viewBox="0 0 34 26" aria-hidden="true"><rect x="0" y="2" width="22" height="22" rx="2" fill="#8fa6ab"/>'
@@ -20,14 +20,14 @@ _LOGO = (
 
 @dataclass(frozen=True)
 class Entry:
-    """One run in the list, or a sweep, whose runs are not listed one by one.
+    """One entry of the list: a run, or a sweep, whose runs are not listed separately.
 
     Attributes:
-        sweep: whether it is one; then `part` says how many of its runs have ended, and `score` is the best of them.
-        score: adapted score from 0 to 1, None where there is none.
-        part: steps done and planned, such as 20/40; '' unless it trains.
+        sweep: whether it is a sweep. Then `part` says how many of its runs have ended, and `score` is the best of them.
+        score: of the adapted model, 0 to 1; None if there is none.
+        part: steps done and planned, such as 20/40; '' unless it is training.
         losses: mean losses, for the small curve beside the name.
-        owner, person: whose it is ('' for nobody's), and what they call themselves.
+        owner, person: the owner's identity ('' for none) and name.
     """
 
     id: str
@@ -42,7 +42,7 @@ class Entry:
 
 
 def line(entry: Entry, with_person: bool = False) -> str:
-    """A run's line in the list. The page marks it as ticked or in view, and gives it the colour of its slot."""
+    """An entry as HTML. The page's script marks it as ticked or in view, and sets the colour of its slot."""
     identity, label = escape(entry.id), escape(entry.label)
     who = f'<span class="who">{escape(entry.person)}</span>' if with_person and entry.person else ""
     more = (
@@ -74,7 +74,8 @@ def line(entry: Entry, with_person: bool = False) -> str:
 
 
 def header(base: str, verified: bool | None, device: Device) -> str:
-    """The band on top: name, base model with its mark, device with its memory, the queue (filled by the page)."""
+    """The header: name, base model with its verification mark, device with its memory, the queue (filled by the
+    page)."""
     mark = ""
     if verified is not None:
         mark = (

@@ -1,6 +1,6 @@
-"""The tab Spectrum: singular values of what the ticked runs learned, shared directions, and the update beside its base.
+"""The tab Spectrum: singular values of the ticked runs' updates, directions that two share, the update beside its base.
 
-It connects controls to the pictures of `spectrum_views`. Truncation, files and imports are in `spectrum_tools`.
+It connects controls to the figures of `spectrum_views`. Truncation, files and imports are in `spectrum_tools`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lora_playground.ui.spectrum_tools import Tools
 from lora_playground.ui.words import escape
 
 FOLLOW, PLAY = 2.0, 0.6
-"""Seconds between two looks at a run that trains, and between two steps of a replay."""
+"""Seconds between two updates while a run trains, and between two steps of a replay."""
 
 MEASURES = [
     ("directions used (effective rank)", "effective_rank"), ("directions that carry it (stable rank)", "stable_rank"),
@@ -41,7 +41,7 @@ class Controls:
     play: gr.Button
 
     def inputs(self) -> list[Any]:
-        """All but the button, in the order in which listeners take them."""
+        """All controls but the button, in the order of the listeners' arguments."""
         return [self.focus, self.module, self.measure, self.log, self.step]
 
 
@@ -164,12 +164,12 @@ class SpectrumTab:
         ]  # fmt: skip
 
         def draw_all(event: Any) -> Any:
-            """Chains what every picture needs after `event`."""
+            """Draws all figures after `event`, one after the other."""
             step = event.then(self.top, [ticked, *own.inputs()], top_out, **QUIET)
             step = step.then(self.pair, pair_in, pair_out, **QUIET)
             return step.then(self.base, base_in, base_out, **QUIET)
 
-        # The script is given the values of inputs and outputs; only those of inputs go on to the server.
+        # The page's script gets the values of inputs and outputs, and passes on those of inputs to the server.
         place, many = choose_in.index(self.carried), len(choose_in)
         carry = f"(...given) => {{ given[{place}] = lp.live.carried(); return given.slice(0, {many}); }}"
         draw_all(gr.on([ticked.change, tab.select], self.choose, choose_in, choose_out, js=carry, **LATEST))
@@ -198,10 +198,11 @@ class SpectrumTab:
         self, ticked: list[str], focus: str | None, module: str | None, step: float, first: str, second: str,
         carried: str, *cut: Any,
     ) -> Any:  # fmt: skip
-        """Brings every control in line with the ticked runs; what was chosen stays chosen where it still can.
+        """Updates every control for the ticked runs. Choices are kept if they are still possible.
 
-        `carried` is the module that was chosen on Fine-tune, until one is chosen here; several of these calls may be
-        under way at once, so that each is told of it.
+        Args:
+            carried: the module that was chosen in the tab Fine-tune, until one is chosen here. It is an argument
+                because several calls can run at the same time.
         """
         found = self._subjects(ticked)
         runs = [(one.label, one.shown.run.id) for one in found]
@@ -212,7 +213,7 @@ class SpectrumTab:
         module = next((one for one in (carried, module) if one in names), usual_module(names) or None)
         subject = _focused(found, focus)
         steps = subject.frames.steps if subject else []
-        # Who looks at the newest step (or has not chosen one) goes on seeing the newest while a run trains.
+        # If the newest step is shown, or none was chosen, the newest one is shown while the run trains.
         if not steps:
             step, ends = 0, (0, 1)
         else:
@@ -271,7 +272,7 @@ class SpectrumTab:
     def _views(
         self, ticked: list[str], focus: str, module: str | None, measure: str, log: bool, step: float
     ) -> list[views.View]:
-        """All pictures as they stand, for the page that is saved."""
+        """All figures with the present choices, for the page that is saved."""
         found = self._subjects(ticked)
         shown = [*self._top(ticked, focus, module, measure, log, step)]
         if len(found) > 1:
@@ -298,12 +299,12 @@ class SpectrumTab:
         later = [one for one in (subject.frames.steps if subject else []) if one > step]
         if not later:
             return gr.skip(), gr.Timer(active=False), gr.update(value="▶ Replay training", interactive=True)
-        # A long training is replayed in at most about thirty pictures.
+        # A long training is replayed in about thirty steps.
         return later[min(len(later) - 1, max(0, len(later) // 30))], gr.skip(), gr.skip()
 
 
 def _folded(words: str) -> str:
-    """A sentence, and behind "more" what only some want to read."""
+    """A sentence, with its details folded behind "more"."""
     first, _, rest = words.partition(views.MORE)
     fold = f'<details class="lp-note"><summary>more</summary>{escape(rest)}</details>' if rest else ""
     return note(first) + fold

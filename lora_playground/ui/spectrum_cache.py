@@ -1,4 +1,4 @@
-"""What the Spectrum tab knows of a run: its spectra at every step, its updates, its base's weights; read once, kept.
+"""Reads and caches what the tab Spectrum shows of runs: spectra at every step, updates, the base's weights.
 
 It draws nothing and knows no Gradio. Files are read module by module, so that a large adapter needs little memory.
 """
@@ -33,9 +33,10 @@ T = TypeVar("T")
 
 KEPT = 48
 ALIGNED, LEADING = 16, 32
-"""Directions of ΔW and W laid against one another; directions of W + ΔW looked at for intruders, at most."""
+"""The most directions of ΔW and W that are compared, and the most directions of W + ΔW that are checked for
+intruders."""
 LARGE_SIDE = 2048
-"""Above this side of W its whole SVD takes too long to answer a click with."""
+"""A W with a longer side takes too long to decompose while a person waits."""
 
 
 @dataclass
@@ -45,7 +46,8 @@ class Frames:
     Attributes:
         steps: optimiser steps at which spectra are known, rising; the last is the newest.
         values: {module: σ} at each of them. frobenius: {module: ‖ΔW‖_F} at each of them.
-        exact: whether the newest values come from the saved update rather than from the 4 digits of an event.
+        errors: {module: relative error of estimated values}.
+        exact: whether the newest values are computed from the saved update; those in events have 4 digits.
     """
 
     steps: list[int] = field(default_factory=list)
@@ -55,7 +57,7 @@ class Frames:
     exact: bool = False
 
     def at(self, step: int | None) -> int:
-        """Index of the newest spectra not after `step` (None: the newest); −1 where there are none."""
+        """Index of the newest spectra not after `step` (None for the newest of all); −1 if there are none."""
         if not self.steps:
             return -1
         if step is None:
@@ -69,7 +71,7 @@ class Frames:
 
 
 class SpectrumCache:
-    """Looks at runs; safe to call from many threads, one answer for all browsers."""
+    """Reads runs; results are cached for all visitors. Thread-safe."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[Hashable, Any] = OrderedDict()
@@ -77,13 +79,13 @@ class SpectrumCache:
         self._lock = threading.Lock()
 
     def _once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` gives, kept for the next time; the least recently used goes first."""
+        """The value of `make()`, cached under `key`; the least recently used value is dropped first."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
             making = self._making.setdefault(key, threading.Lock())
-        with making:  # two browsers that ask for the same wait for one answer; others do not wait
+        with making:  # a second request for the same value waits for the first; others do not wait
             with self._lock:
                 if key in self._kept:
                     return self._kept[key]
@@ -98,7 +100,7 @@ class SpectrumCache:
     # --- spectra ---------------------------------------------------------------------------------------------------
 
     def frames(self, run: Run) -> Frames:
-        """Spectra of a run so far; a finished run's newest are exact."""
+        """The spectra of a run so far; the newest of a finished run are exact."""
         stamp = _stamp(run.update_path) or _stamp(run.adapter)
         size = _stamp(run.events_path)
         return self._once(("frames", run.id, stamp, size), lambda: self._frames(run, bool(stamp)))
@@ -132,14 +134,15 @@ class SpectrumCache:
 
     def _exact(self, run: Run) -> dict[str, Spectrum]:
         kept = run.folder / spectra_file.NAME
-        if kept.is_file():  # an imported adapter, whose file may be large
+        if kept.is_file():  # of an imported adapter, whose own file may be large
             with contextlib.suppress(AdapterError):
                 return spectra_file.load_spectra(kept)
         matrices = (u for u in self._all(run) if len(u.shape) == 2 and min(u.shape) > 1)
         return analyse(matrices, exact_side=EXACT_SIDE)
 
     def measure(self, run: Run, frames: Frames, index: int, measure: str) -> dict[str, float]:
-        """{module: number} of a measure of the map at one of the frames; raises AdapterError without base weights."""
+        """{module: value} of a measure of the map at one of the frames. Raises AdapterError if it needs the base's
+        weights and these are not on this disk."""
         if index < 0:
             return {}
         values, norms = frames.values[index], frames.frobenius[index]
@@ -157,7 +160,7 @@ class SpectrumCache:
     # --- updates ---------------------------------------------------------------------------------------------------
 
     def update(self, run: Run, module: str) -> Update:
-        """ΔW of one module of a finished run; raises AdapterError where it is not saved (yet)."""
+        """ΔW of one module of a finished run. Raises AdapterError if it is not saved."""
         return self._once(("update", run.id, _stamp(run.update_path), module), lambda: self._read(run, module))
 
     def _read(self, run: Run, module: str) -> Update:
@@ -200,7 +203,7 @@ class SpectrumCache:
         return (self._read(run, name) for name in names)
 
     def decomposition(self, run: Run) -> Decomposition:
-        """All updates of a finished run, decomposed for cuts; raises AdapterError where none are saved."""
+        """The SVDs of all updates of a finished run, for cuts. Raises AdapterError if none are saved."""
         if not run.update_path.is_file():
             raise AdapterError("its update is not saved (yet), or is too large to be cut here.")
         return self._once(("decomposition", run.id, _stamp(run.update_path)), lambda: Decomposition(self._all(run)))
@@ -208,7 +211,7 @@ class SpectrumCache:
     # --- the base --------------------------------------------------------------------------------------------------
 
     def weights(self, run: Run) -> Weights:
-        """The base model's tensors; raises AdapterError where the base is not on this disk."""
+        """The base model's tensors. Raises AdapterError if the base is not on this disk."""
         source = run.config().model.source
         try:
             folder = folder_of(source)
@@ -224,11 +227,12 @@ class SpectrumCache:
         return weights.weight(module, tuple(self.update(run, module).shape))
 
     def beside(self, run: Run, module: str, side: str) -> tuple[Amplification, np.ndarray, Intruders]:
-        """The update of one module beside its base: amplification, alignment (16 directions), intruders (the most that
-        can be asked for, at the usual ε). It decomposes W, so it is kept.
+        """The update of one module beside its base: (amplification, alignment of `ALIGNED` directions, intruders among
+        `LEADING` directions at the default ε). Cached, since it computes W's SVD.
 
         Raises:
-            AdapterError: no update or no base on this disk, or W is too large to be decomposed while somebody waits.
+            AdapterError: the update or the base is not on this disk, or W is too large to decompose while a person
+                waits.
         """
         update, W = self.update(run, module), self.weight(run, module)
         if min(W.shape) > LARGE_SIDE:
@@ -256,7 +260,7 @@ def _norm(weights: Weights, module: str) -> float:
         return 0.0
     try:
         W = weights.weight(module, shape)
-    except AdapterError:  # a Conv1D, stored turned; its norm is the same
+    except AdapterError:  # a Conv1D, whose weight is stored transposed; its norm is the same
         W = weights.weight(module, shape[::-1])
     return float(np.sqrt(np.sum(np.square(W, dtype=np.float64))))
 

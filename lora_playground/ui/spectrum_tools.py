@@ -1,4 +1,5 @@
-"""The lower part of the tab Spectrum: cut an adapter and ask again, save what is left, numbers out, adapters in.
+"""The lower part of the tab Spectrum: cut an adapter, ask with it, save it; export numbers and figures; import
+adapters.
 
 It knows the views, run folders and imports; it draws through the views and trains nothing.
 """
@@ -44,11 +45,11 @@ _SAVE = """(name) => { const kind = 'KIND'; const plot = document.querySelector(
   const layout = {...plot.layout, paper_bgcolor: '#ffffff', plot_bgcolor: '#ffffff'};
   window.Plotly.downloadImage({data: plot.data, layout: layout}, {format: kind, scale: kind === 'png' ? 3 : 1,
     width: 1100, height: 620, filename: `lora-playground-${name}`}); }"""
-"""On white whatever the page's theme, so that it can be read on any slide."""
+"""On white in any theme of the page, so that it can be read on slides."""
 _TO_CHAT = """() => { lp.open('Chat');
   const again = () => document.getElementById('lp-again').click();
   if (document.querySelector('.lp-pane .lp-turn')) setTimeout(again, 400); }"""
-"""Where something was asked already, the same question is put again with the same noise."""
+"""If a question has been asked, the same one is asked again, with the same noise."""
 
 _LARGE = (
     '<p class="lp-note">Only <code>adapter_config.json</code> and <code>adapter_model.safetensors</code> are read; no '
@@ -95,7 +96,7 @@ class Tools:
         title = "Take along, bring in: figures, numbers, adapters"
         with gr.Accordion(title, open=False, elem_id="lp-spec-files-fold", elem_classes="lp-fold"):
             self._files()
-        # A download button offers the file it had before the click, so a hidden one carries it to the page.
+        # A download button offers the file that it had before the click, so a hidden button gets the new file.
         self.download = gr.DownloadButton(
             "file", elem_id="lp-spec-download", elem_classes="lp-hidden", visible="hidden"
         )
@@ -133,7 +134,7 @@ class Tools:
         return [self.k, self.first, self.last, self.energy, self.energy_words, self.curve, self.curve_words]
 
     def refreshed(self, subject: views.Subject | None, *given: Any) -> list[Any]:
-        """Bounds of the sliders and both pictures for the run in focus and the chosen cut."""
+        """Updates of the sliders' bounds and both figures for the run in focus and the chosen cut."""
         mode, k, first, last, strength = given
         longest = max(2, views.longest(subject)) if subject else 2
         sliders = [bounds(least, longest, value) for least, value in ((0, k), (1, first), (1, last))]
@@ -145,7 +146,8 @@ class Tools:
     def connect(
         self, subjects: Subjects, focus: gr.Radio, inputs: list[Any], pictures: Callable[..., list[views.View]]
     ) -> None:
-        """Connects the parts; `subjects` reads the ticked runs, `pictures` gives all views as they stand."""
+        """Connects the elements. `subjects` reads the ticked runs, `pictures` returns all views with the present
+        choices."""
         self._subjects = subjects
         chosen = [self._shell.ticked, focus, *self.cut_inputs()]
         shown = [self.energy, self.energy_words, self.curve, self.curve_words]
@@ -219,7 +221,7 @@ class Tools:
         return [draw(figure), note(words)]
 
     def to_chat(self, ticked: list[str], focus: str, *given: Any) -> tuple[Any, Any]:
-        """Hands cut and strength of the run in focus to the tab Chat."""
+        """Passes cut and strength of the run in focus to the tab Chat."""
         *choice, tuning = given
         subject = self._focused(ticked, focus)
         if subject is None:
@@ -228,13 +230,13 @@ class Tools:
         kept = chosen.kept(views.longest(subject))
         cut = None if chosen.mode == "all" else [kept.start, kept.stop]
         if chosen.mode == "bottom" and kept.stop > kept.start:
-            cut = [-chosen.k, 0]  # the weakest of each module, however many it has
+            cut = [-chosen.k, 0]  # the k weakest of each module, which can have different numbers of directions
         tuned = {"strength": chosen.strength, "keep": cut[1] if cut and cut[0] == 0 else None, "cut": cut}
         words = f'<p class="lp-note" role="status">Chat now uses {escape(chosen.describe())}.</p>'
         return {**(tuning or {}), subject.shown.run.id: tuned}, words
 
     def keep(self, request: gr.Request, ticked: list[str], focus: str, *given: Any) -> tuple[Any, Any]:
-        """Saves what is left as a plain LoRA, in a run of its own that is ticked."""
+        """Saves the cut adapter as a plain LoRA, in a run of its own that is then ticked."""
         subject = self._focused(ticked, focus)
         if subject is None:
             return cards.error("Tick a run first."), gr.skip()
@@ -255,7 +257,7 @@ class Tools:
     # --- curve -------------------------------------------------------------------------------------------------------
 
     def begin(self, ticked: list[str], focus: str, *_: Any) -> tuple[Any, Any]:
-        """Starts measuring in a process of its own."""
+        """Starts to measure the curve, in a process of its own."""
         subject = self._focused(ticked, focus)
         if subject is None:
             return cards.error("Tick a run first."), gr.skip()
@@ -267,7 +269,7 @@ class Tools:
         return words, gr.Timer(active=True)
 
     def look(self, ticked: list[str], focus: str, *given: Any) -> list[Any]:
-        """Draws the points measured so far; ends with the last, or with what went wrong."""
+        """Draws the points measured so far. Ends after the last one, or with an error."""
         subject = self._focused(ticked, focus)
         if subject is None:
             return [gr.skip(), gr.skip(), gr.Timer(active=False)]
@@ -288,7 +290,7 @@ class Tools:
     def take_in(
         self, files: list[str] | None, hub: str, base: str, ticked: list[str], request: gr.Request
     ) -> Iterator[tuple[Any, ...]]:
-        """Makes a run of an uploaded adapter, or of one on the hub, and ticks it; says how far it is meanwhile."""
+        """Makes a run of an uploaded adapter, or of one on the hub, and ticks it. Yields progress meanwhile."""
         if not files and not hub.strip():
             yield cards.error("Choose a zip, or the two files of an adapter, or give a hub id."), *[gr.skip()] * 3
             return
@@ -316,7 +318,7 @@ class Tools:
 
 
 class _Work:
-    """One import in a thread of its own, so that the page can say how far it is."""
+    """An import in a thread of its own, so that the page can show its progress."""
 
     def __init__(self, store: RunStore, files: list[Path], hub: str, base: str | None) -> None:
         self.words = "Reading the adapter …" if files else f"Fetching {hub} from the hub …"
@@ -351,7 +353,7 @@ def _bases() -> list[tuple[str, str]]:
 
 
 def _file(name: str, text: str) -> str:
-    """A file in a folder of its own under the temporary folder, from where the browser fetches it."""
+    """Writes a file into a new temporary folder, from which Gradio serves it; returns its path."""
     path = Path(tempfile.mkdtemp(prefix="lora-playground-")) / name
     path.write_text(text, encoding="utf-8")
     return str(path)

@@ -1,6 +1,6 @@
-"""The pictures of the Spectrum tab with their sentences: from runs and choices to figures. It knows no component.
+"""The figures of the tab Spectrum with their sentences, made from runs and choices. It knows no component.
 
-Every view returns (figure, sentence); what cannot be shown comes as an empty figure that says why.
+Every view returns (figure, sentence). If it cannot be shown, it is an empty figure that says why.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from lora_playground.ui.spectrum_cache import Frames, SpectrumCache
 from lora_playground.wording import counted
 
 View = tuple[dict[str, Any], str]
-"""A figure and its sentence. What only some want to read stands behind `MORE` in the sentence."""
+"""(figure, sentence). In the sentence, details follow after `MORE`."""
 MORE = "\n"
 _FIRST = "Tick a run in the list on the left to see what it learned."
 
@@ -53,7 +53,7 @@ class Subject:
 
 
 def subjects(cache: SpectrumCache, shown: Sequence[Shown]) -> list[Subject]:
-    """The shown runs, read; a run that cannot be read is left out."""
+    """Reads the shown runs; a run that cannot be read is left out."""
     found = []
     for one in shown:
         try:
@@ -66,7 +66,7 @@ def subjects(cache: SpectrumCache, shown: Sequence[Shown]) -> list[Subject]:
 
 
 def map_view(cache: SpectrumCache, subject: Subject | None, module: str, measure: str, step: int | None) -> View:
-    """Layers × modules of one run at one step; the colour scale is that of its end, so that a replay fills up."""
+    """The map (layers × modules) of one run at one step, with the colour scale of its last step, for replays."""
     title = plots.MEASURES[measure][0]
     if subject is None:
         return empty(_FIRST, title, False, 360), _FIRST
@@ -96,7 +96,7 @@ def scree_view(cache: SpectrumCache, all_: Sequence[Subject], module: str, log: 
             continue
         sigma = [float(value) for value in values]
         series.append((subject.label, subject.colour, sigma))
-        # A dense variant has no budget: its bound would be the module's own size.
+        # A dense variant has no rank budget: its bound would be the module's size.
         ranks.append(subject.rank if subject.rank and subject.rank >= _used(values) else None)
         error = subject.frames.errors.get(module, 0.0) if index == len(subject.frames.steps) - 1 else 0.0
         norm = subject.frames.frobenius[index].get(module)
@@ -116,7 +116,7 @@ def scree_view(cache: SpectrumCache, all_: Sequence[Subject], module: str, log: 
 
 
 def _nothing_yet(all_: Sequence[Subject]) -> str:
-    """Why the ticked runs show no spectrum."""
+    """A sentence that says why the ticked runs have no spectrum."""
     if not all_:
         return _FIRST
     if any(subject.shown.run.alive() or subject.shown.run.state() == "queued" for subject in all_):
@@ -140,7 +140,8 @@ def _used(values: np.ndarray) -> int:
 
 
 def _noise(cache: SpectrumCache, subject: Subject, module: str, values: np.ndarray) -> tuple[float, str]:
-    """The Marchenko–Pastur edge of a dense update and what stands above it; "" for factors, which have no such null."""
+    """(Marchenko–Pastur edge of a dense update, a sentence on the directions above it); (0, "") for factors, which have
+    no such edge."""
     if not subject.frames.exact or values[0] <= 0:
         return 0.0, ""
     try:
@@ -166,7 +167,7 @@ def _noise(cache: SpectrumCache, subject: Subject, module: str, values: np.ndarr
 def pair_views(
     cache: SpectrumCache, pair: Sequence[Subject], module: str, side: Side, factor: bool
 ) -> tuple[View, View]:
-    """Two adapters: the square φ(i, j), and φ(k, k) against chance."""
+    """The views of two adapters: the similarity φ(i, j), and φ(k, k) beside chance."""
     titles = "Shared directions φ(i, j)", "How much they have in common"
     if len(pair) < 2:
         words = "Tick two runs to lay their directions side by side."
@@ -188,7 +189,7 @@ def pair_views(
 def base_views(
     cache: SpectrumCache, subject: Subject | None, module: str, k: int, epsilon: float, side: str
 ) -> list[View]:
-    """The update beside its base: amplification, alignment, intruders."""
+    """The views of an update beside its base: amplification, alignment, intruders."""
     titles = ["How much of W lies where ΔW acts", "Does ΔW follow W?", "Intruders, new to W"]
     if subject is None:
         return [(empty(_FIRST, title, False, 340), "") for title in titles]
@@ -219,12 +220,12 @@ def base_views(
 
 
 def make_cut(mode: str, k: int, first: int, last: int, strength: float) -> Truncation:
-    """The cut that the controls say; raises ConfigError."""
+    """The cut that the controls describe. Raises ConfigError."""
     return Truncation(mode, int(k), int(first), max(int(first), int(last)), float(strength))  # type: ignore[arg-type]
 
 
 def cut_view(subject: Subject | None, cut: Truncation) -> View:
-    """Energy over directions kept, summed over all modules, with what the cut keeps shaded."""
+    """Energy over the number of directions kept, summed over all modules, with the cut's range shaded."""
     if subject is None or not subject.frames.values:
         return empty(_FIRST, "Energy kept by the first k directions", False), _FIRST
     spectra = subject.frames.values[-1]
@@ -242,7 +243,7 @@ def cut_view(subject: Subject | None, cut: Truncation) -> View:
 
 
 def longest(subject: Subject) -> int:
-    """The most directions any module of the newest spectra has."""
+    """The largest number of directions of any module in the newest spectra."""
     spectra = subject.frames.values[-1].values() if subject.frames.values else []
     return max((_used(values) for values in spectra), default=0)
 
@@ -251,7 +252,7 @@ def longest(subject: Subject) -> int:
 
 
 def numbers(all_: Sequence[Subject]) -> list[dict[str, Any]]:
-    """One record a run and module: names, ranks, norms and singular values of the newest spectra."""
+    """One record for each run and module: names, ranks, norms and singular values of the newest spectra."""
     rows = []
     for subject in all_:
         index = subject.frames.at(None)
@@ -285,7 +286,8 @@ def as_json(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def as_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """The records as CSV, one column a singular value; text that a spreadsheet would run as a formula is quoted."""
+    """The records as CSV, with a column for each singular value. Text that a spreadsheet would run as a formula is
+    quoted."""
     out = io.StringIO()
     width = max((len(row["singular_values"]) for row in rows), default=0)
     plain = [key for key in (rows[0] if rows else {}) if key != "singular_values"]
@@ -303,7 +305,7 @@ def _cell(value: Any) -> Any:
 
 
 def as_html(views: Sequence[View], title: str) -> str:
-    """The pictures with their sentences as one page that needs no network; zoom and hover work in it."""
+    """The figures with their sentences as one HTML page that needs no network, with zoom and hover."""
     import html
 
     from plotly.offline import get_plotlyjs

@@ -1,8 +1,8 @@
-"""The route that tells a page how a sweep stands, as JSON that is made once for all pages. No Gradio.
+"""The route for a sweep's progress, as JSON that is made once for all pages. No Gradio.
 
-`GET /sweep?id=ID&version=V` answers {'version': V} where the page has the newest, else also `html` (a card), `table`
-(of the runs), `pictures` ({name: {figure, words}}), `busy` (whether more will come) and `mine` (whether this visitor
-may change it).
+`GET /sweep?id=ID&version=V` answers {'version': V} if the page has the newest version, else also `html` (a card),
+`table` (of the runs), `pictures` ({name: {figure, words}}), `busy` (whether it will change) and `mine` (whether this
+visitor may change it).
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from lora_playground.ui.json_body import json_answer
 from lora_playground.ui.words import PHASES, escape, percent, rough, significant
 
 KEPT = 8
-"""Sweeps whose newest answer is kept."""
+"""Number of sweeps whose newest answer is cached."""
 STATES = {"planned": "planned", "queued": "waiting", "held": "waits for the others", "paused": "paused",
           "out": "stopped by the race", "stopped": "stopped", "gone": "deleted", "evaluating": "testing",
           "interrupted": "goes on soon"}  # fmt: skip
 
 
 class SweepRoutes:
-    """Answers the route; safe to call from many threads."""
+    """The route. Thread-safe."""
 
     def __init__(self, scheduler: SweepScheduler, identity: Identity) -> None:
         self._scheduler, self._identity = scheduler, identity
@@ -44,7 +44,7 @@ class SweepRoutes:
         return [Route("/sweep", self.answer)]
 
     def answer(self, request: Request) -> Response:
-        """What is new of a sweep for this page."""
+        """Answers a request."""
         visitor = self._identity.of_plain(request)
         if visitor is None:
             return Response(status_code=401)
@@ -79,13 +79,13 @@ class SweepRoutes:
 
 
 def version_of(status: SweepStatus) -> str:
-    """Another value whenever something that is shown has changed."""
+    """A text that changes whenever something that is shown has changed."""
     parts = [(one.state, one.progress.version if one.progress else 0, bool(one.result)) for one in status.members]
     return f"{hash((status.state, status.sweep.level, status.refused, tuple(parts))) & 0xFFFFFFFFFFFF:x}"
 
 
 def card(status: SweepStatus) -> str:
-    """Name, progress, counts, and what a person can do."""
+    """The card of a sweep: name, progress, counts, and buttons."""
     sweep, done, share = status.sweep, status.count("done"), status.share
     said = [f"<b>{done}</b> of {len(status.members)} done"]
     for words, states in (("running", ("loading", "training", "saving", "evaluating")), ("waiting", ("queued",)),
@@ -124,7 +124,7 @@ _HEADS = (("Run", ""), ("State", ""), ("Val. loss", " class=number"), ("Score", 
 
 
 def table(status: SweepStatus) -> str:
-    """A line a run: state, loss, score; each opens its run, and can be ticked."""
+    """The table of runs: state, loss, score; each line opens its run, and can be ticked."""
     colours = rank_colours([one.entry.rank or 1 for one in status.members])
     best = findings.best(status.members)
     lines = "".join(_line(one, colours[one.entry.rank or 1], one is best) for one in status.members)

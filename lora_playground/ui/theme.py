@@ -17,7 +17,7 @@ SCRIPTS = (
     *("app.js", "terms.js", "empty.js", "live.js", "sweep.js", "menu.js", "chat.js"),
     *("lesson-pictures.js", "lesson.js", "class-answers.js", "class.js", "claims.js"),
 )
-"""In the order in which they need each other."""
+"""In the order of loading: each uses only those before it."""
 CLASS_SCRIPTS = ("app.js", "lesson-pictures.js", "class-answers.js", "class-page.js")
 _FONTS = (
     ("Atkinson Hyperlegible Next", "atkinson-hyperlegible-next-latin-wght-normal.woff2"),
@@ -56,7 +56,7 @@ def theme() -> gr.themes.Base:
         "code_background_fill": "var(--lp-tint)",
     }
     both = pairs | {f"{name}_dark": value for name, value in pairs.items()}
-    # The body is painted before the style sheet is read, so its colour cannot be a variable of it.
+    # The body is painted before the style sheet is loaded, so its colour cannot be a variable of that.
     return ours.set(
         body_background_fill="#f3f4ef",
         body_background_fill_dark="#0f181c",
@@ -67,7 +67,7 @@ def theme() -> gr.themes.Base:
 
 
 def head() -> str:
-    """What goes into the page's <head>: fonts as data, the style sheet, the script. Raises AssetError."""
+    """The contents of the page's <head>: fonts as data, style sheet, scripts. Raises AssetError."""
     scripts = [_read(name).decode() for name in SCRIPTS]
     return f"<style>{_styles()}</style>\n<script>{chr(10).join(scripts)}</script>"
 
@@ -83,7 +83,7 @@ def _styles() -> str:
 
 
 def class_parts() -> tuple[str, str]:
-    """Styles and scripts of the pages of a class, which stand by themselves. Raises AssetError."""
+    """(styles, scripts) of the separate pages for classes. Raises AssetError."""
     scripts = [_read(name).decode() for name in CLASS_SCRIPTS]
     return f"<style>{_styles()}</style>", f"<script>{chr(10).join(scripts)}</script>"
 

@@ -1,7 +1,7 @@
-"""The upload inside step 1: a file or a hub dataset becomes a dataset at once, its columns can be chosen anew, its bad
-rows are named.
+"""The upload in the form: makes a dataset of a file or a hub dataset at once, lets people choose its columns, and says
+which rows cannot be used.
 
-It reads nothing itself (`data.readers`) and knows no run.
+`data.readers` reads the files; this module knows no run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lora_playground.wording import counted
 
 SHOWN_PROBLEMS = 50
 NOTHING = ("(nothing)", "")
-"""What stands for no column: without answers the column that asks is a chat or plain text."""
+"""The choice of no column. Without a column of answers, that of questions holds chats or plain texts."""
 
 
 @dataclass
@@ -33,12 +33,12 @@ class Upload:
     """The parts of the upload.
 
     Attributes:
-        file: the gr.File. repo, part, fetch: a dataset of the hub, which of its parts, and the button.
-        roles: the columns that ask, answer, add to the question, and instruct; labels: whether the answers are labels
-            of a classification; seed: of the split into parts; again: reads with those columns.
-        note: what was found or what is wrong.
-        origin: gr.State with what was read last, a path or a hub dataset's (id, part).
-        stored: gr.State with the id of the newest stored dataset; its `change` tells the step of it.
+        file: the gr.File. repo, part, fetch: a hub dataset, which of its parts, and the button that fetches it.
+        roles: the columns of questions, answers, additions to the question, and instructions. labels: whether the
+            answers are class labels. seed: of the split into parts. again: button that reads with these columns.
+        note: what was found, or what is wrong.
+        origin: gr.State with what was read last: a path, or (id, part) of a hub dataset.
+        stored: gr.State with the id of the last stored dataset; the form listens to its `change`.
     """
 
     file: gr.File
@@ -91,7 +91,7 @@ def build(shell: Shell) -> Upload:
 
 
 def _role_inputs() -> list[gr.Dropdown]:
-    """Dropdowns for the columns that ask, answer, add, instruct."""
+    """Dropdowns for the columns, in the order of `Upload.roles`."""
     described = (
         ("Asks", "the question; or all of it"),
         ("Answers", "what is learned; nothing: the first is a chat or text"),
@@ -112,7 +112,7 @@ def _connect(shell: Shell, made: Upload) -> None:
     looks: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
 
     def counted(request: gr.Request, take: Callable[[], list[Any]]) -> list[Any]:
-        """Takes an upload where its person may have another one, and notes whose it is."""
+        """Reads an upload if its person may have another one, and stores who owns it."""
         visitor = shell.visitor(request)
         try:
             shell.supervisor.limits.check_uploads(uploads_of(home, visitor))
@@ -162,7 +162,7 @@ def _take(home: Path, origin: Any, roles: list[str], seed: float | None, labels:
 
 
 def _read(origin: Any, roles: list[str], labels: bool = False) -> Reading:
-    """Reads with the columns that were chosen; a column that would have no effect is refused."""
+    """Reads with the chosen columns. Raises DataError for a column that would have no effect."""
     asks, answers, adds, instructs = roles or [""] * 4
     beside = {role: column for role, column in (("input", adds), ("system", instructs)) if column}
     if labels and asks and answers:
@@ -199,7 +199,7 @@ def _columns(origin: Any) -> list[str]:
 
 
 def _found(reading: Reading, train: int, validation: int, test: int) -> str:
-    """What was read, in one sentence, then what could not be."""
+    """A sentence on what was read, and the rows that could not be."""
     parts_of = f"{train} to learn from, {validation} to watch, {test} kept back as a test"
     text = f"{counted(len(reading.rows), 'row')} read: {parts_of}."
     parts = [f'<p class="lp-note">{escape(text)}</p>']

@@ -1,4 +1,4 @@
-"""Which pane was preferred at a question, kept beside every run of the conversation. It draws nothing."""
+"""Stores which pane a person preferred at a question, with every run of the conversation. It draws nothing."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def keep_vote(store: RunStore, conversation: Conversation, voted: str, number: s
     """Adds a line to `votes.jsonl` of every run of the conversation.
 
     Args:
-        voted: the preferred pane's run, "" for the base. number: which question, from 0.
+        voted: id of the preferred pane's run, "" for the base. number: index of the question, from 0.
 
     Returns:
-        What is said on the page, "" where the vote fits no question or run.
+        A message for the page; "" if the vote fits no question or run.
     """
     runs = [pane["run"] for pane in conversation["panes"] if pane["run"]]
     if not number.isdecimal() or int(number) >= len(conversation["turns"]) or voted not in ("", *runs):

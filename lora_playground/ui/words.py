@@ -1,4 +1,4 @@
-"""Numbers, durations and states as a person reads them. Pure functions on plain values; no Gradio, no run."""
+"""Numbers, durations and states in words. Pure functions of plain values; no Gradio, no run."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ PHASES = {
 
 
 def escape(text: object) -> str:
-    """Text made safe for HTML and its attributes. All text that models, files or people wrote must pass it."""
+    """Text escaped for HTML and its attributes. All text that models, files or people wrote must go through it."""
     return html.escape(str(text), quote=True).replace("\x00", "")
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """A number with so many significant digits, without an exponent where that stays short: 0.0123, 12.3, 1230."""
+    """A number with `digits` significant digits, without an exponent unless it is tiny: 0.0123, 12.3, 1230."""
     if not math.isfinite(value):
         return "not finite"
     if value == 0:
@@ -69,7 +69,7 @@ def duration(seconds: float) -> str:
 
 
 def rough(seconds: float) -> str:
-    """A time that is only roughly known: a few seconds, about half a minute, about 4 minutes, more than a day."""
+    """A rough time: a few seconds, about half a minute, about 4 minutes, more than a day."""
     if seconds < 8:
         return "a few seconds"
     if seconds >= 86400:
@@ -82,14 +82,13 @@ def rough(seconds: float) -> str:
 
 
 def expected(least: float, most: float) -> str:
-    """A time of which bounds are known, told only as exactly as they agree: 'about 28 to 44 s', 'about a minute',
-    'minutes to hours'."""
+    """A time between two bounds, as precise as they allow: 'about 28 to 44 s', 'about a minute', 'minutes to hours'."""
     if most < 8 or least >= 86400:
         return rough(most)
     if most < 3 * least and most < 86400:
         return f"about {span(least, most)}"
     if most < 8 * least:
-        return rough((least * most**3) ** 0.25)  # nearer to the most: a wait that is longer than told annoys
+        return rough((least * most**3) ** 0.25)  # nearer to the upper bound, since people mind waiting longer than told
     low, high = (next(unit for limit, unit in _UNITS if seconds < limit) for seconds in (least, most))
     return low if low == high else f"{low} to {high}"
 
@@ -98,7 +97,7 @@ _UNITS = ((60, "seconds"), (3600, "minutes"), (86400, "hours"), (math.inf, "days
 
 
 def span(least: float, most: float) -> str:
-    """Two times as a rounded range: 28 to 44 s, 50 s to 2 min 10 s, 8 to 43 min. One time where they are within 10%."""
+    """Two times as a rounded range: 28 to 44 s, 50 s to 2 min 10 s, 8 to 43 min; one time if they are within 10%."""
     if most <= 1.1 * least:
         return duration(most)
     low, high = _rough(least), _rough(most)
@@ -106,7 +105,8 @@ def span(least: float, most: float) -> str:
 
 
 def _rough(seconds: float) -> str:
-    """About two digits: whole seconds, ten of them from a minute on, minutes from ten on, five from an hour on."""
+    """Rounds to about two digits: whole seconds below a minute, then tens of seconds, from ten minutes on whole
+    minutes, from an hour on five minutes."""
     steps = ((10, 0.1), (60, 1), (600, 10), (3600, 60), (math.inf, 300))
     step = next(step for limit, step in steps if seconds < limit or limit == math.inf)
     return duration(round(seconds / step) * step)
