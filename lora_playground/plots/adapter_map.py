@@ -1,4 +1,4 @@
-"""Runs placed by how alike their updates are. It takes places and cosines, no run."""
+"""The map of runs by how similar their updates are. It takes positions and cosines, no run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def adapter_map_figure(
     names: Sequence[str], colours: Sequence[str], places: np.ndarray, shown: float, marked: Sequence[bool],
     dark: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """One point a run; like updates lie close.
+    """One point for each run; runs with similar updates are close to each other.
 
     Args:
         places: (n, 2). shown: share of the squared distances that the plane shows. marked: which are ticked.
@@ -51,7 +51,7 @@ def adapter_map_figure(
 
 
 def describe_adapter_map(names: Sequence[str], similar: np.ndarray, methods: int) -> str:
-    """The two most alike and the two least alike, and what the numbers do not say."""
+    """Sentences on the most and the least similar pair, and on what cosines do not say."""
     n = len(names)
     if n < 3:
         return ""

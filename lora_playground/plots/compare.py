@@ -1,4 +1,4 @@
-"""Runs beside each other: what they gain against what they cost, and what is left of one when directions are cut."""
+"""Figures that compare runs (gain against cost), and the curves of a run that is cut to fewer directions."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ NAMED = 3
 
 @dataclass(frozen=True)
 class Point:
-    """A run in a scatter plot: its label, colour and place; `x` costs (less is better), `y` gains (more is better).
+    """A run in a scatter plot.
 
-    `low` and `high` are the ends of y's interval at 95%, NaN where it is not known.
+    Attributes:
+        x: its cost, less is better. y: its gain, more is better. low, high: y's 95% interval, NaN if not known.
     """
 
     label: str
@@ -36,7 +37,7 @@ class Point:
 
 
 def pareto(points: Sequence[Point]) -> list[Point]:
-    """The runs that no other beats in both, by rising cost."""
+    """The Pareto front: runs that no other beats in both cost and gain, by rising cost."""
     best: list[Point] = []
     for point in sorted(points, key=lambda p: (p.x, -p.y)):
         if not best or point.y > best[-1].y:
@@ -53,7 +54,7 @@ def scatter_figure(
     log_x: bool = False,
     percent_x: bool = False,
 ) -> dict[str, Any]:
-    """Gain over cost, each run in its colour with its name and its interval at 95%.
+    """Gain over cost, each run in its colour with its name and 95% interval.
 
     Shares are drawn on an axis from 0 to 100%, lower where one is negative, so that small differences look small.
     The Pareto front joins the runs that no other beats in both, where there are two or more.
@@ -156,7 +157,7 @@ def _short(label: str, characters: int = 24) -> str:
 
 
 def describe_scatter(points: Sequence[Point], gain: str, cost: str) -> str:
-    """The run that gains most, those too close to it to call, and those that none beats in both."""
+    """Sentences on the run that gains most, those whose intervals overlap its own, and the Pareto front."""
     if not points:
         return "None of these runs has a score."
     best = max(points, key=lambda p: p.y)
@@ -188,13 +189,12 @@ def cut_figure(
     kept: int | None = None,
     dark: bool = False,
 ) -> dict[str, Any]:
-    """Validation loss, task score and energy of an adapter cut down to its first k directions.
+    """Validation loss, task score and energy of an adapter that is cut to its first k directions.
 
     Args:
-        k: how many directions are kept, rising; 0 is the base.
-        loss: validation loss at each k (nats per token); score: task score, 0 to 1; None where not measured.
-        energy: share of energy at each k.
-        kept: the k chosen at the slider, marked.
+        k: numbers of directions kept, rising; 0 is the base.
+        loss: validation loss at each k in nats per token. score: task score, 0 to 1. None where not measured.
+        energy: share of energy at each k. kept: the chosen k, which is marked.
     """
     title = "What is left when only the first k directions are kept"
     if not k:

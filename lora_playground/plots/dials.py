@@ -1,4 +1,4 @@
-"""A run's score, and what is left of its base's skills, while one dial turns. It draws plain values."""
+"""A run's score, and how many of its base's skills are left, over a factor on its update. It draws plain values."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ TASK, SKILLS = "#0072B2", "#E69F00"
 
 
 def dial_figure(found: dict[str, Any], dark: bool = False) -> dict[str, Any]:
-    """What `lab.dials.over_dial` found: two curves with intervals at 95%, the run as it was trained marked at 1."""
+    """Two curves with 95% intervals; a mark at 1, the run as it was trained.
+
+    Args:
+        found: what `lab.dials.over_dial` or `lab.slices.over_position` returned.
+    """
     title, x_title = TITLES[found["kind"]]
     x = [point["value"] for point in found["points"]]
     scores = [(p["score"]["value"], p["score"]["low"], p["score"]["high"]) for p in found["points"]]
     data = _curve(x, scores, "its task", TASK)
     lost = [point["forgetting"] for point in found["points"]]
     if all(lost):
-        # The interval is that of what was lost; kept skills are the base's less it.
+        # The interval is that of the loss of skills, which is subtracted from the base's skills.
         kept = [(one["adapted"], one["base"] - one["high"], one["base"] - one["low"]) for one in lost]
         data += _curve(x, kept, "base skills", SKILLS)
     line = {"type": "line", "x0": 1, "x1": 1, "y0": 0, "y1": 1, "yref": "paper"}
@@ -38,7 +42,7 @@ def dial_figure(found: dict[str, Any], dark: bool = False) -> dict[str, Any]:
 
 
 def _curve(x: list[float], values: list[tuple[float, float, float]], name: str, colour: str) -> list[dict[str, Any]]:
-    """Points with their intervals and a line through them; through the means where there are several at one place."""
+    """Points with their intervals, and a line through the means at each x."""
     up, down = [high - value for value, _, high in values], [value - low for value, low, _ in values]
     places = sorted(set(x))
     several = len(places) < len(x)
@@ -58,7 +62,7 @@ def _curve(x: list[float], values: list[tuple[float, float, float]], name: str, 
 
 
 def describe_dial(found: dict[str, Any]) -> str:
-    """In words: the task and the skills at 1, and at the value that keeps most of both."""
+    """Sentences on task and skills at 1, and at the value at which their sum is largest."""
     points = found["points"]
     if found["kind"] == "slice":
         return _describe_slices(points)

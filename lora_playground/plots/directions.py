@@ -1,4 +1,4 @@
-"""What one direction of an update is, as pixels: ΔW built up from its strongest directions."""
+"""ΔW as pixels, built up from its strongest singular directions."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Figures of federated runs, made of their `partition` and `round` events: who holds what, how the rounds went, what
-travelled, and the global update's spectrum against the clients'. It knows events only."""
+"""Figures of federated runs, made of their `partition` and `round` events: the split, measures over rounds, bytes sent,
+and the global update's spectrum beside the clients'. It knows events only."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def rank_figure(series: Series, ranks: Sequence[int] = (), dark: bool = False) -
 
 
 def describe_rank(series: Series, ranks: Sequence[int] = ()) -> str:
-    """Whose update has the most and the fewest directions after the last round, in words."""
+    """Sentences on whose update has the most and the fewest directions after the last round."""
     known = sorted(
         ((events[-1]["rank"]["global"], label) for label, _, events in series if _played(events)), reverse=True
     )
@@ -192,7 +192,7 @@ def describe_rank(series: Series, ranks: Sequence[int] = ()) -> str:
 
 
 def describe_rounds(series: Series, measure: str = "loss") -> str:
-    """Who is ahead after the last round, in words; for the error, who is exact."""
+    """Sentences on who is ahead after the last round; for the error, on who is exact."""
     last = [(label, events[-1].get(measure)) for label, _, events in series if events]
     known = [(label, float(value)) for label, value in last if value is not None]
     if not known:
@@ -249,7 +249,7 @@ def bytes_figure(series: Series, dark: bool = False) -> dict[str, Any]:
 
 
 def describe_bytes(series: Series) -> str:
-    """Least and most of what travelled, in words."""
+    """Sentences on the fewest and the most bytes sent."""
     totals = sorted(
         ((events[-1]["bytes"]["up_total"] + events[-1]["bytes"]["down_total"]) / 1e6, label)
         for label, _, events in series

@@ -1,4 +1,4 @@
-"""The first gradient beside what training learned: two screes, and how much of each direction was foretold."""
+"""The first gradient beside the learned update: two scree plots, and how much of each direction it predicted."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ CORNERS = ((0.0, 0.0), (1.0, 0.0), (0.5, math.sqrt(0.75)))
 
 
 def curve_figure(found: Found, names: Sequence[str], colours: Sequence[str], dark: bool = False) -> dict[str, Any]:
-    """Score of each task over the second adapter's share, with intervals; the sum asked for and the random control as
-    marks at the right."""
+    """The score of each task over the second adapter's weight, with intervals; the chosen mixture and the random
+    control as marks at the right."""
     points = [point for point in found["points"] if point["kind"] == "grid"]
     x = [point["weights"][1] for point in points]
     data: list[dict[str, Any]] = []
@@ -65,7 +65,7 @@ def _whiskers(scores: Sequence[Found], colour: str) -> Found:
 
 
 def triangle_figure(found: Found, names: Sequence[str], colours: Sequence[str], dark: bool = False) -> dict[str, Any]:
-    """The lowest of the tasks' scores at each mixture of three adapters: a corner is one adapter alone."""
+    """The lowest of the tasks' scores at each mixture of three adapters; a corner is one adapter alone."""
     points = [point for point in found["points"] if point["kind"] == "grid"]
     places = [tuple(sum(w * c[i] for w, c in zip(point["weights"], CORNERS)) for i in (0, 1)) for point in points]
     worst = [min(score["value"] for score in point["scores"]) for point in points]
@@ -100,7 +100,7 @@ def triangle_figure(found: Found, names: Sequence[str], colours: Sequence[str], 
 
 
 def mixture_figure(found: Found, names: Sequence[str], colours: Sequence[str], dark: bool = False) -> dict[str, Any]:
-    """The picture for as many adapters as there are."""
+    """The figure for this number of adapters: a curve, a triangle or bars."""
     if not found["tasks"]:
         return empty("None of these runs has a test part with a metric.", "Scores over the weights", dark)
     if len(names) == 3:
@@ -111,7 +111,7 @@ def mixture_figure(found: Found, names: Sequence[str], colours: Sequence[str], d
 
 
 def bars_figure(found: Found, names: Sequence[str], colours: Sequence[str], dark: bool = False) -> dict[str, Any]:
-    """Each task's score with its adapter alone, in the mixture asked for, in the plain mean, and beside random ones."""
+    """Each task's score with its adapter alone, in the chosen mixture, in the plain mean, and beside random updates."""
     data = []
     kinds = (("alone", "alone"), ("asked", "as asked"), ("mean", "plain mean"), ("random", "beside random ones"))
     for task, about in enumerate(found["tasks"]):

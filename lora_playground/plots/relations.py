@@ -1,4 +1,4 @@
-"""How updates relate: two adapters' directions, an update beside its base, intruders. It knows numbers only."""
+"""Figures of subspaces: the directions of two adapters, an update beside its base, intruders. It knows numbers only."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def square_figure(
 def overlap_figure(
     similarity: np.ndarray, chance: np.ndarray, colour: str, angles: Sequence[float] = (), dark: bool = False
 ) -> dict[str, Any]:
-    """φ(k, k) over k with what random directions would share."""
+    """φ(k, k) over k, beside its value for random directions."""
     k = min(similarity.shape)
     index = list(range(1, k + 1))
     shared = {
@@ -147,7 +147,7 @@ def amplification_figure(values: Sequence[tuple[str, float]], colour: str, dark:
         "hovertemplate": "%{x}: %{text}<extra></extra>",
     }
     known = [value for _, value in values if value > 0] or [1.0]
-    low, high = min(known) / 3, 2 * max(known)  # bars of a logarithmic axis need a foot: a third of the smallest
+    low, high = min(known) / 3, 2 * max(known)  # on a logarithmic axis bars begin at a third of the smallest
     span = [math.log10(low), math.log10(high)]
     y = axis("‖Uᵀ W V‖_F (log)", dark, type="log", range=span, **log_ticks(low, high))
     x = axis("directions U, V taken from", dark, showgrid=False)

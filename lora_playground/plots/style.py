@@ -1,4 +1,4 @@
-"""What all figures share: colours, axes, layout, how numbers are written. It knows no particular figure."""
+"""What all figures share: colours, axes, layout, the format of numbers. It knows no particular figure."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def log_ticks(low: float, high: float) -> dict[str, Any]:
 
 
 def _power(value: float) -> str:
-    """A small round number as people write it: 10⁻⁴, 2·10⁻⁵."""
+    """A small round number as 10⁻⁴ or 2·10⁻⁵."""
     digit, power = f"{value:.0e}".split("e")
     return ("" if digit == "1" else f"{digit}·") + "10" + str(int(power)).translate(_RAISED)
 
@@ -122,7 +122,7 @@ def rounded(values: Iterable[float | None], digits: int = 4) -> list[float | Non
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """A number as a person writes it: 3 significant digits, 1.2M for millions, no exponent between 0.0001 and 10⁹."""
+    """A number with `digits` significant digits, 1.2M for millions, without an exponent from 0.0001 to 10⁹."""
     if not math.isfinite(value):
         return "not finite"
     for bound, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):

@@ -1,6 +1,6 @@
-"""What a sweep shows: loss curves by rank, score over rank, capacity, utilisation, two options against each other.
+"""Figures of a sweep: loss curves by rank, score over rank, capacity, utilisation, a heat map of two options.
 
-It takes numbers, no run. Ranks have one colour scale in all pictures, from the smallest to the largest.
+It takes numbers, no run. Ranks have the same colour scale in all figures.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lora_playground.plots.style import (
 from lora_playground.wording import counted
 
 _SCALE = ("#2a4f9c", "#4568a0", "#5f7a9a", "#7c8789", "#988c6b", "#b4903f", "#d2961e")
-"""The middle of the scale for magnitudes, blue to yellow, to be seen on light and on dark pages."""
+"""Blue to yellow, the middle of the colour scale for magnitudes, which is visible on light and dark pages."""
 _DASHES = ("solid", "dot", "dash", "dashdot", "longdash")
 BAND = (0.23, 0.30)
 """Slopes of log stable rank over log rank that were reported for LoRA (arXiv 2506.03133)."""
@@ -39,11 +39,11 @@ def rank_colours(ranks: Sequence[int]) -> dict[int, str]:
 
 
 Line = tuple[int, Sequence[int], Sequence[float], "int | None"]
-"""(rank, steps, validation losses, the step at which it parts from the lowest curve or None)."""
+"""(rank, steps, validation losses, the step at which it separates from the lowest curve or None)."""
 
 
 def fan_figure(lines: Sequence[Line], steps: int, dark: bool = False) -> dict[str, Any]:
-    """Validation loss by rank; a ring where a curve parts from the lowest one for good."""
+    """Validation loss by rank, with a ring where a curve separates from the lowest one."""
     title = "Rank fan: where the curves part"
     if not any(xs for _, xs, _, _ in lines):
         return empty("The fan opens with the first validation.", title, dark)
@@ -66,7 +66,8 @@ def fan_figure(lines: Sequence[Line], steps: int, dark: bool = False) -> dict[st
 
 
 def describe_fan(lines: Sequence[Line], margin: float) -> str:
-    """Which ranks part from the lowest curve, where, and which do not; of those that came to the last step."""
+    """Sentences on which ranks separate from the lowest curve, at which step, and which do not, of those that have
+    reached the last step."""
     last = max((list(xs)[-1] for _, xs, _, _ in lines if xs), default=0)
     known = [(rank, parts) for rank, xs, _, parts in lines if len(xs) > 1 and list(xs)[-1] == last]
     short = [f"r = {rank} has come to step {list(xs)[-1]}" for rank, xs, _, _ in lines if xs and list(xs)[-1] < last]
@@ -87,7 +88,7 @@ Row = tuple[str, int, float, float, float, Sequence[float]]
 
 
 def score_figure(rows: Sequence[Row], base: float | None = None, dark: bool = False) -> dict[str, Any]:
-    """Score over rank with intervals at 95%, a line a variant, the seeds as small points, the base dotted."""
+    """Score over rank with 95% intervals: a line for each variant, seeds as small points, the base dotted."""
     title = "Score over rank"
     if not rows:
         return empty("Scores come when the first run is done.", title, dark)
@@ -123,7 +124,7 @@ def score_figure(rows: Sequence[Row], base: float | None = None, dark: bool = Fa
 
 
 def describe_scores(rows: Sequence[Row], enough: Row | None, best: Row | None, n: int) -> str:
-    """The smallest rank that does as well as the best one, as far as these test rows can tell."""
+    """Sentences on the smallest rank that is as good as the best one, as far as these test rows can tell."""
     if enough is None or best is None:
         return ""
     seeds = len(best[5])
@@ -181,7 +182,7 @@ def capacity_figure(target_bits: float | None, held: Held, dark: bool = False) -
 
 
 def describe_capacity(target_bits: float | None, held: Held, bits: float) -> str:
-    """Whether the adapters have room for what is to be learned."""
+    """Sentences on whether the adapters can hold what is to be learned."""
     if target_bits is None or not held:
         return ""
     roomy = [(key, value) for key, value in held.items() if value[1] >= target_bits]
@@ -226,7 +227,7 @@ def utilisation_figure(points: Sequence[tuple[int, float]], slope: float | None,
 
 
 def describe_utilisation(points: Sequence[tuple[int, float]], slope: float | None) -> str:
-    """How many of the directions are used, and how that grows with the rank."""
+    """Sentences on how many directions are used, and how that grows with the rank."""
     if not points:
         return ""
     rank, value = points[-1]
@@ -249,7 +250,7 @@ def heat_figure(
     x: str, y: str, xs: Sequence[Any], ys: Sequence[Any], cells: Sequence[Sequence[float | None]], measure: str,
     dark: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """One number for each pair of values of two options; a gap where no run is done."""
+    """A heat map: one number for each pair of values of two options, a gap where no run is done."""
     title = f"{'Score' if measure == 'score' else 'Validation loss'} over {_NAMES[x]} and {_NAMES[y]}"
     if not any(cell is not None for row in cells for cell in row):
         return empty("It fills when the first run is done.", title, dark)
@@ -270,7 +271,7 @@ def heat_figure(
 def describe_heat(
     x: str, y: str, xs: Sequence[Any], ys: Sequence[Any], cells: Sequence[Sequence[float | None]], measure: str
 ) -> str:
-    """Where it is best, and which of the two options matters more here."""
+    """Sentences on where it is best, and which of the two options matters more."""
     known = {(i, j): value for j, row in enumerate(cells) for i, value in enumerate(row) if value is not None}
     if not known:
         return ""

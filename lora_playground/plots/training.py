@@ -30,7 +30,7 @@ def smoothed(losses: Sequence[float], window: float) -> list[float]:
 def losses_figure(
     runs: Sequence[tuple[str, str, RunProgress]], dark: bool = False, log: bool = False
 ) -> dict[str, Any]:
-    """Losses of several runs over the steps: training faint with its mean over it, validation as points.
+    """Losses of several runs over the steps: training faint with its moving average, validation as points.
 
     Args:
         runs: (label, colour, progress), in the order of their slots.
@@ -48,7 +48,7 @@ def losses_figure(
     horizontal = axis("step", dark, rangemode="tozero")
     if planned:
         horizontal["range"] = [0, planned]
-    # Unseen ticks keep the numbers off the first mark, which stands on the axis.
+    # Invisible ticks keep the axis's numbers away from the first mark, which is on the axis.
     vertical = axis("loss (nats per token)", dark, type="log" if log else "linear")
     vertical |= {"ticks": "outside", "ticklen": 7, "tickcolor": "rgba(0,0,0,0)"}
     height = 320 + 22 * max(0, math.ceil(len(runs) / 2) - 1)  # names of runs stand two in a line below the picture
@@ -103,7 +103,7 @@ def _traces(label: str, colour: str, progress: RunProgress, budget: int, single:
 
 
 def describe_loss(progress: RunProgress) -> str:
-    """One or two sentences: where the loss began, where it is, what validation says."""
+    """Sentences on the first and the latest training loss, and on the validation loss."""
     finite = [loss for loss in smoothed(progress.losses, 3.0) if math.isfinite(loss)]
     if not finite:
         return "No step has been taken yet."

@@ -27,6 +27,12 @@ def offer(choices: Sequence[tuple[str, Any]], value: Any, **more: Any) -> Any:
     return gr.update(choices=choices, value=value if value in [one for _, one in choices] else None, **more)
 
 
+def offer_one(choices: Sequence[tuple[str, Any]], value: Any) -> Any:
+    """Like `offer`, with the first choice chosen if `value` is none of them."""
+    values = [each for _, each in choices]
+    return offer(choices, value if value in values else next(iter(values), None))
+
+
 class Slider(gr.Slider):
     """A slider whose value is brought within its bounds."""
 

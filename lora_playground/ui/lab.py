@@ -1,7 +1,7 @@
-"""The tab Lab: which rank, which direction, which mixture. A thin frame; each section is a module of its own.
+"""The tab Lab: which rank, which direction, which mixture. Each section is a module of its own.
 
-A section's module has `build(shell, tab, section)`: `tab` is this tab and `section` the one inside it, to whose
-`select` it may listen. The first, the sweep, also takes the form of Fine-tune, and tells visitors apart.
+A section's module has `build(shell, tab, section)`, where `tab` is this tab and `section` the one inside it. The first
+section, the sweep, also gets the form of Fine-tune and what identifies visitors.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Shell, gr.Tab, gr.Tab], None]], ...] =
     ("dials", "Dials", lab_dials.build),
     ("forecast", "Forecast", lab_forecast.build),
 )  # fmt: skip
-"""(id, title, what builds it), in the order of the page, after the sweep."""
+"""(id, title, function that builds it) in the order of the page, after the sweep."""
 
 
 def build(shell: Shell, tab: gr.Tab, steps: Steps, identity: Identity) -> None:

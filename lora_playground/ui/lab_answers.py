@@ -1,4 +1,4 @@
-"""What the laboratory's sections ask the chat process, and how its answers look. No run is read here."""
+"""Asks the chat process for the laboratory's sections, and shows its answers. No run is read here."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from lora_playground.ui.words import escape
 
 
 class Said:
-    """Answers as they come.
+    """Answers in progress.
 
     Attributes:
-        texts: of each pane so far. kl: mean KL to the base in nats, of panes that have ended. began: seconds until the
-            first token, None before it.
+        texts: of each pane so far. kl: mean KL divergence from the base in nats, None until a pane has ended.
+        began: seconds until the first token, None before that.
     """
 
     def __init__(self, panes: int) -> None:
@@ -29,7 +29,7 @@ class Said:
 async def ask(
     client: ChatClient, panes: Sequence[dict[str, Any]], prompt: str, who: str, longest: int = 64, detail: bool = True
 ) -> AsyncIterator[Said]:
-    """Asks the panes and yields what they said so far; raises ChatError, ConfigError with what to do."""
+    """Asks the panes and yields the answers so far. Raises ChatError or ConfigError with a message for the person."""
     request = ChatRequest.parse(
         {
             "panes": list(panes), "messages": [[{"role": "user", "content": prompt}]], "max_new_tokens": longest,
@@ -54,7 +54,11 @@ async def ask(
 
 
 def answers(rows: Sequence[tuple[str, str, str, str]]) -> str:
-    """(title, colour, answer, remark) of each row; an answer of '' is still to come."""
+    """Answers as HTML.
+
+    Args:
+        rows: (title, colour, answer, remark) of each; an answer of '' has not come yet.
+    """
     cells = "".join(
         f'<div class="who" style="--run:{escape(colour or "var(--lp-frozen)")}"><b>{escape(title)}</b>'
         f"<small>{escape(remark)}</small></div>"

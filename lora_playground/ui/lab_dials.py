@@ -16,7 +16,7 @@ from lora_playground.lab.process import work
 from lora_playground.lab.slices import over_position
 from lora_playground.plots.dials import describe_dial, dial_figure
 from lora_playground.ui import cards, controls
-from lora_playground.ui.controls import offer
+from lora_playground.ui.controls import offer_one
 from lora_playground.ui.shell import LATEST, SETS, Shell, draw, note, picture
 
 WAYS = (("Strength of the update, −2 to 2", "strength"), ("Strength of its intruders, 0 to 2", "intruders"),
@@ -54,13 +54,11 @@ class Dials:
         self.turn.click(self.turned, [self.run, self.way], shows, **SETS)
 
     def offered(self, ticked: list[str], run: str | None) -> Any:
-        """The ticked runs that can be turned."""
-        runs = [(one.run.label, one.run.id) for one in self._shell.shown(ticked) if one.run.update_path.is_file()]
-        ids = [id for _, id in runs]
-        return offer(runs, run if run in ids else next(iter(ids), None))
+        """The ticked runs that have an update; the first is chosen if `run` is none of them."""
+        return offer_one(self._shell.with_update(ticked), run)
 
     async def turned(self, run: str | None, way: str) -> AsyncGenerator[tuple[Any, ...], None]:
-        """How far it is, then the picture."""
+        """Yields progress, then the figure."""
         skip = gr.skip()
         if not run:
             yield cards.error("Tick a finished run in the list first."), skip, skip, skip, skip

@@ -1,4 +1,5 @@
-"""What a direction reads and says, as HTML: words coloured by vᵢᵀx, tokens with bars, each beside a random one."""
+"""What a singular direction responds to and promotes, as HTML: words coloured by vᵢᵀx, and tokens with bars, each
+beside those of a random direction."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from lora_playground.ui.words import escape, significant
 
 
 def card(found: dict[str, Any]) -> str:
-    """The whole card of one reading (`models.direction_reader`)."""
+    """The card of what `models.direction_reader` has read."""
     top = max((abs(value) for value in found["reads"][1:]), default=0.0) or 1.0
     quiet = " is-quiet" if found["nothing"] else ""
     head = f"Direction {found['index']} of {found['of']}"
@@ -34,7 +35,7 @@ def _tokens(tokens: Sequence[str], values: Sequence[float], top: float) -> str:
 
 
 def _shown(token: str) -> str:
-    """A token's text; line breaks become a sign and a break, so that nothing is invisible."""
+    """A token's text, in which line breaks are shown by a sign."""
     return escape(token).replace("\n", "↵<br>") or "∅"
 
 

@@ -22,7 +22,7 @@ from lora_playground.ui.lab_direction_card import card
 from lora_playground.ui.shell import LATEST, SETS, Shell, note
 
 MOST = 64
-"""Directions offered of one module."""
+"""The most directions of a module that can be chosen."""
 ROWS = (("Base", None), ("Whole run", "whole"), ("This direction alone", "alone"), ("All but this", "without"),
         ("A random one alone", "random"))  # fmt: skip
 
@@ -84,8 +84,9 @@ class Directions:
     # --- what is offered ----------------------------------------------------------------------------------------------
 
     def offered(self, ticked: list[str], run: str | None, module: str | None) -> tuple[Any, ...]:
-        """Runs that are ticked, modules of the chosen one, its directions, and a prompt that it never saw."""
-        runs = [(one.run.label, one.run.id) for one in self._shell.shown(ticked) if one.run.update_path.is_file()]
+        """Updates of the lists: ticked runs, modules of the chosen one, its directions, and a prompt from its test
+        part."""
+        runs = self._shell.with_update(ticked)
         ids = [id for _, id in runs]
         if not ids:
             return offer([], None), offer([], None), gr.skip(), gr.skip()
@@ -104,7 +105,7 @@ class Directions:
         return bounds(1, ranks.get(module or "", 1), 1)
 
     def _ranks(self, run: str) -> dict[str, int]:
-        """How many directions each matrix of a run has at most."""
+        """{module: the most directions of its update} of a run."""
         try:
             found = matrix_ranks(self._shell.store.get(run).update_path)
         except (PlaygroundError, OSError):
@@ -116,7 +117,7 @@ class Directions:
     async def read(
         self, run: str | None, module: str | None, index: float, strength: float, prompt: str, request: gr.Request
     ) -> AsyncGenerator[tuple[Any, Any, Any], None]:
-        """The card first, then the answers as they come."""
+        """Yields the card, then the answers in progress."""
         if not run or not module or not (prompt or "").strip():
             what = "Tick a finished run in the list first." if not run else "Write a text for it to read."
             yield gr.skip(), gr.skip(), cards.error(what)

@@ -17,7 +17,7 @@ from lora_playground.lab.process import work
 from lora_playground.plots.forecast import describe_forecast, foretold_figure, scree_figure
 from lora_playground.runs import history
 from lora_playground.ui import cards, controls
-from lora_playground.ui.controls import Slider, bounds, offer
+from lora_playground.ui.controls import Slider, bounds, offer, offer_one
 from lora_playground.ui.shell import LATEST, QUIET, SETS, Shell, draw, note, picture
 
 ABOUT = (
@@ -73,13 +73,11 @@ class Forecast:
         self.playing.tick(_advance, [self.found, self.step], replayed, **QUIET)
 
     def offered(self, ticked: list[str], run: str | None) -> Any:
-        """The ticked runs that have learned something."""
-        runs = [(one.run.label, one.run.id) for one in self._shell.shown(ticked) if one.run.update_path.is_file()]
-        ids = [id for _, id in runs]
-        return offer(runs, run if run in ids else next(iter(ids), None))
+        """The ticked runs that have an update; the first is chosen if `run` is none of them."""
+        return offer_one(self._shell.with_update(ticked), run)
 
     async def taken(self, run: str | None) -> AsyncGenerator[tuple[Any, ...], None]:
-        """How far it is, then the pictures of the module whose reading was foretold best."""
+        """Yields progress, then the figures of the module whose right directions the gradient predicted best."""
         skip = gr.skip()
         if not run:
             yield cards.error("Tick a finished run in the list first."), *[skip] * 8

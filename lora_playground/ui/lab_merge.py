@@ -27,7 +27,7 @@ from lora_playground.ui.words import escape
 ABOUT = "The ticked updates are put together, each with its weight: 1 as trained, 0 not at all, below 0 taken away."
 EMPTY = "Tick two to four finished runs of one base model in the list, and mix them here."
 Kept = dict[str, Any]
-"""`about`: the prompt and the runs that were asked; `said`: their answers, the base's first."""
+"""Answers that need not be asked again: `about` is the prompt and the runs, `said` their answers, the base's first."""
 
 
 class Merge:
@@ -116,7 +116,7 @@ class Merge:
     def _chosen(
         self, ticked: Sequence[str], method: str, density: float, rank: float, weights: Sequence[float]
     ) -> mixing.Mixed:
-        """What the controls say; raises with what to do."""
+        """The mixture that the controls describe. Raises ConfigError or RunError."""
         shown = self._runs(ticked)
         recipe = Recipe(method, float(density), int(rank) if method == "svd" else None)
         ids = [one.run.id for one in shown]
@@ -130,7 +130,7 @@ class Merge:
         self, prompt: str, kept: Kept, ticked: list[str], method: str, density: float, rank: float,
         w1: float, w2: float, w3: float, w4: float, request: gr.Request,
     ) -> AsyncGenerator[tuple[Any, Any, Any], None]:  # fmt: skip
-        """The base, each run and the mixture; when only the mixture has changed, only it is asked."""
+        """Asks the base, each run and the mixture; only the mixture if nothing else has changed."""
         client, who = self._shell.client, self._shell.identity
         assert client is not None and who is not None
         try:
@@ -170,7 +170,7 @@ class Merge:
     async def scored(
         self, ticked: list[str], method: str, density: float, rank: float, *weights: float
     ) -> AsyncGenerator[tuple[Any, ...], None]:
-        """How far it is, then picture, words and table."""
+        """Yields progress, then figure, sentence and table."""
         skip = gr.skip()
         try:
             chosen = self._chosen(ticked, method, density, rank, weights)
@@ -196,7 +196,7 @@ class Merge:
             yield cards.error(str(failure)), skip, skip, skip, skip, gr.update(interactive=True)
 
     def saved(self, ticked: list[str], method: str, density: float, rank: float, *weights: float) -> str:
-        """The mixture becomes a run of the list."""
+        """Saves the mixture as a run."""
         try:
             run = mixing.save(self._shell.store, self._chosen(ticked, method, density, rank, weights))
         except PlaygroundError as failure:

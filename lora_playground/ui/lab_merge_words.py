@@ -1,4 +1,5 @@
-"""Scores over the weights of a mixture in words, and what foretold them as a table. It takes plain values."""
+"""The scores over the weights of a mixture as a sentence, and the predictors of interference as a table. It takes plain
+values."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ PREDICTORS = {"cosine": "cosine", "reads": "what they read", "writes": "what the
 
 
 def sentence(found: dict[str, Any], names: Sequence[str]) -> str:
-    """What the mixture asked for leaves of each task, beside the adapter alone, the plain mean and the control."""
+    """How the chosen mixture scores on each task, beside the adapter alone, the plain mean and the random control."""
     parts = []
     for task, about in enumerate(found["tasks"]):
         kinds = {
@@ -45,7 +46,7 @@ def _alone(found: dict[str, Any], task: int, index: int) -> dict[str, Any] | Non
 
 
 def table(found: dict[str, Any], names: Sequence[str]) -> str:
-    """Each ordered pair: the predictors, and what adding the second adapter whole did to the first one's task."""
+    """A line for each ordered pair: the predictors, and the first task's drop after the second adapter is added."""
     if not found["pairs"]:
         return ""
     head = "".join(

@@ -1,6 +1,6 @@
-"""Lab, section Sweep: what is swept, what that costs, and a place for the sweep in view, which the page draws.
+"""Lab, section Sweep: what is swept, what that costs, and an element in which the page draws the sweep in view.
 
-All options that are not swept are those of Fine-tune. What runs is `sweeps`, what is drawn `sweep_routes`.
+All options that are not swept are those of the form of Fine-tune. `sweeps` runs it, `sweep_routes` has what is drawn.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from lora_playground.wording import counted
 
 SEEDS = (1, 2, 3, 5)
 _REMEMBERED = 200
-"""Clicks that are known again, so that two within two seconds begin one sweep."""
+"""Number of clicks that are remembered, so that a double click starts only one sweep."""
 
 
 class SweepForm:
-    """The inputs, and what they begin."""
+    """The inputs and their events."""
 
     def __init__(self, shell: Shell, steps: Steps, identity: Identity) -> None:
         assert shell.sweeps is not None
@@ -71,7 +71,7 @@ class SweepForm:
         self.made = gr.Textbox("", visible="hidden", elem_classes="lp-hidden", label="made")
 
     def connect(self, tab: gr.Tab) -> None:
-        """What the inputs do."""
+        """Connects the inputs."""
         own = {self.ranks, self.seeds, self.variants, self.rates, self.race}
         given = self._steps.inputs() | own
         changes = [tab.select, *(part.change for part in own)]
@@ -81,7 +81,7 @@ class SweepForm:
         ).success(None, self.made, None, js="(id) => { if (id) lp.sweep.open(id); }")
 
     def points(self, given: Mapping[Any, Any]) -> tuple[RunConfig, Grid, list[Point]]:
-        """The runs that are asked for. Raises ConfigError."""
+        """(base config, grid, runs) that the inputs describe. Raises ConfigError."""
         base = _named_after_its_data(self._steps.config(given))
         first = base.training.seed
         grid = Grid(
@@ -93,7 +93,7 @@ class SweepForm:
         return base, grid, grid.points(base)
 
     def tell(self, given: dict[Any, Any]) -> tuple[str, str, str]:
-        """What stays the same, and what it costs; or why it cannot be."""
+        """What all runs share, and what the sweep costs; or an error."""
         try:
             base, _, points = self.points(given)
             machine = device()
@@ -104,7 +104,7 @@ class SweepForm:
         return _same(base), _price(found, bool(given[self.race]), base), ""
 
     def begin(self, given: dict[Any, Any], request: gr.Request) -> tuple[Any, str]:
-        """Begins the sweep; an error stands above the button, and nothing has begun."""
+        """Starts the sweep; in case of an error nothing is started, and the message is shown above the button."""
         click = self._identity.of(request), str(given[self.nonce] or "")
         try:
             with self._lock:
@@ -123,7 +123,7 @@ class SweepForm:
         return sweep.id, ""
 
     def act(self, event: gr.EventData, request: gr.Request) -> str:
-        """Pauses, goes on with, or stops a sweep; only who started it may."""
+        """Pauses, continues or stops a sweep, if the visitor may."""
         try:
             if event.what in ("run", "pause", "stop"):
                 self._scheduler.ask(str(event.id), event.what, self._identity.of(request))
@@ -133,7 +133,7 @@ class SweepForm:
 
 
 def _named_after_its_data(base: RunConfig) -> RunConfig:
-    """The config without what its title says of method and rank, which each run of the sweep says of itself."""
+    """The config with a title that leaves out method and rank, in which the sweep's runs differ."""
     rank = getattr(base.variant, "rank", None)
     method = f" · {base.variant.name}" + (f" r{rank}" if rank else "")
     return base.model_copy(update={"title": base.title.removesuffix(method)})

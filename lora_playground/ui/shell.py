@@ -86,6 +86,10 @@ class Shell:
                     continue
         return found
 
+    def with_update(self, ticked: Sequence[str]) -> list[tuple[str, str]]:
+        """(label, id) of the ticked runs that have a saved update."""
+        return [(one.run.label, one.run.id) for one in self.shown(ticked) if one.run.update_path.is_file()]
+
 
 def toggled(ticked: list[str], identity: str) -> list[str]:
     """Ticks or unticks a run. A newly ticked run gets the first free slot, or the last one if none is free."""
