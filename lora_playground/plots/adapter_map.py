@@ -18,7 +18,6 @@ LABELLED = 8
 
 def adapter_map_figure(
     names: Sequence[str], colours: Sequence[str], places: np.ndarray, shown: float, marked: Sequence[bool],
-    dark: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """One point for each run; runs with similar updates are close to each other.
 
@@ -27,7 +26,7 @@ def adapter_map_figure(
     """
     title = "Adapter map: like updates lie close"
     if len(names) < 3:
-        return empty("It needs three finished runs on one base model.", title, dark, 140)
+        return empty("It needs three finished runs on one base model.", title, 140)
     few = len(names) <= LABELLED
     reach = 1.25 * max(0.05, float(np.abs(places).max()))
     wanted = [name if few or on else "" for name, on in zip(apart(names), marked)]
@@ -45,9 +44,9 @@ def adapter_map_figure(
         "hovertemplate": "%{hovertext}<extra></extra>",
         "cliponaxis": False,
     }
-    x = axis(f"first axis ({percent(shown)} of the differences are in this plane)", dark, range=[-reach, reach])
-    y = axis("second axis", dark, range=[-reach, reach])
-    return figure([points], title, dark, 380, xaxis=x, yaxis=y, showlegend=False)
+    x = axis(f"first axis ({percent(shown)} of the differences are in this plane)", range=[-reach, reach])
+    y = axis("second axis", range=[-reach, reach])
+    return figure([points], title, 380, xaxis=x, yaxis=y, showlegend=False)
 
 
 def describe_adapter_map(names: Sequence[str], similar: np.ndarray, methods: int) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_playground.plots.labels import beside
-from lora_playground.plots.style import axis, empty, figure, ink, log_ticks, percent, rounded, significant
+from lora_playground.plots.style import INK, axis, empty, figure, log_ticks, percent, rounded, significant
 
 NAMED = 3
 """So many runs are named one by one in a sentence."""
@@ -50,7 +50,6 @@ def scatter_figure(
     title: str,
     x_title: str,
     y_title: str,
-    dark: bool = False,
     log_x: bool = False,
     percent_x: bool = False,
 ) -> dict[str, Any]:
@@ -60,19 +59,19 @@ def scatter_figure(
     The Pareto front joins the runs that no other beats in both, where there are two or more.
     """
     if not points:
-        return empty("Tick finished runs that have a score.", title, dark)
+        return empty("Tick finished runs that have a score.", title)
     front = pareto(points)
     line = {
         "x": rounded(p.x for p in front),
         "y": rounded(p.y for p in front),
         "mode": "lines",
         "name": "Pareto front",
-        "line": {"color": ink(dark)["quiet"], "width": 1.5, "dash": "dot", "shape": "hv"},
+        "line": {"color": INK["quiet"], "width": 1.5, "dash": "dot", "shape": "hv"},
         "hoverinfo": "skip",
     }
-    x = _cost_axis([p.x for p in points], x_title, dark, log_x, percent_x)
+    x = _cost_axis([p.x for p in points], x_title, log_x, percent_x)
     lowest = min(0.0, *(p.low if p.sure else p.y for p in points))
-    y = axis(y_title, dark, tickformat=".0%", range=[lowest - 0.04 * (lowest < 0), 1.08])
+    y = axis(y_title, tickformat=".0%", range=[lowest - 0.04 * (lowest < 0), 1.08])
     names = [_short(name) for name in apart([p.label for p in points])]
     marks = [
         {
@@ -91,13 +90,13 @@ def scatter_figure(
         for p, name, place in zip(points, names, _places(points, names, x, y))
     ]
     front_too = len(front) > 1
-    return figure([line, *marks] if front_too else marks, title, dark, 360, xaxis=x, yaxis=y, showlegend=front_too)
+    return figure([line, *marks] if front_too else marks, title, 360, xaxis=x, yaxis=y, showlegend=front_too)
 
 
-def _cost_axis(costs: Sequence[float], title: str, dark: bool, log: bool, shares: bool) -> dict[str, Any]:
+def _cost_axis(costs: Sequence[float], title: str, log: bool, shares: bool) -> dict[str, Any]:
     """The axis of costs, with room for the names at both ends."""
     low, high = min(costs), max(costs)
-    x = axis(title + (" (log)" if log else ""), dark, type="log" if log else "linear")
+    x = axis(title + (" (log)" if log else ""), type="log" if log else "linear")
     if shares:
         x |= {"tickformat": ".0%", "range": [min(0.0, low) - 0.04, 1.04]}
     elif not log:
@@ -187,7 +186,6 @@ def cut_figure(
     colour: str,
     energy: Sequence[float] = (),
     kept: int | None = None,
-    dark: bool = False,
 ) -> dict[str, Any]:
     """Validation loss, task score and energy of an adapter that is cut to its first k directions.
 
@@ -198,7 +196,7 @@ def cut_figure(
     """
     title = "What is left when only the first k directions are kept"
     if not k:
-        return empty("Press “Measure” to see loss and score over k.", title, dark)
+        return empty("Press “Measure” to see loss and score over k.", title)
     data: list[dict[str, Any]] = [
         _curve(k, loss, "validation loss", colour, "y", "solid", "%{y:.3f}"),
     ]
@@ -209,11 +207,11 @@ def cut_figure(
     shapes = []
     if kept is not None:
         line = {"type": "line", "x0": kept, "x1": kept, "y0": 0, "y1": 1, "yref": "paper"}
-        shapes.append({**line, "line": {"color": ink(dark)["quiet"], "width": 1.5, "dash": "dash"}})
-    x = axis("directions kept, k (0 is the base)", dark, tickformat="d", tickvals=list(k) if len(k) <= 14 else None)
-    y = axis("validation loss (nats per token)", dark)
-    right = axis("score, energy", dark, overlaying="y", side="right", range=[0, 1.05], tickformat=".0%", showgrid=False)
-    return figure(data, title, dark, 340, xaxis=x, yaxis=y, yaxis2=right, shapes=shapes, showlegend=True)
+        shapes.append({**line, "line": {"color": INK["quiet"], "width": 1.5, "dash": "dash"}})
+    x = axis("directions kept, k (0 is the base)", tickformat="d", tickvals=list(k) if len(k) <= 14 else None)
+    y = axis("validation loss (nats per token)")
+    right = axis("score, energy", overlaying="y", side="right", range=[0, 1.05], tickformat=".0%", showgrid=False)
+    return figure(data, title, 340, xaxis=x, yaxis=y, yaxis2=right, shapes=shapes, showlegend=True)
 
 
 def _curve(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import fmean
 from typing import Any
 
-from lora_playground.plots.style import axis, figure, ink, rounded
+from lora_playground.plots.style import INK, axis, figure, rounded
 from lora_playground.wording import counted
 
 TITLES = {
@@ -16,7 +16,7 @@ TITLES = {
 TASK, SKILLS = "#0072B2", "#E69F00"
 
 
-def dial_figure(found: dict[str, Any], dark: bool = False) -> dict[str, Any]:
+def dial_figure(found: dict[str, Any]) -> dict[str, Any]:
     """Two curves with 95% intervals; a mark at 1, the run as it was trained.
 
     Args:
@@ -32,12 +32,12 @@ def dial_figure(found: dict[str, Any], dark: bool = False) -> dict[str, Any]:
         kept = [(one["adapted"], one["base"] - one["high"], one["base"] - one["low"]) for one in lost]
         data += _curve(x, kept, "base skills", SKILLS)
     line = {"type": "line", "x0": 1, "x1": 1, "y0": 0, "y1": 1, "yref": "paper"}
-    shapes = [line | {"line": {"color": ink(dark)["quiet"], "width": 1.5, "dash": "dot"}}]
+    shapes = [line | {"line": {"color": INK["quiet"], "width": 1.5, "dash": "dot"}}]
     mark = {"x": 1, "y": 1.0, "yref": "paper", "text": "as trained", "showarrow": False, "xanchor": "left", "xshift": 5}
     marks = {} if found["kind"] == "slice" else {"shapes": shapes, "annotations": [mark]}
-    y_axis = axis("share solved", dark, tickformat=".0%", range=[-0.04, 1.08])
+    y_axis = axis("share solved", tickformat=".0%", range=[-0.04, 1.08])
     return figure(
-        data, title, dark, 380, xaxis=axis(x_title, dark), yaxis=y_axis, showlegend=True, **marks,
+        data, title, 380, xaxis=axis(x_title), yaxis=y_axis, showlegend=True, **marks,
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lora_playground.plots.style import empty, figure, ink, percent
+from lora_playground.plots.style import INK, empty, figure, percent
 
 SIDE = 32
 """Rows and columns drawn of each matrix."""
@@ -19,7 +19,7 @@ def steps(count: int) -> list[int]:
     return sorted({k for k in (1, 2, 4, count) if k <= count})
 
 
-def directions_figure(U: np.ndarray, values: np.ndarray, Vt: np.ndarray, dark: bool = False) -> dict[str, Any]:
+def directions_figure(U: np.ndarray, values: np.ndarray, Vt: np.ndarray) -> dict[str, Any]:
     """ΔW cut to its first k directions for a few k, in one colour scale.
 
     Args:
@@ -30,7 +30,7 @@ def directions_figure(U: np.ndarray, values: np.ndarray, Vt: np.ndarray, dark: b
     """
     count = int(np.sum(values > 1e-6 * values[0])) if len(values) and values[0] > 0 else 0
     if not count:
-        return empty("ΔW is still zero.", TITLE, dark, 250)
+        return empty("ΔW is still zero.", TITLE, 250)
     rows, columns = _spread(U[:, 0]), _spread(Vt[0])
     ks = steps(count)
     drawn = [(U[rows, :k] * values[:k]) @ Vt[:k, columns] for k in ks]
@@ -51,8 +51,8 @@ def directions_figure(U: np.ndarray, values: np.ndarray, Vt: np.ndarray, dark: b
         layout[f"yaxis{at}"] = {"visible": False, "anchor": f"x{at}", "autorange": "reversed"}
         words = f"all {count}" if k == count and count > 1 else f"first {k}"
         place = {"x": sum(span) / 2, "y": 1, "xref": "paper", "yref": "paper", "yanchor": "bottom", "showarrow": False}
-        notes.append({**place, "text": words, "font": {"size": 13, "color": ink(dark)["text"]}})
-    return figure(data, TITLE, dark, 250, annotations=notes, margin={"l": 8, "r": 8, "t": 66, "b": 8}, **layout)
+        notes.append({**place, "text": words, "font": {"size": 13, "color": INK["text"]}})
+    return figure(data, TITLE, 250, annotations=notes, margin={"l": 8, "r": 8, "t": 66, "b": 8}, **layout)
 
 
 def describe_directions(values: np.ndarray) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_playground.plots.spectrum import short_name
-from lora_playground.plots.style import RUN_COLOURS, axis, empty, figure, ink, log_ticks, percent, significant
+from lora_playground.plots.style import INK, RUN_COLOURS, axis, empty, figure, log_ticks, percent, significant
 from lora_playground.wording import counted
 
 Event = Mapping[str, Any]
@@ -35,11 +35,11 @@ _IDEAL = "#c98a00"
 """Seen on a light and on a dark page, since a page that turns dark keeps the colours of lines."""
 
 
-def partition_figure(event: Event | None, dark: bool = False) -> dict[str, Any]:
+def partition_figure(event: Event | None) -> dict[str, Any]:
     """A stacked bar for each client: its rows by label or topic. Beyond eleven groups the smallest are put together."""
     title = "Which rows each client will hold"
     if not event or not event.get("clients"):
-        return empty("Choose a dataset and the number of clients to see who holds what.", title, dark)
+        return empty("Choose a dataset and the number of clients to see who holds what.", title)
     clients, groups, counts = list(event["clients"]), list(event["groups"]), event["counts"]
     order = sorted(range(len(groups)), key=lambda g: -sum(row[g] for row in counts))
     shown, rest = order[:_GROUPS], order[_GROUPS:]
@@ -62,12 +62,11 @@ def partition_figure(event: Event | None, dark: bool = False) -> dict[str, Any]:
     made = figure(
         data,
         title,
-        dark,
         height=min(640, 150 + 26 * len(clients)),
         barmode="stack",
         showlegend=len(bars) > 1,
-        xaxis=axis("training rows", dark, rangemode="tozero"),
-        yaxis=axis("", dark, autorange="reversed", showgrid=False, ticksuffix="  "),
+        xaxis=axis("training rows", rangemode="tozero"),
+        yaxis=axis("", autorange="reversed", showgrid=False, ticksuffix="  "),
     )
     made["layout"]["legend"] |= {"traceorder": "normal"}  # as the parts of a bar stand, not the other way round
     return made
@@ -92,7 +91,7 @@ def describe_partition(event: Event | None) -> str:
     )
 
 
-def rounds_figure(series: Series, measure: str = "loss", dark: bool = False) -> dict[str, Any]:
+def rounds_figure(series: Series, measure: str = "loss") -> dict[str, Any]:
     """One of `MEASURES` over the rounds, a line for each run; errors on a logarithmic axis."""
     title, unit = MEASURES[measure]
     lines = [
@@ -103,14 +102,14 @@ def rounds_figure(series: Series, measure: str = "loss", dark: bool = False) -> 
         lines = [(label, colour, [(r, max(v, _FLOOR)) for r, v in points]) for label, colour, points in lines]
     data = _lines(lines)
     if not data:
-        return empty("The first round has not ended yet.", title, dark)
-    y = axis(unit, dark)
+        return empty("The first round has not ended yet.", title)
+    y = axis(unit)
     if measure == "error":
         ticks = {"tickvals": [1e-8, 1e-6, 1e-4, 1e-2, 1], "ticktext": ["exact", "10⁻⁶", "10⁻⁴", "1%", "100%"]}
         y |= {"type": "log", "range": [-8.4, 0.4], **ticks}
     elif measure == "score":
         y |= {"range": [-0.02, 1.04], "tickformat": ".0%"}
-    return figure(data, title, dark, xaxis=_rounds(data, dark), yaxis=y, showlegend=True, hovermode="x")
+    return figure(data, title, xaxis=_rounds(data), yaxis=y, showlegend=True, hovermode="x")
 
 
 def _lines(series: Sequence[tuple[str, str, Sequence[tuple[int, float]]]]) -> list[dict[str, Any]]:
@@ -136,13 +135,13 @@ def _lines(series: Sequence[tuple[str, str, Sequence[tuple[int, float]]]]) -> li
     return data
 
 
-def _rounds(data: Sequence[Event], dark: bool) -> dict[str, Any]:
+def _rounds(data: Sequence[Event]) -> dict[str, Any]:
     """The axis of rounds for these traces."""
     first, last = min(trace["x"][0] for trace in data), max(trace["x"][-1] for trace in data)
-    return axis("round", dark, tickformat="d", dtick=max(1, last // 10), range=[first - 0.2, last + 0.2])
+    return axis("round", tickformat="d", dtick=max(1, last // 10), range=[first - 0.2, last + 0.2])
 
 
-def rank_figure(series: Series, ranks: Sequence[int] = (), dark: bool = False) -> dict[str, Any]:
+def rank_figure(series: Series, ranks: Sequence[int] = ()) -> dict[str, Any]:
     """How many directions the global update uses after each round, a line for each run, beside what one client and all
     clients together bring to a round.
 
@@ -156,17 +155,17 @@ def rank_figure(series: Series, ranks: Sequence[int] = (), dark: bool = False) -
     ]
     data = _lines(lines)
     if not data:
-        return empty("The first round has not ended yet.", title, dark)
-    x = _rounds(data, dark)
+        return empty("The first round has not ended yet.", title)
+    x = _rounds(data)
     bounds = {"K·r, all clients together": sum(ranks), "r, one client": max(ranks)} if ranks else {}
     for (name, value), dash in zip(bounds.items(), ("dash", "dot")):
-        line = {"color": ink(dark)["quiet"], "width": 1.2, "dash": dash}
+        line = {"color": INK["quiet"], "width": 1.2, "dash": dash}
         data.append(
             {"type": "scatter", "mode": "lines", "name": f"{name} = {value}", "x": x["range"], "y": [value, value],
              "line": line, "hoverinfo": "name"}
         )  # fmt: skip
-    y = axis("directions a module", dark, rangemode="tozero")
-    return figure(data, title, dark, xaxis=x, yaxis=y, showlegend=True, hovermode="closest")
+    y = axis("directions a module", rangemode="tozero")
+    return figure(data, title, xaxis=x, yaxis=y, showlegend=True, hovermode="closest")
 
 
 def describe_rank(series: Series, ranks: Sequence[int] = ()) -> str:
@@ -220,12 +219,12 @@ def describe_rounds(series: Series, measure: str = "loss") -> str:
     return text + few * (measure == "score")
 
 
-def bytes_figure(series: Series, dark: bool = False) -> dict[str, Any]:
+def bytes_figure(series: Series) -> dict[str, Any]:
     """Megabytes that all clients have sent (up) and received (down), a pair of bars for each run."""
     title = "What has travelled"
     runs = [(label, colour, events[-1]["bytes"]) for label, colour, events in series if _played(events)]
     if not runs:
-        return empty("Nothing has travelled yet.", title, dark)
+        return empty("Nothing has travelled yet.", title)
     labels = [html.escape(label) for label, _, _ in runs]
     colours = [colour for _, colour, _ in runs]
     data = [
@@ -243,9 +242,9 @@ def bytes_figure(series: Series, dark: bool = False) -> dict[str, Any]:
             ("down (server to clients)", "down_total", 0.55, "/", "down"),
         )
     ]
-    x = axis("megabytes", dark, rangemode="tozero")
-    y = axis("", dark, autorange="reversed", showgrid=False, ticksuffix="  ")  # names lie, whatever their length
-    return figure(data, title, dark, xaxis=x, yaxis=y, barmode="group", showlegend=True)
+    x = axis("megabytes", rangemode="tozero")
+    y = axis("", autorange="reversed", showgrid=False, ticksuffix="  ")  # names lie, whatever their length
+    return figure(data, title, xaxis=x, yaxis=y, barmode="group", showlegend=True)
 
 
 def describe_bytes(series: Series) -> str:
@@ -264,17 +263,17 @@ def describe_bytes(series: Series) -> str:
 
 
 def round_spectrum_figure(
-    event: Event | None, module: str | None = None, colour: str = RUN_COLOURS[0], dark: bool = False
+    event: Event | None, module: str | None = None, colour: str = RUN_COLOURS[0]
 ) -> dict[str, Any]:
     """Singular values of one module's update after a round: the server's, the ideal mean's, and each client's."""
     title = "The global update against the clients'"
     spectra = (event or {}).get("spectra") or {}
     if not spectra:
-        return empty("The first round has not ended yet.", title, dark)
+        return empty("The first round has not ended yet.", title)
     name: str = module if module is not None and module in spectra else next(iter(spectra))
     # Short, as it stands over half a column: which module and round.
     title = f"Server and clients · {html.escape(short_name(name))} · round {event['round']}" if event else title
-    quiet = ink(dark)["quiet"]
+    quiet = INK["quiet"]
     found = spectra[name]
     data = [
         _scree(html.escape(client), values, {"color": quiet, "width": 1.2}, 4, legend=i == 0, group="clients")
@@ -289,9 +288,9 @@ def round_spectrum_figure(
     data.append(_scree("server", found["global"], {"color": colour, "width": 3}, 8))
     length = max(len(trace["x"]) for trace in data)
     values = [value for trace in data for value in trace["y"]]
-    y = axis("singular value σ (log)", dark, type="log") | log_ticks(min(values), max(values))
-    x = axis("direction, strongest first", dark, tickformat="d", range=[0.4, length + 0.6])
-    return figure(data, title, dark, xaxis=x, yaxis=y, showlegend=True, hovermode="closest")
+    y = axis("singular value σ (log)", type="log") | log_ticks(min(values), max(values))
+    x = axis("direction, strongest first", tickformat="d", range=[0.4, length + 0.6])
+    return figure(data, title, xaxis=x, yaxis=y, showlegend=True, hovermode="closest")
 
 
 def describe_round_spectrum(event: Event | None) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lora_playground.plots.style import axis, figure, ink, rounded
+from lora_playground.plots.style import INK, axis, figure, rounded
 
 GRADIENT, LEARNED, WRITES = "#8b979b", "#0072B2", "#D55E00"
 
 
-def scree_figure(module: dict[str, Any], values: Sequence[float], step: str, dark: bool = False) -> dict[str, Any]:
+def scree_figure(module: dict[str, Any], values: Sequence[float], step: str) -> dict[str, Any]:
     """σ of G₀ and of ΔW at one step, each over the largest that it has at the end, logarithmic."""
     data = []
     for name, found, colour in (("first gradient G₀", module["gradient"], GRADIENT), (f"ΔW {step}", values, LEARNED)):
@@ -22,12 +22,12 @@ def scree_figure(module: dict[str, Any], values: Sequence[float], step: str, dar
                 "hovertemplate": "σ<sub>%{x}</sub> %{y:.3g} of the largest<extra>" + name + "</extra>",
             }
         )  # fmt: skip
-    y_axis = axis("σ over the largest (log)", dark, type="log", range=[-3.1, 0.15])
+    y_axis = axis("σ over the largest (log)", type="log", range=[-3.1, 0.15])
     title = "Singular values: what the first gradient has, what was learned"
-    return figure(data, title, dark, 340, xaxis=axis("direction", dark), yaxis=y_axis, showlegend=True)
+    return figure(data, title, 340, xaxis=axis("direction"), yaxis=y_axis, showlegend=True)
 
 
-def foretold_figure(module: dict[str, Any], dark: bool = False) -> dict[str, Any]:
+def foretold_figure(module: dict[str, Any]) -> dict[str, Any]:
     """For each learned direction, how much of it lies in as many leading directions of G₀, with what chance gives."""
     x = [f"{i + 1}" for i in range(len(module["reads"]))]
     data: list[dict[str, Any]] = []
@@ -40,12 +40,12 @@ def foretold_figure(module: dict[str, Any], dark: bool = False) -> dict[str, Any
         at = module[f"{key}_chance"]
         dash = {"color": colour, "width": 1.5, "dash": "dot"}
         lines.append({"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": at, "y1": at, "line": dash})
-    half = {"color": ink(dark)["quiet"], "width": 1}
+    half = {"color": INK["quiet"], "width": 1}
     lines.append({"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0.5, "y1": 0.5, "line": half})
-    y_axis = axis("share within G₀'s leading directions", dark, tickformat=".0%", range=[0, 1.03])
+    y_axis = axis("share within G₀'s leading directions", tickformat=".0%", range=[0, 1.03])
     title = "How much of each learned direction was foretold"
     return figure(
-        data, title, dark, 340, xaxis=axis("learned direction (dotted: by chance)", dark), yaxis=y_axis, shapes=lines,
+        data, title, 340, xaxis=axis("learned direction (dotted: by chance)"), yaxis=y_axis, shapes=lines,
         barmode="group", showlegend=True,
     )  # fmt: skip
 

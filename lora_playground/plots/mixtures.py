@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from lora_playground.plots.style import SCALE, axis, empty, figure, ink, rounded
+from lora_playground.plots.style import INK, SCALE, axis, empty, figure, rounded
 
 Found = dict[str, Any]
 """What `lab.weights.over_weights` returns."""
@@ -15,7 +15,7 @@ CORNERS = ((0.0, 0.0), (1.0, 0.0), (0.5, math.sqrt(0.75)))
 """Where the three adapters stand."""
 
 
-def curve_figure(found: Found, names: Sequence[str], colours: Sequence[str], dark: bool = False) -> dict[str, Any]:
+def curve_figure(found: Found, names: Sequence[str], colours: Sequence[str]) -> dict[str, Any]:
     """The score of each task over the second adapter's weight, with intervals; the chosen mixture and the random
     control as marks at the right."""
     points = [point for point in found["points"] if point["kind"] == "grid"]
@@ -48,12 +48,12 @@ def curve_figure(found: Found, names: Sequence[str], colours: Sequence[str], dar
     ticks = [0, 0.25, 0.5, 0.75, 1, 1.21, 1.37]
     labels = [f"only<br>{first}", "¾ : ¼", "½ : ½", "¼ : ¾", f"only<br>{second}"]
     labels += [f"{weights[0]:g} : {weights[1]:g}<br>asked", "beside<br>random"]
-    x_axis = axis("", dark, tickvals=ticks, ticktext=labels, range=[-0.07, 1.47])
-    y_axis = axis("share of the test solved", dark, tickformat=".0%", range=[-0.04, 1.06])
+    x_axis = axis("", tickvals=ticks, ticktext=labels, range=[-0.07, 1.47])
+    y_axis = axis("share of the test solved", tickformat=".0%", range=[-0.04, 1.06])
     line = {"type": "line", "x0": 1.1, "x1": 1.1, "y0": 0, "y1": 1, "yref": "paper"}
-    shapes = [line | {"line": {"color": ink(dark)["grid"], "width": 2}}]
+    shapes = [line | {"line": {"color": INK["grid"], "width": 2}}]
     title = "What is left of each task over the weights"
-    return figure(data, title, dark, 380, xaxis=x_axis, yaxis=y_axis, shapes=shapes, showlegend=True)
+    return figure(data, title, 380, xaxis=x_axis, yaxis=y_axis, shapes=shapes, showlegend=True)
 
 
 def _whiskers(scores: Sequence[Found], colour: str) -> Found:
@@ -64,7 +64,7 @@ def _whiskers(scores: Sequence[Found], colour: str) -> Found:
     }  # fmt: skip
 
 
-def triangle_figure(found: Found, names: Sequence[str], colours: Sequence[str], dark: bool = False) -> dict[str, Any]:
+def triangle_figure(found: Found, names: Sequence[str], colours: Sequence[str]) -> dict[str, Any]:
     """The lowest of the tasks' scores at each mixture of three adapters; a corner is one adapter alone."""
     points = [point for point in found["points"] if point["kind"] == "grid"]
     places = [tuple(sum(w * c[i] for w, c in zip(point["weights"], CORNERS)) for i in (0, 1)) for point in points]
@@ -79,13 +79,13 @@ def triangle_figure(found: Found, names: Sequence[str], colours: Sequence[str], 
     edge = [*CORNERS, CORNERS[0]]
     data: list[dict[str, Any]] = [
         {"x": rounded(x for x, _ in edge), "y": rounded(y for _, y in edge), "mode": "lines", "hoverinfo": "skip",
-         "line": {"color": ink(dark)["grid"], "width": 2}},
+         "line": {"color": INK["grid"], "width": 2}},
         {"x": rounded(x for x, _ in places), "y": rounded(y for _, y in places), "mode": "markers+text",
          "text": [f"{value:.0%}" for value in worst], "textposition": "middle center", "customdata": told,
          "textfont": {"size": 12, "color": ["#ffffff" if value < 0.55 else "#14232b" for value in worst]},
          "marker": {"size": 42, "color": rounded(worst), "colorscale": SCALE, "cmin": 0, "cmax": 1, "showscale": True,
                     "colorbar": {"title": {"text": "lowest score"}, "tickformat": ".0%", "thickness": 12},
-                    "line": {"color": ink(dark)["grid"], "width": 1}},
+                    "line": {"color": INK["grid"], "width": 1}},
          "hovertemplate": "%{customdata}<extra></extra>"},
     ]  # fmt: skip
     hidden = {"visible": False}
@@ -96,21 +96,21 @@ def triangle_figure(found: Found, names: Sequence[str], colours: Sequence[str], 
     ]  # fmt: skip
     ranges = {"xaxis": {**hidden, "range": [-0.25, 1.25]}, "yaxis": {**hidden, "range": [-0.28, 1.12]}}
     title = "The task that suffers most, over the weights of three"
-    return figure(data, title, dark, 430, **ranges, annotations=notes, showlegend=False)
+    return figure(data, title, 430, **ranges, annotations=notes, showlegend=False)
 
 
-def mixture_figure(found: Found, names: Sequence[str], colours: Sequence[str], dark: bool = False) -> dict[str, Any]:
+def mixture_figure(found: Found, names: Sequence[str], colours: Sequence[str]) -> dict[str, Any]:
     """The figure for this number of adapters: a curve, a triangle or bars."""
     if not found["tasks"]:
-        return empty("None of these runs has a test part with a metric.", "Scores over the weights", dark)
+        return empty("None of these runs has a test part with a metric.", "Scores over the weights")
     if len(names) == 3:
-        return triangle_figure(found, names, colours, dark)
+        return triangle_figure(found, names, colours)
     if len(names) == 2:
-        return curve_figure(found, names, colours, dark)
-    return bars_figure(found, names, colours, dark)
+        return curve_figure(found, names, colours)
+    return bars_figure(found, names, colours)
 
 
-def bars_figure(found: Found, names: Sequence[str], colours: Sequence[str], dark: bool = False) -> dict[str, Any]:
+def bars_figure(found: Found, names: Sequence[str], colours: Sequence[str]) -> dict[str, Any]:
     """Each task's score with its adapter alone, in the chosen mixture, in the plain mean, and beside random updates."""
     data = []
     kinds = (("alone", "alone"), ("asked", "as asked"), ("mean", "plain mean"), ("random", "beside random ones"))
@@ -128,10 +128,10 @@ def bars_figure(found: Found, names: Sequence[str], colours: Sequence[str], dark
                 labels.append(label)
         colour, name = colours[about["index"]], html.escape(_short(names[about["index"]]))
         bar = {"type": "bar", "x": labels, "y": rounded(s["value"] for s in scores), "name": name}
-        data.append(bar | {"marker": {"color": colour}, "error_y": _whiskers(scores, ink(dark)["quiet"])})
-    y_axis = axis("share of the test solved", dark, tickformat=".0%", range=[0, 1.06])
+        data.append(bar | {"marker": {"color": colour}, "error_y": _whiskers(scores, INK["quiet"])})
+    y_axis = axis("share of the test solved", tickformat=".0%", range=[0, 1.06])
     title = "What is left of each task in the mixture"
-    return figure(data, title, dark, 380, xaxis=axis("", dark), yaxis=y_axis, barmode="group", showlegend=True)
+    return figure(data, title, 380, xaxis=axis(""), yaxis=y_axis, barmode="group", showlegend=True)
 
 
 def _short(name: str, characters: int = 22) -> str:

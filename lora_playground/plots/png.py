@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from lora_playground.plots.style import ink, run_colour
+from lora_playground.plots.style import INK, run_colour
 
 SIZE = (900, 520)
 _LEFT, _TOP, _RIGHT, _BOTTOM = 92, 64, 24, 64
@@ -29,13 +29,13 @@ def scree_png(title: str, series: Sequence[tuple[str, Sequence[float]]], most: i
         A PNG of 900 × 520 pixels; where all values are zero it says so.
     """
     image = Image.new("RGB", SIZE, "#ffffff")
-    pen, colours = ImageDraw.Draw(image), ink(dark=False)
-    pen.text((20, 18), title, fill=colours["text"], font=_font(20))
+    pen = ImageDraw.Draw(image)
+    pen.text((20, 18), title, fill=INK["text"], font=_font(20))
     drawn = [(label, [float(value) for value in values[:most]]) for label, values in series]
     largest = max((value for _, values in drawn for value in values), default=0.0)
     if largest <= 0:
         said = "The update is zero: nothing has been learned yet."
-        pen.text((SIZE[0] / 2, SIZE[1] / 2), said, fill=colours["quiet"], font=_font(16), anchor="mm")
+        pen.text((SIZE[0] / 2, SIZE[1] / 2), said, fill=INK["quiet"], font=_font(16), anchor="mm")
     else:
         _draw(pen, drawn, largest)
     data = io.BytesIO()
@@ -55,18 +55,18 @@ def _draw(pen: ImageDraw.ImageDraw, drawn: Sequence[tuple[str, list[float]]], la
         up = (math.log10(max(value, 10**low)) - low) / (high - low)
         return _LEFT + across * width, _TOP + (1 - up) * height
 
-    colours, small = ink(dark=False), _font(14)
+    small = _font(14)
     for value in _ticks(low, high):
         _, y = place(0, value)
-        pen.line([(_LEFT, y), (SIZE[0] - _RIGHT, y)], fill=colours["grid"])
-        pen.text((_LEFT - 8, y), f"{value:g}", fill=colours["quiet"], font=small, anchor="rm")
+        pen.line([(_LEFT, y), (SIZE[0] - _RIGHT, y)], fill=INK["grid"])
+        pen.text((_LEFT - 8, y), f"{value:g}", fill=INK["quiet"], font=small, anchor="rm")
     every = max(1, math.ceil(length / 16))
     for number in range(0, length, every):
         x, _ = place(number, 10**low)
-        pen.text((x, SIZE[1] - _BOTTOM + 8), str(number + 1), fill=colours["quiet"], font=small, anchor="mt")
+        pen.text((x, SIZE[1] - _BOTTOM + 8), str(number + 1), fill=INK["quiet"], font=small, anchor="mt")
     middle = (_LEFT + width / 2, SIZE[1] - 14)
-    pen.text(middle, "direction, strongest first", fill=colours["text"], font=small, anchor="mb")
-    pen.text((20, _TOP - 14), "singular value (log)", fill=colours["text"], font=small, anchor="lm")
+    pen.text(middle, "direction, strongest first", fill=INK["text"], font=small, anchor="mb")
+    pen.text((20, _TOP - 14), "singular value (log)", fill=INK["text"], font=small, anchor="lm")
     right = SIZE[0] - _RIGHT
     for slot, (label, values) in enumerate(drawn):
         kept = [place(number, value) for number, value in enumerate(values) if value >= _LEAST * largest]

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from lora_playground.plots.spectrum import short_name
-from lora_playground.plots.style import SCALE, axis, figure, ink, log_ticks, percent, rounded, significant
+from lora_playground.plots.style import INK, SCALE, axis, figure, log_ticks, percent, rounded, significant
 
 _SHOWN = 64
 _CHANCE = "#6b7280"
 
 
 def square_figure(
-    similarity: np.ndarray, first: tuple[str, str], second: tuple[str, str], dark: bool = False, module: str = ""
+    similarity: np.ndarray, first: tuple[str, str], second: tuple[str, str], module: str = ""
 ) -> dict[str, Any]:
     """φ(i, j) of two adapters as a heatmap: i of the first upwards, j of the second to the right.
 
@@ -42,19 +42,17 @@ def square_figure(
         "colorbar": _scale("φ"),
     }
     title = "Shared directions φ(i, j)" + (f" · {html.escape(short_name(module))}" if module else "")
-    x = axis(f"first j directions of {two}", dark, showgrid=False, tickformat="d")
-    y = axis(f"first i directions<br>of {one}", dark, showgrid=False, tickformat="d")
+    x = axis(f"first j directions of {two}", showgrid=False, tickformat="d")
+    y = axis(f"first i directions<br>of {one}", showgrid=False, tickformat="d")
     x["title"]["font"]["color"], y["title"]["font"]["color"] = second[1], first[1]
     for side, length in ((x, shown.shape[1]), (y, shown.shape[0])):
         side["range"] = [0.5, length + 0.5]
         if length <= 12:
             side["dtick"] = 1
-    return figure([heat], title, dark, 360, xaxis=x, yaxis=y, showlegend=False)
+    return figure([heat], title, 360, xaxis=x, yaxis=y, showlegend=False)
 
 
-def overlap_figure(
-    similarity: np.ndarray, chance: np.ndarray, colour: str, angles: Sequence[float] = (), dark: bool = False
-) -> dict[str, Any]:
+def overlap_figure(similarity: np.ndarray, chance: np.ndarray, colour: str) -> dict[str, Any]:
     """φ(k, k) over k, beside its value for random directions."""
     k = min(similarity.shape)
     index = list(range(1, k + 1))
@@ -75,9 +73,9 @@ def overlap_figure(
         "line": {"color": _CHANCE, "width": 2, "dash": "dot"},
         "hovertemplate": "by chance %{y:.1%}<extra></extra>",
     }
-    x = axis("first k directions of both", dark, tickformat="d", **({"dtick": 1} if k <= 12 else {}))
-    y = axis("share in common, φ(k, k)", dark, range=[0, 1.04], tickformat=".0%")
-    return figure([shared, random], "How much they have in common", dark, 360, xaxis=x, yaxis=y, showlegend=True)
+    x = axis("first k directions of both", tickformat="d", **({"dtick": 1} if k <= 12 else {}))
+    y = axis("share in common, φ(k, k)", range=[0, 1.04], tickformat=".0%")
+    return figure([shared, random], "How much they have in common", 360, xaxis=x, yaxis=y, showlegend=True)
 
 
 def describe_similarity(
@@ -95,7 +93,7 @@ def describe_similarity(
     return text + "."
 
 
-def alignment_figure(cosines: np.ndarray, dark: bool = False, module: str = "") -> dict[str, Any]:
+def alignment_figure(cosines: np.ndarray, module: str = "") -> dict[str, Any]:
     """|cos| between directions of ΔW (upwards) and of W (to the right)."""
     heat = {
         "type": "heatmap",
@@ -111,9 +109,9 @@ def alignment_figure(cosines: np.ndarray, dark: bool = False, module: str = "") 
         "colorbar": _scale("|cos|"),
     }
     title = "Does ΔW follow W?" + (f" · {html.escape(short_name(module))}" if module else "")
-    x = axis("direction of W, strongest first", dark, showgrid=False, tickformat="d")
-    y = axis("direction of ΔW", dark, showgrid=False, tickformat="d", dtick=max(1, len(cosines) // 8))
-    return figure([heat], title, dark, 340, xaxis=x, yaxis=y, showlegend=False)
+    x = axis("direction of W, strongest first", showgrid=False, tickformat="d")
+    y = axis("direction of ΔW", showgrid=False, tickformat="d", dtick=max(1, len(cosines) // 8))
+    return figure([heat], title, 340, xaxis=x, yaxis=y, showlegend=False)
 
 
 def describe_alignment(cosines: np.ndarray, floor: float) -> str:
@@ -129,7 +127,7 @@ def describe_alignment(cosines: np.ndarray, floor: float) -> str:
     )
 
 
-def amplification_figure(values: Sequence[tuple[str, float]], colour: str, dark: bool = False) -> dict[str, Any]:
+def amplification_figure(values: Sequence[tuple[str, float]], colour: str) -> dict[str, Any]:
     """‖UᵀWV‖ for directions of ΔW, of W and at random (log): how much of W lies where the update acts.
 
     Args:
@@ -149,9 +147,9 @@ def amplification_figure(values: Sequence[tuple[str, float]], colour: str, dark:
     known = [value for _, value in values if value > 0] or [1.0]
     low, high = min(known) / 3, 2 * max(known)  # on a logarithmic axis bars begin at a third of the smallest
     span = [math.log10(low), math.log10(high)]
-    y = axis("‖Uᵀ W V‖_F (log)", dark, type="log", range=span, **log_ticks(low, high))
-    x = axis("directions U, V taken from", dark, showgrid=False)
-    return figure([bars], "How much of W lies where ΔW acts", dark, 340, xaxis=x, yaxis=y, showlegend=False)
+    y = axis("‖Uᵀ W V‖_F (log)", type="log", range=span, **log_ticks(low, high))
+    x = axis("directions U, V taken from", showgrid=False)
+    return figure([bars], "How much of W lies where ΔW acts", 340, xaxis=x, yaxis=y, showlegend=False)
 
 
 def describe_amplification(by_update: float, by_base: float, by_random: float, norm: float, rank: int) -> str:
@@ -175,7 +173,6 @@ def intruder_figure(
     epsilon: float,
     floor: tuple[float, float],
     colour: str,
-    dark: bool = False,
     module: str = "",
 ) -> dict[str, Any]:
     """Largest |cos| of each leading singular vector of W + ΔW with any of W's; those under ε are intruders.
@@ -191,7 +188,7 @@ def intruder_figure(
         "marker": {"color": [colour if c < epsilon else _CHANCE for c in cosines]},
         "hovertemplate": "direction %{x} of W + ΔW: |cos| = %{y:.2f}<extra></extra>",
     }
-    text = ink(dark)["text"]
+    text = INK["text"]
     span = {"type": "line", "xref": "paper", "x0": 0, "x1": 1}
     lines = [
         {**span, "y0": epsilon, "y1": epsilon, "line": {"color": text, "width": 1.5, "dash": "dash"}},
@@ -199,14 +196,12 @@ def intruder_figure(
     ]
     notes = [_note(f"ε = {epsilon:g}", epsilon, text), _note("chance", floor[0], text)]
     title = "Intruders, new to W" + (f" · {html.escape(short_name(module))}" if module else "")
-    x = axis("direction of W + ΔW, strongest first", dark, tickformat="d", showgrid=False)
+    x = axis("direction of W + ΔW, strongest first", tickformat="d", showgrid=False)
     if len(index) <= 16:
         x["dtick"] = 1
-    y = axis("closest direction of W, |cos|", dark, range=[0, 1.05])
+    y = axis("closest direction of W, |cos|", range=[0, 1.05])
     room = {"l": 56, "r": 62, "t": 44, "b": 48}
-    return figure(
-        [bars], title, dark, 340, xaxis=x, yaxis=y, shapes=lines, annotations=notes, showlegend=False, margin=room
-    )
+    return figure([bars], title, 340, xaxis=x, yaxis=y, shapes=lines, annotations=notes, showlegend=False, margin=room)
 
 
 def _scale(title: str) -> dict[str, Any]:

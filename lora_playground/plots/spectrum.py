@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_playground.analysis.spectra import effective_rank, energy_captured, energy_rank, stable_rank
-from lora_playground.plots.style import SCALE, axis, empty, figure, ink, log_ticks, percent, rounded, significant
+from lora_playground.plots.style import INK, SCALE, axis, empty, figure, log_ticks, percent, rounded, significant
 from lora_playground.wording import counted
 
 MEASURES: dict[str, tuple[str, str]] = {
@@ -32,7 +32,6 @@ def scree_figure(
     series: Sequence[tuple[str, str, Sequence[float]]],
     rank: int | Sequence[int] | None = None,
     log: bool = True,
-    dark: bool = False,
     module: str = "",
     points: int = 64,
     edge: float | Sequence[tuple[float, str]] | None = None,
@@ -50,22 +49,20 @@ def scree_figure(
     """
     title = "Singular values of ΔW" + (f" · {html.escape(short_name(module))}" if module else "")
     if not any(len(values) and values[0] > 0 for _, _, values in series):
-        return empty("ΔW is still zero: nothing has been learned yet.", title, dark)
+        return empty("ΔW is still zero: nothing has been learned yet.", title)
     data: list[dict[str, Any]] = []
     for label, colour, values in series:
         data += _scree_traces(label, colour, [float(v) for v in values], points, log, energy=len(series) == 1)
     length = max((len(trace["x"]) for trace in data), default=1)
     ranks = [rank] if isinstance(rank, int) else list(rank or [])
     furthest = max([length, *[r for r in ranks if r <= 2 * length]])
-    lines, notes = _rank_marks(ranks, [colour for _, colour, _ in series], furthest, dark)
-    more_lines, more_notes = _edge_marks(
-        [(edge, ink(dark)["quiet"])] if isinstance(edge, int | float) else edge, log, dark
-    )
+    lines, notes = _rank_marks(ranks, [colour for _, colour, _ in series], furthest)
+    more_lines, more_notes = _edge_marks([(edge, INK["quiet"])] if isinstance(edge, int | float) else edge, log)
     lines, notes = lines + more_lines, notes + more_notes
-    x = axis("direction, strongest first", dark, range=[0.4, furthest + 0.6], tickformat="d")
+    x = axis("direction, strongest first", range=[0.4, furthest + 0.6], tickformat="d")
     if furthest <= 20:
         x["dtick"] = 1 if furthest <= 10 else 2
-    y = axis("singular value σ" + (" (log)" if log else ""), dark, type="log" if log else "linear")
+    y = axis("singular value σ" + (" (log)" if log else ""), type="log" if log else "linear")
     if log:
         y |= _sigma_ticks(series)
     else:
@@ -73,16 +70,16 @@ def scree_figure(
     more: dict[str, Any] = {}
     if len(series) == 1:
         more["yaxis2"] = axis(
-            "energy kept", dark, overlaying="y", side="right", range=[0, 1.05], tickformat=".0%", showgrid=False
+            "energy kept", overlaying="y", side="right", range=[0, 1.05], tickformat=".0%", showgrid=False
         )
     layout: dict[str, Any] = {"shapes": lines, "annotations": notes, "showlegend": True, "hovermode": "x"}
     if len(set(ranks)) == 1:  # a single rank's name stands between title and picture
         layout["margin"] = {"l": 56, "r": 16, "t": 62, "b": 48}
-    return figure(data, title, dark, 354, xaxis=x, yaxis=y, **layout, **more)
+    return figure(data, title, 354, xaxis=x, yaxis=y, **layout, **more)
 
 
 def _edge_marks(
-    edges: Sequence[tuple[float, str]] | None, log: bool, dark: bool
+    edges: Sequence[tuple[float, str]] | None, log: bool
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Dotted lines at the edges of noise, each with its words; edges that lie together share theirs."""
     lines, notes, named = [], [], []  # type: list[dict[str, Any]], list[dict[str, Any]], list[float]
@@ -90,7 +87,7 @@ def _edge_marks(
         line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": height, "y1": height}
         lines.append({**line, "line": {"color": colour, "width": 1.5, "dash": "dot"}})
         if any(abs(math.log10(height / other)) < 0.25 for other in named):
-            notes[-1] |= {"text": "edges of noise", "font": {"size": 12, "color": ink(dark)["quiet"]}}
+            notes[-1] |= {"text": "edges of noise", "font": {"size": 12, "color": INK["quiet"]}}
             highest = max(height, *named)
             notes[-1]["y"] = math.log10(highest) if log else highest
         else:
@@ -142,14 +139,14 @@ def _sigma_ticks(series: Sequence[tuple[str, str, Sequence[float]]]) -> dict[str
 
 
 def _rank_marks(
-    ranks: Sequence[int], colours: Sequence[str], furthest: int, dark: bool
+    ranks: Sequence[int], colours: Sequence[str], furthest: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Dotted lines just right of direction r, where the budget ends; equal budgets share one."""
     lines, notes = [], []
     distinct = list(dict.fromkeys(ranks))
     for position, rank in enumerate(distinct):
         several = len(distinct) > 1 and len(ranks) == len(colours)
-        colour = colours[list(ranks).index(rank)] if several else ink(dark)["quiet"]
+        colour = colours[list(ranks).index(rank)] if several else INK["quiet"]
         place = {"x0": rank + 0.5, "x1": rank + 0.5, "y0": 0, "y1": 1, "yref": "paper", "type": "line"}
         lines.append({**place, "line": {"color": colour, "width": 1.5, "dash": "dash"}})
         text = f"r = {rank}" if len(distinct) > 1 else f"rank budget r = {rank}"
@@ -250,7 +247,6 @@ def _place(kind: str) -> int:
 def map_figure(
     values: Mapping[str, float],
     measure: str = "effective_rank",
-    dark: bool = False,
     selected: str = "",
     top: float | None = None,
 ) -> dict[str, Any]:
@@ -264,7 +260,7 @@ def map_figure(
     """
     title, unit = MEASURES[measure]
     if not values:
-        return empty("The map fills when training begins.", title, dark, 360)
+        return empty("The map fills when training begins.", title, 360)
     rows, kinds, cells = module_grid(list(values))
     z = [rounded(_lookup(values, cells, row, kind) for kind in kinds) for row in rows]
     names = [[cells.get((row, kind), "") for kind in kinds] for row in rows]
@@ -293,11 +289,11 @@ def map_figure(
         heat["texttemplate"] = "%{z:.2~g}" if measure in ("relative", "frobenius", "sigma_1") else "%{z:.1f}"
         heat["textfont"] = {"size": 12}
     frame = _frame(selected, rows, kinds, cells)
-    x = axis("module", dark, side="bottom", showgrid=False, type="category", fixedrange=True)
+    x = axis("module", side="bottom", showgrid=False, type="category", fixedrange=True)
     step = max(1, math.ceil(len(rows) / 16))
-    y = axis("layer", dark, showgrid=False, type="category", fixedrange=True, tickvals=rows[::step])
+    y = axis("layer", showgrid=False, type="category", fixedrange=True, tickvals=rows[::step])
     height = max(280, min(560, 130 + 32 * len(rows)))
-    return figure([heat], title, dark, height, xaxis=x, yaxis=y, shapes=frame, showlegend=False)
+    return figure([heat], title, height, xaxis=x, yaxis=y, shapes=frame, showlegend=False)
 
 
 def _lookup(values: Mapping[str, float], cells: Mapping[tuple[str, str], str], row: str, kind: str) -> float | None:
@@ -345,8 +341,6 @@ def describe_map(values: Mapping[str, float], measure: str = "effective_rank") -
 def energy_figure(
     series: Sequence[tuple[str, str, Sequence[float]]],
     kept: tuple[int, int] | None = None,
-    dark: bool = False,
-    title: str = "Energy kept by the first k directions",
 ) -> dict[str, Any]:
     """Share of ‖ΔW‖_F² in the first k directions, over k; the range that a cut keeps is shaded.
 
@@ -354,7 +348,7 @@ def energy_figure(
         series: (label, colour, cumulative shares from k = 1) of each run.
         kept: first and last direction kept (1-based, inclusive), or None.
     """
-    data = []
+    title, data = "Energy kept by the first k directions", []
     for label, colour, shares in series:
         name = html.escape(label)
         line = {"x": list(range(len(shares) + 1)), "y": rounded([0.0, *map(float, shares)]), "mode": "lines+markers"}
@@ -362,13 +356,13 @@ def energy_figure(
         hover = "first %{x} directions keep %{y:.1%}<extra>" + name + "</extra>"
         data.append({**line, **look, "name": name, "hovertemplate": hover})
     if not data:
-        return empty("Tick a run to see how its energy is spread.", title, dark)
+        return empty("Tick a run to see how its energy is spread.", title)
     shapes = []
     if kept is not None and kept[1] >= kept[0]:
         box = {"type": "rect", "x0": kept[0] - 1, "x1": kept[1], "y0": 0, "y1": 1, "yref": "paper", "layer": "below"}
         shapes.append({**box, "fillcolor": "#56B4E9", "opacity": 0.18, "line": {"width": 0}})
-    x = axis("directions kept, k", dark, rangemode="tozero", tickformat="d")
+    x = axis("directions kept, k", rangemode="tozero", tickformat="d")
     if max(len(shares) for _, _, shares in series) <= 12:
         x["dtick"] = 1
-    y = axis("energy kept", dark, range=[0, 1.04], tickformat=".0%")
-    return figure(data, title, dark, 340, xaxis=x, yaxis=y, shapes=shapes, showlegend=True)
+    y = axis("energy kept", range=[0, 1.04], tickformat=".0%")
+    return figure(data, title, 340, xaxis=x, yaxis=y, shapes=shapes, showlegend=True)

@@ -12,6 +12,9 @@ RUN_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 SCALE = "Cividis"
 """The colour scale for magnitudes: even in lightness, readable with colour blindness, on light and dark pages."""
 
+INK = {"text": "#1f2937", "quiet": "#6b7280", "grid": "#e2e5ea"}
+"""Colours of text, quiet text and grid. On a dark page the style sheet replaces them."""
+
 FONT = '"Atkinson Hyperlegible Next", system-ui, sans-serif'
 
 
@@ -23,19 +26,11 @@ def run_colour(slot: int) -> str:
     return RUN_COLOURS[slot % len(RUN_COLOURS)]
 
 
-def ink(dark: bool) -> dict[str, str]:
-    """Colours of text, quiet text, grid and lines on a light or a dark page."""
-    if dark:
-        return {"text": "#e5e7eb", "quiet": "#9ca3af", "grid": "#39414f", "hover": "#1f2937"}
-    return {"text": "#1f2937", "quiet": "#6b7280", "grid": "#e2e5ea", "hover": "#ffffff"}
-
-
-def axis(title: str, dark: bool, **more: Any) -> dict[str, Any]:
+def axis(title: str, **more: Any) -> dict[str, Any]:
     """An axis with a title (unit in it), quiet grid and no frame."""
-    colours = ink(dark)
     return {
         "title": {"text": title, "font": {"size": 13}, "standoff": 8},
-        "gridcolor": colours["grid"],
+        "gridcolor": INK["grid"],
         "zeroline": False,
         "ticks": "",
         "automargin": True,
@@ -43,7 +38,7 @@ def axis(title: str, dark: bool, **more: Any) -> dict[str, Any]:
     }
 
 
-def figure(data: list[dict[str, Any]], title: str, dark: bool, height: int = 320, **layout: Any) -> dict[str, Any]:
+def figure(data: list[dict[str, Any]], title: str, height: int = 320, **layout: Any) -> dict[str, Any]:
     """Traces in the shared layout, which stays the same between updates, so that zoom is kept (`uirevision`).
 
     Args:
@@ -51,7 +46,6 @@ def figure(data: list[dict[str, Any]], title: str, dark: bool, height: int = 320
         title: says what is shown.
         layout: further layout fields, which replace the shared ones.
     """
-    colours = ink(dark)
     base: dict[str, Any] = {
         "title": {
             "text": title,
@@ -64,7 +58,7 @@ def figure(data: list[dict[str, Any]], title: str, dark: bool, height: int = 320
             "font": {"size": 15},
             "pad": {"l": 8, "t": 13},
         },
-        "font": {"family": FONT, "size": 13, "color": colours["text"]},
+        "font": {"family": FONT, "size": 13, "color": INK["text"]},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "margin": {"l": 56, "r": 16, "t": 44, "b": 48},
@@ -84,13 +78,13 @@ def figure(data: list[dict[str, Any]], title: str, dark: bool, height: int = 320
     return {"data": data, "layout": {**base, **layout}, "config": config}
 
 
-def empty(text: str, title: str, dark: bool, height: int = 320) -> dict[str, Any]:
+def empty(text: str, title: str, height: int = 320) -> dict[str, Any]:
     """A figure that says what to do first."""
     note = {"text": text, "showarrow": False, "x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper"}
-    note["font"] = {"size": 14, "color": ink(dark)["quiet"]}  # type: ignore[assignment]
+    note["font"] = {"size": 14, "color": INK["quiet"]}  # type: ignore[assignment]
     hidden = {"visible": False}
     even = {"l": 16, "r": 16, "t": 44, "b": 44}
-    return figure([], title, dark, height, annotations=[note], xaxis=hidden, yaxis=hidden, margin=even)
+    return figure([], title, height, annotations=[note], xaxis=hidden, yaxis=hidden, margin=even)
 
 
 def log_ticks(low: float, high: float) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_playground.plots.style import (
+    INK,
     SCALE,
     axis,
     empty,
     figure,
-    ink,
     log_ticks,
     percent,
     rounded,
@@ -42,11 +42,11 @@ Line = tuple[int, Sequence[int], Sequence[float], "int | None"]
 """(rank, steps, validation losses, the step at which it separates from the lowest curve or None)."""
 
 
-def fan_figure(lines: Sequence[Line], steps: int, dark: bool = False) -> dict[str, Any]:
+def fan_figure(lines: Sequence[Line], steps: int) -> dict[str, Any]:
     """Validation loss by rank, with a ring where a curve separates from the lowest one."""
     title = "Rank fan: where the curves part"
     if not any(xs for _, xs, _, _ in lines):
-        return empty("The fan opens with the first validation.", title, dark)
+        return empty("The fan opens with the first validation.", title)
     colours, data = rank_colours([rank for rank, _, _, _ in lines]), []
     for rank, xs, ys, parts in lines:
         name = f"r = {rank}"
@@ -61,8 +61,8 @@ def fan_figure(lines: Sequence[Line], steps: int, dark: bool = False) -> dict[st
                 "marker": {"symbol": "circle-open", "size": 14, "color": colours[rank], "line": {"width": 2.5}},
                 "hovertemplate": f"{name} parts here<extra></extra>",
             })  # fmt: skip
-    across = axis("step", dark, range=[0, steps * 1.04])
-    return figure(data, title, dark, xaxis=across, yaxis=axis("validation loss (nats)", dark))
+    across = axis("step", range=[0, steps * 1.04])
+    return figure(data, title, xaxis=across, yaxis=axis("validation loss (nats)"))
 
 
 def describe_fan(lines: Sequence[Line], margin: float) -> str:
@@ -87,11 +87,11 @@ Row = tuple[str, int, float, float, float, Sequence[float]]
 """(variant, rank, mean score, low, high, scores of the seeds)."""
 
 
-def score_figure(rows: Sequence[Row], base: float | None = None, dark: bool = False) -> dict[str, Any]:
+def score_figure(rows: Sequence[Row], base: float | None = None) -> dict[str, Any]:
     """Score over rank with 95% intervals: a line for each variant, seeds as small points, the base dotted."""
     title = "Score over rank"
     if not rows:
-        return empty("Scores come when the first run is done.", title, dark)
+        return empty("Scores come when the first run is done.", title)
     data: list[dict[str, Any]] = []
     names = list(dict.fromkeys(row[0] for row in rows))
     for place, name in enumerate(names):
@@ -114,13 +114,13 @@ def score_figure(rows: Sequence[Row], base: float | None = None, dark: bool = Fa
                 "showlegend": False, "marker": {"size": 5, "color": colour, "opacity": 0.5}, "hoverinfo": "skip",
             })  # fmt: skip
     ranks = sorted({row[1] for row in rows})
-    across = axis("rank r (log)", dark, type="log", tickvals=ranks, ticktext=[str(rank) for rank in ranks])
+    across = axis("rank r (log)", type="log", tickvals=ranks, ticktext=[str(rank) for rank in ranks])
     shapes = []
     if base is not None:
-        line = {"color": ink(dark)["quiet"], "width": 1.5, "dash": "dot"}
+        line = {"color": INK["quiet"], "width": 1.5, "dash": "dot"}
         shapes = [{"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": base, "y1": base, "line": line}]
-    up = axis("score", dark, tickformat=".0%", range=[0, 1.04])
-    return figure(data, title, dark, xaxis=across, yaxis=up, shapes=shapes, showlegend=len(names) > 1)
+    up = axis("score", tickformat=".0%", range=[0, 1.04])
+    return figure(data, title, xaxis=across, yaxis=up, shapes=shapes, showlegend=len(names) > 1)
 
 
 def describe_scores(rows: Sequence[Row], enough: Row | None, best: Row | None, n: int) -> str:
@@ -151,11 +151,11 @@ Held = Mapping[tuple[str, "int | None"], tuple[int, float]]
 """{(variant, rank): (parameters, bits)}."""
 
 
-def capacity_figure(target_bits: float | None, held: Held, dark: bool = False) -> dict[str, Any]:
+def capacity_figure(target_bits: float | None, held: Held) -> dict[str, Any]:
     """Bits that each adapter can hold as bars, and a line where the targets' bits are."""
     title = "Capacity, and what is to be learned"
     if target_bits is None or not held:
-        return empty("It needs the first finished run.", title, dark)
+        return empty("It needs the first finished run.", title)
     several = len({name for name, _ in held}) > 1
     labels = [f"{name} r = {rank}" if rank and several else f"r = {rank}" if rank else name for name, rank in held]
     bits = [found for _, found in held.values()]
@@ -168,16 +168,16 @@ def capacity_figure(target_bits: float | None, held: Held, dark: bool = False) -
     }  # fmt: skip
     low, high = min([*bits, target_bits]) / 3, max([*bits, target_bits])
     high *= (high / low) ** 0.35  # room for the words behind the longest bar
-    text = ink(dark)["text"]
+    text = INK["text"]
     line = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": target_bits, "x1": target_bits}
     shapes = [{**line, "line": {"color": text, "width": 2, "dash": "dash"}}]
     note = {
         "x": math.log10(target_bits), "y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False,
         "text": f"targets: {significant(target_bits)} bits", "font": {"size": 12, "color": text},
     }  # fmt: skip
-    across = axis("bits (log)", dark, type="log", range=[math.log10(low), math.log10(high)], **log_ticks(low, high))
-    up = axis("", dark, type="category", autorange="reversed", showgrid=False)
-    return figure([bars], title, dark, xaxis=across, yaxis=up, shapes=shapes, annotations=[note],
+    across = axis("bits (log)", type="log", range=[math.log10(low), math.log10(high)], **log_ticks(low, high))
+    up = axis("", type="category", autorange="reversed", showgrid=False)
+    return figure([bars], title, xaxis=across, yaxis=up, shapes=shapes, annotations=[note],
                   margin={"l": 56, "r": 16, "t": 58, "b": 48})  # fmt: skip
 
 
@@ -205,25 +205,25 @@ def describe_capacity(target_bits: float | None, held: Held, bits: float) -> str
     return f"{said}{first} is the first that could hold it all ({room_of})."
 
 
-def utilisation_figure(points: Sequence[tuple[int, float]], slope: float | None, dark: bool = False) -> dict[str, Any]:
+def utilisation_figure(points: Sequence[tuple[int, float]], slope: float | None) -> dict[str, Any]:
     """Stable rank over rank, both logarithmic, with the line of their slope and the diagonal of full use."""
     title = "Utilisation of the rank"
     if not points:
-        return empty("It needs the spectra of a finished run.", title, dark)
+        return empty("It needs the spectra of a finished run.", title)
     xs, ys = [rank for rank, _ in points], [value for _, value in points]
-    quiet = ink(dark)["quiet"]
+    quiet = INK["quiet"]
     data: list[dict[str, Any]] = [
         {"x": xs, "y": xs, "mode": "lines", "name": "all used evenly", "line": {"color": quiet, "dash": "dot"}},
         {"x": xs, "y": rounded(ys), "mode": "lines+markers", "name": "stable rank", "marker": {"size": 9},
          "line": {"color": run_colour(0), "width": 2.5},
          "hovertemplate": "r = %{x}: %{y:.2f} directions<extra></extra>"},
     ]  # fmt: skip
-    across = axis("rank r (log)", dark, type="log", tickvals=xs, ticktext=[str(x) for x in xs])
+    across = axis("rank r (log)", type="log", tickvals=xs, ticktext=[str(x) for x in xs])
     low, high = 0.9, max(*xs, *ys) * 1.15
-    up = axis("stable rank ‖ΔW‖²F/σ₁² (log)", dark, type="log", range=[math.log10(low), math.log10(high)],
+    up = axis("stable rank ‖ΔW‖²F/σ₁² (log)", type="log", range=[math.log10(low), math.log10(high)],
               **log_ticks(low, high))  # fmt: skip
     name = title if slope is None else f"{title} (slope {slope:.2f})"
-    return figure(data, name, dark, xaxis=across, yaxis=up)
+    return figure(data, name, xaxis=across, yaxis=up)
 
 
 def describe_utilisation(points: Sequence[tuple[int, float]], slope: float | None) -> str:
@@ -248,12 +248,11 @@ _NAMES = {"rank": "rank r", "learning_rate": "learning rate", "variant": "method
 
 def heat_figure(
     x: str, y: str, xs: Sequence[Any], ys: Sequence[Any], cells: Sequence[Sequence[float | None]], measure: str,
-    dark: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """A heat map: one number for each pair of values of two options, a gap where no run is done."""
     title = f"{'Score' if measure == 'score' else 'Validation loss'} over {_NAMES[x]} and {_NAMES[y]}"
     if not any(cell is not None for row in cells for cell in row):
-        return empty("It fills when the first run is done.", title, dark)
+        return empty("It fills when the first run is done.", title)
     score = measure == "score"
     heat: dict[str, Any] = {
         "type": "heatmap", "x": [_value(one) for one in xs], "y": [_value(one) for one in ys],
@@ -265,7 +264,7 @@ def heat_figure(
     if score:
         heat |= {"zmin": 0, "zmax": 1}
     fixed = {"type": "category", "showgrid": False, "fixedrange": True}
-    return figure([heat], title, dark, xaxis=axis(_NAMES[x], dark, **fixed), yaxis=axis(_NAMES[y], dark, **fixed))
+    return figure([heat], title, xaxis=axis(_NAMES[x], **fixed), yaxis=axis(_NAMES[y], **fixed))
 
 
 def describe_heat(

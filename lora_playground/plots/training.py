@@ -27,14 +27,11 @@ def smoothed(losses: Sequence[float], window: float) -> list[float]:
     return result
 
 
-def losses_figure(
-    runs: Sequence[tuple[str, str, RunProgress]], dark: bool = False, log: bool = False
-) -> dict[str, Any]:
+def losses_figure(runs: Sequence[tuple[str, str, RunProgress]]) -> dict[str, Any]:
     """Losses of several runs over the steps: training faint with its moving average, validation as points.
 
     Args:
         runs: (label, colour, progress), in the order of their slots.
-        log: logarithmic loss axis.
     """
     budget = max(60, _POINTS // max(1, len(runs)))
     data: list[dict[str, Any]] = []
@@ -44,20 +41,20 @@ def losses_figure(
         data += _traces(label, colour, progress, budget, single=len(runs) == 1)
     title = "Loss while it trains" if len(runs) <= 1 else "Loss of each run"
     if not any(trace["x"] for trace in data):
-        return empty("The curve begins with the first step.", "Loss", dark)
-    horizontal = axis("step", dark, rangemode="tozero")
+        return empty("The curve begins with the first step.", "Loss")
+    horizontal = axis("step", rangemode="tozero")
     if planned:
         horizontal["range"] = [0, planned]
     # Invisible ticks keep the axis's numbers away from the first mark, which is on the axis.
-    vertical = axis("loss (nats per token)", dark, type="log" if log else "linear")
+    vertical = axis("loss (nats per token)", type="linear")
     vertical |= {"ticks": "outside", "ticklen": 7, "tickcolor": "rgba(0,0,0,0)"}
     height = 320 + 22 * max(0, math.ceil(len(runs) / 2) - 1)  # names of runs stand two in a line below the picture
-    return figure(data, title, dark, height, xaxis=horizontal, yaxis=vertical, showlegend=True, hovermode="x")
+    return figure(data, title, height, xaxis=horizontal, yaxis=vertical, showlegend=True, hovermode="x")
 
 
-def loss_figure(progress: RunProgress, colour: str, dark: bool = False, log: bool = False) -> dict[str, Any]:
+def loss_figure(progress: RunProgress, colour: str) -> dict[str, Any]:
     """The loss of one run; see `losses_figure`."""
-    return losses_figure([("", colour, progress)], dark, log)
+    return losses_figure([("", colour, progress)])
 
 
 def _traces(label: str, colour: str, progress: RunProgress, budget: int, single: bool) -> list[dict[str, Any]]:

@@ -34,9 +34,9 @@ def pictures(progress: RunProgress, module: str, rank: int | None, ended: bool =
     if not progress.spectra:
         why = _NONE_TAKEN if ended else "The first spectrum comes soon after training begins."
         return shown | {
-            "map": empty(why, plots.MEASURES["effective_rank"][0], False, 360),
+            "map": empty(why, plots.MEASURES["effective_rank"][0], 360),
             "map_words": "",
-            "scree": empty(why, "Singular values of ΔW", False, 354),
+            "scree": empty(why, "Singular values of ΔW", 354),
             "scree_words": "",
         }
     ranks, values = progress.spectra.get("effective_rank", {}), told.get(module, [])

@@ -206,13 +206,13 @@ class Tools:
 
     def _curve(self, subject: views.Subject | None, cut: Truncation | None) -> list[Any]:
         if subject is None:
-            return [draw(empty("", "What is left of loss and score", False, 340)), ""]
+            return [draw(empty("", "What is left of loss and score", 340)), ""]
         found = truncation_curve.read(subject.shown.run)
         kept = cut.k if cut is not None and cut.mode == "top" else None
         if found is None:
             title = "What is left when only the first k directions are kept"
             words = "Not measured yet: it answers the test questions once for every k."
-            return [draw(empty("Press “Measure loss and score over k”.", title, False, 340)), note(words)]
+            return [draw(empty("Press “Measure loss and score over k”.", title, 340)), note(words)]
         energy = [views.energy_kept(subject.frames.values[-1], Truncation("top", k=k)) for k in found["k"]]
         figure = cut_figure(found["k"], found["loss"], found["score"], subject.colour, energy, kept)
         words = describe_cut(found["k"], found["loss"], found["score"])

@@ -69,16 +69,16 @@ def map_view(cache: SpectrumCache, subject: Subject | None, module: str, measure
     """The map (layers × modules) of one run at one step, with the colour scale of its last step, for replays."""
     title = plots.MEASURES[measure][0]
     if subject is None:
-        return empty(_FIRST, title, False, 360), _FIRST
+        return empty(_FIRST, title, 360), _FIRST
     index = subject.frames.at(step)
     if index < 0:
         words = _nothing_yet([subject])
-        return empty(words, title, False, 360), ""
+        return empty(words, title, 360), ""
     try:
         values = cache.measure(subject.shown.run, subject.frames, index, measure)
         last = cache.measure(subject.shown.run, subject.frames, len(subject.frames.steps) - 1, measure)
     except PlaygroundError as error:
-        return empty("The base's weights are not on this disk.", title, False, 360), f"Not shown: {error}"
+        return empty("The base's weights are not on this disk.", title, 360), f"Not shown: {error}"
     figure = plots.map_figure(values, measure, selected=module, top=max(last.values(), default=0.0))
     return figure, f"{subject.label}: {plots.describe_map(values, measure)}"
 
@@ -108,7 +108,7 @@ def scree_view(cache: SpectrumCache, all_: Sequence[Subject], module: str, log: 
             sentences.append(words)
     if not series and not sentences:
         words = _nothing_yet(all_)
-        return empty(words, "Singular values of ΔW", False, 354), ""
+        return empty(words, "Singular values of ΔW", 354), ""
     known = [rank for rank in ranks if rank]
     marks = known if len(known) == len(series) else list(dict.fromkeys(known))
     figure = plots.scree_figure(series, rank=marks or None, log=log, module=module, edge=edges)
@@ -127,11 +127,11 @@ def _nothing_yet(all_: Sequence[Subject]) -> str:
 def directions_view(cache: SpectrumCache, subject: Subject | None, module: str) -> View:
     """One module's update, built up direction by direction."""
     if subject is None:
-        return empty(_FIRST, DIRECTIONS, False, 250), ""
+        return empty(_FIRST, DIRECTIONS, 250), ""
     try:
         U, values, Vt = cache.directions(subject.shown.run, module)
     except PlaygroundError as error:
-        return empty("Not shown.", DIRECTIONS, False, 250), f"Not shown: {error}"
+        return empty("Not shown.", DIRECTIONS, 250), f"Not shown: {error}"
     return plots.directions_figure(U, values, Vt), plots.describe_directions(values)
 
 
@@ -171,14 +171,14 @@ def pair_views(
     titles = "Shared directions φ(i, j)", "How much they have in common"
     if len(pair) < 2:
         words = "Tick two runs to lay their directions side by side."
-        return (empty(words, titles[0], False, 360), words), (empty("", titles[1], False, 360), "")
+        return (empty(words, titles[0], 360), words), (empty("", titles[1], 360), "")
     one, two = pair[0], pair[1]
     try:
         updates = [cache.update(subject.shown.run, module) for subject in (one, two)]
         found = compare(updates[0], updates[1], side, "factor" if factor else "update")
     except PlaygroundError as error:
         words = f"Not shown: {error}"
-        return (empty("Cannot be compared.", titles[0], False, 360), words), (empty("", titles[1], False, 360), "")
+        return (empty("Cannot be compared.", titles[0], 360), words), (empty("", titles[1], 360), "")
     square = plots.square_figure(found.similarity, (one.label, one.colour), (two.label, two.colour), module=module)
     overlap = plots.overlap_figure(found.similarity, found.chance, one.colour)
     words = plots.describe_similarity(found.similarity, found.chance, found.angles.tolist(), one.label, two.label)
@@ -192,14 +192,12 @@ def base_views(
     """The views of an update beside its base: amplification, alignment, intruders."""
     titles = ["How much of W lies where ΔW acts", "Does ΔW follow W?", "Intruders, new to W"]
     if subject is None:
-        return [(empty(_FIRST, title, False, 340), "") for title in titles]
+        return [(empty(_FIRST, title, 340), "") for title in titles]
     run = subject.shown.run
     try:
         strength, cosines, found = cache.beside(run, module, side)
     except PlaygroundError as error:
-        return [
-            (empty("Not shown.", title, False, 340), f"Not shown: {error}" * (title is titles[0])) for title in titles
-        ]
+        return [(empty("Not shown.", title, 340), f"Not shown: {error}" * (title is titles[0])) for title in titles]
     bars = [("ΔW", strength.by_update), ("W itself", strength.by_base), ("random", strength.by_random)]
     closest = found.cosines[: max(1, k)].tolist()
     rows, columns = cache.update(run, module).shape
@@ -227,7 +225,7 @@ def make_cut(mode: str, k: int, first: int, last: int, strength: float) -> Trunc
 def cut_view(subject: Subject | None, cut: Truncation) -> View:
     """Energy over the number of directions kept, summed over all modules, with the cut's range shaded."""
     if subject is None or not subject.frames.values:
-        return empty(_FIRST, "Energy kept by the first k directions", False), _FIRST
+        return empty(_FIRST, "Energy kept by the first k directions"), _FIRST
     spectra = subject.frames.values[-1]
     rank = longest(subject)
     shares = [energy_kept(spectra, Truncation("top", k=k)) for k in range(1, min(rank, 64) + 1)]

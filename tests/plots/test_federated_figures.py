@@ -44,7 +44,7 @@ def test_every_figure_is_plain_json() -> None:
     figures = [
         pictures.partition_figure(PARTITION),
         pictures.partition_figure(None),
-        *(pictures.rounds_figure(SERIES, measure, dark) for measure in pictures.MEASURES for dark in (False, True)),
+        *(pictures.rounds_figure(SERIES, measure) for measure in pictures.MEASURES),
         *(pictures.rounds_figure([], measure) for measure in pictures.MEASURES),
         pictures.bytes_figure(SERIES),
         pictures.bytes_figure([("FedIT", "#000000", [])]),

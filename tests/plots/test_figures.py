@@ -42,12 +42,11 @@ def progress(steps: int) -> RunProgress:
     return RunProgress.of(made)
 
 
-@pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("steps", [1, 60, 20_000])
-def test_loss_of_one_and_of_four_runs(steps, dark):
-    check(plots.loss_figure(progress(steps), "#0072B2", dark=dark))
+def test_loss_of_one_and_of_four_runs(steps):
+    check(plots.loss_figure(progress(steps), "#0072B2"))
     four = [(f"run <b>{i}</b>", plots.run_colour(i), progress(steps)) for i in range(4)]
-    figure = plots.losses_figure(four, dark=dark, log=True)
+    figure = plots.losses_figure(four)
     check(figure)
     assert "<b>" not in json.dumps(figure["data"]), "a run's title is text, not markup"
     last = max(step for trace in figure["data"] for step in trace["x"])
@@ -73,15 +72,14 @@ def test_a_rising_validation_loss_is_said():
 
 
 @pytest.mark.parametrize("log", [True, False])
-@pytest.mark.parametrize("dark", [True, False])
-def test_scree(log, dark):
+def test_scree(log):
     sigma = list(2.0 ** -np.arange(8.0))
-    one = plots.scree_figure([("facts", "#0072B2", sigma)], rank=8, log=log, dark=dark, module=BIG[9])
+    one = plots.scree_figure([("facts", "#0072B2", sigma)], rank=8, log=log, module=BIG[9])
     check(one)
     assert one["layout"]["annotations"][0]["text"] == "rank budget r = 8"
     assert "layer 1" in one["layout"]["title"]["text"]
     several = [(str(i), plots.run_colour(i), list(np.linspace(3, 0.1, 64))) for i in range(4)]
-    check(plots.scree_figure(several, rank=[8, 8, 64, 64], log=log, dark=dark))
+    check(plots.scree_figure(several, rank=[8, 8, 64, 64], log=log))
     check(plots.scree_figure([("full", "#000", list(np.linspace(3, 0.1, 4096)))], log=log))
     check(plots.scree_figure([("zero", "#000", [0.0] * 8)], rank=8, log=log))
     check(plots.scree_figure([]))
@@ -93,10 +91,9 @@ def test_scree_leaves_numerical_zeros_out_of_a_log_axis():
 
 
 @pytest.mark.parametrize("measure", list(plots.MEASURES))
-@pytest.mark.parametrize("dark", [True, False])
-def test_map_of_a_large_model_fits_an_update(measure, dark):
+def test_map_of_a_large_model_fits_an_update(measure):
     values = {name: 1.0 + index / 7 for index, name in enumerate(BIG)}
-    figure = plots.map_figure(values, measure, dark=dark, selected=BIG[10])
+    figure = plots.map_figure(values, measure, selected=BIG[10])
     check(figure)
     heat = figure["data"][0]
     assert (len(heat["z"]), len(heat["z"][0])) == (30, 7)
@@ -182,25 +179,23 @@ def test_run_colours_differ():
 # ------------------------------------------------------------------------------------- relations, compare, cuts
 
 
-@pytest.mark.parametrize("dark", [True, False])
-def test_two_adapters(dark):
+def test_two_adapters():
     rng = np.random.default_rng(0)
     phi, chance = rng.random((64, 64)), np.full((64, 64), 0.2)
-    figure = plots.square_figure(phi, ("a <b>", "#0072B2"), ("b", "#D55E00"), dark, BIG[0])
+    figure = plots.square_figure(phi, ("a <b>", "#0072B2"), ("b", "#D55E00"), BIG[0])
     check(figure)
     assert "<b>" not in json.dumps(figure["layout"])
-    check(plots.overlap_figure(phi, chance, "#0072B2", dark=dark))
+    check(plots.overlap_figure(phi, chance, "#0072B2"))
     whole = np.ones((2, 8))
     words = plots.describe_similarity(whole, np.full((2, 8), 0.05), [0.0], "r 2", "r 8")
     assert "lies 100% within the 8 of r 8" in words and "by chance 5%" in words and "0°" in words
 
 
-@pytest.mark.parametrize("dark", [True, False])
-def test_update_beside_base(dark):
+def test_update_beside_base():
     cosines = np.random.default_rng(0).random((16, 16))
-    check(plots.alignment_figure(cosines, dark, BIG[3]))
-    check(plots.amplification_figure([("ΔW", 0.3), ("W", 20.0), ("random", 0.0)], "#000", dark))
-    check(plots.intruder_figure([0.9, 0.2, 0.8], 0.5, (0.12, 0.17), "#D55E00", dark, BIG[3]))
+    check(plots.alignment_figure(cosines, BIG[3]))
+    check(plots.amplification_figure([("ΔW", 0.3), ("W", 20.0), ("random", 0.0)], "#000"))
+    check(plots.intruder_figure([0.9, 0.2, 0.8], 0.5, (0.12, 0.17), "#D55E00", BIG[3]))
     words = plots.describe_intruders([0.9, 0.2, 0.8], 0.5, 0.12)
     assert words.startswith("1 of the 3 strongest directions of W + ΔW is an intruder") and "direction 2" in words
     assert plots.describe_intruders([0.9, 0.8], 0.5, 0.12).startswith("None of the 2")
