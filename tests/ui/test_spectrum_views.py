@@ -242,7 +242,7 @@ def test_runs_of_unlike_budgets_or_data_are_remarked_upon(runs):
     lines = [compare.read_line(run, run_colour(i)) for i, run in enumerate(runs[:2])]
     assert compare.remark(lines) == ""
     lines[0].steps, lines[1].steps = 12, 60
-    assert "small 12 steps" in compare.remark(lines) and "large 60 steps" in compare.remark(lines)
+    assert "small: 12 steps" in compare.remark(lines) and "large: 60 steps" in compare.remark(lines)
     lines[1].config["data"]["dataset"] = "json"
     assert "differ in their datasets" in compare.remark(lines) and compare.remark(lines[:1]) == ""
 
