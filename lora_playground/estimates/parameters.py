@@ -28,12 +28,6 @@ class Modules:
     tensors: tuple[tuple[int, ...], ...]
     total: int
 
-    @property
-    def typical(self) -> tuple[int, int]:
-        """The most common (out, in); the first of them where several are equally common."""
-        sizes = list(self.linear.values())
-        return max(dict.fromkeys(sizes), key=sizes.count)
-
 
 def modules_of(source: str) -> Modules | None:
     """The modules of a base model, from its files or else from the sizes that the catalogue declares.
