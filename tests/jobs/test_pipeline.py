@@ -1,6 +1,5 @@
 """A run from config to result on a tiny model: what it leaves, resuming, stopping, NaN, every write failing once."""
 
-import os
 import weakref
 from pathlib import Path
 from typing import Any
@@ -268,18 +267,6 @@ def test_a_disk_that_fails_at_the_nth_call_of_saving(
         assert load_updates(run.update_path)
     if run.adapter.exists():
         assert {"adapter_config.json", "adapter_model.safetensors"} <= {path.name for path in run.adapter.iterdir()}
-
-
-def test_a_worker_in_a_process_of_its_own_takes_the_same_way(place: Path) -> None:
-    from lora_playground.jobs.supervisor import Supervisor
-    from tests.jobs.support import wait_for
-
-    with Supervisor(place / "home") as supervisor:
-        job = supervisor.submit(new_run(place, steps=2).config())
-        wait_for(supervisor, job.id, "done")
-        row = supervisor.store.get(job.id)
-        assert row is not None and row.handle is not None and row.handle["pid"] != os.getpid()
-        assert supervisor.job(job.id).error_code is None
 
 
 def test_the_embedded_model_is_kept_for_the_first_use_alone() -> None:

@@ -135,8 +135,8 @@ def test_a_damaged_table_is_set_aside(tmp_path: Path, damage: bytes | None) -> N
 def test_a_table_torn_in_the_middle_is_set_aside(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
     store = JobStore(path)
-    for number in range(300):
-        store.add(f"job-{number}", "ann" * 20, None)
+    for number in range(30):
+        store.add(f"job-{number}", "ann" * 600, None)
     store.close()
     data = bytearray(path.read_bytes())
     data[4096 : len(data) - 4096] = b"\xff" * (len(data) - 8192)
