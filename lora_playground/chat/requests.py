@@ -224,12 +224,12 @@ def fit(decoder: Decoder, request: ChatRequest, pane: int) -> tuple[list[int], P
     """Token ids of a pane's prompt; the oldest messages go when the conversation does not fit the context."""
     messages = [message.model_dump() for message in request.conversation(pane)]
     system: list[dict[str, Any]] = [{"role": "system", "content": request.system}] if request.system.strip() else []
-    room = decoder.context - min(request.max_new_tokens, decoder.context // 4)
+    most = decoder.context - min(request.max_new_tokens, decoder.context // 4)
     dropped = 0
     while True:
         text = prompt_text(decoder.tokenizer, system + messages[dropped:])
         ids = decoder.encode(system + messages[dropped:])
-        if len(ids) <= room or dropped >= len(messages) - 1:
+        if len(ids) <= most or dropped >= len(messages) - 1:
             break
         dropped += 2 if dropped + 2 < len(messages) else 1
     if len(ids) >= decoder.context:

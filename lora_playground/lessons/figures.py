@@ -117,8 +117,8 @@ def usual(value: float, bounds: tuple[float, float], unit: str) -> bool:
     """Whether a number agrees with what was measured over the seeds: within their range, widened by that range and by
     what so few questions leave to chance (ten points of a share), or an eighth of other numbers."""
     low, high = bounds
-    room = high - low + (0.1 if unit in ("%", "points") else 0.125 * max(abs(low), abs(high)))
-    return low - room <= value <= high + room
+    tolerance = high - low + (0.1 if unit in ("%", "points") else 0.125 * max(abs(low), abs(high)))
+    return low - tolerance <= value <= high + tolerance
 
 
 def base_digest(folder: Path) -> str:

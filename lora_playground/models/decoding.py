@@ -135,10 +135,10 @@ class Decoder:
             batch = self.batch()
             while (waiting or batch.rows) and not (should_stop and should_stop()):
                 if waiting and len(batch.rows) <= WIDTH // 2:
-                    room = WIDTH - len(batch.rows)
+                    free = WIDTH - len(batch.rows)
                     # Neighbours with the same update are added to without copies.
-                    batch.add(sorted(waiting[:room], key=lambda row: id(row.update)))
-                    del waiting[:room]
+                    batch.add(sorted(waiting[:free], key=lambda row: id(row.update)))
+                    del waiting[:free]
                 batch.step()
         return [self.text(row.tokens) for row in rows]
 

@@ -200,8 +200,10 @@ def intruder_figure(
     if len(index) <= 16:
         x["dtick"] = 1
     y = axis("closest direction of W, |cos|", range=[0, 1.05])
-    room = {"l": 56, "r": 62, "t": 44, "b": 48}
-    return figure([bars], title, 340, xaxis=x, yaxis=y, shapes=lines, annotations=notes, showlegend=False, margin=room)
+    edges = {"l": 56, "r": 62, "t": 44, "b": 48}
+    return figure(
+        [bars], title, 340, xaxis=x, yaxis=y, shapes=lines, annotations=notes, showlegend=False, margin=margin
+    )
 
 
 def _scale(title: str) -> dict[str, Any]:

@@ -191,18 +191,16 @@ def describe_capacity(target_bits: float | None, held: Held, bits: float) -> str
     )
     said += "bits a trained number, "
     if len(roomy) == len(held):
-        (_, rank), (parameters, room) = next(iter(held.items()))
+        (_, rank), (parameters, bits_held) = next(iter(held.items()))
         least = f"even the smallest (r = {rank}, " if rank else "even the smallest ("
-        return (
-            said
-            + f"{least}{significant(parameters)} numbers) could hold {significant(room)}: capacity is no limit here."
-        )
+        said += f"{least}{significant(parameters)} numbers) could hold {significant(bits_held)}: "
+        return said + "capacity is no limit here."
     if not roomy:
         return said + "none of these adapters could hold that much: expect the larger ones to learn more."
-    (name, rank), (parameters, room) = roomy[0]
+    (name, rank), (parameters, bits_held) = roomy[0]
     first = f"r = {rank}" if rank else name
-    room_of = f"{significant(room)} bits in {significant(parameters)} numbers"
-    return f"{said}{first} is the first that could hold it all ({room_of})."
+    capacity = f"{significant(bits_held)} bits in {significant(parameters)} numbers"
+    return f"{said}{first} is the first that could hold it all ({capacity})."
 
 
 def utilisation_figure(points: Sequence[tuple[int, float]], slope: float | None) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def pictures(status: SweepStatus) -> dict[str, tuple[dict[str, Any], str]]:
     unscored = f" The race has left r = {', '.join(map(str, missing))} without a score." if missing and scored else ""
     base = next((one.score["base"] for one in members if one.score), None)
     held, used = findings.capacity(members), findings.utilisation(members)
-    target, room = (held.target_bits, held.held) if held else (None, {})
+    target, held_bits = (held.target_bits, held.held) if held else (None, {})
     points, slope = (used.points, used.slope) if used else ((), None)
     made = {
         "fan": (plots.fan_figure(lines, max(one.steps for one in members)), plots.describe_fan(lines, MARGIN)),
@@ -85,8 +85,8 @@ def pictures(status: SweepStatus) -> dict[str, tuple[dict[str, Any], str]]:
             plots.describe_scores(rows, pair[0], pair[1], found[1].n if found else 0) + unscored,
         ),
         "capacity": (
-            plots.capacity_figure(target, room),
-            plots.describe_capacity(target, room, held.bits if held else math.nan),
+            plots.capacity_figure(target, held_bits),
+            plots.describe_capacity(target, held_bits, held.bits if held else math.nan),
         ),
         "utilisation": (plots.utilisation_figure(points, slope), plots.describe_utilisation(points, slope)),
     }

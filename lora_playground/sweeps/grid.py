@@ -76,8 +76,8 @@ class Grid:
             parts.append(f"rate {config.training.learning_rate:g}")
         if len(_once(self.seeds)) > 1:
             parts.append(f"seed {config.training.seed}")
-        room = MAX_TITLE_LENGTH - sum(len(part) + 3 for part in parts[1:])
-        return " · ".join([parts[0][:room], *parts[1:]])
+        left = MAX_TITLE_LENGTH - sum(len(part) + 3 for part in parts[1:])
+        return " · ".join([parts[0][:left], *parts[1:]])
 
     def label(self, base: RunConfig) -> str:
         """The sweep's name, such as 'facts: 4 ranks × 3 seeds'."""

@@ -192,10 +192,10 @@ class SweepScheduler:
 
     def _queue_next(self, sweep: Sweep, status: SweepStatus) -> None:
         """Queues runs until one more of them waits than jobs run at a time, so that no slot stays empty."""
-        room = self.supervisor.slots + 1 - status.count("queued")
+        free = self.supervisor.slots + 1 - status.count("queued")
         self._refused.pop(sweep.id, None)
         for member in status.members:
-            if room <= 0:
+            if free <= 0:
                 break
             try:
                 if member.state == "planned":
@@ -207,7 +207,7 @@ class SweepScheduler:
                         self.store.save(sweep)
                 else:
                     continue
-                room -= 1
+                free -= 1
             except PlaygroundError as error:
                 self._refused[sweep.id] = str(error)
                 break
