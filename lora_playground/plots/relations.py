@@ -201,9 +201,7 @@ def intruder_figure(
         x["dtick"] = 1
     y = axis("closest direction of W, |cos|", range=[0, 1.05])
     edges = {"l": 56, "r": 62, "t": 44, "b": 48}
-    return figure(
-        [bars], title, 340, xaxis=x, yaxis=y, shapes=lines, annotations=notes, showlegend=False, margin=margin
-    )
+    return figure([bars], title, 340, xaxis=x, yaxis=y, shapes=lines, annotations=notes, showlegend=False, margin=edges)
 
 
 def _scale(title: str) -> dict[str, Any]:
