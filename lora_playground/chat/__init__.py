@@ -1,6 +1,7 @@
-"""The process that answers, and its client. The package can be called: that is the notebook's function `chat`.
+"""The process that answers questions, and its client.
 
-`from lora_playground import chat` gives the package, whether somebody has imported it before or not; so it is both.
+The package can also be called, as the notebook's function `chat`: once anything has imported this package,
+`from lora_playground import chat` returns it and not that function.
 """
 
 import importlib
@@ -11,7 +12,7 @@ from typing import Any
 
 class _Package(ModuleType):
     def __call__(self, *given: Any, **settings: Any) -> Any:
-        """As `lora_playground.notebook.chat`."""
+        """See `lora_playground.notebook.chat`."""
         return importlib.import_module("lora_playground.notebook").chat(*given, **settings)
 
 

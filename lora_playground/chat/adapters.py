@@ -1,6 +1,6 @@
-"""What answers beside a base: updates of runs, single directions of them, mixtures of runs, placed on the model.
+"""Places on a base what its panes answer with: updates of runs, single directions of these, mixtures of runs.
 
-It knows run folders and panes; nothing of requests, rows or threads, except that one thread calls it.
+It knows run folders and panes; nothing of requests or rows. Only one thread may call it.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from lora_playground.models.placed_update import PlacedUpdate
 from lora_playground.runs import Run, RunStore
 
 ADAPTERS, MIXTURES = 24, 4
-"""How many of each stay in memory."""
+"""How many adapters, and how many mixtures, stay in memory."""
 
 T = TypeVar("T")
 
 
 def run_ids(pane: Pane) -> list[str]:
-    """The runs that a pane answers with; none for the base."""
+    """The ids of the runs that a pane answers with; [] for the base."""
     return [one.run for one in pane.mixture.runs] if pane.mixture else [pane.run] if pane.run else []
 
 
 class Adapters:
-    """Everything placed on one base.
+    """Updates and mixtures placed on one base.
 
     Args:
-        store: where runs are. model: the base. source: its source, which runs must have been made for.
+        store: the runs. model: the base. source: of the base; runs must have been trained on it.
     """
 
     def __init__(self, store: RunStore, model: nn.Module, source: str) -> None:
@@ -47,7 +47,7 @@ class Adapters:
         self._mixtures: OrderedDict[Any, PlacedMixture] = OrderedDict()
 
     def of(self, pane: Pane) -> RowUpdate | None:
-        """What a pane answers with; None is the base. Raises ChatError, AdapterError, ModelError."""
+        """The update with which a pane answers; None for the base. Raises ChatError, AdapterError or ModelError."""
         if pane.mixture is not None:
             return RowUpdate(self._mixture(pane.mixture).at([one.weight for one in pane.mixture.runs]), pane.strength)
         if pane.run is None:
@@ -90,7 +90,7 @@ class Adapters:
         return _kept(self._updates, (*_key(run), direction.model_dump_json()), ADAPTERS, place)
 
     def _mixture(self, mixing: Mixing) -> PlacedMixture:
-        """The mixture whatever its weights."""
+        """The placed mixture, which can be used with any weights."""
         recipe, runs = mixing.recipe, [self._run(one.run) for one in mixing.runs]
 
         def place() -> PlacedMixture:
@@ -101,7 +101,7 @@ class Adapters:
 
 
 def base_of(store: RunStore, panes: list[Pane], given: ModelConfig | None) -> ModelConfig:
-    """The base that a request is about: the given one, the first run's, or the embedded model."""
+    """The base of a request: the given one, else the first run's, else the embedded model."""
     first = next((id for pane in panes for id in run_ids(pane)), None)
     return given or (store.get(first).config().model if first else ModelConfig.model_validate({}))
 

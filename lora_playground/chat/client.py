@@ -1,6 +1,7 @@
-"""Asks the chat process and streams what it answers; starts it when needed and again when it has been killed.
+"""The client of the chat process: sends requests and streams the answers; starts the process, and restarts it if it
+died.
 
-No torch here: this is what the web process and the command line use. It knows the protocol, not the models.
+Web process and command line use it, so it imports no torch. It knows the protocol, not the models.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from lora_playground.machine import processes
 from lora_playground.runs import HOME_VARIABLE, default_home
 
 RESTARTS, WINDOW = 5, 600.0
-"""So often within so many seconds the chat process is started again after a crash; then it stays down for a while."""
+"""After so many crashes within so many seconds the chat process is not restarted for a while."""
 START_SECONDS = 60.0
 
 
@@ -37,7 +38,7 @@ class ChatClient:
         device: 'auto', 'cpu', 'cuda'.
 
     Attributes:
-        restarts: how often the chat process had to be started again after it ended by itself.
+        restarts: how often the chat process was restarted after it had ended by itself.
     """
 
     def __init__(self, home: Path | str | None = None, device: str = "auto") -> None:
@@ -51,10 +52,10 @@ class ChatClient:
         self._writers: dict[str, asyncio.StreamWriter] = {}
 
     async def stream(self, request: ChatRequest, key: str | None = None) -> AsyncIterator[ChatEvent]:
-        """Asks, and yields events until 'end' or 'error'.
+        """Sends a request, and yields events until 'end' or 'error'.
 
-        When the chat process dies meanwhile, it is started again, 'restarted' is yielded, and the question is asked
-        once more; the same seed gives the same answer. Closing the iterator frees the slot.
+        If the chat process dies meanwhile it is restarted, 'restarted' is yielded, and the request is sent again; with
+        the same seed the answer is the same. Closing the iterator cancels the request.
 
         Args:
             key: a name for `cancel`.
@@ -91,14 +92,14 @@ class ChatClient:
         )
 
     def cancel(self, key: str) -> None:
-        """Ends the request of that key before its next token; its stream still yields how the panes ended. Call it on
-        the event loop that runs `stream`."""
+        """Cancels the request with this key before its next token; its stream still yields how the panes ended. Call it
+        on the event loop that runs `stream`."""
         writer = self._writers.get(key)
         if writer is not None and not writer.is_closing():
             writer.write(line({"cancel": True}))
 
     def ask(self, request: ChatRequest) -> Iterator[ChatEvent]:
-        """As `stream`, for callers without an event loop."""
+        """Like `stream`, for callers without an event loop."""
         with asyncio.Runner() as runner:
             stream = self.stream(request)
             try:
@@ -115,14 +116,14 @@ class ChatClient:
         await self._tell({"warm": base.model_dump(mode="json") if base else {}})
 
     async def read(self, reading: Reading) -> dict[str, Any]:
-        """What a direction reads and says (`models.direction_reader`); raises ChatError with what to do."""
+        """Reads a singular direction (`models.direction_reader`). Raises ChatError with a message for the person."""
         reply = await self._tell({"read": reading.model_dump(mode="json")})
         if "reading" not in reply:
             raise ChatError(str(reply.get("text") or "The chat process ended; ask once more."))
         return dict(reply["reading"])
 
     async def state(self) -> dict[str, Any]:
-        """The process's own account: pid, bases in memory, rows being decoded, waiting requests."""
+        """The state of the process: pid, bases in memory, rows being decoded, waiting requests."""
         return await self._tell({"state": True})
 
     async def _tell(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -146,7 +147,7 @@ class ChatClient:
             process, self._process = self._process, None
         if process is not None:
             if process.stdin is not None:
-                process.stdin.close()  # the process ends itself on this
+                process.stdin.close()  # the process ends when its standard input closes
             try:
                 process.wait(3)
             except subprocess.TimeoutExpired:
@@ -161,7 +162,7 @@ class ChatClient:
         self.close()
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Starts the chat process where none runs; raises ChatError where it keeps dying."""
+        """Starts the chat process unless it is running. Raises ChatError if it has crashed too often."""
         with self._lock:
             process = self._process
             if process is not None and process.poll() is None:
@@ -186,7 +187,7 @@ class ChatClient:
 
     @property
     def log_path(self) -> Path:
-        """What the chat process prints."""
+        """The file with the chat process's output."""
         return self.home / "chat.log"
 
     def _spawn(self) -> subprocess.Popen[bytes]:
@@ -205,7 +206,7 @@ class ChatClient:
             raise ChatError(f"The chat process cannot be started ({error}). Choose another home folder.") from error
 
     async def _connect(self) -> tuple[subprocess.Popen[bytes], asyncio.StreamReader, asyncio.StreamWriter]:
-        """A connection to the process, which is started if need be; ConnectionError where it dies meanwhile."""
+        """A connection to the process, which is started if needed. Raises ConnectionError if it dies meanwhile."""
         process = self.start()
         until = time.monotonic() + START_SECONDS
         while time.monotonic() < until:
@@ -223,7 +224,7 @@ async def _next(stream: AsyncIterator[ChatEvent]) -> ChatEvent:
 
 
 def _how_it_died(process: subprocess.Popen[bytes] | None) -> str:
-    """Words for a process that has closed its connection; waits a moment for its exit status."""
+    """A sentence about a process that has closed its connection; waits a moment for its exit status."""
     if process is None:
         return "ended"
     try:

@@ -1,4 +1,5 @@
-"""The chat process's one decoding thread: bases, adapters of runs, and all requests in one batch per base.
+"""The chat process's engine: a thread that loads bases and adapters, and one that decodes all requests on a base as one
+batch.
 
 It knows runs and decoding; nothing of sockets.
 """
@@ -35,24 +36,23 @@ from lora_playground.runs import RunStore
 log = logging.getLogger(__name__)
 
 DEADLINE = 180.0
-"""Seconds after which an answer is cut off."""
+"""Seconds after which an answer is ended."""
 MAX_ROWS = 96
-"""Rows decoded at once on one base; further requests wait."""
+"""The most rows decoded at once on a base; further requests wait."""
 MAX_WAITING = 400
 MAX_WAITING_PER_CLIENT = 8
 BASES = 2
-"""How many stay in memory."""
+"""How many bases stay in memory."""
 
 
 class Hosted:
-    """One base in memory, its batch, its adapters, and who is being answered on it.
+    """A base in memory with its adapters and the batch of rows that it is decoding.
 
     Args:
-        threads: how many threads share a product of its matrices.
+        threads: number of threads of a matrix product.
 
     Attributes:
-        active: the exchange and the answer that each row of the batch belongs to, by the row's id.
-        used: when it last answered.
+        active: {id of a row in the batch: (its exchange, its answer)}. used: monotonic time of its last answer.
     """
 
     def __init__(self, base: Base, threads: int, store: RunStore, source: str) -> None:
@@ -68,7 +68,7 @@ class Hosted:
         self._names: dict[int, str] = {}
 
     def name(self, token: int) -> str:
-        """A token's own text, control tokens included."""
+        """A token's text, also of control tokens."""
         if token not in self._names:
             self._names[token] = self.base.tokenizer.decode([token])
         return self._names[token]
@@ -76,7 +76,7 @@ class Hosted:
 
 @dataclass(frozen=True)
 class Prepared:
-    """An exchange whose base and updates are in memory, waiting for a place in the base's batch."""
+    """An exchange whose base and updates are in memory, and which waits for rows in the base's batch."""
 
     exchange: Exchange
     hosted: Hosted
@@ -84,10 +84,10 @@ class Prepared:
 
 
 class Engine:
-    """Answers exchanges on one thread until closed.
+    """Answers exchanges until it is closed.
 
     Args:
-        home: where runs lie.
+        home: has the runs.
         device: 'auto', 'cpu', 'cuda'.
     """
 
@@ -100,13 +100,13 @@ class Engine:
         self._errands: list[Callable[[], None]] = []  # guarded by the condition
         self._condition = threading.Condition()
         self._closed = False
-        self._cut = 0  # answers that were ended because nobody wanted them any more
+        self._cut = 0  # number of answers that were cancelled
         self.idle_since = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="decode", daemon=True)
         self._thread.start()
 
     def submit(self, exchange: Exchange) -> None:
-        """Takes a request; returns at once. What happens to it is told through the exchange."""
+        """Accepts a request and returns at once. Its events go to the exchange."""
         with self._condition:
             queue = self._queued()
             mine = sum(other.request.client == exchange.request.client for other in queue)
@@ -119,7 +119,7 @@ class Engine:
         self._loader.submit(self._load, exchange)
 
     def _queued(self) -> list[Exchange]:
-        """Who was submitted and is neither being answered nor done, wherever it waits; the caller holds the lock."""
+        """The exchanges that wait to be answered. The caller must hold the lock."""
         self._queue = [exchange for exchange in self._queue if not (exchange.answers or exchange.finished)]
         return self._queue
 
@@ -128,7 +128,7 @@ class Engine:
         self._loader.submit(self._quietly, base)
 
     def read(self, reading: Reading) -> Future[dict[str, Any]]:
-        """What a direction reads and says; worked out between two tokens of the answers."""
+        """Reads a singular direction, between two tokens of the answers."""
         done: Future[dict[str, Any]] = Future()
         self._loader.submit(self._load_reading, reading, done)
         return done
@@ -163,7 +163,7 @@ class Engine:
             log.warning("The base could not be loaded ahead: %s", error)
 
     def _load(self, exchange: Exchange) -> None:
-        """Gets base and adapters ready, then hands the exchange to the decoding thread."""
+        """Loads base and adapters, then passes the exchange to the decoding thread."""
         try:
             if exchange.cancelled:
                 exchange.end("cancelled")
@@ -185,7 +185,7 @@ class Engine:
             self.idle_since = time.monotonic()
 
     def _load_reading(self, reading: Reading, done: Future[dict[str, Any]]) -> None:
-        """Gets base and adapter ready, then leaves the rest to the decoding thread, which alone runs the model."""
+        """Loads base and adapter, then leaves the rest to the decoding thread, the only one that runs models."""
         try:
             hosted = self._base(self.store.get(reading.run).config().model)
             update = hosted.adapters.update(reading.run)
@@ -210,7 +210,7 @@ class Engine:
         return hosted
 
     def _forget_bases(self) -> None:
-        """Forgets bases that nobody talks to or waits for, oldest first, until another one may be loaded."""
+        """Drops bases that no request uses or waits for, oldest first, until another one can be loaded."""
         with self._condition:
             awaited = [item.hosted for item in self._waiting]
         for key, hosted in list(self._hosted.items()):
@@ -220,7 +220,7 @@ class Engine:
                 del self._hosted[key]
         if torch.cuda.is_available():
             gc.collect()
-            torch.cuda.empty_cache()  # what this process keeps for later counts as taken for everybody else
+            torch.cuda.empty_cache()  # memory in torch's cache is not available to other processes
 
     # On the decoding thread
 
@@ -248,18 +248,18 @@ class Engine:
         hosted.used = self.idle_since = time.monotonic()
 
     def _talking(self) -> list[Hosted]:
-        """The bases that are answering somebody. The loading thread may add bases meanwhile."""
+        """The bases with rows in their batch. (A copy, since the loading thread may add bases meanwhile.)"""
         return [hosted for hosted in list(self._hosted.values()) if hosted.exchanges]
 
     def _admit(self) -> None:
-        """Lets waiting requests join, those first whose clients are answered least now."""
+        """Adds waiting requests to batches, first those of clients with the fewest answers in progress."""
         while (chosen := self._next()) is not None:
             self._join(chosen)
-            with self._condition:  # only now: a base that is waited for is not forgotten
+            with self._condition:  # only after joining, since a base with waiting requests is not dropped
                 self._waiting.remove(chosen)
 
     def _next(self) -> Prepared | None:
-        """Who joins next, None where nobody does; those who gave up are taken out."""
+        """The request to add next, None if there is none; removes cancelled ones."""
         now = [exchange.request.client for hosted in self._talking() for exchange in hosted.exchanges]
         with self._condition:
             self._waiting = [item for item in self._waiting if not self._gave_up(item.exchange)]
@@ -293,7 +293,7 @@ class Engine:
             hosted.active[id(answer.row)] = exchange, answer
 
     def _advance(self, hosted: Hosted) -> None:
-        """One token for everybody on this base."""
+        """Decodes one token for all rows of this base."""
         self._drop_ended(hosted)
         try:
             tokens: list[Token] = hosted.batch.step()
@@ -313,7 +313,7 @@ class Engine:
         hosted.used = self.idle_since = time.monotonic()
 
     def _drop_ended(self, hosted: Hosted) -> None:
-        """Takes out who is done, was cancelled, or took too long."""
+        """Removes answers that are complete, were cancelled, or took too long."""
         now = time.monotonic()
         for exchange in hosted.exchanges:
             if not exchange.finished and exchange.cancelled:
@@ -331,7 +331,7 @@ class Engine:
         hosted.exchanges = [exchange for exchange in hosted.exchanges if not exchange.finished]
 
     def state(self) -> dict[str, Any]:
-        """What tests and a status line may know."""
+        """The engine's state, for tests and the status line."""
         with self._condition:
             waiting = len(self._queued())
         hosts = list(self._hosted.values())
@@ -349,5 +349,5 @@ _BROKEN = "The answer broke off ({}). Ask again; if it happens again, look into 
 
 
 def _has_place(hosted: Hosted, request: ChatRequest) -> bool:
-    """Each pane may need a hidden row beside its own."""
+    """Whether a request fits into the batch; each pane may need a hidden row of the base beside its own."""
     return not hosted.batch.rows or len(hosted.batch.rows) + 2 * len(request.panes) <= MAX_ROWS

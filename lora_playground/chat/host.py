@@ -1,7 +1,7 @@
 """The chat process: `python -m lora_playground.chat.host --socket PATH`. Listens on a Unix socket, answers in lines of
 JSON, and ends when its standard input closes, which is when the server that started it is gone.
 
-It knows sockets and exchanges; models and runs are the engine's.
+It knows sockets and exchanges; the engine knows models and runs.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from lora_playground.chat.engine import Engine
 
 INTERVAL = 0.14
-"""Seconds between two sendings of tokens of one request: about seven a second."""
+"""Seconds between two messages with tokens of a request: about seven a second."""
 IDLE = 1800.0
-"""Seconds without a question after which the process ends, to give its memory back."""
+"""Seconds without a request after which the process ends, to free its memory."""
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Host:
     """Serves requests on a socket.
 
     Args:
-        home: where runs lie.
+        home: has the runs.
         device: 'auto', 'cpu', 'cuda'.
     """
 
@@ -45,7 +45,7 @@ class Host:
         self._engine: asyncio.Future[Engine] | None = None
 
     async def engine(self) -> Engine:
-        """The engine; torch is imported at the first call, while the socket is open already."""
+        """The engine. The first call imports torch, while the socket already accepts connections."""
         if self._engine is None:
             self._engine = asyncio.get_running_loop().run_in_executor(None, self._make)  # type: ignore[assignment]
         assert self._engine is not None
@@ -57,7 +57,7 @@ class Host:
         return Engine(self._home, self._device)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection: one line asks, lines answer. A connection that closes takes its request with it."""
+        """Serves one connection: one line with a request, then lines of events. Closing it cancels the request."""
         try:
             with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
                 await self._answer(reader, writer)
@@ -120,12 +120,12 @@ class Host:
 
 
 def _wake(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+    with contextlib.suppress(RuntimeError):  # the loop is closed
         loop.call_soon_threadsafe(event.set)
 
 
 async def _listen(reader: asyncio.StreamReader, cancel: Any) -> None:
-    """Cancels when the other side says so, or has gone."""
+    """Calls `cancel` when the client asks for it or closes the connection."""
     with contextlib.suppress(ConnectionError, ValueError):
         while data := await reader.readline():
             if b'"cancel"' in data:
@@ -134,7 +134,7 @@ async def _listen(reader: asyncio.StreamReader, cancel: Any) -> None:
 
 
 async def run(socket: Path, home: Path | None, device: str) -> None:
-    """Serves until the process has been idle for long."""
+    """Serves until there has been no request for `IDLE` seconds."""
     host = Host(home, device)
     server = await asyncio.start_unix_server(host.serve, path=str(socket), limit=MAX_LINE, backlog=512)
     os.chmod(socket, 0o600)
@@ -149,7 +149,7 @@ async def run(socket: Path, home: Path | None, device: str) -> None:
 
 
 def _end_with_parent() -> None:
-    """Blocks until standard input closes, then ends the process at once, whatever it is doing."""
+    """Waits until standard input closes, then ends the process at once."""
     with contextlib.suppress(OSError):
         while os.read(0, 4096):
             pass
@@ -163,7 +163,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--home", type=Path, default=None, help="folder that holds the runs")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     options = parser.parse_args(arguments)
-    # Threads that wait for others must sleep: beside a training run the others may have no processor for long.
+    # Waiting threads must sleep instead of spinning: beside a training run, those they wait for may get no processor.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     threading.Thread(target=_end_with_parent, daemon=True).start()

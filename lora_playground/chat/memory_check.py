@@ -1,6 +1,7 @@
-"""How a base model is held in the chat process: in which number type, on how many threads, and whether it fits now.
+"""Decides how the chat process holds a base model: in which number type, with how many threads, and whether it fits
+into memory.
 
-It knows file sizes and free memory, not what holds the rest.
+It knows file sizes and free memory, not what uses the rest.
 """
 
 from __future__ import annotations
@@ -32,18 +33,19 @@ def decoding_dtype(config: ModelConfig, device: str = "auto") -> torch.dtype:
 
 
 def decoding_threads(config: ModelConfig, device: str = "auto") -> int:
-    """How many threads share a product when a base answers."""
+    """The number of threads of a matrix product when a base answers."""
     return 1 if _is_small(config, device) else bounded(cores())
 
 
 def need(folder: Path, config: ModelConfig, dtype: torch.dtype) -> int:
-    """Bytes that a base takes in memory; 4 bit counts as 5, for what is stored beside."""
+    """Bytes that a base takes in memory. 4 bit counts as 5, because of the scales."""
     bits = {"none": 8 * dtype.itemsize, "8bit": 8, "4bit": 5}[config.quantisation]
     return parameter_count(folder) * bits // 8 + RESERVE
 
 
 def check_memory(config: ModelConfig, device: str = "auto") -> None:
-    """Raises ChatError where the base that `config` names would not fit now; a base not on this disk may pass."""
+    """Raises ChatError if the base of `config` does not fit into free memory. A base not on this disk is not
+    checked."""
     folder = folder_of(config.source)
     if folder is None:
         return

@@ -1,6 +1,6 @@
-"""What the web process and the chat process say to each other: one JSON object a line. Plain data, no torch.
+"""The messages between web process and chat process: one JSON object in each line. Plain data, no torch.
 
-Text from a model is data: whoever shows it must escape it.
+Text from a model must be escaped by whoever shows it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from lora_playground.analysis.merging import MOST, Recipe
 from lora_playground.config import ModelConfig, Section, checked
 
 MAX_PANES = 4
-"""Panes that the tab Chat shows."""
+"""The most panes in the tab Chat."""
 MAX_ROWS_ASKED = 6
-"""Panes of one request at most."""
+"""The most panes of a request."""
 ID = r"^[A-Za-z0-9_-]{1,64}$"
 MAX_TURNS = 500
 MAX_LINE = 4_000_000
-"""Bytes of the longest line either side accepts."""
+"""The longest line in bytes that either side accepts."""
 
 
 class Message(Section):
@@ -37,7 +37,7 @@ class Ingredient(Section):
 
 
 class Mixing(Section):
-    """A mixture of runs, as `analysis.merging.Recipe` has it."""
+    """A mixture of runs; for the options see `analysis.merging.Recipe`."""
 
     runs: list[Ingredient] = Field(min_length=1, max_length=MOST)
     method: str = "sum"
@@ -47,7 +47,7 @@ class Mixing(Section):
 
     @property
     def recipe(self) -> Recipe:
-        """How they are mixed; raises ConfigError."""
+        """The recipe of the mixture. Raises ConfigError."""
         return Recipe(self.method, self.density, self.rank, self.seed)
 
 
@@ -102,8 +102,8 @@ class ChatRequest(Section):
     """One question to all panes.
 
     Attributes:
-        messages: one list shared by all panes, or one for each; the last message is the user's.
-        client: who asks, for fairness between many; any string.
+        messages: one list for all panes, or one for each; the last message is the user's.
+        client: any string that identifies who asks, for fairness.
     """
 
     base: ModelConfig | None = Field(

@@ -1,4 +1,4 @@
-"""One request inside the chat process: its rows, what they said so far, and the events waiting to be sent.
+"""One request inside the chat process: its rows, their answers so far, and the events waiting to be sent.
 
 It knows decoding rows and the protocol; nothing of sockets, threads or files.
 """
@@ -19,7 +19,7 @@ Reason = Literal["stop", "length", "cancelled", "deadline"]
 
 
 class Detokenizer:
-    """Text of a growing reply, piece by piece; a piece is held back while its last character is incomplete."""
+    """Turns tokens of a growing answer into text. Text is held back while its last character is incomplete."""
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
@@ -37,12 +37,12 @@ class Detokenizer:
         return text[len(known) :]
 
     def whole(self) -> str:
-        """All of it."""
+        """The whole text."""
         return self._decoder.text(self._tokens)
 
 
 class Answer:
-    """One pane's reply in the making."""
+    """One pane's answer in progress."""
 
     def __init__(self, pane: int, row: Row, decoder: Decoder, start: PaneStart) -> None:
         self.pane, self.row, self.start = pane, row, start
@@ -58,7 +58,7 @@ class Exchange:
 
     Args:
         request: what was asked.
-        wake: called, from any thread, when something should be sent at once; plain tokens wait for the next round.
+        wake: called from any thread when something should be sent at once; tokens wait for the next interval.
     """
 
     def __init__(self, request: ChatRequest, wake: Callable[[], None]) -> None:
@@ -76,7 +76,7 @@ class Exchange:
         self._count = 0
 
     def send(self, event: ChatEvent) -> None:
-        """Queues an event for sending at once, after the tokens that came before it."""
+        """Queues an event to be sent at once, after the tokens before it."""
         with self._lock:
             self._flush_tokens()
             self._outbox.append(event)
@@ -92,7 +92,7 @@ class Exchange:
         self.send(ChatEvent(type="error", text=text))
 
     def take(self) -> list[ChatEvent]:
-        """Events to send now; the tokens since the last call are one event a pane."""
+        """The events to send; the tokens since the last call are one event for each pane."""
         with self._lock:
             self._flush_tokens()
             events, self._outbox = self._outbox, []
@@ -104,7 +104,7 @@ class Exchange:
         self._fresh = {}
 
     def prepare(self, decoder: Decoder, updates: Sequence[RowUpdate | None]) -> list[Row]:
-        """Makes the rows of all panes; raises ChatError where a prompt cannot be answered."""
+        """Makes the rows of all panes. Raises ChatError if a prompt cannot be answered."""
         request = self.request
         for pane, update in enumerate(updates):
             ids, start = fit(decoder, request, pane)
@@ -121,21 +121,21 @@ class Exchange:
                 continue
             if base is not None and base.prompt == row.prompt:
                 row.compare, row.shadow = base, not request.teacher_forced
-            else:  # the conversations differ, or there is no base pane: a hidden base reads this pane's words
+            else:  # a hidden row of the base reads this pane's words: conversations differ, or there is no base pane
                 other = Row(row.prompt, None, sampling, row.max_new_tokens, row.stop, follow=row, hidden=True)
                 row.compare = other
                 self.hidden.append(other)
         return [answer.row for answer in self.answers] + self.hidden
 
     def begin(self) -> None:
-        """Sends 'start'; called when the first tokens are known."""
+        """Sends 'start'; called once the first tokens are known."""
         self._first = time.monotonic()
         panes = [answer.start for answer in self.answers]
         seconds = round(self._first - self.arrived, 4)
         self.send(ChatEvent(type="start", panes=panes, verified=self.verified, seconds=seconds))
 
     def receive(self, answer: Answer, token: Token, name: Callable[[int], str]) -> None:
-        """Takes one step's token of a pane; `name` gives a token's own text."""
+        """Adds a token to a pane's answer; `name` returns the text of a token."""
         if self._first is None:
             self.begin()
         if token.choice != token.token and answer.parted is None:
@@ -183,7 +183,7 @@ class Exchange:
         tokens = answer.row.tokens
         end = PaneEnd(
             reason=reason,
-            # Pieces held back within an unfinished character are missing from `answer.text`.
+            # Not `answer.text`, which lacks text that was held back for an incomplete character.
             text=answer.detokenizer.whole(),
             tokens=len(tokens),
             first_difference=self._first_difference(answer),
@@ -198,7 +198,7 @@ class Exchange:
             self.send(ChatEvent(type="end", seconds=seconds, tokens_per_second=round(rate, 1)))
 
     def end(self, reason: Reason) -> None:
-        """Ends all panes that still speak."""
+        """Ends all panes whose answers are in progress."""
         for answer in self.answers:
             self.end_pane(answer, reason)
         if not self.finished:  # ended before it began
@@ -206,8 +206,8 @@ class Exchange:
             self.send(ChatEvent(type="end", text=reason, seconds=round(time.monotonic() - self.arrived, 4)))
 
     def _first_difference(self, answer: Answer) -> int | None:
-        """First token at which a pane differs from the base pane (or the first one); all are in lock step, so the other
-        has said at least as much, or has ended."""
+        """Index of the first token at which a pane differs from the base pane (or the first one). Rows are decoded in
+        lock step, so the other answer is at least as long, or has ended."""
         if self.request.teacher_forced:
             return answer.parted
         other = next((a for a in self.answers if a.row.update is None), self.answers[0])
@@ -221,7 +221,8 @@ class Exchange:
 
 
 def fit(decoder: Decoder, request: ChatRequest, pane: int) -> tuple[list[int], PaneStart]:
-    """Token ids of a pane's prompt; the oldest messages go when the conversation does not fit the context."""
+    """(token ids of a pane's prompt, how it starts). If the conversation does not fit into the model's context, the
+    oldest messages are left out."""
     messages = [message.model_dump() for message in request.conversation(pane)]
     system: list[dict[str, Any]] = [{"role": "system", "content": request.system}] if request.system.strip() else []
     most = decoder.context - min(request.max_new_tokens, decoder.context // 4)

@@ -1,6 +1,6 @@
-"""How much arithmetic a step of training is: the base model's, and what each adapted module adds by its variant's word.
+"""The arithmetic of a training step: the base model's, and what each adapted module adds according to its variant.
 
-It needs no torch and reads no more of a model than file headers.
+It needs no torch, and reads only file headers of a model.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from lora_playground.models.catalogue import sizes_of
 from lora_playground.variants import get_variant
 
 LEARNED = 0.5
-"""Share of the tokens for which the output head is computed: those that are learned."""
+"""Assumed share of tokens that are learned, for which alone the LM head is computed."""
 
 
 def step_flops(config: RunConfig) -> float | None:
     """Floating-point operations of an optimiser step, forward and backward, without attention's products of tokens with
-    tokens, which grow with the examples' length. None where neither the disk nor the catalogue knows the model's
-    sizes, or the options do not fit it."""
+    tokens, which depend on the examples' lengths. None if the model's sizes are neither on this disk nor in the
+    catalogue, or the options do not fit the model."""
     try:
         shape, modules = sizes_of(config.model.source), modules_of(config.model.source)
         if shape is None or modules is None:

@@ -1,4 +1,4 @@
-"""How often a run will see its training rows, before anything is loaded: from a sample of encoded rows. No torch."""
+"""The number of epochs of a run, estimated before anything is loaded, from a sample of encoded rows. No torch."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from lora_playground.models.catalogue import folder_of
 from lora_playground.models.plain_tokenizer import PlainTokenizer
 
 _SAMPLE = 200
-"""Rows that are encoded for the mean length, in some hundredths of a second."""
+"""Number of rows that are encoded to get the mean length, which takes some hundredths of a second."""
 
 
 def epochs(config: RunConfig, home: Path, steps: int | None = None) -> float | None:
-    """Passes over the training rows in so many steps (the config's own where not given), padding left out.
+    """Passes over the training rows in `steps` steps (None for the config's own), without padding.
 
     Returns:
-        None where the base model is not on this disk, since its tokenizer is then unknown.
+        None if the base model, and so its tokenizer, is not on this disk.
 
     Raises:
         DataError, ModelError: the dataset or the tokenizer cannot be used.
@@ -36,7 +36,7 @@ def epochs(config: RunConfig, home: Path, steps: int | None = None) -> float | N
 
 @lru_cache(maxsize=32)
 def _lengths(home: Path, dataset: str, folder: Path, longest: int) -> tuple[int, float]:
-    """(training rows, their mean number of tokens). A dataset's name always stands for the same rows."""
+    """(number of training rows, their mean length in tokens). Cached, since a dataset's rows never change."""
     rows = get_dataset(dataset, home).train
     sample = rows[:: max(1, len(rows) // _SAMPLE)][:_SAMPLE]
     examples = encode(PlainTokenizer(folder), sample, longest).examples

@@ -1,7 +1,7 @@
-"""How much memory a run will need, by cause, from sizes alone.
+"""Estimates how much memory a run will need, by cause, from sizes alone.
 
-It knows a model's shape, what each variant says it keeps (`variants.base.Memory`) and how this app's training loop uses
-memory. It needs no torch and reads no more of a model than file headers. `benchmarks/memory_estimate.py` compares the
+It knows a model's shape, what each variant keeps in memory (`variants.base.Memory`) and how this app's training loop
+uses memory. It needs no torch, and reads only file headers of a model. `benchmarks/memory_estimate.py` compares the
 estimate with what is really allocated.
 """
 
@@ -19,17 +19,17 @@ from lora_playground.runs import RunStore
 from lora_playground.variants import get_variant
 
 OVERHEAD = {"cpu": (700_000_000, 1_050_000_000), "cuda": (400_000_000, 1_000_000_000)}
-"""Least and most bytes that the process holds besides tensors. On a CPU: Python, its libraries, and freed memory that
-the C library keeps, as seen with the embedded model (docs/benchmarks.md); a larger model may add its weights once more,
-for what is read and not yet converted. On CUDA: the context, its kernels, and what torch's allocator keeps; that
-has not been measured."""
+"""{device: (least, most) bytes that the process holds besides tensors}. On a CPU: Python, its libraries, and freed
+memory that the C library keeps, as measured with the embedded model (docs/benchmarks.md); a larger model can take its
+weights' size once more, for weights that are read but not yet converted. On CUDA, not measured: the context, its
+kernels, and what torch's allocator keeps."""
 RECENT_RUNS = 20
-"""How many of the newest runs are looked at for their overhead."""
+"""How many of the newest runs are read for their overhead."""
 
 _LOGITS_AT_ONCE = 2**25
 """Logits computed at once (`training.loss`)."""
 _PADDED = 1.15
-"""Places per token in this app's CPU attention, which rounds the examples' lengths up (`training.attention`)."""
+"""Positions per token in this app's CPU attention, which rounds the examples' lengths up (`training.attention`)."""
 _SHARED_INPUT = (
     ("attention", ("q_proj", "k_proj", "v_proj", "qkv_proj", "c_attn", "query_key_value")),
     ("mlp", ("gate_proj", "up_proj", "gate_up_proj", "fc1", "c_fc")),
@@ -42,7 +42,7 @@ class Conditions:
     """What the memory depends on besides the config.
 
     Attributes:
-        device: 'cpu' or 'cuda'. precision: what 'auto' means there, 'float32' or 'bfloat16'.
+        device: 'cpu' or 'cuda'. precision: of 'auto' on this device, 'float32' or 'bfloat16'.
         longest: tokens of the longest example; None takes `data.max_length`, or the batch where that is less.
         learned: share of the tokens that count for the loss.
     """
@@ -76,12 +76,12 @@ class MemoryEstimate:
 
     @property
     def least(self) -> int:
-        """The least that the process (CPU) or the device (CUDA) will hold at its peak."""
+        """The least peak memory in bytes, of the process (CPU) or on the device (CUDA)."""
         return self.tensors + self.overhead[0]
 
     @property
     def most(self) -> int:
-        """The most that it will hold at its peak."""
+        """The largest peak memory in bytes."""
         return self.tensors + self.overhead[1]
 
 
@@ -91,13 +91,13 @@ def estimate_memory(
     """Estimates a run.
 
     Args:
-        overhead: what earlier runs held besides tensors (`seen_overhead`); None takes OVERHEAD.
+        overhead: (least, most) bytes of earlier runs besides tensors (`seen_overhead`); None takes OVERHEAD.
 
     Returns:
-        None where neither the disk nor the catalogue knows the model's sizes.
+        None if the model's sizes are neither on this disk nor in the catalogue.
 
     Raises:
-        ConfigError, ModelError: as the catalogue and the variant's options give them.
+        ConfigError: the variant's options do not fit the model. ModelError: the model cannot be read.
     """
     shape, modules = sizes_of(config.model.source), modules_of(config.model.source)
     if shape is None or modules is None:
@@ -108,7 +108,7 @@ def estimate_memory(
     adapter = 0 if step.full else 4 * trainable  # full fine-tuning trains the weights themselves
     kept, passing = step.activations()
     gradients, optimiser = 4 * trainable, 8 * trainable
-    summed = gradients if config.training.accumulation > 1 else 0  # those of the micro-batches before
+    summed = gradients if config.training.accumulation > 1 else 0  # of earlier micro-batches
     tensors = weights + adapter + optimiser + max(kept + summed + max(logits, passing), gradients + passing)
     if overhead is None:
         least, most = OVERHEAD["cuda" if step.cuda else "cpu"]
@@ -127,7 +127,7 @@ def estimate_memory(
 
 
 def known_memory(config: RunConfig, conditions: Conditions = Conditions()) -> MemoryEstimate | None:
-    """As `estimate_memory`, but None where the model cannot be read: for callers that do not have to say why."""
+    """Like `estimate_memory`, but None if the model cannot be read, for callers that need no reason."""
     try:
         return estimate_memory(config, conditions)
     except ModelError:
@@ -135,7 +135,7 @@ def known_memory(config: RunConfig, conditions: Conditions = Conditions()) -> Me
 
 
 def seen_overhead(store: RunStore, source: str) -> tuple[int, int] | None:
-    """The least and the most that recent runs of this base model held besides their tensors; None without such runs."""
+    """(least, most) bytes that recent runs of this base model held besides their tensors; None without such runs."""
     found = []
     for run in store.list()[:RECENT_RUNS]:
         result = run.result() or {}
@@ -144,13 +144,13 @@ def seen_overhead(store: RunStore, source: str) -> tuple[int, int] | None:
             if 0 < tensors < whole and run.config().model.source == source:
                 found.append(whole - tensors)
         except (PlaygroundError, TypeError, ValueError):
-            continue  # a result that something else wrote
+            continue  # a result in another format
     return (min(found), max(found)) if found else None
 
 
 def advice(config: RunConfig, estimate: MemoryEstimate, conditions: Conditions = Conditions()) -> list[str]:
-    """What to change so that the run needs less memory: at most three changes, the most useful first. Each is tried on
-    the estimate; what saves less than a twentieth is left out."""
+    """What to change so that the run needs less memory: at most three changes, the most useful first. Each is tried
+    with the estimate; those that save less than a twentieth are left out."""
     training, batch = config.training, config.training.batch_tokens
     changes: list[tuple[str, str, dict[str, Any]]] = []
     if not training.gradient_checkpointing:
@@ -175,8 +175,9 @@ def advice(config: RunConfig, estimate: MemoryEstimate, conditions: Conditions =
 
 
 def micro_batches(config: RunConfig, available: int, conditions: Conditions = Conditions()) -> int:
-    """The fewest micro-batches a step, doubled from `training.accumulation`, with which the run needs at most nine
-    tenths of the available bytes. The number asked for, where none is enough or the model's sizes are unknown."""
+    """The smallest number of micro-batches for each step, `training.accumulation` times a power of two, with which the
+    run needs at most nine tenths of the available bytes. `training.accumulation` itself if no number is enough, or the
+    model's sizes are unknown."""
     asked = micro = config.training.accumulation
     while config.training.batch_tokens // micro >= 64:
         training = config.training.model_copy(update={"accumulation": micro})
@@ -228,7 +229,7 @@ class _Step:
         """The base model's weights as they are stored."""
         total, stored = self.shape.parameters, self.config.model.quantisation
         if self.full:
-            # Trained weights are in float32. On a CPU their pristine copy lies in the same memory.
+            # Trained weights are in float32. On a CPU there is also an unchanged copy of them.
             copies = 1 if self.cuda else 2
             return 4 * copies * self.trainable + self.width * max(0, total - self.trainable)
         linear = sum(out * into for _, out, into in self.shape.modules())
@@ -239,7 +240,7 @@ class _Step:
         return self.width * total
 
     def frozen(self) -> int:
-        """What the variant keeps that is neither the base model's nor trained."""
+        """Tensors of the variant that are neither the base model's nor trained."""
         variant, rank = get_variant(self.config.variant.name), getattr(self.config.variant, "rank", 0)
         lora = sum(rank * (out + into) for out, into in self.adapted.values())
         float32, computed = variant.beside(self.adapted, self.config.variant)
@@ -265,7 +266,7 @@ class _Step:
 
     def _norms(self) -> float:
         s, t = self.shape, self.tokens
-        kept = 4 + (self.width if self.full else 0)  # the input in float32; trained scales need the normed one too
+        kept = 4 + (self.width if self.full else 0)  # the input in float32; to train the scales, the normalised one too
         if not s.rms and self.width == 2:
             kept += 4  # LayerNorm gives float32 under autocast
         return s.norms * t * s.hidden * kept + (t * (s.query + s.key) * 4 if s.head_norms else 0)
@@ -281,7 +282,7 @@ class _Step:
         return _PADDED * t * (e * (2 * s.query + keys) + weights)
 
     def _adapters(self) -> float:
-        """What the adapted modules keep, averaged over the layers."""
+        """Bytes that the adapted modules keep, averaged over the layers."""
         keeps, options, t = get_variant(self.config.variant.name).memory, self.config.variant, self.tokens
         rank, dropout = getattr(options, "rank", 0), getattr(options, "dropout", 0.0) > 0
         squares = keeps.squares + keeps.squares_by_rank * rank
@@ -295,7 +296,7 @@ class _Step:
         return total / self.shape.layers
 
     def _inputs(self) -> dict[str, int]:
-        """Widths of the inputs that adapted modules read, each input once."""
+        """{input: width} of the inputs of adapted modules; modules that read the same input count once."""
         found = {}
         for name, (_, into) in self.adapted.items():
             layer, last = name.rsplit(".", 1)

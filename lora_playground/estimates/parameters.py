@@ -1,4 +1,4 @@
-"""What a base model is made of and what a run trains of it, without loading it: from file headers or declared sizes."""
+"""The modules of a base model and the number of parameters that a run trains, from file headers or declared sizes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def modules_of(source: str) -> Modules | None:
     """The modules of a base model, from its files or else from the sizes that the catalogue declares.
 
     Returns:
-        None where neither is known. Errors are those of `catalogue.sizes_of`.
+        None if neither is known. For errors see `catalogue.sizes_of`.
     """
     folder = folder_of(source)
     if folder is not None:
@@ -46,21 +46,21 @@ def modules_of(source: str) -> Modules | None:
 
 
 def module_list(folder: Path) -> Modules | None:
-    """The modules of the model in `folder`, None where it has none. Raises ModelError."""
+    """The modules of the model in `folder`; None if there is no model. Raises ModelError."""
     about = folder / "config.json"
     return _read(folder, about.stat().st_mtime if about.is_file() else 0.0)
 
 
 @lru_cache(maxsize=16)
 def _read(folder: Path, changed: float) -> Modules | None:
-    """`changed`: when the folder's config.json was written, so that a new model in the same folder is read anew."""
+    """`changed` is the time of the folder's config.json, so that the cache does not return an earlier model."""
     linear = {name: (out, into) for name, out, into in module_shapes(folder)}
     return Modules(linear, tuple(tensor_shapes(folder).values()), parameter_count(folder)) if linear else None
 
 
 def trained(config: RunConfig, modules: Modules) -> tuple[int, Shapes]:
-    """How many parameters a run trains, and the modules that it adapts. Raises ConfigError where the variant's options
-    do not fit the model."""
+    """(number of trained parameters, adapted modules) of a run. Raises ConfigError if the variant's options do not fit
+    the model."""
     variant, options = get_variant(config.variant.name), config.variant
     targets = getattr(options, "target_modules", None)
     if targets is not None:

@@ -1,6 +1,7 @@
-"""What one run is expected to need, known once its data are encoded.
+"""The estimate for one run, made once its data are encoded.
 
-It makes the run fit into the memory, and is written beside what the run really took. It holds no model.
+By it a run on CUDA chooses its micro-batches, and its result has the estimate beside what the run took. It holds no
+model.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ from lora_playground.machine import memory
 from lora_playground.runs import Run, RunStore
 
 _SAMPLE = 500
-"""Examples that are looked at for the share of learned tokens."""
+"""Number of examples from which the share of learned tokens is estimated."""
 
 
 class RunEstimate:
-    """The estimate for a run as it will be trained.
+    """The estimate for one run.
 
     Args:
-        device, precision: 'cpu' or 'cuda', and what 'auto' means there: 'float32' or 'bfloat16'.
-        home: whose earlier runs the time is taken from.
+        device: 'cpu' or 'cuda'. precision: of 'auto' on this device, 'float32' or 'bfloat16'.
+        home: has the earlier runs by which time is estimated.
 
     Attributes:
-        memory: None where the model does not tell its sizes. time: None where nothing is known.
-        remedies: what would lower the memory, for the error message when it is full.
+        memory: None if the model's sizes are unknown. time: None if nothing comparable has run.
+        remedies: what would lower the memory, for the error message if there is too little.
     """
 
     def __init__(self, config: RunConfig, device: str, precision: str, prepared: Prepared, home: Path) -> None:
@@ -46,9 +47,9 @@ class RunEstimate:
         self.time = estimate_time(RunStore(home), config, device == "cuda")
 
     def told(self, attempt: int) -> dict[str, Any]:
-        """The fields of a run's result that are compared with what the run took. A resumed run gets no time, since its
-        result counts the last attempt only; nor does one whose time comes from the processor's speed alone, which is
-        measured anew each time and may differ from what the form said."""
+        """The fields of a run's result with the estimates. There is no time for a resumed run, since the times in a
+        result are those of its last attempt; nor if the estimate rests on the processor's speed alone, since that is
+        measured each time and can differ from the estimate in the form."""
         found: dict[str, Any] = {"device": self.conditions.device}
         if self.memory is not None:
             found["estimated_memory_bytes"] = self.memory.tensors
@@ -57,8 +58,8 @@ class RunEstimate:
         return found
 
     def fitting(self, run: Run, report: Callable[[dict[str, Any]], None]) -> TrainingConfig:
-        """The training options, on CUDA with as many micro-batches as the free memory asks for. A resumed run keeps the
-        number that it began with, since its batches depend on it."""
+        """The training options, on CUDA with as many micro-batches as the free memory requires. A resumed run keeps its
+        number, since its batches depend on it."""
         training = self.config.training
         micro = training.accumulation
         told = run.progress().plan.get("recipe")

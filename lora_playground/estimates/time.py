@@ -1,8 +1,8 @@
-"""How long a run will take on this machine, from Train to its result.
+"""Estimates how long a run will take on this machine, from its start to its result.
 
-Taken from what earlier runs here took, each of which gives a time of its own: so the differences between them, such as
-a browser on the same cores, become a range. Without earlier runs it follows from the model's size and the processor's
-speed. It trains nothing and imports no torch.
+Every comparable earlier run gives one estimate, so the differences between these runs, such as a browser on the same
+cores, become a range. Without earlier runs the estimate is made from the model's size and the processor's speed. It
+trains nothing and imports no torch.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from lora_playground.estimates.memory import known_memory
 from lora_playground.runs import RunStore
 
 LOOKED_AT, TAKEN = 20, 5
-"""How many of the newest runs are looked at, and how many of those, the newest that fit, are used."""
+"""How many of the newest runs are read, and how many of these, the newest comparable ones, are used."""
 ENOUGH = 10
-"""Steps from which a run's speed can be trusted; shorter runs are used where there are no others."""
+"""The speed of a run with fewer steps is less reliable; such runs are used only if there are no others."""
 REPORTS_SHARE = 0.05
-"""Time that live spectra, probes and validation added to that of the steps, as seen (`training.loop` allows 0.07)."""
+"""Measured share of time that live spectra, probes and validation add to that of the steps (`training.loop` allows
+0.07)."""
 MARGINS = {"method": (0.7, 2.0), "model": (0.5, 2.5)}
-"""By what factors the time may differ from that of a run with another method, or of another model, after the
-difference in arithmetic is taken into account."""
+"""(least, most) factors by which the time can differ from that of a run with another method, or of another model,
+beyond the difference in arithmetic."""
 PROCESSOR_SHARE = (0.08, 0.4)
-"""Speed of training as a share of a large matrix product's: with a browser on the same cores, and alone."""
+"""Speed of training as a share of the speed of a large matrix product: with a browser on the same cores, and alone."""
 STARTING = (0.5, 15.0)
 """Seconds until the embedded model is loaded: with a worker ready, and without one on a busy machine."""
 DISK = (1e9, 1e8)
@@ -52,14 +53,14 @@ _CHUNK_TOKENS = 3200
 
 @dataclass(frozen=True)
 class TimeEstimate:
-    """What a run will take: pairs are the least and the most.
+    """The estimate of a run's time; pairs are (least, most).
 
     Attributes:
-        seconds: from its start to its result; waiting in the queue is not counted.
-        steps: optimiser steps, which differ only where training is given a time.
-        source: what it is taken from: 'runs' of this model and method here, runs with another 'method', of another
-            'model', or the 'processor', timed with a matrix product. runs: how many.
-        after: seconds expected for saving and scoring, among `seconds`.
+        seconds: from its start to its result, without waiting in the queue.
+        steps: optimiser steps; the two differ only if training has a time budget.
+        source: on what it rests: 'runs' of this model and method on this machine, runs with another 'method', of
+            another 'model', or the speed of the 'processor', measured with a matrix product. runs: how many.
+        after: expected seconds of saving and scoring, included in `seconds`.
     """
 
     seconds: tuple[float, float]
@@ -70,25 +71,25 @@ class TimeEstimate:
 
 
 def estimate_times(store: RunStore, configs: Sequence[RunConfig], gpu: bool = False) -> list[TimeEstimate | None]:
-    """What each config would take here, one list entry each: None where nothing comparable is known, and for federated
+    """The time of each config on this machine; None for those of which nothing comparable is known, and for federated
     runs.
 
     Args:
-        store: whose finished runs are looked at.
-        gpu: whether they will train on a GPU; runs that trained on another kind of device are left out.
+        store: has the earlier runs. gpu: whether the runs will train on a GPU; only earlier runs on such a device
+            count.
     """
     found = list(_finished(store, "cuda" if gpu else "cpu"))
     return [None if config.federated is not None else _estimate(found, config, gpu) for config in configs]
 
 
 def estimate_time(store: RunStore, config: RunConfig, gpu: bool = False) -> TimeEstimate | None:
-    """As `estimate_times`, for one run."""
+    """Like `estimate_times`, for one run."""
     return estimate_times(store, [config], gpu)[0]
 
 
 def flops_per_token(config: RunConfig, result: dict[str, Any] | None = None) -> float | None:
-    """Floating-point operations of training per token: the base model forward and back, and all products of what is
-    trained. Sizes are taken from a run's result, else from the model's; None where neither is known."""
+    """Floating-point operations of training per token: the base model's forward and backward pass, and all products of
+    trained parameters. Sizes are taken from a run's result, else from the model's files; None if neither is known."""
     if result is not None:
         total, trained = int(result.get("total_parameters") or 0), int(result.get("trainable_parameters") or 0)
     else:
@@ -105,10 +106,11 @@ class _Pace:
     """How fast one config trains.
 
     Attributes:
-        speed: tokens a second, reports not counted. tokens: of one step.
-        ends: seconds of the training phase that do not grow with the steps: probes and validation at both ends.
+        speed: tokens per second, without reports. tokens: of one step.
+        ends: seconds of the training phase that do not depend on the number of steps: probes and validation at its
+            ends.
         before, after: seconds of the phases before and after training.
-        cut: whether scoring ends when its share of the time is over, whatever is answered by then.
+        cut: whether scoring ends after its share of the time, even if not all rows are answered.
     """
 
     speed: float
@@ -159,7 +161,7 @@ class _Seen:
         training, after = seconds.pop("training"), seconds.pop("saving", 0.0) + seconds.pop("evaluating", 0.0)
         ends = max(0.0, training - (1 + REPORTS_SHARE) * float(result["tokens"]) / self.speed)
         done, needed = flops_per_token(self.config, result), flops_per_token(config)
-        # A step holds a little less than its batch, or more where one example is longer than that.
+        # A step has a little fewer tokens than its batch size, or more if an example is longer than that.
         step, asked = float(result["tokens"]) / int(result["steps"]), float(config.training.batch_tokens)
         tokens = asked * step / batch if step <= batch else max(step, asked)
         scored = result.get("scoring") or {}
@@ -172,7 +174,7 @@ def _estimate(found: list[_Seen], config: RunConfig, gpu: bool) -> TimeEstimate 
     same_model = [one for one in found if one.config.model == config.model]
     same = [one for one in same_model if _kind(one.config) == _kind(config)]
     if seen := _longest(same or same_model):
-        # One run is one sample. With more of them, their own range says how much they differ.
+        # With a single run the margin is wide; with more runs their own range shows how much they differ.
         margin = 1 + 0.25 / len(seen)
         low, high = (1 / margin, margin) if same else MARGINS["method"]
         return _from_runs([one.pace(config) for one in seen], config, "runs" if same else "method", low, high)
@@ -196,7 +198,7 @@ def _from_runs(
     steps, after, given = [pace.steps(config) for pace in paces], median(pace.ending(config) for pace in paces), 0.0
     bounds = min(steps), max(steps)
     if config.training.seconds is not None:
-        # Training takes the time it was given; uncertain are the other phases, and how many steps there will be.
+        # Training takes the time of its budget; the other phases and the number of steps are uncertain.
         given, bounds = config.training.seconds, (max(1, int(bounds[0] / high)), int(bounds[1] / low))
     uncertain = [pace.seconds(config) - given for pace in paces]
     seconds = given + low * min(uncertain), given + high * max(uncertain)
@@ -206,7 +208,7 @@ def _from_runs(
 def _from_sizes(
     slow: float, fast: float, config: RunConfig, source: Literal["model", "processor"], runs: int
 ) -> TimeEstimate:
-    """For a model that has not run here, with speeds at worst and at best."""
+    """For a model that has not been trained on this machine, with the slowest and the fastest speed."""
     memory, batch, paces = known_memory(config), config.training.batch_tokens, []
     for end, speed in enumerate((fast, slow)):
         ends = (_PROBE_TOKENS + _VALIDATIONS_STEPS * batch) / speed
@@ -224,13 +226,14 @@ def _kind(config: RunConfig) -> tuple[str, str]:
 
 
 def _longest(seen: list[_Seen]) -> list[_Seen]:
-    """The newest of those that trained so long that their slow first step does not count."""
+    """The newest of those runs that trained long enough for their slow first step not to matter."""
     enough = [one for one in seen if int(one.result["steps"]) >= ENOUGH]
     return (enough or seen)[:TAKEN]
 
 
 def _finished(store: RunStore, device: str) -> Iterator[_Seen]:
-    """Runs to learn from, newest first: those that trained on this kind of device from start to end in one attempt."""
+    """Earlier runs that can be compared, newest first: those that were trained on this kind of device in one
+    attempt."""
     for run in store.list()[:LOOKED_AT]:
         try:
             result = run.result()
@@ -249,11 +252,11 @@ def _usable(result: dict[str, Any], device: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _processor_flops() -> float:
-    """Float32 operations a second of this processor, timed with matrix products for a few milliseconds."""
+    """Float32 operations per second of this processor, measured with matrix products for a few milliseconds."""
     side, times = 384, []
     one = np.ones((side, side), np.float32)
     for _ in range(16):
         begun = time.perf_counter()
         one @ one
         times.append(max(1e-9, time.perf_counter() - begun))
-    return 2 * side**3 / min(times)  # the fastest: another process may have slowed the others
+    return 2 * side**3 / min(times)  # the fastest one, since other processes may have slowed down the others

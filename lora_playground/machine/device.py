@@ -1,4 +1,4 @@
-"""What this machine computes with, and how full that device's memory is. No torch: the web process asks."""
+"""The device on which this machine computes, and how full its memory is. No torch, since the web process uses it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import psutil
 import pynvml
 
 FRESH = 4.0
-"""Seconds for which an answer is used again; all browsers together ask the system once in that time."""
+"""Seconds for which an answer is reused, so that many browsers together ask the system only once in that time."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device's kind and name, and its memory in bytes (0 where unknown)."""
+    """A device's kind and name, and its used and total memory in bytes (0 if unknown)."""
 
     kind: Literal["cpu", "cuda"]
     name: str
@@ -31,7 +31,7 @@ _known: tuple[float, Device] | None = None
 
 
 def device() -> Device:
-    """The first GPU that CUDA may use, or else the processor with the main memory."""
+    """The first GPU that CUDA may use, or the processor with the main memory if there is none."""
     global _known
     with _lock:
         if _known is None or time.monotonic() - _known[0] > FRESH:
@@ -42,13 +42,13 @@ def device() -> Device:
 
 
 def cores() -> int:
-    """How many processor cores this process may use."""
+    """The number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU: its name in CUDA_VISIBLE_DEVICES, its product's name, and its memory in bytes."""
+    """A GPU: its name in CUDA_VISIBLE_DEVICES, its product name, its used and total memory in bytes."""
 
     name: str
     product: str
@@ -57,7 +57,7 @@ class Gpu:
 
 
 def gpus() -> list[Gpu]:
-    """The GPUs that CUDA may use here, in its order; none where there is no driver."""
+    """The GPUs that CUDA may use, in its order; [] without a driver."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
@@ -69,7 +69,7 @@ def gpus() -> list[Gpu]:
             found.append(_gpu(name.strip()))
         return found
     except (pynvml.NVMLError, ValueError, OverflowError):
-        return found  # CUDA takes the GPUs before the first name that is none; '' and -1 hide all
+        return found  # CUDA stops at the first name that is no GPU; '' and -1 hide all
     finally:
         with contextlib.suppress(pynvml.NVMLError):
             pynvml.nvmlShutdown()

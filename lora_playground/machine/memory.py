@@ -1,6 +1,6 @@
-"""How much memory this machine has and has free, and how much this process has taken at most.
+"""Total and free memory of this machine, and the peak memory of this process.
 
-Torch is imported only by functions that ask about what it holds.
+Only functions about torch's own memory import torch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def total() -> int:
 
 
 def free(device: str = "cpu") -> int:
-    """Bytes that can still be taken of a device's memory: 'cpu' or a CUDA device."""
+    """Free bytes of a device's memory: 'cpu' or a CUDA device."""
     if device.startswith("cuda"):
         import torch
 
@@ -27,15 +27,18 @@ def free(device: str = "cpu") -> int:
 
 
 def available_to_torch() -> int:
-    """Bytes of the GPU that this process may use: what is free, and what torch has taken already."""
+    """Bytes of the GPU's memory that this process can use: what is free, and what torch has reserved already."""
     import torch
 
     return free("cuda") + int(torch.cuda.memory_reserved())
 
 
 def peak(device: str | None = None) -> int:
-    """The most memory held so far: on CUDA the bytes that torch has allocated, else this process's largest resident
-    set. `device`: 'cpu' or a CUDA device; None means CUDA where it is available."""
+    """Peak memory in bytes: on CUDA what torch has allocated, else this process's largest resident set.
+
+    Args:
+        device: 'cpu' or a CUDA device; None for CUDA if it is available.
+    """
     import torch
 
     if device.startswith("cuda") if device else torch.cuda.is_available():
@@ -45,7 +48,7 @@ def peak(device: str | None = None) -> int:
 
 
 def reset_peak() -> None:
-    """Begins to count the GPU's peak anew, since one process may train several runs."""
+    """Resets the GPU's peak, since a process can train several runs."""
     import torch
 
     if torch.cuda.is_available():
@@ -53,7 +56,7 @@ def reset_peak() -> None:
 
 
 def release() -> None:
-    """Gives back what is no longer referred to, on the GPU too."""
+    """Frees unused memory, also on the GPU."""
     import torch
 
     gc.collect()

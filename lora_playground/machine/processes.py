@@ -20,7 +20,7 @@ from typing import IO, Any
 import psutil
 
 HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HUB_DISABLE_IMPLICIT_TOKEN")
-"""The variables by which huggingface_hub is told a login, or told to use none."""
+"""Environment variables that give huggingface_hub a login, or tell it to use none."""
 
 _ROOT = Path(__file__).resolve().parents[2]
 _SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|COOKIE|PRIVATE|API_?KEY|ACCESS_?KEY|AUTH", re.IGNORECASE)
@@ -35,13 +35,12 @@ def clean_environment(environment: Mapping[str, str], hub_login: bool = True) ->
     """`environment` without variables whose names look like secrets, and with what a child of this app needs.
 
     Args:
-        hub_login: whether the hub's token stays, which gated models ask for.
+        hub_login: whether to keep the hub's token, which gated models require.
     """
     allowed = HUB_TOKENS if hub_login else ()
     kept = {name: value for name, value in environment.items() if name in allowed or not _SECRET.search(name)}
     return kept | {
-        # The package is found from whatever folder the server was started in, and no module of that folder is taken
-        # for one of Python's.
+        # With this the package is found from any folder, and no module in the current folder hides one of Python's.
         "PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), kept.get("PYTHONPATH")))),
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
@@ -54,7 +53,7 @@ def clean_environment(environment: Mapping[str, str], hub_login: bool = True) ->
 
 @dataclass(frozen=True)
 class Limits:
-    """What the operating system refuses a child: None sets no limit.
+    """Limits that the operating system sets for a child; None for no limit.
 
     Attributes:
         memory: bytes of private memory (RLIMIT_DATA). cpu_seconds: processor time of all its threads together.
@@ -75,13 +74,12 @@ def start(
     hub_login: bool = True,
     limits: Limits = Limits(),
 ) -> subprocess.Popen[bytes]:
-    """Starts a child process; raises OSError where the system refuses.
+    """Starts a child process. Raises OSError if the system refuses.
 
     Args:
-        stdin, stdout, stderr: as for `subprocess.Popen`; errors go where the output goes unless told otherwise.
-        keep_open: file descriptors that the child inherits.
-        environment: variables added to the clean environment.
-        hub_login: whether it may use the hub's token.
+        stdin, stdout, stderr: as for `subprocess.Popen`; by default standard error goes where the output goes.
+        keep_open: file descriptors that the child inherits. environment: variables added to the clean environment.
+        hub_login: whether it gets the hub's token.
     """
     popen = subprocess.Popen(
         command, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=keep_open, **_surroundings(environment, hub_login)
@@ -91,7 +89,7 @@ def start(
 
 
 async def run(command: Sequence[str], seconds: float) -> tuple[int, str, str]:
-    """Runs a command to its end: its exit status, what it printed, and what it wrote as errors.
+    """Runs a command to its end; returns (exit status, standard output, standard error).
 
     Raises:
         TimeoutError: it took longer than `seconds` and was killed. OSError: it cannot be started.
@@ -115,7 +113,7 @@ async def run(command: Sequence[str], seconds: float) -> tuple[int, str, str]:
 
 
 def signal_group(pid: int, number: signal.Signals) -> None:
-    """Sends a signal to the process group that `pid` leads; no error where it has ended."""
+    """Sends a signal to the process group that `pid` leads; no error if it has ended."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, number)
 
@@ -128,15 +126,15 @@ def yield_to_others(niceness: int = 5) -> None:
 
 
 def share_the_session(niceness: int = 5) -> None:
-    """Lowers the priority of this process's session: where Linux shares the processor between sessions first, that is
-    what counts. A new session does not inherit it, as it does a process's own."""
+    """Lowers the priority of this process's session. Where Linux divides processor time between sessions first
+    (autogroup), this is the priority that counts; unlike a process's own, a new session does not inherit it."""
     with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as file:
         file.write(str(niceness))
 
 
 def started_at(pid: int) -> float:
-    """When a living process began, in seconds since 1970; 0 where there is none. It tells the process from a later one
-    with the same number. Two readings may differ by a second, since the system's clock is adjusted."""
+    """The start of a living process in Unix seconds, 0 if there is none; distinguishes it from a later process with the
+    same id. Two readings can differ by a second, since the system's clock is adjusted."""
     try:
         process = psutil.Process(pid)
         return 0.0 if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
@@ -145,7 +143,7 @@ def started_at(pid: int) -> float:
 
 
 def cpu_seconds(pid: int) -> float | None:
-    """Processor time that a process and its ended children have used; None where there is no such process."""
+    """Processor time that a process and its ended children have used; None if there is no such process."""
     try:
         return sum(psutil.Process(pid).cpu_times()[:4])  # user, system, and both of the children
     except psutil.Error:
@@ -153,7 +151,7 @@ def cpu_seconds(pid: int) -> float | None:
 
 
 def carrying(variable: str, value: str) -> list[int]:
-    """Living processes but this one in whose environment `variable` has this value, whatever group they are in."""
+    """Ids of living processes in whose environment `variable` has this value, in any group, without this one."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -169,8 +167,8 @@ def _surroundings(environment: Mapping[str, str] | None, hub_login: bool) -> dic
 
 
 def _restrict(pid: int, limits: Limits) -> None:
-    """Sets the limits of a child that has just begun. It is done from outside, since code that runs between fork and
-    exec may lock up a process that has threads."""
+    """Sets the limits of a child that has just started. This is done from outside, since code between fork and exec can
+    deadlock in a process with threads."""
     if not hasattr(psutil, "RLIMIT_CORE"):
         return  # only Linux sets the limits of another process
     asked = {psutil.RLIMIT_CORE: 0, psutil.RLIMIT_DATA: limits.memory, psutil.RLIMIT_CPU: limits.cpu_seconds}

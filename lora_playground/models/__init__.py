@@ -1,1 +1,1 @@
-"""Base models: finding, loading, decoding, and what they cost."""
+"""Base models: `catalogue` finds them, `loading` loads them, `decoding` answers with them."""

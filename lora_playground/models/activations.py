@@ -1,4 +1,4 @@
-"""How strongly updates act on what modules really read: ‖ΔW·h‖ over the tokens of some texts.
+"""How strongly updates act on the real inputs h of their modules: ‖ΔW·h‖ over the tokens of some texts.
 
 It knows a decoder and updates; nothing of runs and datasets.
 """
@@ -20,10 +20,11 @@ from lora_playground.models.placed_update import named_modules
 def responses(
     decoder: Decoder, texts: Sequence[Sequence[int]], at_work: RowUpdate | None, adapters: Sequence[Sequence[Update]]
 ) -> list[float]:
-    """√(Σ‖ΔW·h‖²) of each adapter, over modules and tokens; h is what a module reads with `at_work` attached.
+    """√(Σ‖ΔW·h‖²) of each adapter over modules and tokens.
 
     Args:
-        texts: token ids of each text. adapters: their updates; only those of modules with factors or (out, in) count.
+        texts: token ids of each text. at_work: the update that is active while h is taken, None for the base.
+        adapters: the updates of each; only those of matrices count.
     """
     modules = named_modules(decoder.model)
     by_name: dict[str, list[tuple[int, Update]]] = {}

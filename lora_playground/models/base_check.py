@@ -1,4 +1,4 @@
-"""Whether a base that answers is still the base: checked with the very pass, weights and updates that answer.
+"""Checks that a base that answers is unchanged, with the same forward pass, weights and updates that answer.
 
 It knows decoding and fingerprints; nothing of runs or chats.
 """
@@ -15,29 +15,28 @@ from lora_playground.models.decoding import Decoder, RowUpdate
 from lora_playground.models.loading import Base, fingerprint_ids, sampled
 
 VALID_SECONDS = 30.0
-"""For so long a check beside the same adapters counts."""
+"""Seconds for which the result of a check beside the same adapters is reused."""
 
 
 class BaseCheck:
-    """Checks one base, and remembers the results for a while.
+    """Checks one base, and caches the results for a while.
 
     Args:
-        base: with the fingerprint that was taken before anything was attached.
-        decoder: what answers with it.
+        base: with the fingerprint that was taken before anything was attached. decoder: answers with it.
 
     Attributes:
-        limit: the largest drift of a base that is untouched.
+        limit: the largest drift that rounding alone can cause.
     """
 
     def __init__(self, base: Base, decoder: Decoder) -> None:
         self._base, self._decoder = base, decoder
-        # A batch of another size may round otherwise; a base that an adapter has touched differs by far more.
+        # Batches of different size round differently; a base that an adapter has changed differs by far more.
         self.limit = 1e-4 if base.dtype == torch.float32 else 0.05
         self._results: dict[frozenset[object], tuple[float, float]] = {}
 
     def drift(self, updates: Sequence[RowUpdate | None]) -> float:
-        """Largest change of a logit, against the largest logit, of the fingerprint's prompt as a base row beside these
-        updates. More than `limit` means that the base was changed."""
+        """Largest change of a logit, relative to the largest logit, for the fingerprint's prompt read by a base row
+        beside rows with these updates. More than `limit` means that the base was changed."""
         adapted = [update for update in updates if update is not None]
         beside = frozenset(update.adapter.family for update in adapted)
         now = time.monotonic()

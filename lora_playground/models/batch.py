@@ -1,6 +1,7 @@
-"""Rows that are decoded together, one token for each a step. Rows join and leave between any two steps.
+"""Decodes rows together, one token for each row in a step. Rows can join and leave between any two steps.
 
-It knows token ids and how they are chosen; a `readers` object reads them. It knows nothing of text, runs or panes.
+It knows token ids and how they are chosen; an object of `readers` runs the model on them. It knows nothing of text,
+runs or panes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from lora_playground.models.sampling import Sampling, choose, divergence
 
 @dataclass(eq=False)
 class Row:
-    """One reply in the making.
+    """One reply in progress.
 
     Attributes:
         prompt: token ids, not empty.
@@ -28,10 +29,10 @@ class Row:
         max_new_tokens: a limit on the reply.
         stop: token ids that end the reply.
         follow: a row of the same prompt whose tokens this row reads instead of its own choices (teacher forcing).
-        compare: a row of the same prompt, usually the base; KL and its top 5 are reported against it for as long as
-            both have read the same tokens.
-        shadow: when the two part, keep a hidden row that has `compare`'s update and reads this row's tokens, so that
-            the comparison goes on, on equal context.
+        compare: a row of the same prompt, usually the base's, to which KL and top 5 are reported as long as both have
+            read the same tokens.
+        shadow: whether to add a hidden row once their tokens differ, with `compare`'s update, which reads this row's
+            tokens, so that the comparison continues with equal context.
         detail: report log-probability, top 5, and KL.
         tokens: the reply so far.
     """
@@ -52,16 +53,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Token:
-    """What one step gave one row.
+    """The result of a step for one row.
 
     Attributes:
-        row: whose.
-        token: the token read next: its own choice, or that of the row it follows.
+        token: the token that the row reads next: its own choice, or that of the row it follows.
         choice: its own choice.
         finished: 'stop' (an end token, not part of the reply), 'length', or None.
         logprob: log-probability (nats, temperature 1) of `token` in this row; None without detail.
         top: five most probable (token, log-probability), best first.
-        kl: KL(this row ‖ compared row) in nats on equal context, None where there is none.
+        kl: KL(this row ‖ compared row) in nats with equal context; None without one.
         compare_logprob, compare_top: the compared row's, on equal context.
     """
 
@@ -80,8 +80,7 @@ class Batch:
     """A batch that decodes with one model.
 
     Args:
-        reader: how the model reads.
-        context: how many tokens the model reads at most.
+        reader: runs the model. context: the most tokens that the model can read.
 
     Attributes:
         rows: the rows that are not finished, hidden ones among them.
@@ -95,7 +94,7 @@ class Batch:
         self._next: list[int] = []  # the token that each active row reads next
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Lets rows join at the next step. Raises ChatError for a prompt that is empty or fills the context."""
+        """Adds rows, which join at the next step. Raises ChatError for a prompt that is empty or fills the context."""
         for row in rows:
             if not row.prompt:
                 raise ChatError("There is nothing to answer: the prompt is empty.")
@@ -109,7 +108,7 @@ class Batch:
 
     @torch.no_grad()
     def remove(self, rows: Sequence[Row]) -> None:
-        """Takes rows out, with the shadows that follow them."""
+        """Removes rows, with the hidden rows that follow them."""
         gone = {id(row) for row in rows}
         gone |= {id(row) for row in self.rows if row.hidden and row.follow is not None and id(row.follow) in gone}
         self._joining = [row for row in self._joining if id(row) not in gone]
@@ -120,7 +119,7 @@ class Batch:
 
     @torch.no_grad()
     def step(self) -> list[Token]:
-        """One token for every row; rows that ended have left the batch when it returns.
+        """Decodes one token for every row. Rows that end are removed from the batch.
 
         The model must be in eval mode (`Decoder.evaluating`).
         """
@@ -131,7 +130,7 @@ class Batch:
         """The first half of `step`: reads one token of each row and the prompts of those who join.
 
         Args:
-            tokens: what the active rows read in the place of the tokens that they chose.
+            tokens: are read by the active rows in place of the tokens that they chose.
 
         Returns:
             Logits (rows, V), float32, in the order of the batch.
@@ -148,7 +147,7 @@ class Batch:
         return logits[0] if len(logits) == 1 else torch.cat(logits)
 
     def _take(self, logits: torch.Tensor) -> list[Token]:
-        """Chooses, reports, forks shadows, and lets finished rows leave. logits (rows, V)."""
+        """Chooses tokens by logits (rows, V), reports, adds hidden rows, and removes finished rows."""
         rows = self._active
         position = {id(row): index for index, row in enumerate(rows)}
         choices = choose(logits, [row.sampling for row in rows], [len(row.tokens) for row in rows])
@@ -177,7 +176,8 @@ class Batch:
         return out
 
     def _part(self, tokens: list[int], position: dict[int, int]) -> None:
-        """Where a row has just parted from the one it is compared with: forks a shadow, or ends the comparison."""
+        """For rows whose token has just differed from that of the row they are compared with: adds a hidden row, or
+        ends the comparison."""
         for row in list(self._active):
             other = row.compare
             if other is None or row.finished:
@@ -201,7 +201,7 @@ class Batch:
                 row.compare = shadow
 
     def _report(self, logits: torch.Tensor, tokens: list[int], position: dict[int, int]) -> dict[int, dict[str, Any]]:
-        """Log-probabilities, top 5 and KL of the rows that want them."""
+        """Log-probabilities, top 5 and KL of rows with `detail`."""
         wanted = [index for index, row in enumerate(self._active) if row.detail and not row.hidden]
         if not wanted:
             return {}
@@ -236,7 +236,7 @@ class Batch:
         self._next.append(token)
 
     def _drop(self, index: int) -> None:
-        """Frees an active row's place; the last row moves into it."""
+        """Removes an active row; the last row takes its index."""
         self._reader.drop(index)
         row, token = self._active.pop(), self._next.pop()
         if index < len(self._active):

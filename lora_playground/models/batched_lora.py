@@ -20,10 +20,10 @@ from lora_playground.models.placed_update import named_modules
 
 
 class Placed(Protocol):
-    """What is placed on a model: a run's update, or a mixture of them.
+    """An update or a mixture of updates that is placed on a model.
 
     Attributes:
-        family: what a check of the base counts as one.
+        family: identifies adapters that `base_check` need not check separately.
     """
 
     @property
@@ -35,13 +35,13 @@ class Placed(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class RowUpdate:
-    """What one row of a batch gets.
+    """The update of one row of a batch.
 
     Attributes:
         adapter: the update, placed on the model.
         strength: factor on ΔW, −2 to 2 in the app; 0 is the base.
         truncation: which singular directions of every ΔW are kept; None keeps all.
-        deltas: what each module adds. Worked out here, on the thread that makes the object: a truncation takes time.
+        deltas: what each module adds; computed on the thread that makes this object, since truncation takes time.
     """
 
     adapter: Placed
@@ -58,7 +58,7 @@ _Part: TypeAlias = tuple[Delta, Rows, float]
 
 
 class BatchUpdate:
-    """What every module adds for one composition of a batch.
+    """The updates of all modules for one composition of a batch.
 
     Args:
         modules: the model's modules by name.
@@ -83,12 +83,12 @@ class BatchUpdate:
 
     @contextmanager
     def applied(self, length: int) -> Iterator[None]:
-        """The modules add their deltas for as long as the context lasts; the base model is as before afterwards.
+        """Within the block the modules add their deltas.
 
         Args:
             length: T, how many tokens of each row are read.
         """
-        # Not by forward hooks: PyTorch takes longer to call one than the small products of a token take.
+        # Not by forward hooks, since calling one takes longer than the small products for one token.
         self._length = length
         before = [own.get("forward") for own, _ in self._forwards]
         for own, forward in self._forwards:

@@ -37,13 +37,13 @@ class Decoder:
     """Decodes with one model. Not for use by two threads at once.
 
     Args:
-        model: a Hugging Face causal LM, plain, quantised, or with a live PEFT adapter (which then belongs to "the base"
-            of this decoder: updates of rows come on top).
+        model: a Hugging Face causal LM, plain, quantised, or with an active PEFT adapter (which is then part of what
+            this decoder calls the base).
         tokenizer: its tokenizer.
 
     Attributes:
         stop: token ids that end a reply.
-        context: how many tokens the model reads at most.
+        context: the most tokens that the model can read.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
@@ -60,18 +60,18 @@ class Decoder:
 
     @property
     def forward(self) -> LlamaForward | TransformersForward:
-        """The pass that answers: the plain one where the model is (still) one that it knows, else transformers' own."""
+        """The forward pass: the plain one if it fits the model as it is at the moment, else transformers' own."""
         return self._llama if self._llama is not None and fits(self.model) else self._transformers
 
     @cached_property
     def keeps(self) -> bool:
-        """Whether transformers' own pass gives the same logits with padding, and with keys and values kept between
-        tokens. Where it does not, every token takes as long as reading the whole text."""
+        """Whether the forward pass gives the same logits with padding and a cache of keys and values as without. If
+        not, the whole text is read again for every token."""
         with self.evaluating():
             return not length_matters(self.model) and agrees(self._transformers)
 
     def adapter(self, updates: Sequence[Update], name: str = "adapter") -> PlacedUpdate:
-        """Places updates on the model, for use in `RowUpdate`; raises ModelError where they do not fit."""
+        """Places updates on the model, for use in `RowUpdate`. Raises ModelError if they do not fit."""
         return PlacedUpdate(self.model, updates, name)
 
     def encode(self, conversation: Sequence[dict[str, str]]) -> list[int]:
@@ -87,13 +87,12 @@ class Decoder:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Eval mode without gradients; afterwards every module has the mode it had."""
+        """Eval mode without gradients within the block; afterwards every module is in its earlier mode."""
         training = [module for module in self.model.modules() if module.training]
         for module in training:
             module.training = False
         try:
-            # Not inference_mode: a module that caches what it computes (rotations, norms) would later meet inference
-            # tensors in a training step.
+            # Not inference_mode: tensors that a module caches, such as rotations, could then not be used in training.
             with torch.no_grad():
                 yield
         finally:
@@ -113,11 +112,11 @@ class Decoder:
         """Replies to many conversations at once.
 
         Args:
-            conversations: lists of {"role", "content"}; the reply to the last message is generated. One that leaves no
-                room in the model's context loses its first tokens.
+            conversations: lists of {"role", "content"}; the reply to the last message is generated. A conversation that
+                is too long for the model's context loses its first tokens.
             updates: None (base), one list of `Update` or one `RowUpdate` for all, or one `RowUpdate` or None for each.
             temperature: 0 is greedy. The noise of conversation i depends on (seed, i) and the step alone.
-            should_stop: asked before every token; when true, the replies end where they are.
+            should_stop: called before every token; once it returns true, all replies end.
 
         Returns:
             The replies in the order of the conversations, without special tokens.
@@ -129,14 +128,14 @@ class Decoder:
             keep = max(1, self.context - max_new_tokens)
             sampling = Sampling(temperature, top_p, seed, index)
             rows.append(Row(ids[-keep:], per_row[index], sampling, max_new_tokens, self.stop))
-        # Neighbours of like length need little padding; long ones first, so that the batch never has to grow.
+        # Sorted by length, so that there is little padding; the longest first, so that the buffers never have to grow.
         waiting = sorted(rows, key=lambda row: -len(row.prompt))
         with self.evaluating():
             batch = self.batch()
             while (waiting or batch.rows) and not (should_stop and should_stop()):
                 if waiting and len(batch.rows) <= WIDTH // 2:
                     free = WIDTH - len(batch.rows)
-                    # Neighbours with the same update are added to without copies.
+                    # Rows with the same update are neighbours, so that it is added to a slice without copies.
                     batch.add(sorted(waiting[:free], key=lambda row: id(row.update)))
                     del waiting[:free]
                 batch.step()
@@ -147,7 +146,7 @@ class Decoder:
         return self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def logits(self, ids: Sequence[int], update: RowUpdate | None = None) -> torch.Tensor:
-        """Logits (T, V), float32, of a sequence without cache; what the fingerprint and tests use."""
+        """Logits (T, V), float32, of a sequence, without cache; for the fingerprint and tests."""
         with self.evaluating(), batch_update(self.model, [update]).applied(len(ids)):
             input_ids = torch.tensor([list(ids)], device=self.device)
             return self.model(input_ids=input_ids, use_cache=False).logits[0].float()

@@ -1,6 +1,6 @@
-"""The change of one module, as tensors, and how it is added to the module's output for some rows of a batch.
+"""The update of one module as tensors, and how it is added to the module's output for some rows of a batch.
 
-This is the one place where ΔW is applied; W is only read. It knows nothing of runs, tokens or caches.
+ΔW is applied only here; W is only read. It knows nothing of runs, tokens or caches.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Table:
     E: torch.Tensor
 
     def add(self, module: nn.Module, ids: torch.Tensor, y: torch.Tensor, rows: Rows, strength: float) -> None:
-        """Adds strength · ΔE[ids] to some rows of y (R, T, d), in place; ids is (R, T). The module is called with
-        ΔE for its weight, so that a scale of its own (Gemma's) is applied."""
+        """Adds strength · ΔE[ids] to some rows of y (R, T, d), in place; ids is (R, T). The module is called with ΔE as
+        its weight, so that it applies its own scale, if it has one, as Gemma's does."""
         _add(y, rows, torch.func.functional_call(module, {"weight": self.E}, (ids[rows],)).to(y.dtype), strength)
 
 
@@ -70,7 +70,7 @@ class Parameters:
     changes: dict[str, torch.Tensor]
 
     def add(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor, rows: Rows, strength: float) -> None:
-        """Replaces some rows of y by what the module gives with p + strength · Δp."""
+        """Replaces some rows of y by the module's output with p + strength · Δp."""
         own = {name: getattr(module, name) for name in self.changes}
         changed = {name: p + strength * self.changes[name].to(p.dtype) for name, p in own.items()}
         y[rows] = torch.func.functional_call(module, changed, (x[rows],))

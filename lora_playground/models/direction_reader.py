@@ -1,7 +1,9 @@
-"""What one singular direction σᵢuᵢvᵢᵀ of an update reads and says: vᵢᵀx at every token of a prompt, and the tokens that
-W_U·uᵢ raises and lowers, always beside random directions, and with plain token frequency taken out.
+"""Reads one singular direction σᵢuᵢvᵢᵀ of an update: how strongly every token of a prompt activates it (vᵢᵀx), and
+which tokens it makes more and less probable (W_U·uᵢ), always beside random directions, and with token frequency
+removed.
 
-It knows a decoder and updates placed on its model; nothing of runs. Sources of the controls: 2506.11618, 2511.06739.
+It knows a decoder and updates placed on its model; nothing of runs. The controls follow arXiv 2506.11618 and
+2511.06739.
 """
 
 from __future__ import annotations
@@ -23,18 +25,18 @@ from lora_playground.models.placed_update import PlacedUpdate, named_modules, un
 NEUTRAL = (
     "The", "In the year", "I think that", "How do you", "It is a", "Please tell me about", "When we went to", "- ",
 )  # fmt: skip
-"""Beginnings of texts; the mean of what the base would say next counts as plain token frequency."""
+"""Beginnings of texts; the mean of the base's next-token probabilities after them is taken as token frequency."""
 RANDOM_READS, RANDOM_SAYS = 128, 16
-"""Random directions that a direction is held against."""
+"""How many random directions a direction is compared with, on its input and on its output side."""
 SHOWN = 8
 CHUNK = 16_384
-"""Rows of W_U that are made float32 at a time."""
+"""Rows of W_U that are converted to float32 at a time."""
 LONGEST = 512
-"""Tokens of a prompt that are looked at, the last ones."""
+"""The most tokens of a prompt; the last ones are used."""
 
 
 class DirectionReader:
-    """Reads directions of updates placed on one model. For the thread that runs the model.
+    """Reads directions of updates placed on one model. Only the thread that runs the model may use it.
 
     Args:
         decoder: of the base.
@@ -45,23 +47,24 @@ class DirectionReader:
         self._log_frequency: torch.Tensor | None = None
 
     def read(self, update: PlacedUpdate, module: str, index: int, prompt: str, seed: int = 0) -> dict[str, Any]:
-        """What direction `index` (from 1) of a module's update reads in a prompt, and what it says.
+        """Reads direction `index` (from 1) of a module's update.
 
         Args:
-            update: the whole adapter, which is at work while the prompt is read. prompt: a user's message.
+            update: the whole adapter, which is active while the prompt is read. prompt: a user's message.
 
         Returns:
-            `module`, `index`, `of` (directions there are), `sigma`, `tokens`: texts of the prompt
-            in its template; `reads`: vᵢᵀx at each, `reads_random`: the same of a random unit vector; `reads_ratio`:
-            how strong its root mean square is against the mean one of random directions, `reads_chance`: theirs, 5% to
-            95%. `says`: null, with `says_not` saying why, or {`raised`, `lowered`: [{token, z, shift}], the same of a
-            random direction in `random_raised` and `random_lowered`, `strongest`: largest |z|, `chance`: the largest of
-            RANDOM_SAYS random directions, `frequency`: share of the shifts' variance that token frequency explains}. z
-            is the shift against its deviation over random directions. `nothing`: nothing stands out. `sentence`: all
-            that in words. The sign is chosen so that the token read most strongly is positive.
+            `module`, `index`, `of` (number of directions), `sigma`; `tokens`: the prompt's tokens in its template.
+            `reads`: vᵢᵀx at each token, and `reads_random`: the same of a random unit vector; `reads_ratio`: root mean
+            square of `reads` relative to the mean of random directions, and `reads_chance`: 5% and 95% quantiles of
+            these. `says`: None, with the reason in `says_not`, or {`raised`, `lowered`: [{token, z, shift}];
+            `random_raised`, `random_lowered`: the same of a random direction; `strongest`: largest |z|; `chance`: the
+            largest |z| of RANDOM_SAYS random directions; `frequency`: share of the shifts' variance that token
+            frequency explains}, where z is the shift divided by its standard deviation over random directions.
+            `nothing`: whether nothing stands out. `sentence`: all that in words. The sign is chosen so that the
+            strongest token of `reads` is positive.
 
         Raises:
-            AdapterError, ModelError: no such module or direction, or no linear module.
+            AdapterError, ModelError: there is no such module or direction, or the module is not linear.
         """
         found = triple(find(update.updates, module), index)
         place, one = self._placed(module, found)
@@ -83,7 +86,7 @@ class DirectionReader:
         return shown | {"sentence": _sentence(shown)}
 
     def _placed(self, module: str, found: Triple) -> tuple[str, Triple]:
-        """The module's own name, and the direction as the module applies it, (out, in)."""
+        """(the module's name in the model, the direction in (out, in) layout)."""
         modules = named_modules(self._model)
         place = module if module in modules else module.removesuffix(".weight")
         if place not in modules or linear_shape(modules[place]) is None:
@@ -93,7 +96,7 @@ class DirectionReader:
         return place, found
 
     def _pieces(self, ids: list[int]) -> list[str]:
-        """What each token adds to the text, spaces kept, control tokens by their names."""
+        """The text of each token with its spaces; control tokens by their names."""
         texts = [
             self._decoder.tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False) for end in range(len(ids) + 1)
         ]
@@ -101,7 +104,7 @@ class DirectionReader:
                 for before, after, id in zip(texts, texts[1:], ids)]  # fmt: skip
 
     def _inputs(self, place: str, ids: list[int], row: RowUpdate) -> np.ndarray:
-        """(T, in) float64: what the module reads at each token, the adapter at work."""
+        """(T, in) float64: the module's input at each token, with the adapter active."""
         kept: list[torch.Tensor] = []
         module = named_modules(self._model)[place]
         hook = module.register_forward_pre_hook(lambda _, given: kept.append(given[0].detach()))
@@ -117,7 +120,7 @@ class DirectionReader:
     # --- what it says -------------------------------------------------------------------------------------------------
 
     def _silent(self, place: str, one: Triple) -> str:
-        """Why the module's output cannot be read as tokens; '' where it can."""
+        """Why the module's output cannot be read as tokens; '' if it can."""
         head = self._model.get_output_embeddings()
         *_, leaf = place.split(".")
         if leaf not in WRITERS or head is None or head.weight.shape[1] != one.u.size:
@@ -131,7 +134,7 @@ class DirectionReader:
         return ""
 
     def _unembedding(self) -> tuple[torch.Tensor, torch.Tensor, bool]:
-        """W_U (V, d) as stored, the last norm's scale γ (d,) float32, and whether that norm takes the mean away."""
+        """(W_U (V, d) as stored, the last norm's scale γ (d,) in float32, whether that norm subtracts the mean)."""
         weight = self._model.get_output_embeddings().weight.detach()
         norm = last_norm(self._model)
         centred = isinstance(norm, nn.LayerNorm)
@@ -139,7 +142,7 @@ class DirectionReader:
         if centred and norm.weight is not None:  # type: ignore[union-attr]
             gamma = norm.weight.detach()  # type: ignore[union-attr, assignment]
         elif norm is not None and not centred:
-            with torch.no_grad():  # its scale, however it is written down (Gemma's is 1 + weight)
+            with torch.no_grad():  # by calling the norm, since scales are stored differently (Gemma's is 1 + weight)
                 gamma = norm(torch.ones(1, 1, weight.shape[1], device=weight.device, dtype=weight.dtype))[0, 0]
         return weight, gamma.float(), centred
 
@@ -196,7 +199,7 @@ class DirectionReader:
 
 
 def last_norm(model: Any) -> nn.Module | None:
-    """The norm between the last layer and the output head, or None where there is none."""
+    """The norm between the last layer and the LM head; None if there is none."""
     inner = getattr(unwrapped(model), "base_model", model)
     found = None
     for name, module in inner.named_modules():
@@ -207,7 +210,8 @@ def last_norm(model: Any) -> nn.Module | None:
 
 
 def without_frequency(shift: torch.Tensor, log_frequency: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(V, k) shifts less their best line over log frequency (V,), and the share of variance (k,) that it explains."""
+    """(shifts (V, k) minus their least-squares line over log frequency (V,), share of variance (k,) that the line
+    explains)."""
     f = log_frequency - log_frequency.mean()
     centred = shift - shift.mean(0)
     line = f[:, None] * ((f @ centred) / (f @ f).clamp_min(1e-12))
@@ -216,12 +220,13 @@ def without_frequency(shift: torch.Tensor, log_frequency: torch.Tensor) -> tuple
 
 
 def _strongest(values: np.ndarray) -> int:
-    """The token read most strongly; the first one, at which many models keep huge numbers, only where it is alone."""
+    """Index of the strongest token, without the first one, at which many models have huge activations, unless it is the
+    only one."""
     return int(np.argmax(np.abs(values[1:]))) + 1 if len(values) > 1 else 0
 
 
 def _read(X: np.ndarray, v: np.ndarray, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
-    """vᵀx (T,) for X (T, n), and how that compares with random unit vectors."""
+    """(vᵀx (T,) for X (T, n), its comparison with random unit vectors)."""
     random = np.random.default_rng(seed).standard_normal((v.size, RANDOM_READS))
     random /= np.linalg.norm(random, axis=0)
     values, others = X @ v, X @ random
@@ -242,12 +247,12 @@ def _stands_out(shown: dict[str, Any]) -> bool:
 
 
 def _named(token: str) -> str:
-    """A token in a sentence: with and without a space before it, it is one word; a line break is a sign."""
+    """A token as a word in a sentence, without the space before it; a line break is shown by a sign."""
     return token.strip() or token.replace("\n", "↵")
 
 
 def _sentence(shown: dict[str, Any]) -> str:
-    """What was found, in words; that there is nothing to see, where a random direction does as much."""
+    """The result in words; says that nothing stands out if random directions do as much."""
     ratio, high = shown["reads_ratio"], shown["reads_chance"][1]
     best = _strongest(np.asarray(shown["reads"]))
     if ratio > high:

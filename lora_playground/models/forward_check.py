@@ -1,6 +1,7 @@
-"""Whether a pass that pads, and keeps keys and values, gives a model's own logits; only then it is used.
+"""Checks that a forward pass with padding and cached keys and values gives the model's own logits; only then it is
+used.
 
-It knows passes and their cache; nothing of sampling or texts.
+It knows forward passes and their cache; nothing of sampling or texts.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from lora_playground.models.placed_update import unwrapped
 from lora_playground.models.transformers_forward import TransformersForward
 
 TOLERANCE = 1e-4
-"""Largest difference of logits, against the largest one, in float32; 300 times that in half precision or quantised."""
+"""Largest difference of logits, relative to the largest one, in float32; 300 times as much in half precision or
+quantised."""
 
 log = logging.getLogger(__name__)
 

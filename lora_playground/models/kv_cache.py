@@ -1,7 +1,7 @@
-"""The attention keys and values of a batch whose rows come and go, kept in buffers that are written in place.
+"""The attention keys and values of a batch whose rows join and leave, in buffers that are written in place.
 
-All rows end at the same column and each begins at its own: shorter rows are padded on the left. This module knows
-nothing of what the rows say.
+All rows end at the same column, and each begins at its own: shorter rows are padded on the left. It knows nothing of
+tokens.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 
 class Buffers:
-    """Keys and values of every layer. The tensors are made when a layer is first written.
+    """Keys and values of every layer. A layer's tensors are allocated when it is first written.
 
     Attributes:
         layers: (keys, values) of each layer, both (capacity, heads, columns, head size).
-        rows: how many rows are in use; they are the first ones.
-        starts: the first column of each of them.
+        rows: number of rows in use, which are the first ones. starts: the first column of each.
         end: the column after the last written one, the same for all rows.
-        capacity, columns: how many rows and columns the tensors hold.
+        capacity, columns: allocated rows and columns.
     """
 
     def __init__(self) -> None:
@@ -32,8 +31,8 @@ class Buffers:
         return min(self.starts, default=self.end)
 
     def reserve(self, rows: int, length: int) -> None:
-        """Makes sure that `rows` rows fit in all, that a prompt of `length` tokens fits before `end`, and that one more
-        column fits after it. Where they do not, everything moves to larger tensors; `end` and `starts` move too."""
+        """Makes sure that `rows` rows fit, that a prompt of `length` tokens fits before `end`, and one more column
+        after it. If they do not, everything is copied to larger tensors, and `end` and `starts` change."""
         if not self.rows:
             self.end, self.starts = 0, []
         if rows <= self.capacity and length <= self.end < self.columns:
@@ -54,21 +53,21 @@ class Buffers:
         self.starts = [start + shift for start in self.starts]
 
     def layer(self, index: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of a layer. Where it has none yet they are made to hold tensors like these (rows, heads,
-        length, head size)."""
+        """Keys and values of a layer; allocated for tensors like these (rows, heads, length, head size) if it has
+        none."""
         while len(self.layers) <= index:
             shapes = [(self.capacity, t.shape[1], self.columns, t.shape[3]) for t in (keys, values)]
             self.layers.append((keys.new_zeros(shapes[0]), values.new_zeros(shapes[1])))
         return self.layers[index]
 
     def copy(self, source: int, target: int) -> None:
-        """Row `target` becomes a copy of row `source`."""
+        """Copies row `source` to row `target`."""
         start = self.starts[target] = self.starts[source]
         for tensor in (tensor for pair in self.layers for tensor in pair):
             tensor[target, :, start : self.end] = tensor[source, :, start : self.end]
 
     def drop(self, row: int) -> None:
-        """Frees a row's place; the last row takes it."""
+        """Removes a row; the last row takes its index."""
         last = self.rows - 1
         if row != last:
             self.copy(last, row)
@@ -77,14 +76,13 @@ class Buffers:
 
 
 class Window(Cache):
-    """What one forward pass sees of `Buffers`, as a cache of transformers: rows [first, last), columns from `begin` on.
-
-    New keys and values are written from column `end` on. Models ask it for lengths when they make their masks.
+    """The part of `Buffers` that one forward pass uses, as a cache of transformers: rows [first, last), columns from
+    `begin` on. New keys and values are written from column `end` on.
     """
 
     def __init__(self, buffers: Buffers, first: int, last: int, begin: int, end: int) -> None:
         self.buffers, self.rows, self.begin, self.end = buffers, slice(first, last), begin, end
-        # Layers that exist already must tell their length before their first write; new ones are made by `update`.
+        # Models ask for a layer's length, for their masks, before its first write; `update` adds further layers.
         super().__init__(layers=[_Layer(self) for _ in buffers.layers])
 
     def update(
@@ -101,7 +99,7 @@ class Window(Cache):
 
 
 class _Layer(DynamicLayer):
-    """One layer of a `Window`; it only tells lengths."""
+    """One layer of a `Window`, which only returns lengths."""
 
     def __init__(self, window: Window) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""What a linear module is, and its weight W as (out, in).
+"""Recognises linear modules, and gives their weight W as (out, in).
 
-GPT-2's linear layer, Conv1D, stores its weight as (in, out). Its shape does not tell: a square weight may be either.
-Everything else in this app reads weights and updates as (out, in), and asks here.
+GPT-2's linear layer, Conv1D, stores its weight as (in, out), which the shape alone does not show if it is square. The
+rest of this app uses weights and updates only as (out, in), by the functions of this module.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def linear_shape(module: nn.Module) -> tuple[int, int] | None:
 
 
 def oriented(module: nn.Module, tensor: Any = None) -> torch.Tensor:
-    """A view as (out, in) of a module's weight, or of a tensor that lies as the weight does, such as its gradient; and
-    the way back, of a tensor (out, in) as the weight lies."""
+    """A view as (out, in) of a module's weight, or of a tensor in the weight's layout, such as its gradient. Applied to
+    a tensor (out, in) it gives the weight's layout again."""
     given: torch.Tensor = module.weight if tensor is None else tensor  # type: ignore[assignment]
     return given.T if is_conv1d(module) else given
 

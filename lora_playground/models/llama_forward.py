@@ -1,8 +1,8 @@
-"""A forward pass for Llama-like models on a CPU, in plain PyTorch: one new column of tokens for every row of a batch.
+"""A forward pass for Llama-like models on a CPU, in plain PyTorch.
 
-At a few million parameters most of the time that transformers takes for a token is Python: masks, caches and checks
-made anew. This pass calls the same modules (so their hooks, quantisation and wrappers apply) and does the attention
-between them. `transformers_forward` reads all other models. It knows nothing of sampling, and nothing of updates.
+For a model of a few million parameters, transformers spends most of the time of a token in Python, on masks, caches and
+checks. This pass calls the same modules (so that hooks, quantisation and wrappers apply) and computes the attention
+between them. All other models use `transformers_forward`. It knows nothing of sampling or updates.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Ten
 
 
 def _mask(window: Window, starts: torch.Tensor, T: int) -> torch.Tensor | None:
-    """(R, 1, T, columns): whether a token sees a column; None where all see all. A row's tokens see its columns
-    up to their own, and padding sees itself, so that no softmax is empty."""
+    """(R, 1, T, columns): whether a token attends to a column; None if all attend to all. A row's tokens attend to its
+    columns up to their own, and padding to itself, so that no softmax is empty."""
     if T == 1 and int(starts.max()) <= window.begin:
         return None
     columns = torch.arange(window.begin, window.end + T)

@@ -1,6 +1,6 @@
 """Loads a base model with its tokenizer, in 16/32, 8 or 4 bit, and takes its fingerprint before anything is attached.
 
-It knows nothing of variants, data or runs. Code that comes with a model is never run.
+It knows nothing of variants, data or runs. Code in a model's repository is never run.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ FALLBACK_TEMPLATE = (
     "{% else %}{{ 'User:\n' + message['content'] + '\n' }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:\n' }}{% endif %}"
 )
-"""What a base model without a chat template is trained and asked with. It ends in a line break, not in a space: a space
-would merge with the first word of the answer into one token, which a prompt alone never shows."""
+"""The chat template for base models without one. A prompt ends in a line break, not in a space, which would merge with
+the first word of the answer into one token, so that training and answering would differ."""
 
 _ENDINGS = (".json", ".safetensors", ".model", ".txt", ".jinja")
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What tells a base model from every other, and from a changed copy of itself.
+    """Identifies a base model, and shows whether it has been changed.
 
     Attributes:
         identity: SHA-256 of config and of names, shapes and samples of the stored weights; the same on every machine.
@@ -55,7 +55,7 @@ class Fingerprint:
     logits: np.ndarray
 
     def drift(self, model: torch.nn.Module) -> float:
-        """Largest change of those logits now, against the largest logit; 0 where the base is untouched."""
+        """Largest change of these logits, relative to the largest logit; 0 if the base is unchanged."""
         now = prompt_logits(model)
         return float(np.abs(now - self.logits).max() / max(float(np.abs(self.logits).max()), 1e-12))
 
@@ -66,9 +66,8 @@ class Base:
 
     Attributes:
         model: the causal language model, in evaluation mode, without gradients.
-        tokenizer: with a chat template and a padding token in any case.
-        folder: where its files lie.
-        device, dtype: where it lies, and in which dtype it computes.
+        tokenizer: always with a chat template and a padding token. folder: of its files.
+        device, dtype: where and in which dtype it computes.
         fingerprint: taken before anything was attached.
         own_template: whether the chat template is the model's own; else it is FALLBACK_TEMPLATE.
         bits: 16 (whatever the dtype), 8 or 4.
@@ -95,8 +94,8 @@ def load_base(
     Args:
         config: source and quantisation.
         device: 'auto', 'cpu', 'cuda' or 'cuda:1'.
-        dtype: a torch dtype, 'float32', 'bfloat16'; None or 'auto' leaves it to the probe.
-        progress: hears of a download, and may end it by raising.
+        dtype: a torch dtype, 'float32' or 'bfloat16'; None or 'auto' for what `models.precision` chooses.
+        progress: called with (bytes done, all bytes) of a download; may raise to stop it.
 
     Raises:
         ConfigError, AssetError, ModelError: each says what was given and what to do.
@@ -120,12 +119,12 @@ def load_base(
 
 
 def load_tokenizer(folder: Path) -> tuple[Any, bool]:
-    """The tokenizer of a model folder, with a padding token and a chat template; second: is the template its own."""
+    """(tokenizer of a model folder, with a padding token and a chat template; whether the template is its own)."""
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-    except BaseException as error:  # the tokenizers library panics with an exception that is no Exception
+    except BaseException as error:  # also a panic in the tokenizers library, which is no Exception
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
         raise ModelError(f"The tokenizer in {folder} cannot be loaded ({first_line(error)}); fetch it again.") from None
@@ -151,7 +150,8 @@ def load_tokenizer(folder: Path) -> tuple[Any, bool]:
 
 
 def template_beside(folder: Path) -> str:
-    """The template in chat_template.json, where models that see had theirs once and tokenizers do not look; or ''."""
+    """The template in chat_template.json, in which older vision models have it and which tokenizers do not read; or
+    ''."""
     try:
         found = json.loads((folder / "chat_template.json").read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -160,7 +160,7 @@ def template_beside(folder: Path) -> str:
 
 
 def _require_rows(tokenizer: Any, rows: int, folder: Path) -> None:
-    """Raises ModelError where the template, or a text, can hold a token for which the embedding has no row."""
+    """Raises ModelError if a text or the template can have a token for which the embedding has no row."""
     beyond = [token for token, number in tokenizer.get_vocab().items() if number >= rows]
     if not beyond:
         return
@@ -175,15 +175,15 @@ def _require_rows(tokenizer: Any, rows: int, folder: Path) -> None:
 
 
 def download(hub_id: str, progress: Progress | None = None) -> Path:
-    """The folder of a hub model: from the local cache, else fetched (going on where it broke off; see `hub.fetch`); or
-    of a GGUF file, converted if it was not yet."""
+    """The folder of a hub model, from the local cache or downloaded (an interrupted download is continued, see
+    `hub.fetch`); or that of a GGUF file, which is converted if needed."""
     if (file := gguf_file(hub_id)) is not None:
         return convert(file, progress)
     return cached_snapshot(hub_id) or fetch(hub_id, partial(_wanted, hub_id), progress=progress)
 
 
 def _wanted(hub_id: str, sizes: dict[str, int]) -> list[str]:
-    """Config, tokenizer and safetensors of the outermost folder; raises ModelError where there are none."""
+    """Config, tokenizer and safetensors files of the repository's top folder. Raises ModelError if there are none."""
     top = [name for name in sizes if "/" not in name and not name.startswith("consolidated")]
     names = [name for name in top if name.endswith(_ENDINGS)]
     if not any(name.endswith(".safetensors") for name in names):
@@ -234,7 +234,7 @@ def _load_model(folder: Path, config: ModelConfig, device: torch.device, dtype: 
     from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False, "use_safetensors": True}
-    # transformers would put an adapter that lies in the folder into the model: it is made to look for one elsewhere.
+    # transformers would load an adapter that is in the folder into the model, so it is told to look elsewhere.
     options["adapter_kwargs"] = {"subfolder": "no-adapter"}
     if config.quantisation != "none":
         options["quantization_config"] = _quantisation(config.quantisation, dtype)
@@ -275,7 +275,7 @@ def _load_model(folder: Path, config: ModelConfig, device: torch.device, dtype: 
 
 
 def _require_all(folder: Path, missing: Collection[str]) -> None:
-    """Raises ModelError where weights are missing, which transformers fills with random numbers."""
+    """Raises ModelError if weights are missing, which transformers would fill with random numbers."""
     if missing:
         names, more = sorted(missing), len(missing) - 3
         said = ", ".join(names[:3]) + (f" and {more} more" if more > 0 else "")
@@ -290,7 +290,7 @@ def keep_stored_layout(model: Any) -> None:
     """Keeps 4-bit weights as they were quantised.
 
     On processors with AVX512-BF16, bitsandbytes repacks a weight at its first forward pass in eval mode. That rounds
-    the scales of the blocks to bfloat16, so W changes by up to 0.4%, and fails where a row is no multiple of one.
+    the blocks' scales to bfloat16, which changes W by up to 0.4%, and fails if a row is no multiple of a block.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
