@@ -1,8 +1,8 @@
-"""What a model's chat template makes of a conversation, found out by rendering it: where the answers stand, what ends
-them, and whether there is a place for a system text.
+"""Analyses a model's chat template by rendering conversations with it: where the answers stand in the text, which
+tokens end them, and whether there is a place for a system text.
 
-It asks a tokenizer to render and knows no list of marks. Where a template has `{% generation %}` tags, they say what is
-an answer. It knows no models, no rows and no training.
+It has no list of known templates or marks. If a template has `{% generation %}` tags, the text between them is the
+answer. It knows no models, no rows and no training.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ class TemplateRefusal(Exception):
 
 @dataclass(frozen=True)
 class Conventions:
-    """What a template does with every chat.
+    """What a template does alike with every chat.
 
     Attributes:
-        system: where it puts a system text: 'always' the same, 'asked' only where the assistant is to speak next (it is
-            missing once the answer is there), or '' nowhere.
-        lead: what stands between the prompt and an answer, which the model has to write: often a space.
-        ends: texts that end an answer, the longest first; none where the template has no mark for it.
-        closes: whether the last answer of a chat has such an end; else the end-of-sequence token is put there.
-        stops: ids of the tokens that end an answer, with which a reply stops.
+        system: when it renders a system text: 'always'; 'asked' only if the assistant is to speak next (the system
+            text is missing once the answer is there); or '' never.
+        lead: text between the prompt and an answer that the model has to write itself: often a space.
+        ends: texts that end an answer, the longest first; empty if the template has none.
+        closes: whether the last answer of a chat has such an end; if not, the end-of-sequence token is appended.
+        stops: ids of the tokens that end an answer; generation stops at them.
     """
 
     system: str
@@ -52,12 +52,12 @@ class Rendered:
     """A whole chat as text.
 
     Attributes:
-        text: as the template renders it, with an end-of-sequence token where it has no end for the last answer.
-        learned: spans of the answers, each with what ends it.
-        unended: answers that no token ends.
-        closed: whether an end-of-sequence token was put behind the text.
+        text: as the template renders it, with an end-of-sequence token if it has no end for the last answer.
+        learned: spans of the answers, each with the text that ends it.
+        unended: the number of answers that no token ends.
+        closed: whether an end-of-sequence token was appended.
         moved: whether the system text was put into the first user turn.
-        changed: answers that the template writes in another way than they were given, white space aside.
+        changed: the number of answers that the template alters, white space aside.
     """
 
     text: str
@@ -69,13 +69,17 @@ class Rendered:
 
 
 def prompt(tokenizer: Any, chat: Sequence[Turn]) -> str:
-    """The text up to where the assistant begins to speak. A system text that the template has no place for stands at
-    the beginning of the first user turn. Raises what the template raises."""
+    """The text up to where the assistant begins to speak. A system text for which the template has no place is put at
+    the beginning of the first user turn. Raises whatever the template raises."""
     return _render(tokenizer, _with_system_moved(tokenizer, chat)[0], prompt=True)
 
 
 def whole(tokenizer: Any, chat: Sequence[Turn]) -> Rendered:
-    """A chat that ends with an answer, as it is learned; raises TemplateRefusal."""
+    """Renders a chat that ends with an answer, for training.
+
+    Raises:
+        TemplateRefusal: the template cannot render the chat, or the answers cannot be found in the text.
+    """
     try:
         known = conventions(tokenizer)
         chat, moved = _with_system_moved(tokenizer, chat)
@@ -102,7 +106,7 @@ def whole(tokenizer: Any, chat: Sequence[Turn]) -> Rendered:
 
 
 def stop_tokens(tokenizer: Any) -> frozenset[int]:
-    """Ids of the tokens that end an answer in this tokenizer's template; none where it has no template."""
+    """Ids of the tokens that end an answer in this tokenizer's template; empty if it has no template."""
     return conventions(tokenizer).stops if getattr(tokenizer, "chat_template", None) else frozenset()
 
 
@@ -119,7 +123,8 @@ _IN_PARTS: WeakKeyDictionary[Any, tuple[str, bool]] = WeakKeyDictionary()
 
 
 def _as_taken(tokenizer: Any, chat: Sequence[Turn]) -> list[Turn]:
-    """The chat as the template takes it: those of models that see often read a text only as the part of a turn."""
+    """The chat in the form that the template accepts: templates of vision models often take a turn's content only as a
+    list of parts."""
     template, in_parts = _IN_PARTS.get(tokenizer, ("", False))
     if template != tokenizer.chat_template:
         in_parts = not _reads(tokenizer, _sentinel(0)) and _reads(tokenizer, _in_parts(_sentinel(0)))
@@ -140,9 +145,9 @@ def _reads(tokenizer: Any, content: Any) -> bool:
 
 
 def _render_whole(tokenizer: Any, chat: Sequence[Turn], known: Conventions | None = None) -> str:
-    """A chat that ends with an answer, which stands behind the prompt that is sent for it: templates may put an empty
-    thought, the system text or the number of turns into it, or leave out the end of the question, where nothing
-    follows. `known` is left out while it is being found."""
+    """Renders a chat so that its last answer follows exactly the prompt that would be sent for it: templates may render
+    a prompt otherwise than the same turns within a chat, with an empty thought, the system text or the number of turns,
+    or without the end of the question. `known` is None while the conventions are being found."""
     text = _render(tokenizer, chat)
     if thinking_tags.thinks(tokenizer.chat_template):
         return thinking_tags.as_asked(text, _render(tokenizer, chat[:-1], prompt=True), chat[-1]["content"])
@@ -193,7 +198,7 @@ _KNOWN: WeakKeyDictionary[Any, tuple[str, Conventions]] = WeakKeyDictionary()
 
 
 def conventions(tokenizer: Any) -> Conventions:
-    """What the tokenizer's template does with every chat; found once for each."""
+    """The conventions of the tokenizer's template; found once per tokenizer and kept."""
     template, found = _KNOWN.get(tokenizer, ("", None))
     if found is None or template != tokenizer.chat_template:
         found = _found(tokenizer)
@@ -231,7 +236,7 @@ def _found(tokenizer: Any) -> Conventions:
 
 
 def _tail(tokenizer: Any, chat: list[Turn]) -> tuple[str, str]:
-    """(the chat as text, what stands behind its last answer); nothing where the template refuses it."""
+    """(the chat as text, the text after its last answer); two empty texts if the template refuses it."""
     text = _or_nothing(tokenizer, chat)
     return text, text.rpartition(chat[-1]["content"])[2] if chat[-1]["content"] in text else ""
 
@@ -262,9 +267,10 @@ def _marks(tokenizer: Any) -> dict[str, int]:
 
 
 def _answers(tokenizer: Any, known: Conventions, chat: Sequence[Turn], text: str) -> list[tuple[Turn, Span]]:
-    """(turn, where its content stands) of each answer, by rendering the chat once more with other contents.
+    """(turn, span of its content) of each answer, found by rendering the chat once more with other contents.
 
-    Raises TemplateRefusal where a turn is not in the text, or an answer's place cannot be told.
+    Raises:
+        TemplateRefusal: a turn is not in the text, or an answer's place is ambiguous.
     """
     first, order, between = _between_turns(tokenizer, known, chat)
     places: dict[int, Span] = {}
@@ -284,9 +290,10 @@ def _answers(tokenizer: Any, known: Conventions, chat: Sequence[Turn], text: str
 
 
 def _between_turns(tokenizer: Any, known: Conventions, chat: Sequence[Turn]) -> tuple[str, list[int], list[str]]:
-    """(what stands before the first turn, the turns' numbers in the order of the text, what stands behind each).
+    """(the text before the first turn, the turns' numbers in the order of the text, the text after each).
 
-    Raises TemplateRefusal where a turn is missing, or they are in another order.
+    Raises:
+        TemplateRefusal: a turn is missing, or they are in another order.
     """
     others = [{**turn, "content": _sentinel(number)} for number, turn in enumerate(chat)]
     first, *rest = re.split(r"Zq(\d+)qZ", _render_whole(tokenizer, others, known))
@@ -302,7 +309,7 @@ def _between_turns(tokenizer: Any, known: Conventions, chat: Sequence[Turn]) -> 
 
 
 def _refuse_made_marks(tokenizer: Any, text: str, around: str) -> None:
-    """Raises TemplateRefusal where a template that rewrites contents makes a special token of what was written.
+    """Raises TemplateRefusal if a template that rewrites contents has turned written text into a special token.
 
     Args:
         text: the chat. around: all that the template itself puts into it.
@@ -313,7 +320,7 @@ def _refuse_made_marks(tokenizer: Any, text: str, around: str) -> None:
 
 
 def _changed(chat: Sequence[Turn], text: str, places: Sequence[Span]) -> int:
-    """How many answers the template writes in another way, white space aside."""
+    """How many answers the template alters, white space aside."""
     said = ["".join(turn["content"].split()) for turn in chat if turn["role"] == "assistant"]
     shown = ["".join(text[start:end].split()) for start, end in places]
     return sum(one not in other for one, other in zip(said, shown)) if len(said) == len(shown) else 0
@@ -328,7 +335,7 @@ def _as_rendered(content: str, text: str, place: int, behind: str) -> str | None
 
 
 def _replaced(tokenizer: Any, known: Conventions, chat: Sequence[Turn], number: int, text: str) -> Span:
-    """Where an answer stands: between what comes before and behind it when only this answer is another."""
+    """The span of an answer: the part of the text that changes when this answer alone is replaced."""
     others = [{**turn, "content": _sentinel(number)} if turn is chat[number] else turn for turn in chat]
     before, found, behind = _render_whole(tokenizer, others, known).partition(_sentinel(number))
     if not found or not text.startswith(before) or not text.endswith(behind) or len(before + behind) > len(text):
@@ -350,8 +357,8 @@ def _ended(
     closing: bool = True,
     changed: int = 0,
 ) -> Rendered:
-    """The answers with what ends them. Where the template has no end for the last one, it ends with the
-    end-of-sequence token; `closing` says whether the last span is the chat's last answer."""
+    """Extends the spans of the answers to the text that ends each. If the template has no end for the last answer, the
+    end-of-sequence token is appended; `closing`: whether the last span is the chat's last answer."""
     learned, unended, closed = list[Span](), 0, False
     for number, (start, end) in enumerate(spans, 1):
         follows = next((mark for mark in known.ends if text.startswith(mark, end)), "")
@@ -368,7 +375,7 @@ def _ended(
 
 
 def _with_tools(tokenizer: Any, known: Conventions, chat: Sequence[Turn], text: str, moved: bool) -> Rendered:
-    """A chat with calls of tools: each of the assistant's turns goes from its prompt to the first end behind it."""
+    """A chat with calls of tools: the span of each assistant turn goes from its prompt to the first end after it."""
     learned: list[Span] = []
     for number, turn in enumerate(chat):
         if turn["role"] == "assistant":

@@ -21,7 +21,7 @@ def neutralise(text: str, special: Sequence[str]) -> str:
     """The text with a space inside each special token that it contains: "<|end|>" becomes "< |end|>".
 
     Args:
-        special: what `special_tokens` gave.
+        special: what `special_tokens` returned.
     """
     for token in special:
         if token in text:
@@ -30,7 +30,11 @@ def neutralise(text: str, special: Sequence[str]) -> str:
 
 
 def neutral(messages: Sequence[dict[str, Any]], special: Sequence[str]) -> list[dict[str, Any]]:
-    """Messages with no special token in what people wrote: contents, and calls of tools."""
+    """Messages whose contents and tool calls contain no special token.
+
+    Args:
+        special: what `special_tokens` returned.
+    """
     return [
         {key: value if key == "role" else _neutral(value, special) for key, value in turn.items()} for turn in messages
     ]

@@ -1,6 +1,7 @@
-"""How chat templates of thinking models are asked: for an answer without a thought, in training and in chat alike.
+"""Makes chat templates of thinking models ask for an answer without a thought, in training and in chat alike.
 
-An adapter that learns plain answers must be asked the way it was trained; it knows texts only, no tokenizer.
+An adapter that has learned plain answers needs the same prompt in chat as in training. This module knows texts only, no
+tokenizer.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ _WRITTEN = re.compile(r"\s*<(think|thinking|thought)>.*?</\1>\s*", re.S)
 
 
 def closed(prompt: str) -> str:
-    """The prompt; where the template opens a thought whatever it is told, with that thought closed."""
+    """The prompt; if the template opens a thought in spite of OPTIONS, with that thought closed."""
     match = _OPENED.search(prompt)
     return prompt.rstrip() + f"\n\n</{match[1]}>\n\n" if match else prompt
 
 
 def as_asked(text: str, prompt: str, answer: str) -> str:
-    """A whole chat as text, its last answer behind the very prompt that a chat sends: templates that put an empty
-    thought into the prompt alone would otherwise be trained without it."""
+    """The text of a whole chat in which the last answer follows exactly the prompt that a chat would send. Templates
+    that put an empty thought into the prompt only would otherwise be trained without it."""
     place = text.rfind(answer.strip())
     head = text[:place]
     if place < 0 or text.startswith(prompt) or not prompt.startswith(head):
@@ -33,11 +34,11 @@ def as_asked(text: str, prompt: str, answer: str) -> str:
 
 
 def thinks(template: str) -> bool:
-    """Whether a chat template knows thoughts."""
+    """Whether a chat template handles thoughts."""
     return "enable_thinking" in template or "<think" in template
 
 
 def without(answer: str) -> str:
-    """An answer without the thought that it begins with; as it is where nothing else would be left."""
+    """An answer without the thought that it begins with; unchanged if nothing else would be left."""
     match = _WRITTEN.match(answer)
     return answer[match.end() :] if match and answer[match.end() :].strip() else answer

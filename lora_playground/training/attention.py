@@ -108,7 +108,14 @@ def segment_attention(
 
 @contextmanager
 def segmented(model: Any, enabled: bool = True) -> Iterator[bool]:
-    """Makes the model use `segment_attention` inside the block, if it uses SDPA now; yields whether it does."""
+    """Makes the model use `segment_attention` inside the block, provided that it uses torch's SDPA otherwise.
+
+    Args:
+        enabled: False leaves the model as it is.
+
+    Yields:
+        Whether the model uses `segment_attention`.
+    """
     config = getattr(model, "config", None)
     before = getattr(config, "_attn_implementation", None)
     if not enabled or before != "sdpa" or not hasattr(model, "set_attn_implementation"):

@@ -37,9 +37,9 @@ class State:
 
     Attributes:
         step: optimiser steps done; steps: planned; tokens: trained on.
-        signature: of what must be equal for the checkpoint to fit (seed, data, shapes, names).
+        signature: digest of what must be equal for the checkpoint to fit (seed, data, shapes, names).
         parameters: trained parameters by name; optimiser: its state_dict; generators: torch's, by device.
-        variant: what the variant's training has changed besides (`Variant.training_state`).
+        variant: tensors other than the trained parameters that the variant changes (`Variant.training_state`).
         plateau: the fields of `schedule.Plateau`.
         validation_start: the validation loss before the first step. seconds: of training, earlier attempts included.
     """
@@ -58,7 +58,14 @@ class State:
 
 
 def save(folder: Path, state: State) -> Path:
-    """Writes `folder/step-N/` and removes all but the newest KEPT; raises TrainingError where the disk refuses."""
+    """Writes `folder/step-N/` and removes all but the newest KEPT checkpoints.
+
+    Returns:
+        The folder of the new checkpoint.
+
+    Raises:
+        TrainingError: it cannot be written, for instance because the disk is full.
+    """
     target = folder / f"step-{state.step}"
     staging = folder / f"step-{state.step}.tmp"
     try:
@@ -92,7 +99,11 @@ def save(folder: Path, state: State) -> Path:
 
 
 def load_newest(folder: Path, signature: str) -> State | None:
-    """The newest complete checkpoint with this signature, or None. Half-written ones are removed."""
+    """The newest complete checkpoint with this signature, or None. Half-written checkpoints are removed.
+
+    Args:
+        folder: holds the checkpoints, one folder each. signature: from `signature_of`.
+    """
     if not folder.is_dir():
         return None
     for leftover in folder.glob("step-*.tmp"):
@@ -122,7 +133,7 @@ def generators() -> dict[str, torch.Tensor]:
 
 
 def restore_generators(states: dict[str, torch.Tensor]) -> None:
-    """Sets what `generators` gave."""
+    """Sets torch's random number generators to the states that `generators` returned."""
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])

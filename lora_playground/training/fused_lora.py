@@ -18,7 +18,14 @@ from torch import nn
 
 @contextmanager
 def fused_lora(model: nn.Module, enabled: bool = True) -> Iterator[int]:
-    """Uses the fast pass inside the block, in every layer that is plain LoRA; yields how many layers those are."""
+    """Uses the fast pass inside the block, in every layer that is plain LoRA.
+
+    Args:
+        enabled: False leaves all layers as they are.
+
+    Yields:
+        The number of layers that use it.
+    """
     swapped = [module for module in model.modules() if enabled and _is_plain(module)]
     for module in swapped:
         module.forward = partial(_forward, module, module.forward)

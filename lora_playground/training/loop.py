@@ -35,7 +35,7 @@ CHECKPOINT_SECONDS = 10.0
 SPECTRA_SHARE, PROBE_SHARE, VALIDATION_SHARE = 0.01, 0.03, 0.03
 """Shares of the training time that live spectra, probes and validation may take between start and end."""
 PROBE_AT = (0.05, 0.1, 0.2, 0.4, 0.7)
-"""Shares of the steps after which the model is asked the probe prompts, beside the first and the last step."""
+"""Shares of the steps after which the model answers the probe prompts, besides before the first and after the last."""
 
 
 def train(
@@ -51,7 +51,7 @@ def train(
         model: what `Variant.attach` returned; on its device; trained in place.
         plan: data, options and callbacks.
         emit: takes events without `t` and `attempt`.
-        should_stop: asked before every step; a stopped run leaves a checkpoint.
+        should_stop: called before every step; True ends training, and a checkpoint is written.
         checkpoints: folder for them, None for none. Training goes on from the newest checkpoint of the same run in it,
             with the losses of a run that was never interrupted.
 
@@ -263,14 +263,14 @@ class _Loop:
         return step, False
 
     def _keep_to_budget(self, step: int) -> None:
-        """Corrects the plan where a time budget says so. What is reported of the finished model belongs to its time."""
+        """Corrects the planned number of steps to a time budget, which includes the reports on the finished model."""
         self.budget.reserve = sum(report.cost for report in (self.validations, self.spectra, self.probes))
         if self.budget.update(step, self._elapsed()):
             self._emit_plan()
 
     def _validate_if_due(self, step: int) -> None:
-        """As often as the person asked for; else about ten times, if their share of the time allows it. A run that may
-        end early is validated whatever that costs from a third of its steps on."""
+        """Validates at the interval that the user has set, or else about ten times if VALIDATION_SHARE allows it. A run
+        that may end early is validated from a third of its steps on, whatever that costs."""
         every = self.config.validate_every or max(1, self.budget.steps // 10)
         if step % every:
             return
@@ -282,7 +282,7 @@ class _Loop:
             self._aside(self.validations.send if self.config.validate_every else self.validations.maybe, step)
 
     def _probe_if_due(self, step: int) -> None:
-        """Asks the probe prompts after fixed shares of the steps, if their share of the time allows it."""
+        """Has the model answer the probe prompts after fixed shares of the steps, if PROBE_SHARE allows it."""
         reached = max((share for share in PROBE_AT if share * self.budget.steps <= step), default=0.0)
         if reached > self.probed:
             self.probed = reached
@@ -326,7 +326,7 @@ class _Loop:
         self.plan.variant.after_step(self.model, step + 1)
 
     def _first_look(self) -> None:
-        """Before the first step has changed anything: its loss at once, since someone waits for it, then the base's."""
+        """Before the first step changes anything: sends its loss at once for the waiting user, then the base's."""
         self._flush()
         with nullcontext() if self.plan.starts_as_base else without_update(self.model):
             self.validation_start = self._validate(0)

@@ -1,4 +1,4 @@
-"""The loss of a packed batch: the decoder runs once, the head only where a token is to be learned.
+"""The loss of a packed batch: the decoder runs once, the head only at positions whose next token is to be learned.
 
 It knows no optimiser, no schedule and no events.
 """
@@ -20,7 +20,7 @@ from lora_playground.training.attention import Segments
 
 VALIDATION_BATCHES = 4
 _CHUNK_ELEMENTS = 2**25
-"""Logits held at once (128 MiB in float32); above it the head works in chunks."""
+"""The most logits held at once (128 MiB in float32); if there are more, the head works in chunks."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class PackedLoss:
     Args:
         model: causal language model, possibly wrapped by PEFT.
         dtype: of the computation; bfloat16 runs under autocast.
-        segmented: whether the model uses `attention.segment_attention`; without effect if that fails the check.
+        segmented: whether the model uses `attention.segment_attention`; becomes False if that fails the check.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, segmented: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""How much memory the tensors of a step take, and what to tell a person when memory was full. It knows no loop."""
+"""How much memory the tensors of a step take, and the error message for a full memory. It knows no loop."""
 
 from __future__ import annotations
 
@@ -110,7 +110,14 @@ def held_bytes(
 
 
 def memory_problem(error: BaseException, plan: TrainPlan) -> str | None:
-    """If `error` means that memory was full: what was needed, what there is, and what helps. Else None."""
+    """The message for an error that means that memory was full, None for any other error.
+
+    Args:
+        error: what training raised. plan: its `remedies` are put into the message.
+
+    Returns:
+        How much memory was needed, how much there is, and what would help.
+    """
     text = str(error)
     full = isinstance(error, torch.OutOfMemoryError | MemoryError)
     if not full and "DefaultCPUAllocator" not in text and "out of memory" not in text.lower():

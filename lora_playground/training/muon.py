@@ -22,7 +22,8 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         groups: parameters, or groups with `lr` and `weight_decay` of their own.
-        lr: the peak of AdamW's steps; momentum: of matrices; betas, eps: of what is no matrix.
+        lr: learning rate, on AdamW's scale. weight_decay: decoupled, as in AdamW.
+        momentum: for matrices. betas, eps: AdamW's, for parameters that are not matrices.
     """
 
     COEFFICIENTS = (3.4445, -4.7750, 2.0315)

@@ -10,7 +10,10 @@ from lora_playground.training.plan import TrainPlan
 
 
 def optimiser(model: nn.Module, plan: TrainPlan) -> torch.optim.Optimizer:
-    """Muon, or AdamW, fused where every parameter allows it, for what the variant trains in the model."""
+    """Muon or AdamW (`plan.training.optimiser`) for the parameters that the variant trains.
+
+    AdamW is torch's fused one if every parameter allows it.
+    """
     groups = plan.variant.parameter_groups(model, plan.peak_rate, plan.training.weight_decay)
     if plan.training.optimiser == "muon":
         return Muon(groups)

@@ -1,4 +1,4 @@
-"""What the training loop is given and what it returns. It knows no loop."""
+"""The arguments and the result of the training loop. It knows no loop."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class TrainPlan:
             answers before the first step are taken without its update, so that they are the base's.
         base_parameters: how many parameters the base model has; None counts all of the model that trains.
         rehearsal_share: share of tokens drawn from `rehearsal`.
-        threads: of the CPU; None takes as many as are faster at the time (`training.threads`).
-        truncated, rows: for the plan event only.
+        threads: CPU threads; None chooses the number by measuring the steps (`training.threads`).
+        truncated, rows: examples cut to the length limit, and rows by split; only shown, in the plan event.
         on_spectra: updates → {module: singular values}; None takes `analysis.spectra`, False sends none.
-        on_probe: (step, whether a few prompts must do) → the model's answers at that step ("watch it learn"), each
-            {'prompt', 'answer'}.
-        after: seconds expected from the last step to the result; they are part of the time left that is told.
+        on_probe: (step, few) → the model's answers to the probe prompts at that step, each {'prompt', 'answer'};
+            `few`: only two of the prompts, for a short run.
+        after: seconds expected from the last step to the result; they count in the time left that is shown.
         remedies: what would lower the memory, the most useful first, for the error message when memory is full.
-        hold_at: the step after which training stops as if someone had asked for it, with a checkpoint to go on from.
+        hold_at: the step after which training stops as if the user had stopped it, with a checkpoint to continue from.
         fused: use this app's faster passes for LoRA layers and attention, which give the same results.
     """
 

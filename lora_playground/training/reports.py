@@ -19,25 +19,25 @@ from lora_playground.training.plan import Emit
 FLUSH_SECONDS = 0.5
 """Losses are sent at most this often."""
 RECENT_SECONDS = 20.0
-"""The time left is reckoned from the steps of so long: a machine may become busy."""
+"""The time left is estimated from the steps of this many seconds: a machine may become busy."""
 
 _VALUES = 4000
-"""Singular values in one event over all modules: about 28 kB of JSON."""
+"""The most singular values in one event, all modules together: about 28 kB of JSON."""
 
 Fields = dict[str, Any]
 
 
 class Report:
-    """Sends events of one kind: whenever it is told to, and in between as often as a share of the training time pays.
-    Only what is sent in between counts towards that share.
+    """Sends events of one kind: always with `send`, and with `maybe` only while they take no more than a share of the
+    training time. Events sent with `send` do not count towards that share.
 
     Args:
         kind: the events' type.
         make: gives an event's fields for a step; None where there is nothing to send.
         share: of the training time that these events may take. grace: seconds that they may take beyond it.
         every: least seconds between two events. cost: seconds that the first one is expected to take.
-        title: what a person calls it. A failure then becomes one warning and ends these events, never the training;
-            without a title the error is raised.
+        title: the name shown to the user if making an event fails: there is one warning, no more events of this kind,
+            and training goes on. Without a title the error is raised.
 
     Attributes:
         cost: seconds that the last event took. spent: that all have taken.
@@ -61,18 +61,19 @@ class Report:
         self._between, self._last = 0.0, float("-inf")
 
     def maybe(self, step: int, elapsed: float) -> None:
-        """Sends one if that is allowed `elapsed` seconds into the training."""
+        """Sends an event if the share allows it `elapsed` seconds into the training."""
         affordable = self._between + self.cost <= self.share * elapsed + self.grace
         if self.make is not None and affordable and elapsed - self._last >= self.every:
             self.send(step, elapsed)
             self._between += self.cost
 
     def affords(self, expected: float) -> bool:
-        """Whether one now and one at the end stay within the share of `expected` seconds of training, or the grace."""
+        """Whether an event at this point and one at the end stay within the share of `expected` seconds of training,
+        or within the grace."""
         return self.spent + 2 * self.cost <= max(self.grace, self.share * expected)
 
     def send(self, step: int, elapsed: float) -> Fields | None:
-        """Sends one, whatever it costs, and returns its fields."""
+        """Sends an event, whatever it costs, and returns its fields; None if there was nothing to send."""
         if self.make is None:
             return None
         start, fields = time.perf_counter(), None
@@ -114,10 +115,10 @@ class LossReport:
 
     Args:
         planned: gives the planned number of steps, which a time budget may change.
-        after: seconds expected between the last step and the result, part of the time left that is told.
+        after: seconds expected between the last step and the result, part of the time left that is shown.
 
     Attributes:
-        history: losses sent so far. tokens: that were trained in `seconds` of nothing but training.
+        history: losses sent so far. tokens, seconds: trained tokens, and the pure training time that they took.
     """
 
     def __init__(self, emit: Emit, planned: Callable[[], int], after: float = 0.0) -> None:
@@ -149,7 +150,7 @@ class LossReport:
         return bool(self._steps) and (not self.history or time.perf_counter() - self._since >= FLUSH_SECONDS)
 
     def pause(self, seconds: float) -> None:
-        """So many seconds since the last sending went into something other than training."""
+        """Excludes `seconds` since the last flush from the training time: they went into something else."""
         self._paused += seconds
 
     def flush(self) -> int | None:
@@ -184,7 +185,7 @@ class LossReport:
         return bad
 
     def _left(self, now: float, step: int) -> float:
-        """Seconds until the run has its result, if it goes on as fast as lately, reports between steps included."""
+        """Seconds until the run has its result at the speed of the last RECENT_SECONDS, reports included."""
         self._marks.append((now, step))
         while len(self._marks) > 2 and now - self._marks[1][0] > RECENT_SECONDS:
             self._marks.popleft()
@@ -194,5 +195,5 @@ class LossReport:
 
 
 def rounded(value: float, digits: int = 4) -> float:
-    """The number to so many significant digits, as JSON should carry it."""
+    """The number rounded to `digits` significant digits, to keep the JSON short."""
     return float(f"{value:.{digits}g}")

@@ -11,7 +11,7 @@ from lora_playground.config import TrainingConfig
 
 
 def factor(step: int, steps: int, config: TrainingConfig) -> float:
-    """Share of the peak learning rate in step `step` (from 0) of `steps`: linear warm-up, then the schedule's fall.
+    """Share of the peak learning rate in step `step` (from 0) of `steps`: linear warm-up, then the schedule's decay.
 
     The warm-up never begins at 0, so that the first step already learns.
     """
@@ -28,7 +28,7 @@ def factor(step: int, steps: int, config: TrainingConfig) -> float:
 
 @dataclass
 class Plateau:
-    """Tells from validation losses when training has nothing more to gain.
+    """Decides from validation losses whether to stop early: when several in a row bring no better loss.
 
     Attributes:
         best: the lowest loss so far; step: where it was. waited: validations since then.
@@ -45,11 +45,11 @@ class Plateau:
 
     @classmethod
     def of(cls, kept: Sequence[float]) -> Plateau:
-        """As a checkpoint keeps it: `best`, `step`, `waited`, or nothing where early stops were not known."""
+        """From a checkpoint's fields (`best`, `step`, `waited`); empty in checkpoints written before early stopping."""
         return cls(kept[0], int(kept[1]), int(kept[2])) if kept else cls()
 
     def update(self, step: int, loss: float) -> bool:
-        """Takes the validation loss after a step; whether the loss has stopped falling."""
+        """Records the validation loss after a step; returns whether the loss has stopped falling."""
         if loss < self.best * (1.0 - self.LEAST):
             self.best, self.step, self.waited = loss, step, 0
         else:
@@ -96,7 +96,7 @@ class Budget:
         return before != self.steps
 
     def _each(self, done: int, elapsed: float) -> float:
-        """Seconds a step: the mean of its average over all steps and its average since the last correction."""
+        """Seconds per step: the mean of the average over all steps and the average since the last correction."""
         (first, began), (last, looked) = self._marks[0], self._marks[-1]
         whole = (elapsed - began) / (done - first)
         recent = (elapsed - looked) / (done - last) if done - last >= self.FEWEST else whole

@@ -1,4 +1,4 @@
-"""How many threads a training run on the CPU uses: as many as make its own steps faster at the time.
+"""How many threads a training run on the CPU uses: found by timing its own steps, again and again.
 
 Two threads wait for each other at every operation. When other processes want the cores, each such wait lasts until the
 scheduler comes round, and one thread is faster than two. This module knows neither model nor optimiser, only how long
@@ -15,19 +15,19 @@ from statistics import fmean
 import psutil
 
 SHARE = 0.01
-"""Of the training time, what trying other numbers of threads may cost."""
+"""The share of the training time that trying other numbers of threads may cost."""
 _STEPS, _PAUSE = 3, 2.0
-"""Steps over which a number of threads is judged; least seconds between two trials."""
+"""The number of steps in a trial; the least seconds between two trials."""
 _GAIN, _SLOWER, _HOPELESS = 0.95, 1.3, 1.5
 """A number is taken if steps take at most 0.95 of the time; another one is tried at once if they take 1.3 times what
 they took; a trial ends with the first step that takes 1.5 times as long."""
 
 
 class Threads:
-    """Told how long each step took, it sets the number of threads for the next one.
+    """Sets the number of threads for the next step from how long the last ones took.
 
     Args:
-        levels: numbers to choose from, rising; with one alone nothing is measured.
+        levels: numbers to choose from, rising; if there is only one, nothing is measured.
         set_threads: puts a number into effect.
         free: gives how many cores this process could have; by default `FreeCores()`.
 
@@ -66,7 +66,8 @@ class Threads:
                     self._use(count)
 
     def _judge(self) -> None:
-        """Keeps the number that was tried, or goes back. The next trial waits until the time lost is a small share."""
+        """Keeps the number that was tried, or returns to the one before. The next trial waits until the time that this
+        one has cost is less than SHARE."""
         pace, lost = fmean(self._times), sum(self._times) - len(self._times) * self._pace
         if pace <= _GAIN * self._pace:
             self._pace = pace
@@ -90,9 +91,10 @@ def levels(most: int) -> list[int]:
 
 
 class FreeCores:
-    """How many cores nobody but this process has used since the last call; at the first, in a tenth of a second.
+    """The number of cores that no other process has used since the last call.
 
-    It computes in that time: of two runs that begin together and sleep, each would take the other's core for free.
+    The first call measures for a tenth of a second and computes meanwhile: if two runs that begin together slept, each
+    would take the other's core to be free.
     """
 
     def __init__(self) -> None:

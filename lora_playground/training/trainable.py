@@ -24,7 +24,7 @@ def foreach(device: torch.device) -> bool:
 
 
 def count(parameters: Any) -> int:
-    """Number of parameters; of 4-bit ones, two are stored in a byte."""
+    """Number of parameters in these tensors; a byte of a 4-bit tensor counts as two."""
     total = 0
     for parameter in parameters:
         packed = type(parameter).__name__ == "Params4bit" and parameter.dtype == torch.uint8
@@ -46,7 +46,7 @@ def trained_modules(model: nn.Module) -> list[list[Any]]:
 
 @contextmanager
 def without_update(model: nn.Module) -> Iterator[None]:
-    """Within the block the adapted layers compute what their base layers do; what trains stays as it is."""
+    """Within the block the adapted layers compute what their base layers do; no parameter is changed."""
     layers: list[Any] = [module for module in model.modules() if hasattr(module, "_disable_adapters")]
     before = [layer._disable_adapters for layer in layers]
     try:
