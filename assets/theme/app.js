@@ -251,8 +251,18 @@ window.lp = (() => {
     if (written.length) window.Plotly.restyle(plot, { "textfont.size": written.map((i) => Math.max(16, data[i].textfont.size * LARGER)) }, written);
     if (scales.length) window.Plotly.restyle(plot, { "colorbar.title.font.size": 16 }, scales);
   }
+  // Names beside marks are placed for a laptop's screen: where one is cut or covers another, the pointer tells it.
+  function thin(plot) {
+    const frame = plot.getBoundingClientRect(), kept = [];
+    for (const name of plot.querySelectorAll(".textpoint text")) {
+      const box = name.getBoundingClientRect();
+      const room = box.left >= frame.left && box.right <= frame.right && !kept.some((one) => box.left < one.right && one.left < box.right && box.top < one.bottom - 3 && one.top < box.bottom - 3);
+      name.style.visibility = room ? "" : "hidden";
+      if (room) kept.push(box);
+    }
+  }
   setInterval(() => {
-    for (const plot of document.querySelectorAll(".js-plotly-plot")) if (!plot.lpLetters && plot.on) { plot.lpLetters = true; plot.on("plotly_afterplot", () => enlarge(plot)); enlarge(plot); }
+    for (const plot of document.querySelectorAll(".js-plotly-plot")) if (!plot.lpLetters && plot.on) { plot.lpLetters = true; plot.on("plotly_afterplot", () => { enlarge(plot); thin(plot); }); enlarge(plot); thin(plot); }
     for (const node of document.querySelectorAll(".lp-plot:not([data-fitted])")) { node.dataset.fitted = ""; fitted.observe(node); }
   }, 500);
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from lora_playground.plots.compare import apart
 from lora_playground.plots.labels import beside
-from lora_playground.plots.style import axis, empty, figure, percent
+from lora_playground.plots.style import axis, empty, figure, percent, shortened
 
 LABELLED = 8
 """With more runs than this only coloured ones are labelled. A run without a label says its name when pointed at."""
@@ -29,7 +29,7 @@ def adapter_map_figure(
         return empty("It needs three finished runs on one base model.", title, 140)
     few = len(names) <= LABELLED
     reach = 1.25 * max(0.05, float(np.abs(places).max()))
-    wanted = [name if few or on else "" for name, on in zip(apart(names), marked)]
+    wanted = [shortened(name, 24) if few or on else "" for name, on in zip(apart(names), marked)]
     at, up = ([(float(v) / reach + 1) / 2 for v in places[:, axis_]] for axis_ in (0, 1))
     positions = beside(at, up, wanted, sorted(range(len(names)), key=lambda i: not marked[i]))
     points = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_playground.plots.labels import beside
-from lora_playground.plots.style import INK, axis, empty, figure, log_ticks, percent, rounded, significant
+from lora_playground.plots.style import INK, axis, empty, figure, log_ticks, percent, rounded, shortened, significant
 
 NAMED = 3
 """So many runs are named one by one in a sentence."""
@@ -72,7 +72,7 @@ def scatter_figure(
     x = _cost_axis([p.x for p in points], x_title, log_x, percent_x)
     lowest = min(0.0, *(p.low if p.sure else p.y for p in points))
     y = axis(y_title, tickformat=".0%", range=[lowest - 0.04 * (lowest < 0), 1.08])
-    names = [_short(name) for name in apart([p.label for p in points])]
+    names = [shortened(name, 24) for name in apart([p.label for p in points])]
     marks = [
         {
             "x": rounded([p.x]),
@@ -149,10 +149,6 @@ def apart(labels: Sequence[str]) -> list[str]:
             break
         names = shorter
     return [" · ".join(one) for one in names]
-
-
-def _short(label: str, characters: int = 24) -> str:
-    return label if len(label) <= characters else label[: characters - 1].rstrip() + "…"
 
 
 def describe_scatter(points: Sequence[Point], gain: str, cost: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lora_playground.plots.spectrum import short_name
-from lora_playground.plots.style import INK, SCALE, axis, figure, log_ticks, percent, rounded, significant
+from lora_playground.plots.style import INK, SCALE, axis, figure, log_ticks, percent, rounded, shortened, significant
 
 _SHOWN = 64
 _CHANCE = "#6b7280"
@@ -27,7 +27,7 @@ def square_figure(
         module: the module's name, for the title.
     """
     shown = np.asarray(similarity)[:_SHOWN, :_SHOWN]
-    one, two = html.escape(first[0]), html.escape(second[0])
+    one, two = (html.escape(shortened(label, 30)) for label, _ in (first, second))
     heat = {
         "type": "heatmap",
         "x0": 1,

@@ -9,7 +9,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_playground.analysis.spectra import effective_rank, energy_captured, energy_rank, stable_rank
-from lora_playground.plots.style import INK, SCALE, axis, empty, figure, log_ticks, percent, rounded, significant
+from lora_playground.plots.style import (
+    INK,
+    SCALE,
+    axis,
+    empty,
+    figure,
+    log_ticks,
+    percent,
+    rounded,
+    shortened,
+    significant,
+)
 from lora_playground.wording import counted
 
 MEASURES: dict[str, tuple[str, str]] = {
@@ -105,7 +116,7 @@ def _scree_traces(
     shown = values[:points]
     captured = energy_captured(shown, None if len(shown) == len(values) else math.hypot(*values))
     index = list(range(1, len(shown) + 1))
-    name = html.escape(label) or "σ"
+    name = html.escape(shortened(label)) or "σ"
     kept = [percent(float(share)) for share in captured]
     scree = {
         "x": index,
@@ -350,7 +361,7 @@ def energy_figure(
     """
     title, data = "Energy kept by the first k directions", []
     for label, colour, shares in series:
-        name = html.escape(label)
+        name = html.escape(shortened(label))
         line = {"x": list(range(len(shares) + 1)), "y": rounded([0.0, *map(float, shares)]), "mode": "lines+markers"}
         look = {"line": {"color": colour, "width": 2, "shape": "hv"}, "marker": {"color": colour, "size": 5}}
         hover = "first %{x} directions keep %{y:.1%}<extra>" + name + "</extra>"

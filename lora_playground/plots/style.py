@@ -128,6 +128,11 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{float(text):.0f}" if "e" in text else text
 
 
+def shortened(name: str, characters: int = 40) -> str:
+    """A name that is no longer than this, so that a legend or an axis has room for it."""
+    return name if len(name) <= characters else name[: characters - 1].rstrip() + "…"
+
+
 def percent(share: float) -> str:
     """A share of 1 in whole percent; '>99%' and '<1%' rather than a rounded 100% or 0%."""
     if 0.99 < share < 0.99995:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from lora_playground.plots.style import axis, empty, figure, rounded, significant
+from lora_playground.plots.style import axis, empty, figure, rounded, shortened, significant
 from lora_playground.runs.history import RunProgress
 from lora_playground.wording import counted
 
@@ -40,6 +40,8 @@ def losses_figure(runs: Sequence[tuple[str, str, RunProgress]]) -> dict[str, Any
         planned = max(planned, progress.planned)
         data += _traces(label, colour, progress, budget, single=len(runs) == 1)
     title = "Loss while it trains" if len(runs) <= 1 else "Loss of each run"
+    if not runs:
+        return empty("Tick runs to overlay their losses.", "Loss")
     if not any(trace["x"] for trace in data):
         return empty("The curve begins with the first step.", "Loss")
     horizontal = axis("step", rangemode="tozero")
@@ -63,7 +65,7 @@ def _traces(label: str, colour: str, progress: RunProgress, budget: int, single:
     last = len(progress.steps) - 1
     picked = [i for i in range(len(progress.steps)) if i % stride == 0 or i == last]
     steps = [progress.steps[i] for i in picked]
-    name = html.escape(label)
+    name = html.escape(shortened(label))
     raw = {
         "x": steps,
         "y": rounded(progress.losses[i] for i in picked),

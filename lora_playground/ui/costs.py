@@ -66,11 +66,14 @@ def budget_line(config: RunConfig, passes: float | None, flops: float | None) ->
     return f'<p class="lp-note">{escape(joined[:1].upper() + joined[1:])}.</p>' if said else ""
 
 
-def refused(failure: PlaygroundError) -> str:
-    """An error of the form as HTML: which option is wrong, and what is allowed."""
+def refused(failure: PlaygroundError, told: bool = True) -> str:
+    """An error of the form as HTML: which option is wrong, and what is allowed.
+
+    `told`: whether another place of the form says what is wrong with its base model.
+    """
     if not isinstance(failure, ConfigError) or not failure.field:
         return error(str(failure))
-    if failure.field == "model.source":
+    if failure.field == "model.source" and told:
         return error("Choose another base model.")
     name = failure.field.rpartition(".")[2].replace("_", " ").capitalize()
     given = "" if failure.value is None else f" {failure.value} is not possible;"

@@ -23,7 +23,7 @@ from lora_playground.plots import federated as pictures
 from lora_playground.plots import run_colour
 from lora_playground.plots.spectrum import short_name
 from lora_playground.runs import Run
-from lora_playground.ui import cards
+from lora_playground.ui import cards, costs
 from lora_playground.ui.controls import offer
 from lora_playground.ui.exports import Exports
 from lora_playground.ui.federated_form import Parts, form, view
@@ -141,7 +141,7 @@ def draw_split(shell: Shell, parts: Parts, given: Mapping[Any, Any]) -> tuple[An
     try:
         partition = split_of(shell, config_of(parts, given))
     except PlaygroundError as failure:
-        return draw(pictures.partition_figure(None)), cards.error(str(failure))
+        return draw(pictures.partition_figure(None)), costs.refused(failure, told=False)
     event = partition.bars()
     warnings = "".join(cards.warning(sentence) for sentence in remarks(partition))
     return draw(pictures.partition_figure(event)), note(pictures.describe_partition(event)) + warnings
@@ -164,7 +164,7 @@ def start_runs(
             started.append(shell.supervisor.submit(one, owner, once).id)
     except PlaygroundError as failure:
         if not started:
-            return gr.skip(), gr.skip(), cards.error(str(failure))
+            return gr.skip(), gr.skip(), costs.refused(failure, told=False)
         problem = cards.error(f"{counted(len(started), 'run')} queued; the next was refused. {failure}")
         return started, tick(given[shell.ticked], started), problem
     return started, tick(given[shell.ticked], started), ""

@@ -13,7 +13,7 @@ import gradio as gr
 
 from lora_playground import hub
 from lora_playground.config import RunConfig, options
-from lora_playground.errors import PlaygroundError
+from lora_playground.errors import ConfigError, PlaygroundError
 from lora_playground.models.catalogue import (
     ModelCard,
     folder_of,
@@ -61,6 +61,8 @@ def note(source: str | None) -> str:
         if folder is not None:
             return _found(folder)
         return _quiet("It is converted once, when the run starts.") if not hub.is_id(source) else _on_the_hub(source)
+    except ConfigError as failure:
+        return cards.error(f"“{source}” is not possible; {failure.allowed}.")
     except PlaygroundError as failure:
         return cards.error(str(failure))
 

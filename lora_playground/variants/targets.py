@@ -68,8 +68,10 @@ def check_rank(rank: int, selected: Shapes, field: str = "variant.rank") -> None
     """Raises ConfigError if `rank` exceeds min(out, in) of a module: ΔW of that module cannot have such a rank."""
     if not selected:
         return
-    name, shape = min(selected.items(), key=lambda item: min(item[1]))
+    shape = min(selected.values(), key=min)
     if rank > min(shape):
         raise ConfigError(
-            field, rank, f"{name} is {shape[0]} × {shape[1]}, so the rank may be 1 to {min(shape)} on this model"
+            field,
+            rank,
+            f"the smallest module is {shape[0]} × {shape[1]}, so the rank may be 1 to {min(shape)} on this model",
         )

@@ -97,7 +97,7 @@ def test_the_split_is_drawn_and_a_bad_one_is_explained(made) -> None:
     _, words = tab.draw_split(shell, parts, given(parts, shell, clients=3, partition="topic"))
     assert "at most 2 clients" in words.lower() and 'role="alert"' in words
     _, words = tab.draw_split(shell, parts, given(parts, shell, clients=0))
-    assert "clients" in words and 'role="alert"' in words
+    assert "Clients: 0 is not possible" in words and 'role="alert"' in words
     _, words = tab.draw_split(shell, parts, given(parts, shell, clients=1, partition="iid"))
     assert "one client only" in words
 
