@@ -28,17 +28,17 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 @dataclass(frozen=True)
 class DatasetCard:
-    """What a person reads about a dataset.
+    """What the user sees of a dataset.
 
     Attributes:
-        name: what to give as ``data.dataset``; label: for people.
+        name: the value of ``data.dataset`` in a config. label: the name shown.
         description: one or two sentences.
-        metric: how answers are scored (a name of `evaluation.METRICS`), or '' where they are not.
+        metric: how answers are scored (a name of `evaluation.METRICS`), or '' if they are not.
         licence: SPDX id or name, '' for uploads.
         train, validation, test: numbers of rows.
-        uploaded: whether it came from a person rather than with the app.
-        folder: where it lies; never shown in a browser.
-        extra: whatever else its card holds.
+        uploaded: whether a user has uploaded it; the others are shipped with the app.
+        folder: holds its files; never shown in a browser.
+        extra: the other fields of `card.json`.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Dataset:
 def list_datasets(home: Path | None = None) -> list[DatasetCard]:
     """Cards of the shipped datasets by name, then of the uploads in HOME/uploads, newest first.
 
-    Left out are damaged ones, and those whose name begins with '_': they are for the app itself.
+    Damaged ones are left out, and those whose name begins with '_', which only the app itself uses.
     """
     shipped = [card for folder in _folders(SHIPPED) if (card := _card_or_none(folder, False))]
     uploads = [card for folder in _folders(home / "uploads") if (card := _card_or_none(folder, True))] if home else []
@@ -75,7 +75,12 @@ def list_datasets(home: Path | None = None) -> list[DatasetCard]:
 
 
 def get_card(name: str, home: Path | None = None) -> DatasetCard:
-    """The card of one dataset; raises ConfigError naming those there are, AssetError or DataError if it is damaged."""
+    """The card of one dataset.
+
+    Raises:
+        ConfigError: there is no such dataset; the message lists those that exist.
+        AssetError, DataError: it is damaged (shipped, uploaded).
+    """
     if _NAME.fullmatch(name) and not name.startswith("_"):
         if (SHIPPED / name).is_dir():
             return _read_card(SHIPPED / name, False)
@@ -95,10 +100,13 @@ def get_dataset(name: str, home: Path | None = None) -> Dataset:
 
 
 def read_rows(path: Path, uploaded: bool = False) -> list[Row]:
-    """The rows of a jsonl file, [] where there is no such file; errors name the file and the line.
+    """The rows of a jsonl file; [] if there is no such file.
 
     Args:
-        uploaded: whether the file came from a person, which decides what the error advises.
+        uploaded: whether a user has uploaded it, which decides what the error advises.
+
+    Raises:
+        AssetError, DataError: a line cannot be read (shipped, uploaded); the message names file and line.
     """
     rows: list[Row] = []
     try:
@@ -117,21 +125,21 @@ def read_rows(path: Path, uploaded: bool = False) -> list[Row]:
 
 
 def rehearsal_rows() -> list[Row]:
-    """The base model's own chats, which are mixed into training so that it forgets less; [] where there are none."""
+    """Chats that the base model was trained on, mixed into training so that it forgets less; [] if there are none."""
     return read_rows(REHEARSAL)
 
 
 def prompt_of(row: Row) -> list[dict[str, str]]:
-    """The messages before the last assistant message: what the model is asked in an evaluation."""
+    """The messages before the last assistant message: the prompt in an evaluation."""
     messages = row.get("messages") or []
     ends = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
     return messages[: ends[-1]] if ends else messages
 
 
 def offered_prompts(data: Dataset, count: int) -> list[list[dict[str, str]]]:
-    """The prompts of the first rows of the test part: what Chat offers and what a run is asked while it trains.
+    """The prompts of the first rows of the test part, for Chat's suggestions and for the probes of a training run.
 
-    Rows of the other parts follow where the test part has too few.
+    If the test part has fewer than `count`, rows of the other parts follow.
     """
     prompts = (prompt_of(row) for row in [*data.test, *data.validation, *data.train])
     return list(islice(filter(None, prompts), count))
@@ -189,7 +197,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 @lru_cache(maxsize=1024)
 def _count(path: str, stamp: tuple[int, int]) -> int:
-    """Lines of a file that are not blank. `stamp` is there so that a changed file is counted anew."""
+    """Lines of a file that are not blank. `stamp` makes a changed file miss the cache."""
     if stamp[1] == 0:
         return 0
     with open(path, "rb") as file:

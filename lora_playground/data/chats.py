@@ -1,7 +1,7 @@
-"""Makes the chat of a row from a record and its layout, and keeps account of what it did not use.
+"""Builds the chat of a row from a record and its layout, and records which parts it did not use.
 
 A row is `{"messages": [{"role", "content"}, ...]}` or `{"text": ...}`. An assistant's turn may have `tool_calls`, and
-`"weight": 0` where it is read but not learned. It knows no file formats, no torch and no tokenizer.
+`"weight": 0` if it is context that is not learned. It knows no file formats, no torch and no tokenizer.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ _TRANSCRIPT = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \n]?")
 
 
 class Chats:
-    """Builds rows, and remembers what a person should be told about them.
+    """Builds rows, and collects the notes on them that the user should see.
 
     Args:
-        layout: which column plays which role. records: all of the file's.
+        layout: which column plays which role. records: all records of the file.
     """
 
     def __init__(self, layout: Layout, records: Sequence[Mapping[str, Any]] = ()) -> None:
@@ -58,7 +58,7 @@ class Chats:
         self._said: dict[str, tuple[int, str]] = {}
 
     def build(self, record: Mapping[str, Any]) -> Row | None:
-        """One record as a row, None where it is marked as bad; raises RowError."""
+        """One record as a row; None if it is rated as bad. Raises RowError if it cannot be used."""
         if self._is_bad(record):
             return None
         if "messages" in self.roles:
@@ -80,7 +80,7 @@ class Chats:
         return row
 
     def _refuse_media(self, record: Mapping[str, Any], row: Row) -> None:
-        """Raises RowError where the chat has a place for a picture or a sound that stands in another column."""
+        """Raises RowError if the chat refers to a picture or a sound in another column."""
         places = {kind for turn in row.get("messages", ()) for kind in _MEDIA if f"<{kind}>" in turn["content"]}
         for column, value in record.items():
             if value and any(column.lower().startswith(kind) for kind in places):
@@ -91,7 +91,7 @@ class Chats:
         return [*(column for column in columns if column not in self.roles.values()), *self._left]
 
     def notes(self) -> list[str]:
-        """What was done to the rows that a person may not expect."""
+        """Changes to the rows that the user may not expect."""
         said = [
             text.format(rows=counted(many, "row"), answers=counted(many, "answer is", many="answers are"), last=last)
             for text, (many, last) in self._said.items()
@@ -114,12 +114,12 @@ class Chats:
         return text_of(value, column, blank)
 
     def _has(self, record: Mapping[str, Any], role: str) -> bool:
-        """Whether the row says something in a role that may be empty."""
+        """Whether the column of an optional role holds something in this row."""
         value = record.get(self.roles[role]) if role in self.roles else None
         return value is not None and value != [] and not (isinstance(value, str) and not value.strip())
 
     def _answer(self, record: Mapping[str, Any]) -> str:
-        """The text of an answer, which may be yes or no, or the first of several."""
+        """The text of an answer. A boolean becomes yes or no; of several answers the first is taken."""
         column = self.roles["completion"]
         value, several, unused = answer_in(record.get(column), column)
         self._left.update(dict.fromkeys(f"{column}.{key}" for key in unused))
@@ -185,7 +185,7 @@ class Chats:
         return [*turns, {"role": "user", "content": self._question(record)}, *learned]
 
     def _question(self, record: Mapping[str, Any]) -> str:
-        """What is asked: a context before the question, an input behind the instruction."""
+        """The question, with the context before it and the input after the instruction."""
         parts = list(filter(None, [self.translations.asked(record)]))
         if parts:
             self._say("The languages of each row stand before its text: {last} ... ({rows}).", parts[0])
@@ -200,7 +200,7 @@ class Chats:
         return "\n\n".join([*parts, *filter(None, [self.choices.below(record)])])
 
     def _context(self, record: Mapping[str, Any]) -> str:
-        """What stands before the question, which may be several texts."""
+        """The context before the question, which may be several texts."""
         column = self.roles["context"]
         value = unpacked(record[column])
         if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
@@ -208,7 +208,7 @@ class Chats:
         return self._text(record, "context")
 
     def _history(self, record: Mapping[str, Any]) -> list[Any]:
-        """Earlier turns: pairs of question and answer, turns, or texts in turn."""
+        """Earlier turns: pairs of question and answer, turns, or texts of user and assistant alternately."""
         if not self._has(record, "history"):
             return []
         column = self.roles["history"]
@@ -255,7 +255,7 @@ class Chats:
     # --------------------------------------------------------------------------------------------------- turns
 
     def _turns(self, value: Any, column: str) -> list[dict[str, Any]]:
-        """A list of turns, each with role and content, and with what calls and answers tools."""
+        """A list of turns, each with role and content, and with tool calls and their results."""
         value = unpacked(value)
         if not isinstance(value, list) or not value:
             raise RowError(
@@ -298,7 +298,7 @@ class Chats:
         return turn
 
     def _is_learned(self, entry: Mapping[str, Any], number: int, used: list[str]) -> bool:
-        """Whether an answer is to be learned, as its own keys say; those that were understood are added to `used`."""
+        """Whether an answer is to be learned, by its own keys; the keys that decided are added to `used`."""
         for key in _LEARNED:
             if entry.get(key) is not None:
                 if str(entry[key]).lower() not in ("0", "1", "0.0", "1.0", "true", "false"):
@@ -317,8 +317,8 @@ class Chats:
         return True
 
     def _checked(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Turns in an order that chat templates know: the system first, then user and assistant in turn, with tools
-        answering between two turns of the assistant, and the last word the assistant's. Raises RowError."""
+        """Turns in an order that chat templates accept: the system first, then user and assistant alternately, results
+        of tools between two turns of the assistant, and the assistant last. Raises RowError if that is impossible."""
         before = ""
         for number, turn in enumerate(messages, 1):
             role = turn["role"]
@@ -339,13 +339,13 @@ class Chats:
 
 
 def _given(entry: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """The first of the keys that says something: where files were joined, the others' are there as null."""
+    """The value of the first key that is not empty: joined files have the other files' keys too, as null."""
     there = [key for key in keys if key in entry]
     return next((key for key in there if entry[key] is not None), there[0] if there else keys[0])
 
 
 def _content(value: Any, where: str, blank: bool = False) -> str:
-    """The text of a turn, which may stand in several parts."""
+    """The text of a turn, which may be split into several parts."""
     if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
         kinds = [part.get("type", "text") for part in value]
         odd = next((kind for kind in kinds if kind not in ("text", "input_text", "output_text")), None)
@@ -356,7 +356,7 @@ def _content(value: Any, where: str, blank: bool = False) -> str:
 
 
 def _calls(calls: Any, number: int) -> list[dict[str, Any]]:
-    """Calls of tools as chat templates read them: `{"type": "function", "function": {"name", "arguments"}}`."""
+    """Tool calls in the form of chat templates: `{"type": "function", "function": {"name", "arguments"}}`."""
     found = []
     for call in calls if isinstance(calls, list) else [calls]:
         call = unpacked(call)
@@ -387,7 +387,7 @@ def _transcript(text: str) -> list[dict[str, Any]]:
 
 
 def understood(layout: Layout, records: Iterable[Mapping[str, Any]]) -> tuple[Layout, list[str]]:
-    """The layout without a rating whose values are not all good or bad, and a note where there was one."""
+    """(the layout, notes). A rating column with values that are neither good nor bad is dropped, with a note."""
     column = layout.roles.get("rating")
     if column is None:
         return layout, []

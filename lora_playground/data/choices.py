@@ -1,4 +1,4 @@
-"""Questions with answers to choose from: they are listed below the question, and the answer is one of them.
+"""Multiple choice: the choices are listed below the question, and the answer is one of their labels.
 
 It knows records and the roles of their columns; no file formats.
 """
@@ -13,11 +13,11 @@ from typing import Any
 from lora_playground.data.values import RowError, text_of, unpacked
 
 OPTIONS = ("choices", "options", "alternatives", "answer_choices", "answer_options", "endings")
-"""Names of a column that lists them."""
+"""Names of a column that lists the choices."""
 _LETTERS, _DIGITS = "abcdefgh", "12345678"
 _PREFIXES = ("option_", "choice_", "answer_", "option", "choice", "answer")
 _EACH = ("a", "opa", *(prefix + sign for prefix in _PREFIXES for sign in "a01"))
-"""Names of the first of several columns that hold one each."""
+"""Names of the first column where each column holds one choice."""
 _MARKED = re.compile(r"\s*\(?([A-Za-z])[).:]\s*(.+)", re.DOTALL)
 
 
@@ -25,7 +25,7 @@ def option_roles(lower: Mapping[str, str]) -> dict[str, str]:
     """'options' for a column that lists the choices, or 'option 1', 'option 2', ... for columns that hold one each.
 
     Args:
-        lower: plain name → column.
+        lower: the column's name in lower case, with underscores for spaces → column.
     """
     listed = next((lower[name] for name in OPTIONS if name in lower), "")
     if listed:
@@ -39,10 +39,10 @@ def option_roles(lower: Mapping[str, str]) -> dict[str, str]:
 
 
 class Choices:
-    """Lists choices and finds the right one; needs all records to tell whether numbers count from 0 or from 1.
+    """Lists choices and finds the right one.
 
     Args:
-        roles: of the columns. records: the file's.
+        roles: role → column. records: all of the file's, to decide whether answers count from 0 or from 1.
     """
 
     def __init__(self, roles: Mapping[str, str], records: Sequence[Mapping[str, Any]]) -> None:
@@ -72,7 +72,7 @@ class Choices:
         return bool(self.listed or self.each)
 
     def _options(self, record: Mapping[str, Any]) -> list[tuple[str, Any]]:
-        """(label, choice) of each; none where the row has no list of them."""
+        """(label, choice) of each; empty if the row has no choices."""
         if self.each:
             values = [record.get(column) for column in self.each]
             return [(label, value) for label, value in zip(ascii_uppercase, values) if value not in (None, "")]
@@ -92,14 +92,15 @@ class Choices:
         return list(zip(ascii_uppercase, found))
 
     def below(self, record: Mapping[str, Any]) -> str:
-        """The choices as lines 'A. ...'; '' where the row has none."""
+        """The choices as lines 'A. ...'; '' if the row has none."""
         where = self.listed or "a choice"
         return "\n".join(f"{label}. {text_of(choice, where)}" for label, choice in self._options(record))
 
     def right(self, record: Mapping[str, Any], value: Any) -> Any:
-        """The label of the right choice where the answer is a label or a number, else the answer as it is.
+        """The label of the right choice if `value` is a label or a number, else `value` unchanged.
 
-        Raises RowError where it is none of the choices.
+        Raises:
+            RowError: it is none of the choices.
         """
         options = self._options(record)
         if not options or isinstance(value, dict | list):
@@ -115,7 +116,7 @@ class Choices:
         raise RowError(f"the answer {said[:40]!r} is none of the choices {', '.join(labels)}.")
 
     def notes(self) -> list[str]:
-        """What was done that a person may not expect."""
+        """Changes to the rows that the user may not expect."""
         if self.unfit:
             return [f"not used: {self.unfit}, of which most answers are none"]
         if not self:

@@ -1,4 +1,4 @@
-"""Makes a classification of texts and labels: an instruction that lists the labels, and a test part with every label.
+"""Turns texts and labels into a classification: an instruction that lists the labels, a test part with every label.
 
 A row of a classification has `meta = {"answer": label, "label": label}`. It knows no files and no tokenizer.
 """
@@ -17,17 +17,21 @@ MOST_LABELS = 200
 LONGEST_LABEL = 80
 _WHOLE = re.compile(r"-?\d+\.0")
 _LISTED = 400
-"""Characters of labels that an instruction lists."""
+"""The most characters of labels, all together, that an instruction lists."""
 
 
 def classify(rows: Sequence[Row], column: str, names: Sequence[str] = ()) -> list[str]:
-    """Makes text and label of each row a question and its answer, in place; returns notes.
+    """Makes text and label of each row a question and its answer, in place.
 
-    Where there are too many different labels, or they are as long as sentences, they stay answers like any other.
+    If there are more than MOST_LABELS labels, or one is longer than LONGEST_LABEL, they stay ordinary answers.
 
     Args:
-        column: that held the labels.
-        names: what the labels 0, 1, ... stand for, where the file says so.
+        rows: from `data.chats`, changed in place.
+        column: name of the column with the labels.
+        names: names of the labels 0, 1, ..., if the file has them.
+
+    Returns:
+        Notes for the user.
     """
     for row in rows:
         answer = row["messages"][-1]
@@ -65,16 +69,19 @@ def classify(rows: Sequence[Row], column: str, names: Sequence[str] = ()) -> lis
 
 
 def is_classified(rows: Sequence[Row]) -> bool:
-    """Whether the rows are those of a classification."""
+    """Whether the rows are a classification (their `meta` has a label)."""
     return bool(rows) and all("label" in row.get("meta", {}) for row in rows)
 
 
 def held_out(groups: Sequence[tuple[str, int]], share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Numbers of the groups for test and validation: of each label its share, and at least one where there are three.
+    """Draws the groups for test and validation: of each label its share, and at least one if it has three groups.
 
     Args:
         groups: (label, number of rows) of each group of rows that stay together.
-        share: of the rows for each of the two parts.
+        share: of the rows for each of the two parts, 0 to 1.
+
+    Returns:
+        (indices of the groups for test, for validation).
     """
     by_label: dict[str, list[int]] = {}
     for number, (label, _) in enumerate(groups):

@@ -1,6 +1,6 @@
-"""What the columns of a file mean: finds the layout among the names of the fields, or checks the one a person gives.
+"""What the columns of a file mean: finds the layout from the columns' names, or checks a mapping that the user gives.
 
-It knows names only: no file formats, no torch and no tokenizer. `data.chats` makes rows of it.
+It knows names only: no file formats, no torch and no tokenizer. `data.chats` builds rows from the layout.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lora_playground.data.translations import language_roles
 from lora_playground.errors import DataError
 
 ROLES = ("messages", "system", "history", "context", "prompt", "input", "completion", "text", "label")
-"""What a person may say of a column; see `Layout`."""
+"""Roles that a user can give to a column; see `Layout`."""
 CLASSIFICATION = "text/label"
 
 _ANSWERS = (
@@ -68,7 +68,7 @@ _LAYOUTS: tuple[tuple[str, dict[str, tuple[str, ...]]], ...] = (
 _SECOND = {
     "premise": "hypothesis", "sentence1": "sentence2", "question1": "question2", "text_a": "text_b", "text1": "text2",
 }  # fmt: skip
-"""The second of two texts that a label is about, by the first."""
+"""Column of the first text → column of the second, for labels of pairs of texts."""
 _BESIDE: dict[str, tuple[str, ...]] = {
     "system": ("system", "system_prompt", "system_message", "system_instruction", "systeminstruction", "persona"),
     "history": ("history",),
@@ -82,13 +82,13 @@ _BESIDE: dict[str, tuple[str, ...]] = {
     ),
     "rejected": ("rejected",),
 }  # fmt: skip
-"""Columns that may stand beside question and answer."""
+"""Role → names of columns that may accompany question and answer."""
 _LANGUAGES = frozenset(
     "en de fr es it pt nl sv da nb nn fi pl cs sk sl hr sr bg ru uk be lt lv et hu ro el tr ar he fa hi bn ur ta te th "
     "vi ms zh ja ko sw yo zu xh eo ga cy eu ca gl mk ka hy az kk uz english german french spanish italian portuguese "
     "dutch swedish polish russian ukrainian turkish arabic hindi chinese japanese korean".split()
 )
-"""Names of columns that hold the same text in a language each."""
+"""Names of columns, one a language, that hold the same text."""
 _CONVERSATION_IDS = (
     "conversation_id", "conv_id", "chat_id", "dialog_id", "dialogue_id", "thread_id", "session_id", "conversation",
 )  # fmt: skip
@@ -103,12 +103,12 @@ class Layout:
     """Which column plays which role.
 
     Attributes:
-        kind: 'messages', 'question/answer', ..., 'chosen' for a mapping that was given, '' for none.
-        roles: role → column name. Roles are those of `ROLES` and, found but never given: rating (whether a row is
-            good), rejected (an answer not to learn), options or option 1, option 2, ... (answers to choose from),
-            translation (both texts), from and to (a text in two languages), target language and source language, or
-            languages (those of question and answer), names (of the labels), chat (which chat a turn belongs to),
-            speaker and said (of one turn).
+        kind: 'messages', 'question/answer', ..., 'chosen' for the user's own mapping, '' if no layout fits.
+        roles: role → column name. Besides `ROLES`, which a user can give, there are roles that are only detected:
+            rating (whether a row is good), rejected (an answer not to learn), options or option 1, option 2, ...
+            (answers to choose from), translation (both texts), from and to (a text in two languages), target language
+            and source language, or languages (of question and answer), names (of the labels), chat (the id of a turn's
+            chat), speaker and said (of one turn).
     """
 
     kind: str
@@ -116,15 +116,19 @@ class Layout:
 
     @property
     def classifies(self) -> bool:
-        """Whether its answers are labels."""
+        """Whether the answers are labels."""
         return "label" in self.roles
 
 
 def find_layout(columns: Sequence[str], mapping: Mapping[str, str] | None, name: str, required: bool = True) -> Layout:
-    """Finds the roles of the columns, or checks the mapping that was given.
+    """Finds the roles of the columns, or checks the user's mapping.
+
+    Args:
+        columns: the file's. mapping: role → column, None to detect. name: the file's, for messages.
+        required: whether it is an error if no layout fits; else a layout without roles is returned.
 
     Raises:
-        DataError: no layout fits: names what was found and what is expected.
+        DataError: no layout fits; the message lists the columns and the layouts that are known.
     """
     if mapping:
         return _chosen(columns, mapping, name)
@@ -162,7 +166,7 @@ def _plain(column: str) -> str:
 
 
 def _roles(wanted: Mapping[str, Sequence[str]], lower: Mapping[str, str]) -> dict[str, str]:
-    """Role → column, '' where there is none; no column plays two roles."""
+    """Role → column, '' if there is none; no column plays two roles."""
     roles: dict[str, str] = {}
     for role, aliases in wanted.items():
         free = (lower[alias] for alias in aliases if alias in lower and lower[alias] not in roles.values())
@@ -192,7 +196,7 @@ def _beside(kind: str, roles: dict[str, str], lower: Mapping[str, str]) -> dict[
 
 
 def _with_names(roles: dict[str, str], lower: Mapping[str, str]) -> dict[str, str]:
-    """The roles of a classification, with the column that spells out what the labels stand for."""
+    """The roles of a classification, with the column that holds the labels' names."""
     label = _plain(roles["label"])
     aliases = (f"{label}_text", f"{label}_name", f"{label}_names", f"{label}_str", f"text_{label}", "class_name")
     names = next((lower[one] for one in aliases if one in lower and lower[one] not in roles.values()), "")

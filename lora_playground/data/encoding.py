@@ -1,7 +1,7 @@
-"""From rows to token ids and a mask that says which tokens are learned: the answers, and the tokens that end them.
+"""From rows to token ids and a mask of the tokens that are learned: the answers, and the tokens that end them.
 
-It calls the tokenizer it is given and knows nothing of models, batches or training. Where answers stand in a chat, and
-what ends them, is found by `templates.chat_template`.
+It calls the tokenizer it is given and knows nothing of models, batches or training. `templates.chat_template` finds the
+answers in a chat and what ends them.
 """
 
 from __future__ import annotations
@@ -40,14 +40,15 @@ class Encoded:
 
     Attributes:
         examples: in the rows' order; raw texts longer than a row's limit become several.
-        truncated: examples that were cut at the end; unlearnable: rows left out because nothing to learn remained.
+        truncated: number of examples that were cut at the end.
+        unlearnable: number of rows left out because nothing to learn remained.
         tokens, learned: totals over the examples.
-        thoughts: answers whose thought was left out, since the model is asked for answers without one.
-        refused: why the model's template cannot take rows; such rows are left out.
-        moved: chats whose system text stands in the first user turn, since the template has no place for it.
-        closed: chats that end with the end-of-sequence token, since the template has no end of its own.
-        unended: answers that no learned token ends.
-        changed: answers that the template writes in another way than they were given.
+        thoughts: number of answers whose thought was left out, since the model is prompted for answers without one.
+        refused: the template's reasons for rows that it cannot render; these rows are left out.
+        moved: number of chats whose system text was put into the first user turn, for want of a place in the template.
+        closed: number of chats to which the end-of-sequence token was appended, since the template ends no answer.
+        unended: number of answers that no learned token ends.
+        changed: number of answers that the template alters.
     """
 
     examples: list[Example] = field(default_factory=list)
@@ -63,7 +64,7 @@ class Encoded:
     changed: int = 0
 
     def notes(self) -> list[str]:
-        """What a person should know before a model learns from these rows."""
+        """Notes for the user to read before a model learns from these rows."""
         found = []
         if self.refused:
             found.append(f"{counted(len(self.refused), 'row')} left out. {self.refused[0]}")
@@ -122,7 +123,7 @@ def encode(tokenizer: Any, rows: Sequence[Row], max_length: int) -> Encoded:
 
 
 def coloured(tokenizer: Any, example: Example) -> list[tuple[str, bool]]:
-    """The example as (piece of text, learned) runs, for showing what the model will see and learn."""
+    """The example as (piece of text, whether it is learned), to show what the model sees and what it learns."""
     runs: list[tuple[str, bool]] = []
     start = 0
     for end in range(1, len(example.ids) + 1):
@@ -139,7 +140,7 @@ def coloured(tokenizer: Any, example: Example) -> list[tuple[str, bool]]:
 def _encode_chats(
     tokenizer: Any, rows: Sequence[Row], special: Sequence[str], result: Encoded
 ) -> list[tuple[list[int], np.ndarray] | None]:
-    """(ids, mask) of each chat, None where the template cannot take it; what happened is counted in `result`."""
+    """(ids, mask) of each chat, None if the template cannot render it; the counts in `result` are updated."""
     if not rows:
         return []
     thinks = thinking_tags.thinks(tokenizer.chat_template or "")

@@ -1,4 +1,4 @@
-"""A dataset of the Hugging Face hub becomes an upload: the files of one part are found, fetched, and read like a file.
+"""Imports a dataset of the Hugging Face hub: the files of one part are fetched and read like an uploaded file.
 
 Code that comes with a dataset is never run. It knows no torch and no tokenizer.
 """
@@ -20,7 +20,7 @@ _ABOUT = {"dataset_infos.json", "dataset_info.json", "state.json", "requirements
 _SPLIT = re.compile(r"(?:^|(?<=[\W_]))(train|training|test|validation|valid|val|dev|eval)(?=[\W_\d]|$)", re.I)
 _SAME = {"training": "train", "valid": "validation", "val": "validation", "dev": "validation", "eval": "validation"}
 _CONVERTED = "refs/convert/parquet"
-"""The branch in which the hub keeps its own Parquet copy of datasets that come as code."""
+"""The branch with the hub's own Parquet copy of datasets that are published as code."""
 
 
 def read_hub(
@@ -50,13 +50,17 @@ def read_hub(
 
 
 def columns_of_hub(repo: str, part: str = "train") -> list[str]:
-    """Names of the columns of a part, for a person to say which is which; fetched without a login. Errors as above."""
+    """Names of the columns of a part, so that the user can map them; fetched without a login.
+
+    Raises:
+        DataError: as `read_hub`.
+    """
     files, _ = _files(repo, part, None, True)
     return columns_of(files[0], files[0].name)
 
 
 def _files(repo: str, part: str, progress: Progress | None, anonymous: bool) -> tuple[list[Path], int]:
-    """The files of a part on this disk, and how many of it were left out."""
+    """(paths of the fetched files of a part, how many of its files were left out)."""
     repo, part = repo.strip(), part.strip().strip("/").lower() or "train"
     if not is_id(repo):
         raise DataError(f"{repo[:80]!r} is no id of a hub dataset; it looks like 'openai/gsm8k'.")
@@ -88,7 +92,15 @@ def import_from_hub(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> DatasetCard:
-    """Fetches, reads and stores one part of a hub dataset; its rows are split by the seed like those of a file."""
+    """Fetches, reads and stores one part of a hub dataset as an upload.
+
+    Args:
+        repo, part, mapping: as for `read_hub`. home: the app's folder.
+        seed: of the split into train, validation and test (`uploads.split_rows`).
+
+    Raises:
+        DataError: it cannot be fetched, read or stored.
+    """
     return store(read_hub(repo, part, mapping, progress), home, f"{repo} {part}", seed)
 
 
@@ -120,7 +132,7 @@ def _part(path: PurePosixPath) -> str:
 
 
 def part_named(repo: str, part: str, parts: Mapping[str, Sequence[str]]) -> str:
-    """Which of the parts a person means: by its whole name, or by its split where only one subset has it."""
+    """The part of this name: its whole name ('main/train'), or its split alone ('train') if only one subset has it."""
     subset, _, split = part.rpartition("/")
     exact = "/".join(filter(None, [subset, _SAME.get(split, split)]))
     if exact in parts:
@@ -134,7 +146,7 @@ def part_named(repo: str, part: str, parts: Mapping[str, Sequence[str]]) -> str:
 
 
 def within_limit(repo: str, names: Sequence[str], sizes: Mapping[str, int]) -> tuple[list[str], list[str]]:
-    """(files that are taken, files that are left out), so that no more than MAX_BYTES are fetched."""
+    """(files to fetch, files left out), so that no more than MAX_BYTES are fetched."""
     taken, total = [], 0
     for name in names:
         total += sizes[name]

@@ -1,6 +1,6 @@
-"""The rows of a JSON document, whatever shape they were written in: a list, columns, a table with an index, one chat.
+"""Finds the rows of a JSON document in any of the usual shapes: a list, columns, a table with an index, one chat.
 
-It knows nothing of what the fields mean, except for the names that tell a chat's turns from rows.
+It does not know what the fields mean, except for the names that distinguish a chat's turns from rows.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ TURNS = ("messages", "conversations", "conversation", "chat", "dialog", "dialogu
 _LISTS = ("data", "rows", "examples", "train", "items", "records", "instances", "samples", *TURNS)
 """Names of a field that holds all rows."""
 SPEAKER, SAID = ("role", "from", "speaker"), ("content", "value", "text", "parts")
-"""Names of who speaks and of what is said in a turn."""
+"""Names of a turn's fields: the speaker, and the text."""
 _CLASSES = ("label_names", "class_names", "classes", "id2label")
-"""Names of a field of a document that lists what numbers of labels stand for."""
+"""Names of a document's field that lists the labels' names."""
 
 
 def is_turn(value: Any) -> bool:
-    """Whether it is one turn of a chat: an object with who speaks and what is said."""
+    """Whether a JSON value is one turn of a chat: an object with a speaker and a text."""
     if not isinstance(value, dict):
         return False
     return any(key in value for key in SPEAKER) and any(key in value for key in (*SAID, "tool_calls"))
 
 
 def is_chat(value: Any) -> bool:
-    """Whether it is a list of turns."""
+    """Whether a JSON value is a list of turns."""
     return isinstance(value, list) and bool(value) and all(map(is_turn, value))
 
 
@@ -39,7 +39,7 @@ def rows_of(value: Any, name: str) -> tuple[list[Any], list[str]]:
         value: parsed JSON. name: the file's, for the error.
 
     Raises:
-        DataError: it is no list and nothing that can be read as one.
+        DataError: it has none of the shapes that are known.
     """
     unused: list[str] = []
     if isinstance(value, dict):
@@ -98,8 +98,8 @@ def record_of(item: Any) -> Any:
 
 
 def label_names(value: Any) -> dict[str, list[str]]:
-    """Column → names of its classes, where a document lists its features as the hub's dataset viewer does; '' for the
-    names of any column, where it lists names alone."""
+    """Column → names of its classes, from a document's list of features in the format of the hub's dataset viewer. If
+    the document only lists names, the key is '' and they hold for any column."""
     features = value.get("features") if isinstance(value, dict) else None
     found: dict[str, list[str]] = {}
     for feature in features if isinstance(features, list) else []:
@@ -116,6 +116,6 @@ def label_names(value: Any) -> dict[str, list[str]]:
 
 
 def kind_of(value: Any) -> str:
-    """What a JSON value is, in words."""
+    """The type of a JSON value in words."""
     names = {list: "a list", dict: "an object", str: "a text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")

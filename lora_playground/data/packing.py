@@ -39,8 +39,11 @@ class Batch:
 def row_length(examples: Sequence[Example], batch_tokens: int, multiple: int = 32, whole: bool = False) -> int:
     """How long the rows of a batch should be, in tokens, rounded up to `multiple`.
 
-    At least the longest example. Four times the median example where that is more: short rows leave much of themselves
-    empty, long ones make attention expensive. `whole` makes one row of the whole batch.
+    The longest example's length, or four times the median's (at most the batch) if that is more: short rows are often
+    left half empty, long ones make attention expensive.
+
+    Args:
+        batch_tokens: of one batch. whole: make one row of the whole batch.
     """
     lengths = np.array([len(example.ids) for example in examples])
     wanted = max(int(lengths.max()), batch_tokens if whole else min(4 * int(np.median(lengths)), batch_tokens))
@@ -54,7 +57,8 @@ def pack(examples: Sequence[Example], length: int, rows: int, pad: int, solo: bo
 
 
 def digest_of(examples: Iterable[Example]) -> str:
-    """SHA-256 over the tokens and masks of examples: equal for two runs that learn from the same examples."""
+    """SHA-256 over the tokens and masks of examples: equal for two runs that learn from the same examples in the same
+    order."""
     digest = hashlib.sha256()
     for example in examples:
         digest.update(example.ids.tobytes() + example.learned.tobytes())
@@ -67,12 +71,12 @@ class Stream:
 
     Args:
         examples: to learn from.
-        rehearsal: other examples, of which so many are mixed in that they make up `share` of the tokens.
+        rehearsal: other examples, mixed in so that they make up `share` of the tokens.
         length, rows: shape of a batch.
         pad: token id for padding.
         seed: the same seed and examples give the same stream.
         share: of rehearsal tokens, 0 to 0.9.
-        solo: one example a row, for models that cannot keep packed ones apart.
+        solo: one example a row, for models in which packed examples would see each other.
     """
 
     def __init__(
@@ -108,7 +112,7 @@ class Stream:
         return [self._row() for _ in range(self.rows)]
 
     def skip(self, batches: int) -> None:
-        """Leaves out so many batches: those that a resumed run has already seen."""
+        """Skips this many batches: those that a resumed run has already seen."""
         for _ in range(batches * self.rows):
             self._row()
 
@@ -172,7 +176,7 @@ def _mixing(examples: Sequence[Example], length: int) -> list[Example]:
 
 
 def _best_fit(examples: Sequence[Example], length: int) -> list[list[Example]]:
-    """Each example goes into the fullest row that still has space for it. `free[s]`: rows with space for s tokens."""
+    """Puts each example into the fullest row that still has space for it. `free[s]`: rows with space for s tokens."""
     bins: list[list[Example]] = []
     free: list[list[int]] = [[] for _ in range(length + 1)]
     for example in examples:

@@ -11,13 +11,17 @@ MAX_UNPACKED = 400 * 2**20
 
 
 def records(data: bytes, name: str, most: int) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
-    """(rows, column → names of its classes where the file has them).
+    """Reads a Parquet file.
+
+    Args:
+        data: the file's bytes. name: the file's, for messages.
+        most: the most rows; a file with more is refused before it is unpacked.
+
+    Returns:
+        (rows, column → names of its classes, for columns that have them).
 
     Raises:
         DataError: the file is damaged or too large, or pyarrow is missing.
-
-    Args:
-        most: more rows than these are refused, before they are unpacked.
     """
     try:
         import pyarrow as arrow

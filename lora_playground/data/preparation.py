@@ -14,11 +14,11 @@ from lora_playground.data.rehearsal import compared
 from lora_playground.errors import DataError
 
 REHEARSAL_ROWS = 1500
-"""So many that a short run hardly repeats one, and so few that they are encoded in a third of a second."""
+"""Enough that a short run hardly repeats one, and few enough to be encoded in a third of a second."""
 LONGEST = 512
-"""Tokens of a rehearsed chat that the embedded model can read; no chat is as long."""
+"""The most tokens of a rehearsed chat: the embedded model's context. No shipped chat is as long."""
 NEAR = 0.2
-"""Added to a chat's likeness to the data (0 to 1), so that unlike ones are rehearsed too."""
+"""Added to a chat's similarity to the data (0 to 1), so that dissimilar ones are rehearsed too."""
 _KEPT: dict[int, tuple[Any, list[Example]]] = {}
 """By the tokenizer's id. The tokenizer is kept too, so that no other one gets its id."""
 
@@ -28,11 +28,11 @@ class Prepared:
     """Encoded examples of a run.
 
     Attributes:
-        train, validation, rehearsal: examples; rehearsal is empty where there is none.
-        share: of tokens that come from rehearsal.
+        train, validation, rehearsal: examples; the last two may be empty.
+        share: of the tokens that come from rehearsal, 0 to 1.
         truncated: examples cut to the longest length; unlearnable: rows left out because nothing to learn remained.
         rows: numbers of rows, {'train', 'validation'}.
-        notes: what a person should know before the model learns from them.
+        notes: for the user to read before the model learns from them.
     """
 
     train: list[Example]
@@ -77,8 +77,8 @@ def prepare(tokenizer: Any, dataset: Dataset, config: DataConfig, seed: int, emb
 
 
 def _rehearsal(tokenizer: Any, dataset: Dataset, max_length: int, seed: int) -> list[Example]:
-    """Some of the base model's own chats that do not contradict the dataset: the nearer to it the more often, since
-    those are forgotten first, and the shorter the more often, since a share is of tokens."""
+    """Draws some of the base model's own chats that do not contradict the dataset. Chats similar to it are drawn more
+    often, since those are forgotten first; short ones too, since the share is one of tokens."""
     examples = rehearsal_examples(tokenizer)
     left_out, near = compared(rehearsal_rows(), dataset.train)
     weights = np.array([(NEAR + share) / len(example.ids) for share, example in zip(near, examples, strict=True)])
@@ -90,7 +90,7 @@ def _rehearsal(tokenizer: Any, dataset: Dataset, max_length: int, seed: int) -> 
 
 
 def rehearsal_examples(tokenizer: Any) -> list[Example]:
-    """The embedded base model's own chats, encoded; kept, since a worker makes them before its run starts."""
+    """The embedded base model's own chats, encoded; cached, since a worker encodes them before its run starts."""
     if id(tokenizer) not in _KEPT:
         _KEPT.clear()
         _KEPT[id(tokenizer)] = tokenizer, encode(tokenizer, rehearsal_rows(), LONGEST).examples
@@ -98,7 +98,7 @@ def rehearsal_examples(tokenizer: Any) -> list[Example]:
 
 
 def _validation(tokenizer: Any, dataset: Dataset, max_length: int) -> list[Example]:
-    """Validation examples; [] where no row has a token to learn."""
+    """Validation examples; [] if no row has a token to learn."""
     try:
         return encode(tokenizer, dataset.validation, max_length).examples
     except DataError:

@@ -1,6 +1,6 @@
-"""Turns an uploaded file into rows: finds its encoding and format, and says by line what cannot be used and why.
+"""Turns an uploaded file into rows: finds its encoding and format, and lists the lines that cannot be used and why.
 
-It knows no torch, no tokenizer and no model; what the columns mean is `data.columns`' business.
+It knows no torch, no tokenizer and no model; `data.columns` finds what the columns mean.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lora_playground.errors import DataError
 
 MAX_BYTES = 100 * 2**20
 LISTED = 200
-"""Rows that are named one by one."""
+"""The most unusable or repeated rows that are listed one by one."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,16 @@ class Problem:
 
 @dataclass
 class Reading:
-    """What was found in a file.
+    """The result of reading a file.
 
     Attributes:
-        rows: usable rows in the file's order; lines: where each began.
+        rows: usable rows in the file's order; lines: the line on which each begins, from 1.
         problems: the first LISTED rows that cannot be used; bad: how many there are in all.
-        format, encoding: as found; unit: what `lines` count, 'line' or 'row'.
-        layout: which columns were taken for what.
+        format, encoding: as detected; unit: what `lines` count, 'line' or 'row'.
+        layout: which column plays which role.
         columns: names of all columns.
-        duplicates: usable rows that repeat an earlier one; repeats: lines of the first LISTED of them.
-        notes: other things a person should know.
+        duplicates: number of usable rows that repeat an earlier one; repeats: lines of the first LISTED of them.
+        notes: other remarks for the user.
     """
 
     format: str
@@ -72,9 +72,9 @@ def read_file(path: Path, name: str | None = None, mapping: Mapping[str, str] | 
     """Reads an uploaded file.
 
     Args:
-        path: where the bytes lie.
-        name: the name it had, whose ending gives the format; else the path's own.
-        mapping: role → column name, to overrule detection, such as {'prompt': 'Frage', 'completion': 'Antwort'};
+        path: the file.
+        name: the name under which it was uploaded, whose ending gives the format; None takes the path's.
+        mapping: role → column name, overrules detection, such as {'prompt': 'Frage', 'completion': 'Antwort'};
             the roles are `columns.ROLES`.
 
     Raises:
@@ -125,10 +125,10 @@ def read_bytes(data: bytes, name: str, mapping: Mapping[str, str] | None = None)
 
 
 def _finished(reading: Reading, chats: Chats, contents: Contents, columns: Sequence[str]) -> Reading:
-    """The reading with its repeats counted and its notes; raises DataError where there is no usable row.
+    """Counts the repeats and adds the notes; raises DataError if no row is usable.
 
     Args:
-        columns: those of which the unused ones are named.
+        columns: candidates for the note on unused columns.
     """
     reading.notes += chats.notes()
     if not reading.rows:
@@ -153,7 +153,7 @@ def _finished(reading: Reading, chats: Chats, contents: Contents, columns: Seque
 
 
 def _refuse_empty(mapping: Mapping[str, str], fields: Sequence[Mapping[str, Any]], name: str) -> None:
-    """Raises DataError where a column that a person gave holds nothing in any row."""
+    """Raises DataError if a column of the user's mapping is empty in every row."""
     for role, column in mapping.items():
         if fields and all(record.get(column) in (None, "", []) for record in fields):
             raise DataError(
@@ -162,9 +162,10 @@ def _refuse_empty(mapping: Mapping[str, str], fields: Sequence[Mapping[str, Any]
 
 
 def columns_of(path: Path, name: str | None = None) -> list[str]:
-    """Names of a file's columns, also where no layout fits them, so that a person can say which is which.
+    """Names of a file's columns, even if no layout fits them, so that the user can map them.
 
-    Raises DataError where the file cannot be read at all.
+    Raises:
+        DataError: the file cannot be read at all.
     """
     shown = _shown(name or path.name)
     return read_records(_bytes(path, shown), shown).columns

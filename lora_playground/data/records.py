@@ -1,7 +1,7 @@
 """From a file's bytes to numbered records: JSON lines, JSON, tables, plain text and Parquet.
 
-A record is what stands in one line, row or paragraph, before anybody asks what its fields mean (`data.columns`). Files
-may be hostile: endless lines, deep nesting, numbers of thousands of digits and repeated keys are refused.
+A record is one line, row or paragraph, whose fields have no meaning yet (`data.columns` finds it). Files may be
+hostile: endless lines, deep nesting, numbers of thousands of digits and repeated keys are refused.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from lora_playground.wording import counted
 FORMATS = ("jsonl", "json", "csv", "tsv", "txt")
 MAX_ROWS = 1_000_000
 MAX_LINE = 2_000_000
-"""Characters in a line of JSON or in a cell."""
+"""The most characters in a line of JSON or in a cell."""
 
 Record = dict[str, Any] | RowError
-"""The named fields of a row, or why there are none."""
+"""The named fields of a row, or the reason why it cannot be read."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds.
+    """The records of a file.
 
     Attributes:
         format: 'jsonl', 'json', 'csv', 'tsv', 'txt' or 'parquet'; encoding: of its text.
         records: each with the line (for JSON and Parquet the row) where it begins, from 1.
-        notes: what a person should know.
+        notes: for the user.
         unused: keys of the document beside its rows.
-        label_names: column → names of its classes, where the file has them.
+        label_names: column → names of its classes, for columns that have them.
     """
 
     format: str
@@ -63,10 +63,14 @@ class Contents:
 
 
 def read_records(data: bytes, name: str) -> Contents:
-    """The records of a file; raises DataError where the file as a whole cannot be read.
+    """Splits a file into records.
 
     Args:
-        name: the file's name, whose ending gives the format, fit for a message.
+        data: the file's bytes.
+        name: the file's name, whose ending gives the format, without control characters.
+
+    Raises:
+        DataError: the file as a whole cannot be read.
     """
     if not data.strip(b" \t\r\n\x00\xef\xbb\xbf\xff\xfe"):
         raise DataError(f"{name} is empty: line 1 holds nothing. Give a file with at least one example.")
@@ -137,9 +141,9 @@ def _is_json(text: str) -> bool:
 
 
 def _inside_txt(text: str) -> str:
-    """'jsonl', 'json', 'csv' or 'tsv' where a .txt file holds such data, '' where it holds text.
+    """'jsonl', 'json', 'csv' or 'tsv' if a .txt file holds such data, '' if it holds text.
 
-    A table is told by a header of known columns and as many cells in each of its first rows.
+    A table is recognised by a header of known columns and as many cells in each of its first rows.
     """
     lines = [line for line in text.split("\n") if line.strip()][:20]
     if lines[0].startswith("{") and all(line.startswith("{") and _is_json(line) for line in lines):
@@ -173,7 +177,7 @@ def _json_object(line: str) -> Record:
 
 
 def _object(value: Any, where: str = "") -> Record:
-    """A row as it is where it is an object, a chat as one, else why it cannot be used."""
+    """An object unchanged, a list of turns as an object with these messages, or the reason why neither applies."""
     value = json_shapes.record_of(value)
     if isinstance(value, dict | RowError):
         return value
@@ -181,7 +185,7 @@ def _object(value: Any, where: str = "") -> Record:
 
 
 def _txt(text: str) -> Iterator[tuple[int, Record]]:
-    """Paragraphs between empty lines; where there are none, lines."""
+    """Paragraphs between empty lines; if there are no empty lines, lines."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     if not re.search(r"\n[ \t]*\n", text.strip()):
         for number, line in enumerate(text.split("\n"), 1):
@@ -261,7 +265,7 @@ def _header(cells: list[str], name: str, line: int) -> list[str]:
 
 
 def _delimiter(text: str) -> str:
-    """The delimiter that cuts the header into known columns, else into most columns."""
+    """The delimiter that splits the header into known columns, else into the most columns."""
     best, score = ",", (-1, -1)
     lines = [line for line in text.split("\n", 3) if line.strip() and not line.startswith("sep=")]
     first = lines[0] if lines else ""

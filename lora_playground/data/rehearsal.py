@@ -17,32 +17,39 @@ Row = Mapping[str, Any]
 Pair = tuple[str, str]
 
 ASKED, ANSWERED = 0.8, 0.6
-"""A question is of a kind that the data asks if it begins as one of the data's questions and at least this share of its
-word pairs occur in them; an answer is of another kind than the data's if less than this share occur in its answers."""
+"""Shares of word pairs. A chat's question is of the data's kind if it begins like one of the data's questions and at
+least ASKED of its pairs occur in them; its answer is of another kind if less than ANSWERED of its pairs occur in the
+data's answers."""
 WHOLE = 1 / 3
-"""A skill of which more than this share of the chats conflict is left out whole: its other chats ask for the same in
-words that are not in the data."""
+"""A skill is left out whole if more than this share of its chats conflict: its other chats ask for the same in words
+that are not in the data."""
 UNKNOWN = "I don't know"
-"""How the embedded model begins when it is asked about a name that it does not know."""
+"""The beginning of the embedded model's answers about names that it does not know."""
 
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?|\d+|[^\w\s]")
 _ENDS = frozenset('.!?:"')
-"""Behind these a word has a capital whatever it is."""
+"""After these every word has a capital."""
 
 
 def conflicts(chats: Sequence[Row], train: Sequence[Row]) -> set[int]:
-    """Numbers of the chats in which a question of the data's kind gets an answer of another kind; see `compared`."""
+    """Indices of the chats in which a question of the data's kind gets an answer of another kind; see `compared`."""
     return compared(chats, train)[0]
 
 
 def compared(chats: Sequence[Row], train: Sequence[Row]) -> tuple[set[int], list[float]]:
-    """(numbers of the chats in which a question of the data's kind gets an answer of another kind, for every chat the
-    largest share of a question's word pairs that occur in the data's questions).
+    """Compares chats with a dataset.
 
-    Where the chats say of which skill they are (`meta.skill`), a skill that mostly conflicts is left out whole.
-    An answer is of another kind, too, if it begins as none of the data's does. Questions that differ in names alone are
-    of one kind, which conflicts only if most of its answers do. Not to know a name that the data does not ask about
-    contradicts nothing.
+    An answer is also of another kind if it begins like none of the data's. Questions that differ in names alone are of
+    one kind, which conflicts only if most of its answers do. The answer that a name is unknown conflicts with nothing
+    if the data does not ask about that name. If the chats have a skill (`meta.skill`), a skill that mostly conflicts is
+    left out whole.
+
+    Args:
+        chats: the base model's own. train: the dataset's rows.
+
+    Returns:
+        (indices of the chats in which a question of the data's kind gets an answer of another kind; for every chat the
+        largest share of a question's word pairs that occur in the data's questions, 0 to 1).
     """
     names = _names([*chats, *train])
     asked, answered, openings, about = _said(train, names)
@@ -69,7 +76,7 @@ def compared(chats: Sequence[Row], train: Sequence[Row]) -> tuple[set[int], list
 
 
 def _of_same_skill(chats: Sequence[Row], conflicting: AbstractSet[int]) -> set[int]:
-    """Numbers of all chats of the skills of which more than WHOLE of the chats conflict."""
+    """Indices of all chats of the skills of which more than WHOLE of the chats conflict."""
     by_skill: dict[str, list[int]] = defaultdict(list)
     for number, chat in enumerate(chats):
         if skill := (chat.get("meta") or {}).get("skill"):
@@ -95,7 +102,7 @@ def _said(train: Iterable[Row], names: AbstractSet[str]) -> tuple[set[Pair], set
 
 
 def _names(rows: Iterable[Row]) -> set[str]:
-    """Words, in lower case, that have a capital within a sentence and are never written small."""
+    """Words, in lower case, that have a capital within a sentence and never occur without one."""
     capital, small = set[str](), set[str]()
     for row in rows:
         for message in row.get("messages") or []:

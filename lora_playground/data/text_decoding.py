@@ -1,4 +1,5 @@
-"""From a file's bytes to its text: finds the encoding, and refuses what is no text. It knows no formats and rows."""
+"""From a file's bytes to its text: finds the encoding, and refuses what is not text. It knows no formats and no
+rows."""
 
 from __future__ import annotations
 
@@ -30,15 +31,21 @@ _OLD = {
     "cp1252": "Windows-1252", "cp1250": "Windows-1250", "cp1251": "Windows-1251", "cp1253": "Windows-1253",
     "koi8_r": "KOI8-R", "cp932": "Shift JIS", "gb18030": "GB 18030", "big5": "Big5", "cp949": "EUC-KR",
 }  # fmt: skip
-"""Encodings of before Unicode that are tried, the usual one first."""
+"""Encodings from before Unicode that are tried, the commonest first."""
 _SAMPLE = 65_536
 
 
 def decode(data: bytes, name: str) -> tuple[str, str, list[str]]:
-    """The text, the name of its encoding, and notes for the person; raises DataError naming line and byte.
+    """Decodes a file.
 
-    A byte order mark decides. Without one UTF-8 is tried, then UTF-16 where every other byte is zero, then the older
-    encodings, of which charset-normalizer tells the likely one.
+    A byte order mark decides. Without one UTF-8 is tried, then UTF-16 if every other byte is zero, then the older
+    encodings, of which charset-normalizer picks the likeliest.
+
+    Returns:
+        (the text, the name of its encoding, notes for the user).
+
+    Raises:
+        DataError: it is not text; the message names line and byte.
     """
     for magic, what, remedy in _SIGNATURES:
         if data.startswith(magic):
@@ -59,7 +66,7 @@ def decode(data: bytes, name: str) -> tuple[str, str, list[str]]:
 
 
 def _older(data: bytes, name: str, place: int) -> tuple[str, str, list[str]]:
-    """Text in an encoding of before Unicode; `place` is the first byte that is not UTF-8."""
+    """Text in an encoding from before Unicode; `place`: index of the first byte that is not UTF-8."""
     line = data.count(b"\n", 0, place) + 1
     part = data[max(0, place - _SAMPLE // 2) :][:_SAMPLE]
     likely = from_bytes(part, cp_isolation=list(_OLD))
@@ -94,7 +101,7 @@ def _strictly(data: bytes, encoding: str, name: str) -> str:
 
 
 def _wide_guess(data: bytes) -> str | None:
-    """UTF-16 without a mark shows as every other byte being zero."""
+    """The byte order of UTF-16 without a mark, in which every other byte is zero; None if it is not UTF-16."""
     sample = data[:4096]
     even, odd = sample[::2].count(0), sample[1::2].count(0)
     half = max(1, len(sample) // 2)

@@ -1,6 +1,6 @@
-"""Records of one turn each become whole chats: by the column that says which chat, or which turn is answered.
+"""Joins records of one turn each into whole chats: by the column with the chat's id, or with the turn that is answered.
 
-It knows who speaks and what is said by name, and nothing else of the records.
+Of a record it knows the speaker and the text, by name, and nothing else.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ Numbered = tuple[int, dict[str, Any] | RowError]
 def joined_turns(
     records: Sequence[tuple[int, Mapping[str, Any] | RowError]], layout: Layout
 ) -> tuple[list[Numbered], list[str]]:
-    """(chats, notes): by the column that says which chat; else by what each turn answers; else as one chat."""
+    """(chats, notes): joined by the column with the chat's id, else by the turn that each one answers, else all as one
+    chat."""
     turns = [record for _, record in records if isinstance(record, Mapping)]
     first: Mapping[str, Any] = turns[0] if turns else {}
     parent = next((name for name in _PARENTS if name in first), "")
@@ -50,8 +51,8 @@ def joined_turns(
 def _threads(
     records: Sequence[tuple[int, Mapping[str, Any] | RowError]], own: str, parent: str
 ) -> tuple[list[Numbered], list[str]]:
-    """One chat for each turn that answers none; where a turn has several answers, the one of the best rank is taken, or
-    the first. Turns that were deleted are left out, with those that answer them."""
+    """One chat for each turn that answers no other. If a turn has several answers, the best ranked is taken, else the
+    first. Deleted turns are left out, with those that answer them."""
     made: list[Numbered] = []
     replies: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
     roots: list[tuple[int, Mapping[str, Any]]] = []
@@ -91,7 +92,7 @@ def _threads(
 
 
 def _rank(numbered: tuple[int, Mapping[str, Any]]) -> float:
-    """The rank that people gave an answer, the best the lowest; infinite where they gave none."""
+    """The rank that annotators gave an answer, the best lowest; infinite if they gave none."""
     value = str(numbered[1].get("rank"))
     return float(value) if re.fullmatch(r"\d+(\.\d+)?", value) else math.inf
 

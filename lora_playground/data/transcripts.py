@@ -1,6 +1,6 @@
-"""Texts that are whole chats, written with the marks of some model's template or with names before each turn.
+"""Splits texts that are whole chats, written with the marks of some model's template or with names before each turn.
 
-It knows the marks that are in use, and no file formats.
+It knows the usual marks, and no file formats.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TAGGED: dict[str, re.Pattern[str]] = {
         re.S,
     ),
 }
-"""A turn by the marks around it: (who speaks, what is said)."""
+"""Mark → pattern of a turn with that mark; its groups are the speaker and the text."""
 _NAMED: dict[str, re.Pattern[str]] = {
     "###": re.compile(
         r"###\s*(Human|User|Assistant|Instruction|Input|Response|System):?\s*(.*?)(?=###|\Z)", re.S | re.I
@@ -41,11 +41,11 @@ _NAMED: dict[str, re.Pattern[str]] = {
 _LLAMA = re.compile(r"\[INST\]\s*(?:<<SYS>>(.*?)<</SYS>>)?(.*?)\[/INST\](.*?)(?=<s>|\[INST\]|\Z)", re.S)
 _AROUND = re.compile(r"\s*(?:<s>|<bos>|<\|begin_of_text\|>|</s>|<\|endoftext\|>|<\|end_of_text\|>|<eos>)\s*")
 MARKS = (*_TAGGED, "[INST]")
-"""Marks that no plain text has."""
+"""Marks that do not occur in plain text."""
 
 
 def turns_of(text: str) -> tuple[str, list[dict[str, Any]]] | None:
-    """(the mark, the turns) of a text that is a chat from its first character to its last; None for any other text."""
+    """(the mark, the turns) of a text that is a chat as a whole; None for any other text."""
     for mark, pattern in {**_TAGGED, **_NAMED}.items():
         found = list(pattern.finditer(text))
         if found and not _AROUND.sub("", pattern.sub("", text)).strip():
@@ -64,7 +64,7 @@ def turns_of(text: str) -> tuple[str, list[dict[str, Any]]] | None:
 
 
 def _joined(said: list[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Turns of user and assistant in turn, a system text first; none where they are not, or one of them is empty."""
+    """A system text, then user and assistant alternately; empty if the turns are in another order or one is empty."""
     turns: list[dict[str, Any]] = []
     for role, text in said:
         if role == "input" and turns and turns[-1]["role"] == "user":
@@ -77,7 +77,7 @@ def _joined(said: list[tuple[str, str]]) -> list[dict[str, Any]]:
 
 
 def read_chats(rows: Sequence[Row]) -> list[str]:
-    """Makes chats of the rows, in place, where the text of every one is a chat; returns notes."""
+    """Turns the rows into chats, in place, if the text of every one is a chat; returns notes for the user."""
     found = [turns_of(row["text"]) for row in rows]
     if rows and all(found):
         marks = ", ".join(dict.fromkeys(one[0] for one in found if one))

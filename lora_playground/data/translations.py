@@ -1,4 +1,4 @@
-"""Texts in two languages: from which to which a row translates, and how that is asked.
+"""Texts in two languages: finds the direction of a row's translation, and words the instruction.
 
 It knows records and the roles of their columns; no file formats.
 """
@@ -19,11 +19,13 @@ _TO = re.compile(r"\s*([^\W\d_]\w*?)\s*(?:[-–—=]*>|→|-|–|/|:|\bto\b|2)\s
 
 
 def language_roles(lower: Mapping[str, str]) -> dict[str, str]:
-    """'target language' and, where it is told, 'source language', or 'languages' for a column that has both
-    ('de-en'): the columns that say in which languages a row's two texts are.
+    """The columns that name the languages of a row's two texts.
 
     Args:
-        lower: plain name → column.
+        lower: the column's name in lower case, with underscores for spaces → column.
+
+    Returns:
+        Role → column: 'target language' and perhaps 'source language', or 'languages' for a column with both ('de-en').
     """
     names = {role: [form.format(one) for one in ones for form in _FORMS]
              for role, ones in (("source language", _ORIGINS), ("target language", _GOALS))}  # fmt: skip
@@ -35,11 +37,11 @@ def language_roles(lower: Mapping[str, str]) -> dict[str, str]:
 
 
 class Translations:
-    """What is asked of rows with texts in two languages; remembers the first row's direction for those that hold both
-    languages in one object.
+    """Words the instruction of rows with texts in two languages. If a row holds both languages in one object, the first
+    row's direction holds for all.
 
     Args:
-        roles: of the columns.
+        roles: role → column.
     """
 
     def __init__(self, roles: Mapping[str, str]) -> None:
@@ -47,8 +49,8 @@ class Translations:
         self._first: tuple[str, str] | None = None
 
     def asked(self, record: Mapping[str, Any]) -> str:
-        """The line that says which way to translate, '' where the file does not tell; raises RowError where it is a
-        row that does not."""
+        """The line with the direction of the translation; '' if the file has no column for it. Raises RowError if the
+        file has one and this row does not."""
         if "languages" in self.roles:
             column = self.roles["languages"]
             match = _TO.fullmatch(str(record.get(column)))
@@ -64,8 +66,8 @@ class Translations:
         return f"{said}:"
 
     def pair(self, record: Mapping[str, Any]) -> tuple[dict[str, Any], str, str]:
-        """(text of each language, from which, to which) of a row that holds both texts in one object, or in a column
-        for each language."""
+        """({language: text}, source, target) of a row that holds both texts in one object, or in a column for each
+        language."""
         column = self.roles.get("translation", "translation")
         pair = unpacked(record.get(column))
         if "from" in self.roles:

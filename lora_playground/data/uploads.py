@@ -1,6 +1,6 @@
-"""Keeps an uploaded file as a dataset: splits its rows by a seed and stores them under a generated id.
+"""Stores an uploaded file as a dataset: splits its rows by a seed and writes them under a generated id.
 
-It knows no torch and no tokenizer. The file's own name is only ever shown, never used as a path.
+It knows no torch and no tokenizer. The file's own name is only shown, never used as a path.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lora_playground.wording import counted
 
 MAX_HELD_OUT = 500
 BY_ANSWER = ("exact", METRIC, "contains", "starts", "translation")
-"""Metrics that compare with the answer of a row, so that they fit any rows with answers."""
+"""Metrics that compare a reply with the row's answer, and so fit any rows with answers."""
 _OWNER = "owner"
 _RESULT = re.compile(r"####\s*(-?\d[\d,]*)\s*$")
 _SLOT = re.compile(r"\s*([^\W\d][\w ]*)\[([^\[\]]+)\]\s*")
@@ -35,10 +35,10 @@ _SLOTS = re.compile(rf"(?:{_SLOT.pattern}(?:[,;]|$))+")
 def split_rows(rows: list[Row], seed: int = 0, share: float = 0.1) -> dict[str, list[Row]]:
     """Splits rows into train, validation and test, the same way for the same rows and seed.
 
-    Rows that ask the same question stay together, so that no test question was trained on. Each held-out part gets
-    `share` of the rows, at most MAX_HELD_OUT, and at least one group where there are three or more; of a
-    classification it gets that share of every label. Rows of the test part are shuffled, since a score may be taken
-    from the first of them alone.
+    Rows with the same question form a group that stays together, so that no test question was trained on. Each of the
+    two held-out parts gets `share` of the rows, at most MAX_HELD_OUT, and at least one group if there are three or
+    more; of a classification it gets that share of every label. Rows of the test part are shuffled, since a score may
+    be taken from the first of them alone.
     """
     groups: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
@@ -60,7 +60,7 @@ def split_rows(rows: list[Row], seed: int = 0, share: float = 0.1) -> dict[str, 
 
 
 def _drawn(sizes: list[int], share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Numbers of the groups for test and validation, drawn by the seed; `sizes`: rows of each group."""
+    """Indices of the groups for test and validation, drawn by the seed; `sizes`: rows of each group."""
     order = list(range(len(sizes)))
     random.Random(f"split {seed}").shuffle(order)
     wanted = max(1, round(share * sum(sizes))) if len(order) >= 3 and share > 0 else 0
@@ -77,13 +77,13 @@ def _drawn(sizes: list[int], share: float, seed: int) -> tuple[list[int], list[i
 
 
 def note_owner(home: Path, name: str, owner: str) -> None:
-    """Notes whose upload a dataset is; it stays that of whoever was first. Without a place to write it is nobody's."""
+    """Records the owner of an upload, unless it has one already; a folder that cannot be written leaves it without."""
     with contextlib.suppress(OSError), open(home / "uploads" / name / _OWNER, "x") as file:
         file.write(owner)
 
 
 def uploads_of(home: Path, owner: str) -> int:
-    """How many uploads are a person's."""
+    """How many uploads an owner has."""
     found = 0
     for path in (home / "uploads").glob(f"*/{_OWNER}"):
         with contextlib.suppress(OSError):
@@ -95,10 +95,10 @@ def store(reading: Reading, home: Path, name: str, seed: int = 0, metric: str | 
     """Writes HOME/uploads/<id>/ in one rename, and returns its card.
 
     Args:
-        reading: what `readers.read_file` found.
+        reading: from `readers.read_file`.
         name: the file's name, shown as the dataset's label.
         seed: of the split.
-        metric: how answers are scored, or 'none'; None chooses by the look of the answers.
+        metric: how answers are scored, or 'none'; None chooses by `choose_metric`.
 
     Raises:
         DataError: the metric does not fit, or the disk is full or cannot be written.
@@ -137,7 +137,7 @@ def store(reading: Reading, home: Path, name: str, seed: int = 0, metric: str | 
 
 
 def store_once(reading: Reading, home: Path, name: str, seed: int = 0, metric: str | None = None) -> DatasetCard:
-    """As `store`, but the very same rows, split and metric are not stored a second time."""
+    """As `store`, but if the same rows, split and metric are stored already, their card is returned."""
     digest = _digest(reading.rows, seed, _metric(reading.rows, metric))
     same = (card for card in list_datasets(home) if card.uploaded and card.extra.get("digest") == digest)
     return next(same, None) or store(reading, home, name, seed, metric)
@@ -146,7 +146,7 @@ def store_once(reading: Reading, home: Path, name: str, seed: int = 0, metric: s
 def import_file(
     path: Path, home: Path, name: str | None = None, mapping: Mapping[str, str] | None = None, seed: int = 0
 ) -> DatasetCard:
-    """Reads a file and stores what is usable of it; the card's extra says how many rows were skipped."""
+    """Reads a file and stores its usable rows; the card's `extra` has the number of skipped rows."""
     return store_once(read_file(path, name, mapping), home, name or path.name, seed)
 
 
@@ -159,7 +159,7 @@ def _digest(rows: list[Row], seed: int, metric: str) -> str:
 
 
 def _metric(rows: list[Row], wanted: str | None) -> str:
-    """The metric of rows, '' for none; writes what it needs into their meta. Raises DataError where it does not fit."""
+    """The metric of rows, '' for none; writes what it needs into their `meta`. Raises DataError if it does not fit."""
     fitting = choose_metric(rows)
     if wanted is None or wanted == fitting:
         return fitting
@@ -176,11 +176,12 @@ def _metric(rows: list[Row], wanted: str | None) -> str:
 
 
 def choose_metric(rows: list[Row]) -> str:
-    """How answers to rows like these are scored, a name of `evaluation.METRICS`, or '' where nothing fits; writes what
-    the metric needs into the rows' meta.
+    """Chooses the metric for rows, and writes what it needs into their `meta`.
 
-    'label' for a classification, 'steps' where every answer ends in '#### number' (GSM8K), 'slots' where every
-    question is a list of name[value] and nothing else (E2E), 'exact' where all answers are short.
+    Returns:
+        A name of `evaluation.METRICS`: 'label' for a classification, 'steps' if every answer ends in '#### number'
+        (GSM8K), 'slots' if every question is a list of name[value] and nothing else (E2E), 'exact' if all answers are
+        short; '' if none fits.
     """
     if not rows or not all(row.get("messages") for row in rows):
         return ""
@@ -207,7 +208,7 @@ def choose_metric(rows: list[Row]) -> str:
 
 
 def delete(identifier: str, home: Path) -> None:
-    """Deletes an upload; raises ConfigError where there is none of that id, DataError for a shipped dataset."""
+    """Deletes an upload; raises ConfigError if there is none with this id, DataError for a shipped dataset."""
     card = get_card(identifier, home)
     if not card.uploaded:
         raise DataError(f"{identifier} ships with the app and cannot be deleted; only uploads can.")

@@ -1,4 +1,4 @@
-"""Single values of people's files: text that can be learned, and lists that stand as text in a cell.
+"""Converts single values of uploaded files: to text that can be learned, and from lists written as text in a cell.
 
 It knows neither columns nor formats.
 """
@@ -13,21 +13,24 @@ from collections.abc import Sequence
 from typing import Any
 
 MAX_NESTED = 2_000_000
-"""Characters of a cell that is read as a list."""
+"""The most characters of a cell that is parsed as a list."""
 MISSING = ("NaN", "nan", "<NA>")
-"""What a table holds where pandas has no value."""
+"""How pandas writes a missing value into a table."""
 
 
 class RowError(Exception):
-    """Why one row cannot be used and what to do about it, without saying which row it is."""
+    """Why a row cannot be used and what to do about it; the message does not name the row."""
 
 
 def text_of(value: Any, column: str, blank: bool = False) -> str:
-    """A value as text; numbers are written out, all else raises RowError.
+    """A value as text; numbers are written out.
 
     Args:
-        column: where it stands, for the error.
-        blank: whether it may be empty.
+        column: for the error.
+        blank: whether the text may be empty.
+
+    Raises:
+        RowError: it is neither text nor a number, or it is empty.
     """
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         kinds = {dict: "an object", list: "a list", bool: "true or false", type(None): "null"}
@@ -92,7 +95,7 @@ def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def unpacked(value: Any) -> Any:
-    """A list or an object that a table's cell holds as text, in JSON or as Python prints it; all else as it is."""
+    """The list or object that a table's cell holds as text, in JSON or as Python prints it; other values unchanged."""
     if not isinstance(value, str) or value.strip()[:1] not in ("[", "{") or len(value) > MAX_NESTED:
         return value
     try:
@@ -109,22 +112,26 @@ _ARRAY = re.compile(r"\barray\((\[[^\[\]]*\])(?:,\s*dtype=[\w.'<>|]+)?\)")
 
 
 def _without_arrays(text: str) -> str:
-    """A printed value with plain lists where NumPy's arrays stood, as in what pandas writes of nested columns."""
+    """A printed value with NumPy's arrays, which pandas writes for nested columns, replaced by plain lists."""
     return _ARRAY.sub(r"\1", text) if "array(" in text else text
 
 
 def is_list_of_texts(text: str) -> bool:
-    """Whether a text is a list of texts as Python prints it, which JSON does not write."""
+    """Whether a text is a list of texts as Python prints it, which is not JSON."""
     found = unpacked(text) if text.lstrip().startswith(("['", "array(")) else None
     return isinstance(found, list) and all(isinstance(one, str) for one in found)
 
 
 def answer_in(value: Any, column: str) -> tuple[Any, bool, list[str]]:
-    """(the answer, whether it is the first of several, keys beside it) of a value that may hold several answers, or one
-    with where it stands.
+    """Takes the answer from a value that may be a list of answers, or an object with an answer and its position.
 
-    A cell's text is taken for such a value where it has the keys of one, or the column's name is a plural. Raises
-    RowError where there is no answer in it.
+    A cell's text is parsed as such an object if it has its keys, and as a list if the column is called 'answers'.
+
+    Returns:
+        (the answer, whether it is the first of several, the object's other keys).
+
+    Raises:
+        RowError: the list is empty.
     """
     inside = unpacked(value)
     if isinstance(value, str) and isinstance(inside, dict) and not {"text", "answer_start"} <= set(inside):
