@@ -43,7 +43,8 @@ def config_of(settings: list[str], seed: int) -> RunConfig:
 
 
 def trial(bench: Bench, config: RunConfig, rows: int) -> dict[str, Any]:
-    """One training and its scores: score and kept (0 to 1), lost {skill: answers}, wrong, tokens, cpu_seconds."""
+    """One training and its scores: score and kept (0 to 1), lost {skill: answers}, wrong, tokens, steps and
+    cpu_seconds."""
     from lora_playground.data.preparation import prepare
     from lora_playground.training import TrainPlan, train
 
@@ -57,6 +58,7 @@ def trial(bench: Bench, config: RunConfig, rows: int) -> dict[str, Any]:
     began = time.process_time()
     outcome = train(model, plan, lambda event: None, lambda: False)
     row: dict[str, Any] = {"cpu_seconds": round(time.process_time() - began, 1), "tokens": outcome.tokens}
+    row["steps"] = outcome.steps
     with tempfile.TemporaryDirectory() as folder:
         answers = Path(folder) / "answers.json"
         found = scoring.score_update(

@@ -113,7 +113,7 @@ def _pick_variant(value: Any) -> Any:
 class TrainingConfig(Section):
     """How long and how to train."""
 
-    steps: int = Field(180, ge=1, le=1_000_000, description="Optimiser steps.")
+    steps: int = Field(360, ge=1, le=1_000_000, description="Optimiser steps.")
     seconds: float | None = Field(
         None,
         ge=1,
@@ -125,7 +125,7 @@ class TrainingConfig(Section):
         description="End before the last step when the validation loss has stopped falling; the preset best does.",
     )
     batch_tokens: int = Field(
-        512, ge=32, le=4_194_304, description="Tokens an optimiser step sees; examples are packed to fill it."
+        256, ge=32, le=4_194_304, description="Tokens an optimiser step sees; examples are packed to fill it."
     )
     learning_rate: float | None = Field(
         None,

@@ -19,6 +19,7 @@ import numpy as np
 from lora_playground.config import RunConfig
 from lora_playground.errors import PlaygroundError
 from lora_playground.estimates.memory import known_memory
+from lora_playground.machine.device import cores
 from lora_playground.runs import RunStore
 
 LOOKED_AT, TAKEN = 20, 5
@@ -32,7 +33,7 @@ MARGINS = {"method": (0.7, 2.0), "model": (0.5, 2.5)}
 """(least, most) factors by which the time can differ from that of a run with another method, or of another model,
 beyond the difference in arithmetic."""
 PROCESSOR_SHARE = (0.08, 0.4)
-"""Speed of training as a share of the speed of a large matrix product: with a browser on the same cores, and alone."""
+"""Speed of training as a share of matrix products' on all cores: with a browser on the same cores, and alone."""
 STARTING = (0.5, 15.0)
 """Seconds until the embedded model is loaded: with a worker ready, and without one on a busy machine."""
 DISK = (1e9, 1e8)
@@ -252,11 +253,13 @@ def _usable(result: dict[str, Any], device: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _processor_flops() -> float:
-    """Float32 operations per second of this processor, measured with matrix products for a few milliseconds."""
-    side, times = 384, []
+    """Float32 operations a second of all of this processor's cores, from small matrix products of one thread, timed for
+    a millisecond. Large products take several threads, which beside a busy process wait for each other."""
+    side, times = 64, []
     one = np.ones((side, side), np.float32)
-    for _ in range(16):
+    product = np.empty_like(one)
+    for _ in range(200):
         begun = time.perf_counter()
-        one @ one
+        np.matmul(one, one, out=product)
         times.append(max(1e-9, time.perf_counter() - begun))
-    return 2 * side**3 / min(times)  # the fastest one, since other processes may have slowed down the others
+    return cores() * 2 * side**3 / min(times)  # the fastest: another process may have slowed the others

@@ -24,8 +24,9 @@ from lora_playground.machine.device import device
 from lora_playground.ui import cards, costs, empty, method_card, model_step, options_file, pictures, upload
 from lora_playground.ui.controls import Dropdown, Radio, Slider, offer
 from lora_playground.ui.forms import Fields, VariantFields, field, help_text, nest, plain
+from lora_playground.ui.preset_chips import preset_chips
 from lora_playground.ui.preview import Preview
-from lora_playground.ui.shell import QUIET, Shell
+from lora_playground.ui.shell import QUIET, Shell, actions
 from lora_playground.ui.words import count, escape
 from lora_playground.variants import VARIANTS
 from lora_playground.wording import counted
@@ -50,6 +51,7 @@ class Steps:
     """The inputs of the form.
 
     Attributes:
+        presets: chips that fill the budget in; `form_memory` listens to them.
         advanced, variant_fields: inputs derived from the schema.
         exact: field for any rank; if it is empty the slider's rank holds. file: a config that replaces the form's.
         home: has the uploads.
@@ -67,6 +69,7 @@ class Steps:
     knob: gr.Column
     rank: gr.Slider
     picture: gr.HTML
+    presets: gr.HTML
     unit: gr.Radio
     steps: gr.Number
     seconds: gr.Number
@@ -177,20 +180,20 @@ def _connect_costs(shell: Shell, page: gr.Blocks, made: Steps, memory: gr.HTML, 
             passes = None if timed and steps is None else epochs(config, shell.home, steps)
             clock = costs.time_line([known], timed) + costs.budget_line(config, passes, step_flops(config))
             line, causes_ = costs.panel(config, machine, seen_overhead(shell.store, config.model.source))
-            return clock, line, causes_, empty.plan(config, shell.home)
+            return clock, line, causes_, preset_chips(config), empty.plan(config, shell.home)
         except PlaygroundError as failure:
-            return costs.refused(failure), "", "", gr.skip()
+            return costs.refused(failure), "", "", preset_chips(None), gr.skip()
 
     paths = (
         "model.quantisation", "data.max_length", "data.train_rows", "data.rehearsal",
         "training.batch_tokens", "training.accumulation",
-        "training.gradient_checkpointing", "training.precision", "training.validate_every",
+        "training.gradient_checkpointing", "training.precision", "training.validate_every", "training.early_stop",
     )  # fmt: skip
     typed = [component.change for component in (made.exact, *made.variant_fields.components())]
     changes = [made.file.change, *(made.advanced.inputs[path].change for path in paths)]
     parts = [made.dataset, made.source, made.unit, made.steps, made.seconds, made.shown]
     changes += [part.change for part in parts]
-    shown = [made.forecast, memory, causes, plan]
+    shown = [made.forecast, memory, causes, made.presets, plan]
     last: dict[str, Any] = QUIET | {"trigger_mode": "always_last"}
     gr.on([page.load, made.rank.change, *typed, *changes], draw, made.inputs(), shown, **last)
     made.ended.act(draw, made.inputs(), shown, **last)
@@ -235,8 +238,9 @@ def _method_step(name: str | None) -> list[Any]:
     return [family, variant, card, equation, knob, rank, picture]
 
 
-def _budget_step() -> tuple[gr.Radio, gr.Number, gr.Number, gr.HTML]:
+def _budget_step() -> tuple[gr.HTML, gr.Radio, gr.Number, gr.Number, gr.HTML]:
     _heading(4, "Budget", "how long it may train")
+    presets = actions(preset_chips(RunConfig()), elem_id="lp-presets")
     unit = Radio(
         ["steps", "seconds"], value="steps", show_label=False, label="Unit", elem_classes="lp-chips", elem_id="lp-unit"
     )
@@ -247,7 +251,7 @@ def _budget_step() -> tuple[gr.Radio, gr.Number, gr.Number, gr.HTML]:
     seconds = gr.Number(
         30, label="Seconds", show_label=False, info=help_text(timed), visible=False, elem_id="lp-seconds"
     )
-    return unit, steps, seconds, gr.HTML(elem_id="lp-forecast", apply_default_css=False)
+    return presets, unit, steps, seconds, gr.HTML(elem_id="lp-forecast", apply_default_css=False)
 
 
 def _first(names: list[str], wanted: str) -> str | None:

@@ -12,6 +12,7 @@ import gradio as gr
 from lora_playground.config import RunConfig
 from lora_playground.data.catalogue import list_datasets
 from lora_playground.errors import PlaygroundError
+from lora_playground.presets import preset_options
 from lora_playground.runs import RunStore
 from lora_playground.ui import method_card
 from lora_playground.ui.controls import offer
@@ -48,6 +49,7 @@ class FormMemory:
         page.load(self.recall, memory, self._filled, js="() => lp.form.kept()", **QUIET)
         gr.on([part.change for part in self._kept], None, self._kept, None, js="(...values) => lp.form.keep(values)")
         take.act(self.take, None, self._filled, **QUIET)
+        self._steps.presets.act(self.preset, None, self._filled, **QUIET)
 
     def recall(self, memory: str) -> Any:
         """Updates from the browser's storage, a JSON object of `values` (in the order of the inputs) and `query` (of
@@ -64,6 +66,10 @@ class FormMemory:
             return self.updates(self._inputs(_flat(self._store.get(str(event.id)).config())))
         except PlaygroundError:
             return gr.skip()
+
+    def preset(self, event: gr.EventData) -> Any:
+        """Updates to the options of the preset that was pressed."""
+        return self.updates(self._inputs(preset_options(str(event.id))))
 
     def _inputs(self, options: Mapping[str, Any]) -> Values:
         """{input: value} of options by their paths."""

@@ -16,7 +16,8 @@ SECONDS = {"starting": 0.5, "loading": 1.5, "training": 28.0, "saving": 0.5, "ev
 
 
 def config(**sections: Any) -> RunConfig:
-    return RunConfig.parse({"training": {"steps": 60}, **sections})
+    training = {"steps": 60, "batch_tokens": 512} | sections.pop("training", {})
+    return RunConfig.parse({"training": training, **sections})
 
 
 def finished(store: RunStore, sections: dict[str, Any] | None = None, **result: Any) -> None:
