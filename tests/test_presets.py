@@ -76,5 +76,8 @@ def test_the_chips_show_which_preset_the_form_holds_and_what_it_reached(monkeypa
 
 
 def test_the_shipped_figures_are_those_of_the_presets_as_they_are() -> None:
-    for card in list_datasets():
-        assert len(measured(RunConfig.parse({"data": {"dataset": card.name}}))) == 3, card.name
+    for name, entry in presets._table().items():
+        assert entry["datasets"].keys() <= {card.name for card in list_datasets()}
+        for dataset, rows in entry["datasets"].items():
+            assert measured(parsed("--preset", name, "--dataset", dataset)) == rows
+    assert {"pirate", "translation", "facts-small", "facts-large"} <= presets._table()["quick"]["datasets"].keys()
