@@ -304,10 +304,14 @@ class SpectrumTab:
 
 
 def _folded(words: str) -> str:
-    """A sentence, with its details folded behind "more"."""
+    """Sentences, one line a run, with their details folded behind "more"."""
     first, _, rest = words.partition(views.MORE)
-    fold = f'<details class="lp-note"><summary>more</summary>{escape(rest)}</details>' if rest else ""
-    return note(first) + fold
+    fold = f'<details class="lp-note"><summary>more</summary>{_lines(rest)}</details>' if rest else ""
+    return _lines(first) + fold
+
+
+def _lines(words: str) -> str:
+    return "".join(map(note, words.splitlines()))
 
 
 def _focused(found: Sequence[views.Subject], focus: str | None) -> views.Subject | None:

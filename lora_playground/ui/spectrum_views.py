@@ -33,8 +33,8 @@ from lora_playground.ui.spectrum_cache import Frames, SpectrumCache
 from lora_playground.wording import counted
 
 View = tuple[dict[str, Any], str]
-"""(figure, sentence). In the sentence, details follow after `MORE`."""
-MORE = "\n"
+"""(figure, sentence). A sentence may have lines; details follow after `MORE`."""
+MORE = "\n\n"
 _FIRST = "Tick a run in the list on the left to see what it learned."
 
 
@@ -105,14 +105,14 @@ def scree_view(cache: SpectrumCache, all_: Sequence[Subject], module: str, log: 
         edge, words = _noise(cache, subject, module, values) if index == len(subject.frames.steps) - 1 else (0.0, "")
         if words:
             edges.append((edge, subject.colour))
-            sentences.append(words)
+            sentences[-1] += f" {words}"
     if not series and not sentences:
         words = _nothing_yet(all_)
         return empty(words, "Singular values of ΔW", 354), ""
     known = [rank for rank in ranks if rank]
     marks = known if len(known) == len(series) else list(dict.fromkeys(known))
     figure = plots.scree_figure(series, rank=marks or None, log=log, module=module, edge=edges)
-    return figure, MORE.join(filter(None, (" ".join(sentences), " ".join(more))))
+    return figure, MORE.join(filter(None, ("\n".join(sentences), "\n".join(more))))
 
 
 def _nothing_yet(all_: Sequence[Subject]) -> str:
