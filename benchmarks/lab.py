@@ -13,11 +13,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import statistics
 import sys
 import time
+import zlib
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the chat process has it
 
 import numpy as np
 import torch
@@ -36,16 +41,18 @@ from lora_playground.models.placed_update import PlacedUpdate
 
 PROMPT = list(range(100, 124))
 """24 tokens, a short question in its template."""
+TEXT = " ".join(["What is the name?"] * 4)
+"""What the reader reads, about as long."""
 
 
-class Letters:
-    """A tokenizer as far as the reader needs one: ids are what they are."""
+class Words:
+    """A tokenizer as far as the reader needs one: words and marks are tokens, about as with a real one."""
 
     chat_template = None
     eos_token_id = 0
 
     def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
-        return {"input_ids": [100 + ord(letter) % 97 for letter in text][:24]}
+        return {"input_ids": [zlib.crc32(word.encode()) % 150_000 for word in re.findall(r" ?\w+|\W", text)]}
 
     def decode(self, ids: list[int], **_: Any) -> str:
         return "".join(f"<{id}>" for id in ids)
@@ -102,7 +109,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     base = model()
-    decoder = Decoder(base, Letters())
+    decoder = Decoder(base, Words())
     adapters = [adapter(base, seed) for seed in range(4)]
     noise = np.random.default_rng(9)
     found: dict[str, Any] = {"threads": given.threads, "modules": len(adapters[0]), "rank": 16, "adapters": 4}
@@ -130,9 +137,10 @@ def main() -> None:
     reader, whole = DirectionReader(decoder), PlacedUpdate(base, adapters[0])
     name = "model.layers.20.mlp.down_proj"
     began = time.perf_counter()
-    reader.read(whole, name, 1, "What is the name?")
+    reader.read(whole, name, 1, TEXT)
     found["reader_first"] = time.perf_counter() - began
-    found["reader"] = timed(lambda: reader.read(whole, name, 2, "What is the name?"), given.repeats)
+    found["reader_tokens"] = len(decoder.encode([{"role": "user", "content": TEXT}]))
+    found["reader"] = timed(lambda: reader.read(whole, name, 2, TEXT), given.repeats)
     if given.json:
         print(json.dumps(found))
         return

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lora_playground.analysis.low_rank import nonzero
+from lora_playground.analysis.low_rank import cut_to_ranks, nonzero
 from lora_playground.analysis.spectra import update_svd
 from lora_playground.analysis.update import Update
 from lora_playground.errors import AdapterError, ConfigError
@@ -33,12 +33,14 @@ class Part:
         name: the module's.
         B, A: (m, k_b) and (k_a, n), the same for all weights.
         core: w (T,) → K (k_b, k_a), with ΔW(w) = B·K·A.
+        rank: to which K is cut; then B and Aᵀ have orthonormal columns. None where it is not.
     """
 
     name: str
     B: np.ndarray
     A: np.ndarray
     core: Core
+    rank: int | None = None
 
 
 @dataclass(frozen=True)
@@ -152,16 +154,13 @@ def _mean(module: _Module, recipe: Recipe) -> Part:
 def _svd(module: _Module, recipe: Recipe) -> Part:
     U, V, cores = module.cores()
     rank = recipe.rank or max(B.shape[1] for _, B, _ in module.factors)
-
-    def core(w: np.ndarray) -> np.ndarray:
-        left, values, right = np.linalg.svd(_mixed(cores, module.weights(w)), full_matrices=False)
-        return (left[:, :rank] * values[:rank]) @ right[:rank]
-
-    return Part(module.name, U, V.T, core)
+    return Part(module.name, U, V.T, _mixed(module, cores), rank)
 
 
-def _mixed(cores: Sequence[np.ndarray], w: np.ndarray) -> np.ndarray:
-    return np.tensordot(w, np.stack(cores), axes=1)
+def _mixed(module: _Module, cores: Sequence[np.ndarray]) -> Core:
+    """w → Σ wᵢMᵢ."""
+    stacked = np.stack(cores)
+    return lambda w: np.tensordot(module.weights(w), stacked, axes=1)
 
 
 Change = Callable[[Sequence[np.ndarray], int], list[np.ndarray]]
@@ -213,13 +212,13 @@ def _dare_ties(module: _Module, recipe: Recipe) -> Part:
 def _core_ties(module: _Module, recipe: Recipe) -> Part:
     U, V, cores = module.cores()
     left = elected([trimmed(core, recipe.density) for core in cores])
-    return Part(module.name, U, V.T, lambda w: _mixed(left, module.weights(w)))
+    return Part(module.name, U, V.T, _mixed(module, left))
 
 
 def _core_dare(module: _Module, recipe: Recipe) -> Part:
     U, V, cores = module.cores()
     left = _dared(module, recipe, cores, 2)
-    return Part(module.name, U, V.T, lambda w: _mixed(left, module.weights(w)))
+    return Part(module.name, U, V.T, _mixed(module, left))
 
 
 def _knots(module: _Module, recipe: Recipe) -> Part:
@@ -339,7 +338,7 @@ class Mixture:
     def cores(self, weights: Sequence[float]) -> list[np.ndarray]:
         """K(w) (k_b, k_a) of every part, in their order."""
         w = self._weights(weights)
-        return [part.core(w) for part in self.parts]
+        return cut_to_ranks([part.core(w) for part in self.parts], [part.rank for part in self.parts])
 
     def plain_updates(self, weights: Sequence[float]) -> list[Update]:
         """The updates of `plain`, mixed."""

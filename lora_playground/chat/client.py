@@ -200,7 +200,8 @@ class ChatClient:
                     processes.python("lora_playground.chat.host", *given),
                     stdin=subprocess.PIPE,
                     stdout=log,
-                    environment={HOME_VARIABLE: str(self.home)},
+                    # NumPy decomposes small matrices here: with threads of its own it and torch wait for each other.
+                    environment={HOME_VARIABLE: str(self.home), "OPENBLAS_NUM_THREADS": "1"},
                 )
         except OSError as error:
             raise ChatError(f"The chat process cannot be started ({error}). Choose another home folder.") from error

@@ -45,6 +45,7 @@ class DirectionReader:
     def __init__(self, decoder: Decoder) -> None:
         self._decoder, self._model = decoder, decoder.model
         self._log_frequency: torch.Tensor | None = None
+        self._token_sizes: torch.Tensor | None = None
 
     def read(self, update: PlacedUpdate, module: str, index: int, prompt: str, seed: int = 0) -> dict[str, Any]:
         """Reads direction `index` (from 1) of a module's update.
@@ -156,8 +157,10 @@ class DirectionReader:
 
     def _sizes(self) -> torch.Tensor:
         """(V,) ‖γ ⊙ W_U[t]‖ of every token."""
-        W, gamma, _ = self._unembedding()
-        return torch.cat([(part.float() * gamma).norm(dim=1) for part in W.split(CHUNK)])
+        if self._token_sizes is None:
+            W, gamma, _ = self._unembedding()
+            self._token_sizes = torch.cat([(part.float() * gamma).norm(dim=1) for part in W.split(CHUNK)])
+        return self._token_sizes
 
     def _frequency(self) -> torch.Tensor:
         """(V,) float32: log of the base's mean next-token probability over NEUTRAL texts."""
