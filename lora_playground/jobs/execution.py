@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lora_playground.analysis.moments import MOMENTS, Moments
 from lora_playground.analysis.update import Update, load_updates, save_updates
 from lora_playground.config import ModelConfig, RunConfig
 from lora_playground.data.catalogue import Dataset, get_dataset, offered_prompts
@@ -182,6 +183,7 @@ class Execution:
             learning_rate=training.learning_rate or self.variant.rate(config.model.source, training.optimiser),
             starts_as_base=self.variant.starts_as_base(config.variant),
             base_parameters=total,
+            on_updates=Moments(self.run.folder / MOMENTS, training.steps).keep,
             on_probe=self.prober(model, base.tokenizer, data),
             remedies=self.estimate.remedies,
             after=self.estimate.time.after if self.estimate.time else 0.0,

@@ -5,13 +5,15 @@ beside the directions that the run then learned (arXiv 2602.06385). It loads tor
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lora_playground.analysis.low_rank import nonzero, sketched_svd
+from lora_playground.analysis.moments import MOMENTS, Svd, load_moment, moments
 from lora_playground.analysis.spectra import EXACT_SIDE, update_svd
-from lora_playground.analysis.update import Update, load_updates
+from lora_playground.analysis.update import load_updates
 from lora_playground.errors import RunError
 from lora_playground.runs import Run, RunStore
 
@@ -29,8 +31,10 @@ def forecast(store: RunStore, id: str, report: Report = lambda *_: None) -> dict
     """The first gradient beside what a run learned.
 
     Returns:
-        run, label, `modules`: {name: see `beside`}; over all modules `foretold`, `of`: directions, and the means of
-        `reads`, `writes` and of what chance gives.
+        run, label; `modules`: {name: `gradient`, `reads_chance`, `writes_chance` and the rest of `beside`}; the fields
+        of `over_all`; `reads_chance` and `writes_chance`: the means of what chance gives. `moments`: the same of the
+        moments that the run has kept, as [{`step`, `modules`: {name: see `beside`}, and the fields of `over_all`}];
+        their `learned` are over the largest singular value that the module has at the end.
 
     Raises:
         RunError: the run has no update of matrices by module, or its dataset is gone.
@@ -39,40 +43,80 @@ def forecast(store: RunStore, id: str, report: Report = lambda *_: None) -> dict
     run.require_update()
     updates = [update for update in load_updates(run.update_path) if update.of_matrix]
     grads = first_gradients(run, store, [update.name for update in updates], report)
-    modules = {u.name: beside(u, grads[u.name]) for u in updates if u.name in grads}
-    if not modules:
+    learned = {u.name: update_svd(u) for u in updates if u.name in grads}
+    if not learned:
         raise RunError(f"Run {run.id} changes no linear module by its name, so there is no gradient to lay beside it.")
-    foretold = sum(one["foretold"] for one in modules.values())
-    of = sum(len(one["reads"]) for one in modules.values())
-    told = {"run": run.id, "label": run.label, "modules": modules, "foretold": foretold, "of": of}
-    for side in ("reads", "writes"):
-        told[side] = float(np.mean([share for one in modules.values() for share in one[side]]))
-        told[f"{side}_chance"] = float(np.mean([one[f"{side}_chance"] for one in modules.values()]))
+    leading = {name: Leading.of(grads[name], svd) for name, svd in learned.items()}
+    modules = {name: beside(svd, leading[name]) | leading[name].told for name, svd in learned.items()}
+    told = {"run": run.id, "label": run.label, "modules": modules, **over_all(modules)}
+    for side in ("reads_chance", "writes_chance"):
+        told[side] = float(np.mean([one[side] for one in modules.values()]))
+    told["moments"] = []
+    for step, path in moments(run.folder / MOMENTS).items():
+        then = {name: svd for name, svd in load_moment(path).items() if name in learned}
+        found = {name: beside(svd, leading[name], float(learned[name][1][0])) for name, svd in then.items()}
+        told["moments"].append({"step": step, "modules": found, **over_all(found)})
     return told
 
 
-def beside(update: Update, G: np.ndarray) -> dict[str, Any]:
-    """One module.
+def over_all(modules: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Of what `beside` says of each module: `foretold` directions in all, `of` how many, and the means of `reads` and
+    `writes`."""
+    shares = {side: [share for one in modules.values() for share in one[side]] for side in ("reads", "writes")}
+    return {
+        "foretold": sum(one["foretold"] for one in modules.values()),
+        "of": len(shares["reads"]),
+        **{side: float(np.mean(values)) if values else 0.0 for side, values in shares.items()},
+    }
+
+
+@dataclass(frozen=True)
+class Leading:
+    """The leading directions of a first gradient G (m, n).
+
+    Attributes:
+        P, Q: left and right singular vectors, (m, k) and (k, n). told: of a module, as `forecast` gives it.
+    """
+
+    P: np.ndarray
+    Q: np.ndarray
+    told: dict[str, Any]
+
+    @classmethod
+    def of(cls, G: np.ndarray, learned: Svd) -> Leading:
+        """Of G, as many as what was learned has and SHOWN at least."""
+        k = _count(learned[1])
+        P, sizes, Q = _svd(G, k)
+        chances = {"reads_chance": k / G.shape[1], "writes_chance": k / G.shape[0]}
+        return cls(P[:, :SHOWN], Q[:SHOWN], {"gradient": _shares(sizes), **chances})
+
+
+def beside(learned: Svd, leading: Leading, top: float | None = None) -> dict[str, Any]:
+    """One module's directions beside its first gradient.
 
     Args:
-        update: ΔW (m, n). G: the first gradient, of that shape.
+        learned: U (m, k), σ and Vt (k, n) of ΔW. top: what σ is shown over, by default the largest of them.
 
     Returns:
-        `gradient`, `learned`: singular values, each over its largest, at most SHOWN; `reads`, `writes`: for each
-        learned direction the share ‖P·u‖² within as many leading right or left directions of G as ΔW has;
-        `reads_chance`, `writes_chance`: that of a random direction; `foretold`: how many reach FORETOLD on both sides.
+        `learned`: singular values over `top`, at most SHOWN; `reads`, `writes`: for each learned direction the share
+        ‖P·u‖² within as many leading right or left directions of the gradient as ΔW has; `foretold`: how many reach
+        FORETOLD on both sides.
     """
-    U, values, Vt = update_svd(update)
-    k = min(nonzero(values), SHOWN)
-    P, sizes, Q = _svd(G, k)
-    writes = np.square(P[:, :k].T @ U[:, :k]).sum(axis=0) if k else np.zeros(0)
-    reads = np.square(Q[:k] @ Vt[:k].T).sum(axis=0) if k else np.zeros(0)
+    U, values, Vt = learned
+    k = _count(values)
+    writes = np.square(leading.P[:, :k].T @ U[:, :k]).sum(axis=0)
+    reads = np.square(leading.Q[:k] @ Vt[:k].T).sum(axis=0)
     return {
-        "gradient": _shares(sizes), "learned": _shares(values[:k]),
-        "reads": [round(float(x), 4) for x in reads], "writes": [round(float(x), 4) for x in writes],
-        "reads_chance": k / G.shape[1], "writes_chance": k / G.shape[0],
+        "learned": _shares(values[:k], top),
+        "reads": [round(float(x), 4) for x in reads],
+        "writes": [round(float(x), 4) for x in writes],
         "foretold": int(np.sum((reads >= FORETOLD) & (writes >= FORETOLD))),
-    }  # fmt: skip
+    }
+
+
+def _count(values: np.ndarray) -> int:
+    """How many directions of an update are looked at."""
+    return min(nonzero(values), SHOWN)
 
 
 def _svd(G: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -81,8 +125,8 @@ def _svd(G: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return sketched_svd(G, max(k, SHOWN), np.random.default_rng(0))
 
 
-def _shares(values: np.ndarray) -> list[float]:
-    top = float(values[0]) if values.size and values[0] > 0 else 1.0
+def _shares(values: np.ndarray, top: float | None = None) -> list[float]:
+    top = top or (float(values[0]) if values.size and values[0] > 0 else 1.0)
     return [float(f"{value / top:.4g}") for value in values[:SHOWN]]
 
 

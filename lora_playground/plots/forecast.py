@@ -1,4 +1,6 @@
-"""The first gradient beside the learned update: two scree plots, and how much of each direction it predicted."""
+"""The first gradient beside what training learned: two screes, how much of each direction was foretold, and how that
+went over the steps. A moment is what `lab.forecast` says of all modules after some steps, `at` which it is in words.
+"""
 
 from __future__ import annotations
 
@@ -27,36 +29,74 @@ def scree_figure(module: dict[str, Any], values: Sequence[float], step: str) -> 
     return figure(data, title, 340, xaxis=axis("direction"), yaxis=y_axis, showlegend=True)
 
 
-def foretold_figure(module: dict[str, Any]) -> dict[str, Any]:
-    """For each learned direction, how much of it lies in as many leading directions of G₀, with what chance gives."""
+def foretold_figure(module: dict[str, Any], shares: dict[str, Any], at: str = "at the end") -> dict[str, Any]:
+    """For each direction of a module, how much of it lies in as many leading directions of G₀, with what chance gives.
+
+    Args:
+        module: as it is at the end. shares: its `reads` and `writes` at the moment that is shown.
+    """
     x = [f"{i + 1}" for i in range(len(module["reads"]))]
     data: list[dict[str, Any]] = []
     lines = []
     for key, name, colour in (("reads", "what it reads (v)", LEARNED), ("writes", "what it writes (u)", WRITES)):
         data.append(
-            {"type": "bar", "x": x, "y": rounded(module[key]), "name": name, "marker": {"color": colour},
+            {"type": "bar", "x": x, "y": rounded(shares[key]), "name": name, "marker": {"color": colour},
              "hovertemplate": "direction %{x}: %{y:.0%}<extra>" + name + "</extra>"}
         )  # fmt: skip
-        at = module[f"{key}_chance"]
+        chance = module[f"{key}_chance"]
         dash = {"color": colour, "width": 1.5, "dash": "dot"}
-        lines.append({"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": at, "y1": at, "line": dash})
+        lines.append({"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": chance, "y1": chance, "line": dash})
     half = {"color": INK["quiet"], "width": 1}
     lines.append({"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0.5, "y1": 0.5, "line": half})
     y_axis = axis("share within G₀'s leading directions", tickformat=".0%", range=[0, 1.03])
-    title = "How much of each learned direction was foretold"
+    title = f"How much of each direction was foretold, {at}"
+    x_axis = axis("learned direction (dotted: by chance)", range=[-0.5, len(module["reads"]) - 0.5])
     return figure(
-        data, title, 340, xaxis=axis("learned direction (dotted: by chance)"), yaxis=y_axis, shapes=lines,
-        barmode="group", showlegend=True,
+        data, title, 340, xaxis=x_axis, yaxis=y_axis, shapes=lines, barmode="group", showlegend=True,
     )  # fmt: skip
 
 
-def describe_forecast(found: dict[str, Any], name: str) -> str:
-    """In words: this module's directions and all modules'."""
-    one = found["modules"][name]
+def over_steps_figure(found: dict[str, Any], moments: Sequence[dict[str, Any]], index: int) -> dict[str, Any]:
+    """Over the moments of a run: the mean shares of all modules' directions that lie within G₀'s leading ones, and the
+    share of directions that were foretold.
+
+    Args:
+        found: of `lab.forecast`. index: of the moment that is shown, which is marked.
+    """
+    x = [moment["step"] for moment in moments]
+    rows = [
+        ("what they read (v), on average", LEARNED, [moment["reads"] for moment in moments]),
+        ("what they write (u), on average", WRITES, [moment["writes"] for moment in moments]),
+        ("directions foretold, of all", INK["text"], [one["foretold"] / max(1, one["of"]) for one in moments]),
+    ]
+    data: list[dict[str, Any]] = []
+    for name, colour, y in rows:
+        sizes = [14 if number == index else 6 for number in range(len(x))]
+        data.append(
+            {"x": x, "y": rounded(y), "mode": "lines+markers", "name": name, "line": {"color": colour, "width": 3},
+             "marker": {"size": sizes}, "hovertemplate": "step %{x}: %{y:.1%}<extra>" + name + "</extra>"}
+        )  # fmt: skip
+    lines = [
+        {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": found[key], "y1": found[key],
+         "line": {"color": colour, "width": 1.5, "dash": "dot"}}
+        for key, colour in (("reads_chance", LEARNED), ("writes_chance", WRITES))
+    ]  # fmt: skip
+    here = {"color": INK["quiet"], "width": 1}
+    lines.append({"type": "line", "yref": "paper", "x0": x[index], "x1": x[index], "y0": 0, "y1": 1, "line": here})
+    most = max(value for _, _, y in rows for value in y)
+    x_axis = axis("step (log; dotted: by chance)", type="log", tickvals=x, ticktext=[str(step) for step in x])
+    y_axis = axis("share within G₀'s leading directions", tickformat=".0%", range=[-0.01, max(0.1, 1.15 * most)])
+    title = f"All {len(found['modules'])} modules: how much of what was learned the first gradient foretold"
+    return figure(data, title, 300, xaxis=x_axis, yaxis=y_axis, shapes=lines, showlegend=True)
+
+
+def describe_forecast(found: dict[str, Any], name: str, moment: dict[str, Any], at: str) -> str:
+    """In words: this module's directions and all modules' at a moment."""
+    one = moment["modules"].get(name, {"foretold": 0, "reads": []})
     return (
-        f"In this module {one['foretold']} of {len(one['reads'])} learned directions lie at least half within as many "
-        f"leading directions of the first gradient, on both sides; over all {len(found['modules'])} modules it is "
-        f"{found['foretold']} of {found['of']}. On average {found['reads']:.0%} of what a learned direction reads lies "
-        f"there (by chance {found['reads_chance']:.0%}) and {found['writes']:.0%} of what it writes (by chance "
-        f"{found['writes_chance']:.0%})."
+        f"{at[0].upper()}{at[1:]} {one['foretold']} of {len(one['reads'])} directions of this module lie at least half "
+        f"within as many leading directions of the first gradient, on both sides; over all {len(found['modules'])} "
+        f"modules it is {moment['foretold']} of {moment['of']}. On average {moment['reads']:.0%} of what a direction "
+        f"reads lies there (by chance {found['reads_chance']:.0%}) and {moment['writes']:.0%} of what it writes (by "
+        f"chance {found['writes_chance']:.0%})."
     )

@@ -156,11 +156,12 @@ class _Loop:
 
     def _make_reports(self) -> None:
         plan = self.plan
-        custom = plan.on_spectra if callable(plan.on_spectra) else None
         self.losses = LossReport(self.emit, lambda: self.budget.steps, plan.after)
 
         def spectra(step: int) -> Fields:
-            return spectra_fields(plan.variant.updates(self.model), custom)
+            updates = plan.variant.updates(self.model)
+            plan.on_updates(step, updates)
+            return spectra_fields(updates, plan.on_spectra)
 
         def probe(step: int) -> Fields:
             assert plan.on_probe is not None
@@ -177,8 +178,8 @@ class _Loop:
             self.emit, "spectra", None if plan.on_spectra is False else spectra, SPECTRA_SHARE,
             every=1.0, cost=0.0 if plan.variant.low_rank else 0.3, title="Live spectra are",
         )  # fmt: skip
-        asked, title = probe if plan.on_probe else None, "'Watch it learn' is"
-        self.probes = Report(self.emit, "probe", asked, 0.07, grace=2.0, title=title)
+        asked = probe if plan.on_probe else None
+        self.probes = Report(self.emit, "probe", asked, 0.07, grace=2.0, title="'Watch it learn' is")
         self.probed = self.start / self.budget.steps
         # With half a second of grace, so that a short run has a validation curve too.
         self.validations = Report(self.emit, "validation", validation, VALIDATION_SHARE, grace=0.5)
@@ -299,8 +300,7 @@ class _Loop:
 
     def _validate(self, step: int) -> float | None:
         """The loss on the validation examples, None where there are none."""
-        fields = self._aside(self.validations.send, step)
-        return fields and fields["loss"]
+        return (self._aside(self.validations.send, step) or {}).get("loss")
 
     def _step(self, step: int) -> None:
         """One optimiser step. Nothing in it waits for the device."""

@@ -32,6 +32,7 @@ class TrainPlan:
         threads: CPU threads; None chooses the number by measuring the steps (`training.threads`).
         truncated, rows: examples cut to the length limit, and rows by split; only shown, in the plan event.
         on_spectra: updates → {module: singular values}; None takes `analysis.spectra`, False sends none.
+        on_updates: (step, updates) whenever live spectra are taken of them.
         on_probe: (step, few) → the model's answers to the probe prompts at that step, each {'prompt', 'answer'};
             `few`: only two of the prompts, for a short run.
         after: seconds expected from the last step to the result; they count in the time left that is shown.
@@ -54,6 +55,7 @@ class TrainPlan:
     truncated: int = 0
     rows: dict[str, int] = field(default_factory=dict)
     on_spectra: Callable[[list[Update]], dict[str, np.ndarray]] | bool | None = None
+    on_updates: Callable[[int, list[Update]], None] = lambda *_: None
     on_probe: Callable[[int, bool], list[dict[str, Any]]] | None = None
     after: float = 0.0
     remedies: list[str] = field(default_factory=list)

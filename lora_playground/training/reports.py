@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -91,10 +91,11 @@ class Report:
         return fields
 
 
-def spectra_fields(updates: Iterable[Update], custom: Callable[[list[Update]], dict[str, np.ndarray]] | None) -> Fields:
-    """Singular values, effective ranks and norms of the updates. `custom` gives the values in place of `analyse`."""
-    updates = list(updates)
-    if custom is not None:
+def spectra_fields(
+    updates: list[Update], custom: Callable[[list[Update]], dict[str, np.ndarray]] | bool | None
+) -> Fields:
+    """Singular values, effective ranks and norms of the updates; a callable gives the values in place of `analyse`."""
+    if callable(custom):
         values, dense = custom(updates), any(not update.factored for update in updates)
         frobenius = {name: float(np.linalg.norm(row)) for name, row in values.items()}
     else:

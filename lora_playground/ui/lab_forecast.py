@@ -14,7 +14,7 @@ import gradio as gr
 from lora_playground.analysis.update import layer_order
 from lora_playground.errors import PlaygroundError
 from lora_playground.lab.process import work
-from lora_playground.plots.forecast import describe_forecast, foretold_figure, scree_figure
+from lora_playground.plots.forecast import describe_forecast, foretold_figure, over_steps_figure, scree_figure
 from lora_playground.runs import history
 from lora_playground.ui import cards, controls
 from lora_playground.ui.controls import Slider, bounds, offer, offer_one
@@ -28,6 +28,7 @@ Found = dict[str, Any]
 PLAY = 0.6
 """Seconds between two moments of a replay."""
 REPLAY = "▶ Replay training"
+UNFOLLOWED = "of this run only singular values were kept over its steps; what was foretold is said of its end"
 
 
 class Forecast:
@@ -56,18 +57,20 @@ class Forecast:
                     self.scree, _ = picture("lp-cast-scree")
                 with gr.Column(min_width=300):
                     self.bars, _ = picture("lp-cast-bars")
+            with gr.Row(visible=False, elem_classes="lp-plots", equal_height=False) as self.followed:
+                self.over, _ = picture("lp-cast-over")
             self.words = gr.HTML("", apply_default_css=False, elem_classes="lp-words", elem_id="lp-cast-words")
         self.found = gr.State({})
         self.playing = gr.Timer(PLAY, active=False)
         for trigger in (tab.select, section.select, self._shell.ticked.change):
             trigger(self.offered, [self._shell.ticked, self.run], self.run, **LATEST)
-        shows = [self.scree, self.bars, self.words]
+        shows = [self.scree, self.bars, self.over, self.words]
         self.take.click(
             self.taken, self.run,
-            [self.said, self.shown, self.module, self.step, self.found, self.take, *shows], **SETS,
+            [self.said, self.shown, self.module, self.step, self.found, self.take, self.followed, *shows], **SETS,
         )  # fmt: skip
         self.module.input(_pictures, [self.found, self.module, self.step], shows, **LATEST)
-        self.step.change(_scree, [self.found, self.module, self.step], self.scree, **LATEST)
+        self.step.change(_pictures, [self.found, self.module, self.step], shows, **LATEST)
         replayed = [self.step, self.playing, self.play]
         self.play.click(_begin, [self.found, self.step], replayed, **QUIET)
         self.playing.tick(_advance, [self.found, self.step], replayed, **QUIET)
@@ -80,41 +83,64 @@ class Forecast:
         """Yields progress, then the figures of the module whose right directions the gradient predicted best."""
         skip = gr.skip()
         if not run:
-            yield cards.error("Tick a finished run in the list first."), *[skip] * 8
+            yield cards.error("Tick a finished run in the list first."), *[skip] * 10
             return
-        yield note("Loading the base model …"), *[skip] * 4, gr.update(interactive=False), *[skip] * 3
+        yield note("Loading the base model …"), *[skip] * 4, gr.update(interactive=False), *[skip] * 5
         try:
             steps = work(self._shell.home, {"kind": "forecast", "run": run})
             while (told := await asyncio.to_thread(next, steps, None)) is not None:
                 if "found" not in told:
-                    yield note(f"Batch {told['done']} of {told['of']} …"), *[skip] * 8
+                    yield note(f"Batch {told['done']} of {told['of']} …"), *[skip] * 10
                     continue
-                found = told["found"] | {"steps": self._steps(run)}
+                found = told["found"] | {"steps": _steps(told["found"], self._spectra(run))}
                 name = max(found["modules"], key=lambda one: max(found["modules"][one]["reads"]))
                 last = len(found["steps"]) - 1
                 names = [(one.removeprefix("model.layers."), one) for one in sorted(found["modules"], key=layer_order)]
-                sized = bounds(0, max(1, last), max(0, last), info="of those that were kept")
-                parts = _pictures(found, name, last)
+                sized = bounds(0, max(1, last), max(0, last), info=None if found["moments"] else UNFOLLOWED)
+                followed = gr.update(visible=bool(found["moments"]))
+                parts = (followed, *_pictures(found, name, last))
                 yield "", gr.update(visible=True), offer(names, name), sized, found, gr.update(interactive=True), *parts
         except PlaygroundError as failure:
-            yield cards.error(str(failure)), *[skip] * 4, gr.update(interactive=True), *[skip] * 3
+            yield cards.error(str(failure)), *[skip] * 4, gr.update(interactive=True), *[skip] * 5
 
-    def _steps(self, run: str) -> list[dict[str, Any]]:
-        """Step and singular values of every module, of each time that the run told them."""
+    def _spectra(self, run: str) -> list[dict[str, Any]]:
+        """What a run told of its singular values over its steps."""
         events, _ = history.read_events(self._shell.store.get(run).events_path)
-        kept = [event for event in history.history(events) if event["type"] == "spectra"]
-        return [{"step": event["step"], "spectra": event["spectra"]} for event in kept]
+        return [event for event in history.history(events) if event["type"] == "spectra"]
 
 
-def _at(found: Found, module: str, index: float) -> tuple[list[float], str]:
-    """σ of ΔW at one of the kept steps over the largest at the end, and which step that is."""
+def _steps(found: Found, told: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The moments of a run, the last one its end: what `lab.forecast` says of each, or, of a run whose directions were
+    not kept, step and singular values of every module, as the run has told them."""
+    if not found["moments"] or not told:
+        return [{"step": event["step"], "spectra": event["spectra"]} for event in told]
+    last = told[-1]["step"]
+    end = {key: found[key] for key in ("modules", "foretold", "of", "reads", "writes")}
+    return [one for one in found["moments"] if one["step"] < last] + [{"step": last, **end}]
+
+
+def _moment(found: Found, index: float) -> tuple[Found, str]:
+    """One of the moments, and which it is in words; the run's end where its directions were not kept before."""
+    steps = found["steps"]
+    if not steps or "modules" not in steps[-1]:
+        return found, "at the end"
+    chosen = min(max(0, int(index)), len(steps) - 1)
+    step = steps[chosen]["step"]
+    return steps[chosen], f"at the end, step {step}," if chosen == len(steps) - 1 else f"after step {step}"
+
+
+def _values(found: Found, module: str, index: float) -> tuple[list[float], str]:
+    """σ of ΔW at one of the moments over the largest at the end, and which step that is."""
     steps = found["steps"]
     if not steps:
         return list(found["modules"][module]["learned"]), "at the end"
     chosen = steps[min(max(0, int(index)), len(steps) - 1)]
+    label = f"at step {chosen['step']}"
+    if "modules" in chosen:
+        return list(chosen["modules"].get(module, {}).get("learned", [])), label
     values: Sequence[float] = chosen["spectra"].get(module, [])
     top = max(steps[-1]["spectra"].get(module, [0.0]), default=0.0) or 1.0
-    return [value / top for value in values], f"at step {chosen['step']}"
+    return [value / top for value in values], label
 
 
 def _begin(found: Found, index: float) -> tuple[Any, Any, Any]:
@@ -133,17 +159,18 @@ def _advance(found: Found, index: float) -> tuple[Any, Any, Any]:
     return min(last, int(index) + 1 + last // 30), gr.skip(), gr.skip()
 
 
-def _scree(found: Found, module: str | None, index: float) -> Any:
+def _pictures(found: Found, module: str | None, index: float) -> tuple[Any, Any, Any, Any]:
+    """Scree, shares of each direction, shares over the moments, and the words beside them."""
     if not found or module is None or module not in found["modules"]:
-        return gr.skip()
-    return draw(scree_figure(found["modules"][module], *_at(found, module, index)))
-
-
-def _pictures(found: Found, module: str | None, index: float) -> tuple[Any, Any, Any]:
-    if not found or module is None or module not in found["modules"]:
-        return gr.skip(), gr.skip(), gr.skip()
-    bars = draw(foretold_figure(found["modules"][module]))
-    return _scree(found, module, index), bars, note(describe_forecast(found, module))
+        return gr.skip(), gr.skip(), gr.skip(), gr.skip()
+    scree = draw(scree_figure(found["modules"][module], *_values(found, module, index)))
+    moment, at = _moment(found, index)
+    shares = moment["modules"].get(module, {"reads": [], "writes": []})
+    bars = draw(foretold_figure(found["modules"][module], shares, at.rstrip(",")))
+    over: Any = gr.skip()
+    if found["moments"]:
+        over = draw(over_steps_figure(found, found["steps"], min(max(0, int(index)), len(found["steps"]) - 1)))
+    return scree, bars, over, note(describe_forecast(found, module, moment, at))
 
 
 def build(shell: Shell, tab: gr.Tab, section: gr.Tab) -> None:

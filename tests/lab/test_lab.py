@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lora_playground.analysis.merging import Recipe
+from lora_playground.analysis.moments import MOMENTS, Moments
 from lora_playground.analysis.spectra import update_svd
 from lora_playground.analysis.update import Update, load_updates, matrix_ranks, save_updates
 from lora_playground.cli import main
@@ -18,7 +19,7 @@ from lora_playground.data.preparation import prepare
 from lora_playground.errors import ConfigError, RunError
 from lora_playground.jobs.execution import start_batches
 from lora_playground.lab.dials import over_dial
-from lora_playground.lab.forecast import beside, first_gradients, forecast
+from lora_playground.lab.forecast import Leading, beside, first_gradients, forecast
 from lora_playground.lab.mixing import mixed
 from lora_playground.lab.process import work
 from lora_playground.lab.slices import over_position
@@ -28,7 +29,7 @@ from lora_playground.models.decoding import Decoder, RowUpdate
 from lora_playground.models.loading import load_base
 from lora_playground.models.placed_update import named_modules
 from lora_playground.plots.dials import describe_dial, dial_figure
-from lora_playground.plots.forecast import describe_forecast, foretold_figure, scree_figure
+from lora_playground.plots.forecast import describe_forecast, foretold_figure, over_steps_figure, scree_figure
 from lora_playground.plots.mixtures import mixture_figure
 from lora_playground.runs import RunStore
 from lora_playground.runs.files import write_json
@@ -172,9 +173,10 @@ def test_the_first_gradient_is_autograds_and_foretells_one_step_of_descent(home:
     assert grads.keys() == set(names)
     name = names[3]
     U, values, Vt = np.linalg.svd(grads[name])
-    along = beside(Update(name, -U[:, :3] * values[:3], Vt[:3]), grads[name])
+    first, last = (-U[:, :3], values[:3], Vt[:3]), (U[:, -3:], values[:3], Vt[-3:])
+    along = beside(first, Leading.of(grads[name], first))
     assert along["foretold"] == 3 and np.allclose(along["reads"] + along["writes"], 1, atol=1e-3)
-    against = beside(Update(name, U[:, -3:], Vt[-3:]), grads[name])
+    against = beside(last, Leading.of(grads[name], last))
     assert against["foretold"] == 0 and max(against["writes"]) < 1e-6
     # A small step against G₀ lowers the loss by its squared norm, to first order.
     losses = []
@@ -190,11 +192,28 @@ def test_the_first_gradient_is_autograds_and_foretells_one_step_of_descent(home:
             given = [model_inputs(batch, base.model, labels=True) for batch in batches]
             losses.append(float(np.mean([float(base.model(**one).loss) for one in given])))
     assert (losses[0] - losses[1]) / 1e-3 == pytest.approx(float(np.sum(values**2)), rel=0.1)
+    # A moment of the run at which it had learned what the gradient says, unlike at its end.
+    Moments(run.folder / MOMENTS, 40).keep(4, [Update(name, -U[:, :2] * values[:2], Vt[:2])])
     found = forecast(RunStore(home.home), home.runs["low"])
+    (moment,) = found["moments"]
+    assert (moment["step"], moment["foretold"], moment["of"]) == (4, 2, 2)
+    assert moment["writes"] == pytest.approx(1, abs=2e-3) and moment["modules"][name]["learned"][0] > 0
     assert found["of"] == 2 * len(names) and 0 <= found["foretold"] <= found["of"]
     module = found["modules"][name]
     assert len(scree_figure(module, module["learned"], "at the end")["data"]) == 2
-    assert foretold_figure(module)["data"] and "of 2 learned directions" in describe_forecast(found, name)
+    shown = lab_forecast._steps(found, [{"step": 4, "spectra": {}}, {"step": 40, "spectra": {}}])
+    assert [one["step"] for one in shown] == [4, 40]
+    moment, at = lab_forecast._moment(found | {"steps": shown}, 0)
+    bars = foretold_figure(module, moment["modules"][name], at)
+    assert (
+        bars["data"][1]["y"] == moment["modules"][name]["writes"] and "after step 4" in bars["layout"]["title"]["text"]
+    )
+    assert "After step 4 2 of 2 directions" in describe_forecast(found, name, moment, at)
+    over = over_steps_figure(found, shown, 0)["data"]
+    assert over[2]["x"] == [4, 40] and over[2]["y"] == [1, found["foretold"] / found["of"]]
+    json.dumps(over, allow_nan=False)
+    end, at = lab_forecast._moment(found | {"steps": shown}, 1)
+    assert end["modules"] is found["modules"] and at == "at the end, step 40,"
 
 
 def test_a_replay_goes_from_the_first_moment_to_the_last_and_ends() -> None:
