@@ -82,7 +82,8 @@ class EqualRuns:
         trained."""
         with contextlib.suppress(OSError, PlaygroundError):
             if (found := identity(run.config(), self.runs.home)) is not None:
-                (run.folder / _NAME).write_text(found)
+                # One that was asked nothing while it learned has less to show than one that people watch.
+                (run.folder / _NAME).write_text(found if run.watched else f"{found} unwatched")
 
     def of(self, id: str) -> str:
         """A run's identity; '' if it has none."""

@@ -217,8 +217,8 @@ class Execution:
 
     def prober(self, model: Any, tokenizer: Any, data: Dataset) -> Callable[[int, bool], list[dict[str, Any]]] | None:
         """A function of (step, whether only two prompts are asked) that returns greedy answers of the model in training
-        to the first prompts of the dataset's test part. None if there are none."""
-        prompts = offered_prompts(data, PROBES[self.config.model.embedded])
+        to the first prompts of the dataset's test part. None if there are none, or nobody watches the run."""
+        prompts = offered_prompts(data, PROBES[self.config.model.embedded]) if self.run.watched else []
         if not prompts:
             return None
         from lora_playground.models.decoding import Decoder
@@ -247,8 +247,6 @@ class Execution:
         from lora_playground.training.loop import train
 
         plan.hold_at = self.run.held_at()
-        if plan.hold_at is not None:
-            plan.on_probe = None  # no answers while training stops at a hold, as in a sweep's race
         outcome = train(model, plan, self.report, self.should_stop, self.run.checkpoints)
         if outcome.stopped and outcome.steps == plan.hold_at and not self.should_stop():
             raise Held(f"Held after step {outcome.steps} of {outcome.planned}: it waits for the others of its sweep.")

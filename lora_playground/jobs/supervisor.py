@@ -91,7 +91,13 @@ class Supervisor:
     # --- requests -------------------------------------------------------------------------------------------------
 
     def submit(
-        self, config: RunConfig, owner: str = "", nonce: str | None = None, fresh: bool = False, hold: int | None = None
+        self,
+        config: RunConfig,
+        owner: str = "",
+        nonce: str | None = None,
+        fresh: bool = False,
+        hold: int | None = None,
+        watched: bool = True,
     ) -> Job:
         """Queues a run and returns its job.
 
@@ -99,6 +105,7 @@ class Supervisor:
             nonce: a second call with the same owner and nonce, such as of a double click, returns the first job.
             fresh: train it even if an equal run was made before.
             hold: the step after which it stops and waits to be resumed; such a run is always trained.
+            watched: whether it is asked prompts while it learns.
 
         Raises:
             ConfigError: the config cannot run on this machine; nothing is queued.
@@ -114,8 +121,7 @@ class Supervisor:
             self.check_kept(owner)
             try:
                 run = self.runs.create(config)
-                if hold is not None:
-                    run.hold(hold)
+                run.hold(hold, watched)
             except DiskFull as error:
                 raise JobError(str(error)) from error
             if self._replay and not fresh and hold is None:
@@ -152,12 +158,12 @@ class Supervisor:
         self.dispatcher.poke()
         return self.job(id)
 
-    def resume(self, id: str, owner: str | None = None, hold: int | None = None) -> Job:
+    def resume(self, id: str, owner: str | None = None, hold: int | None = None, watched: bool = True) -> Job:
         """Queues another attempt of a job that ended without success, which continues from its last checkpoint. A run
         that was made on the command line can be resumed too. Asking twice starts one attempt.
 
         Args:
-            owner: see `cancel`. hold: the step after which it stops again; None for its end.
+            owner: see `cancel`. hold: the step after which it stops again; None for its end. watched: see `submit`.
         """
         known = self.store.get(id)
         if known is None:
@@ -170,7 +176,7 @@ class Supervisor:
             run = self.runs.get(id)
             self.check(run.config())
             self._check_room(row.owner)
-            run.hold(hold)
+            run.hold(hold, watched)
             if self.store.restart(id, row.attempt):
                 run.error_path.unlink(missing_ok=True)
         self.dispatcher.poke()

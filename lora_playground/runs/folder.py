@@ -148,17 +148,21 @@ class Run:
         told = self.about() | {key: " ".join(text.split())[: LONGEST[key]] for key, text in about.items()}
         write_json(self.folder / ABOUT, {key: text for key, text in told.items() if text})
 
-    def hold(self, step: int | None) -> None:
+    def hold(self, step: int | None, watched: bool = True) -> None:
         """Sets the step after which training stops until it is resumed; None for the end. Raises RunError."""
-        if step is None:
+        if step is None and watched:
             self.hold_path.unlink(missing_ok=True)
         else:
-            write_json(self.hold_path, {"step": step})
+            write_json(self.hold_path, {"step": step, "watched": watched})
 
     def held_at(self) -> int | None:
         """The step after which training stops, or None."""
-        step = (read_json(self.hold_path) or {}).get("step")
-        return step if isinstance(step, int) else None
+        return (read_json(self.hold_path) or {}).get("step")
+
+    @property
+    def watched(self) -> bool:
+        """Whether it is asked prompts while it learns: no run of a sweep is."""
+        return bool((read_json(self.hold_path) or {"watched": True}).get("watched"))
 
     def created(self) -> float:
         """Unix time at which the run was made (from its config file)."""

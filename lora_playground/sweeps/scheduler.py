@@ -201,7 +201,7 @@ class SweepScheduler:
                 if member.state == "planned":
                     self._submit(sweep, member)
                 elif self._should_resume(sweep, member):
-                    self.supervisor.resume(member.entry.run, hold=self._next_comparison(sweep))
+                    self.supervisor.resume(member.entry.run, hold=self._next_comparison(sweep), watched=False)
                     if member.entry.paused:
                         member.entry.paused = False
                         self.store.save(sweep)
@@ -214,7 +214,8 @@ class SweepScheduler:
 
     def _submit(self, sweep: Sweep, member: Member) -> None:
         nonce = f"sweep-{sweep.id}-{member.number}"
-        job = self.supervisor.submit(config_of(member.entry), sweep.owner, nonce, hold=self._next_comparison(sweep))
+        config, hold = config_of(member.entry), self._next_comparison(sweep)
+        job = self.supervisor.submit(config, sweep.owner, nonce, hold=hold, watched=False)
         member.entry.run = job.id
         self.store.save(sweep)
 

@@ -18,6 +18,8 @@ SHARE = 0.01
 """The share of the training time that trying other numbers of threads may cost."""
 _STEPS, _PAUSE = 3, 2.0
 """The number of steps in a trial; the least seconds between two trials."""
+_STALE = 5.0
+"""Seconds after which a count of free cores says nothing of now."""
 _GAIN, _SLOWER, _HOPELESS = 0.95, 1.3, 1.5
 """A number is taken if steps take at most 0.95 of the time; another one is tried at once if they take 1.3 times what
 they took; a trial ends with the first step that takes 1.5 times as long."""
@@ -93,18 +95,22 @@ def levels(most: int) -> list[int]:
 class FreeCores:
     """The number of cores that no other process has used since the last call.
 
-    The first call measures for a tenth of a second and computes meanwhile: if two runs that begin together slept, each
+    Where the last call was long ago, it measures for a tenth of a second and computes meanwhile: if two runs that begin together slept, each
     would take the other's core to be free.
     """
 
+    # One count a process, for that is what psutil keeps: when it was made, and the processor time used by then.
+    _since, _used = float("-inf"), 0.0
+
     def __init__(self) -> None:
-        psutil.cpu_percent()
-        self._since, self._used = time.monotonic(), time.process_time()
-        while time.monotonic() < self._since + 0.1:
+        if time.monotonic() > FreeCores._since + _STALE:
+            psutil.cpu_percent()
+            FreeCores._since, FreeCores._used = time.monotonic(), time.process_time()
+        while time.monotonic() < FreeCores._since + 0.1:
             pass
 
     def __call__(self) -> float:
-        since, used = self._since, self._used
-        self._since, self._used = time.monotonic(), time.process_time()
+        since, used = FreeCores._since, FreeCores._used
+        FreeCores._since, FreeCores._used = time.monotonic(), time.process_time()
         idle = (psutil.cpu_count() or 1) * (1 - psutil.cpu_percent() / 100)
-        return idle + (self._used - used) / max(1e-3, self._since - since)
+        return idle + (FreeCores._used - used) / max(1e-3, FreeCores._since - since)

@@ -115,15 +115,17 @@ def test_a_held_run_waits_with_its_validation_loss_and_goes_on_as_if_it_had_neve
 ) -> None:
     run = new_run(place)
     for step in (2, 4):
-        run.hold(step)
+        run.hold(step, watched=False)
         with pytest.raises(Held, match=f"after step {step} of {STEPS}"):
             execute(run, never)
         error = run.error()
         assert error is not None and error["code"] == "held" and run.result() is None
         assert run.progress().validation[-1][0] == step == run.progress().step
-    run.hold(None)
+    run.hold(None, watched=False)
     execute(run, never)
     assert losses_of(run) == losses_of(finished)
+    kinds = [{event["type"] for event in one.history()} for one in (run, finished)]
+    assert kinds[1] - kinds[0] == {"probe"}, "nobody watches it, so that it is not asked while it learns"
     result = run.result()
     learned = next(event for event in finished.history() if event["type"] == "plan")["rows"]["train"]
     assert result is not None and result["state"] == "done"
