@@ -95,8 +95,8 @@ def levels(most: int) -> list[int]:
 class FreeCores:
     """The number of cores that no other process has used since the last call.
 
-    Where the last call was long ago, it measures for a tenth of a second and computes meanwhile: if two runs that begin together slept, each
-    would take the other's core to be free.
+    Where the last call was long ago, it measures for a tenth of a second and computes meanwhile: if two runs that begin
+    together slept, each would take the other's core to be free.
     """
 
     # One count a process, for that is what psutil keeps: when it was made, and the processor time used by then.

@@ -83,6 +83,7 @@ def test_all_runs_of_a_sweep_are_made_in_turn_and_it_ends(home: Path, trainer: T
         assert [(m.entry.rank, m.state, m.step) for m in status.members] == [(r, "done", STEPS) for r in range(1, 6)]
         assert {supervisor.job(run).owner for run in scheduler.store.get(sweep.id).runs} == {"ann"}
         assert trainer.started == scheduler.store.get(sweep.id).runs, "in the order of the grid"
+        assert not any(supervisor.runs.get(run).watched for run in trainer.started), "nobody watches each of them"
         scheduler.close()
 
 
