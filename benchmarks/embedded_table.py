@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--rate", type=float, default=None, help="learning rate; default: the variant's own")
     parser.add_argument("--full-rate", type=float, default=None)
-    parser.add_argument("--batch-tokens", type=int, default=None)
+    parser.add_argument("--batch-tokens", type=int, default=512)
     parser.add_argument("--rehearsal", type=float, default=0.2)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--json", action="store_true", help="print the results as JSON")

@@ -114,7 +114,7 @@ class Room:
     def train(self, steps: int, owner: str, seed: int | None = None, fresh: bool = True) -> str:
         """Presses Train; without a seed, with one that nobody has had."""
         self.seed += 1
-        training = {"steps": steps, "seed": 1000 + self.seed if seed is None else seed}
+        training = {"steps": steps, "batch_tokens": 512, "seed": 1000 + self.seed if seed is None else seed}
         return self.order(train=training, owner=owner, fresh=fresh)
 
     def wait(self, ids: list[str]) -> None:

@@ -58,6 +58,8 @@ def main() -> None:
                     continue
                 more = ["--dataset", given.dataset, "--steps", str(given.steps), "--seed", str(seed)]
                 more += [
+                    "--batch-tokens",
+                    "512",
                     "--title",
                     f"{given.dataset} · lora" if name == "lora" else f"{given.dataset} · slice at {name}",
                 ]
