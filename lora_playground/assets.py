@@ -8,4 +8,4 @@ _HERE = Path(__file__).resolve().parent
 _INSTALLED = _HERE / "_assets"
 
 ASSETS = _INSTALLED if _INSTALLED.is_dir() else _HERE.parent / "assets"
-"""Beside the package in a checkout; inside it, as `_assets`, where a wheel was installed."""
+"""Beside the package in a checkout; inside it, as `_assets`, if it was installed from a wheel."""

@@ -160,7 +160,7 @@ class TrainingConfig(Section):
 
     @property
     def open_ended(self) -> bool:
-        """Whether the number of steps is found while training: by a time budget, or because it may end early."""
+        """Whether the number of steps is only found in training: there is a time budget, or training may end early."""
         return self.seconds is not None or self.early_stop
 
 
@@ -222,7 +222,7 @@ class RunConfig(Section):
 
     @property
     def label(self) -> str:
-        """The title, or what tells this run from others: 'pirate · lora r8 · 60 steps', and a base of one's own."""
+        """The title, or else 'pirate · lora r8 · 60 steps', with the base model's name if it is not embedded."""
         if self.title:
             return self.title
         training, base = self.training, self.model.source.rstrip("/").rpartition("/")[2]
@@ -238,7 +238,7 @@ class RunConfig(Section):
 
 
 def checked(section: type[S], data: Any, prefix: str = "") -> S:
-    """Validates `data` as `section`; the first thing wrong becomes a ConfigError with its dotted path."""
+    """Validates `data` as `section`; raises ConfigError for the first wrong value, with its dotted path."""
     try:
         return section.model_validate(data)
     except ValidationError as error:
@@ -254,7 +254,7 @@ _BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less tha
 
 
 def _allowed(error: Mapping[str, Any]) -> str:
-    """What one of Pydantic's errors asks for, in words: 'it must be at least 1'."""
+    """The rule that one of Pydantic's errors is about, in words: 'it must be at least 1'."""
     for bound, value in (error.get("ctx") or {}).items():
         if bound in _BOUNDS:
             return f"it must be {_BOUNDS[bound]} {value:,}"
@@ -272,9 +272,9 @@ class Option:
         path: dotted, such as ``training.steps``.
         kind: 'int', 'float', 'bool', 'str', 'choice' or 'list'.
         optional: whether None (an empty input) is allowed.
-        low, high: bounds, None where there is none; low_open says that `low` itself is not allowed.
+        low, high: bounds, None if there is none; low_open: whether `low` itself is excluded.
         choices: for kind 'choice'.
-        item: for kind 'list': what it holds, 'str', 'int' or 'float'.
+        item: for kind 'list': type of its items, 'str', 'int' or 'float'.
     """
 
     path: str

@@ -1,19 +1,19 @@
-"""Exceptions whose text is meant for the person at the screen: what was given, what is allowed, what to do.
+"""Exceptions whose text is meant for the user: what was given, what is allowed, what to do.
 
 This module knows nothing of the rest of the package.
 """
 
 
 class PlaygroundError(Exception):
-    """Anything that a person can understand and mend; its text is one or two plain sentences."""
+    """An error that the user can understand and mend; its text is one or two plain sentences."""
 
 
 class ConfigError(PlaygroundError):
     """A value in a form, a flag or a file is not allowed.
 
     Attributes:
-        field: dotted path of the field, such as ``variant.rank``; '' where several fields do not fit together.
-        value: what was given. The text shows it where a person may have typed it, and no larger structure.
+        field: dotted path of the field, such as ``variant.rank``; '' if several fields do not fit together.
+        value: the wrong value. The text shows it if it is something that one types, not a larger structure.
         allowed: what is allowed, in words.
     """
 
@@ -43,7 +43,7 @@ class AssetError(PlaygroundError):
 
 
 class AdapterError(PlaygroundError):
-    """An adapter or update cannot be read, has no spectrum, or does not fit what it is laid against."""
+    """An adapter or update cannot be read, has no spectrum, or does not fit the model or update it is used with."""
 
 
 class RunError(PlaygroundError):
@@ -55,7 +55,7 @@ class TrainingError(PlaygroundError):
 
 
 class JobError(PlaygroundError):
-    """The queue refuses or cannot do what was asked."""
+    """The queue refuses a request or cannot carry it out."""
 
 
 class ChatError(PlaygroundError):
@@ -63,8 +63,8 @@ class ChatError(PlaygroundError):
 
 
 class LessonError(PlaygroundError):
-    """A lesson's file is wrong, or a step cannot take what was given or done."""
+    """A lesson's file is wrong, or a step does not accept the answer or the run."""
 
 
 class AccessError(PlaygroundError):
-    """Who asks may not; the text says what is needed."""
+    """The user is not allowed to do this; the text says what is needed."""

@@ -1,8 +1,7 @@
-"""Scores answers: one metric a task, base and adapted alike, and how sure a score is.
+"""Scores answers with a task's metric, and gives the confidence interval of a score.
 
-It knows no model and no torch: whoever calls it passes a function that answers chats.
-
-A row's last answer is the reference and is not shown; what a metric compares with stands in the row's meta.
+It knows no model and no torch: the caller passes a function that answers chats. A row's last answer is the reference,
+which the model does not see; the values that a metric compares with are in the row's `meta`.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ PIRATE_MARKERS = frozenset(
     "ahoy matey arr aye ye yer avast hearties landlubber savvy me be ho shipmate timbers".split()
 )
 SUMMARY_WORDS = 20
-"""A summary may be at most so long."""
+"""The most words of a summary."""
 _Z = 1.959964
-"""Of the normal distribution, for intervals at 95%."""
+"""The 97.5% quantile of the normal distribution, for intervals at 95%."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,8 @@ class Metric:
     """How one answer is scored.
 
     Attributes:
-        score: takes the answer and its row, returns a value from 0 to 1.
-        beside: takes all answers and rows, returns further figures that belong beside the mean score.
+        score: (answer, row) → 0 to 1.
+        beside: (all answers, all rows) → further figures to show beside the mean score, by name.
     """
 
     name: str
@@ -52,9 +51,10 @@ _ALONE = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400
 
 
 def words(text: str) -> list[str]:
-    """Words and numbers in any script, case and marks left out; where a script has no spaces, its letters.
+    """Words and numbers of a text in any script, in lower case and without punctuation.
 
-    Signs such as + or an emoji, which may be all that a label is, are words of their own.
+    In scripts without spaces every letter is a word. Signs such as + or an emoji, which may be a whole label, are words
+    too.
     """
     found: list[str] = []
     inside = False
@@ -71,18 +71,18 @@ def words(text: str) -> list[str]:
 
 
 def mentions(answer: str, phrase: str) -> bool:
-    """Whether the phrase stands in the answer as whole words, in whatever case."""
+    """Whether the phrase occurs in the answer as whole words, in any case."""
     wanted = words(phrase)
     return f" {' '.join(wanted)} " in f" {' '.join(words(answer))} " if wanted else phrase.strip() in answer
 
 
 def as_label(text: str) -> str:
-    """A label as it is compared: without case, surrounding space and a full stop at the end."""
+    """A label in the form in which labels are compared: lower case, without surrounding space and final full stop."""
     return unicodedata.normalize("NFC", " ".join(text.split())).casefold().rstrip(".。।").rstrip()
 
 
 def _meta(row: Row, key: str) -> Any:
-    """The value of the row's meta, or an error that names what is missing."""
+    """A value of the row's `meta`; the error for a missing one names it."""
     try:
         return row["meta"][key]
     except KeyError:
@@ -129,13 +129,13 @@ def _beside_accuracy(answers: Sequence[str], rows: Sequence[Row]) -> dict[str, f
 
 
 def _steps(answer: str, row: Row) -> float:
-    """GSM8K's convention: the result stands behind #### at the end."""
+    """GSM8K's convention: the result follows #### at the end."""
     match = re.search(r"####\s*(-?\d[\d,]*)\s*$", answer)
     return float(match is not None and int(match.group(1).replace(",", "")) == int(_meta(row, "answer")))
 
 
 def _pirate(answer: str, row: Row) -> float:
-    """At least two different words of a pirate's, in an answer about what was asked."""
+    """At least two different pirate words, in an answer to the question."""
     about = row.get("meta", {}).get("about", "")
     return float(
         len(PIRATE_MARKERS & set(words(answer))) >= 2 and (not about or mentions(answer.replace("'s", ""), about))
@@ -143,7 +143,7 @@ def _pirate(answer: str, row: Row) -> float:
 
 
 def _json(answer: str, row: Row) -> float:
-    """Share of the fields that are right, none missing or made up; 0 if the answer is not a JSON object alone."""
+    """Right fields as a share of the expected or given ones, whichever are more; 0 if it is not just a JSON object."""
     expected = _meta(row, "fields")
     try:
         given = json.loads(answer)
@@ -156,7 +156,7 @@ def _json(answer: str, row: Row) -> float:
 
 
 def _slots(answer: str, row: Row) -> float:
-    """All the fields' values are said, in sentences: no list of fields."""
+    """All the fields' values occur, in sentences and not as a list of fields."""
     said = all(mentions(answer, value) for value in _meta(row, "fields").values())
     return float(said and "|" not in answer and ":" not in answer)
 
@@ -196,7 +196,7 @@ METRICS: dict[str, Metric] = {
 
 
 def metric(name: str) -> Metric:
-    """The metric of that name."""
+    """The metric of this name."""
     if name not in METRICS:
         raise DataError(f'There is no metric "{name}". Choose one of: {", ".join(METRICS)}.')
     return METRICS[name]
@@ -206,9 +206,9 @@ def evaluate(generate: Generate, rows: Sequence[Row], name: str, batch: int = 32
     """Answers every row, `batch` chats at a time, and scores them.
 
     Returns:
-        score: mean, 0 to 1. low, high: the interval in which it lies with 95% confidence (`interval`). n: rows.
-        samples: for each row in order prompt (the last message before the answer), answer, expected, score.
-        Also what `Metric.beside` gives.
+        score: mean, 0 to 1. low, high: its 95% confidence interval (`interval`). n: number of rows.
+        samples: for each row, in order, prompt (the last message before the answer), answer, expected and score.
+        Also the figures of `Metric.beside`.
     """
     if not rows:
         raise DataError("There are no rows to evaluate. Give at least one.")
@@ -230,7 +230,7 @@ def evaluate(generate: Generate, rows: Sequence[Row], name: str, batch: int = 32
 def interval(share: float, count: int) -> tuple[float, float]:
     """Wilson's score interval of a share (0 to 1) of `count` answers, at 95% (E. B. Wilson, JASA 22, 1927).
 
-    For scores between 0 and 1, such as a share of fields, it is wider than need be: their spread is smaller.
+    For scores that lie between 0 and 1, such as a share of fields, it is wider than necessary: their spread is smaller.
     """
     if count < 1:
         return 0.0, 1.0

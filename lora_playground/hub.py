@@ -1,6 +1,6 @@
 """Downloads files from the Hugging Face hub into its usual cache, with progress; a broken download is continued.
 
-The token comes from the environment alone (HF_TOKEN), and HF_ENDPOINT is honoured. Only files that were asked for are
+The token comes from the environment alone (HF_TOKEN), and HF_ENDPOINT is honoured. Only the chosen files are
 downloaded. It knows no model, no dataset and no torch.
 """
 
@@ -24,10 +24,10 @@ from urllib.parse import urlparse
 from lora_playground.errors import DataError, ModelError, PlaygroundError
 
 LARGE = 2**20
-"""Bytes from which on a broken download is continued; smaller files are downloaded again."""
+"""Files of at least this many bytes are continued after a broken download; smaller ones are downloaded again."""
 TRIES = 5
 PATIENCE = 30.0
-"""Seconds without a byte after which a connection is closed and opened again."""
+"""Seconds without data after which a connection is closed and opened again."""
 
 Progress = Callable[[int, int], None]
 """Called with (bytes so far, bytes in all). It may raise to stop the download, which can be continued later."""
@@ -37,7 +37,7 @@ _ERRORS: dict[str, type[PlaygroundError]] = {"model": ModelError, "dataset": Dat
 
 
 def is_id(text: str) -> bool:
-    """Whether it looks like a hub id, 'somebody/something'."""
+    """Whether a text looks like a hub id, 'owner/name'."""
     return bool(_ID.fullmatch(text)) and ".." not in text and len(text) <= 200
 
 
@@ -59,9 +59,9 @@ def fetch(
 
     Args:
         repo: its id.
-        choose: given the sizes of all its files by name, returns the names of those wanted; may raise.
+        choose: {name: bytes} of all files → names of those to download; may raise.
         revision: a branch or commit; None for the main branch.
-        anonymous: whether to send no token, for what a stranger asked for.
+        anonymous: whether to send no token, for requests of strangers.
 
     Raises:
         ModelError or DataError, by `kind`: the repository is gated, missing or cannot be reached, or the disk is full.
@@ -93,7 +93,7 @@ def fetch(
 
 
 def files(repo: str, kind: Literal["model", "dataset"] = "model", patience: float = 8.0) -> dict[str, int]:
-    """Bytes of all files of a repository by name, without fetching any.
+    """{name: bytes} of all files of a repository, without fetching any.
 
     Raises:
         ModelError or DataError, by `kind`: as `fetch`, or no answer within `patience` seconds.
@@ -154,7 +154,7 @@ class _Prefetch:
         self.folder = cache() / f"{kind}s--{repo.replace('/', '--')}"
 
     def all(self, sizes: dict[str, int], progress: Progress | None) -> None:
-        """Downloads the large files that are missing. Small files, left to the library, count as done at the end."""
+        """Downloads the missing large files. Small files, left to the library, count as done at the end."""
         total, done = sum(sizes.values()), 0
         for name, size in sizes.items():
             if size >= LARGE and not (self.folder / "snapshots" / self.commit / name).exists():

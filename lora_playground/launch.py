@@ -1,4 +1,4 @@
-"""Opens the app from the command line: its options, and how it ends politely."""
+"""Opens the app from the command line: its options, and an orderly end."""
 
 from __future__ import annotations
 
@@ -105,7 +105,8 @@ def at_hub(environment: Mapping[str, str], port: int | None) -> tuple[str | None
 
 
 def _invitation(port: int) -> str:
-    """What a teacher needs on the terminal: where the class page is, and the address for all as text and picture."""
+    """The teacher's instructions for the terminal: where the class page is, and the class's address as text and as a QR
+    code."""
     import io
 
     import segno

@@ -4,8 +4,10 @@
 def counted(number: float, one: str, shown: str | None = None, many: str = "") -> str:
     """A number and its noun, which takes an s unless the number is one.
 
-    `shown` is how the number is written. `many` is the form for more than one where an s does not do: counted(2, 'row
-    is', many='rows are').
+    Args:
+        number: decides between singular and plural. one: the singular.
+        shown: the number as written, '2 000'; None writes `number`.
+        many: the plural if it is not the singular with an s: counted(2, 'row is', many='rows are').
     """
     written = str(number) if shown is None else shown
     return f"{written} {one if number == 1 or written == '1' else many or f'{one}s'}"

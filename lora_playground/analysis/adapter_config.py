@@ -1,7 +1,7 @@
-"""What is taken over from an adapter's config, and the refusal of everything in it that is not understood.
+"""Checks an adapter's config from elsewhere, and refuses an adapter whose config is not understood in full.
 
-A field is used here, or it concerns training alone, or it must have the value with which it has no effect; any other
-refuses the adapter by the field's name. It opens no file and knows no tensors.
+A field is used here, or it concerns training alone, or it must have the value with which it has no effect. Any other
+field is an error that names it. It opens no file and knows no tensors.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _OF_SHAPES = frozenset(
     "fan_in_fan_out feedforward_modules decompose_both decompose_factor use_effective_conv2d n_frequency "
     "n_frequency_pattern block_size block_size_pattern".split()
 )
-"""Fields whose effect is seen in the tensors' shapes, or in the base's modules."""
+"""Fields whose effect can be read off the tensors' shapes, or the base's modules."""
 
 _USED = frozenset(
     "peft_type task_type base_model_name_or_path r lora_alpha alpha use_rslora use_dora rank_pattern alpha_pattern "
@@ -58,18 +58,18 @@ STARTS = (True, False, "gaussian", "eva", "orthogonal", "mica")
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """What is taken over from an adapter's config, each value checked.
+    """The checked values of an adapter's config.
 
     Attributes:
         method: its key in `adapter_methods.METHODS`, PEFT's peft_type.
-        rank, alpha: of the whole adapter; `ranks` and `alphas` of modules that their patterns match.
+        rank, alpha: the defaults; `ranks` and `alphas`: {pattern: value} for the modules that a pattern matches.
         rslora: s = alpha/√r rather than alpha/r; dora: norms are trained beside the factors.
-        base: the base model's name as the adapter gives it; only ever shown and compared.
+        base: the base model's name in the adapter's config; only shown and compared, never opened.
         saved: names of modules that were trained whole (modules_to_save); biases: whether biases were trained too.
         tokens: ids of single rows of embeddings that were trained, {embedding's name: ids}.
         options: further fields that PEFT needs for this method.
-        targets: what says which modules are adapted: target_modules, exclude_modules, layers_to_transform and
-            layers_pattern, as they stand in the config.
+        targets: the fields that choose the adapted modules, unchanged: target_modules, exclude_modules,
+            layers_to_transform and layers_pattern.
     """
 
     method: str
@@ -92,13 +92,13 @@ class AdapterConfig:
         return METHODS[self.method]
 
     def of(self, module: str) -> tuple[int, float]:
-        """(rank, alpha) that hold for a module; the first pattern that matches wins, as in PEFT."""
+        """(rank, alpha) of a module; the first pattern that matches wins, as in PEFT."""
         rank = next((r for key, r in self.ranks.items() if _matches(key, module)), self.rank)
         return rank, next((a for key, a in self.alphas.items() if _matches(key, module)), self.alpha)
 
     def adapts(self, module: str) -> bool:
-        """Whether PEFT would adapt a module of this name. A regular expression as target_modules counts as a yes:
-        it is a stranger's, and is not run."""
+        """Whether PEFT would adapt a module of this name. True for any name if target_modules is a regular expression:
+        it comes from a stranger and is not run."""
         given = self.targets
         excluded = given["exclude_modules"]
         if (isinstance(excluded, list) and _among(module, excluded)) or self.saves(module):
@@ -141,10 +141,13 @@ def _matches(key: str, module: str) -> bool:
 
 
 def read_config(data: Any) -> AdapterConfig:
-    """Rebuilds a config from its known fields.
+    """Checks the content of an adapter_config.json.
+
+    Args:
+        data: the parsed JSON.
 
     Raises:
-        AdapterError: a field is not understood, or its value is not; names the field, the value, and what is allowed.
+        AdapterError: a field or its value is not understood; the message names both, and what is allowed.
     """
     if not isinstance(data, dict):
         raise AdapterError(f"{CONFIG} must hold one JSON object.")

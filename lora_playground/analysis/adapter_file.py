@@ -1,6 +1,6 @@
-"""Adapters from elsewhere: a PEFT folder becomes updates, without its base model and without trusting it.
+"""Reads updates from a PEFT adapter's folder, without its base model and without trusting it.
 
-Where ΔW cannot be computed from the file alone, the trained tensors themselves are given, and `exchange.extraction`
+If ΔW cannot be computed from the file alone, the trained tensors themselves are returned, and `exchange.extraction`
 computes ΔW with the base. It opens no pickle, follows no link, runs no pattern of the config as a regular expression,
 and writes nothing. It knows no run.
 """
@@ -35,16 +35,16 @@ _ROWS = ".token_adapter.trainable_tokens_delta"
 
 @dataclass
 class Adapter:
-    """An adapter that has passed all checks; its tensors are read when asked for.
+    """An adapter that has passed all checks; its tensors are read by the methods, one module at a time.
 
     Attributes:
-        config: its allowlisted config.
-        parts: {module: {part: the tensor's name}}; shared: {part: name} of tensors of the whole adapter.
-        shapes: {module: (out, in)} of every update; where its file alone does not tell ΔW, those of `updates`.
-        ranks: {module: r} as its tensors have it.
-        saved: {parameter of the base: name of the tensor that takes its place}; rows: {embedding: name of the tensor
-            whose rows take the places of some of its rows}; held: {parameter: name of a copy of the base's own}.
-        needs: 'alone' where the modules' ΔW are told by the file, 'shapes' or 'weights' of the base where they are not.
+        config: its checked config.
+        parts: {module: {part: name of the tensor}}; shared: {part: name} of tensors of the whole adapter.
+        shapes: {module: (out, in)} of what `updates` returns.
+        ranks: {module: r}, from the tensors' shapes.
+        saved: {parameter of the base: name of the tensor that replaces it}. rows: {embedding: name of the tensor whose
+            rows replace some of its rows}. held: {parameter: name of an unchanged copy of the base's own}.
+        needs: 'alone' if ΔW follows from the file, else the part of the base that is needed, 'shapes' or 'weights'.
     """
 
     folder: Path
@@ -61,17 +61,17 @@ class Adapter:
 
     @property
     def complete(self) -> bool:
-        """Whether the file alone tells all that the adapter does."""
+        """Whether the adapter's whole effect follows from its file alone."""
         return self.needs == ALONE and not (self.config.dora or self.saved or self.rows)
 
     def updates(self) -> Iterator[Update]:
-        """Reads the updates one after another, scaling folded in; raises AdapterError at NaN or Inf. Where the file
-        alone does not tell ΔW, these are the largest trained tensor of each module."""
+        """Reads the updates one after another, scaling folded in. If ΔW does not follow from the file alone, each is
+        the largest trained tensor of its module. Raises AdapterError at NaN or Inf."""
         for module in self.parts:
             yield self.update(module)
 
     def update(self, module: str) -> Update:
-        """ΔW of one module, or what `updates` says."""
+        """One module's update; see `updates`."""
         if self.needs != ALONE:
             return adapter_methods.trained_only(module, self.tensors(module))
         rank, alpha = self.config.of(module)
@@ -82,9 +82,11 @@ class Adapter:
         return {part: self.finite(key) for part, key in self.parts[module].items()}
 
     def replacements(self, base: Weights) -> Iterator[Update]:
-        """Δ of every parameter, or rows of an embedding, that the adapter holds whole, against the base's own.
+        """The updates of the parameters, and of rows of embeddings, that the adapter stores whole: their difference to
+        the base's own.
 
-        Raises AdapterError where the base has no such parameter, or of another shape.
+        Raises:
+            AdapterError: the base has no such parameter, or it has another shape.
         """
         for name, key in self.held.items():
             value = self.finite(key)
@@ -117,7 +119,7 @@ class Adapter:
         return Update(f"{module}.weight", places, values - base.weight(module, shape)[list(ids)].astype(np.float32))
 
     def finite(self, key: str) -> np.ndarray:
-        """A tensor by its name in the file."""
+        """Reads a tensor by its name in the file; raises AdapterError at NaN or Inf."""
         array = self.file.read(key)
         if array.dtype == np.float16:
             array = array.astype(np.float32)  # which NumPy checks much faster, and which is needed next
@@ -128,13 +130,13 @@ class Adapter:
         return array
 
     def check_has(self, name: str, there: bool) -> None:
-        """Raises AdapterError where the base lacks a parameter, or module, that the adapter holds whole."""
+        """Raises AdapterError if the base lacks a parameter or module that the adapter stores whole."""
         if not there:
             made = self.config.base or "another base model"
             raise AdapterError(f"the adapter holds {name}, which the base model does not have; it was made for {made}.")
 
     def check_fits(self, shapes: Mapping[str, tuple[int, int]]) -> None:
-        """Raises AdapterError unless every module exists in the base, with this (out, in) where that is known."""
+        """Raises AdapterError unless the base has every module, of the adapter's (out, in) if the file alone has it."""
         made = f"it was made for {self.config.base or 'another base model'}."
         for module, shape in self.shapes.items():
             if module not in shapes:
@@ -146,7 +148,7 @@ class Adapter:
 
 
 def open_adapter(folder: Path, links: bool = False) -> Adapter:
-    """Opens a PEFT adapter's folder and checks it against itself; tensors are not read yet.
+    """Opens a PEFT adapter's folder and checks that config and tensors agree; no tensor is read yet.
 
     Args:
         folder: holds `adapter_config.json` and `adapter_model.safetensors`.
@@ -206,7 +208,7 @@ def _missing(folder: Path, name: str) -> str:
 
 @dataclass
 class _Sorted:
-    """Names of tensors by what they are; see `Adapter`."""
+    """The names of a file's tensors, sorted by their purpose; see `Adapter`."""
 
     parts: dict[str, dict[str, str]] = field(default_factory=dict)
     shared: dict[str, str] = field(default_factory=dict)
@@ -216,7 +218,7 @@ class _Sorted:
 
 
 def _sort(file: TensorFile, config: AdapterConfig) -> _Sorted:
-    """What every tensor of the file is; raises AdapterError where PEFT would ignore one or it is not understood."""
+    """Finds the purpose of every tensor of the file; raises AdapterError if PEFT would ignore one or it is unknown."""
     found = _Sorted()
     for key, entry in file.entries.items():
         if not LITERAL.fullmatch(key):
@@ -245,7 +247,7 @@ def _sort(file: TensorFile, config: AdapterConfig) -> _Sorted:
 
 
 def _sort_part(found: _Sorted, key: str, dtype: str, config: AdapterConfig) -> bool:
-    """Takes a tensor of an adapted module; False where it is none."""
+    """Sorts a tensor of an adapted module; returns False if it is not one."""
     known, others = config.kind.parts, tuple({method.prefix for method in METHODS.values()})
     # PEFT leaves the adapter's name out when it saves; other tools leave it in ('lora_A.default.weight').
     pattern = r"(.+?)\.(lora_embedding_[AB]|[a-z0-9]+_[A-Za-z0-9_]+?)(?:\.default)?(?:\.weight)?"
@@ -273,7 +275,7 @@ def _sort_part(found: _Sorted, key: str, dtype: str, config: AdapterConfig) -> b
 
 
 def _sort_whole(found: _Sorted, key: str, dtype: str, config: AdapterConfig) -> None:
-    """Takes a parameter of the base that the adapter holds whole, or some rows of one."""
+    """Sorts a parameter of the base that the adapter stores whole, or some rows of one."""
     name, first = key.removeprefix(_PREFIX), config.kind.parts[0]
     if not key.startswith(_PREFIX):
         raise AdapterError(

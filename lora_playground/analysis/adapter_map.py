@@ -1,4 +1,4 @@
-"""How alike the updates of several runs are, and a plane in which like ones lie close. Plain NumPy; it knows no run.
+"""How similar the updates of several runs are, and a plane in which similar ones lie close. Plain NumPy; knows no run.
 
 Inner products are traces of small products, ⟨B₁A₁, B₂A₂⟩ = tr(A₁ᵀB₁ᵀB₂A₂) = Σ (B₁ᵀB₂) ∘ (A₁A₂ᵀ), so no ΔW that has
 factors is ever formed. The mean of the group is subtracted before the plane is chosen (arXiv 2604.08844).
@@ -14,7 +14,7 @@ from lora_playground.analysis.update import Update
 
 
 def inner_products(runs: Sequence[Sequence[Update]]) -> np.ndarray:
-    """(n, n): ⟨ΔW_i, ΔW_j⟩ over all modules; a module that a run does not have is zero there."""
+    """(n, n): ⟨ΔW_i, ΔW_j⟩ over all modules; a module that a run does not have counts as zero."""
     gram = np.zeros((len(runs), len(runs)))
     for name in dict.fromkeys(update.name for updates in runs for update in updates):
         found = [(place, update) for place, updates in enumerate(runs) for update in updates if update.name == name]
@@ -45,7 +45,7 @@ def _add_factored(gram: np.ndarray, found: Sequence[tuple[int, Update]]) -> None
 
 
 def cosines(gram: np.ndarray) -> np.ndarray:
-    """(n, n) cosines of an inner product matrix; 0 with an update that is zero, 1 of any with itself."""
+    """(n, n) cosines from inner products (n, n); 0 with an update that is zero, 1 on the diagonal."""
     norms = np.sqrt(np.maximum(np.diag(gram), 0.0))
     size = np.outer(norms, norms)
     found = np.divide(gram, size, out=np.zeros_like(gram), where=size > 0)
@@ -54,11 +54,14 @@ def cosines(gram: np.ndarray) -> np.ndarray:
 
 
 def plane(similar: np.ndarray) -> tuple[np.ndarray, float]:
-    """Places in a plane from cosines: the two principal axes of the unit updates, their mean subtracted.
+    """Coordinates in a plane from cosines: the two principal axes of the unit updates, their mean subtracted.
+
+    Args:
+        similar: (n, n) cosines.
 
     Returns:
-        (n, 2), in which two runs are at most √(2 − 2 cos) apart, and the share of all squared distances that it shows
-        (1.0 where there are none).
+        (n, 2), in which two runs are at most √(2 − 2 cos) apart; and the share of all squared distances that the plane
+        shows, 0 to 1 (1.0 if all are zero).
     """
     n = len(similar)
     centre = np.eye(n) - 1.0 / max(1, n)

@@ -1,6 +1,6 @@
-"""What PEFT's methods keep in an adapter's file, and ΔW from it where the file alone tells it. NumPy; opens no file.
+"""The tensors that each of PEFT's methods stores, and ΔW from them if that needs no base. NumPy; opens no file.
 
-For a method that needs its base, this says what it needs; `exchange.extraction` has PEFT itself compute ΔW then.
+`Method.needs` names what of the base a method needs; `exchange.extraction` then has PEFT itself compute ΔW.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Parts = Mapping[str, np.ndarray]
 ADAPTER_CONFIG = "adapter_config.json"
 ALONE, SHAPES, WEIGHTS = "alone", "shapes", "weights"
 INDICES = "shira_indices"
-"""The one part that is no trained tensor: where SHiRA's weights belong, in whole numbers."""
+"""The only part that is not a trained tensor: the integer positions of SHiRA's weights."""
 
 
 def brief(value: Any) -> str:
-    """A value from a stranger, short enough to be shown."""
+    """A value from a stranger's file, shortened for a message."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -35,7 +35,7 @@ def brief(value: Any) -> str:
 
 
 def whole(low: int, high: int, *others: Any) -> Callable[[str, Any], Any]:
-    """Takes whole numbers between the two, and these other values."""
+    """A check that accepts whole numbers from `low` to `high`, and these other values."""
 
     def check(name: str, value: Any) -> Any:
         if value in others and type(value) in {type(other) for other in others}:
@@ -50,14 +50,14 @@ def whole(low: int, high: int, *others: Any) -> Callable[[str, Any], Any]:
 
 
 def number(name: str, value: Any) -> float:
-    """Takes finite numbers."""
+    """Accepts finite numbers."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or abs(value) > 1e6:
         raise AdapterError(f"{ADAPTER_CONFIG}: {name} is {brief(value)}; it must be a finite number.")
     return float(value)
 
 
 def switch(name: str, value: Any) -> bool:
-    """Takes true and false, and nothing for false."""
+    """Accepts true and false; None counts as false."""
     value = value or False
     if not isinstance(value, bool):
         raise AdapterError(f"{ADAPTER_CONFIG}: {name} is {brief(value)}; it must be true or false.")
@@ -65,7 +65,7 @@ def switch(name: str, value: Any) -> bool:
 
 
 def one_of(*allowed: Any) -> Callable[[str, Any], Any]:
-    """Takes these values."""
+    """A check that accepts these values."""
 
     def check(name: str, value: Any) -> Any:
         for one in allowed:
@@ -78,7 +78,7 @@ def one_of(*allowed: Any) -> Callable[[str, Any], Any]:
 
 
 def word(name: str, value: Any) -> str:
-    """Takes a short name."""
+    """Accepts a short name."""
     if not isinstance(value, str) or len(value) > 40:
         raise AdapterError(f"{ADAPTER_CONFIG}: {name} is {brief(value)}; it must be a short name.")
     return value
@@ -89,16 +89,16 @@ _SIZE, _KEY = whole(0, 2**20), whole(0, 2**63 - 1)
 
 @dataclass(frozen=True)
 class Method:
-    """A method of PEFT as this app imports it.
+    """How an adapter of one of PEFT's methods is imported.
 
     Attributes:
-        label: its name as people write it.
-        parts: names of a module's tensors. prefix: what the names of all its tensors begin with.
-        needs: ALONE where the file tells ΔW; SHAPES where the base's shapes are wanting too; WEIGHTS where ΔW is a
+        label: the method's usual name.
+        parts: names of a module's tensors. prefix: the common beginning of their names.
+        needs: ALONE if ΔW follows from the file; SHAPES if the base's shapes are needed too; WEIGHTS if ΔW is a
             function of W.
-        options: {field of the config: what takes it}: all that is handed on to PEFT.
-        variant: the variant of this app that is the same method, '' for none.
-        shared: tensors of the whole adapter rather than of a module; a module cannot be computed by itself then.
+        options: {field of the config: its check}; only these are handed on to PEFT.
+        variant: name of this app's variant for the same method, '' for none.
+        shared: names of tensors of the whole adapter, without which no module can be computed.
         ranked: whether its config has a rank r.
     """
 
@@ -201,18 +201,18 @@ METHODS = {
         ranked=False,
     ),
 }
-"""Methods of this app's registry, and two that rescale W otherwise. Those that change no weight (prompts, prefixes) or
-train others than a linear module's (norms) have no ΔW to look at."""
+"""The methods of this app's variants, and two more that rescale W. Methods that change no weight (prompts, prefixes),
+or only weights that no linear module has (norms), have no ΔW to examine."""
 
 
 # ----------------------------------------------------------------------------------------- what the file alone tells
 
 
 def shape_of(method: str, module: str, shapes: Shapes, rank: int) -> tuple[tuple[int, int], int]:
-    """((out, in), r) of a module's update; raises AdapterError where its tensors are missing or disagree.
+    """((out, in), r) of a module's update; raises AdapterError if its tensors are missing or disagree.
 
     Args:
-        method: one whose file tells ΔW. shapes: of the module's tensors. rank: as the config has it.
+        method: one that needs its file ALONE. shapes: {part: shape} of the module's tensors. rank: the config's.
     """
     return _SHAPES[method](module, shapes, rank)
 
@@ -320,7 +320,7 @@ _SHAPES = {
 
 
 def build(method: str, module: str, arrays: Parts, rank: int, alpha: float, rslora: bool = False) -> Update:
-    """ΔW from its tensors, scaling folded in, as float32 factors where it is low-rank."""
+    """ΔW of a module from its tensors {part: tensor}, scaling folded in; float32 factors if it is low-rank."""
     x = {part: np.asarray(array, dtype=np.float32) for part, array in arrays.items()}
     if method == "LORA":
         scaling = alpha / (math.sqrt(rank) if rslora else rank)
@@ -385,13 +385,14 @@ def _smaller(module: str, B: np.ndarray, A: np.ndarray) -> Update:
 
 
 def trained_only(module: str, arrays: Parts) -> Update:
-    """The largest of a module's trained tensors as a matrix: all there is to see where ΔW cannot be told."""
+    """The largest of a module's trained tensors as a matrix, to look at if ΔW cannot be computed."""
     largest = max((a for part, a in arrays.items() if part != INDICES), key=lambda array: array.size)
     return Update(module, dense=np.asarray(largest, dtype=np.float32).reshape(trained_shape(largest.shape)))
 
 
 def trained_shape(shape: tuple[int, ...]) -> tuple[int, int]:
-    """A tensor's shape as a matrix: a vector becomes a column, of more sides all but the last are put together."""
+    """A tensor's shape as a matrix: a vector becomes a column; of more than two dimensions all but the last are
+    flattened into one."""
     if len(shape) == 2:
         return shape[0], shape[1]
     if len(shape) < 2:

@@ -1,4 +1,4 @@
-"""An update beside the base weight it changes: amplification, aligned and intruding directions, the edge of noise.
+"""Compares an update with the base weight it changes: amplification, alignment, intruders, the edge of noise.
 
 Pure functions on matrices; it knows no run, no file and no model.
 """
@@ -35,7 +35,7 @@ class Amplification:
         rank: how many leading directions are used.
         update_norm, base_norm: ‖ΔW‖_F and ‖W‖_F.
         by_update: ‖UᵀWV‖_F with U, V the leading singular vectors of ΔW: how much of W lies where ΔW acts.
-        by_base: the same with W's own leading singular vectors, √Σσᵢ²: the most there could be.
+        by_base: the same with W's own leading singular vectors, √Σσᵢ²: the upper bound.
         by_random: the same with random directions, mean over draws; about ‖W‖·r/√(mn).
         factor: ‖ΔW‖_F / by_update: how strongly ΔW amplifies directions that W has but does not stress.
         factor_random: ‖ΔW‖_F / by_random, the control.
@@ -94,7 +94,7 @@ def alignment(update: Update, W: np.ndarray, k: int = 16, side: str = "left") ->
         update: of W's shape; side: 'left' or 'right'.
 
     Returns:
-        (≤k, ≤k) in [0, 1]; rows are left out where ΔW's σ is numerically zero.
+        (≤k, ≤k) in [0, 1]; rows for which ΔW's σ is numerically zero are left out.
     """
     _fits(update, W)
     U, values, Vt = update_svd(update)
@@ -105,8 +105,11 @@ def alignment(update: Update, W: np.ndarray, k: int = 16, side: str = "left") ->
 
 
 def left_basis(W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Left singular vectors of W and its singular values, largest first, through a Gram matrix: a few times as fast
-    as an SVD, and good enough for cosines; W of nearly deficient rank takes the SVD."""
+    """Left singular vectors (m, k) of W (m, n) and its singular values (k,), largest first.
+
+    They come from a Gram matrix, several times as fast as an SVD and accurate enough for cosines. If W is nearly rank
+    deficient, the SVD is used.
+    """
     wide = W.shape[0] <= W.shape[1]
     squares, vectors = np.linalg.eigh(W @ W.T if wide else W.T @ W)
     squares, vectors = squares[::-1], np.ascontiguousarray(vectors[:, ::-1])
@@ -151,7 +154,7 @@ def intruders(update: Update, W: np.ndarray, k: int = 10, epsilon: float = 0.5, 
 
     Args:
         update: of W's shape; W: pristine.
-        k: leading vectors looked at; epsilon: threshold (the authors' code: 10 and 0.5, left vectors).
+        k: how many leading vectors are examined. epsilon: threshold. The defaults are those of the authors' code.
     """
     _fits(update, W)
     if not 0.0 <= epsilon <= 1.0:
@@ -170,10 +173,8 @@ def intruders(update: Update, W: np.ndarray, k: int = 10, epsilon: float = 0.5, 
 
 @lru_cache(maxsize=64)
 def random_floor(dimension: int, vectors: int, draws: int = 400, seed: int = 0) -> tuple[float, float]:
-    """Mean and 99% quantile of max|cos| between a random vector and `vectors` orthonormal ones in `dimension`.
-
-    By rotational symmetry the orthonormal vectors may be coordinate axes.
-    """
+    """Mean and 99% quantile of max|cos| between a random vector and `vectors` orthonormal ones in `dimension`
+    dimensions, from `draws` samples. By rotational symmetry the orthonormal vectors may be coordinate axes."""
     g = np.random.default_rng(seed).standard_normal((draws, dimension))
     found = np.abs(g[:, :vectors]).max(axis=1) / np.linalg.norm(g, axis=1)
     return float(found.mean()), float(np.quantile(found, 0.99))
@@ -183,19 +184,19 @@ def random_floor(dimension: int, vectors: int, draws: int = 400, seed: int = 0) 
 
 
 def noise_band(shape: tuple[int, int], sigma: float) -> tuple[float, float]:
-    """Marchenko–Pastur: singular values of an m × n matrix of iid entries of deviation σ lie in σ·[|√m−√n|, √m+√n].
+    """The interval of the singular values of pure noise: σ·[|√m−√n|, √m+√n] for an m × n matrix of iid entries with
+    standard deviation σ (Marchenko and Pastur 1967).
 
-    Holds for W or a dense ΔW of full fine-tuning. A product of factors has rank r by construction, so for s·BA this is
-    no null hypothesis.
+    A null hypothesis for W or the dense ΔW of full fine-tuning, but not for s·BA, whose rank is r by construction.
     """
     root_m, root_n = np.sqrt(shape[0]), np.sqrt(shape[1])
     return float(sigma * abs(root_m - root_n)), float(sigma * (root_m + root_n))
 
 
 def noise_level(values: np.ndarray, shape: tuple[int, int]) -> float:
-    """Deviation of the entries that are noise, from the median singular value (Gavish & Donoho 2014).
+    """Standard deviation of the noise in a matrix's entries, from the median singular value (Gavish & Donoho 2014).
 
-    The median hardly feels a few strong directions, which the plain deviation of the entries would.
+    A few strong directions hardly change the median, but they would change the entries' own standard deviation.
 
     Args:
         values: (min(m, n),) the whole spectrum.
@@ -208,7 +209,7 @@ def noise_level(values: np.ndarray, shape: tuple[int, int]) -> float:
 
 @lru_cache(maxsize=64)
 def _median_square(beta: float) -> float:
-    """Median of the Marchenko–Pastur law of ratio β ∈ (0, 1], by its cumulated density."""
+    """Median of the Marchenko–Pastur distribution of ratio β ∈ (0, 1], from its cumulative density."""
     low, high = (1 - np.sqrt(beta)) ** 2, (1 + np.sqrt(beta)) ** 2
     # Substituting x = low + (high−low)·sin²θ takes both square-root edges out of the integrand.
     theta = (np.arange(200_000) + 0.5) / 200_000 * (np.pi / 2)
@@ -223,8 +224,9 @@ def above_noise(values: np.ndarray, shape: tuple[int, int], frobenius: float | N
 
     Args:
         values: the whole spectrum, or its largest part.
-        frobenius: ‖ΔW‖_F of the whole, needed where only a part is known. The noise is then what remains without the
-            directions above the edge, spread evenly; where all known values stand above it, there may be more.
+        frobenius: ‖ΔW‖_F of the whole, needed if only a part of the spectrum is known. The noise is then taken to be
+            what remains without the directions above the edge, spread evenly. If all known values are above the edge,
+            there may be more.
     """
     if len(values) == min(shape):
         edge = noise_band(shape, noise_level(values, shape))[1]

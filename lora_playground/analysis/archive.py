@@ -1,4 +1,4 @@
-"""Takes an adapter out of a zip from a stranger: two files by name, nothing else, nowhere else. It knows no tensors."""
+"""Unpacks an adapter from a stranger's zip: two files by name and nothing else. It knows no tensors."""
 
 from __future__ import annotations
 
@@ -25,15 +25,18 @@ _BROKEN = (
 
 
 def unpack(archive: Path, folder: Path, limit: int = MAX_BYTES) -> None:
-    """Copies config and tensors out of a zip into `folder`, and nothing else out of it.
+    """Copies an adapter's config and tensors from a zip into `folder`.
 
-    The zip is not extracted: two members are read by their exact names, at its root or in its one folder. Members
-    that point outside, links, doubles, encrypted or overlarge ones and pickles refuse the whole.
+    The zip is not extracted: two members are read by their exact names, at its root or in its only folder.
 
     Args:
         archive: the zip.
-        folder: an existing folder, where the two files are written.
-        limit: most bytes of tensors that are unpacked.
+        folder: an existing folder for the two files.
+        limit: the most bytes of tensors to unpack.
+
+    Raises:
+        AdapterError: it is damaged, lacks a file, or has a member that points outside, is a link, repeated, encrypted,
+            too large or a pickle.
     """
     try:
         with zipfile.ZipFile(archive) as zipped:
@@ -90,7 +93,7 @@ def _choose(members: list[zipfile.ZipInfo], limit: int) -> dict[str, zipfile.Zip
 
 
 def _copy(zipped: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, limit: int) -> None:
-    """Copies one member, counting what really comes out rather than believing the zip's directory."""
+    """Copies one member and counts the bytes that come out, since the size in the zip's directory may be false."""
     written = 0
     with zipped.open(member) as source, open(target, "xb") as out:
         while chunk := source.read(2**20):

@@ -1,4 +1,4 @@
-"""C3A's updates from their file: circulant blocks, each told by one row that is moved on by one in the next. NumPy."""
+"""C3A's updates from their file: blocks in which every row is the one above it, shifted by one. Plain NumPy."""
 
 from collections.abc import Mapping
 
@@ -7,11 +7,11 @@ import numpy as np
 from lora_playground.errors import AdapterError
 
 MOST = 2**28
-"""Entries of an update that is written out: a small file could else ask for any amount of memory."""
+"""The most entries of an update that is formed: otherwise a small file could demand any amount of memory."""
 
 
 def shape_of(module: str, shapes: Mapping[str, tuple[int, ...]], rank: int) -> tuple[tuple[int, int], int]:
-    """((out, in), the most that its rank can be) of a module's update; raises AdapterError where it cannot be one."""
+    """((out, in), the highest possible rank) of a module's update; raises AdapterError if the shapes are not C3A's."""
     kernel = shapes.get("c3a_kernel", ())
     out, into = (kernel[0] * kernel[2], kernel[1] * kernel[2]) if len(kernel) == 3 else (0, 0)
     if not 0 < out * into <= MOST:
@@ -22,7 +22,7 @@ def shape_of(module: str, shapes: Mapping[str, tuple[int, ...]], rank: int) -> t
 
 
 def update_of(rows: np.ndarray) -> np.ndarray:
-    """ΔW (k·b, l·b) of the first rows (k, l, b) of its blocks: entry (i, j) of a block is w[(j − i) mod b] / (l·b).
+    """ΔW (k·b, l·b) from the first rows (k, l, b) of its blocks: entry (i, j) of a block is w[(j − i) mod b] / (l·b).
 
     Chen et al., Parameter-Efficient Fine-Tuning via Circular Convolution, 2024, section 3; divided by the number of
     inputs, as PEFT does.

@@ -15,7 +15,7 @@ from lora_playground.analysis.update import Update
 from lora_playground.errors import AdapterError
 
 WRITERS = ("o_proj", "down_proj", "c_proj", "out_proj", "dense", "dense_4h_to_h", "fc2", "fc_out", "w2")
-"""Last names of modules that add their output to the residual stream, so that u can be read as tokens."""
+"""Last parts of the names of modules that write to the residual stream, so that u can be read as tokens."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Triple:
 
 
 def find(updates: Sequence[Update], module: str) -> Update:
-    """The module's update; raises AdapterError naming modules that there are."""
+    """The module's update; raises AdapterError, with the names that exist, if there is none."""
     for update in updates:
         if update.name == module and len(update.shape) == 2:
             return update
@@ -42,7 +42,7 @@ def find(updates: Sequence[Update], module: str) -> Update:
 
 
 def triple(update: Update, index: int) -> Triple:
-    """Direction `index` of an update; raises AdapterError where it has fewer."""
+    """Direction `index` of an update; raises AdapterError if it has fewer."""
     U, values, Vt = update_svd(update)
     count = nonzero(values)
     if not 1 <= index <= count:
@@ -51,13 +51,13 @@ def triple(update: Update, index: int) -> Triple:
 
 
 def alone(updates: Sequence[Update], module: str, index: int) -> list[Update]:
-    """Nothing but this direction."""
+    """The update with this direction alone."""
     one = triple(find(updates, module), index)
     return [_rank_one(module, one.sigma, one.u, one.v)]
 
 
 def without(updates: Sequence[Update], module: str, index: int) -> list[Update]:
-    """Everything but this direction; other modules keep their very updates."""
+    """All updates without this direction; other modules keep the same Update objects."""
     update = find(updates, module)
     one = triple(update, index)
     if update.B is not None and update.A is not None:
@@ -69,7 +69,7 @@ def without(updates: Sequence[Update], module: str, index: int) -> list[Update]:
 
 
 def random_direction(updates: Sequence[Update], module: str, index: int, seed: int = 0) -> list[Update]:
-    """Nothing but a random direction of the module, of this one's σ."""
+    """The update with one random direction of the module alone, with this direction's σ."""
     one = triple(find(updates, module), index)
     random = np.random.default_rng([seed, zlib.crc32(module.encode()), index])
     u, v = (random.standard_normal(size) for size in (one.u.size, one.v.size))

@@ -1,5 +1,5 @@
-"""How much two adapters have in common, from their updates alone: the cosine of the updates, and the overlap of what
-they read and write. Plain NumPy; it knows no run and no data. What data say is `models.activations`."""
+"""How similar two adapters are, from their updates alone: the cosine of the updates, and the overlap of the directions
+that they read and write. Plain NumPy; it knows no run and no data (`models.activations` compares them on data)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from lora_playground.analysis.update import Update
 
 @dataclass(frozen=True)
 class Overlap:
-    """Two adapters side by side, over the modules that both change.
+    """The similarity of two adapters, over the modules that both change.
 
     Attributes:
         cosine: Σ⟨ΔW₁, ΔW₂⟩ / (‖ΔW₁‖·‖ΔW₂‖), norms over all modules of each; −1 to 1.
         reads, writes: mean over modules of φ = ‖V₁ᵀV₂‖²/min(k₁, k₂) of the right and left singular directions; 0 to 1.
-        reads_chance, writes_chance: what random directions would give.
+        reads_chance, writes_chance: expectation for random directions.
         modules: how many modules both change.
     """
 
@@ -40,7 +40,7 @@ def inner(first: Update, second: Update) -> float:
 
 
 def cosine(first: Iterable[Update], second: Iterable[Update]) -> float:
-    """Cosine of two adapters' updates as one long vector each; 0 where one of them is zero."""
+    """Cosine of two adapters' updates, each as one long vector; 0 if one of them is zero."""
     mine, theirs = ({update.name: update for update in updates} for updates in (first, second))
     shared = sum(inner(mine[name], theirs[name]) for name in mine.keys() & theirs.keys())
     norms = [sum(inner(update, update) for update in side.values()) for side in (mine, theirs)]

@@ -20,11 +20,11 @@ from lora_playground.errors import AdapterError
 
 @dataclass(frozen=True)
 class Dial:
-    """One module, ready for any λ.
+    """The intruders of one module, ready to be scaled by any λ.
 
     Attributes:
-        update: ΔW as it is. U: (m, c) the intruders' left vectors. rest: (c, n) σⱼvⱼᵀ of each.
-        cosines: (c,) of each with the vector of W that it resembles most.
+        update: ΔW, unscaled. U: (m, c) the intruders' left vectors. rest: (c, n) σⱼvⱼᵀ of each.
+        cosines: (c,) of each with the vector of W that is most similar to it.
     """
 
     update: Update
@@ -33,7 +33,7 @@ class Dial:
     cosines: np.ndarray
 
     def at(self, factor: float) -> Update:
-        """ΔW with its intruders times λ; the very update for 1, and where there are none."""
+        """ΔW with its intruders times λ; the same Update object if λ is 1 or there are no intruders."""
         if factor == 1 or not self.U.shape[1]:
             return self.update
         B, A = (factor - 1.0) * self.U, self.rest
@@ -48,8 +48,8 @@ def dial(update: Update, W: np.ndarray, k: int = 10, epsilon: float = 0.5) -> Di
 
     Args:
         update: of W's shape (m, n). W: pristine.
-        k: leading directions of W + ΔW looked at; epsilon: below this cosine one is an intruder (the authors' code: 10
-            and 0.5).
+        k: how many leading directions of W + ΔW are examined. epsilon: one with a cosine below it is an intruder. The
+            defaults are those of the authors' code.
     """
     if update.shape != W.shape:
         raise AdapterError(f"{update.name}: the update is {update.shape}, the base's weight {tuple(W.shape)}.")
@@ -62,5 +62,5 @@ def dial(update: Update, W: np.ndarray, k: int = 10, epsilon: float = 0.5) -> Di
 
 
 def scaled_intruders(dials: Sequence[Dial], others: Sequence[Update], factor: float) -> list[Update]:
-    """All updates of a run with the intruders of these modules times λ; `others` stay."""
+    """All updates of a run with the intruders of these modules times λ; `others` are unchanged."""
     return [one.at(factor) for one in dials] + list(others)

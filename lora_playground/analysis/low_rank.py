@@ -51,7 +51,11 @@ def factor_singular_values(B: np.ndarray, A: np.ndarray) -> np.ndarray:
 
 
 def qr_singular_values(B: np.ndarray, A: np.ndarray) -> np.ndarray:
-    """As `factor_singular_values`, by QR of both factors and an SVD of the core: slower, accurate to eps·‖B‖‖A‖."""
+    """As `factor_singular_values`, by QR of both factors and an SVD of the core: slower, accurate to eps·‖B‖‖A‖.
+
+    Args:
+        B: (..., m, r); A: (..., r, n).
+    """
     B, A = _as_factors(B, A)
     R_b = np.linalg.qr(B, mode="r")
     R_a = np.linalg.qr(np.swapaxes(A, -1, -2), mode="r")
@@ -91,7 +95,7 @@ def sketched_svd(
 
     Args:
         matrix: (m, n), float32 or float64; a float32 matrix is never copied whole.
-        extra: so many directions more are sketched, for accuracy.
+        extra: how many more directions are sketched, for accuracy. iterations: power iterations.
     """
     M = np.asarray(matrix)
     width = min(rank + extra, *M.shape)
@@ -111,7 +115,7 @@ def times(M: np.ndarray, X: np.ndarray, rows: int = 2048) -> np.ndarray:
 
 
 def nonzero(values: np.ndarray) -> int:
-    """How many of these singular values, largest first, are more than rounding."""
+    """How many of these singular values, largest first, exceed the rounding error."""
     return int(np.sum(values > 1e-7 * values[0])) if values.size and values[0] > 0 else 0
 
 

@@ -20,7 +20,7 @@ from lora_playground.analysis.update import Update
 from lora_playground.errors import AdapterError, ConfigError
 
 MOST = 4
-"""So many adapters are mixed at most."""
+"""The most adapters that are mixed."""
 
 Core = Callable[[np.ndarray], np.ndarray]
 
@@ -74,14 +74,14 @@ Factors = list[tuple[int, np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class _Module:
-    """What a method gets: one module of T adapters."""
+    """One module of T adapters, the input of a method."""
 
     name: str
     factors: Factors
     count: int
 
     def random(self, seed: int, index: int, side: int) -> np.random.Generator:
-        """Another generator for every module, adapter and factor, the same in every process."""
+        """A generator of its own for every module, adapter and factor, the same in every process."""
         return np.random.default_rng([seed, zlib.crc32(self.name.encode()), index, side])
 
     def stacked(self) -> tuple[np.ndarray, np.ndarray]:
@@ -127,9 +127,9 @@ def dropped(X: np.ndarray, density: float, random: np.random.Generator) -> np.nd
 
 
 def elected(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Entries whose sign is not the majority's become 0, the others are divided by how many agree (TIES, 2306.01708).
+    """Sets entries whose sign is not the elected one to 0 and divides the others by how many agree (TIES, 2306.01708).
 
-    The majority is that of the sum, before weights, as in PEFT: so the parts times their weights add up to the mean.
+    The elected sign is that of the sum before weights, as in PEFT.
     """
     stacked = np.stack(parts)
     majority = np.where(stacked.sum(axis=0) >= 0, 1, -1)
@@ -164,7 +164,7 @@ def _mixed(module: _Module, cores: Sequence[np.ndarray]) -> Core:
 
 
 Change = Callable[[Sequence[np.ndarray], int], list[np.ndarray]]
-"""(the same factor of all adapters, which of the two) → what is left of each."""
+"""(the same factor of all adapters, 0 for B or 1 for A) → the changed factors."""
 
 
 def _of_factors(module: _Module, change: Change) -> Part:
@@ -238,13 +238,14 @@ def _knots(module: _Module, recipe: Recipe) -> Part:
 
 @dataclass(frozen=True)
 class Method:
-    """A way to mix: a short name for people, a sentence, and what it needs.
+    """A way to mix.
 
     Attributes:
-        prepare: what it makes of one module.
+        label, sentence: its name and explanation for the user.
+        prepare: makes a `Part` of one module.
         options: fields of `Recipe` that it reads.
-        dense: whether it takes adapters with dense updates too.
-        peft: the `combination_type` of PEFT's that it is equal to, or ''.
+        dense: whether it accepts adapters with dense updates too.
+        peft: PEFT's `combination_type` with the same result, or ''.
     """
 
     label: str
@@ -289,19 +290,19 @@ METHODS: dict[str, Method] = {
 
 
 class Mixture:
-    """Adapters made ready to be mixed.
+    """Adapters prepared for mixing with any weights.
 
     Args:
         adapters: the updates of each of up to MOST adapters. A module that an adapter does not change counts as zero.
-        recipe: how.
+        recipe: how they are mixed.
 
     Attributes:
         parts: modules whose updates all have factors.
-        plain: {name: [(adapter, update)]} of the rest (dense updates, norms, biases), which are summed as they are.
+        plain: {name: [(adapter, update)]} of the rest (dense updates, norms, biases), whose weighted sum is taken.
         count: T, how many adapters there are.
 
     Raises:
-        AdapterError: shapes differ (other base models), or the method cannot take what an adapter holds.
+        AdapterError: shapes differ (other base models), or the method does not accept dense updates.
     """
 
     def __init__(self, adapters: Sequence[Iterable[Update]], recipe: Recipe) -> None:
@@ -371,7 +372,7 @@ class Mixture:
 
 
 def random_like(updates: Iterable[Update], seed: int = 0) -> list[Update]:
-    """A control: for every module random directions with the singular values of its update, and so its norm.
+    """A control: for every module random directions with the singular values, and so the norm, of its update.
 
     Vectors (norms, biases) become random ones of equal norm.
     """

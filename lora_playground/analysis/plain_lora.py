@@ -19,12 +19,12 @@ from lora_playground.analysis.spectra import update_svd
 from lora_playground.analysis.update import Update
 
 EMBEDDINGS = ("embed_tokens", "wte", "wpe", "embed_in", "word_embeddings", "tok_embeddings")
-"""Last names of modules that are embeddings, in the models that transformers has."""
+"""Last parts of the names of embeddings, in the models of transformers."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """What a plain LoRA kept of the updates.
+    """How closely a written plain LoRA equals the updates.
 
     Attributes:
         relative_error: ‖ΔW − BA‖_F / ‖ΔW‖_F over all modules together, those left out included; 0 is exact.
@@ -42,9 +42,9 @@ class Written:
 def truncate(update: Update, rank: int | None, tolerance: float = 0.0) -> tuple[np.ndarray, np.ndarray, float, float]:
     """(B, A, ‖ΔW − BA‖², ‖ΔW‖²) of a two-dimensional update.
 
-    Factors are kept as they are while they have at most `rank` columns. Otherwise (or, of a dense update without a
-    rank, with as few directions as lose no more than `tolerance` of ‖ΔW‖) the truncated SVD is taken, which is the
-    nearest matrix of that rank in the Frobenius norm (Eckart and Young), with √σ on either side.
+    Factors of at most `rank` columns are returned unchanged. Otherwise the truncated SVD is taken, the nearest matrix
+    of that rank in the Frobenius norm (Eckart and Young), with √σ on either side. A dense update without a `rank` gets
+    as few directions as lose no more than `tolerance` of ‖ΔW‖.
     """
     if update.B is not None and update.A is not None:
         b, a = update.B, update.A
@@ -71,14 +71,14 @@ def write_plain_lora(
     """Writes adapter_config.json and adapter_model.safetensors with ΔW = B·A and α = r, so that s = 1.
 
     Args:
-        base: what PEFT shall name as base model.
-        fan_in_fan_out: True where the modules are Conv1D (GPT-2).
-        rank: the highest rank a module may get; None keeps factors as they are.
-        tolerance: with rank None, the share of ‖ΔW‖ that a dense update may lose in a module.
-        whole: {parameter of the base: its new value}, for what is no low-rank update: PEFT loads these in the places of
+        updates: of all modules. Those of norms and biases are left out and count as lost.
+        folder: gets the two files.
+        base: name of the base model in the config.
+        fan_in_fan_out: True if the modules are Conv1D (GPT-2).
+        rank: the highest rank a module may get; None keeps factors unchanged.
+        tolerance: if `rank` is None, the share of ‖ΔW‖ that a dense update may lose in a module.
+        whole: {parameter of the base: its new value} for changes that are not low-rank: PEFT loads these in place of
             the base's own (modules_to_save, bias).
-
-    Updates of parameters that are no linear module or embedding (norms, biases) are left out and count as lost.
     """
     tensors: dict[str, np.ndarray] = {}
     ranks: dict[str, int] = {}
@@ -119,7 +119,7 @@ def is_embedding(name: str) -> bool:
 
 
 def _named(stem: str, b: np.ndarray, a: np.ndarray, embedding: bool) -> dict[str, np.ndarray]:
-    """Factors B (out, r) and A (r, in) under PEFT's names. Of an embedding, ΔE = B·A (vocabulary, width) is PEFT's
+    """Factors B (out, r) and A (r, in) under PEFT's names. For an embedding, ΔE = B·A (vocabulary, width) equals PEFT's
     (lora_embedding_B · lora_embedding_A)ᵀ."""
     if embedding:
         return {f"{stem}.lora_embedding_A": b.T, f"{stem}.lora_embedding_B": a.T}

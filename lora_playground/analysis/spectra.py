@@ -30,11 +30,11 @@ class Spectrum:
     """Singular values of one module's ΔW.
 
     Attributes:
-        values: (k,) descending, float64. All of them, or the largest k where `exact` is False.
-        frobenius: ‖ΔW‖_F of the whole update, also where only some values are known.
+        values: (k,) descending, float64. All of them, or the largest k if `exact` is False.
+        frobenius: ‖ΔW‖_F of the whole update, even if only some values are known.
         shape: (out, in).
         exact: False where a randomised sketch was used.
-        error: bound on the distance of any of `values` to a true singular value (0.0 where exact).
+        error: bound on the distance of any of `values` to a true singular value (0.0 if exact).
         method: 'gram', 'qr', 'dense' or 'sketch'.
     """
 
@@ -76,11 +76,11 @@ def _gram_values(M: np.ndarray) -> np.ndarray:
 def sketched_spectrum(
     matrix: np.ndarray, values: int = SKETCHED_VALUES, iterations: int = 2, seed: int = 0
 ) -> Spectrum:
-    """The largest singular values by `low_rank.sketched_svd`, with a stated error.
+    """The largest singular values by `low_rank.sketched_svd`, with a bound on their error.
 
-    The sketch is four times as wide as asked for. For every kept triple (û, σ̂, v̂) the residual ‖Mv̂ − σ̂û‖/√2 bounds the
-    distance of σ̂ to a true singular value (it is the residual of the symmetric problem [[0, M], [Mᵀ, 0]]); the largest
-    of them is the stated error.
+    The sketch is four times as wide as `values`. For every kept triple (û, σ̂, v̂) the residual ‖Mv̂ − σ̂û‖/√2 bounds
+    the distance of σ̂ to a true singular value (it is the residual of the symmetric problem [[0, M], [Mᵀ, 0]]); the
+    bound is the largest of them.
 
     Args:
         matrix: (m, n); values: how many to return; iterations: power iterations; seed: of the test matrix.
@@ -99,7 +99,7 @@ def _norm(M: np.ndarray, rows: int = 2048) -> float:
 
 
 def update_svd(update: Update) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Thin SVD (U, σ, Vᵀ) of one update; from factors where it has them, else dense and exact."""
+    """Thin SVD U (m, k), σ (k,), Vᵀ (k, n) of one update: from its factors if it has them, else dense and exact."""
     if update.B is not None and update.A is not None:
         return factor_svd(update.B, update.A)
     matrix = _as_matrix(update)
@@ -119,13 +119,13 @@ def _as_matrix(update: Update) -> np.ndarray:
 def analyse(
     updates: Iterable[Update], progress: Callable[[int], None] | None = None, exact_side: int = EXACT_SIDE
 ) -> dict[str, Spectrum]:
-    """Spectra of all matrices among `updates`; vectors (norms, biases) have none and are left out.
+    """Spectra {module: Spectrum} of all matrices among `updates`; vectors (norms, biases) are left out.
 
     Modules of equal shape are batched. `updates` may be a generator that reads from disk: no more than about 128 MiB of
     float64 copies are held at once.
 
     Args:
-        updates: in any order; the result keeps it.
+        updates: the result is in the same order.
         progress: called with the number of modules done so far.
         exact_side: see `dense_spectrum`.
 
@@ -153,7 +153,7 @@ def analyse(
 
 
 def spectra(updates: Iterable[Update], progress: Callable[[int], None] | None = None) -> dict[str, np.ndarray]:
-    """{module: singular values of ΔW, descending, float64}; see `analyse` for how and for estimates' errors."""
+    """{module: singular values of ΔW, descending, float64}; see `analyse`, which gives the estimates' errors too."""
     return {name: spectrum.values for name, spectrum in analyse(updates, progress).items()}
 
 
@@ -215,7 +215,7 @@ def effective_rank(values: Values) -> float:
 
 
 def stable_rank(values: Values, frobenius: float | None = None) -> float:
-    """‖ΔW‖_F² / σ₁², at most the rank. 0 for ΔW = 0. `frobenius` is needed where not all values are known."""
+    """‖ΔW‖_F² / σ₁², at most the rank. 0 for ΔW = 0. `frobenius` is needed if not all values are known."""
     values = np.asarray(values, dtype=np.float64)
     if values.size == 0 or values[0] <= 0:
         return 0.0
@@ -234,8 +234,8 @@ def energy_captured(values: Values, frobenius: float | None = None) -> np.ndarra
 
 
 def energy_rank(values: Values, share: float = 0.9, frobenius: float | None = None) -> int:
-    """Smallest k whose first k directions hold `share` of ‖ΔW‖_F²; 0 for ΔW = 0, len(values)+1 where a sketch's
-    values do not reach it."""
+    """Smallest k whose first k directions hold `share` of ‖ΔW‖_F²; 0 for ΔW = 0, len(values)+1 if a sketch's values do
+    not reach it."""
     captured = energy_captured(values, frobenius)
     if captured.size == 0 or captured[-1] <= 0:
         return 0
@@ -244,7 +244,7 @@ def energy_rank(values: Values, share: float = 0.9, frobenius: float | None = No
 
 
 def summary(spectrum: Spectrum) -> dict[str, float]:
-    """The map's measures of one module: effective_rank, stable_rank, frobenius, sigma_1, energy_rank_90."""
+    """The map's measures of a module: effective_rank, stable_rank, frobenius, sigma_1 and energy_rank_90."""
     values, norm = spectrum.values, spectrum.frobenius
     whole = None if spectrum.exact else norm
     return {

@@ -17,7 +17,7 @@ NAME = "spectra.safetensors"
 
 
 def save_spectra(spectra: Mapping[str, Spectrum], path: Path) -> None:
-    """Writes singular values in float64, and the rest of each spectrum as the file's metadata."""
+    """Writes singular values in float64, and the other fields of each spectrum as the file's metadata."""
     rest = {
         name: [s.frobenius, list(s.shape), s.exact, s.error, s.method]
         for name, s in spectra.items()
@@ -27,7 +27,7 @@ def save_spectra(spectra: Mapping[str, Spectrum], path: Path) -> None:
 
 
 def load_spectra(path: Path) -> dict[str, Spectrum]:
-    """Reads what `save_spectra` wrote, in its order; raises AdapterError where the file is damaged."""
+    """Reads a file of `save_spectra`, in its order; raises AdapterError if it is damaged."""
     file = TensorFile(path, *LARGE)
     try:
         rest = json.loads(file.metadata["spectra"])

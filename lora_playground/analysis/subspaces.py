@@ -41,7 +41,7 @@ def directions(update: Update, side: Side = "right", of: Literal["update", "fact
 
 
 def similarity(V1: np.ndarray, V2: np.ndarray) -> np.ndarray:
-    """φ(i, j) = ‖V₁ᵢᵀV₂ⱼ‖_F² / min(i, j) for all leading subspaces (2106.09685, section 7.2).
+    """φ(i, j) = ‖V₁ᵢᵀV₂ⱼ‖_F² / min(i, j) for all pairs of leading subspaces (2106.09685, section 7.2).
 
     Args:
         V1: (n, k₁); V2: (n, k₂), orthonormal columns, strongest first.
@@ -92,7 +92,7 @@ def _same_space(V1: np.ndarray, V2: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two updates of one module side by side.
+    """The comparison of two updates of one module.
 
     Attributes:
         similarity: φ(i, j), (k₁, k₂).
@@ -110,7 +110,10 @@ class Comparison:
 def compare(
     first: Update, second: Update, side: Side = "right", of: Literal["update", "factor"] = "update", limit: int = 64
 ) -> Comparison:
-    """Lays two updates of one module side by side; the leading `limit` directions of each.
+    """Compares two updates of one module by the leading `limit` directions of each.
+
+    Args:
+        side, of: as for `directions`.
 
     Raises:
         AdapterError: shapes differ (another base model), or an update is still zero.

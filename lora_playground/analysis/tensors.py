@@ -1,7 +1,7 @@
 """Reads safetensors files tensor by tensor into NumPy arrays: files from strangers, and weights larger than memory.
 
-The library `safetensors` checks that header and file agree; here are the limits of size, the refusal of pickles, and
-bfloat16, which NumPy does not have. It knows no adapter and no model.
+The library `safetensors` checks that header and file agree; this module adds limits of size, the refusal of pickles,
+and bfloat16, which NumPy does not have. It knows no adapter and no model.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor as the header declares it; `start` and `stop` are bytes from the beginning of the file."""
+    """A tensor's entry in the header; `start` and `stop` are bytes from the beginning of the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -49,7 +49,8 @@ class Entry:
 
 
 def refuse_pickle(path: Path) -> None:
-    """Raises AdapterError for a pickle, known by its name or by its first bytes: loading one runs its maker's code."""
+    """Raises AdapterError for a pickle, recognised by its name or its first bytes: loading one runs its author's
+    code."""
     name = path.name
     if name.lower().endswith(PICKLE_NAMES):
         raise AdapterError(_PICKLE.format(name=name))
@@ -69,7 +70,7 @@ _PICKLE = (
 
 
 class TensorFile:
-    """One safetensors file, its header read and checked, its tensors read when asked for.
+    """One safetensors file: the header is read and checked at once, each tensor by `read`.
 
     Args:
         path: the file.
@@ -112,7 +113,7 @@ class TensorFile:
             raise AdapterError(f"{path.name} cannot be read ({error.strerror or error}).") from error
 
     def read(self, key: str) -> np.ndarray:
-        """One tensor; bfloat16 comes as float32, which holds it exactly, all else in its own type."""
+        """One tensor; bfloat16 is converted to float32, which represents it exactly, all else keeps its type."""
         entry = self.entries[key]
         if entry.dtype not in _DTYPES:
             raise AdapterError(

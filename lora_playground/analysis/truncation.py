@@ -20,13 +20,13 @@ MODES: tuple[Mode, ...] = ("all", "top", "bottom", "range", "one")
 
 @dataclass(frozen=True)
 class Truncation:
-    """Which directions of every module's ΔW stay, and how strongly.
+    """Which directions of every module's ΔW are kept, and how strongly.
 
     Attributes:
         mode: 'all'; 'top' the `k` strongest; 'bottom' the `k` weakest that are not zero; 'range' directions `first` to
             `last`; 'one' direction `first` alone. Directions count from 1, the strongest.
-        k, first, last: as the mode needs them.
-        strength: what is kept is multiplied by this; −2 to 2. Below 0 the update is taken away instead of added.
+        k, first, last: used by the modes above.
+        strength: factor of the kept part, −2 to 2. Below 0 the update is subtracted instead of added.
     """
 
     mode: Mode = "all"
@@ -58,7 +58,7 @@ class Truncation:
         return cls("range", first=low + 1, last=high)
 
     def kept(self, rank: int) -> slice:
-        """The slice of `rank` directions, strongest first, that stay."""
+        """The slice of `rank` directions, strongest first, that is kept."""
         bounds = {
             "all": (0, rank),
             "top": (0, self.k),
@@ -115,9 +115,9 @@ class Decomposition:
         return max((self._decompose(u).values.size for u in self.updates if len(u.shape) == 2), default=0)
 
     def truncate(self, truncation: Truncation) -> list[Update]:
-        """The updates that are left; an empty list where no direction is kept or the strength is 0.
+        """The truncated updates; an empty list if no direction is kept or the strength is 0.
 
-        Where all directions of an update are kept and the strength is 1, the same Update object is returned, so that
+        If all directions of an update are kept and the strength is 1, the same Update object is returned, so that
         answers are identical to those of the whole adapter.
         """
         if truncation.strength == 0 or not any(self._keeps(update, truncation) for update in self.updates):

@@ -25,7 +25,7 @@ class Update:
         name: the base model's own module name ('model.layers.0.self_attn.q_proj'); for parameters that are not a
             Linear's weight (full fine-tuning: norms, embeddings, biases) the parameter's name.
         B, A: (out, k) and (k, in), ΔW = B·A in nn.Linear's layout (out, in), also for Conv1D modules; or None.
-        dense: ΔW itself, where it has no factors; or None. Named after a module it is (out, in), also for Conv1D; named
+        dense: ΔW itself if it has no factors; or None. Named after a module it is (out, in), also for Conv1D; named
             after a parameter it has the parameter's own shape.
     """
 
@@ -71,13 +71,13 @@ def save_updates(updates: Iterable[Update], path: Path, metadata: dict[str, str]
 
 
 def layer_order(name: str) -> list[tuple[int, str]]:
-    """A key that sorts modules as a model has them, layer 2 before layer 10, as the names alone would not."""
+    """A sort key for modules in the order of the model's layers: layer 2 before layer 10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
 
 
 def matrix_ranks(path: Path) -> dict[str, int]:
-    """{module: the most directions its update can have}, of the matrices in such a file, layer by layer; only its
-    header is read."""
+    """{module: the highest possible rank of its update} of the matrices in a file of `save_updates`, layer by layer;
+    only the header is read."""
     with safe_open(str(path), "numpy") as file:
         shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118  (no mapping)
     ranks: dict[str, int] = {}
@@ -89,7 +89,7 @@ def matrix_ranks(path: Path) -> dict[str, int]:
 
 
 def load_updates(path: Path) -> list[Update]:
-    """Reads what `save_updates` wrote, in the file's order of modules."""
+    """Reads a file of `save_updates`, in its order of modules."""
     tensors = load_file(str(path))
     names = dict.fromkeys(key.rsplit(".", 1)[0] for key in tensors)
     return [Update(name, *(tensors.get(f"{name}.{part}") for part in ("B", "A", "dense"))) for name in names]

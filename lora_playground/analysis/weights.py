@@ -1,4 +1,4 @@
-"""The weights of a base model's folder as NumPy arrays, without the model. It knows no adapter and no run."""
+"""Reads the weights in a base model's folder as NumPy arrays, without the model. It knows no adapter and no run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lora_playground.analysis.tensors import LARGE, TensorFile
 from lora_playground.errors import AdapterError
 
 CONV1D_MODELS = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
-"""Values of `model_type` whose linear modules are Conv1D, which stores a weight as (in, out)."""
+"""Values of `model_type` of models whose linear modules are Conv1D, which stores a weight as (in, out)."""
 
 _CONV1D_WEIGHTS = ("c_attn.weight", "c_proj.weight", "c_fc.weight", "q_attn.weight")
 
@@ -30,7 +30,7 @@ class Weights:
         folder: holds `model.safetensors`, or shards.
 
     Raises:
-        AdapterError: there is none.
+        AdapterError: there are no safetensors files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -49,7 +49,7 @@ class Weights:
         return any(key.endswith(("lm_head.weight", "embed_out.weight")) for key in self._where)
 
     def shape(self, module: str) -> tuple[int, ...] | None:
-        """Shape of a module's weight as stored; None where there is none."""
+        """Shape of a module's weight as stored; None if there is no such module."""
         key = self._key(module)
         return None if key is None else self._where[key].entries[key].shape
 
@@ -57,7 +57,7 @@ class Weights:
         """Whether the loaded model has a module or parameter of exactly this name.
 
         Args:
-            root: first part of its layers' names ('model', 'transformer'), which some files leave out.
+            root: first part of the layers' names ('model', 'transformer'), which some files leave out.
         """
         if any(key.startswith(root + ".") for key in self._where):
             stored = name
@@ -79,7 +79,7 @@ class Weights:
             shape: the update's, which W must have.
 
         Raises:
-            AdapterError: the base has no such module, or of another shape.
+            AdapterError: the base has no such module, or it has another shape.
         """
         key = self._key(module)
         if key is None:

@@ -1,6 +1,6 @@
-"""A run as something to do again elsewhere: its configuration, a command line, a script or a notebook.
+"""Exports a run so that it can be repeated elsewhere: as a configuration, a command line, a script or a notebook.
 
-It knows run folders, configs and variants; nothing of queues and forms. Torch is imported where a script is made.
+It knows run folders, configs and variants; nothing of queues and forms. Only making a script imports torch.
 """
 
 from lora_playground.reproduce.bundle import FORMATS, check, reproduce

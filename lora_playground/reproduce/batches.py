@@ -1,7 +1,7 @@
-"""Which examples lay in which row of which batch of a run: the side file that a standalone script trains on.
+"""Makes the data file of a standalone script: the examples of a run, and their places in the rows of its batches.
 
-Every example stands in it once; a row is a list of example numbers. So the file stays small however long the run was,
-and the script needs neither dataset nor tokenizer, template or packing. It knows no model.
+Every example is stored once, and a row is a list of example numbers. So the file stays small however long the run was,
+and the script needs no dataset, tokenizer, template or packing. It knows no model.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from lora_playground.errors import RunError
 from lora_playground.runs import Run
 
 START_EXAMPLES = 32
-"""So many examples, eight a batch, are what a variant that starts from the data looks at."""
+"""The number of examples, eight a batch, from which a variant with a data-driven start computes it."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a finished run did, as its events tell.
+    """The facts of a finished run that a script needs, from its events.
 
     Attributes:
-        steps: optimiser steps; accumulation: micro-batches a step.
+        steps: optimiser steps; accumulation: micro-batches per step.
         rows, length, solo: shape of a micro-batch, and whether every example had a row of its own.
         examples: digest of the encoded examples; peak: the highest learning rate.
         precision: 'float32' or 'bfloat16'; rates: learning rate of every step.
@@ -46,7 +46,7 @@ class Recipe:
 
     @classmethod
     def of(cls, run: Run) -> Recipe:
-        """Reads it; raises RunError where the run has not finished or does not tell."""
+        """Reads a run's events; raises RunError if it has not finished, or an event is missing."""
         result = run.result()
         if result is None:
             raise RunError(f"Run {run.id} is {run.state()}; only a finished run can be reproduced.")
@@ -73,16 +73,16 @@ class Recipe:
 
 
 def arrays(run: Run, recipe: Recipe, tokenizer: Any, home: Path) -> dict[str, np.ndarray]:
-    """The side file's arrays.
+    """The arrays of the data file.
 
     Returns:
-        tokens (t,) int32 and learned (t,) uint8 of all examples that were used, one after the other; starts (e + 1,)
-        where each begins; order (p,) int32 example numbers in the order in which they were laid; rows (n + 1,) where
-        in `order` each row begins, `recipe.rows` to a micro-batch; first (k,) int32, the examples that a start from
-        the data looks at; rates (steps,) float64, where the run had a time budget or could end early.
+        tokens (t,) int32 and learned (t,) uint8: all used examples, concatenated. starts (e + 1,): index in `tokens` at
+        which each begins. order (p,) int32: example numbers, row after row. rows (n + 1,): index in `order` at which
+        each row begins; `recipe.rows` rows are a micro-batch. first (k,) int32: the examples for a data-driven start.
+        rates (steps,) float64: learning rates, only if the run had a time budget or could end early.
 
     Raises:
-        RunError: the dataset or the tokenizer is no longer what it was.
+        RunError: the dataset or the tokenizer has changed since the run.
     """
     config = run.config()
     prepared = prepare(

@@ -1,4 +1,4 @@
-"""Writes a run in the format that was asked for, to a file or as one zip of all. It knows formats, not their text."""
+"""Writes a run in one of the formats, or all of them in a zip. It knows the formats, not their text."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ BATCHES = "batches.safetensors"
 
 
 def check(format: str) -> None:
-    """Raises ConfigError where there is no such format."""
+    """Raises ConfigError if there is no such format."""
     if format not in FORMATS:
         raise ConfigError("format", format, f"choose one of {', '.join(FORMATS)}")
 
 
 def reproduce(run: Run, format: str, out: Path | None = None) -> dict[str, Any]:
-    """Gives a run as something to do again.
+    """Exports a run so that it can be repeated.
 
     Args:
-        format: 'config': the RunConfig as JSON. 'cli': one command line. 'script', 'notebook': with the batches in
-            `batches.safetensors` beside them where they need no more than stock libraries. 'bundle': all four as a zip.
-        out: the file to write; None returns config and cli as `text`.
+        format: 'config': the RunConfig as JSON. 'cli': one command line. 'script', 'notebook': with the batches beside
+            them in `batches.safetensors` if stock libraries suffice. 'bundle': all four as a zip.
+        out: the file to write; None, for config and cli only, returns the text.
 
     Returns:
-        format, standalone (whether script and notebook do without this package), why (if not), files, text or None.
+        {'format', 'standalone': whether script and notebook work without this package, 'why': the reason if not,
+        'files': paths that were written, 'text': or None}.
 
     Raises:
-        ConfigError, RunError, DataError: each says what was given and what to do.
+        ConfigError, RunError, DataError: the format is unknown, or the run cannot be exported.
     """
     check(format)
     config = run.config()

@@ -9,7 +9,7 @@ from lora_playground.config import FederatedConfig, Option, RunConfig, options
 from lora_playground.variants import get_variant
 
 ALIASES = {"model.source": "model", "data.dataset": "dataset"}
-"""Short names for what people type most; every other flag is the option's own last name."""
+"""Short flags for the commonest options; every other flag is the last part of the option's path."""
 
 
 def flag(path: str) -> str:

@@ -1,4 +1,4 @@
-"""A script with `# %%` marks as a Jupyter notebook (nbformat 4.5). It knows nothing of what the script does."""
+"""Converts a script with `# %%` marks to a Jupyter notebook (nbformat 4.5). It does not know what the script does."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 
 def notebook(script: str) -> str:
-    """The notebook's JSON: every `# %%` begins a cell, `# %% [markdown]` one of text."""
+    """The notebook's JSON: every `# %%` begins a code cell, `# %% [markdown]` a text cell."""
     cells = []
     for number, part in enumerate(script.split("# %%")[1:]):
         head, _, body = part.partition("\n")

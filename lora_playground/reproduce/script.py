@@ -1,7 +1,7 @@
-"""The text of a standalone script for a run, in `# %%` cells, and the side file that it trains on.
+"""Makes the text of a standalone script for a run, in `# %%` cells, and the data file that it trains on.
 
-The script needs torch, transformers, peft and safetensors (bitsandbytes for a quantised base). Where a variant is this
-app's own, or a start cannot be had from stock PEFT, the script uses the package and says why. It writes no file.
+The script needs torch, transformers, peft and safetensors (bitsandbytes for a quantised base). If the variant is this
+app's own, or stock PEFT cannot compute its start, the script uses the package and says why. It writes no file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STOCK = (
 """Variants whose training needs nothing but stock PEFT (or no PEFT at all)."""
 
 STARTS = ("pissa", "olora", "loraga", "corda")
-"""Variants whose start stock PEFT subtracts from W, so that they are saved as the difference to it."""
+"""Variants whose start stock PEFT subtracts from W, so that the difference to the start is saved."""
 
 _REASONS = {
     "loftq": "LoftQ's start is computed from the 16-bit and the 4-bit weights by this app's code",
@@ -39,7 +39,7 @@ _SKIPPED = {
 
 
 def needs_package(config: RunConfig) -> str:
-    """Why stock libraries cannot rebuild this run's adapter, in one sentence; '' where they can."""
+    """Why stock libraries cannot rebuild this run's adapter, in one sentence; '' if they can."""
     name = config.variant.name
     if config.federated is not None:
         return "It was trained among several parties, and their server's rules are this app's code."
@@ -52,10 +52,10 @@ def needs_package(config: RunConfig) -> str:
 
 
 def made(run: Run) -> tuple[str, bytes | None, str]:
-    """(script, side file or None, why the package is needed or '') of a finished run.
+    """(script, content of the data file or None, why the package is needed or '') of a finished run.
 
     Raises:
-        RunError, DataError, ConfigError, ModelError: each says what was given and what to do.
+        RunError, DataError, ConfigError, ModelError: the run, its dataset or its base cannot be read.
     """
     config = run.config()
     recipe = Recipe.of(run) if config.federated is None else None
@@ -119,7 +119,7 @@ def _standalone(run: Run, config: RunConfig, recipe: Recipe, folder: Path, pad: 
 
 
 def _optimiser(name: str) -> list[str]:
-    """Source of an optimiser that torch has not, as it trained: a copy of its file, its imports included."""
+    """Source of an optimiser that torch does not have: a copy of its file, with its imports."""
     if name != "muon":
         return []
     text = (Path(__file__).parent.parent / "training" / "muon.py").read_text(encoding="utf-8")
@@ -197,7 +197,7 @@ def _hooks(config: RunConfig) -> dict[str, str]:
 
 
 def _peft_config(config: RunConfig, folder: Path) -> str:
-    """The constructor call that makes the same PEFT config, with whatever differs from its defaults."""
+    """The constructor call of the same PEFT config, with the fields that differ from their defaults."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -215,7 +215,7 @@ def _peft_config(config: RunConfig, folder: Path) -> str:
 
 
 def _call(value: Any, first: dict[str, Any] | None = None) -> str:
-    """Source that makes a config object: its class and the fields that differ from their defaults."""
+    """Source of a config object: its class and the fields that differ from their defaults."""
     kind = type(value)
     parts = [f"{name}={given!r}" for name, given in (first or {}).items()]
     for field in dataclasses.fields(value):

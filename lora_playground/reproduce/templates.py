@@ -1,4 +1,4 @@
-"""The pieces of the standalone script as text, for `str.format`. Nothing here is run, and nothing imported."""
+"""The pieces of the standalone script as text, for `str.format`. None of it is executed here."""
 
 PACKAGE = '''# %% [markdown]
 # # {label}
