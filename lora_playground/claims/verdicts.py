@@ -87,7 +87,7 @@ def of_one_seed(claim: Claim, values: Mapping[str, float]) -> str:
         said, as_claimed = f"{claim.sides[leader].title} is the best of {len(good)}", leader == test.side
     else:
         return ""
-    return f"In your run: {said}. That is {'' if as_claimed else 'not '}as claimed, and of one seed."
+    return f"In your run: {said}. That is {'' if as_claimed else 'not '}as claimed, though one seed cannot decide it."
 
 
 def _good(claim: Claim, value: float) -> float:

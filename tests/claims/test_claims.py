@@ -66,7 +66,7 @@ def test_a_verdict_follows_from_the_numbers(test, values, expected) -> None:
 )
 def test_what_one_seed_says_to_a_claim(test, values, said) -> None:
     claim, _ = made(test, **{key: [value] * 3 for key, value in values.items()})
-    assert said in of_one_seed(claim, values) and of_one_seed(claim, values).endswith("of one seed.")
+    assert said in of_one_seed(claim, values) and of_one_seed(claim, values).endswith("one seed cannot decide it.")
 
 
 def test_less_is_more_for_a_loss() -> None:
