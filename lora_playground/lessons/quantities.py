@@ -142,7 +142,7 @@ def _value(node: ast.AST) -> Any:
 def written(value: float, unit: str) -> str:
     """A number with its unit, such as 92%, 12 points, 1.2M, 81 kB, 3.4."""
     if unit == "%":
-        return f"{100 * value:.0f}%"
+        return f"{100 * value:.1f}%" if 0.0005 <= abs(value) < 0.01 else f"{100 * value:.0f}%"
     if unit == "points":
         return counted(100 * value, "point", f"{100 * value:.0f}")
     if unit == "bytes":

@@ -88,8 +88,9 @@ def test_comparisons():
     for text in ("a.score", "a.score == 1", "__import__('os')", "a.score > [1]", "a.score > x"):
         with pytest.raises(ValueError):
             holds(text, measured)
-    assert [written(0.876, "%"), written(-0.034, "points"), written(523_264, "count"), written(2_100_000, "bytes")] == [
-        "88%", "-3 points", "523,264", "2.1 MB",
+    assert [written(share, "%") for share in (0.0, 1e-9, 0.0043, 0.01, 0.876)] == ["0%", "0%", "0.4%", "1%", "88%"]
+    assert [written(-0.034, "points"), written(523_264, "count"), written(2_100_000, "bytes")] == [
+        "-3 points", "523,264", "2.1 MB",
     ]  # fmt: skip
 
 
