@@ -294,7 +294,7 @@ lp.lesson = (() => {
 
   function verdict(one) {
     if (one.answer === null || one.answer === undefined) return make("p", { class: "lp-note" }, "You made no prediction here. The surprise is larger with one.");
-    if (one.form === "choice") return make("p", { class: `lp-lesson-verdict ${one.right ? "right" : "wrong"}`, role: "status" }, one.right ? "You predicted it." : "It came out otherwise. Read why.");
+    if (one.form === "choice") return make("p", { class: `lp-lesson-verdict ${one.right ? "right" : "wrong"}`, role: "status" }, view.results.length ? (one.right ? "You predicted it." : "It came out otherwise. Read why.") : one.right ? "Right." : "Not so. Read why.");
     const node = make("p", { class: `lp-lesson-verdict ${one.right ? "right" : "wrong"}`, role: "status" });
     node.innerHTML = one.because;
     return node;
