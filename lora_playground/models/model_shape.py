@@ -78,7 +78,7 @@ _UNGATED = ("gpt2", "phi", "gpt_neox", "opt", "starcoder2")
 
 
 def model_shape(config: dict[str, Any]) -> ModelShape:
-    """Reads the sizes off a config.json; raises ModelError where it does not tell them."""
+    """The sizes in a config.json; raises ModelError if they are missing."""
     nested = config.get("text_config")
     if isinstance(nested, dict) and "hidden_size" in nested:
         config = {**nested, "tie_word_embeddings": nested.get("tie_word_embeddings", config.get("tie_word_embeddings"))}
@@ -119,7 +119,7 @@ _CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ct
 
 
 def context_length(config: dict[str, Any]) -> int | None:
-    """How many tokens a model reads at most, from its config.json; None where it does not say."""
+    """The most tokens that a model reads, from its config.json; None if that is missing."""
     nested = config.get("text_config")
     for source in (config, nested if isinstance(nested, dict) else {}):
         for name in _CONTEXT_NAMES:
@@ -130,7 +130,7 @@ def context_length(config: dict[str, Any]) -> int | None:
 
 
 def vocabulary(config: dict[str, Any]) -> int | None:
-    """How many tokens a model's embedding has rows for, from its config.json; None where it does not say."""
+    """The number of tokens (rows of the embedding) of a model, from its config.json; None if that is missing."""
     nested = config.get("text_config")
     for source in (config, nested if isinstance(nested, dict) else {}):
         if isinstance(source.get("vocab_size"), int):

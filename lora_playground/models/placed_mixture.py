@@ -1,4 +1,4 @@
-"""A mixture of adapters placed on a base model: the factors once, and for every choice of weights only the small cores.
+"""A mixture of adapters on a base model's device: the factors once, and for each choice of weights only small cores.
 
 It knows no run, no rows and no tokens.
 """
@@ -23,7 +23,7 @@ class PlacedMixture:
     """The factors of all modules on the model's device, in its type.
 
     Args:
-        model: the base model. mixture: what is mixed. name: for messages.
+        model: the base model. mixture: the prepared adapters. name: for messages.
 
     Raises:
         ModelError: a name or a shape does not fit the model, or a number is not finite.
@@ -46,7 +46,7 @@ class PlacedMixture:
                 check_finite(update, name)
 
     def at(self, weights: Sequence[float]) -> MixtureAt:
-        """The mixture with these weights, ready to be used by any row."""
+        """The mixture with these weights (one per adapter), for use by any row of a batch."""
         deltas: dict[str, list[Delta]] = {}
         left: list[Update] = self._mixture.plain_updates(weights)
         for part, placed, K in zip(self._mixture.parts, self._placed, self._mixture.cores(weights)):
@@ -62,17 +62,17 @@ class PlacedMixture:
 
 
 class MixtureAt:
-    """A mixture with weights; what `RowUpdate` takes in the place of an adapter.
+    """A mixture with fixed weights; `RowUpdate` takes it in place of a `PlacedUpdate`.
 
     Attributes:
-        family: the mixture whatever its weights, which a check of the base counts as one adapter.
+        family: the mixture without its weights: a check of the base treats all weights as the same adapter.
     """
 
     def __init__(self, family: PlacedMixture, weights: tuple[float, ...], deltas: dict[str, list[Delta]]) -> None:
         self.family, self.weights, self._deltas = family, weights, deltas
 
     def slice(self, truncation: Truncation | None) -> dict[str, list[Delta]]:
-        """Its deltas; a mixture is not cut."""
+        """Its deltas by module name; raises ModelError if a truncation is given."""
         if truncation is not None:
             raise ModelError("A mixture cannot be cut; save it as a run and cut that.")
         return self._deltas

@@ -1,4 +1,4 @@
-"""A run's update placed on a base model: every ΔW as tensors beside the module it acts on, whole or cut.
+"""A run's update on a base model's device: every ΔW as tensors for the module it acts on, whole or truncated.
 
 W is only read. It knows nothing of batches, rows or tokens.
 """
@@ -21,21 +21,21 @@ from lora_playground.models.deltas import Bias, Delta, Dense, Factors, Parameter
 from lora_playground.models.linear import is_conv1d, linear_shape
 
 SLICES = 6
-"""How many truncations of one update are kept as tensors, the whole update among them."""
+"""How many truncations of one update are kept as tensors, including the whole update."""
 
 
 def unwrapped(model: Any) -> Any:
-    """The base model's own object, also where PEFT has wrapped it."""
+    """The base model's own object, even if PEFT has wrapped it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def named_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Modules by the base model's own names, also where PEFT has wrapped it."""
+    """Modules by the base model's own names, even if PEFT has wrapped it."""
     return dict(unwrapped(model).named_modules(remove_duplicate=False))
 
 
 class PlacedUpdate:
-    """All updates of one run, placed on a model's device in its type, ready to be used by any row.
+    """All updates of one run as tensors on the model's device and in its dtype, for use by any row of a batch.
 
     Args:
         model: the base model; names of the updates are looked up in it.
@@ -58,19 +58,19 @@ class PlacedUpdate:
 
     @property
     def updates(self) -> list[Update]:
-        """The whole updates, as they were given."""
+        """The whole updates, not truncated."""
         return self._decomposition.updates
 
     @property
     def family(self) -> object:
-        """What a check of the base counts as the same adapter: itself."""
+        """Identifies the adapter in a check of the base: the object itself."""
         return self
 
     def slice(self, truncation: Truncation | None) -> dict[str, list[Delta]]:
         """Deltas by module name, of the singular directions of each ΔW that `truncation` keeps; None keeps all.
 
-        A ΔW of which all directions are kept is the untouched one, bit for bit. The first call for a truncation may
-        take a decomposition's time; any thread may call.
+        A ΔW of which all directions are kept is unchanged, bit for bit. The first call for a truncation may take the
+        time of a decomposition. Any thread may call.
         """
         with self._lock:
             if truncation not in self._slices:
@@ -85,7 +85,7 @@ class PlacedUpdate:
 
 
 def check_finite(update: Update, name: str) -> None:
-    """Raises ModelError where an update holds NaN or Inf."""
+    """Raises ModelError if an update has NaN or Inf."""
     for array in (update.B, update.A, update.dense):
         if array is not None and not np.isfinite(array).all():
             raise ModelError(
@@ -95,7 +95,7 @@ def check_finite(update: Update, name: str) -> None:
 
 
 class Placer:
-    """Finds where updates act in a model and makes tensors of them, on the model's device and in its type.
+    """Finds the modules that updates act on, and converts updates to tensors on the model's device in its dtype.
 
     Args:
         model: the base model; names of the updates are looked up in it.
@@ -109,7 +109,7 @@ class Placer:
         self.device, self.dtype = reference.device, reference.dtype
 
     def all(self, updates: Iterable[Update]) -> dict[str, list[Delta]]:
-        """Deltas by module name; raises ModelError where an update does not fit."""
+        """Deltas by module name; raises ModelError if an update does not fit."""
         placed: dict[str, list[Delta]] = {}
         modules = self.modules()
         for update in updates:
@@ -122,11 +122,11 @@ class Placer:
         return placed
 
     def modules(self) -> dict[str, nn.Module]:
-        """The model's modules by name, as they are now."""
+        """The model's modules by name."""
         return named_modules(self._model)
 
     def place(self, update: Update, modules: dict[str, nn.Module]) -> Iterator[tuple[str, Delta]]:
-        """Where an update acts: one module, or every module that shares the parameter."""
+        """(module name, delta) of the module that an update acts on, or of all that share the parameter."""
         if update.name in modules:
             module = modules[update.name]
             if linear_shape(module):
@@ -163,7 +163,7 @@ class Placer:
                     yield module_name, Parameters({leaf: vector})
 
     def _linear(self, update: Update, module: nn.Module, transposed: bool) -> Delta:
-        """`transposed`: the update has the own layout of a Conv1D's parameter, (in, out)."""
+        """`transposed`: the update is in the layout of a Conv1D's parameter, (in, out)."""
         out_in = linear_shape(module)
         assert out_in is not None
         if (update.shape[::-1] if transposed else update.shape) != out_in:
@@ -181,7 +181,7 @@ class Placer:
         return Table(self.tensor(update.matrix()))
 
     def tensor(self, array: np.ndarray) -> torch.Tensor:
-        """A copy on the model's device, in its type."""
+        """A copy on the model's device, in its dtype."""
         return torch.tensor(np.ascontiguousarray(array), dtype=self.dtype, device=self.device)
 
     def _misfit(self, update: Update, shape: tuple[int, ...]) -> ModelError:

@@ -1,6 +1,6 @@
-"""A model folder's tokenizer and chat template without transformers, to show in the web process what a model will see.
+"""A model folder's tokenizer and chat template without transformers, for the web process to show what a model sees.
 
-It has the few methods that `data.encoding` calls, and is tested to give the same tokens and masks as the library's own.
+It has the few methods that `data.encoding` calls; tests compare its tokens and masks with those of transformers.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 class PlainTokenizer:
-    """What `data.encoding.encode` needs of a tokenizer.
+    """A tokenizer with the methods that `data.encoding.encode` needs.
 
     Args:
         folder: a model folder with tokenizer.json and tokenizer_config.json.
 
     Raises:
-        ModelError: they are missing or damaged.
+        ModelError: these files are missing or damaged.
 
     Attributes:
         chat_template: the model's own, or the fallback.
@@ -51,20 +51,20 @@ class PlainTokenizer:
 
     @property
     def all_special_tokens(self) -> list[str]:
-        """Texts of the tokens that the settings name: beginning, end, unknown, padding."""
+        """Texts of the special tokens in the settings: beginning, end, unknown, padding."""
         return list(self._special.values())
 
     @property
     def added_tokens_decoder(self) -> dict[int, Any]:
-        """Id → token (with `content` and `special`) of those beside the trained vocabulary."""
+        """Id → token (with `content` and `special`) of the tokens added to the trained vocabulary."""
         return dict(self._tokenizer.get_added_tokens_decoder())
 
     def get_added_vocab(self) -> dict[str, int]:
-        """Tokens beside the trained vocabulary, and their ids."""
+        """Token → id of the tokens added to the trained vocabulary."""
         return {token.content: number for number, token in self._tokenizer.get_added_tokens_decoder().items()}
 
     def apply_chat_template(self, conversation: Sequence[dict[str, Any]], tokenize: bool = False, **given: Any) -> str:
-        """A chat as text; raises what the template raises."""
+        """A chat as text; raises whatever the template raises. `given`: further names that the template may use."""
         return self.render_tagged(conversation, **given)[0]
 
     def render_tagged(self, conversation: Sequence[dict[str, Any]], **given: Any) -> tuple[str, list[tuple[int, int]]]:
@@ -98,12 +98,12 @@ def _template(folder: Path, settings: dict[str, Any]) -> str:
 
 
 def _content(token: Any) -> str:
-    """A special token's text: it is stored as such, or as an object with `content`."""
+    """A special token's text, which is stored as a text or as an object with `content`."""
     return str(token.get("content", "")) if isinstance(token, dict) else str(token or "")
 
 
 def _special_tokens(settings: dict[str, Any], named: dict[str, str]) -> list[Any]:
-    """The special tokens that the settings list beside those of tokenizer.json."""
+    """The special tokens that the settings have in addition to those of tokenizer.json."""
     from tokenizers import AddedToken
 
     more = settings.get("additional_special_tokens") or settings.get("extra_special_tokens") or []

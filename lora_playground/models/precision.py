@@ -1,7 +1,6 @@
-"""Which arithmetic is fast on this machine, found by timing a few small matrix products. It knows no model.
+"""Finds which arithmetic is fast on this machine by timing a few small matrix products. It knows no model.
 
-bfloat16 is many times faster than float32 with AMX or CUDA, and many times slower on processors that only emulate it,
-so nothing is assumed.
+bfloat16 is many times faster than float32 with AMX or CUDA, and many times slower on processors that only emulate it.
 """
 
 from __future__ import annotations
@@ -18,18 +17,18 @@ if TYPE_CHECKING:
     import torch
 
 _GAIN = 1.25
-"""bfloat16 has to be so many times faster to be worth its rounding."""
+"""bfloat16 is chosen, in spite of its rounding, if it is at least this many times faster."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """What the probe chose.
+    """The result of the probe.
 
     Attributes:
         device: 'cuda' or 'cpu'.
-        dtype: 'float32' or 'bfloat16', in which weights are held and products are made.
-        threads: how many threads one process may use; all usable cores up to the point where more do not help.
-        float32_ms, bfloat16_ms: the timed product, in milliseconds; 0 where it was not timed.
+        dtype: 'float32' or 'bfloat16', of weights and products.
+        threads: how many threads one process may use: all usable cores, unless fewer are clearly faster.
+        float32_ms, bfloat16_ms: time of the product in milliseconds; 0 if it was not timed.
     """
 
     device: str
@@ -40,16 +39,16 @@ class Precision:
 
 
 def probe(device: str = "auto") -> Precision:
-    """Times small products once a process and device, and chooses; takes a few milliseconds.
+    """Times small products, once per process and device, in a few milliseconds.
 
     Args:
-        device: 'auto' takes CUDA where there is one.
+        device: 'cpu', 'cuda', or 'auto' for CUDA if there is one.
     """
     return _probe(pick_device(device))
 
 
 def pick_device(device: str = "auto") -> str:
-    """'cuda' or 'cpu' (or what was given, such as 'cuda:1'); 'auto' takes CUDA where there is one."""
+    """The device's name: 'auto' becomes 'cuda' if there is one, else 'cpu'; others, such as 'cuda:1', are unchanged."""
     import torch
 
     if device != "auto":
@@ -58,7 +57,7 @@ def pick_device(device: str = "auto") -> str:
 
 
 def torch_dtype(name: str | torch.dtype | None, device: str = "auto") -> torch.dtype:
-    """The dtype of a name ('float32', 'bfloat16'); None or 'auto' is what the probe chose for the device."""
+    """The dtype of a name ('float32', 'bfloat16'); None or 'auto' takes the probe's choice for the device."""
     import torch
 
     if isinstance(name, torch.dtype):
@@ -92,8 +91,8 @@ def _probe(device: str) -> Precision:
 
 
 def bounded(cores: int) -> int:
-    """The number of cores, or OMP_NUM_THREADS where that is less. People who share a machine set it: threads that
-    wait for each other on busy cores slow everything down."""
+    """The number of cores, or OMP_NUM_THREADS if that is less: on shared machines it is set because threads that wait
+    for each other on busy cores slow everything down."""
     told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return min(cores, int(told)) if told.isdigit() and int(told) > 0 else cores
 

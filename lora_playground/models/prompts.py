@@ -1,4 +1,4 @@
-"""From a conversation to the token ids a model reads before its reply, and the ids that end a reply.
+"""Converts a conversation to the token ids of a prompt, and finds the ids that end a reply.
 
 It knows the tokenizer's chat template; nothing of decoding.
 """
@@ -16,7 +16,7 @@ ROLES = ("system", "user", "assistant", "tool")
 
 
 def prompt_text(tokenizer: Any, conversation: Sequence[dict[str, Any]]) -> str:
-    """The conversation in the model's own template, up to where the assistant begins to speak."""
+    """The conversation in the model's own template, up to the point where the assistant begins to speak."""
     if not conversation:
         raise ChatError("There is nothing to answer: the conversation is empty.")
     for message in conversation:
@@ -36,7 +36,7 @@ def prompt_text(tokenizer: Any, conversation: Sequence[dict[str, Any]]) -> str:
 
 
 def can_be_asked(tokenizer: Any, conversation: Sequence[dict[str, Any]]) -> bool:
-    """Whether the model's template takes the conversation: it may not know turns of tools."""
+    """Whether the model's template can render the conversation: it may not know turns of tools."""
     if not any(turn["role"] == "tool" or "tool_calls" in turn for turn in conversation):
         return True
     try:

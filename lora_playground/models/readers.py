@@ -1,4 +1,4 @@
-"""How the rows of a batch are read: with the keys and values of what was read before, or each time from the beginning.
+"""Run the forward pass for the rows of a batch: with cached keys and values, or on the whole text for every token.
 
 They know token ids, a forward pass and per-row updates; nothing of how tokens are chosen.
 """
@@ -18,7 +18,7 @@ Updates = Sequence[RowUpdate | None]
 
 
 class CachedReader:
-    """Keeps keys and values. Prompts that are read together are padded on the left."""
+    """Caches keys and values. Prompts that are read together are padded on the left."""
 
     def __init__(self, forward: LlamaForward | TransformersForward) -> None:
         self._forward = forward
@@ -70,10 +70,10 @@ class CachedReader:
 
 
 class Rereader:
-    """Reads each row's whole text for each token, rows of one length together and never padded.
+    """Reads each row's whole text for every token, rows of equal length together and never padded.
 
     For models whose answers padding would change (recurrent ones, rotations that depend on a row's length), and for
-    those that keep other things than keys and values.
+    those whose state is not keys and values.
     """
 
     def __init__(self, forward: TransformersForward) -> None:

@@ -1,4 +1,4 @@
-"""What a person should know of a model folder before training on it, read from its files' headers alone."""
+"""Remarks on a model folder for the user to read before training, from the headers of its files alone."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ RECURRENT = {
     "bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "mamba", "mamba2", "minimax", "nemotron_h",
     "recurrent_gemma", "rwkv", "xlstm", "zamba", "zamba2",
 }  # fmt: skip
-"""Values of transformers' model_type of models that keep a state rather than keys and values."""
+"""Values of transformers' `model_type` of models with a recurrent state instead of keys and values."""
 _KEEPS_NOTHING = {"cpmant", "openai-gpt"}
-"""And of those that transformers gives no keys and values to keep."""
+"""The same of models for which transformers has no cache at all."""
 
 
 def remarks(folder: Path) -> list[str]:
-    """Sentences on what is left out, left alone or slow; an empty list for an ordinary model.
+    """Sentences on modules that are not loaded or not trained, and on what will be slow; empty for an ordinary model.
 
     Raises:
-        ModelError: the folder's model cannot be trained on and asked here.
+        ModelError: this app cannot train or run the folder's model.
     """
     config, shapes = read_config(folder), tensor_shapes(folder)
     if config.get("is_encoder_decoder"):
@@ -44,8 +44,8 @@ def remarks(folder: Path) -> list[str]:
 
 
 def rereads(config: dict[str, Any]) -> bool:
-    """Whether every token of an answer takes reading the whole text: for models with a recurrent state or with nothing
-    kept between tokens, and where the rotation of a position depends on how long the text is."""
+    """Whether every token of an answer needs a pass over the whole text: for models with a recurrent state or without a
+    cache, and if the rotation of a position depends on the length of the text."""
     nested = config.get("text_config")
     both = [config, nested if isinstance(nested, dict) else {}]
     if any(one.get("model_type") in RECURRENT | _KEEPS_NOTHING for one in both):

@@ -1,4 +1,4 @@
-"""Choosing the next token with noise that all panes share, and what is reported about a choice.
+"""Chooses the next token with noise that all panes share, and measures how two distributions differ.
 
 It knows logits and seeds only: no model, no tokenizer.
 """
@@ -18,7 +18,7 @@ class Sampling:
 
     Attributes:
         temperature: 0 takes the most probable token.
-        top_p: keep the smallest set of tokens whose probability reaches this.
+        top_p: only the smallest set of tokens with at least this probability is sampled from; 0 to 1.
         seed, group: rows that share both get the same noise at the same step.
     """
 
@@ -49,7 +49,7 @@ def nucleus(logits: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
 
 
 def choose(logits: torch.Tensor, rows: Sequence[Sampling], steps: Sequence[int]) -> list[int]:
-    """The next token of every row from logits (R, V), float32; steps[i] is how many tokens row i has chosen before."""
+    """The next token id of every row from logits (R, V), float32; steps[i]: how many tokens row i has already."""
     warm = [index for index, row in enumerate(rows) if row.temperature > 0]
     if warm:
         scores = logits if len(warm) == len(rows) else logits[warm]

@@ -1,6 +1,6 @@
-"""Which base models a server takes from visitors where strangers use it: those of the list, the hub's up to a size, and
-folders that whoever started it has named. It is told by environment variables, so that every process of the app keeps
-to it. It knows paths and sizes; no torch.
+"""Which base models visitors may use on a shared server: the listed ones, the hub's up to a size, and the folders given
+when it was started. Environment variables carry these limits to every process of the app. It knows paths and sizes; no
+torch.
 """
 
 from __future__ import annotations
@@ -12,22 +12,23 @@ from pathlib import Path
 from lora_playground.errors import ModelError
 
 SHARED_VARIABLE = "LORA_PLAYGROUND_SHARED"
-"""Set to 1 where the server listens beyond this machine."""
+"""Set to 1 if the server listens beyond this machine."""
 MODELS_VARIABLE = "LORA_PLAYGROUND_MODELS"
 """Folders that hold base models, separated as in PATH."""
 DOWNLOAD_VARIABLE = "LORA_PLAYGROUND_LARGEST_DOWNLOAD"
-"""Bytes that one base model or adapter from the hub may have on a shared server."""
+"""The most bytes of a base model or adapter from the hub on a shared server."""
 LARGEST = 8_000_000_000
 
 
 def share(models: Sequence[str] = (), shared: bool = False, largest: float | None = None) -> None:
-    """Sets what this process and those that it starts take.
+    """Sets the limits for this process and its children.
 
     Args:
-        models: folders with base models, each a model or a folder of models. largest: GB of a download.
+        models: folders with base models, each a model or a folder of models.
+        shared: whether strangers may use the server. largest: limit of a download in GB.
 
     Raises:
-        ModelError: one of them is no folder.
+        ModelError: one of `models` is not a folder.
     """
     folders = [Path(name).expanduser() for name in models]
     for folder in folders:
@@ -47,7 +48,7 @@ def is_shared() -> bool:
 
 
 def named() -> list[Path]:
-    """The base models in the folders that were named: model folders and GGUF files, by name."""
+    """The base models in the folders given to `share`: model folders and GGUF files, by name."""
     found: list[Path] = []
     for name in filter(None, os.environ.get(MODELS_VARIABLE, "").split(os.pathsep)):
         folder = Path(name)

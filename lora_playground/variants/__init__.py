@@ -25,7 +25,7 @@ VARIANTS: dict[str, Variant] = _discover()
 
 
 def get_variant(name: str) -> Variant:
-    """The variant of that name; raises ConfigError naming the ones there are."""
+    """The variant of this name; raises ConfigError, which lists the names that exist."""
     try:
         return VARIANTS[name]
     except KeyError:

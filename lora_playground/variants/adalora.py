@@ -1,4 +1,4 @@
-"""AdaLoRA: an SVD-shaped update whose rank is moved to the modules that need it."""
+"""AdaLoRA: an update in the form of an SVD, whose rank is shifted to the modules that need it."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -28,13 +28,13 @@ class Config(LowRankConfig):
 
     @property
     def start_rank(self) -> int:
-        """Rank of every module before pruning: half as much again, as in the paper's settings."""
+        """Rank of every module before pruning: one and a half times the final one, as in the paper's settings."""
         return self.rank + max(1, self.rank // 2)
 
 
 @dataclass(frozen=True)
 class AdaptiveBudget(LoraFamily):
-    """ΔW = s·P·Λ·Q with the least important triplets pruned on the way."""
+    """ΔW = s·P·Λ·Q, whose least important triplets are pruned in the course of training."""
 
     def check(self, config: Any, shapes: Mapping[str, tuple[int, int]], bits: int = 16) -> None:
         selected = select(shapes, config.target_modules)
@@ -87,7 +87,7 @@ class AdaptiveBudget(LoraFamily):
         return layer.lora_B[ADAPTER].float() * scale, a
 
     def after_backward(self, model: "torch.nn.Module", step: int) -> None:
-        """Notes how important each triplet is, then adds the gradient of γ·mean ‖PᵀP − I‖_F."""
+        """Records each triplet's importance, then adds the gradient of γ·mean ‖PᵀP − I‖_F."""
         import torch
 
         tuner: Any = model.base_model
@@ -146,7 +146,7 @@ class AdaptiveBudget(LoraFamily):
         tuner.peft_config[ADAPTER].rank_pattern = kept or None
 
     def save(self, model: "torch.nn.Module", folder: Path) -> None:
-        """PEFT's format, with the triplets that are not pruned."""
+        """Writes PEFT's format, with the triplets that are not pruned."""
         settings: Any = model.peft_config[ADAPTER]  # type: ignore[index]
         kept, settings.rank_pattern = settings.rank_pattern, None
         super().save(model, folder)
@@ -154,7 +154,7 @@ class AdaptiveBudget(LoraFamily):
 
 
 def _pruned(model: "torch.nn.Module") -> dict[str, list[bool]]:
-    """PEFT's rank pattern, read off the values: True for triplets whose Λ is not zero."""
+    """PEFT's rank pattern, {name: [whether the triplet's Λ is not zero]}."""
     parameters = {name: p for name, p in model.named_parameters() if f"lora_E.{ADAPTER}" in name}
     return {name: (p.detach().view(-1) != 0).tolist() for name, p in parameters.items()}
 

@@ -1,7 +1,7 @@
-"""What every variant declares and does: its options, its card, and how it attaches, counts, extracts and saves.
+"""The base class of variants: a variant's options and card, and how it attaches, counts, extracts and saves.
 
-Torch and PEFT are imported inside functions only, so that forms and flags can be made without them. It knows no
-single variant.
+Torch and PEFT are imported inside functions only, so that forms and flags can be built without them. It knows no
+particular variant.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Card:
-    """What a person reads about a variant.
+    """The description of a variant that the user reads.
 
     Attributes:
         sentence: what it does, in one sentence.
         equation: LaTeX of the adapted layer.
         parameters: LaTeX of the number of trained parameters of one (out, in) module.
-        frozen: what stays frozen, in words.
+        frozen: the frozen parts, in words.
         paper: 'Authors, title, year'; url: where to read it.
-        notes: traps and exceptions, such as an output that changes at step 0.
+        notes: pitfalls and exceptions, such as an output that differs from the base's at step 0.
     """
 
     sentence: str
@@ -43,17 +43,17 @@ class Card:
 
 @dataclass(frozen=True)
 class Part:
-    """One matrix of an adapted layer, as its card draws it.
+    """One matrix of an adapted layer, in the picture on a variant's card.
 
     Attributes:
         name: 'B'. rows, columns: its shape.
         trained: whether it trains.
-        before, after: signs around it: '+', '·', ')'.
-        pattern: which entries there are: '' all; 'diagonal'; 'blocks' along the diagonal; 'grid', all, cut into blocks
+        before, after: signs drawn around it: '+', '·', ')'.
+        pattern: which entries are drawn: '' all; 'diagonal'; 'blocks' along the diagonal; 'grid', all, cut into blocks
             along the longer side; 'scattered'.
-        blocks: how many.
-        numbers: trained numbers in it, where those are not all its entries.
-        again: starts a further line of the picture.
+        blocks: number of blocks in 'blocks' and 'grid'.
+        numbers: how many of its entries train; None for all.
+        again: whether it begins a new line of the picture.
     """
 
     name: str
@@ -76,22 +76,23 @@ class Part:
 
 
 def frozen_weight(shape: tuple[int, int], before: str = "") -> Part:
-    """W of that (out, in), which never trains."""
+    """The part W of shape (out, in), which never trains."""
     return Part("W", *shape, trained=False, before=before)
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What a variant keeps in memory for an adapted (out, in) module beside its trained numbers; `estimates.memory`
-    reckons with it, `benchmarks/memory_estimate.py` holds it against what is allocated.
+    """What a variant keeps in memory for an adapted (out, in) module beside its trained numbers: an input of
+    `estimates.memory`, compared with the allocated memory by `benchmarks/memory_estimate.py`.
 
     Attributes:
-        shared: whether x is kept, which modules that read the same x keep once.
-        inputs, outputs: further copies of x and of y, of each module's own.
-        copies: of W, such as a ΔW or a rotated W that is written out; passing: more of them, of one module at a time.
-        squares: matrices (in, in); squares_by_rank: so many more for each rank.
-        frozen: numbers that are neither W nor trained, in units of the size of a LoRA of that rank; trained: in units
-            of what is trained.
+        shared: whether the input x is kept; modules with the same x keep it once.
+        inputs, outputs: further copies of x and of the output y, for each module.
+        copies: matrices of W's shape, such as a ΔW or a rotated W that is formed. passing: more of them, but for one
+            module at a time.
+        squares: matrices (in, in). squares_by_rank: more of them, times the rank.
+        frozen: numbers that are neither W nor trained, in units of a LoRA of this rank. trained: further numbers, in
+            units of the trained ones.
     """
 
     shared: bool = True
@@ -107,15 +108,15 @@ class Memory:
 
 @dataclass(frozen=True)
 class Work:
-    """Arithmetic of an adapted (out, in) = (m, n) module beyond W's own and that of its trained numbers: floating-point
-    operations of a forward and a backward pass, as torch counts them (`tests/variants/test_flops.py`).
+    """Arithmetic of an adapted (out, in) = (m, n) module in a forward and a backward pass, beyond W's own and that of
+    its trained numbers, as torch counts it (`tests/variants/test_flops.py`).
 
     Attributes:
-        dense: for every token, in units of m·n: a ΔW that is written out and multiplied like W, where trained numbers
-            are not multiplied with tokens themselves.
-        frozen: for every token, in units of r(m + n): factors that do not train.
-        products: for every pass, in units of r·m·n: products of factors that are written out.
-        rotations: for every pass, in units of m·n·n: matrices (n, n) that W is multiplied by.
+        dense: per token, in units of m·n: products with a ΔW that is formed, in place of those with the trained
+            numbers.
+        frozen: per token, in units of r(m + n): products with factors that do not train.
+        products: per pass, in units of r·m·n: products of factors that form a matrix.
+        rotations: per pass, in units of m·n·n: products of W with a matrix (n, n).
     """
 
     dense: float = 0.0
@@ -125,18 +126,18 @@ class Work:
 
 
 RATES = {"adamw": 1.0, "muon": 2.5}
-"""By how much its learning rate exceeds AdamW's: for LoRA on pirate 0.01 was the best of 0.005, 0.01 and 0.02."""
+"""Optimiser → factor on AdamW's learning rate. Muon's: for LoRA on pirate 0.01 was the best of 0.005, 0.01 and 0.02."""
 
 
 @dataclass
 class Context:
-    """What a variant may need at attach time beside the model and its options.
+    """What a variant may need to attach, beside the model and its options.
 
     Attributes:
-        steps: planned optimiser steps (AdaLoRA's schedule needs them).
+        steps: planned optimiser steps (for AdaLoRA's schedule).
         seed: for start values.
-        batches: training micro-batches for data-driven starts (EVA, LoRA-GA, CorDA); dicts of tensors.
-        bits: 16, 8 or 4, how the base is stored.
+        batches: training micro-batches, dicts of tensors, for data-driven starts (EVA, LoRA-GA, CorDA).
+        bits: in which the base is stored: 16, 8 or 4.
     """
 
     steps: int = 0
@@ -153,13 +154,13 @@ class Variant:
         name, label: 'rslora', 'rsLoRA'.
         family: heading in the method list: 'LoRA', 'Initialisation', 'Decomposition', 'Orthogonal', 'Full', ...
         config: the Pydantic class of its options.
-        card: what a person reads.
-        learning_rate: default peak learning rate on the embedded model, which is small and wants large steps.
-        real_rate: default peak learning rate on any other base: the paper's, or what is usual for LoRA.
-        bits: which base storages it can take, of 16, 8, 4.
+        card: its description for the user.
+        learning_rate: default peak learning rate on the embedded model, which is small and needs large steps.
+        real_rate: default peak learning rate on any other base: the paper's, or the usual one for LoRA.
+        bits: the bits of a base that it supports, of 16, 8 and 4.
         identity_at_start: whether the adapted model equals the base before the first step, by default.
-        low_rank: whether ΔW has a rank bound set by the options (False: dense).
-        memory: what it keeps beside its trained numbers. work: what it computes beside them.
+        low_rank: whether the options bound ΔW's rank (False: dense).
+        memory, work: memory and arithmetic beyond that of the trained numbers.
     """
 
     name: str
@@ -176,11 +177,12 @@ class Variant:
     work: Work = Work()
 
     def beside(self, adapted: dict[str, tuple[int, int]], config: Any) -> tuple[int, int]:
-        """Numbers that adapted modules of these (out, in) keep beside what `memory` says: float32, and as computed."""
+        """Numbers that the adapted modules {name: (out, in)} keep beyond `memory`: (in float32, in the computing
+        dtype)."""
         return 0, 0
 
     def rate(self, source: str, optimiser: str = "adamw") -> float:
-        """The default peak learning rate on that base model (a ModelConfig's source) with that optimiser."""
+        """The default peak learning rate on a base model (`ModelConfig.source`) with an optimiser."""
         return (self.learning_rate if source == "embedded" else self.real_rate) * RATES[optimiser]
 
     def starts_as_base(self, config: Any) -> bool:
@@ -188,8 +190,15 @@ class Variant:
         return self.identity_at_start
 
     def check(self, config: Any, shapes: Mapping[str, tuple[int, int]], bits: int = 16) -> None:
-        """Raises ConfigError where the options do not fit a model with these linear modules (name → (out, in), the
-        output head left out) stored in so many bits. Needs no torch: forms call it before anything is loaded."""
+        """Checks the options against a model. Needs no torch: forms call it before anything is loaded.
+
+        Args:
+            shapes: {name: (out, in)} of the model's linear modules, without the output head.
+            bits: in which the model is stored.
+
+        Raises:
+            ConfigError: an option does not fit.
+        """
         if bits not in self.bits:
             stored = " or ".join(f"{b} bit" for b in self.bits)
             raise ConfigError(
@@ -207,19 +216,21 @@ class Variant:
         raise NotImplementedError
 
     def flops(self, name: str, shape: tuple[int, int], config: Any, tokens: int) -> float:
-        """Floating-point operations of training an adapted module (out, in) on so many tokens, forward and backward."""
+        """Floating-point operations of training an adapted module (out, in) on `tokens` tokens, forward and
+        backward."""
         (m, n), r = shape, getattr(config, "rank", 1)
         trained = 0 if self.work.dense else 6 * self.count([shape], config)
         token = (4 + self.work.dense) * m * n + trained + self.work.frozen * r * (m + n)
         return tokens * token + (self.work.products * r + self.work.rotations * n) * m * n
 
     def saved(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
-        """Numbers in the saved adapter, for modules of these (out, in) shapes: those that it trains, unless more are
-        needed to load it without this app."""
+        """How many numbers the saved adapter has, for modules of these (out, in) shapes: the trained ones, and those
+        without which it could not be loaded outside this app."""
         return self.count(shapes, config)
 
     def parts(self, shape: tuple[int, int], config: Any) -> tuple[Part, ...]:
-        """What an adapted module of that (out, in) is made of, to be drawn; W + B·A, or W + ΔW without a rank."""
+        """The matrices of an adapted module (out, in), for the picture on the card: W + B·A, or W + ΔW without a
+        rank."""
         (m, n), r = shape, getattr(config, "rank", None)
         if r is None:
             return frozen_weight(shape), Part("ΔW", m, n, before="+")
@@ -237,15 +248,16 @@ class Variant:
         """Called once after every optimiser step, from 1 (AdaLoRA's budget, CE-LoRA's refresh)."""
 
     def training_state(self, model: torch.nn.Module) -> dict[str, torch.Tensor]:
-        """What training has changed besides the trained parameters, for a checkpoint; only between two steps."""
+        """Tensors other than the trained parameters that training has changed, for a checkpoint. Called only between
+        two steps."""
         return {}
 
     def restore_training_state(self, model: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
-        """Sets what `training_state` gave; `state` is empty where a checkpoint has none."""
+        """Restores the tensors of `training_state`; `state` is empty if the checkpoint has none."""
 
     def updates(self, model: torch.nn.Module) -> list[Update]:
-        """ΔW of every adapted module against the pristine W, as factors where it has them, else dense. Scaling and
-        weight normalisation are folded in. Names are the base model's own module names, such as
+        """ΔW of every adapted module against the pristine W, as factors if it has them, else dense. Scaling and weight
+        normalisation are folded in. Names are the base model's own module names, such as
         'model.layers.0.self_attn.q_proj'."""
         raise NotImplementedError
 

@@ -48,7 +48,7 @@ class Config(LowRankConfig):
 
 @dataclass(frozen=True)
 class ComputationEfficient(PeftVariant):
-    """The tuner `celora`, whose rows are chosen after the first step and every so many after it."""
+    """The tuner `celora`, whose rows are chosen after the first step and every `refresh_every` steps after it."""
 
     def peft_config(self, model: torch.nn.Module, config: Any, context: Context, targets: list[str]) -> Any:
         from lora_playground.variants.tuners.celora import CeLoraConfig
@@ -96,7 +96,7 @@ class ComputationEfficient(PeftVariant):
         return layer.celora_B[ADAPTER].float() * layer.scaling[ADAPTER], layer.celora_A[ADAPTER].float()
 
     def after_step(self, model: torch.nn.Module, step: int) -> None:
-        """Chooses rows where the last step collected norms; has the step before each refresh collect them."""
+        """Chooses rows if the last step collected norms; the step before each refresh is made to collect them."""
         every: int = getattr(model, "_refresh_every", 10)
         for _, layer in tuner_layers(model):
             layer.refresh()
@@ -122,7 +122,7 @@ class ComputationEfficient(PeftVariant):
                 layer.approximation.collect = bool(state[f"collect.{name}"])
 
     def save(self, model: torch.nn.Module, folder: Path) -> None:
-        """A plain LoRA: the forward pass is LoRA's."""
+        """Writes a plain LoRA, since the forward pass is LoRA's."""
         save_as_plain_lora(model, self.updates(model), folder)
 
 

@@ -1,4 +1,4 @@
-"""Which modules CE-LoRA approximates, and how many rows of W it keeps there, from names and shapes. Needs no torch."""
+"""Which modules CE-LoRA approximates, and how many rows of W it keeps in them, by name and shape. Needs no torch."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def kept_share(name: str, options: Any) -> float:
 
     Args:
         name: the module's.
-        options: the variant's options or its tuner's config. Where they know the model's `depth` in decoder layers, the
-            tilt is added to the share in the last layer, taken from it in the first, and between them in proportion,
-            within 0.05 to 1: what a layer makes wrong reaches all layers below it.
+        options: the variant's options or its tuner's config. If they have the model's `depth` in decoder layers, the
+            tilt is added to the share in the last layer, subtracted in the first, and interpolated between them, within
+            0.05 to 1: an error in one layer's gradient reaches all layers below it.
     """
     if not options.amm:
         return 1.0
@@ -31,7 +31,7 @@ def kept_share(name: str, options: Any) -> float:
 
 
 def frozen_directions(shape: tuple[int, int], options: Any, rank: int) -> int:
-    """q: directions of W (m, n) that stay exact; 0 without Double-LoRA, 7/8 of the rank where no number is given."""
+    """q: directions of W (m, n) that stay exact; 0 without Double-LoRA, 7/8 of the rank if no number is given."""
     if not options.double_lora:
         return 0
     q = max(1, 7 * rank // 8) if options.frozen_rank is None else options.frozen_rank
@@ -45,8 +45,8 @@ def products(shape: tuple[int, int], rows: int, q: int) -> int:
 
 
 def rows_kept(name: str, shape: tuple[int, int], options: Any, rank: int) -> int:
-    """k = |I|: how many of the m rows are kept. All m, which is exact, where fewer would save no arithmetic and the
-    options say `only_where_it_saves`."""
+    """k = |I|: how many of the m rows are kept. All m, which is exact, if the option `only_where_it_saves` is set and
+    fewer would save no arithmetic."""
     rows = min(shape[0], math.ceil(kept_share(name, options) * shape[0]))
     cheaper = products(shape, rows, frozen_directions(shape, options, rank)) < math.prod(shape)
     return rows if cheaper or not options.only_where_it_saves else shape[0]

@@ -1,4 +1,4 @@
-"""What starts that look at the data share: batches made fit for the model, and a clear error where there are none.
+"""Shared by variants with data-driven starts: converts batches for the model, and raises a clear error without any.
 
 It knows batches and models, and no variant.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def need_batches(name: str, context: Context) -> Sequence[dict[str, torch.Tensor]]:
-    """The context's batches; raises ConfigError where there are none."""
+    """The context's batches; raises ConfigError if there are none. `name`: the variant's, for the message."""
     if not context.batches:
         raise ConfigError("variant.name", name, "it starts from training batches, and none were given")
     return context.batches

@@ -1,7 +1,7 @@
-"""Full fine-tuning: every parameter trains, the yardstick that low-rank variants are measured by.
+"""Full fine-tuning: every parameter trains. The standard that low-rank variants are compared with.
 
 PEFT has no format for it, so it saves `delta.safetensors` (the change of every trained parameter, by the checkpoint's
-own parameter names) and `full_delta.json`, which says how to apply it.
+own parameter names) and `full_delta.json` with instructions to apply it.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class FullFineTuning(Variant):
         return sum(prod(shape) for shape in shapes)
 
     def updates(self, model: torch.nn.Module) -> list[Update]:
-        """Dense, p − p₀ of every trained parameter; a linear module's weight goes by the module's name, (out, in)."""
+        """The dense p − p₀ of every trained parameter; a linear module's weight has the module's name, (out, in)."""
         from lora_playground.models.linear import is_linear, oriented
 
         linear = {f"{name}.weight": (name, module) for name, module in model.named_modules() if is_linear(module)}

@@ -1,4 +1,4 @@
-"""LoftQ: LoRA that starts by mending what 4-bit storage lost."""
+"""LoftQ: LoRA that starts by correcting the error of 4-bit storage."""
 
 import json
 from collections.abc import Callable
@@ -43,7 +43,7 @@ class QuantisationAware(LoraFamily):
 
 
 def _weights_of(source: str) -> "Callable[[str], torch.Tensor]":
-    """Reads single tensors of a checkpoint by name: a folder, or a hub id that is in the cache."""
+    """A function that reads single tensors of a checkpoint by name. `source`: a folder, or a hub id in the cache."""
     from safetensors import safe_open
     from transformers.utils import cached_file
 

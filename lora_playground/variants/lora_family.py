@@ -1,6 +1,6 @@
-"""What the variants that are options of PEFT's LoRA share: the LoraConfig, the factors, and starts that change W.
+"""The base class of variants that are options of PEFT's LoRA: builds the LoraConfig and reads the factors.
 
-It knows `peft.LoraConfig` and no single variant.
+It knows `peft.LoraConfig` and no particular variant.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoraFamily(PeftVariant):
-    """A variant that `peft.LoraConfig` switches on; y = Wx + s·B·A·x unless it says otherwise."""
+    """A variant that is an option of `peft.LoraConfig`; y = Wx + s·B·A·x unless it says otherwise."""
 
     def lora_options(self, config: Any, context: Context) -> dict[str, Any]:
         """Further arguments of LoraConfig."""

@@ -1,6 +1,6 @@
-"""What SLoRA, NLoRA, IntTune, LoRA-XS and PoLAR share: one tuner, y = Wx + s·B·N·A·x, of which each is a setting.
+"""The base class of SLoRA, NLoRA, IntTune, LoRA-XS and PoLAR, which are settings of one tuner, y = Wx + s·B·N·A·x.
 
-It knows `tuners.nystrom` and no single variant.
+It knows `tuners.nystrom` and no particular variant.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class NystromFamily(PeftVariant):
     core_only: bool = False
 
     def start(self, config: Any) -> Any:
-        """The tuner's start: the mode that the options name, for variants that have one."""
+        """The tuner's start: the options' `mode`, for variants that have one."""
         return config.mode
 
     def starts_as_base(self, config: Any) -> bool:
@@ -62,12 +62,12 @@ class NystromFamily(PeftVariant):
         return core if self.core_only else lora_count(shapes, config.rank) + core
 
     def flops(self, name: str, shape: tuple[int, int], config: Any, tokens: int) -> float:
-        """As any, with the products with A and B where they are frozen, and with the start that is subtracted."""
+        """As for any variant, plus the products with A and B if they are frozen, and with the subtracted start."""
         more = 4 * self.core_only + 4 * (self.start(config) in ("residual", "pinv_residual"))
         return super().flops(name, shape, config, tokens) + more * tokens * config.rank * sum(shape)
 
     def saved(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
-        """A plain LoRA with N multiplied into A; of rank 2r where the start is subtracted."""
+        """The numbers of a plain LoRA with N multiplied into A; of rank 2r if the start is subtracted."""
         twice = self.start(config) in ("residual", "pinv_residual")
         return (1 + twice) * lora_count(shapes, config.rank)
 
@@ -75,5 +75,5 @@ class NystromFamily(PeftVariant):
         return layer.factors(ADAPTER)
 
     def save(self, model: torch.nn.Module, folder: Path) -> None:
-        """A plain LoRA with N multiplied into A (and the start beside it), which stock PEFT loads without this app."""
+        """Writes a plain LoRA with N multiplied into A (and the start beside it), which stock PEFT can load."""
         save_as_plain_lora(model, self.updates(model), folder)

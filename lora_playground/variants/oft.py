@@ -47,7 +47,8 @@ class OrthogonalBlocks(PeftVariant):
         return sum(n // config.block_size * config.block_size * (config.block_size - 1) // 2 for _, n in shapes)
 
     def flops(self, name: str, shape: tuple[int, int], config: Any, tokens: int) -> float:
-        """W's, the rotation of every token, and three products of blocks forward and six backward for the series."""
+        """Those of W, of the rotation of every token, and of the series: three products of blocks forward, six
+        backward."""
         (m, n), b = shape, config.block_size
         return tokens * (4.0 * m * n + 6.0 * n * b) + 18.0 * n * b * b
 

@@ -1,4 +1,4 @@
-"""Option classes for variants that lack one of LoRA's: no alpha, or no rank. They know no variant."""
+"""Option classes for variants without some of LoRA's options (rank, alpha, dropout). They know no variant."""
 
 from typing import Literal
 

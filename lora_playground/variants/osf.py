@@ -74,7 +74,7 @@ class OrthogonalSubspace(PeftVariant):
         return super().flops(name, shape, config, tokens) + projections
 
     def saved(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
-        """A plain LoRA of rank 2r holds the trained directions and their start."""
+        """The numbers of a plain LoRA of rank 2r: the trained directions and their start."""
         return sum(2 * config.rank * (m + n) for m, n in shapes)
 
     def after_step(self, model: torch.nn.Module, step: int) -> None:

@@ -1,7 +1,7 @@
-"""The shared base of variants that PEFT carries out: checking, attaching, extraction of ΔW and saving.
+"""The base class of variants that PEFT implements: checks, attaches, extracts ΔW and saves.
 
-It knows PEFT's tuner layers and no single variant; a variant's file says which PEFT config to build, how many
-parameters it trains, and, where ΔW has factors, what they are.
+It knows PEFT's tuner layers and no particular variant. A variant's file builds the PEFT config, counts the trained
+parameters and, if ΔW has factors, reads them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ ADAPTER = "default"
 def _wrapped(model: torch.nn.Module, peft_config: Any) -> torch.nn.Module:
     """PEFT's model, with the adapter in float32 on a base in 16 bit.
 
-    What PEFT's cast makes anew is trainable even where it was frozen (IntTune's A and B), so it is frozen again.
+    PEFT's cast creates new parameters that train even if they were frozen (IntTune's A and B), so these are frozen
+    again.
     """
     from peft import get_peft_model
 
@@ -45,7 +46,7 @@ class PeftVariant(Variant):
     """A method that `peft.get_peft_model` attaches.
 
     Attributes:
-        conv1d: whether it can take GPT-2's Conv1D modules.
+        conv1d: whether it supports GPT-2's Conv1D modules.
     """
 
     conv1d: bool = True
@@ -55,7 +56,7 @@ class PeftVariant(Variant):
         raise NotImplementedError
 
     def check(self, config: Any, shapes: Mapping[str, tuple[int, int]], bits: int = 16) -> None:
-        """Raises ConfigError where the options do not fit a model with these linear modules: name → (out, in)."""
+        """As `Variant.check`: the target modules must exist, and the rank must fit them."""
         super().check(config, shapes, bits)
         selected = select(shapes, config.target_modules)
         rank = getattr(config, "rank", None)
@@ -86,17 +87,17 @@ class PeftVariant(Variant):
         return wrapped
 
     def prepare(self, model: torch.nn.Module, peft_config: Any, config: Any, context: Context) -> None:
-        """Called before wrapping, for starts that look at the data (LoRA-GA, CorDA)."""
+        """Called before wrapping, for data-driven starts (LoRA-GA, CorDA)."""
 
     def finish(self, model: torch.nn.Module, config: Any, context: Context) -> None:
         """Called after wrapping, for what PEFT's own initialisation does not do."""
 
     def factors(self, layer: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """(B, A) with ΔW = B·A for one tuner layer, scaling folded in, in (out, in) layout; None where it has none."""
+        """(B (out, k), A (k, in)) with ΔW = B·A of one tuner layer, scaling folded in; None if ΔW has no factors."""
         return None
 
     def updates(self, model: torch.nn.Module) -> list[Update]:
-        """ΔW of every adapted module: factors where the variant has them, else dense by `effective_delta`."""
+        """ΔW of every adapted module: by `factors` if it has any, else dense by `effective_delta`."""
         return updates_of(model, self.factors)
 
     def save(self, model: torch.nn.Module, folder: Path) -> None:
@@ -108,8 +109,8 @@ class PeftVariant(Variant):
 def updates_of(
     model: torch.nn.Module, factors: Callable[[Any], tuple[torch.Tensor, torch.Tensor] | None] | None
 ) -> list[Update]:
-    """ΔW of every tuner layer of a model, and of biases that are changed with it: B·A by `factors` where that gives
-    any, else dense by `effective_delta`."""
+    """ΔW of every tuner layer of a model, and of biases that change with it: B·A if `factors` returns any, else dense
+    by `effective_delta`."""
     import torch
 
     found = []
@@ -145,10 +146,13 @@ def base_weight(layer: torch.nn.Module) -> torch.Tensor:
 
 
 def effective_delta(layer: Any, chunk: int = 1024) -> torch.Tensor:
-    """ΔW (out, in) of any tuner layer whose output is affine in its input: the identity matrix is pushed through it.
+    """ΔW (out, in) of any tuner layer whose output is affine in its input: its output for the identity matrix.
 
-    The base module is swapped for a float32 copy of its (dequantised) weight meanwhile, so that neither a 16-bit nor
-    a 4-bit base adds rounding, and the pass is in evaluation mode, so that dropout is off.
+    For the pass the base module is replaced by a float32 copy of its (dequantised) weight, so that neither a 16-bit
+    nor a 4-bit base adds rounding, and the layer is in evaluation mode, so that dropout is off.
+
+    Args:
+        chunk: rows of the identity matrix per pass.
     """
     import torch
 
@@ -171,7 +175,7 @@ def effective_delta(layer: Any, chunk: int = 1024) -> torch.Tensor:
 
 
 def effective_bias_delta(layer: Any) -> torch.Tensor | None:
-    """What a tuner layer changes of its base module's bias (out,): rescaled outputs rescale it; None where nothing."""
+    """The change of the base module's bias (out,): variants that rescale outputs rescale it too. None if unchanged."""
     import torch
 
     bias = getattr(layer.get_base_layer(), "bias", None)
@@ -215,7 +219,7 @@ def lora_count(shapes: Iterable[tuple[int, int]], rank: int) -> int:
 
 
 def fan_in_fan_out(model: torch.nn.Module, targets: Iterable[str]) -> bool:
-    """PEFT's option of that name: whether every module that `targets` matches is a Conv1D."""
+    """PEFT's option of this name: whether every module that `targets` matches is a Conv1D."""
     from lora_playground.models.linear import is_conv1d
 
     ends = tuple(targets)

@@ -1,8 +1,8 @@
-"""LoRA variants that start from factors B₀, A₀ taken from W or from the data, and yet leave the output unchanged.
+"""The base class of LoRA variants that start from factors B₀, A₀ of W or of the data, with the output unchanged.
 
-PEFT subtracts s·B₀A₀ from the stored W. Here W stays as it is: a frozen copy of the start, with scaling −s, runs beside
-the trained factors, so that y = Wx + s(BA − B₀A₀)x. The output is that of PEFT's residual, but W is pristine in
-memory too, also where it is stored in 4 bit, and the update against W is exactly [sB, −sB₀]·[A; A₀], of rank ≤ 2r.
+PEFT subtracts s·B₀A₀ from the stored W. Here W is not changed: a frozen copy of the start, with scaling −s, runs beside
+the trained factors, so that y = Wx + s(BA − B₀A₀)x. The output is that of PEFT's residual, but W stays pristine in
+memory, even if it is stored in 4 bit, and the update against W is exactly [sB, −sB₀]·[A; A₀], of rank ≤ 2r.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ START = "start"
 
 @dataclass(frozen=True)
 class StartFamily(LoraFamily):
-    """Lets PEFT compute B₀, A₀ with its own initialisation, then puts W back and keeps the start as a frozen part."""
+    """Lets PEFT compute B₀, A₀ with its own initialisation, then restores W and keeps the start as a frozen adapter."""
 
     def attach(self, model: torch.nn.Module, config: Any, context: Context) -> torch.nn.Module:
-        """As PEFT attaches it, with W bit-identical afterwards."""
+        """Attaches as PEFT does, but leaves W bit-identical."""
         from lora_playground.models.linear import is_linear, is_quantised
 
         weights: dict[str, Any] = {name: m.weight for name, m in model.named_modules() if is_linear(m)}
@@ -47,7 +47,7 @@ class StartFamily(LoraFamily):
         return wrapped
 
     def begin(self, model: Any, config: Any) -> None:
-        """Sets B₀, A₀ where PEFT's own initialisation has not done so already; W is as it was."""
+        """Sets B₀, A₀ if PEFT's own initialisation has not done so; called when W is restored."""
 
     def parts(self, shape: tuple[int, int], config: Any) -> tuple[Part, ...]:
         (m, n), r = shape, config.rank
@@ -55,7 +55,7 @@ class StartFamily(LoraFamily):
         return *super().parts(shape, config), *start
 
     def saved(self, shapes: Iterable[tuple[int, int]], config: Any) -> int:
-        """A plain LoRA of rank 2r: the factors and their start."""
+        """The numbers of a plain LoRA of rank 2r: the factors and their start."""
         return 2 * self.count(shapes, config)
 
     def factors(self, layer: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -66,7 +66,7 @@ class StartFamily(LoraFamily):
         return torch.cat(b, dim=1), torch.cat(a, dim=0)
 
     def save(self, model: torch.nn.Module, folder: Path) -> None:
-        """A plain LoRA of rank 2r: PEFT's own format of these starts would need W to be rewritten on loading."""
+        """Writes a plain LoRA of rank 2r: PEFT's own format of these starts would need W to be rewritten on loading."""
         save_as_plain_lora(model, self.updates(model), folder)
 
 

@@ -1,6 +1,6 @@
-"""Which modules of a model a variant adapts, and what a rank may be for them; works on names and shapes alone.
+"""Which modules of a model a variant adapts, and the highest rank for them, from names and shapes alone.
 
-It knows no variant. Torch is imported only inside `linear_shapes`, which lists a live model's linear modules.
+It knows no variant. Torch is imported only inside `linear_shapes`, which lists a loaded model's linear modules.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ Shapes = Mapping[str, tuple[int, int]]
 
 
 def linear_shapes(model: torch.nn.Module) -> dict[str, tuple[int, int]]:
-    """(out, in) of every linear module of a live model that can have an update; without its output head, and without
-    what reads pictures or sounds."""
+    """{name: (out, in)} of every linear module of a loaded model that can have an update: all but the output head and
+    the modules that read pictures or sounds."""
     from lora_playground.models.catalogue import EXPERTS, NOT_TEXT, is_adaptable
     from lora_playground.models.linear import is_linear, linear_shape
 
@@ -35,7 +35,8 @@ def linear_shapes(model: torch.nn.Module) -> dict[str, tuple[int, int]]:
 def select(shapes: Shapes, targets: Literal["all-linear"] | list[str]) -> dict[str, tuple[int, int]]:
     """The modules that `targets` names, by full name or by its last parts as PEFT matches them ('q_proj').
 
-    Raises ConfigError where a name matches nothing, naming those there are.
+    Raises:
+        ConfigError: a name matches nothing; the message lists the names that exist.
     """
     if targets == "all-linear":
         return dict(shapes)
@@ -55,8 +56,8 @@ def select(shapes: Shapes, targets: Literal["all-linear"] | list[str]) -> dict[s
 
 
 def short_names(selected: Iterable[str], names: Iterable[str]) -> list[str]:
-    """The shortest list of last names that matches exactly `selected` among the `names` of a model's modules; full
-    names where a last name is ambiguous."""
+    """The shortest list of names that matches exactly `selected` among the `names` of a model's modules: last parts,
+    but full names for those whose last part is ambiguous."""
     wanted = set(selected)
     lasts = {name.rsplit(".", 1)[-1] for name in wanted}
     if all(name in wanted for name in names if name.rsplit(".", 1)[-1] in lasts):
