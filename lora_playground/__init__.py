@@ -11,7 +11,7 @@ _FUNCTIONS = ("chat", "estimate", "list_runs", "load_run", "spectra", "train", "
 
 
 def __getattr__(name: str) -> Any:
-    """The functions of `lora_playground.notebook`, imported when they are asked for."""
+    """Imports the functions of `lora_playground.notebook` at their first use."""
     if name in _FUNCTIONS:
         place = "lora_playground.chat" if name == "chat" else "lora_playground.notebook"
         module = importlib.import_module(place)

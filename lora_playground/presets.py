@@ -47,7 +47,7 @@ def preset_options(name: str) -> dict[str, Any]:
 
 
 def preset_of(config: RunConfig) -> str | None:
-    """The preset whose options a config has; None where it has others, or a time budget."""
+    """The preset whose options a config has; None if it has others, or a time budget."""
     if config.training.seconds is not None:
         return None
     return next((name for name in PURPOSES if preset_options(name) == _held(config)), None)

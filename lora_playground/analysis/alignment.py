@@ -220,7 +220,7 @@ def _median_square(beta: float) -> float:
 
 
 def above_noise(values: np.ndarray, shape: tuple[int, int], frobenius: float | None = None) -> tuple[int, float]:
-    """How many directions of a dense update stand above the edge of noise, and the edge.
+    """(how many directions of a dense update are above the edge of noise, that edge).
 
     Args:
         values: the whole spectrum, or its largest part.

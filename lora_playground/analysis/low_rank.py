@@ -120,9 +120,10 @@ def nonzero(values: np.ndarray) -> int:
 
 
 def cut_to_ranks(matrices: Sequence[np.ndarray], ranks: Sequence[int | None]) -> list[np.ndarray]:
-    """The best approximations of small matrices by these ranks, float64; None leaves a matrix as it is.
+    """The best approximations of small matrices (m, n) by these ranks, float64; for rank None the matrix itself.
 
-    Those of one shape are cut together: M·VVᵀ, with V the leading eigenvectors of MᵀM, takes half the time of an SVD.
+    Matrices of one shape and rank are computed together: M·VVᵀ, with V the leading eigenvectors of MᵀM, takes half the
+    time of an SVD.
     """
     made, alike = list(matrices), dict[tuple[int, ...], list[int]]()
     for number, (M, rank) in enumerate(zip(matrices, ranks)):

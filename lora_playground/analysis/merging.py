@@ -33,7 +33,7 @@ class Part:
         name: the module's.
         B, A: (m, k_b) and (k_a, n), the same for all weights.
         core: w (T,) → K (k_b, k_a), with ΔW(w) = B·K·A.
-        rank: to which K is cut; then B and Aᵀ have orthonormal columns. None where it is not.
+        rank: to which K is cut; then B and Aᵀ have orthonormal columns. None if it is not.
     """
 
     name: str

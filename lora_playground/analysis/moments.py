@@ -76,7 +76,7 @@ class Moments:
 
 
 def moments(folder: Path) -> dict[int, Path]:
-    """{steps done: file} of what `Moments` kept there, in order; empty where it kept nothing."""
+    """{steps done: file} of what `Moments` kept there, in order; empty if it kept nothing."""
     if not folder.is_dir():
         return {}
     found = {int(name[1]): path for path in folder.iterdir() if (name := _NAME.fullmatch(path.name))}

@@ -33,7 +33,7 @@ class Spectrum:
         values: (k,) descending, float64. All of them, or the largest k if `exact` is False.
         frobenius: ‖ΔW‖_F of the whole update, even if only some values are known.
         shape: (out, in).
-        exact: False where a randomised sketch was used.
+        exact: False if a randomised sketch was used.
         error: bound on the distance of any of `values` to a true singular value (0.0 if exact).
         method: 'gram', 'qr', 'dense' or 'sketch'.
     """

@@ -167,7 +167,7 @@ class ChatToken(Section):
         text: what it adds to the shown text; may be empty within a character of several tokens.
         logprob: log-probability in nats at temperature 1.
         top: the five most probable next tokens here, as [text, log-probability].
-        kl: KL(this pane ‖ base) in nats, both having read the same words; None where there is no base to compare with.
+        kl: KL(this pane ‖ base) in nats, both having read the same words; None if there is no base to compare with.
         base_logprob, base_top: the base's, having read the same words.
         choice: in teacher forcing, what this pane would have said.
     """
@@ -202,7 +202,7 @@ class PaneEnd(Section):
     Attributes:
         reason: 'stop' (the model ended it), 'length', 'cancelled', 'deadline'.
         text: the whole answer.
-        first_difference: index of the first token that differs from the first base pane's; None where none does.
+        first_difference: index of the first token that differs from the first base pane's; None if all are equal.
         mean_kl: mean of the tokens' KL in nats.
     """
 

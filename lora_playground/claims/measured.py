@@ -39,7 +39,7 @@ class Measurement(BaseModel):
 
 def digest(claim: Claim) -> str:
     """A digest of all parts of a claim on which its numbers depend: sides, measure, number of seeds, names of figures.
-    Changing only its texts leaves the digest as it is."""
+    Changes of its texts alone do not change the digest."""
     sides = {key: side.config for key, side in claim.sides.items()}
     figures = sorted(getattr(claim.test, "bounds", {}))
     plain = json.dumps([sides, claim.measure, claim.seeds, figures], sort_keys=True)

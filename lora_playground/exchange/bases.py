@@ -1,4 +1,4 @@
-"""Which base model an adapter belongs to: the one that is asked for, the one that it names, or the embedded one.
+"""Finds the base model of an adapter: the one that the user gives, the one that its config names, or the embedded one.
 
 It reads configs and headers of model folders; nothing of runs or torch.
 """
@@ -51,7 +51,7 @@ def bases_of(adapter: Adapter, asked: str | None, refused: list[str], familiar: 
             of these.
 
     Raises:
-        AdapterError: the base that was asked for does not fit.
+        AdapterError: the base that the user gives does not fit.
     """
     if asked:
         folder = folder_of(asked)

@@ -161,7 +161,7 @@ class LocalTrainer:
                 parameter.grad = None
 
     def judge(self, server: Server) -> dict[str, float | None]:
-        """`loss` on the validation examples and `score` on the first test rows; None where there are no such rows."""
+        """`loss` on the validation examples and `score` on the first test rows; None if there are no such rows."""
         rank = next(iter(server.factors.values())).rank
         model = self._attach(rank)
         self._set_base(server.merged_total())

@@ -236,8 +236,8 @@ class Supervisor:
         """Recovers from a server that died, then begins to run jobs. Queued jobs stay queued.
 
         Args:
-            unready: for so many seconds no worker is prepared, unless `make_ready` is called: that takes a processor
-                for some seconds, which the first page needs more.
+            unready: seconds before the first worker is prepared, unless `make_ready` is called earlier. Preparing takes
+                a processor for some seconds, which the first page needs more.
         """
         self.dispatcher.start(unready)
 

@@ -70,7 +70,7 @@ class Figures:
         }
 
     def mean(self, quantity: Quantity) -> float | None:
-        """The mean over the seeds; None where nothing was measured."""
+        """The mean over the seeds; None if nothing was measured."""
         numbers = self.values.get(quantity)
         return statistics.fmean(numbers) if numbers else None
 

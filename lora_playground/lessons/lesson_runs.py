@@ -134,8 +134,8 @@ class LessonRuns:
             return False
 
     def _nameless(self, lesson: Lesson, key: str, source: str) -> str:
-        """The id of a run that holds only the adapter of a hidden run, under the lesson's title. It is made when first
-        asked for. '' if that fails."""
+        """The id of a run that holds only the adapter of a hidden run, under the lesson's title. It is made at the
+        first call. '' if that fails."""
         name = digest(lesson, key)
         with self._lock:
             kept = read_json(self._file) or {}

@@ -357,8 +357,8 @@ def _cell(quantity: Quantity, value: float | None, figures: Figures) -> View:
 
 
 def _told_apart(titles: list[str]) -> list[str]:
-    """Titles of runs without what stands before their first comma, if that is the same in all: 'pirate, rank 1' and
-    'pirate, rank 8' become 'rank 1' and 'rank 8'."""
+    """Titles of runs without the text before the first comma, if it is the same in all: 'pirate, rank 1' and 'pirate,
+    rank 8' become 'rank 1' and 'rank 8'."""
     shared, comma, _ = titles[0].partition(", ")
     if len(titles) > 1 and comma and all(title.startswith(shared + comma) for title in titles):
         return [title.removeprefix(shared + comma) for title in titles]

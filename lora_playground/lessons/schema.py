@@ -203,8 +203,8 @@ class Check(Part):
 
 
 class Modify(StepPart):
-    """Asks for something that people do on their own. Done when `check` is met; the page tells `done` then, and offers
-    `hint` before."""
+    """A task for the learner. It is done when `check` is met; the page then shows `done`, and before that offers
+    `hint`."""
 
     kind: Literal["modify"]
     check: Check

@@ -54,11 +54,11 @@ class ModelCard:
     Attributes:
         source: what to give as ``model.source``.
         label: a short name.
-        parameters: how many, or 0 where unknown.
+        parameters: how many, or 0 if unknown.
         licence: its SPDX id or name; gated: whether the hub wants a login and an accepted licence.
         notes: one sentence.
         on_disk: whether it can be used with no network.
-        template: the name of its chat template, '' where it has none.
+        template: the name of its chat template, '' if it has none.
     """
 
     source: str
@@ -174,8 +174,8 @@ def cached_snapshot(hub_id: str) -> Path | None:
 
 
 def sizes_of(source: str) -> ModelShape | None:
-    """The sizes of a base model: of its files where it is on this disk, else as the catalogue declares them; None for
-    another hub model that is not here yet. Errors as `resolve`, and ModelError where its config tells no sizes."""
+    """The sizes of a base model: from its files if it is on this disk, else those that the catalogue declares; None for
+    another hub model that is not here yet. Errors as `resolve`, and ModelError if its config has no sizes."""
     folder = folder_of(source)
     if folder is not None:
         return model_shape(read_config(folder))
@@ -190,7 +190,7 @@ def declared_sizes(source: str) -> ModelShape | None:
 
 
 def is_conv1d(source: str) -> bool:
-    """Whether the model's linear modules are GPT-2's Conv1D; False where that is not known yet."""
+    """Whether the model's linear modules are GPT-2's Conv1D; False if that is not known yet."""
     folder = folder_of(source)
     if folder is None:
         return any(card.source == source and sizes["model_type"] in CONV1D_MODELS for card, sizes in _hub_models())
@@ -276,7 +276,7 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of the model itself, one or its shards; raises ModelError where they are not all there."""
+    """The safetensors files of the model itself, one or its shards; raises ModelError if they are not all there."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file():
         return [single]
@@ -320,7 +320,7 @@ def _check_embedded() -> None:
 
 
 def _prefix(stored: str | None, blocks: str) -> str:
-    """The loaded model's name for what stands before the list of blocks: some files leave the outermost part out."""
+    """The loaded model's prefix of the list of blocks; some files leave its first part out."""
     if stored is None or stored == "":
         return "transformer" if blocks == "h" else "model"
     if stored == "language_model.model":
@@ -329,6 +329,6 @@ def _prefix(stored: str | None, blocks: str) -> str:
 
 
 def _place(rest: str) -> int:
-    """Where a module stands inside its block: attention before the MLP, inputs before outputs."""
+    """A module's position within its block: attention before the MLP, inputs before outputs."""
     ends = [number for number, end in enumerate(_ORDER) if rest == end or rest.endswith("." + end)]
     return max(ends, default=len(_ORDER))

@@ -60,7 +60,7 @@ class Decoder:
 
     @property
     def forward(self) -> LlamaForward | TransformersForward:
-        """The forward pass: the plain one if it fits the model as it is at the moment, else transformers' own."""
+        """The forward pass: the plain one if it fits the model at the moment, else transformers' own."""
         return self._llama if self._llama is not None and fits(self.model) else self._transformers
 
     @cached_property

@@ -1,6 +1,6 @@
-"""The sizes of a decoder model as its config.json tells them, and what follows: its linear modules and its parameters.
+"""The sizes of a decoder model from its config.json, and hence its linear modules and number of parameters.
 
-Plain arithmetic on a dict: no torch, no files. For models that are not on this disk yet, and for what a run will cost.
+Plain arithmetic on a dict: no torch, no files. For models that are not on this disk yet, and for estimates of a run.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def allowed(path: Path) -> bool:
 
 
 def check_size(name: str, size: int) -> None:
-    """Raises ModelError where a download from the hub is larger than a shared server takes."""
+    """Raises ModelError if a download from the hub is larger than a shared server takes."""
     most = int(os.environ.get(DOWNLOAD_VARIABLE) or LARGEST)
     if is_shared() and size > most:
         raise ModelError(

@@ -118,7 +118,7 @@ def _interval(point: Point) -> dict[str, Any]:
 
 
 def _places(points: Sequence[Point], names: Sequence[str], x: dict[str, Any], y: dict[str, Any]) -> list[str]:
-    """Where each run's name stands beside its mark, as `labels.beside` finds it; the Pareto front chooses first."""
+    """The position of each run's name beside its mark, by `labels.beside`; the Pareto front has the first choice."""
     at = [_fraction(math.log10(p.x) if x.get("type") == "log" and p.x > 0 else p.x, x["range"]) for p in points] if (
         "range" in x) else [0.5] * len(points)  # fmt: skip
     up = [_fraction(p.y, y["range"]) for p in points]
@@ -136,7 +136,7 @@ def _fraction(value: float, ends: Sequence[float]) -> float:
 
 
 def apart(labels: Sequence[str]) -> list[str]:
-    """Names as short as tells them apart: without the parts that all share, and without last parts that are not needed.
+    """The shortest names that differ: without the parts that all share, and without last parts that are not needed.
 
     'pirate · lora r8 · 60 steps' is 'lora r8' beside 'pirate · lora r2 · 30 steps'.
     """
@@ -187,7 +187,7 @@ def cut_figure(
 
     Args:
         k: numbers of directions kept, rising; 0 is the base.
-        loss: validation loss at each k in nats per token. score: task score, 0 to 1. None where not measured.
+        loss: validation loss at each k in nats per token. score: task score, 0 to 1. None if not measured.
         energy: share of energy at each k. kept: the chosen k, which is marked.
     """
     title = "What is left when only the first k directions are kept"

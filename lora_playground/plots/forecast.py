@@ -33,7 +33,7 @@ def foretold_figure(module: dict[str, Any], shares: dict[str, Any], at: str = "a
     """For each direction of a module, how much of it lies in as many leading directions of G₀, with what chance gives.
 
     Args:
-        module: as it is at the end. shares: its `reads` and `writes` at the moment that is shown.
+        module: its final values. shares: its `reads` and `writes` at the moment that is shown.
     """
     x = [f"{i + 1}" for i in range(len(module["reads"]))]
     data: list[dict[str, Any]] = []

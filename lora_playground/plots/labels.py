@@ -1,4 +1,4 @@
-"""Where names stand beside marks in a picture, so that they cover neither each other nor a mark. It knows no run."""
+"""Places names beside marks in a picture, so that they cover neither each other nor a mark. It knows no run."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def beside(
     order: Sequence[int],
     bars: Sequence[tuple[float, float]] = (),
 ) -> list[str]:
-    """Plotly's `textposition` of each name, "" where it finds no room: the pointer tells it then.
+    """Plotly's `textposition` of each name, "" if there is no free place; the name then only appears on hovering.
 
     A name is kept off other names, marks and, where that can be, intervals. It is tried towards the middle first, where
     neither end cuts it.
 
     Args:
         at, up: places of the marks in parts of the picture's width and height.
-        names: what stands beside each; "" for none.
+        names: text beside each; "" for none.
         order: which mark chooses first. bars: low and high end of each mark's interval.
     """
     dots = [(a - DOT[0], u - DOT[1], a + DOT[0], u + DOT[1]) for a, u in zip(at, up)]

@@ -23,10 +23,10 @@ def scree_png(title: str, series: Sequence[tuple[str, Sequence[float]]], most: i
     """Singular values in descending order, one line for each of `series`: (label, σ).
 
     Args:
-        most: at most so many values of each are drawn.
+        most: the most values of each that are drawn.
 
     Returns:
-        A PNG of 900 × 520 pixels; where all values are zero it says so.
+        A PNG of 900 × 520 pixels; if all values are zero it says so.
     """
     image = Image.new("RGB", SIZE, "#ffffff")
     pen = ImageDraw.Draw(image)

@@ -54,7 +54,7 @@ def scree_figure(
         rank: the rank budget r, marked; or one for each of the series.
         log: logarithmic σ axis.
         module: the module's name, for the title.
-        points: at most so many values a run are drawn.
+        points: the most values of a run that are drawn.
         edge: upper edge of what noise alone would give (Marchenko–Pastur), drawn for dense updates; or several, each
             with its run's colour.
     """

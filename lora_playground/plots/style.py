@@ -105,7 +105,7 @@ def _power(value: float) -> str:
 
 
 def rounded(values: Iterable[float | None], digits: int = 4) -> list[float | None]:
-    """Numbers with so many significant digits, so that an update is small. None and non-finite values become gaps."""
+    """Numbers with `digits` significant digits, so that an event is small. None and non-finite values become gaps."""
     kept: list[float | None] = []
     for value in values:
         if value is None or not math.isfinite(value):

@@ -124,7 +124,7 @@ def score_figure(rows: Sequence[Row], base: float | None = None) -> dict[str, An
 
 
 def describe_scores(rows: Sequence[Row], enough: Row | None, best: Row | None, n: int) -> str:
-    """Sentences on the smallest rank that is as good as the best one, as far as these test rows can tell."""
+    """Sentences on the smallest rank that is as good as the best one, within the test rows' statistical error."""
     if enough is None or best is None:
         return ""
     seeds = len(best[5])

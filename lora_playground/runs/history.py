@@ -25,7 +25,7 @@ def read_events(path: Path, offset: int = 0, most: int | None = None) -> tuple[l
     damaged lines are skipped, a missing file has no events.
 
     Args:
-        most: read only about so many bytes, but at least one line.
+        most: about how many bytes to read at most, but at least one line.
     """
     try:
         with open(path, "rb") as file:
@@ -58,7 +58,7 @@ def history(events: Iterable[Event]) -> list[Event]:
 
 
 def _until(event: Event, last: int) -> Event | None:
-    """An event without what it says about steps after `last`; None if nothing is left of it."""
+    """An event without its values for steps after `last`; None if nothing is left of it."""
     if event["type"] != "loss":
         return None if isinstance(event.get("step"), int) and event["step"] > last else event
     keep = sum(1 for step in event["steps"] if step <= last)

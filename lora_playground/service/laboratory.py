@@ -56,7 +56,7 @@ class Laboratory:
         """Lists sweeps, newest first: state, how many runs there are and how many have ended, the best score.
 
         Args:
-            limit: at most so many, 1 to 1000.
+            limit: the most sweeps to list, 1 to 1000.
         """
         scheduler = self._scheduler()
         return [line(scheduler.read(one)) for one in scheduler.store.list()[: whole("limit", limit, 1, 1000)]]
@@ -94,12 +94,12 @@ class Laboratory:
     def merge(
         self, who: str, runs: list[str], weights: list[float] | None = None, title: str = "", **options: Any
     ) -> dict[str, Any]:
-        """Mixes 2 to 4 finished runs of one base into a new run, saved as a plain LoRA, and tells its norms.
+        """Mixes 2 to 4 finished runs of one base into a new run, saved as a plain LoRA, and returns its norms.
 
         Args:
             runs: ids of the runs.
             weights: one for each, from -2 to 2; left out, 1 each.
-            title: the new run's name; '' tells what was mixed.
+            title: the new run's name; '' makes one from the names of the mixed runs.
         """
         given = section_of(MixingOptions, options)
         names, shares = weighed(runs, weights)

@@ -102,7 +102,7 @@ class Operations(Exchanging, Laboratory, Readings, Learning):
         """Lists runs, newest first: state, dataset, variant, rank, score of base and adapted model.
 
         Args:
-            limit: at most so many, 1 to 1000.
+            limit: the most runs to list, 1 to 1000.
         """
         most = whole("limit", limit, 1, 1000)
         rows: list[dict[str, Any]] = []
@@ -132,8 +132,8 @@ class Operations(Exchanging, Laboratory, Readings, Learning):
         Args:
             file: JSONL, JSON, CSV, TSV, Parquet or text, up to 20 MB.
             text: the rows themselves, such as one {"prompt": "...", "completion": "..."} a line.
-            name: what the text is called; its ending tells the format.
-            hub: a dataset of the Hugging Face hub, such as openai/gsm8k, where there is neither file nor text.
+            name: a file name for the text; its ending gives the format.
+            hub: a dataset of the Hugging Face hub, such as openai/gsm8k, instead of a file or text.
             split: its part: train, or with its subset main/train.
             columns: which column has which role, such as {"prompt": "Question", "completion": "Answer"}; {} finds them.
             metric: how answers are scored: label, exact, contains and others, or none; left out, it is found.
@@ -186,7 +186,7 @@ class Operations(Exchanging, Laboratory, Readings, Learning):
         Args:
             run: a run's id.
             since: the `version` of the last answer, for what is new since then; 0 for all.
-            wait: hold the answer for up to so many seconds (0 to 50) until there is news, or the end.
+            wait: the most seconds, 0 to 50, to wait for news or the end before answering.
             until: what to wait for: news, or the end of the run.
             types: only events of these types, such as ["loss", "message"]; left out, all.
         """
@@ -304,12 +304,12 @@ class Operations(Exchanging, Laboratory, Readings, Learning):
 
         Args:
             run: a finished run's id.
-            mode: which directions stay: top (the k strongest), bottom (the k weakest), range, one, or all.
+            mode: which directions are kept: top (the k strongest), bottom (the k weakest), range, one, or all.
             k: how many, for top and bottom.
             first: the first direction of a range, or the one; they count from 1, the strongest.
             last: the last direction of a range.
             strength: what is kept is multiplied by this, -2 to 2.
-            title: the new run's name; '' tells what was cut.
+            title: the new run's name; '' makes one from the run and the kept directions.
         """
         title = words("title", title, 80)
         self.supervisor.check_kept(who)

@@ -33,7 +33,7 @@ class Parameter:
         name: the flag with underscores, such as 'batch_tokens'.
         type: a Python type; None (not given) is always allowed.
         description: for people and models, with bounds and default.
-        option: the schema's option behind it; None for a parameter that stands for several.
+        option: the schema's option that it sets; None for a parameter that sets several.
     """
 
     name: str

@@ -95,7 +95,7 @@ class Heat:
 
     Attributes:
         x, y: names of the options. xs, ys: their values.
-        cells: one row for each of `ys`, one column for each of `xs`; None where no run is done.
+        cells: one row for each of `ys`, one column for each of `xs`; None if no run is done.
         measure: 'score' or 'loss'.
     """
 

@@ -1,6 +1,6 @@
-"""Keeps sweeps in HOME/sweeps, one JSON file each, replaced atomically: what was asked for, and what a race decided.
+"""Stores sweeps in HOME/sweeps, one JSON file each, replaced atomically: the configs, and the decisions of a race.
 
-How far the runs have come is not in it: their own folders say that (`status`). It knows no queue.
+The state of the runs is not in it: `status` reads that from their own folders. It knows no queue.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Sweep:
     Attributes:
         owner: the visitor who started it, '' for the command line. created: Unix time.
         race: whether the worse half stops early. steps: of each run.
-        level: how many of the race's comparisons have been made. wish: what a person asked for last.
+        level: how many of the race's comparisons have been made. wish: the user's last request.
         ended: Unix time at which nothing was left to do, None before that.
         active: seconds during which at least one of its runs was training.
     """

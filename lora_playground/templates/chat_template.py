@@ -249,7 +249,7 @@ def _or_nothing(tokenizer: Any, chat: list[Turn], prompt: bool = False) -> str:
 
 
 def _through(pattern: str, text: str) -> str:
-    """The text up to the end of the first match, '' where there is none."""
+    """The text up to the end of the first match, '' if there is none."""
     match = re.search(pattern, text)
     return text[: match.end()] if match else ""
 

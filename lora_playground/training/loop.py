@@ -299,7 +299,7 @@ class _Loop:
         self._emit_plan()
 
     def _validate(self, step: int) -> float | None:
-        """The loss on the validation examples, None where there are none."""
+        """The loss on the validation examples, None if there are none."""
         return (self._aside(self.validations.send, step) or {}).get("loss")
 
     def _step(self, step: int) -> None:

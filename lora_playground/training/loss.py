@@ -171,7 +171,7 @@ def block_mask(segments: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def mean_loss(loss: PackedLoss, batches: Sequence[Batch]) -> float | None:
-    """Mean loss per learned token over the batches, in evaluation mode; None where there is nothing to learn."""
+    """Mean loss per learned token over the batches, in evaluation mode; None if there is nothing to learn."""
     learned = sum(batch.learned for batch in batches)
     if not learned:
         return None
@@ -199,7 +199,7 @@ def _close(one: torch.Tensor, other: torch.Tensor, dtype: torch.dtype) -> bool:
 
 
 def _window(config: Any) -> int | None:
-    """Tokens that the narrowest sliding or chunked attention sees, None where every layer sees all."""
+    """Tokens that the narrowest sliding or chunked attention sees, None if every layer sees all."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     kinds = getattr(text, "layer_types", None)
     if kinds is not None and not any("sliding" in kind or "chunked" in kind for kind in kinds):

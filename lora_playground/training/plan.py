@@ -97,7 +97,7 @@ class TrainOutcome:
             where there are none.
         trainable_parameters, total_parameters: how many are trained, and how many the base model has.
         peak_memory_bytes: on CUDA what torch allocated, else the process's largest resident set.
-        tensor_bytes: the most that all tensors took at once, None where that was not measured (`training.memory`).
+        tensor_bytes: the most that all tensors took at once, None if that was not measured (`training.memory`).
         report_seconds: spent on spectra; probe_seconds: on probes.
     """
 

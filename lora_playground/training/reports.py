@@ -33,7 +33,7 @@ class Report:
 
     Args:
         kind: the events' type.
-        make: gives an event's fields for a step; None where there is nothing to send.
+        make: gives an event's fields for a step; None if there is nothing to send.
         share: of the training time that these events may take. grace: seconds that they may take beyond it.
         every: least seconds between two events. cost: seconds that the first one is expected to take.
         title: the name shown to the user if making an event fails: there is one warning, no more events of this kind,

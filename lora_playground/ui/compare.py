@@ -51,7 +51,7 @@ class Line:
         score, base_score: share of the task solved, 0 to 1. sure: ends of the score's interval at 95%.
         gain: score above the base's; gain_sure: ends of its interval.
         kept: share of the base's own skills that is left; forgetting: the share that is lost.
-        steps: how many were done. colour: '' where the run is not ticked.
+        steps: how many were done. colour: '' if the run is not ticked.
     """
 
     run: str
@@ -176,7 +176,7 @@ def points(lines: Sequence[Line], x: str, y: str) -> list[plots.Point]:
 
 
 def remark(lines: Sequence[Line]) -> str:
-    """A warning where the ticked runs do not stand on equal terms: unlike budgets, datasets or base models."""
+    """A warning if the ticked runs are not comparable: other budgets, datasets or base models. '' if they are."""
     ticked = [line for line in lines if line.colour]
     if len(ticked) < 2:
         return ""

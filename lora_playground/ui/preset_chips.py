@@ -1,6 +1,6 @@
-"""The presets of the form's budget: a chip for each, and what was measured with the one that the form holds.
+"""The presets of the form's budget: a chip for each, and the measured results of the one that the form holds.
 
-Which options a preset sets, and what it reached, stands in `lora_playground.presets`.
+The presets' options and results are in `lora_playground.presets`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def preset_chips(config: RunConfig | None) -> str:
 
 
 def _reached(config: RunConfig) -> str:
-    """What was measured with just these settings, as HTML; '' where nothing was."""
+    """What was measured with just these settings, as HTML; '' if nothing was."""
     found = measured(config)
     if not found:
         return ""

@@ -1,8 +1,8 @@
 """Methods with a small square N (r × r) between B and A as one PEFT method: y = Wx + s·B·N·A·x.
 
-SLoRA, NLoRA, IntTune, LoRA-XS and PoLAR are settings. The first three are after `TracyGuo2001/NLoRA`, with its traps
+SLoRA, NLoRA, IntTune, LoRA-XS and PoLAR are settings. The first three follow `TracyGuo2001/NLoRA`, with its defects
 mended: N exists for every adapter, Conv1D weights are transposed before blocks are cut from them, and a start that is
-not zero is subtracted beside W unless the released form is asked for.
+not zero is subtracted beside W unless the option 'released' is chosen.
 """
 
 import math
