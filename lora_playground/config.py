@@ -62,7 +62,7 @@ class DataConfig(Section):
         description="A dataset that ships with the app, or an upload's id.",
     )
     train_rows: int | None = Field(
-        None, ge=1, le=10_000_000, description="Use only the first so many training rows (after shuffling by the seed)."
+        None, ge=1, le=10_000_000, description="Number of training rows, after shuffling by the seed; empty for all."
     )
     rehearsal: float = Field(
         0.5,
@@ -118,7 +118,7 @@ class TrainingConfig(Section):
         None,
         ge=1,
         le=604_800,
-        description="Time budget: after a few steps the number of steps is set so that training takes about so long.",
+        description="Time budget: after a few steps, the number of steps is set so that training takes these seconds.",
     )
     early_stop: bool = Field(
         False,
@@ -197,7 +197,7 @@ class FederatedConfig(Section):
 class RunConfig(Section):
     """One fine-tuning run: everything needed to do it again."""
 
-    title: str = Field("", max_length=80, description="A name for people; empty gives dataset, variant and rank.")
+    title: str = Field("", max_length=80, description="The run's name; empty gives dataset, variant and rank.")
     model: ModelConfig = Field(default_factory=ModelConfig)
     data: DataConfig = Field(default_factory=DataConfig)
     variant: Annotated[SerializeAsAny[VariantConfig], BeforeValidator(_pick_variant)] = Field(

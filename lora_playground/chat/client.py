@@ -26,7 +26,7 @@ from lora_playground.machine import processes
 from lora_playground.runs import HOME_VARIABLE, default_home
 
 RESTARTS, WINDOW = 5, 600.0
-"""After so many crashes within so many seconds the chat process is not restarted for a while."""
+"""After RESTARTS crashes within WINDOW seconds the chat process is not restarted for a while."""
 START_SECONDS = 60.0
 
 

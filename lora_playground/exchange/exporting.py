@@ -51,7 +51,7 @@ def export(run: Path, format: str, out: Path, rank: int | None = None) -> dict[s
             `TOLERANCE`.
 
     Returns:
-        format, out, bytes, files; note: what a person should know, or ''. For 'lora' and 'merged' also exact: whether
+        format, out, bytes, files; note: a remark for the user, or ''. For 'lora' and 'merged' also exact: whether
         stock PEFT or transformers, having loaded the result, gave the same logits. For 'lora' also rank, relative_error
         (‖ΔW − BA‖/‖ΔW‖ over all modules) and left_out (parameters that are not in it).
 

@@ -20,7 +20,7 @@ ENTITY = "name"
 """`Partition.key` if groups are taken from the text: the name of the person or thing that a row is about."""
 
 MOST_LABELS = 32
-"""Answers count as labels if there are at most so many different ones."""
+"""The most different answers that count as labels."""
 _NAME = re.compile(r"\b[A-Z][a-z]{2,}")
 
 

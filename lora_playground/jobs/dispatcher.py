@@ -25,7 +25,7 @@ from lora_playground.runs import Run, RunStore
 log = logging.getLogger(__name__)
 
 RECENT = 1800.0
-"""Device time of the last so many seconds counts when the next owner is chosen."""
+"""Seconds: the queue's order depends on the device time that each owner has used since then."""
 _TICK = 0.1
 
 
@@ -34,8 +34,8 @@ class Dispatcher:
 
     Attributes:
         active: the running jobs, by id.
-        stall_seconds: a job that writes no event and uses no processor time for so long is killed.
-        at_once: how many jobs of one person may run at once; 0 for no limit.
+        stall_seconds: a job that writes no event and uses no processor time for this long is killed.
+        at_once: how many jobs of one owner may run at once; 0 for no limit.
     """
 
     def __init__(

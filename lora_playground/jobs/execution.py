@@ -47,7 +47,7 @@ PROBES = {True: 6, False: 2}
 answer."""
 PROBE_TOKENS = 48
 PROBE_SECONDS, PROBE_SHARE = 5.0, 0.03
-"""Time for the answers at one step: so many seconds, or that share of the run's expected time, whichever is more."""
+"""The most time for the answers at one step: PROBE_SECONDS, or if more, PROBE_SHARE of the run's expected time."""
 _WARM: dict[str, Any] = {}
 _DEFAULT = RunConfig.parse({})
 

@@ -15,7 +15,7 @@ class Job:
     Attributes:
         id: the run's id.
         state: queued, loading, training, saving, evaluating, done, failed, cancelled, interrupted.
-        label: the run's name for people.
+        label: the run's name as shown.
         created, started, finished: Unix seconds, None before that has happened.
         error_code, error_message: of a failed or interrupted job.
         stopping: whether a stop was requested and is in progress.

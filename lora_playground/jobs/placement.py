@@ -14,8 +14,8 @@ from lora_playground.machine import memory
 from lora_playground.machine.device import Gpu, cores, gpus
 
 LARGE = 50_000_000
-"""A base model with at least so many parameters trains on the CPU alone: its matrix products keep all cores busy. Runs
-on smaller models finish sooner two at a time, each on one core, than one after the other on both."""
+"""Parameters: a base model with at least as many trains on the CPU alone, since its matrix products keep all cores
+busy. Two runs on smaller models finish sooner side by side, each on one core, than one after the other on both."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from lora_playground.runs import Run, RunStore
 from lora_playground.runs.files import writing
 
 YOUNG = 60.0
-"""A run that is not in the table and younger than so many seconds may just have been made by another program."""
+"""Seconds: a younger run that is not in the table may just have been made by another program."""
 
 
 def take_home(home: Path) -> int:

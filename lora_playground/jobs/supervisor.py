@@ -41,7 +41,7 @@ class Supervisor:
         placement: decides where jobs run, in place of `slots`.
         limits: of each owner.
         queue_size: how many jobs of all owners may wait.
-        stall_seconds: a job that writes no event and uses no processor time for so long is killed.
+        stall_seconds: a job that writes no event and uses no processor time for this long is killed.
         min_free_bytes: with less free disk space no job is accepted.
         replay: whether a job takes over the files of an equal run (`jobs.equal_runs`) instead of training.
         admit: checks whether a config can run on this machine; None takes `jobs.admission.check`.

@@ -47,8 +47,8 @@ _RESULT: dict[str, tuple[str, ...]] = {
 """{quantity: path of its value in result.json}."""
 
 LEADING, EPSILON = 10, 0.5
-"""Intruder dimensions (arXiv 2410.21228) are counted among so many leading singular vectors of W + ΔW: those whose
-cosine with every singular vector of W is below EPSILON."""
+"""Intruder dimensions (arXiv 2410.21228) are those of the LEADING first singular vectors of W + ΔW whose cosine with
+every singular vector of W is below EPSILON."""
 _MOST_DIRECTIONS = 64
 
 

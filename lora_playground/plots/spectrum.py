@@ -33,7 +33,7 @@ MEASURES: dict[str, tuple[str, str]] = {
 """{measure: (title of the map, name of the number)}."""
 
 _TEXT_CELLS = 70
-"""A map with at most so many cells has its numbers written in them."""
+"""The most cells of a map whose numbers are written in them."""
 
 
 # ---------------------------------------------------------------------------------------------------------- scree

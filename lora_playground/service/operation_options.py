@@ -17,7 +17,7 @@ _WAYS = "; ".join(f"{name}: {method.sentence}" for name, method in METHODS.items
 class EvaluateOptions(Section):
     """What is scored."""
 
-    rows: int | None = Field(None, ge=1, le=1_000_000, description="At most so many test rows; left out, all.")
+    rows: int | None = Field(None, ge=1, le=1_000_000, description="The most test rows to answer; left out, all.")
 
 
 class ExportOptions(Section):
@@ -40,7 +40,7 @@ class ChatOptions(Section):
         1.0, ge=-2, le=2, description="Factor on the updates: 1 as trained, 0 the base, below 0 taken away."
     )
     keep: int | None = Field(
-        None, ge=0, le=4096, description="Only the so many strongest directions of every module; left out, all."
+        None, ge=0, le=4096, description="How many of the strongest directions of every module are kept; left out, all."
     )
 
 

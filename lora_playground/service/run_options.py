@@ -32,7 +32,7 @@ class Parameter:
     Attributes:
         name: the flag with underscores, such as 'batch_tokens'.
         type: a Python type; None (not given) is always allowed.
-        description: for people and models, with bounds and default.
+        description: its meaning, with bounds and default.
         option: the schema's option that it sets; None for a parameter that sets several.
     """
 

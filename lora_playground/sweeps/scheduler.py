@@ -182,7 +182,7 @@ class SweepScheduler:
         return status
 
     def _record_eliminations(self, sweep: Sweep) -> None:
-        """Writes into each eliminated run why it stopped, and lifts its hold so that a person may resume it."""
+        """Writes into each eliminated run why it stopped, and lifts its hold so that the user can resume it."""
         for entry in sweep.entries:
             if entry.out is not None and entry.run:
                 with contextlib.suppress(PlaygroundError):

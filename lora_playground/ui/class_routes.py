@@ -34,7 +34,7 @@ from lora_playground.ui.json_body import json_answer, json_object
 FRESH = 1.0
 """Seconds for which the counted answers of a class are reused."""
 AWAY = 12.0
-"""A member whose page has sent no request for so many seconds counts as away."""
+"""Seconds without a request after which a member counts as away."""
 _NO_COOKIE = "This page has no visitor's cookie; open the app once and allow cookies."
 LOCAL = ("localhost", "127.0.0.1", "::1")
 _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>

@@ -116,7 +116,7 @@ def sort(lines: Sequence[Line], by: str, falling: bool) -> list[Line]:
 
 
 def cell(line: Line, key: str) -> str:
-    """A value as a person reads it."""
+    """A value in the form in which it is shown."""
     value = getattr(line, key)
     if value is None:
         return "–"

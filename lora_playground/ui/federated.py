@@ -45,7 +45,7 @@ SPLIT = ("federated.clients", "federated.partition", "federated.concentration", 
 """For events that tick runs: only the queue tells the page that a State has changed."""
 SECONDS = 1.5
 TOGETHER_SECONDS = 10
-"""Runs that were started by one click on Start were queued within so many seconds."""
+"""Runs that were queued within this many seconds count as started by one click on Start."""
 
 
 def build_federated(shell: Shell, tab: gr.Tab, exports: Exports) -> None:

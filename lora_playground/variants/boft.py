@@ -20,7 +20,7 @@ class Config(TargetConfig):
     """Options of BOFT."""
 
     name: str = "boft"
-    block_size: int = Field(8, ge=2, le=256, description="Inputs are rotated in blocks of so many (even; divides n).")
+    block_size: int = Field(8, ge=2, le=256, description="Inputs a block rotates together (even; divides n).")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ class Config(TargetConfig):
     """Options of OFT."""
 
     name: str = "oft"
-    block_size: int = Field(16, ge=2, le=4096, description="Inputs are rotated in blocks of so many; must divide n.")
+    block_size: int = Field(16, ge=2, le=4096, description="Inputs a block rotates together; must divide n.")
 
 
 @dataclass(frozen=True)
