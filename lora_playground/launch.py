@@ -45,39 +45,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="of one person: running, waiting, runs, gigabytes, uploads, chats; 0 for no limit (default: few where the "
         "server listens beyond this machine)",
     )  # fmt: skip
-    given = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
 
     from lora_playground.runs import home_at
 
-    if given.root_path is None and not os.environ.get("GRADIO_ROOT_PATH"):
-        given.root_path, given.port = at_hub(os.environ, given.port)
+    if args.root_path is None and not os.environ.get("GRADIO_ROOT_PATH"):
+        args.root_path, args.port = at_hub(os.environ, args.port)
 
-    with home_at(given.home):
-        return _serve(given)
+    with home_at(args.home):
+        return _serve(args)
 
 
-def _serve(given: argparse.Namespace) -> int:
+def _serve(args: argparse.Namespace) -> int:
     from lora_playground.errors import PlaygroundError
     from lora_playground.jobs import tracking
     from lora_playground.jobs.limits import ALONE, SHARED, Limits
     from lora_playground.models.sources import share
     from lora_playground.ui.serve import Server
 
-    if given.workshop:
-        given.host = given.host or "0.0.0.0"
-    shared = given.shared or not is_loopback(given.host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1")
+    if args.workshop:
+        args.host = args.host or "0.0.0.0"
+    shared = args.shared or not is_loopback(args.host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1")
     try:
-        tracking.choose(given.track)
-        share(given.models, shared, given.largest_download)
-        limits = Limits.parse(given.limits, SHARED if shared else ALONE)
-        server = Server(given.home, given.slots, limits, given.ray)
+        tracking.choose(args.track)
+        share(args.models, shared, args.largest_download)
+        limits = Limits.parse(args.limits, SHARED if shared else ALONE)
+        server = Server(args.home, args.slots, limits, args.ray)
     except PlaygroundError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     # A polite end closes the queue: what runs stands as interrupted, and no process is left behind.
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     try:
-        server.launch(given.host, given.port, root_path=given.root_path, mcp=given.mcp)
+        server.launch(args.host, args.port, root_path=args.root_path, mcp=args.mcp)
     except OSError as error:
         server.close()
         print(f"error: the server cannot listen ({error}); give another --port", file=sys.stderr)
@@ -86,7 +86,7 @@ def _serve(given: argparse.Namespace) -> int:
         server.close()
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if given.workshop:
+    if args.workshop:
         print(_invitation(server.port))
     server.wait()
     return 0

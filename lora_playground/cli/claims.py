@@ -8,7 +8,7 @@ from typing import Any
 from lora_playground.service import catalogue
 
 
-def claims(given: argparse.Namespace) -> list[dict[str, Any]]:
+def claims(args: argparse.Namespace) -> list[dict[str, Any]]:
     """`claims`: one row a claim."""
     return catalogue.claims()
 

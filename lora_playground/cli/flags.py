@@ -66,9 +66,9 @@ def add_section_flags(parser: argparse.ArgumentParser, section: type[Section]) -
         _one_flag(parser, option, flag(option.path))
 
 
-def section_given(section: type[S], given: argparse.Namespace) -> S:
+def section_given(section: type[S], args: argparse.Namespace) -> S:
     """The options of a schema from the flags of `add_section_flags`; raises ConfigError."""
-    texts = {option: getattr(given, option.path) for option in options(section) if hasattr(given, option.path)}
+    texts = {option: getattr(args, option.path) for option in options(section) if hasattr(args, option.path)}
     return checked(section, {option.path: _value(option, text) for option, text in texts.items()})
 
 
@@ -95,25 +95,25 @@ def within(low: float, high: float, kind: Callable[[str], float] = float) -> Cal
     return convert
 
 
-def build_config(given: argparse.Namespace) -> RunConfig:
+def build_config(args: argparse.Namespace) -> RunConfig:
     """The RunConfig of `train`'s flags. Flags take precedence over the configuration file, and that over the preset.
     Raises ConfigError."""
     data: dict[str, Any] = {}
-    if given.config:
+    if args.config:
         try:
-            text = Path(given.config).read_text(encoding="utf-8")
+            text = Path(args.config).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError("--config", given.config, f"it must be a readable JSON file ({error})") from error
+            raise ConfigError("--config", args.config, f"it must be a readable JSON file ({error})") from error
         data = RunConfig.parse_json(text).model_dump(exclude_unset=True)
-    chosen = get_variant(given.variant or data.get("variant", {}).get("name", "lora"))
+    chosen = get_variant(args.variant or data.get("variant", {}).get("name", "lora"))
     of_variants = [option for variant in VARIANTS.values() for option in options(variant.config, "variant.")]
     listed = [*of_variants, *options(RunConfig), *FEDERATED, *options(chosen.config, "variant.")]
     known = {option.path: option for option in listed}
-    flags = {path: text for path, text in vars(given).items() if "." in path or path == "title"}
+    flags = {path: text for path, text in vars(args).items() if "." in path or path == "title"}
     values = {path: _value(known[path], text) for path, text in flags.items()}
     if source := values.get("model.source", data.get("model", {}).get("source")):
         values["model.source"] = absolute(str(source))
-    return assemble(data, given.variant, values, given.preset)
+    return assemble(data, args.variant, values, args.preset)
 
 
 def absolute(source: str) -> str:

@@ -26,12 +26,12 @@ def add(command: Callable[[str, Callable, Callable, str], argparse.ArgumentParse
     command("forecast", forecast, show_forecast, "what the first gradient foretold of a run").add_argument("run")
 
 
-def forecast(given: argparse.Namespace) -> dict[str, Any]:
+def forecast(args: argparse.Namespace) -> dict[str, Any]:
     """`forecast`: how far the first gradient predicted the directions that a run learned."""
     from lora_playground.lab.forecast import forecast as of_run
 
     with Progress() as progress:
-        return of_run(RunStore(given.home), given.run, partial(progress.count, unit="batches"))
+        return of_run(RunStore(args.home), args.run, partial(progress.count, unit="batches"))
 
 
 def show_forecast(value: dict[str, Any]) -> None:
@@ -53,28 +53,28 @@ def add_merge_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--save", metavar="TITLE", help="keep the mixture as a run: a plain LoRA")
 
 
-def merge(given: argparse.Namespace) -> dict[str, Any]:
+def merge(args: argparse.Namespace) -> dict[str, Any]:
     """`merge`: mixes runs; returns key figures and, on request, answers and scores. Saves the mixture on request."""
     from lora_playground.analysis.merging import Mixture
     from lora_playground.lab import mixing
 
-    store = RunStore(given.home)
-    ids, weights = zip(*(_weighed(text) for text in given.runs))
-    ways = section_given(WeightsOptions, given)
+    store = RunStore(args.home)
+    ids, weights = zip(*(_weighed(text) for text in args.runs))
+    ways = section_given(WeightsOptions, args)
     recipe = Recipe(ways.method, ways.density, ways.rank, ways.seed)
     chosen = mixing.mixed(store, ids, weights, recipe)
     adapters = chosen.adapters()
     made = Mixture(adapters, recipe).updates(chosen.weights)
     value = mixing.numbers(chosen, made, adapters)
-    if given.prompt:
-        value["answers"] = _answers(chosen.model, [None, *adapters, made], given.prompt, given.max_new_tokens)
-    if given.scores:
+    if args.prompt:
+        value["answers"] = _answers(chosen.model, [None, *adapters, made], args.prompt, args.max_new_tokens)
+    if args.scores:
         from lora_playground.lab.weights import over_weights
 
         with Progress() as progress:
             value |= over_weights(store, chosen, ways.rows, lambda done, of: progress.count(done, of, "scores"))
-    if given.save is not None:
-        value["saved"] = mixing.save(store, chosen, given.save).id
+    if args.save is not None:
+        value["saved"] = mixing.save(store, chosen, args.save).id
     return value
 
 
@@ -126,25 +126,25 @@ def add_direction_flags(parser: argparse.ArgumentParser) -> None:
     add_section_flags(parser, DirectionOptions)
 
 
-def direction(given: argparse.Namespace) -> dict[str, Any]:
+def direction(args: argparse.Namespace) -> dict[str, Any]:
     """`direction`: what one direction responds to and which words it promotes; answers with it alone and without it."""
     from lora_playground.lab.reading import read_direction
 
-    ways = section_given(DirectionOptions, given)
+    ways = section_given(DirectionOptions, args)
     return read_direction(
-        RunStore(given.home), given.run, given.module, ways.index, ways.prompt, ways.seed, ways.strength,
+        RunStore(args.home), args.run, args.module, ways.index, ways.prompt, ways.seed, ways.strength,
         ways.max_new_tokens,
     )  # fmt: skip
 
 
-def dial(given: argparse.Namespace) -> dict[str, Any]:
+def dial(args: argparse.Namespace) -> dict[str, Any]:
     """`dial`: score and forgetting over the strength of the update, or of its intruder dimensions."""
     from lora_playground.lab.dials import over_dial
 
-    ways = section_given(DialOptions, given)
+    ways = section_given(DialOptions, args)
     with Progress() as progress:
         tell = partial(progress.count, unit="scores")
-        return over_dial(RunStore(given.home), given.run, ways.of, ways.values or (), ways.rows, tell)
+        return over_dial(RunStore(args.home), args.run, ways.of, ways.values or (), ways.rows, tell)
 
 
 def show_dial(value: dict[str, Any]) -> None:

@@ -10,17 +10,17 @@ from typing import Any
 from lora_playground.service import catalogue
 
 
-def lessons(given: argparse.Namespace) -> list[dict[str, Any]] | dict[str, str]:
+def lessons(args: argparse.Namespace) -> list[dict[str, Any]] | dict[str, str]:
     """`lessons`: one row for each lesson; with `--sheet` the sheet of one of them."""
     from lora_playground.lessons.catalogue import get_lesson, problems
     from lora_playground.lessons.sheet import sheet
     from lora_playground.runs import default_home
 
-    home = Path(given.home).expanduser() if given.home else default_home()
+    home = Path(args.home).expanduser() if args.home else default_home()
     for problem in problems(home):
         print(f"warning: left out: {problem}", file=sys.stderr)
-    if given.sheet:
-        return {"sheet": sheet(get_lesson(given.sheet, home), given.answers)}
+    if args.sheet:
+        return {"sheet": sheet(get_lesson(args.sheet, home), args.answers)}
     return catalogue.lessons(home)
 
 

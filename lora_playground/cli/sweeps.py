@@ -31,23 +31,23 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slots", type=int, metavar="N", help="runs at once (default: what cores and GPUs allow)")
 
 
-def sweep(given: argparse.Namespace) -> dict[str, Any]:
+def sweep(args: argparse.Namespace) -> dict[str, Any]:
     """`sweep`: trains the runs in this process or, if a server uses this home, has that server do it; waits for the
     end."""
     from lora_playground.jobs.supervisor import Supervisor
     from lora_playground.sweeps import SweepScheduler
 
     try:
-        supervisor = Supervisor(given.home, slots=given.slots)
+        supervisor = Supervisor(args.home, slots=args.slots)
     except JobError as error:
         if "Another server" not in str(error):
             raise
-        return _beside_a_server(given)
+        return _beside_a_server(args)
     with supervisor:
         scheduler = SweepScheduler(supervisor)
         scheduler.start()
         try:
-            made = scheduler.ask(given.resume, "run") if given.resume else scheduler.create(*_grid(given), given.race)
+            made = scheduler.ask(args.resume, "run") if args.resume else scheduler.create(*_grid(args), args.race)
             _tell_start(made.id, len(made.entries), supervisor.slots)
             return _wait(lambda: scheduler.status(made.id))
         except KeyboardInterrupt:
@@ -62,50 +62,50 @@ def sweep(given: argparse.Namespace) -> dict[str, Any]:
             scheduler.close()
 
 
-def _beside_a_server(given: argparse.Namespace) -> dict[str, Any]:
+def _beside_a_server(args: argparse.Namespace) -> dict[str, Any]:
     """Stores the sweep in HOME/sweeps, where the server finds it, and watches it until it ends."""
     from lora_playground.sweeps import SweepStore
 
-    if given.resume:
+    if args.resume:
         raise RunError("A server uses this home; go on with the sweep there, in the tab Lab.")
-    runs = RunStore(given.home)
+    runs = RunStore(args.home)
     store = SweepStore(runs.home)
-    made = store.create(*_grid(given), given.race)
+    made = store.create(*_grid(args), args.race)
     print("a server uses this home: it makes the runs; Ctrl+C ends only this view", file=sys.stderr)
     _tell_start(made.id, len(made.entries), None)
     return _wait(lambda: _read(store.get(made.id), runs))
 
 
-def sweeps(given: argparse.Namespace) -> list[dict[str, Any]]:
+def sweeps(args: argparse.Namespace) -> list[dict[str, Any]]:
     """`sweeps`: one row for each sweep."""
     from lora_playground.service.sweeps import line
     from lora_playground.sweeps import SweepStore
 
-    runs = RunStore(given.home)
+    runs = RunStore(args.home)
     return [line(_read(one, runs)) for one in SweepStore(runs.home).list()]
 
 
-def delete_sweep(given: argparse.Namespace) -> dict[str, Any]:
+def delete_sweep(args: argparse.Namespace) -> dict[str, Any]:
     """`delete-sweep`: deletes a sweep that is not running, with all its runs."""
     from lora_playground.jobs.supervisor import Supervisor
     from lora_playground.sweeps import SweepScheduler, SweepStore, delete
 
     try:
-        supervisor = Supervisor(given.home)
+        supervisor = Supervisor(args.home)
     except JobError as error:
         if "Another server" not in str(error):
             raise
-        runs = RunStore(given.home)
+        runs = RunStore(args.home)
         store = SweepStore(runs.home)
-        count = delete(_read(store.get(given.sweep), runs), store, runs.delete)
+        count = delete(_read(store.get(args.sweep), runs), store, runs.delete)
     else:
         try:
             scheduler = SweepScheduler(supervisor)  # not started, so that no run is queued
-            scheduler.ask(given.sweep, "pause")
-            count = scheduler.delete(given.sweep)
+            scheduler.ask(args.sweep, "pause")
+            count = scheduler.delete(args.sweep)
         finally:
             supervisor.close()
-    return {"sweep": given.sweep, "deleted": True, "runs": count}
+    return {"sweep": args.sweep, "deleted": True, "runs": count}
 
 
 def _read(sweep: Any, runs: RunStore) -> Any:
@@ -116,22 +116,22 @@ def _read(sweep: Any, runs: RunStore) -> Any:
     return read_status(sweep, runs, lambda id: Job.of_run(runs.get(id)))
 
 
-def _grid(given: argparse.Namespace) -> tuple[list[Any], str]:
+def _grid(args: argparse.Namespace) -> tuple[list[Any], str]:
     """(the runs, the sweep's name). Raises ConfigError."""
     from lora_playground.sweeps import Grid
 
-    values = {name: _several(given, name) for name in SWEPT}
+    values = {name: _several(args, name) for name in SWEPT}
     for name, (flag, _) in SWEPT.items():
         if values[name]:
-            setattr(given, flag, str(values[name][0]))
-    base = build_config(given)
+            setattr(args, flag, str(values[name][0]))
+    base = build_config(args)
     grid = Grid(values["rank"], values["variant"], values["learning_rate"], values["seed"])
     return grid.points(base), grid.label(base)
 
 
-def _several(given: argparse.Namespace, name: str) -> tuple[Any, ...]:
+def _several(args: argparse.Namespace, name: str) -> tuple[Any, ...]:
     flag, kind = SWEPT[name]
-    text = getattr(given, flag, None)
+    text = getattr(args, flag, None)
     if text is None:
         return ()
     try:

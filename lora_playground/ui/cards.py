@@ -66,33 +66,33 @@ def waiting(label: str, position: int | None, detail: str = "") -> str:
     )
 
 
-def progress(label: str, state: str, told: RunProgress) -> str:
+def progress(label: str, state: str, progress: RunProgress) -> str:
     """A running job: phase, progress bar, step, time left, speed."""
-    plan = told.plan
-    steps = told.planned
+    plan = progress.plan
+    steps = progress.planned
     reached = ORDER.index(state) if state in ORDER else 0
     items = "".join(
         f'<li class="{"past" if place < reached else "now" if place == reached else "next"}">{PHASES[name]}</li>'
         for place, name in enumerate(ORDER)
     )
-    filled = told.step / steps if steps and state == "training" else float(reached > 1)
+    filled = progress.step / steps if steps and state == "training" else float(reached > 1)
     head = PHASES.get(state, state)
     if state == "training" and steps:
-        head = f"step {told.step} of {steps}"
-    if state == "evaluating" and told.scoring:
-        head = f"{told.scoring['done']} of {told.scoring['of']} questions"
-        filled = told.scoring["done"] / max(1, told.scoring["of"])
-    here, whole = told.download
+        head = f"step {progress.step} of {steps}"
+    if state == "evaluating" and progress.scoring:
+        head = f"{progress.scoring['done']} of {progress.scoring['of']} questions"
+        filled = progress.scoring["done"] / max(1, progress.scoring["of"])
+    here, whole = progress.download
     fetching = state == "loading" and here < whole
     if fetching:
         head, filled = f"fetching the model: {size(here)} of {size(whole)}", here / whole
     stats = []
-    if state in ("training", "evaluating") and told.eta is not None:
-        stats.append(f'<span data-eta="{told.eta:.0f}"><b>{rough(told.eta)}</b> left</span>')
-    if told.tokens_per_second:
-        stats.append(f"<span><b>{count(told.tokens_per_second)}</b> tokens/s</span>")
-    if told.losses:
-        stats.append(f"<span>loss <b>{significant(told.losses[-1])}</b></span>")
+    if state in ("training", "evaluating") and progress.eta is not None:
+        stats.append(f'<span data-eta="{progress.eta:.0f}"><b>{rough(progress.eta)}</b> left</span>')
+    if progress.tokens_per_second:
+        stats.append(f"<span><b>{count(progress.tokens_per_second)}</b> tokens/s</span>")
+    if progress.losses:
+        stats.append(f"<span>loss <b>{significant(progress.losses[-1])}</b></span>")
     if plan:
         trained, total = plan.get("trainable_parameters", 0), plan.get("total_parameters", 0)
         stats.append(f"<span><b>{count(trained)}</b> trained numbers ({share(trained, total)})</span>")
@@ -110,14 +110,16 @@ def progress(label: str, state: str, told: RunProgress) -> str:
     )
 
 
-def probes(told: RunProgress) -> str:
+def probes(progress: RunProgress) -> str:
     """ "Watch it learn": each probe prompt with the base's answer and the newest one."""
-    if not told.probes:
+    if not progress.probes:
         return ""
-    first, parts = told.probes[0], []
+    first, parts = progress.probes[0], []
     for number, answer in enumerate(first[1]):
         # Between start and end only the first prompts may have been asked, so each shows its own newest answer.
-        step, newest = next((step, answers[number]) for step, answers in reversed(told.probes) if number < len(answers))
+        step, newest = next(
+            (step, answers[number]) for step, answers in reversed(progress.probes) if number < len(answers)
+        )
         later = ""
         if step != first[0]:
             after = counted(step, "step")
@@ -127,9 +129,9 @@ def probes(told: RunProgress) -> str:
             f'<article class="lp-probe"><div class="q">{escape(answer["prompt"])}</div>'
             f'<div class="a"><span class="w">base model</span>{escape(answer["answer"])}</div>{later}</article>'
         )
-    plan = told.plan
+    plan = progress.plan
     rounded = plan.get("precision") == "bfloat16" and plan.get("device") == "cpu"
-    rounded &= plan.get("total_parameters", SMALL + 1) <= SMALL and len(told.probes) > 1
+    rounded &= plan.get("total_parameters", SMALL + 1) <= SMALL and len(progress.probes) > 1
     note = f'<p class="lp-note">{_ROUNDED}</p>' if rounded else ""
     return f'<div class="lp-probes" aria-label="Watch it learn">{"".join(parts)}</div>{note}'
 
@@ -247,17 +249,17 @@ def _cut(text: Any, characters: int = 160) -> str:
     return words if len(words) <= characters else words[: characters - 1] + "…"
 
 
-def stopped(label: str, state: str, told: RunProgress, failure: Mapping[str, Any] | None, mine: bool = True) -> str:
+def stopped(label: str, state: str, progress: RunProgress, failure: Mapping[str, Any] | None, mine: bool = True) -> str:
     """A run that failed, was stopped or interrupted: the reason in one sentence, and the last lines of its log."""
     text = {
-        "cancelled": f"Stopped{' by you' if mine else ''} after {counted(told.step, 'step')}.",
+        "cancelled": f"Stopped{' by you' if mine else ''} after {counted(progress.step, 'step')}.",
         "interrupted": "The server was stopped while it ran.",
     }
     said = (failure or {}).get("message") or text.get(state, "It failed without saying why.")
     if state == "cancelled" and (failure or {}).get("code") != "held":
         said = text[state]
-    if state == "interrupted" and told.checkpoint:
-        said = f"{said} Resume goes on from step {told.checkpoint}."
+    if state == "interrupted" and progress.checkpoint:
+        said = f"{said} Resume goes on from step {progress.checkpoint}."
     if state != "cancelled" and not mine:
         said = f"{said} It was started in another browser, and only there can it be resumed."
     log = (failure or {}).get("log") or []
@@ -286,13 +288,13 @@ def replayed(result: Mapping[str, Any]) -> str:
     return f'<p class="lp-note">Trained before, in {duration(before["seconds"])}: replayed.</p>' if before else ""
 
 
-def unscored(result: Mapping[str, Any], told: RunProgress) -> str:
+def unscored(result: Mapping[str, Any], progress: RunProgress) -> str:
     """Why a finished run has no scores or only some, unless its messages say so."""
     note = (result.get("scoring") or {}).get("note", "")
-    return "" if note in [text for _, text in told.messages] else warning(note)
+    return "" if note in [text for _, text in progress.messages] else warning(note)
 
 
-def messages(told: RunProgress) -> str:
+def messages(progress: RunProgress) -> str:
     """The last three warnings of a run, newest last."""
-    kept = [text for level, text in told.messages if level == "warning"][-3:]
+    kept = [text for level, text in progress.messages if level == "warning"][-3:]
     return "".join(warning(text) for text in kept)

@@ -64,11 +64,11 @@ class ClassRoutes:
             Route("/class", self._act, methods=["POST"]),
             Route("/class", lambda request: _page("Class", "teach")),
             Route("/join", lambda request: _page("Join a class", "join")),
-            Route("/class/grid", self._told(self._grid)),
-            Route("/class/me", self._told(self._me)),
-            Route("/class/mine", self._told(self._mine)),
-            Route("/class/qr", self._told(self._qr)),
-            Route("/class/table.csv", self._told(self._table)),
+            Route("/class/grid", self._answered(self._grid)),
+            Route("/class/me", self._answered(self._me)),
+            Route("/class/mine", self._answered(self._mine)),
+            Route("/class/qr", self._answered(self._qr)),
+            Route("/class/table.csv", self._answered(self._table)),
         ]
 
     # --- GET ----------------------------------------------------------------------------------------------------------
@@ -87,12 +87,12 @@ class ClassRoutes:
         grid, now = self._overview.grid(course), time.monotonic()
         for person, row in zip(course.people, grid["people"], strict=True):
             row["away"] = now - self._seen.get((course.code, person.visitor), -AWAY) >= AWAY
-        told = {
+        state = {
             "code": course.code, "lesson": course.lesson, "ended": course.ended is not None, "held": course.held,
             "shown": course.shown, "link": join_link(request), "alone": only_here(request),
             "questions": self._questions(course), "lessons": self._lessons(), **grid,
         }  # fmt: skip
-        return json_answer(told)
+        return json_answer(state)
 
     def _me(self, request: Request, visitor: str) -> Response:
         course = self.classes.attended(visitor, request.query_params.get("code", ""))
@@ -127,8 +127,8 @@ class ClassRoutes:
                 self._counted[course.code] = (now, questions)
             return questions
 
-    def _told(self, answer: Callable[[Request, str], Response]) -> Callable[[Request], Response]:
-        def told(request: Request) -> Response:
+    def _answered(self, answer: Callable[[Request, str], Response]) -> Callable[[Request], Response]:
+        def wrapped(request: Request) -> Response:
             visitor = self._identity.of_plain(request)
             if not visitor:
                 return json_answer({"error": _NO_COOKIE}, 401)
@@ -137,7 +137,7 @@ class ClassRoutes:
             except PlaygroundError as failure:
                 return json_answer({"error": str(failure)}, 404)
 
-        return told
+        return wrapped
 
     # --- POST ---------------------------------------------------------------------------------------------------------
 
@@ -145,28 +145,28 @@ class ClassRoutes:
         visitor = self._identity.of_plain(request)
         if not visitor:
             return json_answer({"error": _NO_COOKIE}, 401)
-        told = await json_object(request)
-        if isinstance(told, Response):
-            return told
+        body = await json_object(request)
+        if isinstance(body, Response):
+            return body
         try:
-            return json_answer(await run_in_threadpool(self._do, visitor, told, request))
+            return json_answer(await run_in_threadpool(self._do, visitor, body, request))
         except PlaygroundError as failure:
             return json_answer({"error": str(failure)}, 400)
 
-    def _do(self, visitor: str, told: dict[str, Any], request: Request) -> dict[str, Any]:
-        do, code = str(told.get("do", "")), str(told.get("code", ""))
+    def _do(self, visitor: str, body: dict[str, Any], request: Request) -> dict[str, Any]:
+        do, code = str(body.get("do", "")), str(body.get("code", ""))
         act = _TEACHER.get(do) or _PERSON.get(do)
         if act is None:
             raise LessonError(f"{do!r} cannot be done; choose one of {', '.join([*_TEACHER, *_PERSON])}.")
-        done = act(self, visitor, code, told)
+        done = act(self, visitor, code, body)
         with self._lock:
             self._counted.pop(code.upper(), None)
         if isinstance(done, Class):
             return {"code": done.code, "lesson": done.lesson, "link": join_link(request, done.code)}
         return {"code": code}
 
-    def _show(self, visitor: str, code: str, told: dict[str, Any]) -> Class:
-        run = told.get("run")
+    def _show(self, visitor: str, code: str, body: dict[str, Any]) -> Class:
+        run = body.get("run")
         if run is None:
             return self.classes.show(visitor, code, None)
         course = self.classes.taught(visitor, code)
@@ -175,32 +175,32 @@ class ClassRoutes:
             raise LessonError("Only a run that somebody of this class made in its lesson can be shown.")
         return self.classes.show(visitor, code, str(run))
 
-    def _answer_again(self, visitor: str, code: str, told: dict[str, Any]) -> Class:
+    def _answer_again(self, visitor: str, code: str, body: dict[str, Any]) -> Class:
         """Stores a further answer to a question, if the teacher has asked it again since the last answer."""
-        course, name = self.classes.attended(visitor, code), str(told.get("ask", ""))
+        course, name = self.classes.attended(visitor, code), str(body.get("ask", ""))
         attempt = self._player.attempt(visitor, course.lesson)
         given = attempt.answers.get(name, []) if attempt else []
         if not given or given[-1].at >= course.again.get(name, 0.0):
             raise LessonError("This question is not being asked again.")
-        self._player.answer(visitor, course.lesson, name, told.get("value"), again=True)
+        self._player.answer(visitor, course.lesson, name, body.get("value"), again=True)
         return course
 
 
 _TEACHER: dict[str, Callable[[ClassRoutes, str, str, dict[str, Any]], Any]] = {
-    "open": lambda self, who, code, told: self.classes.open(who, str(told.get("lesson", ""))),
-    "take": lambda self, who, code, told: self.classes.take(who, code, str(told.get("lesson", ""))),
-    "hold": lambda self, who, code, told: self.classes.hold(who, code, _step(told)),
-    "release": lambda self, who, code, told: self.classes.hold(who, code, None),
-    "gather": lambda self, who, code, told: self.classes.gather(who, code, _step(told)),
+    "open": lambda self, who, code, body: self.classes.open(who, str(body.get("lesson", ""))),
+    "take": lambda self, who, code, body: self.classes.take(who, code, str(body.get("lesson", ""))),
+    "hold": lambda self, who, code, body: self.classes.hold(who, code, _step(body)),
+    "release": lambda self, who, code, body: self.classes.hold(who, code, None),
+    "gather": lambda self, who, code, body: self.classes.gather(who, code, _step(body)),
     "show": ClassRoutes._show,
-    "ask again": lambda self, who, code, told: self.classes.ask_again(who, code, str(told.get("ask", ""))),
-    "end": lambda self, who, code, told: self.classes.end(who, code),
-    "delete": lambda self, who, code, told: self.classes.delete(who, code),
+    "ask again": lambda self, who, code, body: self.classes.ask_again(who, code, str(body.get("ask", ""))),
+    "end": lambda self, who, code, body: self.classes.end(who, code),
+    "delete": lambda self, who, code, body: self.classes.delete(who, code),
 }
 """{do: function} for teachers. The request has {lesson}, {step} from 0, {run} or null, or {ask}."""
 _PERSON: dict[str, Callable[[ClassRoutes, str, str, dict[str, Any]], Any]] = {
-    "join": lambda self, who, code, told: self.classes.join(who, code, str(told.get("name", ""))),
-    "leave": lambda self, who, code, told: self.classes.leave(who, code),
+    "join": lambda self, who, code, body: self.classes.join(who, code, str(body.get("name", ""))),
+    "leave": lambda self, who, code, body: self.classes.leave(who, code),
     "answer": ClassRoutes._answer_again,
 }
 """{do: function} for members. The request has {name} or {ask, value}."""
@@ -228,8 +228,8 @@ def only_here(request: Request) -> bool:
     return not is_shared() and request.url.hostname in LOCAL and "x-forwarded-host" not in request.headers
 
 
-def _step(told: dict[str, Any]) -> int:
-    step = told.get("step")
+def _step(body: dict[str, Any]) -> int:
+    step = body.get("step")
     if not isinstance(step, int) or isinstance(step, bool):
         raise LessonError(f"{step!r} is no step; give its place from 0.")
     return step

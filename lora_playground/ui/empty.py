@@ -38,7 +38,7 @@ def build() -> gr.HTML:
 def plan(config: RunConfig, home: Path) -> dict[str, Any]:
     """What the page shows of a run before it is started: parts of the same form as those of the live route."""
     source, dataset = config.model.source, config.data.dataset
-    told = recordings.recording(dataset, source)
+    record = recordings.recording(dataset, source)
     variant = config.variant.model_dump()
     names = _modules(config)
     progress = RunProgress.of(
@@ -56,9 +56,9 @@ def plan(config: RunConfig, home: Path) -> dict[str, Any]:
         "label": config.label,
         "link": _link(config),
         "scale": method_card.picture(variant, source),
-        "play": _play(told, config),
-        "recording": dataset if told else "",
-        "probes": recordings.base_answers(told) if told else _prompts(config, home),
+        "play": _play(record, config),
+        "recording": dataset if record else "",
+        "probes": recordings.base_answers(record) if record else _prompts(config, home),
         "curve": curve,
         "pictures": run_figures.pictures(progress, "", getattr(config.variant, "rank", None)) if names else None,
     }
@@ -67,7 +67,7 @@ def plan(config: RunConfig, home: Path) -> dict[str, Any]:
 def _link(config: RunConfig) -> dict[str, str]:
     """The parameters of a link that fills the form with this config; `form_memory.PRESETS` reads them."""
     timed = config.training.seconds is not None
-    told = {
+    parameters = {
         "dataset": config.data.dataset,
         "model": "" if config.model.embedded else config.model.source,
         "variant": config.variant.name,
@@ -75,7 +75,7 @@ def _link(config: RunConfig) -> dict[str, str]:
         "steps": None if timed else config.training.steps,
         "seconds": f"{config.training.seconds:g}" if timed else None,
     }
-    return {name: str(value) for name, value in told.items() if value}
+    return {name: str(value) for name, value in parameters.items() if value}
 
 
 def _modules(config: RunConfig) -> list[str]:
@@ -93,11 +93,11 @@ def _modules(config: RunConfig) -> list[str]:
         return []
 
 
-def _play(told: dict[str, Any] | None, config: RunConfig) -> str:
+def _play(record: dict[str, Any] | None, config: RunConfig) -> str:
     """The button that plays the recording, and how its settings differ from the form's."""
-    if told is None:
+    if record is None:
         return ""
-    recorded = RunConfig.parse(told["config"])
+    recorded = RunConfig.parse(record["config"])
     same = recorded.model_copy(update={"title": ""}) == config.model_copy(update={"title": ""})
     said = "made with these settings" if same else f"made with other settings: {recorded.label}"
     return (

@@ -43,24 +43,24 @@ class LessonRoutes:
         visitor = self._identity.of_plain(request)
         if visitor is None:
             return Response(status_code=401)
-        told = await json_object(request)
-        if isinstance(told, Response):
-            return told
+        body = await json_object(request)
+        if isinstance(body, Response):
+            return body
         try:
-            return json_answer(dressed(await run_in_threadpool(self._do, visitor, told)))
+            return json_answer(dressed(await run_in_threadpool(self._do, visitor, body)))
         except PlaygroundError as failure:
             return json_answer({"error": str(failure)}, 400)
 
-    def _do(self, visitor: str, told: dict[str, Any]) -> View:
-        name, do = str(told.get("name", "")), told.get("do")
-        step = told.get("step")
+    def _do(self, visitor: str, body: dict[str, Any]) -> View:
+        name, do = str(body.get("name", "")), body.get("do")
+        step = body.get("step")
         step = step if isinstance(step, int) and not isinstance(step, bool) else None
         if do == "answer":
-            return self.player.answer(visitor, name, str(told.get("ask", "")), told.get("value"))
+            return self.player.answer(visitor, name, str(body.get("ask", "")), body.get("value"))
         if do == "start" and step is not None:
             return self.player.start(visitor, name, step)
         if do == "did" and step is not None:
-            return self.player.report(visitor, name, step, str(told.get("act", "")), told.get("keep"))
+            return self.player.report(visitor, name, step, str(body.get("act", "")), body.get("keep"))
         if do == "over":
             return self.player.restart(visitor, name)
         return self.player.view(visitor, name, step)

@@ -26,46 +26,46 @@ def recording(dataset: str, source: str = "embedded") -> dict[str, Any] | None:
     if source != "embedded" or path.parent != FOLDER or not path.is_file():
         return None
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
         manifest = json.loads((ASSETS / "MANIFEST.json").read_text(encoding="utf-8"))
         weights = manifest[(EMBEDDED / "model.safetensors").relative_to(ASSETS).as_posix()]["sha256"]
     except (OSError, ValueError, KeyError):
         return None
-    return told if told["how"]["base"] == weights else None  # a base with other weights would answer differently
+    return record if record["how"]["base"] == weights else None  # a base with other weights would answer differently
 
 
-def base_answers(told: dict[str, Any]) -> str:
+def base_answers(record: dict[str, Any]) -> str:
     """The prompts with the base's answers, as cards."""
-    return cards.probes(RunProgress.of(_events(told, 0)))
+    return cards.probes(RunProgress.of(_events(record, 0)))
 
 
 def frames(dataset: str) -> list[dict[str, Any]]:
     """The frames: the parts of the live route at each recorded step, and last the result."""
-    told = recording(dataset)
-    if told is None:
+    record = recording(dataset)
+    if record is None:
         return []
-    config = RunConfig.parse(told["config"])
+    config = RunConfig.parse(record["config"])
     label, rank = f"{config.label}", getattr(config.variant, "rank", None)
-    ribbon = _ribbon(told)
+    ribbon = _ribbon(record)
     made = []
-    for picture in told["pictures"]:
-        progress = RunProgress.of(_events(told, picture["step"]))
+    for picture in record["pictures"]:
+        progress = RunProgress.of(_events(record, picture["step"]))
         card = ribbon + cards.progress(label, "training", progress)
-        made.append({"card": card, **_drawn(progress, told, rank)})
-    result = {**made[-1], "card": ribbon + cards.done(label, told["result"])}
+        made.append({"card": card, **_drawn(progress, record, rank)})
+    result = {**made[-1], "card": ribbon + cards.done(label, record["result"])}
     return [*made, result]
 
 
-def _drawn(progress: RunProgress, told: dict[str, Any], rank: int | None) -> dict[str, Any]:
+def _drawn(progress: RunProgress, record: dict[str, Any], rank: int | None) -> dict[str, Any]:
     return {
         "probes": cards.probes(progress),
         "curve": run_figures.curve(progress, 0),
-        "pictures": run_figures.pictures(progress, told["module"], rank),
+        "pictures": run_figures.pictures(progress, record["module"], rank),
     }
 
 
-def _ribbon(told: dict[str, Any]) -> str:
-    how = told["how"]
+def _ribbon(record: dict[str, Any]) -> str:
+    how = record["how"]
     machine = (
         f"{how['threads']} thread{'s' * (how['threads'] != 1)} of a CPU" if how["device"] == "cpu" else how["device"]
     )
@@ -78,23 +78,23 @@ def _ribbon(told: dict[str, Any]) -> str:
     )
 
 
-def _events(told: dict[str, Any], until: int) -> Iterator[dict[str, Any]]:
+def _events(record: dict[str, Any], until: int) -> Iterator[dict[str, Any]]:
     """The events of the recorded run up to a step."""
-    names = [name for name, _, _ in told["plan"]["modules"]]
-    yield {"type": "plan", "start_step": 0, "attempt": 1, **told["plan"]}
-    many = min(until, len(told["losses"]))
+    names = [name for name, _, _ in record["plan"]["modules"]]
+    yield {"type": "plan", "start_step": 0, "attempt": 1, **record["plan"]}
+    many = min(until, len(record["losses"]))
     if many:
-        yield {"type": "loss", "steps": list(range(1, many + 1)), "losses": told["losses"][:many]}
+        yield {"type": "loss", "steps": list(range(1, many + 1)), "losses": record["losses"][:many]}
     yield from (
-        {"type": "validation", "step": step, "loss": loss} for step, loss in told["validation"] if step <= until
+        {"type": "validation", "step": step, "loss": loss} for step, loss in record["validation"] if step <= until
     )
-    yield from ({"type": "probe", "step": step, "answers": said} for step, said in told["probes"] if step <= until)
-    for picture in told["pictures"]:
+    yield from ({"type": "probe", "step": step, "answers": said} for step, said in record["probes"] if step <= until)
+    for picture in record["pictures"]:
         if picture["step"] == until:
             ranks = dict(zip(names, picture["effective_rank"], strict=True))
             yield {
                 "type": "spectra",
                 "step": until,
                 "effective_rank": ranks,
-                "spectra": {told["module"]: picture["values"]},
+                "spectra": {record["module"]: picture["values"]},
             }
