@@ -143,9 +143,9 @@ def apart(labels: Sequence[str]) -> list[str]:
     parts = [label.split(" · ") for label in labels]
     shared = set(parts[0]).intersection(*parts[1:]) if len(parts) > 1 else set()
     names = [[part for part in one if part not in shared] or one for one in parts]
-    while len(names) > 1:
-        shorter = [one[:-1] or one for one in names]
-        if shorter == names or len(set(map(tuple, shorter))) < len(names):
+    while len(names) > 1 and (most := max(map(len, names))) > 1:
+        shorter = [one[: most - 1] for one in names]
+        if len(set(map(tuple, shorter))) < len(names):
             break
         names = shorter
     return [" · ".join(one) for one in names]

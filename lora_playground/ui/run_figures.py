@@ -12,7 +12,7 @@ from lora_playground.runs.history import RunProgress
 COLOUR = RUN_COLOURS[0]
 """Colour of the figures as they are sent. The page gives them the colour that the run has there."""
 
-_NONE_TAKEN = "No spectra were taken while it trained."
+_NONE_TAKEN = "No spectra were taken while it trained.<br>A finished run’s are in the tab Spectrum."
 
 
 def curve(progress: RunProgress, since: int) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def test_a_run_without_spectra_says_so_and_not_that_its_update_is_zero(house):
     house.supervisor.jobs, house.supervisor.job = lambda: [ended], lambda _: ended
     after = house.ask(run=house.run.id, pictures=during["version"])["pictures"]
     for plot in ("map", "scree"):
-        assert after[plot]["layout"]["annotations"][0]["text"] == "No spectra were taken while it trained."
+        assert after[plot]["layout"]["annotations"][0]["text"].startswith("No spectra were taken")
     house.run.append({"type": "spectra", "step": 1, "spectra": {}, "effective_rank": {}})
     assert house.ask(run=house.run.id, pictures=after["version"])["pictures"]["version"] != after["version"]
 
