@@ -94,9 +94,9 @@ def describe_forecast(found: dict[str, Any], name: str, moment: dict[str, Any], 
     """In words: this module's directions and all modules' at a moment."""
     one = moment["modules"].get(name, {"foretold": 0, "reads": []})
     return (
-        f"{at[0].upper()}{at[1:]} {one['foretold']} of {len(one['reads'])} directions of this module lie at least half "
-        f"within as many leading directions of the first gradient, on both sides; over all {len(found['modules'])} "
-        f"modules it is {moment['foretold']} of {moment['of']}. On average {moment['reads']:.0%} of what a direction "
-        f"reads lies there (by chance {found['reads_chance']:.0%}) and {moment['writes']:.0%} of what it writes (by "
-        f"chance {found['writes_chance']:.0%})."
+        f"{at[0].upper()}{at[1:]}, {one['foretold']} of {len(one['reads'])} directions of this module lie at least "
+        "half within as many leading directions of the first gradient, on both sides; over all "
+        f"{len(found['modules'])} modules it is {moment['foretold']} of {moment['of']}. On average "
+        f"{moment['reads']:.0%} of what a direction reads lies there (by chance {found['reads_chance']:.0%}) and "
+        f"{moment['writes']:.0%} of what it writes (by chance {found['writes_chance']:.0%})."
     )

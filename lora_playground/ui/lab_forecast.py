@@ -126,7 +126,7 @@ def _moment(found: Found, index: float) -> tuple[Found, str]:
         return found, "at the end"
     chosen = min(max(0, int(index)), len(steps) - 1)
     step = steps[chosen]["step"]
-    return steps[chosen], f"at the end, step {step}," if chosen == len(steps) - 1 else f"after step {step}"
+    return steps[chosen], f"at the end, step {step}" if chosen == len(steps) - 1 else f"after step {step}"
 
 
 def _values(found: Found, module: str, index: float) -> tuple[list[float], str]:
@@ -166,7 +166,7 @@ def _pictures(found: Found, module: str | None, index: float) -> tuple[Any, Any,
     scree = draw(scree_figure(found["modules"][module], *_values(found, module, index)))
     moment, at = _moment(found, index)
     shares = moment["modules"].get(module, {"reads": [], "writes": []})
-    bars = draw(foretold_figure(found["modules"][module], shares, at.rstrip(",")))
+    bars = draw(foretold_figure(found["modules"][module], shares, at))
     over: Any = gr.skip()
     if found["moments"]:
         over = draw(over_steps_figure(found, found["steps"], min(max(0, int(index)), len(found["steps"]) - 1)))

@@ -208,12 +208,12 @@ def test_the_first_gradient_is_autograds_and_foretells_one_step_of_descent(home:
     assert (
         bars["data"][1]["y"] == moment["modules"][name]["writes"] and "after step 4" in bars["layout"]["title"]["text"]
     )
-    assert "After step 4 2 of 2 directions" in describe_forecast(found, name, moment, at)
+    assert "After step 4, 2 of 2 directions" in describe_forecast(found, name, moment, at)
     over = over_steps_figure(found, shown, 0)["data"]
     assert over[2]["x"] == [4, 40] and over[2]["y"] == [1, found["foretold"] / found["of"]]
     json.dumps(over, allow_nan=False)
     end, at = lab_forecast._moment(found | {"steps": shown}, 1)
-    assert end["modules"] is found["modules"] and at == "at the end, step 40,"
+    assert end["modules"] is found["modules"] and at == "at the end, step 40"
 
 
 def test_a_replay_goes_from_the_first_moment_to_the_last_and_ends() -> None:
