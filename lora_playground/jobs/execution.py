@@ -183,7 +183,7 @@ class Execution:
             learning_rate=training.learning_rate or self.variant.rate(config.model.source, training.optimiser),
             starts_as_base=self.variant.starts_as_base(config.variant),
             base_parameters=total,
-            on_updates=Moments(self.run.folder / MOMENTS, training.steps).keep,
+            on_updates=Moments(self.run.folder / MOMENTS, training.steps if self.run.watched else 0).keep,
             on_probe=self.prober(model, base.tokenizer, data),
             remedies=self.estimate.remedies,
             after=self.estimate.time.after if self.estimate.time else 0.0,

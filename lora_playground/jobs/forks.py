@@ -69,6 +69,7 @@ class Forks:
                         TOKEN_VARIABLE: secrets.token_hex(8),
                         HOME_VARIABLE: str(self._home),
                         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+                        "OPENBLAS_NUM_THREADS": "1",  # NumPy's threads and torch's would wait for each other
                     },
                 )
         except OSError as error:

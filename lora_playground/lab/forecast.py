@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lora_playground.analysis.low_rank import nonzero, sketched_svd
-from lora_playground.analysis.moments import MOMENTS, Svd, load_moment, moments
+from lora_playground.analysis.moments import MOMENTS, moments
 from lora_playground.analysis.spectra import EXACT_SIDE, update_svd
 from lora_playground.analysis.update import load_updates
 from lora_playground.errors import RunError
@@ -25,6 +25,8 @@ SHOWN = 32
 FORETOLD = 0.5
 """A direction is foretold where so much of it lies, on both sides, within as many leading directions of G₀ as of ΔW."""
 Report = Callable[[int, int], None]
+Svd = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""U (m, k), σ (k,) and Vt (k, n) of an update, descending."""
 
 
 def forecast(store: RunStore, id: str, report: Report = lambda *_: None) -> dict[str, Any]:
@@ -53,7 +55,7 @@ def forecast(store: RunStore, id: str, report: Report = lambda *_: None) -> dict
         told[side] = float(np.mean([one[side] for one in modules.values()]))
     told["moments"] = []
     for step, path in moments(run.folder / MOMENTS).items():
-        then = {name: svd for name, svd in load_moment(path).items() if name in learned}
+        then = {u.name: update_svd(u) for u in load_updates(path) if u.name in learned}
         found = {name: beside(svd, leading[name], float(learned[name][1][0])) for name, svd in then.items()}
         told["moments"].append({"step": step, "modules": found, **over_all(found)})
     return told

@@ -181,8 +181,8 @@ class _Loop:
         asked = probe if plan.on_probe else None
         self.probes = Report(self.emit, "probe", asked, 0.07, grace=2.0, title="'Watch it learn' is")
         self.probed = self.start / self.budget.steps
-        # With half a second of grace, so that a short run has a validation curve too.
-        self.validations = Report(self.emit, "validation", validation, VALIDATION_SHARE, grace=0.5)
+        # With half a second of grace, once a run, so that a short one has a validation curve too.
+        self.validations = Report(self.emit, "validation", validation, VALIDATION_SHARE, grace=0.5 * (self.start == 0))
 
     def _resume(self) -> int:
         """Loads the newest checkpoint that fits; returns the steps already done."""
@@ -279,7 +279,7 @@ class _Loop:
             loss = self._validate(step)
             if loss is not None and self.plateau.update(step, loss):
                 self._end_early(step)
-        else:
+        elif step != self.plan.hold_at:  # where training stops it is validated in any case
             self._aside(self.validations.send if self.config.validate_every else self.validations.maybe, step)
 
     def _probe_if_due(self, step: int) -> None:
