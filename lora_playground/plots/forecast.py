@@ -9,7 +9,7 @@ from typing import Any
 
 from lora_playground.plots.style import INK, axis, figure, rounded
 
-GRADIENT, LEARNED, WRITES = "#8b979b", "#0072B2", "#D55E00"
+GRADIENT, LEARNED, WRITES, FORETOLD = "#8b979b", "#0072B2", "#D55E00", "#009E73"
 
 
 def scree_figure(module: dict[str, Any], values: Sequence[float], step: str) -> dict[str, Any]:
@@ -48,9 +48,10 @@ def foretold_figure(module: dict[str, Any], shares: dict[str, Any], at: str = "a
         lines.append({"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": chance, "y1": chance, "line": dash})
     half = {"color": INK["quiet"], "width": 1}
     lines.append({"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0.5, "y1": 0.5, "line": half})
-    y_axis = axis("share within G₀'s leading directions", tickformat=".0%", range=[0, 1.03])
-    title = f"How much of each direction was foretold, {at}"
-    x_axis = axis("learned direction (dotted: by chance)", range=[-0.5, len(module["reads"]) - 0.5])
+    y_axis = axis("share within G₀'s", tickformat=".0%", range=[0, 1.03])
+    title = f"How much was foretold {at}"
+    count = len(module["reads"])
+    x_axis = axis("learned direction (dotted: by chance)", type="category", range=[-0.5, count - 0.5])
     return figure(
         data, title, 340, xaxis=x_axis, yaxis=y_axis, shapes=lines, barmode="group", showlegend=True,
     )  # fmt: skip
@@ -67,7 +68,7 @@ def over_steps_figure(found: dict[str, Any], moments: Sequence[dict[str, Any]], 
     rows = [
         ("what they read (v), on average", LEARNED, [moment["reads"] for moment in moments]),
         ("what they write (u), on average", WRITES, [moment["writes"] for moment in moments]),
-        ("directions foretold, of all", INK["text"], [one["foretold"] / max(1, one["of"]) for one in moments]),
+        ("directions foretold, of all", FORETOLD, [one["foretold"] / max(1, one["of"]) for one in moments]),
     ]
     data: list[dict[str, Any]] = []
     for name, colour, y in rows:
@@ -85,9 +86,9 @@ def over_steps_figure(found: dict[str, Any], moments: Sequence[dict[str, Any]], 
     lines.append({"type": "line", "yref": "paper", "x0": x[index], "x1": x[index], "y0": 0, "y1": 1, "line": here})
     most = max(value for _, _, y in rows for value in y)
     x_axis = axis("step (log; dotted: by chance)", type="log", tickvals=x, ticktext=[str(step) for step in x])
-    y_axis = axis("share within G₀'s leading directions", tickformat=".0%", range=[-0.01, max(0.1, 1.15 * most)])
-    title = f"All {len(found['modules'])} modules: how much of what was learned the first gradient foretold"
-    return figure(data, title, 300, xaxis=x_axis, yaxis=y_axis, shapes=lines, showlegend=True)
+    y_axis = axis("share within G₀'s", tickformat=".0%", range=[-0.01, max(0.1, 1.15 * most)])
+    title = f"All {len(found['modules'])} modules, over the steps"
+    return figure(data, title, 340, xaxis=x_axis, yaxis=y_axis, shapes=lines, showlegend=True)
 
 
 def describe_forecast(found: dict[str, Any], name: str, moment: dict[str, Any], at: str) -> str:

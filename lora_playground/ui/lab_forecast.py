@@ -57,7 +57,7 @@ class Forecast:
                     self.scree, _ = picture("lp-cast-scree")
                 with gr.Column(min_width=300):
                     self.bars, _ = picture("lp-cast-bars")
-            with gr.Row(visible=False, elem_classes="lp-plots", equal_height=False) as self.followed:
+            with gr.Column(visible=False, elem_classes="lp-plots") as self.followed:
                 self.over, _ = picture("lp-cast-over")
             self.words = gr.HTML("", apply_default_css=False, elem_classes="lp-words", elem_id="lp-cast-words")
         self.found = gr.State({})
