@@ -33,7 +33,7 @@ class Amplification:
 
     Attributes:
         rank: how many leading directions are used.
-        update_norm, base_norm: ‖ΔW‖_F and ‖W‖_F.
+        update_norm: ‖ΔW‖_F.
         by_update: ‖UᵀWV‖_F with U, V the leading singular vectors of ΔW: how much of W lies where ΔW acts.
         by_base: the same with W's own leading singular vectors, √Σσᵢ²: the upper bound.
         by_random: the same with random directions, mean over draws; about ‖W‖·r/√(mn).
@@ -43,7 +43,7 @@ class Amplification:
 
     rank: int
     update_norm: float
-    base_norm: float
+
     by_update: float
     by_base: float
     by_random: float
@@ -81,7 +81,7 @@ def amplification(
     by_base = float(np.linalg.norm(dense_spectrum(W, values=r).values[:r]))
     tiny = np.finfo(np.float64).tiny
     factors = norm / max(by_update, tiny), norm / max(by_random, tiny)
-    return Amplification(r, norm, float(np.linalg.norm(W)), by_update, by_base, by_random, *factors)
+    return Amplification(r, norm, by_update, by_base, by_random, *factors)
 
 
 # ---------------------------------------------------------------------------------------------------- alignment
@@ -172,10 +172,10 @@ def intruders(update: Update, W: np.ndarray, k: int = 10, epsilon: float = 0.5, 
 
 
 @lru_cache(maxsize=64)
-def random_floor(dimension: int, vectors: int, draws: int = 400, seed: int = 0) -> tuple[float, float]:
+def random_floor(dimension: int, vectors: int) -> tuple[float, float]:
     """Mean and 99% quantile of max|cos| between a random vector and `vectors` orthonormal ones in `dimension`
-    dimensions, from `draws` samples. By rotational symmetry the orthonormal vectors may be coordinate axes."""
-    g = np.random.default_rng(seed).standard_normal((draws, dimension))
+    dimensions, from 400 samples. By rotational symmetry the orthonormal vectors may be coordinate axes."""
+    g = np.random.default_rng(0).standard_normal((400, dimension))
     found = np.abs(g[:, :vectors]).max(axis=1) / np.linalg.norm(g, axis=1)
     return float(found.mean()), float(np.quantile(found, 0.99))
 

@@ -88,19 +88,19 @@ def _as_factors(B: np.ndarray, A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def sketched_svd(
-    matrix: np.ndarray, rank: int, rng: np.random.Generator, extra: int = 8, iterations: int = 2
+    matrix: np.ndarray, rank: int, rng: np.random.Generator, extra: int = 8
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The leading `rank` singular triples U (m, k), σ (k,), Vᵀ (k, n) of a dense matrix, by a randomised range
-    finder with power iterations (Halko, Martinsson, Tropp 2011).
+    finder with two power iterations (Halko, Martinsson, Tropp 2011).
 
     Args:
         matrix: (m, n), float32 or float64; a float32 matrix is never copied whole.
-        extra: how many more directions are sketched, for accuracy. iterations: power iterations.
+        extra: how many more directions are sketched, for accuracy.
     """
     M = np.asarray(matrix)
     width = min(rank + extra, *M.shape)
     Q = np.linalg.qr(times(M, rng.standard_normal((M.shape[1], width))))[0]
-    for _ in range(iterations):
+    for _ in range(2):
         Q = np.linalg.qr(times(M.T, Q))[0]
         Q = np.linalg.qr(times(M, Q))[0]
     U, values, Vt = np.linalg.svd(times(M.T, Q).T, full_matrices=False)

@@ -73,9 +73,7 @@ def _gram_values(M: np.ndarray) -> np.ndarray:
     return np.sqrt(np.clip(np.linalg.eigvalsh(gram), 0.0, None))[::-1]
 
 
-def sketched_spectrum(
-    matrix: np.ndarray, values: int = SKETCHED_VALUES, iterations: int = 2, seed: int = 0
-) -> Spectrum:
+def sketched_spectrum(matrix: np.ndarray, values: int = SKETCHED_VALUES) -> Spectrum:
     """The largest singular values by `low_rank.sketched_svd`, with a bound on their error.
 
     The sketch is four times as wide as `values`. For every kept triple (û, σ̂, v̂) the residual ‖Mv̂ − σ̂û‖/√2 bounds
@@ -83,10 +81,10 @@ def sketched_spectrum(
     bound is the largest of them.
 
     Args:
-        matrix: (m, n); values: how many to return; iterations: power iterations; seed: of the test matrix.
+        matrix: (m, n). values: how many to return.
     """
     M = np.asarray(matrix)
-    U, found, Vt = sketched_svd(M, values, np.random.default_rng(seed), 3 * values, iterations)
+    U, found, Vt = sketched_svd(M, values, np.random.default_rng(0), 3 * values)
     residual = times(M, Vt.T) - U * found
     error = float(np.linalg.norm(residual, axis=0).max() / np.sqrt(2.0))
     shape = (M.shape[0], M.shape[1])

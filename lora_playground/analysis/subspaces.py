@@ -98,13 +98,12 @@ class Comparison:
         similarity: φ(i, j), (k₁, k₂).
         chance: φ expected of random subspaces, (k₁, k₂).
         angles: principal angles between the leading min(k₁, k₂) directions of both, degrees.
-        dimension: of the space they live in.
+
     """
 
     similarity: np.ndarray
     chance: np.ndarray
     angles: np.ndarray
-    dimension: int
 
 
 def compare(
@@ -128,4 +127,4 @@ def compare(
         raise AdapterError(f"an update of {first.name} is still zero, so it has no directions to compare.")
     k = min(V1.shape[1], V2.shape[1])
     chance = random_similarity(V1.shape[1], V2.shape[1], V1.shape[0])
-    return Comparison(similarity(V1, V2), np.minimum(chance, 1.0), principal_angles(V1[:, :k], V2[:, :k]), V1.shape[0])
+    return Comparison(similarity(V1, V2), np.minimum(chance, 1.0), principal_angles(V1[:, :k], V2[:, :k]))

@@ -32,11 +32,11 @@ _SLOT = re.compile(r"\s*([^\W\d][\w ]*)\[([^\[\]]+)\]\s*")
 _SLOTS = re.compile(rf"(?:{_SLOT.pattern}(?:[,;]|$))+")
 
 
-def split_rows(rows: list[Row], seed: int = 0, share: float = 0.1) -> dict[str, list[Row]]:
+def split_rows(rows: list[Row], seed: int = 0) -> dict[str, list[Row]]:
     """Splits rows into train, validation and test, the same way for the same rows and seed.
 
     Rows with the same question form a group that stays together, so that no test question was trained on. Each of the
-    two held-out parts gets `share` of the rows, at most MAX_HELD_OUT, and at least one group if there are three or
+    two held-out parts gets a tenth of the rows, at most MAX_HELD_OUT, and at least one group if there are three or
     more; of a classification it gets that share of every label. Rows of the test part are shuffled, since a score may
     be taken from the first of them alone.
     """
@@ -45,7 +45,7 @@ def split_rows(rows: list[Row], seed: int = 0, share: float = 0.1) -> dict[str, 
         key = json.dumps(prompt_of(row)) if row.get("messages") else row["text"]
         groups.setdefault(key, []).append(number)
     order = sorted(groups.values())
-    share = min(share, MAX_HELD_OUT / max(1, len(rows)))
+    share = min(0.1, MAX_HELD_OUT / max(1, len(rows)))
     if is_classified(rows):
         test, validation = held_out([(rows[group[0]]["meta"]["label"], len(group)) for group in order], share, seed)
     else:

@@ -118,18 +118,22 @@ def signal_group(pid: int, number: signal.Signals) -> None:
         os.killpg(pid, number)
 
 
-def yield_to_others(niceness: int = 5) -> None:
+_NICENESS = 5
+"""How far a worker's priority is lowered."""
+
+
+def yield_to_others() -> None:
     """Lowers this process's priority below that of the server and the chat, so that pages answer while it computes."""
     with contextlib.suppress(OSError):
-        os.nice(niceness)
-    share_the_session(niceness)
+        os.nice(_NICENESS)
+    share_the_session()
 
 
-def share_the_session(niceness: int = 5) -> None:
+def share_the_session() -> None:
     """Lowers the priority of this process's session. Where Linux divides processor time between sessions first
     (autogroup), this is the priority that counts; unlike a process's own, a new session does not inherit it."""
     with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as file:
-        file.write(str(niceness))
+        file.write(str(_NICENESS))
 
 
 def started_at(pid: int) -> float:

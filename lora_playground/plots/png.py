@@ -19,11 +19,14 @@ _LEAST = 1e-4
 """Values below this share of the largest are not drawn; they would flatten all others."""
 
 
-def scree_png(title: str, series: Sequence[tuple[str, Sequence[float]]], most: int = 64) -> bytes:
+_MOST = 64
+"""The most values of a run that are drawn."""
+
+
+def scree_png(title: str, series: Sequence[tuple[str, Sequence[float]]]) -> bytes:
     """Singular values in descending order, one line for each of `series`: (label, σ).
 
-    Args:
-        most: the most values of each that are drawn.
+
 
     Returns:
         A PNG of 900 × 520 pixels; if all values are zero it says so.
@@ -31,7 +34,7 @@ def scree_png(title: str, series: Sequence[tuple[str, Sequence[float]]], most: i
     image = Image.new("RGB", SIZE, "#ffffff")
     pen = ImageDraw.Draw(image)
     pen.text((20, 18), title, fill=INK["text"], font=_font(20))
-    drawn = [(label, [float(value) for value in values[:most]]) for label, values in series]
+    drawn = [(label, [float(value) for value in values[:_MOST]]) for label, values in series]
     largest = max((value for _, values in drawn for value in values), default=0.0)
     if largest <= 0:
         said = "The update is zero: nothing has been learned yet."

@@ -243,8 +243,8 @@ class Run:
         """What its events say, read from the beginning. (`RunStore.progress` reads only new events.)"""
         return RunProgress().read(self.events_path)
 
-    def log_tail(self, lines: int = LOG_LINES) -> list[str]:
-        """The last lines of `log.txt`, each at most 500 characters."""
+    def log_tail(self) -> list[str]:
+        """The last LOG_LINES lines of `log.txt`, each at most 500 characters."""
         try:
             with open(self.log_path, "rb") as file:
                 file.seek(0, os.SEEK_END)
@@ -252,7 +252,7 @@ class Run:
                 text = file.read().decode("utf-8", "replace")
         except OSError:
             return []
-        return [line[:500] for line in text.splitlines()[-lines:]]
+        return [line[:500] for line in text.splitlines()[-LOG_LINES:]]
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

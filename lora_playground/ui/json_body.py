@@ -8,9 +8,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+_LONGEST = 20_000
+"""The most bytes of a request's body."""
 
-async def json_object(request: Request, longest: int = 20_000) -> dict[str, Any] | Response:
-    """The JSON object in a request's body of at most `longest` bytes, or an error response.
+
+async def json_object(request: Request) -> dict[str, Any] | Response:
+    """The JSON object in a request's body, or an error response.
 
     Other content types than application/json are refused: browsers let pages of other sites send those without a
     preflight request.
@@ -19,10 +22,10 @@ async def json_object(request: Request, longest: int = 20_000) -> dict[str, Any]
         return JSONResponse({"error": "This route takes JSON."}, 415)
     body = await request.body()
     try:
-        told = json.loads(body) if len(body) <= longest else None
+        value = json.loads(body) if len(body) <= _LONGEST else None
     except (ValueError, RecursionError):
-        told = None
-    return told if isinstance(told, dict) else JSONResponse({"error": "The request is no JSON object."}, 400)
+        value = None
+    return value if isinstance(value, dict) else JSONResponse({"error": "The request is no JSON object."}, 400)
 
 
 def json_answer(value: Any, status: int = 200) -> JSONResponse:
