@@ -154,11 +154,11 @@ def _wait(look: Callable[[], Any]) -> dict[str, Any]:
     """
     from lora_playground.service.sweeps import report
 
-    told: set[int] = set()
+    reported: set[int] = set()
     with Progress() as progress:
         while True:
             status = look()
-            for text in _news(status, told):
+            for text in _news(status, reported):
                 progress.say(f"  {text}")
             if status.sweep.ended is not None:
                 return report(status)
@@ -168,11 +168,11 @@ def _wait(look: Callable[[], Any]) -> dict[str, Any]:
             time.sleep(POLL_SECONDS)
 
 
-def _news(status: Any, told: set[int]) -> Iterator[str]:
-    """A line for each run that has ended and whose number is not in `told`; adds it there."""
+def _news(status: Any, reported: set[int]) -> Iterator[str]:
+    """A line for each run that has ended and whose number is not in `reported`; adds it there."""
     for member in status.members:
-        if member.final and member.number not in told:
-            told.add(member.number)
+        if member.final and member.number not in reported:
+            reported.add(member.number)
             loss = "" if member.validation_loss is None else f", validation loss {member.validation_loss:.3f}"
             score = f"{100 * member.score['adapted']:.0f}%" if member.score else member.state
             yield f"{member.entry.name}: {member.why or score + loss}"

@@ -46,7 +46,7 @@ class RunEstimate:
         self.remedies = advice(config, self.memory, self.conditions) if self.memory else []
         self.time = estimate_time(RunStore(home), config, device == "cuda")
 
-    def told(self, attempt: int) -> dict[str, Any]:
+    def result_fields(self, attempt: int) -> dict[str, Any]:
         """The fields of a run's result with the estimates. There is no time for a resumed run, since the times in a
         result are those of its last attempt; nor if the estimate rests on the processor's speed alone, since that is
         measured each time and can differ from the estimate in the form."""
@@ -62,9 +62,9 @@ class RunEstimate:
         number, since its batches depend on it."""
         training = self.config.training
         micro = training.accumulation
-        told = run.progress().plan.get("recipe")
-        if told:
-            micro = int(told.get("accumulation", micro))
+        recipe = run.progress().plan.get("recipe")
+        if recipe:
+            micro = int(recipe.get("accumulation", micro))
         elif self.conditions.device == "cuda" and self.memory is not None:
             micro = micro_batches(self.config, memory.available_to_torch(), self.conditions)
             if micro != training.accumulation:

@@ -123,7 +123,7 @@ class Execution:
         result = {"state": "done", "attempt": self.run.attempt, "seconds": self.seconds, **_trained(outcome)}
         result |= self.extra()
         if self.estimate is not None:
-            result |= self.estimate.told(self.run.attempt)
+            result |= self.estimate.result_fields(self.run.attempt)
         result["adapter_bytes"] = sum(path.stat().st_size for path in self.run.adapter.rglob("*") if path.is_file())
         if self.target_tokens is not None:
             result["target_tokens"] = self.target_tokens

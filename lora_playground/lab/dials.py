@@ -58,8 +58,8 @@ def over_dial(
         found = tasks.score(turned(value), dataset, skills=True)
         points.append({"value": value, "forgetting": found.pop("forgetting", None), "score": found})
         report(number + 1, len(values))
-    told = {"run": run.id, "label": run.label, "kind": kind, "dataset": dataset, "rows": rows}
-    return {**told, **about, "points": points}
+    fields = {"run": run.id, "label": run.label, "kind": kind, "dataset": dataset, "rows": rows}
+    return {**fields, **about, "points": points}
 
 
 def _turned(run: Run, kind: str) -> tuple[Turned, dict[str, Any]]:

@@ -46,11 +46,11 @@ def _point(run: Run, like: dict[str, Any]) -> dict[str, Any] | None:
         score, lost = result.get("score"), result.get("forgetting")
         if config.variant.name != VARIANT or not score or _rest(run) != like:
             return None
-        told = {"value": score["adapted"], **{key: score[key] for key in ("low", "high", "base", "n")}}
+        value = {"value": score["adapted"], **{key: score[key] for key in ("low", "high", "base", "n")}}
         return {
             "value": config.variant.position,  # type: ignore[attr-defined]
             "seed": config.training.seed,
-            "score": told,
+            "score": value,
             "forgetting": lost,
         }
     return None

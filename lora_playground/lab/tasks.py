@@ -56,12 +56,12 @@ class Tasks:
         embedded = skills and self.model.embedded
         found = score_update(self.base, list(updates), dataset, self.home, self.rows, None, embedded)
         score, lost = found["score"], found["forgetting"]
-        told: dict[str, Any] = {"value": None, "low": None, "high": None, "base": None, "n": 0}
+        values: dict[str, Any] = {"value": None, "low": None, "high": None, "base": None, "n": 0}
         if score is not None:
-            told = {"value": score["adapted"], **{key: score[key] for key in ("low", "high", "base", "n")}}
+            values = {"value": score["adapted"], **{key: score[key] for key in ("low", "high", "base", "n")}}
         if lost is not None:
-            told["forgetting"] = {key: lost[key] for key in ("base", "adapted", "drop", "low", "high", "n")}
-        return told
+            values["forgetting"] = {key: lost[key] for key in ("base", "adapted", "drop", "low", "high", "n")}
+        return values
 
 
 def datasets_of(runs: Sequence[Run], home: Path) -> list[str]:

@@ -61,23 +61,23 @@ def read(path: Path) -> Lesson:
 @lru_cache(maxsize=128)
 def _read(path: Path, changed: int, size: int) -> Lesson:
     try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise LessonError(f"{path.name} is no TOML file ({error}).") from error
-    return parse(told, path.stem, path.name)
+    return parse(data, path.stem, path.name)
 
 
-def parse(told: dict[str, Any], name: str, where: str) -> Lesson:
+def parse(data: dict[str, Any], name: str, where: str) -> Lesson:
     """Makes a lesson of the data of its file.
 
     Args:
-        told: as read from TOML. name: of the lesson. where: the file's name, for errors.
+        data: as read from TOML. name: of the lesson. where: the file's name, for errors.
 
     Raises:
         LessonError: something in it is not allowed.
     """
     try:
-        lesson = Lesson.model_validate({**told, "name": name})
+        lesson = Lesson.model_validate({**data, "name": name})
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

@@ -37,9 +37,9 @@ to it."""
 def digest(lesson: Lesson, key: str) -> str:
     """What the run of a lesson asks for, but for the seed: figures of another digest are out of date. What the lesson
     leaves to the defaults is in `defaults`."""
-    told = lesson.runs[key].run_config().model_dump(mode="json", exclude={"title"}, exclude_unset=True)
-    told.get("training", {}).pop("seed", None)
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+    settings = lesson.runs[key].run_config().model_dump(mode="json", exclude={"title"}, exclude_unset=True)
+    settings.get("training", {}).pop("seed", None)
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def defaults() -> dict[str, Any]:
@@ -62,11 +62,11 @@ def still_default(stored: dict[str, Any]) -> bool:
 class Figures:
     """The stored measurement of one lesson: {quantity: numbers, one a seed}."""
 
-    def __init__(self, told: dict[str, Any]) -> None:
-        self.runs: dict[str, str] = told.get("runs", {})
-        self.words: dict[str, list[str]] = told.get("words", {})
+    def __init__(self, data: dict[str, Any]) -> None:
+        self.runs: dict[str, str] = data.get("runs", {})
+        self.words: dict[str, list[str]] = data.get("words", {})
         self.values: dict[Quantity, list[float]] = {
-            Quantity.parse(text): numbers for text, numbers in told.get("values", {}).items()
+            Quantity.parse(text): numbers for text, numbers in data.get("values", {}).items()
         }
 
     def mean(self, quantity: Quantity) -> float | None:

@@ -145,10 +145,10 @@ def _measure(run: Run, quantity: Quantity, second: Run | None) -> float | None:
     raise LessonError(f"{quantity} cannot be measured.")
 
 
-def _at(told: Any, path: tuple[str, ...]) -> Any:
+def _at(value: Any, path: tuple[str, ...]) -> Any:
     for name in path:
-        told = told.get(name) if isinstance(told, dict) else None
-    return told
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def _number(value: Any) -> float | None:

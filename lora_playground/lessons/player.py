@@ -229,12 +229,12 @@ class Player:
                     measured[one] = mean
             if len(measured) == len(set(wanted)) and judging.holds(step.check.then, measured):
                 return True, ""
-            told = ", ".join(
+            reached = ", ".join(
                 f"{one.label} {written(value, one.unit)}"
                 + ("" if one.run == "mine" else f" of {lesson.runs[one.run].short_title}")
                 for one, value in measured.items()
             )
-            said = f"{run.label} is of the kind asked for, but not there yet: {told}. Try another one."
+            said = f"{run.label} is of the kind asked for, but not there yet: {reached}. Try another one."
         return False, said
 
     # --- what a person does -------------------------------------------------------------------------------------------

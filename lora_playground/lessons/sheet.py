@@ -58,15 +58,15 @@ def _solution(lesson: Lesson, ask: Ask, figures: Figures) -> list[str]:
     if len(measured) < len(judging.needed(ask, result)):
         return ["*Came out: not measured yet.*"]
     came = ", ".join(f"{one.label} {written(measured[one], one.unit)}" for one in map(Quantity.parse, result))
-    told = [f"*Came out: {came}.*"] if came else []
+    lines = [f"*Came out: {came}.*"] if came else []
     if ask.form == "choice":
         right = judging.solutions(ask.choices, measured)
-        told.append(
+        lines.append(
             "\n".join(
                 f"- {'right' if place in right else 'wrong'}: {choice.text}. {figures.fill(choice.because)}"
                 for place, choice in enumerate(ask.choices)
             )
         )
     else:
-        told.append(f"- near: {ask.near}\n- too low: {ask.low}\n- too high: {ask.high}")
-    return told
+        lines.append(f"- near: {ask.near}\n- too low: {ask.low}\n- too high: {ask.high}")
+    return lines

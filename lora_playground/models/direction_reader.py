@@ -182,7 +182,7 @@ class DirectionReader:
         scale = self._sizes()[:, None] / u.numel() ** 0.5
         z = torch.where(scale > 1e-3 * scale.mean(), shift / scale, 0)  # rows of unused tokens may be zero
         largest = z.abs().amax(0)
-        told: dict[str, Any] = {
+        words: dict[str, Any] = {
             "strongest": round(float(largest[0]), 3),
             "chance": round(float(largest[1:].max()), 3),
             "frequency": round(float(explained[0]), 4),
@@ -190,7 +190,7 @@ class DirectionReader:
         for column, name in ((0, ""), (1, "random_")):
             for sign, word in ((1, "raised"), (-1, "lowered")):
                 best = (sign * z[:, column]).topk(min(SHOWN, len(z))).indices.tolist()
-                told[name + word] = [
+                words[name + word] = [
                     {
                         "token": self._decoder.tokenizer.decode([id]),
                         "z": round(float(z[id, column]), 3),
@@ -198,7 +198,7 @@ class DirectionReader:
                     }
                     for id in best
                 ]
-        return told
+        return words
 
 
 def last_norm(model: Any) -> nn.Module | None:

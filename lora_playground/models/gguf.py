@@ -107,8 +107,8 @@ def convert(file: Path, progress: Progress | None = None) -> Path:
     return target
 
 
-def _write(file: Path, folder: Path, told: Callable[[float], None]) -> None:
-    """Reads the file and writes a model folder; `told` hears which share is done."""
+def _write(file: Path, folder: Path, progress: Callable[[float], None]) -> None:
+    """Reads the file and writes a model folder; `progress`: called with the share that is done, 0 to 1."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -116,7 +116,7 @@ def _write(file: Path, folder: Path, told: Callable[[float], None]) -> None:
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # hides its progress bar
             tokenizer = AutoTokenizer.from_pretrained(**place)
-        told(0.2)
+        progress(0.2)
         plain = GgufConfig(dequantize=True)
         with contextlib.redirect_stderr(io.StringIO()):
             model = AutoModelForCausalLM.from_pretrained(**place, quantization_config=plain, dtype=torch.float32)
@@ -125,7 +125,7 @@ def _write(file: Path, folder: Path, told: Callable[[float], None]) -> None:
             f"{file.name} cannot be read ({first_line(error)}). Choose a file of an architecture that transformers "
             "reads, or the model's folder with safetensors."
         ) from error
-    told(0.6)
+    progress(0.6)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.save_pretrained(str(folder))

@@ -93,8 +93,8 @@ def _probe(device: str) -> Precision:
 def bounded(cores: int) -> int:
     """The number of cores, or OMP_NUM_THREADS if that is less: on shared machines it is set because threads that wait
     for each other on busy cores slow everything down."""
-    told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return min(cores, int(told)) if told.isdigit() and int(told) > 0 else cores
+    limit = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return min(cores, int(limit)) if limit.isdigit() and int(limit) > 0 else cores
 
 
 def _threads(cores: int) -> int:

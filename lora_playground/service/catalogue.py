@@ -145,10 +145,10 @@ def estimated(store: RunStore, config: Any, device: str, dtype: str) -> dict[str
         known = "its sizes are known once it was fetched; those of the models that are listed are known before"
         raise ConfigError("model.source", config.model.source, known)
     time = estimate_time(store, config, device == "cuda")
-    told: dict[str, Any] = asdict(found) | {"least": found.least, "total": found.most, "device": device}
+    value: dict[str, Any] = asdict(found) | {"least": found.least, "total": found.most, "device": device}
     return (
-        told
-        | {"beside": told.pop("overhead"), "time": asdict(time) if time else None}
+        value
+        | {"beside": value.pop("overhead"), "time": asdict(time) if time else None}
         | {"epochs": epochs(config, store.home), "flops_per_step": step_flops(config)}
     )
 

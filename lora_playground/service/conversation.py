@@ -58,7 +58,7 @@ async def answers(client: ChatClient, asked: ChatRequest) -> AsyncGenerator[dict
     texts, ended = [""] * len(names), dict[str, str]()
     last, speed = time.monotonic(), None
 
-    def told(done: bool) -> dict[str, Any]:
+    def answer(done: bool) -> dict[str, Any]:
         adapted = dict(zip(names[1:], texts[1:]))
         more = {"ended": ended, "tokens_per_second": speed} if done else {}
         return {"base": texts[0], "adapted": adapted, "done": done, **more}
@@ -71,8 +71,8 @@ async def answers(client: ChatClient, asked: ChatRequest) -> AsyncGenerator[dict
             speed = event.tokens_per_second or speed
             if event.type == "tokens" and time.monotonic() - last > PAUSE:
                 last = time.monotonic()
-                yield told(False)
-    yield told(True)
+                yield answer(False)
+    yield answer(True)
 
 
 def _take(event: ChatEvent, names: list[str], texts: list[str], ended: dict[str, str]) -> None:

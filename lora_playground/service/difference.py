@@ -150,9 +150,9 @@ def _options(first: Side, second: Side) -> str:
     unlike = [key for key in dict.fromkeys([*a, *b]) if key != "title" and a.get(key) != b.get(key)]
     if not unlike:
         return "They were made with the same options."
-    told = [f"{_name(key)} {_value(b.get(key))} instead of {_value(a.get(key))}" for key in unlike[:6]]
+    changes = [f"{_name(key)} {_value(b.get(key))} instead of {_value(a.get(key))}" for key in unlike[:6]]
     more = f", and {len(unlike) - 6} more options" if len(unlike) > 6 else ""
-    return f"{second.name} has {', '.join(told)}{more}, beside {first.name}."
+    return f"{second.name} has {', '.join(changes)}{more}, beside {first.name}."
 
 
 def _same(first: Side, second: Side, path: str) -> bool:

@@ -63,15 +63,15 @@ async def reproduced(store: RunStore, identity: str, format: str, place: Path) -
     if format == "bundle":
         raise ConfigError("format", format, "it is a file; ask reproduce_bundle for it")
     if format not in ("script", "notebook"):
-        told = await asyncio.to_thread(reproduce, run, format)
+        made = await asyncio.to_thread(reproduce, run, format)
     else:
         folder = Path(tempfile.mkdtemp(dir=place))
         try:
-            told = await _made_again(store, run.id, format, folder / "again")
-            told["text"] = (folder / "again").read_text(encoding="utf-8")
+            made = await _made_again(store, run.id, format, folder / "again")
+            made["text"] = (folder / "again").read_text(encoding="utf-8")
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-    return {"run": run.id, **{key: told[key] for key in ("format", "text", "standalone", "why")}}
+    return {"run": run.id, **{key: made[key] for key in ("format", "text", "standalone", "why")}}
 
 
 async def reproduced_bundle(store: RunStore, identity: str, place: Path) -> Path:

@@ -291,8 +291,8 @@ class Operations(Exchanging, Laboratory, Readings, Learning):
         self._asking[who] += 1
         try:
             async with contextlib.aclosing(conversation.answers(self._chat, request)) as stream:
-                async for told in stream:
-                    yield told
+                async for answer in stream:
+                    yield answer
         finally:
             self._asking[who] -= 1
 

@@ -74,8 +74,8 @@ def describe(option: Option, default: bool = True) -> str:
     above = "above " if option.low_open else ""
     bounds = [f"{above}{low or ''} to {high}" if high else f"{above or 'from '}{low}"] if low or high else []
     known = [f"default {option.default}"] if default and option.default not in (None, "") else []
-    told = "; ".join([*bounds, *known])
-    return f"{option.description} [{told}]" if told else option.description
+    limits = "; ".join([*bounds, *known])
+    return f"{option.description} [{limits}]" if limits else option.description
 
 
 def _parameter(option: Option, note: str = "", default: bool = True) -> Parameter:

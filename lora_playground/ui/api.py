@@ -87,7 +87,7 @@ def endpoints() -> list[Endpoint]:
 
 def _endpoint(name: str, operation: Callable[..., Any]) -> Endpoint:
     hints = typing.get_type_hints(operation)
-    summary, told = _document(operation)
+    summary, descriptions = _document(operation)
     arguments: list[Argument] = []
     for parameter in list(inspect.signature(operation).parameters.values())[2:]:
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
@@ -96,7 +96,7 @@ def _endpoint(name: str, operation: Callable[..., Any]) -> Endpoint:
             continue
         required = parameter.default is inspect.Parameter.empty
         kind, default = hints[parameter.name], None if required else parameter.default
-        arguments.append(Argument(parameter.name, kind, default, required, told[parameter.name], {}))
+        arguments.append(Argument(parameter.name, kind, default, required, descriptions[parameter.name], {}))
     return Endpoint(name, summary, tuple(arguments), hints["return"])
 
 
@@ -148,8 +148,8 @@ def _callable(endpoint: Endpoint, operations: Operations, access: Access) -> Cal
     async def streaming(*values: Any) -> AsyncIterator[Any]:
         with _refusing():
             who, taken = prepared(values)
-            async for told in operation(who, **taken):
-                yield told
+            async for value in operation(who, **taken):
+                yield value
 
     async def waiting(*values: Any) -> Any:
         with _refusing():

@@ -40,21 +40,21 @@ class ClaimRoutes:
             return Response(status_code=401)
         try:
             model = _model(request.query_params.get("model", ""))
-            told = [described(one) | self._trials.states(visitor, one, model) for one in list_claims()]
+            claims = [described(one) | self._trials.states(visitor, one, model) for one in list_claims()]
         except PlaygroundError as failure:
             return json_answer({"error": str(failure)}, 400)
         models = [{"source": card.source, "label": card.label} for card in list_models()]
-        return json_answer({"claims": told, "models": models})
+        return json_answer({"claims": claims, "models": models})
 
     async def _begin(self, request: Request) -> Response:
         visitor = self._identity.of_plain(request)
         if visitor is None:
             return Response(status_code=401)
-        told = await json_object(request)
-        if isinstance(told, Response):
-            return told
+        body = await json_object(request)
+        if isinstance(body, Response):
+            return body
         try:
-            claim, model = get_claim(str(told.get("name", ""))), _model(str(told.get("model") or ""))
+            claim, model = get_claim(str(body.get("name", ""))), _model(str(body.get("model") or ""))
             if not claim.sides:
                 raise ConfigError("claim", claim.name, "one with two sides to train; this one has none")
             return json_answer(await run_in_threadpool(self._trials.begin, visitor, claim, model))

@@ -73,11 +73,11 @@ def read_progress(shell: Shell, identity: str, colour: str) -> Progress | None:
     progress.problem = job.error_message or ""
     progress.result = ((run.result() or {}).get("score") or {}).get("adapted") if job.state == "done" else None
     progress.resumable = bool(getattr(job, "resumable", False))
-    told = shell.store.progress(run)
+    recorded = shell.store.progress(run)
     progress.rounds, progress.partition, progress.now, progress.seconds = (
-        told.rounds, told.partition, told.client, told.clock
+        recorded.rounds, recorded.partition, recorded.client, recorded.clock
     )  # fmt: skip
-    progress.messages = [text for level, text in told.messages if level == "warning"]
+    progress.messages = [text for level, text in recorded.messages if level == "warning"]
     return progress
 
 

@@ -54,8 +54,8 @@ class FormMemory:
     def recall(self, memory: str) -> Any:
         """Updates from the browser's storage, a JSON object of `values` (in the order of the inputs) and `query` (of
         the address)."""
-        told = json.loads(memory or "{}")
-        kept, query = told.get("values") or [], told.get("query") or {}
+        stored = json.loads(memory or "{}")
+        kept, query = stored.get("values") or [], stored.get("query") or {}
         values = dict(zip(self._kept, kept, strict=True)) if len(kept) == len(self._kept) else {}
         options = {path: query[name] for name, path in PRESETS.items() if query.get(name)}
         return self.updates(values | self._inputs(options)) or gr.skip()

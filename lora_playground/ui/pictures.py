@@ -34,14 +34,14 @@ def factors(parts: Sequence[Part]) -> str:
                 drawn.append(_sign(part.after, x + _sign_width(part.after) / 2, top + tallest / 2))
                 x += _sign_width(part.after)
         top, widest = top + tallest + 50, max(widest, x)
-    told = "; ".join(
+    sizes = "; ".join(
         f"{part.name} is {part.rows} by {part.columns}, "
         + (f"{part.count:,} trained numbers" if part.trained else "frozen")
         for part in parts
     )
     return (
         f'<svg class="lp-matrices" viewBox="-4 0 {widest + 8:.0f} {top - 24:.0f}" role="img" '
-        f'style="--wide:{widest + 8:.0f}px" aria-label="{escape(f"To scale: {told}.")}">{"".join(drawn)}</svg>'
+        f'style="--wide:{widest + 8:.0f}px" aria-label="{escape(f"To scale: {sizes}.")}">{"".join(drawn)}</svg>'
     )
 
 

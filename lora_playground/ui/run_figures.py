@@ -26,8 +26,8 @@ def curve(progress: RunProgress, since: int) -> dict[str, Any]:
 
 def pictures(progress: RunProgress, module: str, rank: int | None, ended: bool = False) -> dict[str, Any]:
     """The map of all modules and the scree of one, with their sentences; without spectra, why there are none."""
-    told = progress.spectra.get("spectra", {})
-    names = list(told) or [entry[0] for entry in progress.plan.get("modules", [])]
+    spectra = progress.spectra.get("spectra", {})
+    names = list(spectra) or [entry[0] for entry in progress.plan.get("modules", [])]
     if module not in names:
         module = usual_module(names)
     shown = {"module": module, "modules": [[short_name(name), name] for name in names]}
@@ -39,7 +39,7 @@ def pictures(progress: RunProgress, module: str, rank: int | None, ended: bool =
             "scree": empty(why, "Singular values of ΔW", 354),
             "scree_words": "",
         }
-    ranks, values = progress.spectra.get("effective_rank", {}), told.get(module, [])
+    ranks, values = progress.spectra.get("effective_rank", {}), spectra.get(module, [])
     if rank and sum(value > 1e-6 * values[0] for value in values) > rank:
         rank = None  # an update with more directions than its factors have, such as DoRA's, has no such budget
     return shown | {

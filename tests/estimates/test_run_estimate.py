@@ -67,9 +67,9 @@ def test_a_resumed_run_keeps_its_number_and_a_processor_the_one_asked_for(
 def test_what_it_tells_a_result(tmp_path: Path) -> None:
     estimate, _ = made(tmp_path, "cpu")
     assert estimate.memory is not None and estimate.time is not None
-    told = estimate.told(attempt=1)
+    told = estimate.result_fields(attempt=1)
     assert told["device"] == "cpu" and told["estimated_memory_bytes"] == estimate.memory.tensors
     assert estimate.time.source == "processor" and "forecast_seconds" not in told, "a guess is not laid beside"
     estimate.time = replace(estimate.time, source="runs", seconds=(12.04, 15.0))
-    assert estimate.told(attempt=1)["forecast_seconds"] == [12.0, 15.0]
-    assert "forecast_seconds" not in estimate.told(attempt=2)
+    assert estimate.result_fields(attempt=1)["forecast_seconds"] == [12.0, 15.0]
+    assert "forecast_seconds" not in estimate.result_fields(attempt=2)
