@@ -15,7 +15,7 @@ def test_passes_over_the_rows_follow_their_tokens(tmp_path, monkeypatch):
     given = RunConfig.parse({"data": {"dataset": "pirate", "rehearsal": 0.2}, "training": {"steps": 100}})
     rows = get_dataset("pirate", tmp_path).train
     whole = encode(PlainTokenizer(EMBEDDED), rows, given.data.max_length).examples
-    exact = 100 * 512 * 0.8 / sum(len(example.ids) for example in whole)
+    exact = 100 * 256 * 0.8 / sum(len(example.ids) for example in whole)
     told = epochs(given, tmp_path)
     assert told == pytest.approx(exact, rel=0.05)
     assert epochs(given, tmp_path, steps=200) == pytest.approx(2 * told)
