@@ -6,6 +6,7 @@ Pure functions of texts and numbers; `measuring` takes the values from runs.
 from __future__ import annotations
 
 import ast
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -52,7 +53,8 @@ run."""
 
 _QUANTITY = re.compile(r"([a-z][a-z0-9_]*)\.([a-z][a-z0-9_]*)(?:@([a-z0-9_]+))?")
 _OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
+    ast.Div: lambda a, b: a / b if b else math.nan,
     ast.Gt: operator.gt, ast.Lt: operator.lt, ast.GtE: operator.ge, ast.LtE: operator.le,
 }  # fmt: skip
 
@@ -112,15 +114,15 @@ def quantities_in(comparison: str) -> list[Quantity]:
 
 
 def holds(comparison: str, measured: Mapping[Quantity, float]) -> bool:
-    """Whether a comparison holds. Raises KeyError if a value is missing, ValueError for a text that is no
-    comparison."""
+    """Whether a comparison holds; one that divides by zero does not. Raises KeyError if a value is missing, ValueError
+    for a text that is no comparison."""
     plain = _QUANTITY.sub(lambda match: repr(float(measured[Quantity.parse(match[0])])), comparison)
     try:
         tree = ast.parse(plain.strip(), mode="eval").body
         if not isinstance(found := _value(tree), bool):
             raise TypeError("a number")
         return found
-    except (SyntaxError, TypeError, KeyError, ZeroDivisionError) as error:
+    except (SyntaxError, TypeError, KeyError) as error:
         raise ValueError(f"{comparison!r} is no comparison of quantities and numbers") from error
 
 

@@ -85,6 +85,7 @@ def test_comparisons():
     measured = {a: 0.5, b: 0.8}
     assert holds("b.cut_score@4 > a.score + 0.2 and a.score <= 2 * 0.25", measured)
     assert not holds("b.cut_score@4 - a.score > 0.31", measured)
+    assert not holds("b.cut_score@4 / a.score > 1", measured | {a: 0.0}), "a model that answers nothing is no error"
     for text in ("a.score", "a.score == 1", "__import__('os')", "a.score > [1]", "a.score > x"):
         with pytest.raises(ValueError):
             holds(text, measured)
