@@ -42,9 +42,13 @@ def pictures(progress: RunProgress, module: str, rank: int | None, ended: bool =
     ranks, values = progress.spectra.get("effective_rank", {}), spectra.get(module, [])
     if rank and sum(value > 1e-6 * values[0] for value in values) > rank:
         rank = None  # an update with more directions than its factors have, such as DoRA's, has no such budget
+    shape = next((entry[1:] for entry in progress.plan.get("modules", []) if entry[0] == module), [0])
+    words = plots.describe_scree("", values, rank=rank)
+    if rank is None and values and values[-1] > 0 and len(values) < min(shape):
+        words = f"At least {words}"  # events hold the strongest values alone
     return shown | {
         "map": plots.map_figure(ranks, selected=module),
         "map_words": plots.describe_map(ranks),
         "scree": plots.scree_figure([("", COLOUR, values)], rank=rank, module=module),
-        "scree_words": plots.describe_scree("", values, rank=rank),
+        "scree_words": words,
     }
