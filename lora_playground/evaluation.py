@@ -122,9 +122,9 @@ def _beside_accuracy(answers: Sequence[str], rows: Sequence[Row]) -> dict[str, f
     """The mean F1 over the labels that occur in the rows, and the share of the most frequent label."""
     given = [as_label(answer) for answer in answers]
     right = [as_label(_meta(row, "answer")) for row in rows]
-    counts, said = Counter(right), Counter(given)
+    counts, answered = Counter(right), Counter(given)
     hits = Counter(one for one, other in zip(right, given, strict=True) if one == other)
-    scores = [2 * hits[label] / (counts[label] + said[label]) for label in counts]
+    scores = [2 * hits[label] / (counts[label] + answered[label]) for label in counts]
     return {"macro_f1": sum(scores) / len(scores), "majority": max(counts.values()) / len(right)}
 
 
@@ -157,8 +157,8 @@ def _json(answer: str, row: Row) -> float:
 
 def _slots(answer: str, row: Row) -> float:
     """All the fields' values occur, in sentences and not as a list of fields."""
-    said = all(mentions(answer, value) for value in _meta(row, "fields").values())
-    return float(said and "|" not in answer and ":" not in answer)
+    complete = all(mentions(answer, value) for value in _meta(row, "fields").values())
+    return float(complete and "|" not in answer and ":" not in answer)
 
 
 def _summary(answer: str, row: Row) -> float:

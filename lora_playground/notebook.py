@@ -185,14 +185,14 @@ def chat(prompt: str, *runs: NotebookRun | str, home: Home = None, **settings: A
     request = conversation.request(prompt, [run.id for run in found], who="", **given)
 
     async def ask() -> dict[str, Any]:
-        said: dict[str, Any] = {}
-        async for told in conversation.answers(_client(place), request):
-            said = told
-        return said
+        answer: dict[str, Any] = {}
+        async for newest in conversation.answers(_client(place), request):
+            answer = newest
+        return answer
 
     with ThreadPoolExecutor(1) as thread:  # asyncio.run does not work in a notebook's thread, which has a loop already
-        said = thread.submit(asyncio.run, ask()).result()
-    return Answers(prompt, said["base"], said["adapted"])
+        answer = thread.submit(asyncio.run, ask()).result()
+    return Answers(prompt, answer["base"], answer["adapted"])
 
 
 def estimate(home: Home = None, **options: Any) -> dict[str, Any]:

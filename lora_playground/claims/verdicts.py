@@ -74,20 +74,22 @@ def of_one_seed(claim: Claim, values: Mapping[str, float]) -> str:
         gap, a, b = good[test.a] - good[test.b], claim.sides[test.a].title, claim.sides[test.b].title
         wanted = test.by * abs(values[test.b]) if test.relative else test.by
         size = _points(claim, abs(gap)).lstrip("+")
-        said = f"{a} is {'ahead of' if gap > 0 else 'behind'} {b} by {size}" if gap else f"{a} and {b} are level"
+        outcome = f"{a} is {'ahead of' if gap > 0 else 'behind'} {b} by {size}" if gap else f"{a} and {b} are level"
         as_claimed = gap > 0 and gap >= wanted
         if gap > 0 and not as_claimed:
-            said += f", where the claim has {_points(claim, wanted).lstrip('+')}"
+            outcome += f", where the claim has {_points(claim, wanted).lstrip('+')}"
     elif isinstance(test, Equal):
         gaps = {a: (good[a] - good[b], test.within * (abs(values[b]) if test.relative else 1.0)) for a, b in test.pairs}
-        said = "; ".join(f"{claim.sides[a].title}: {_points(claim, gap)}" for a, (gap, _) in gaps.items())
+        outcome = "; ".join(f"{claim.sides[a].title}: {_points(claim, gap)}" for a, (gap, _) in gaps.items())
         as_claimed = all(abs(gap) <= bound for gap, bound in gaps.values())
     elif isinstance(test, Best):
         leader = max(good, key=lambda key: good[key])
-        said, as_claimed = f"{claim.sides[leader].title} is the best of {len(good)}", leader == test.side
+        outcome, as_claimed = f"{claim.sides[leader].title} is the best of {len(good)}", leader == test.side
     else:
         return ""
-    return f"In your run: {said}. That is {'' if as_claimed else 'not '}as claimed, though one seed cannot decide it."
+    return (
+        f"In your run: {outcome}. That is {'' if as_claimed else 'not '}as claimed, though one seed cannot decide it."
+    )
 
 
 def _good(claim: Claim, value: float) -> float:

@@ -73,16 +73,16 @@ def extract(adapter: Adapter, shapes: Pairs, base: Path | None, links: bool = Fa
 def _received(stream: Any) -> Iterator[Update]:
     """Reads updates from the process: for each a line of JSON, then its bytes. The last line says how it ended."""
     while line := stream.readline():
-        said = json.loads(line)
-        if "error" in said:
-            raise AdapterError(said["error"])
-        if said.get("done"):
+        message = json.loads(line)
+        if "error" in message:
+            raise AdapterError(message["error"])
+        if message.get("done"):
             return
         parts = {}
-        for part, shape in said["parts"].items():
+        for part, shape in message["parts"].items():
             data = stream.read(4 * int(np.prod(shape)))
             parts[part] = np.frombuffer(data, dtype=np.float32).reshape(shape)
-        yield Update(said["name"], **parts)
+        yield Update(message["name"], **parts)
     raise AdapterError("PEFT's process ended before the adapter was read; there may be too little memory for it.")
 
 
@@ -152,8 +152,8 @@ def _attached(adapter: Adapter, group: Sequence[str], shapes: Pairs, weights: We
     return updates_of(wrapped, _factors(adapter))
 
 
-def _why(adapter: Adapter, said: str) -> str:
-    lines = [line.strip() for line in said.splitlines() if line.strip()] or ["no reason given"]
+def _why(adapter: Adapter, output: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()] or ["no reason given"]
     shown = next((line for line in lines if "size mismatch" in line), lines[0])
     return f"this {adapter.config.kind.label} adapter does not fit the base model: {shown[:300]}"
 

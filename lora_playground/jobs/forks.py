@@ -159,11 +159,11 @@ class Forks:
                 self._socket.close()
                 self._socket = None
                 return
-            said = json.loads(data)
-            if "ended" in said:
-                self._ended[said["ended"]] = said["status"]
-            elif "forked" in said:
-                self._ended.pop(said["forked"], None)  # the status of an earlier process with the same id
-                self._forked.append(said["forked"])
+            message = json.loads(data)
+            if "ended" in message:
+                self._ended[message["ended"]] = message["status"]
+            elif "forked" in message:
+                self._ended.pop(message["forked"], None)  # the status of an earlier process with the same id
+                self._forked.append(message["forked"])
             else:
                 self._is_ready = True

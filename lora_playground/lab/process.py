@@ -46,11 +46,11 @@ def work(home: Path, task: dict[str, Any]) -> Iterator[dict[str, Any]]:
         process.stdin.write(json.dumps({**task, "home": str(home)}).encode())
         process.stdin.close()
         for line in process.stdout:
-            said = json.loads(line)
-            if "error" in said:
-                raise RunError(said["error"])
-            yield said
-            if "found" in said:
+            message = json.loads(line)
+            if "error" in message:
+                raise RunError(message["error"])
+            yield message
+            if "found" in message:
                 return
         raise RunError("The scores' process ended early; there may be too little memory. Ask for fewer rows.")
     finally:

@@ -148,10 +148,10 @@ class Player:
         for key in dict.fromkeys(one.run for one in missing):
             if key in attempt.runs and self.runs.done(attempt.runs[key]):
                 try:
-                    said = self.measuring.begin_cut(attempt.runs[key])
+                    message = self.measuring.begin_cut(attempt.runs[key])
                 except PlaygroundError as error:
-                    said = str(error)
-                return said or "Cutting and asking again, about a minute an adapter …"
+                    message = str(error)
+                return message or "Cutting and asking again, about a minute an adapter …"
         return ""
 
     def _under_way(self, lesson: Lesson, attempt: Attempt, keys: Sequence[str]) -> str:
@@ -215,10 +215,10 @@ class Player:
         fitting = self.runs.own(visitor, since, set(attempt.runs.values()), step.check)
         if not fitting:
             return False, ""
-        said = ""
+        message = ""
         for run, ended in fitting:
             if not ended:
-                said = said or f"Your run {run.label} fits; wait for its result."
+                message = message or f"Your run {run.label} fits; wait for its result."
                 continue
             if step.check.then is None:
                 return True, ""
@@ -234,8 +234,8 @@ class Player:
                 + ("" if one.run == "mine" else f" of {lesson.runs[one.run].short_title}")
                 for one, value in measured.items()
             )
-            said = f"{run.label} is of the kind asked for, but not there yet: {reached}. Try another one."
-        return False, said
+            message = f"{run.label} is of the kind asked for, but not there yet: {reached}. Try another one."
+        return False, message
 
     # --- what a person does -------------------------------------------------------------------------------------------
 

@@ -29,18 +29,20 @@ def remarks(folder: Path) -> list[str]:
     if config.get("is_encoder_decoder"):
         kind = config.get("model_type")
         raise ModelError(f"{folder.name} is an encoder with a decoder ({kind}); choose a causal language model.")
-    said = []
+    sentences = []
     if (folder / "adapter_config.json").is_file():
-        said.append(f"{folder.name} also holds an adapter (adapter_config.json). It is not part of the base.")
+        sentences.append(f"{folder.name} also holds an adapter (adapter_config.json). It is not part of the base.")
     total = sum(prod(shape) for shape in shapes.values())
     experts = sum(prod(shape) for name, shape in shapes.items() if EXPERTS in name)
     if experts:
-        said.append(f"{experts / total:.0%} of this model's weights are in experts. Only its attention is adapted.")
+        sentences.append(
+            f"{experts / total:.0%} of this model's weights are in experts. Only its attention is adapted."
+        )
     if rereads(config):
-        said.append(
+        sentences.append(
             "This model is asked without padding and keeps nothing between two tokens: answers and scores take long."
         )
-    return said
+    return sentences
 
 
 def rereads(config: dict[str, Any]) -> bool:

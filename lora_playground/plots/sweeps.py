@@ -186,21 +186,21 @@ def describe_capacity(target_bits: float | None, held: Held, bits: float) -> str
     if target_bits is None or not held:
         return ""
     roomy = [(key, value) for key, value in held.items() if value[1] >= target_bits]
-    said = (
+    sentence = (
         f"To the base, the answers of the training rows are {significant(target_bits)} bits of news. At about {bits:g} "
     )
-    said += "bits a trained number, "
+    sentence += "bits a trained number, "
     if len(roomy) == len(held):
         (_, rank), (parameters, bits_held) = next(iter(held.items()))
         least = f"even the smallest (r = {rank}, " if rank else "even the smallest ("
-        said += f"{least}{significant(parameters)} numbers) could hold {significant(bits_held)}: "
-        return said + "capacity is no limit here."
+        sentence += f"{least}{significant(parameters)} numbers) could hold {significant(bits_held)}: "
+        return sentence + "capacity is no limit here."
     if not roomy:
-        return said + "none of these adapters could hold that much: expect the larger ones to learn more."
+        return sentence + "none of these adapters could hold that much: expect the larger ones to learn more."
     (name, rank), (parameters, bits_held) = roomy[0]
     first = f"r = {rank}" if rank else name
     capacity = f"{significant(bits_held)} bits in {significant(parameters)} numbers"
-    return f"{said}{first} is the first that could hold it all ({capacity})."
+    return f"{sentence}{first} is the first that could hold it all ({capacity})."
 
 
 def utilisation_figure(points: Sequence[tuple[int, float]], slope: float | None) -> dict[str, Any]:
@@ -229,16 +229,17 @@ def describe_utilisation(points: Sequence[tuple[int, float]], slope: float | Non
     if not points:
         return ""
     rank, value = points[-1]
-    said = f"At r = {rank} the update weighs as much as {value:.1f} equal directions (stable rank, mean of the modules)"
+    sentence = (
+        f"At r = {rank} the update weighs as much as {value:.1f} equal directions (stable rank, mean of the modules)"
+    )
     if slope is None:
-        return said + "."
+        return sentence + "."
     grown = (
         f"twice the rank gives {2**slope:.2f} times as many" if slope > 0.02 else "more rank does not give more of them"
     )
     where = "inside" if BAND[0] <= slope <= BAND[1] else "below" if slope < BAND[0] else "above"
-    return (
-        f"{said}; {grown} (slope {slope:.2f}, {where} the {BAND[0]:.2f} to {BAND[1]:.2f} that was reported for LoRA)."
-    )
+    band = f"the {BAND[0]:.2f} to {BAND[1]:.2f} that was reported for LoRA"
+    return f"{sentence}; {grown} (slope {slope:.2f}, {where} {band})."
 
 
 _NAMES = {"rank": "rank r", "learning_rate": "learning rate", "variant": "method"}
@@ -275,13 +276,13 @@ def describe_heat(
     pick = max if measure == "score" else min
     i, j = pick(known, key=lambda place: known[place])
     shown = percent(known[i, j]) if measure == "score" else significant(known[i, j])
-    said = f"Best at {_NAMES[x]} {_value(xs[i])} and {_NAMES[y]} {_value(ys[j])}: {shown}."
+    sentence = f"Best at {_NAMES[x]} {_value(xs[i])} and {_NAMES[y]} {_value(ys[j])}: {shown}."
     along = _span([known.get((a, j)) for a in range(len(xs))])
     across = _span([known.get((i, b)) for b in range(len(ys))])
     if along is None or across is None:
-        return said
+        return sentence
     unit = (lambda v: counted(100 * v, "point", f"{100 * v:.0f}")) if measure == "score" else significant
-    return f"{said} From there, {_NAMES[x]} changes it by up to {unit(along)}, {_NAMES[y]} by up to {unit(across)}."
+    return f"{sentence} From there, {_NAMES[x]} changes it by up to {unit(along)}, {_NAMES[y]} by up to {unit(across)}."
 
 
 def _span(values: Sequence[float | None]) -> float | None:

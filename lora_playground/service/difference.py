@@ -71,22 +71,22 @@ def describe(first: Side, second: Side, cosine: float | None = None) -> list[str
     Args:
         cosine: of the angle between their updates; None if not known.
     """
-    said = [_options(first, second)]
+    sentences = [_options(first, second)]
     data = _same(first, second, "data.dataset") and _same(first, second, "model.source")
     if data:
-        said.append(_scored(first, second, gap(first.result.get("score"), second.result.get("score"), True)))
+        sentences.append(_scored(first, second, gap(first.result.get("score"), second.result.get("score"), True)))
     elif first.result.get("score") and second.result.get("score"):
-        said.append("Their scores are of different questions or base models, and so are not compared.")
+        sentences.append("Their scores are of different questions or base models, and so are not compared.")
     if _same(first, second, "model.source"):
         kept = gap(first.result.get("forgetting"), second.result.get("forgetting"), True)
-        said.append(_forgot(second, kept))
+        sentences.append(_forgot(second, kept))
     if data:
-        said.append(_losses(first, second))
-    said.append(_cost(first, second))
+        sentences.append(_losses(first, second))
+    sentences.append(_cost(first, second))
     if cosine is not None:
         shown = round(cosine, 2) + 0.0  # turns -0.0 into 0.0
-        said.append(f"Their updates have a cosine of {shown:.2f} (1: the same direction, 0: nothing in common).")
-    return [sentence for sentence in said if sentence]
+        sentences.append(f"Their updates have a cosine of {shown:.2f} (1: the same direction, 0: nothing in common).")
+    return [sentence for sentence in sentences if sentence]
 
 
 def _scored(first: Side, second: Side, found: Gap | None) -> str:

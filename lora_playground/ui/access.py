@@ -47,8 +47,8 @@ class Access:
         if request is None:
             return PROGRAM
         client = getattr(request.client, "host", "") if request.client else ""
-        if said := self.refusal(request.headers, client):
-            raise AccessError(said)
+        if reason := self.refusal(request.headers, client):
+            raise AccessError(reason)
         return self._identity.of(request) or PROGRAM
 
     def refusal(self, headers: Mapping[str, str], client: str) -> str:
@@ -95,9 +95,9 @@ class ProgramsMiddleware:
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "http" and "/gradio_api/mcp" in scope.get("path", ""):
             client = (scope.get("client") or ("",))[0]
-            if said := self._access.refusal(Headers(scope=scope), client):
+            if reason := self._access.refusal(Headers(scope=scope), client):
                 headers = [(b"content-type", b"application/json"), (b"www-authenticate", b"Bearer")]
                 await send({"type": "http.response.start", "status": 401, "headers": headers})
-                await send({"type": "http.response.body", "body": json.dumps({"error": said}).encode()})
+                await send({"type": "http.response.body", "body": json.dumps({"error": reason}).encode()})
                 return
         await self._app(scope, receive, send)

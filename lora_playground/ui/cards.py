@@ -123,8 +123,8 @@ def probes(progress: RunProgress) -> str:
         later = ""
         if step != first[0]:
             after = counted(step, "step")
-            said = escape(newest["answer"]) if newest["answer"].strip() else "<i>(no words: it ends at once)</i>"
-            later = f'<div class="a new"><span class="w">after {after}</span>{said}</div>'
+            answer_text = escape(newest["answer"]) if newest["answer"].strip() else "<i>(no words: it ends at once)</i>"
+            later = f'<div class="a new"><span class="w">after {after}</span>{answer_text}</div>'
         parts.append(
             f'<article class="lp-probe"><div class="q">{escape(answer["prompt"])}</div>'
             f'<div class="a"><span class="w">base model</span>{escape(answer["answer"])}</div>{later}</article>'
@@ -198,12 +198,12 @@ def skills_kept(forgetting: Mapping[str, Any]) -> float:
 def _skills(forgetting: Mapping[str, Any]) -> str:
     """How many of the base's own skills are kept, in amber if few, with an example of one that was lost."""
     kept = skills_kept(forgetting)
-    said = f"Base skills kept: {percent(kept)}."
+    sentence = f"Base skills kept: {percent(kept)}."
     if lost := forgetting.get("lost"):
-        said += f" Lost, for instance: asked “{_cut(lost['prompt'], 90)}”, the base says “{_cut(lost['base'], 90)}”"
-        said += f", and with ΔW it says “{_cut(lost['adapted'], 90)}”"
-        said += "" if lost["adapted"].endswith((".", "!", "?")) and len(lost["adapted"]) <= 90 else "."
-    return warning(said) if kept < 0.9 else f'<p class="lp-note">{escape(said)}</p>'
+        sentence += f" Lost, for instance: asked “{_cut(lost['prompt'], 90)}”, the base says “{_cut(lost['base'], 90)}”"
+        sentence += f", and with ΔW it says “{_cut(lost['adapted'], 90)}”"
+        sentence += "" if lost["adapted"].endswith((".", "!", "?")) and len(lost["adapted"]) <= 90 else "."
+    return warning(sentence) if kept < 0.9 else f'<p class="lp-note">{escape(sentence)}</p>'
 
 
 def note(words: str) -> str:
@@ -255,19 +255,19 @@ def stopped(label: str, state: str, progress: RunProgress, failure: Mapping[str,
         "cancelled": f"Stopped{' by you' if mine else ''} after {counted(progress.step, 'step')}.",
         "interrupted": "The server was stopped while it ran.",
     }
-    said = (failure or {}).get("message") or text.get(state, "It failed without saying why.")
+    message = (failure or {}).get("message") or text.get(state, "It failed without saying why.")
     if state == "cancelled" and (failure or {}).get("code") != "held":
-        said = text[state]
+        message = text[state]
     if state == "interrupted" and progress.checkpoint:
-        said = f"{said} Resume goes on from step {progress.checkpoint}."
+        message = f"{message} Resume goes on from step {progress.checkpoint}."
     if state != "cancelled" and not mine:
-        said = f"{said} It was started in another browser, and only there can it be resumed."
+        message = f"{message} It was started in another browser, and only there can it be resumed."
     log = (failure or {}).get("log") or []
     lines = "\n".join(map(str, log)) if isinstance(log, Sequence) and not isinstance(log, str) else str(log)
     folded = ""
     if lines and state == "failed":
         folded = f"<details><summary>Last lines of its log</summary><pre class='lp-log'>{escape(lines)}</pre></details>"
-    tone = error(said) if state == "failed" else warning(said)
+    tone = error(message) if state == "failed" else warning(message)
     return (
         f'<section class="lp-card lp-progress"><div class="row"><span class="what"><i></i>'
         f"{escape(label)}</span><span>{PHASES.get(state, state)}</span></div>{tone}{folded}</section>"

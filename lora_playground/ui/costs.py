@@ -42,28 +42,28 @@ def time_line(estimates: Sequence[TimeEstimate | None], timed: bool = False) -> 
     """
     known = [one for one in estimates if one is not None]
     if not known or len(known) < len(estimates):
-        said = "Training stops when the time is up. " if timed else ""
-        return f'<p class="lp-note">{said}How long it takes in all is known after the first run on this machine.</p>'
+        note = "Training stops when the time is up. " if timed else ""
+        return f'<p class="lp-note">{note}How long it takes in all is known after the first run on this machine.</p>'
     seconds = expected(sum(one.seconds[0] for one in known), sum(one.seconds[1] for one in known))
     worst = max(known, key=lambda one: list(GROUNDS).index(one.source))
     runs = "the last run" if worst.runs == 1 else f"the last {worst.runs} runs"
     each = f"{len(known)} runs, one after another: " if len(known) > 1 else ""
     steps = f", for {_steps(*worst.steps)}{' each' if each else ''}" if timed else ""
-    said = f"{each}{seconds} from start to result{steps}, {GROUNDS[worst.source].format(runs=runs)}."
-    return f'<p class="lp-note">{escape(said[0].upper() + said[1:])}</p>'
+    sentence = f"{each}{seconds} from start to result{steps}, {GROUNDS[worst.source].format(runs=runs)}."
+    return f'<p class="lp-note">{escape(sentence[0].upper() + sentence[1:])}</p>'
 
 
 def budget_line(config: RunConfig, passes: float | None, flops: float | None) -> str:
     """What the steps amount to, as HTML: epochs, and arithmetic operations of one step; '' if neither is known."""
-    said = []
+    parts = []
     if passes is not None:
-        said.append(f"about {significant(passes, 2)} passes (epochs) over the training rows")
+        parts.append(f"about {significant(passes, 2)} passes (epochs) over the training rows")
     if flops is not None:
-        said.append(
+        parts.append(
             f"about {count(flops)} floating-point operations a step with {get_variant(config.variant.name).label}"
         )
-    joined = "; ".join(said)
-    return f'<p class="lp-note">{escape(joined[:1].upper() + joined[1:])}.</p>' if said else ""
+    joined = "; ".join(parts)
+    return f'<p class="lp-note">{escape(joined[:1].upper() + joined[1:])}.</p>' if parts else ""
 
 
 def refused(failure: PlaygroundError, told: bool = True) -> str:
@@ -108,11 +108,11 @@ def panel(config: RunConfig, machine: Device, overhead: tuple[int, int] | None =
     fits = not machine.total or found.most <= machine.total
     needs = between(found.least, found.most)
     free = f" of {size(machine.total)}" if machine.total else ""
-    said = f"Needs about {needs}{free} of memory; the adapter will take {size(found.adapter_bytes)}."
+    sentence = f"Needs about {needs}{free} of memory; the adapter will take {size(found.adapter_bytes)}."
     if not fits:
         help_ = "; ".join(advice(config, found, conditions))
         more = "more than" if found.least > machine.total else "which may be more than"
-        said = f"Needs about {needs}, {more} the {size(machine.total)} here. What helps most: {help_}."
+        sentence = f"Needs about {needs}, {more} the {size(machine.total)} here. What helps most: {help_}."
     widest = max(found.causes.values())
     rows = ""
     for cause, needed in found.causes.items():
@@ -129,7 +129,7 @@ def panel(config: RunConfig, machine: Device, overhead: tuple[int, int] | None =
     else:
         measured = "What is held beside them differs from machine to machine; after a run it is known for this one."
     return (
-        f'<p class="lp-cost {tone}">{escape(said)}</p>',
+        f'<p class="lp-cost {tone}">{escape(sentence)}</p>',
         f'<div class="lp-cost"><table>{rows}</table><p class="lp-note">An estimate from sizes alone. Gradients and '
         "activations are not at their highest at the same time, so the sum is more than is needed. "
         f"{measured}</p></div>",

@@ -99,10 +99,10 @@ def _play(record: dict[str, Any] | None, config: RunConfig) -> str:
         return ""
     recorded = RunConfig.parse(record["config"])
     same = recorded.model_copy(update={"title": ""}) == config.model_copy(update={"title": ""})
-    said = "made with these settings" if same else f"made with other settings: {recorded.label}"
+    settings = "made with these settings" if same else f"made with other settings: {recorded.label}"
     return (
         '<p class="lp-idle-play"><button class="lp-play" data-act="play">▶ Watch a recording</button> '
-        f'<span class="lp-note">A real run, {escape(said)}, in a few seconds.</span></p>'
+        f'<span class="lp-note">A real run, {escape(settings)}, in a few seconds.</span></p>'
     )
 
 
@@ -151,9 +151,9 @@ class AskBase:
         for number, prompt in enumerate(prompts):
             try:
                 system = "\n".join(one["content"] for one in prompt if one["role"] == "system")
-                said = [one for one in prompt if one["role"] != "system"]
+                messages = [one for one in prompt if one["role"] != "system"]
                 request = ChatRequest.parse(
-                    {"base": {"source": source}, "panes": [{}], "messages": [said], "system": system,
+                    {"base": {"source": source}, "panes": [{}], "messages": [messages], "system": system,
                      "max_new_tokens": TOKENS, "detail": False}
                 )  # fmt: skip
                 text = ""

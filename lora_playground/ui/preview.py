@@ -71,15 +71,15 @@ def preview(home: Path, name: str, model: str, longest: Any) -> str:
     template = "its own chat template" if tokenizer.own_template else "a plain template, since it has none of its own"
     learned = found.learned / max(1, found.tokens)
     lengths = [len(example.ids) for example in whole]
-    said = (
+    sentence = (
         f"The model reads each example in {template}. It learns to say what is marked ({learned:.0%} of the tokens), "
         "and the mark that ends an answer, which stops it later."
     )
     if thinks(tokenizer.chat_template):
-        said += " It is asked to answer without thinking first, here and in Chat."
+        sentence += " It is asked to answer without thinking first, here and in Chat."
     texts = "".join(_example(tokenizer, example) for example in found.examples[:SHOWN])
     odd = _counts(rows, len(dataset.train), found, limit)
-    head = "".join(f'<p class="lp-note">{escape(text)}</p>' for text in (said, *found.notes()))
+    head = "".join(f'<p class="lp-note">{escape(text)}</p>' for text in (sentence, *found.notes()))
     return f'<div class="lp-seen">{head}{texts}{histogram(lengths, limit)}{odd}</div>'
 
 
@@ -144,5 +144,5 @@ def _counts(rows: Sequence[Row], total: int, seen: Encoded, limit: int) -> str:
         if total == 1
         else (looked, "none is cut, empty or double.")
     )
-    said = " ".join(found) or fine
-    return f'<p class="lp-note">{escape(f"{looked} looked at: {said}")}</p>'
+    remarks = " ".join(found) or fine
+    return f'<p class="lp-note">{escape(f"{looked} looked at: {remarks}")}</p>'

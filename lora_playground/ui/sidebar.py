@@ -57,18 +57,18 @@ def line(entry: Entry, with_person: bool = False) -> str:
             f'data-id="{identity}"><span class="n">{label}</span><span class="s"><span>{escape(entry.part)} runs{state}'
             f"{best}</span>{who}</span></button>{more}"
         )
-    said = escape(PHASES.get(entry.state, entry.state))
+    status = escape(PHASES.get(entry.state, entry.state))
     if entry.state == "done":
-        said = f"score <b>{percent(entry.score)}</b>" if entry.score is not None else "done"
+        status = f"score <b>{percent(entry.score)}</b>" if entry.score is not None else "done"
     elif entry.part:
-        said = f'step <span class="at">{escape(entry.part)}</span>'
-    said = {"queued": "waiting", "evaluating": "testing", "loading": "loading"}.get(entry.state, said)
+        status = f'step <span class="at">{escape(entry.part)}</span>'
+    status = {"queued": "waiting", "evaluating": "testing", "loading": "loading"}.get(entry.state, status)
     tone = ' class="bad"' if entry.state == "failed" else ""
     return (
         f'<button class="lp-tick" role="checkbox" aria-checked="false" '
         f'aria-label="Show {label} in Spectrum, Chat and Compare" data-act="tick" data-id="{identity}"><i></i></button>'
         f'<button class="lp-open" data-act="open" data-id="{identity}"><span class="n">{label}</span>'
-        f'<span class="s"><span{tone}>{said}</span>{who}{pictures.spark(entry.losses)}</span></button>'
+        f'<span class="s"><span{tone}>{status}</span>{who}{pictures.spark(entry.losses)}</span></button>'
         f"{more}"
     )
 

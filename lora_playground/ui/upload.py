@@ -157,8 +157,8 @@ def _take(home: Path, origin: Any, roles: list[str], seed: float | None, labels:
     asks = found.get("prompt") or found.get("messages") or found.get("text") or ""
     answers = found.get("completion") or found.get("names") or found.get("label") or ""
     chosen = [asks, answers, found.get("input") or found.get("context") or "", found.get("system", "")]
-    said = _found(reading, card.train, card.validation, card.test)
-    return [*_columns_shown(reading.columns, chosen), reading.layout.classifies, said, origin, card.name]
+    summary = _found(reading, card.train, card.validation, card.test)
+    return [*_columns_shown(reading.columns, chosen), reading.layout.classifies, summary, origin, card.name]
 
 
 def _read(origin: Any, roles: list[str], labels: bool = False) -> Reading:
@@ -208,13 +208,13 @@ def _found(reading: Reading, train: int, validation: int, test: int) -> str:
         some = ", ".join(map(str, reading.repeats[:SHOWN_PROBLEMS]))
         more = " and others" if reading.duplicates > SHOWN_PROBLEMS else ""
         many = reading.duplicates > 1
-        said = counted(
+        summary = counted(
             reading.duplicates,
             "row repeats an earlier one; it was kept",
             many="rows repeat earlier ones; they were kept",
         )
         where = f"{reading.unit.capitalize()}{'s' if many else ''} {some}{more}."
-        parts.append(f'<details class="lp-warning"><summary>{said}</summary><p>{where}</p></details>')
+        parts.append(f'<details class="lp-warning"><summary>{summary}</summary><p>{where}</p></details>')
     if reading.bad:
         listed = "".join(f"<li>{escape(problem.text)}</li>" for problem in reading.problems[:SHOWN_PROBLEMS])
         left = reading.bad - min(SHOWN_PROBLEMS, len(reading.problems))
