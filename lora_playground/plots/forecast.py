@@ -25,7 +25,7 @@ def scree_figure(module: dict[str, Any], values: Sequence[float], step: str) -> 
             }
         )  # fmt: skip
     y_axis = axis("σ over the largest (log)", type="log", range=[-3.1, 0.15])
-    title = "Singular values: what the first gradient has, what was learned"
+    title = "Singular values: G₀ and what was learned"
     return figure(data, title, 340, xaxis=axis("direction"), yaxis=y_axis, showlegend=True)
 
 
