@@ -56,7 +56,7 @@ def _around(at: float, up: float, name: str) -> list[tuple[str, Box]]:
     for side in ("left", "right") if at > 0.55 else ("right", "left"):
         left = at - DOT[0] - wide if side == "left" else at + DOT[0]
         for over, low in (("top", up + DOT[1]), ("bottom", up - DOT[1] - LETTER[1])):
-            if left >= 0 and left + wide <= 1.05:
+            if left >= 0 and left + wide <= 1.05 and low >= 0:  # below stand the axis's numbers
                 found.append((f"{over} {side}", (left, low, left + wide, low + LETTER[1])))
     return found
 
