@@ -66,6 +66,7 @@ def show(page: Any, part: str, prompt: str, index: int) -> str:
         title = "document.querySelector('#lp-dial-picture .js-plotly-plot')?.layout.title.text || ''"
         until(page, lambda: part in page.evaluate(title), "the picture")
         return "#lp-dial-found"
+    page.set_viewport_size({"width": 1280, "height": 1300})  # so high that all of it is seen at once
     section(page, "Forecast")
     until(page, lambda: page.locator("#lp-cast-run input").input_value(), "the run")
     page.locator("#lp-cast-take").click()
