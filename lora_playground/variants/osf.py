@@ -36,13 +36,13 @@ class OrthogonalSubspace(PeftVariant):
 
     def check(self, config: Any, shapes: Mapping[str, tuple[int, int]], bits: int = 16) -> None:
         super().check(config, shapes, bits)
-        shape = min(select(shapes, config.target_modules).values(), key=min)
+        name, shape = min(select(shapes, config.target_modules).items(), key=lambda item: min(item[1]))
         if config.rank >= min(shape):
             raise ConfigError(
                 "variant.rank",
                 config.rank,
-                f"the smallest module is {shape[0]} × {shape[1]}, and one direction at least must stay, so the "
-                f"rank may be 1 to {min(shape) - 1} on this model",
+                f"the smallest module, {name.rsplit('.', 1)[-1]}, is {shape[0]} × {shape[1]}, and one direction at "
+                f"least must stay, so the rank may be 1 to {min(shape) - 1} on this model",
             )
 
     def peft_config(self, model: torch.nn.Module, config: Any, context: Context, targets: list[str]) -> Any:

@@ -69,10 +69,11 @@ def check_rank(rank: int, selected: Shapes, field: str = "variant.rank") -> None
     """Raises ConfigError if `rank` exceeds min(out, in) of a module: ΔW of that module cannot have such a rank."""
     if not selected:
         return
-    shape = min(selected.values(), key=min)
+    name, shape = min(selected.items(), key=lambda item: min(item[1]))
     if rank > min(shape):
         raise ConfigError(
             field,
             rank,
-            f"the smallest module is {shape[0]} × {shape[1]}, so the rank may be 1 to {min(shape)} on this model",
+            f"the smallest module, {name.rsplit('.', 1)[-1]}, is {shape[0]} × {shape[1]}, so the rank may be 1 to "
+            f"{min(shape)} on this model",
         )
