@@ -68,6 +68,8 @@ def set_slider(page, label: str, value: str) -> None:
     box = page.get_by_label(f"number input for {label}")
     box.fill(value)
     box.press("Tab")
+    slider = page.get_by_label(f"range slider for {label}")
+    until(page, lambda: slider.input_value() == value, "the slider where the number says")
 
 
 def host(server) -> tuple[int, str]:
