@@ -30,10 +30,7 @@ def _reached(config: RunConfig) -> str:
         return ""
     seeds = "one seed" if len(found) == 1 else f"{len(found)} seeds"
     score, kept = (_range([one[key] for one in found]) for key in ("score", "kept"))
-    return (
-        f"With these settings <b>{score}</b> of the test questions were right and <b>{kept}</b> of the base's skills "
-        f"kept ({seeds}, float32)."
-    )
+    return f"Measured with these settings: score <b>{score}</b>, base skills kept <b>{kept}</b> ({seeds}, float32)."
 
 
 def _range(shares: list[float]) -> str:
