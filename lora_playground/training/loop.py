@@ -34,8 +34,9 @@ from lora_playground.training.trainable import computing_dtype, count, foreach, 
 CHECKPOINT_SECONDS = 10.0
 SPECTRA_SHARE, PROBE_SHARE, VALIDATION_SHARE = 0.01, 0.03, 0.03
 """Shares of the training time that live spectra, probes and validation may take between start and end."""
-PROBE_AT = (0.05, 0.1, 0.2, 0.4, 0.7)
-"""Shares of the steps after which the model answers the probe prompts, besides before the first and after the last."""
+PROBE_AT, FEW = (0.05, 0.1, 0.2, 0.4, 0.7), 1 / 3
+"""Shares of the steps after which the model answers the probe prompts, besides before the first and after the last.
+FEW: about the share of their time that a few of them take."""
 
 
 def train(
@@ -179,7 +180,7 @@ class _Loop:
             every=1.0, cost=0.0 if plan.variant.low_rank else 0.3, title="Live spectra are",
         )  # fmt: skip
         asked = probe if plan.on_probe else None
-        self.probes = Report(self.emit, "probe", asked, 0.07, grace=2.0, title="'Watch it learn' is")
+        self.probes = Report(self.emit, "probe", asked, 0.07, grace=4.0, title="'Watch it learn' is")
         self.probed = self.start / self.budget.steps
         # With half a second of grace, once a run, so that a short one has a validation curve too.
         self.validations = Report(self.emit, "validation", validation, VALIDATION_SHARE, grace=0.5 * (self.start == 0))
@@ -283,11 +284,11 @@ class _Loop:
             self._aside(self.validations.send if self.config.validate_every else self.validations.maybe, step)
 
     def _probe_if_due(self, step: int) -> None:
-        """Has the model answer the probe prompts after fixed shares of the steps, if PROBE_SHARE allows it."""
+        """Has the model answer the probe prompts, or a few, after fixed shares of the steps, if there is time for it."""
         reached = max((share for share in PROBE_AT if share * self.budget.steps <= step), default=0.0)
         if reached > self.probed:
             self.probed = reached
-            if self.probes.affords((self._elapsed() - self.probes.spent) * self.budget.steps / step):
+            if self.probes.affords((self._elapsed() - self.probes.spent) * self.budget.steps / step, FEW):
                 self._aside(self.probes.send, step)
 
     def _end_early(self, step: int) -> None:

@@ -67,10 +67,10 @@ class Report:
             self.send(step, elapsed)
             self._between += self.cost
 
-    def affords(self, expected: float) -> bool:
-        """Whether an event at this point and one at the end stay within the share of `expected` seconds of training,
-        or within the grace."""
-        return self.spent + 2 * self.cost <= max(self.grace, self.share * expected)
+    def affords(self, expected: float, part: float = 1.0) -> bool:
+        """Whether an event at this point and one at the end, each for `part` of what the last one took, stay within the
+        share of `expected` seconds of training, or within the grace."""
+        return self.spent + 2 * part * self.cost <= max(self.grace, self.share * expected)
 
     def send(self, step: int, elapsed: float) -> Fields | None:
         """Sends an event, whatever it costs, and returns its fields; None if there was nothing to send."""

@@ -23,3 +23,4 @@ def test_answers_are_afforded_while_they_and_the_last_ones_stay_in_their_share(m
     assert not report.affords(128.0) and report.affords(129.0)
     report.send(4, 0.0)
     assert not report.affords(171.0) and report.affords(172.0) and len(sent) == 2
+    assert not report.affords(114.0, 1 / 3) and report.affords(115.0, 1 / 3), "6 + 2 · 1 seconds"
