@@ -52,8 +52,9 @@ class Job:
 
     @property
     def resumable(self) -> bool:
-        """Whether another attempt can continue from where it ended."""
-        return self.state in RESUMABLE
+        """Whether another attempt can continue from where it ended. From one whose numbers left the finite ones it would
+        come to the same step with the same numbers."""
+        return self.state in RESUMABLE and self.error_code != "nan"
 
     @classmethod
     def of_row(

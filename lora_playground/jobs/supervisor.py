@@ -172,6 +172,8 @@ class Supervisor:
         row = self._row(id, owner)
         if row.state == "done":
             raise JobError(f"Run {id} is done; there is nothing to resume. Start a new run to train more.")
+        if row.state in TERMINAL and row.error_code == "nan":
+            raise JobError(f"Run {id} would come to the same numbers again. Start a new run with other settings.")
         if row.state in TERMINAL:
             run = self.runs.get(id)
             self.check(run.config())

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lora_playground.errors import JobError
 from lora_playground.jobs import watch
 from lora_playground.jobs.runner import LocalRunner
 from lora_playground.jobs.supervisor import Supervisor
@@ -60,9 +61,12 @@ def test_each_failure_has_its_code_and_log_and_the_next_job_runs(stubbed: Superv
         error = stubbed.runs.get(id).error()
         assert error is not None and job.error_code == code == error["code"], script
         assert words in (job.error_message or "") and words in error["message"], script
+        assert job.resumable == (code != "nan"), "from NaN nothing goes on"
         assert error["log"] and len(error["log"]) <= 40, script
         if "log 100" in script:
             assert error["log"][-2:] == ["line 99", "leaving early"] and len(error["log"]) == 40
+    with pytest.raises(JobError, match="same numbers again"):
+        stubbed.resume(ids[1])
 
 
 def test_kill_9_in_mid_step(stubbed: Supervisor) -> None:
