@@ -151,10 +151,10 @@ def read_config(data: Any) -> AdapterConfig:
     """
     if not isinstance(data, dict):
         raise AdapterError(f"{CONFIG} must hold one JSON object.")
-    method = str(data.get("peft_type", "")).upper()
-    if method not in METHODS:
+    method = data.get("peft_type")
+    if not isinstance(method, str) or method not in METHODS:
         raise AdapterError(
-            f"{CONFIG}: peft_type {brief(data.get('peft_type'))} is none whose ΔW of linear modules can be looked at; "
+            f"{CONFIG}: peft_type {brief(method)} is none whose ΔW of linear modules can be looked at; "
             f"known here are {', '.join(METHODS)}."
         )
     kind = METHODS[method]

@@ -193,6 +193,7 @@ def test_an_adapter_of_another_architecture_is_refused(tmp_path):
     [
         ({"peft_type": "IA3"}, "IA3"),
         ({"peft_type": None}, "known here are LORA"),
+        ({"peft_type": "lora"}, "peft_type .?lora"),
         ({"r": 0}, "r is 0"),
         ({"r": 5e6}, "r is 5000000"),
         ({"r": True}, "r is True"),
