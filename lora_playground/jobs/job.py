@@ -52,8 +52,8 @@ class Job:
 
     @property
     def resumable(self) -> bool:
-        """Whether another attempt can continue from where it ended. From one whose numbers left the finite ones it would
-        come to the same step with the same numbers."""
+        """Whether another attempt can continue from where it ended. After NaN it would come to the same numbers
+        again."""
         return self.state in RESUMABLE and self.error_code != "nan"
 
     @classmethod

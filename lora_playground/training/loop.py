@@ -35,8 +35,7 @@ CHECKPOINT_SECONDS = 10.0
 SPECTRA_SHARE, PROBE_SHARE, VALIDATION_SHARE = 0.01, 0.03, 0.03
 """Shares of the training time that live spectra, probes and validation may take between start and end."""
 PROBE_AT, FEW = (0.05, 0.1, 0.2, 0.4, 0.7), 1 / 3
-"""Shares of the steps after which the model answers the probe prompts, besides before the first and after the last.
-FEW: about the share of their time that a few of them take."""
+"""Shares of the steps after which the probe prompts are answered, besides start and end; what a few of them cost."""
 
 
 def train(
@@ -284,7 +283,7 @@ class _Loop:
             self._aside(self.validations.send if self.config.validate_every else self.validations.maybe, step)
 
     def _probe_if_due(self, step: int) -> None:
-        """Has the model answer the probe prompts, or a few, after fixed shares of the steps, if there is time for it."""
+        """Has the model answer the probe prompts, or a few, after fixed shares of the steps, if there is time."""
         reached = max((share for share in PROBE_AT if share * self.budget.steps <= step), default=0.0)
         if reached > self.probed:
             self.probed = reached
