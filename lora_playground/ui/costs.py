@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from lora_playground.config import RunConfig
 from lora_playground.errors import ConfigError, PlaygroundError
 from lora_playground.estimates.memory import Conditions, advice, estimate_memory
+from lora_playground.estimates.parameters import modules_of
 from lora_playground.estimates.time import TimeEstimate
 from lora_playground.machine.device import Device
 from lora_playground.ui.cards import error
 from lora_playground.ui.words import count, escape, expected, significant, size
 from lora_playground.variants import get_variant
-from lora_playground.variants.base import Variant
 
 NAMES = {
     "weights": "frozen weights",
@@ -32,6 +32,12 @@ GROUNDS = {
     "processor": "going by this processor's speed; after the first run here it is known better",
 }
 """{source of an estimate: the same in words}, the most reliable first."""
+
+
+def check(config: RunConfig) -> None:
+    """Raises ConfigError if a variant's options do not fit the base model, as far as its sizes are known."""
+    modules = modules_of(config.model.source)
+    get_variant(config.variant.name).check(config.variant, modules.linear if modules else {}, config.model.bits)
 
 
 def time_line(estimates: Sequence[TimeEstimate | None], timed: bool = False) -> str:
@@ -92,11 +98,6 @@ def panel(config: RunConfig, machine: Device, overhead: tuple[int, int] | None =
     Args:
         overhead: (least, most) bytes that earlier runs of this model used on this machine beside their tensors.
     """
-    variant, bits = get_variant(config.variant.name), config.model.bits
-    try:
-        Variant.check(variant, config.variant, {}, bits)
-    except PlaygroundError as failure:
-        return refused(failure), ""
     gpu = machine.kind == "cuda"
     conditions = Conditions(machine.kind, "bfloat16" if gpu else "float32")
     try:

@@ -174,6 +174,7 @@ def _connect_costs(shell: Shell, page: gr.Blocks, made: Steps, memory: gr.HTML, 
     def draw(given: dict[Any, Any]) -> tuple[Any, ...]:
         try:
             config, machine = made.config(given), device()
+            costs.check(config)
             known = estimate_time(shell.store, config, machine.kind == "cuda")
             timed = config.training.seconds is not None
             steps = known.steps[1] if timed and known else None

@@ -171,13 +171,19 @@ def test_models_of_the_list_are_described_before_they_are_fetched(tmp_path, monk
     assert modules_of("nobody/nothing") is None
 
 
-def test_a_method_that_takes_no_quantised_base_says_so_in_the_form():
+def test_what_does_not_fit_the_base_or_the_memory_is_said_in_the_form():
     from lora_playground.machine.device import Device
-    from lora_playground.ui.costs import panel
+    from lora_playground.ui.costs import check, panel
 
     machine = Device("cpu", "CPU, 2 cores", 0, 10**10)
     given = {"model": {"quantisation": "4bit"}, "variant": {"name": "hra"}}
-    assert "needs a base stored in 16 bit" in panel(RunConfig.parse(given), machine)[0]
+    with pytest.raises(ConfigError, match="needs a base stored in 16 bit"):
+        check(RunConfig.parse(given))
+    with pytest.raises(ConfigError, match="999"):
+        check(RunConfig.parse({"variant": {"name": "lora", "rank": 999}}))
+    check(
+        RunConfig.parse({"variant": {"name": "lora", "rank": 999}, "model": {"source": "nobody/nothing"}})
+    )  # its sizes are not known
     assert "good" in panel(RunConfig.parse(given | {"variant": {"name": "lora"}}), machine)[0]
     small = panel(RunConfig.parse({}), Device("cpu", "CPU, 2 cores", 0, 10**8))[0]
     assert "bad" in small and "more than the 100 MB here. What helps most: " in small
