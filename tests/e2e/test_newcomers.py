@@ -97,6 +97,20 @@ def test_a_forecast_that_is_overtaken_corrects_itself(page, server):
     RunStore(server.home).delete(run.id)
 
 
+def test_a_failed_run_gives_its_settings_back_and_no_resume(page, server):
+    run = training_run(server.home, module_shapes(EMBEDDED))
+    run.fail("nan", "The loss is not a number any more: the learning rate is too high. Halve it.")
+    page.goto(f"{server.url}?run={run.id}")
+    until(page, lambda: "not a number any more" in status(page), "why it failed")
+    assert not page.locator("#lp-resume").is_visible(), "it would come to the same numbers"
+    set_number(page, "lp-steps-number", "61")
+    page.get_by_role("button", name="Put its settings").click()
+    steps = str(run.config().training.steps)
+    until(page, lambda: page.locator("#lp-steps-number input").input_value() == steps, "its steps in the form")
+    assert steps != "61" and "LoRA" in page.locator("#lp-variant label.selected").inner_text()
+    RunStore(server.home).delete(run.id)
+
+
 def test_an_empty_message_is_told_in_plain_words(page):
     open_tab(page, "Chat")
     page.locator("#lp-send").click()
