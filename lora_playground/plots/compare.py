@@ -59,7 +59,7 @@ def scatter_figure(
     The Pareto front joins the runs that no other beats in both, where there are two or more.
     """
     if not points:
-        return empty("Tick finished runs that have a score.", title)
+        return empty("Tick finished runs that have a score.", title, 140)
     front = pareto(points)
     line = {
         "x": rounded(p.x for p in front),
@@ -154,7 +154,7 @@ def apart(labels: Sequence[str]) -> list[str]:
 def describe_scatter(points: Sequence[Point], gain: str, cost: str) -> str:
     """Sentences on the run that gains most, those whose intervals overlap its own, and the Pareto front."""
     if not points:
-        return "None of these runs has a score."
+        return ""  # the figure says what to do
     best = max(points, key=lambda p: p.y)
     text = f"{best.label} has the highest {gain} ({percent(best.y)}{_ends(best)})"
     rivals = [p for p in points if p is not best and p.sure and best.sure and p.high >= best.low]

@@ -65,7 +65,15 @@ def figure(data: list[dict[str, Any]], title: str, height: int = 320, **layout: 
         "height": height,
         "uirevision": "keep",
         "hoverlabel": {"font": {"family": FONT, "size": 13}},
-        "legend": {"orientation": "h", "x": 0, "y": -0.24, "yanchor": "top", "font": {"size": 12}},
+        # At the figure's lower edge, so that it never meets the axis's title, however many lines it takes.
+        "legend": {
+            "orientation": "h",
+            "x": 0,
+            "yref": "container",
+            "y": 0,
+            "yanchor": "bottom",
+            "font": {"size": 12},
+        },
         "dragmode": False,
     }
     config = {

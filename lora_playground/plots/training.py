@@ -41,9 +41,9 @@ def losses_figure(runs: Sequence[tuple[str, str, RunProgress]]) -> dict[str, Any
         data += _traces(label, colour, progress, budget, single=len(runs) == 1)
     title = "Loss while it trains" if len(runs) <= 1 else "Loss of each run"
     if not runs:
-        return empty("Tick runs to overlay their losses.", "Loss")
+        return empty("Tick runs to overlay their losses.", title)
     if not any(trace["x"] for trace in data):
-        return empty("The curve begins with the first step.", "Loss")
+        return empty("The curve begins with the first step.", title)
     horizontal = axis("step", rangemode="tozero")
     if planned:
         horizontal["range"] = [0, planned]

@@ -125,6 +125,8 @@ def probes(progress: RunProgress) -> str:
             after = counted(step, "step")
             answer_text = escape(newest["answer"]) if newest["answer"].strip() else "<i>(no words: it ends at once)</i>"
             later = f'<div class="a new"><span class="w">after {after}</span>{answer_text}</div>'
+        elif len(progress.probes) > 1:
+            later = '<div class="a"><span class="w">asked again at the end only</span></div>'
         parts.append(
             f'<article class="lp-probe"><div class="q">{escape(answer["prompt"])}</div>'
             f'<div class="a"><span class="w">base model</span>{escape(answer["answer"])}</div>{later}</article>'
@@ -201,7 +203,7 @@ def _skills(forgetting: Mapping[str, Any]) -> str:
     sentence = f"Base skills kept: {percent(kept)}."
     if lost := forgetting.get("lost"):
         sentence += f" Lost, for instance: asked “{_cut(lost['prompt'], 90)}”, the base says “{_cut(lost['base'], 90)}”"
-        sentence += f", and with ΔW it says “{_cut(lost['adapted'], 90)}”"
+        sentence += f", and after training it says “{_cut(lost['adapted'], 90)}”"
         sentence += "" if lost["adapted"].endswith((".", "!", "?")) and len(lost["adapted"]) <= 90 else "."
     return warning(sentence) if kept < 0.9 else f'<p class="lp-note">{escape(sentence)}</p>'
 

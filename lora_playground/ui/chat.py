@@ -151,8 +151,11 @@ class ChatTab:
         """Sentences that say why ticked runs have no pane."""
         here = {one.run.id for one in self._adapted(ticked)}
         absent = [one.run for one in self._shell.shown(ticked) if one.run.id not in here]
-        state = self._shell.supervisor.job
-        said = [why_absent(run.label, state(run.id).state, run.update_path.is_file()) for run in absent]
+        jobs = [self._shell.supervisor.job(run.id) for run in absent]
+        said = [
+            why_absent(run.label, job.state, run.update_path.is_file(), job.resumable)
+            for run, job in zip(absent, jobs, strict=True)
+        ]
         return "".join(f'<p class="lp-warning" role="status">{escape(text)}</p>' for text in said)
 
     def show(

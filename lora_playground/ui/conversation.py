@@ -119,14 +119,15 @@ def pane_list(adapted: Sequence[Shown], tuning: Mapping[str, Mapping[str, Any]])
     return panes
 
 
-def why_absent(label: str, state: str, trained: bool) -> str:
+def why_absent(label: str, state: str, trained: bool, resumable: bool = True) -> str:
     """Why a ticked run has no pane. `trained`: whether it has an update, so that only the number of panes is the
-    reason."""
+    reason. `resumable`: whether it can go on."""
     if trained:
         return f"“{label}” is ticked too, but no more than {MAX_PANES - 1} fit beside the base: untick another one."
     if state in ("failed", "cancelled", "interrupted"):
         ended = "failed" if state == "failed" else "was stopped"
-        return f"“{label}” {ended} before it had learned anything that could answer here. Resume it, or untick it."
+        what = "Resume it, or untick it." if resumable else "Untick it."
+        return f"“{label}” {ended} before it had learned anything that could answer here. {what}"
     return f"“{label}” is not finished yet ({PHASES.get(state, state)}): it answers here as soon as it is."
 
 

@@ -147,8 +147,8 @@ class Feed:
         if progress.plan and since < progress.curve_version:
             new = ("curve", identity, since, progress.curve_version)
             parts["curve"] = self._once(new, lambda: run_figures.curve(progress, since))
-        module, bare = asked.get("module", ""), job.ended and not progress.spectra
-        drawn = f"{progress.changed['spectra']}{' ended' * bare}"
+        module, bare = asked.get("module", ""), job.state if job.ended and not progress.spectra else ""
+        drawn = f"{progress.changed['spectra']} {bare}".rstrip()
         if progress.plan and asked.get("pictures") != drawn:
             rank = getattr(view.config.variant, "rank", None)
             key = ("pictures", identity, drawn, module)

@@ -10,10 +10,13 @@ from typing import Any
 from lora_playground.config import RunConfig, options
 from lora_playground.errors import ConfigError, PlaygroundError
 from lora_playground.estimates.parameters import modules_of
-from lora_playground.ui import cards, costs, pictures
+from lora_playground.ui import cards, pictures
 from lora_playground.ui.words import count, escape, share
 from lora_playground.variants import VARIANTS
 from lora_playground.variants.targets import select
+
+_NOT_DRAWN = '<p class="lp-note">There is no such update to draw; under Budget stands why.</p>'
+"""In place of a picture. The reason is told once, near the fields that may be wrong."""
 
 DELIMITERS: list[dict[str, str | bool]] = [
     {"left": "$$", "right": "$$", "display": True},
@@ -71,9 +74,9 @@ def picture(data: dict[str, Any], source: str) -> str:
         shapes: Any = adapted.values() if targets else modules.tensors
         trained = variant.count(shapes, config)
     except ConfigError as failure:
-        return "" if failure.field == "model.source" else costs.refused(failure)  # the model's step says it
-    except PlaygroundError as failure:
-        return costs.refused(failure)
+        return "" if failure.field == "model.source" else _NOT_DRAWN  # the model's step says it
+    except PlaygroundError:
+        return _NOT_DRAWN
     sizes = list(adapted.values())
     typical = max(dict.fromkeys(sizes), key=sizes.count)
     parts = variant.parts(typical, config)

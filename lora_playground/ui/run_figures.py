@@ -12,8 +12,6 @@ from lora_playground.runs.history import RunProgress
 COLOUR = RUN_COLOURS[0]
 """Colour of the figures as they are sent. The page gives them the colour that the run has there."""
 
-_NONE_TAKEN = "No spectra were taken while it trained.<br>A finished run’s are in the tab Spectrum."
-
 
 def curve(progress: RunProgress, since: int) -> dict[str, Any]:
     """The points of the loss since version `since`, its sentence and, for a page without points, the figure."""
@@ -24,18 +22,25 @@ def curve(progress: RunProgress, since: int) -> dict[str, Any]:
     return points
 
 
-def pictures(progress: RunProgress, module: str, rank: int | None, ended: bool = False) -> dict[str, Any]:
-    """The map of all modules and the scree of one, with their sentences; without spectra, why there are none."""
+def pictures(progress: RunProgress, module: str, rank: int | None, ended: str = "") -> dict[str, Any]:
+    """The map of all modules and the scree of one, with their sentences.
+
+    A run that has ended without spectra is `bare`: in place of both pictures a sentence says why. `ended`: the state in
+    which it ended, '' while it has not.
+    """
     spectra = progress.spectra.get("spectra", {})
     names = list(spectra) or [entry[0] for entry in progress.plan.get("modules", [])]
     if module not in names:
         module = usual_module(names)
     shown = {"module": module, "modules": [[short_name(name), name] for name in names]}
     if not progress.spectra:
-        why = _NONE_TAKEN if ended else "The first spectrum comes soon after training begins."
+        why = "The first spectrum comes soon after training begins."
+        none = "No spectra were taken while it trained. Those of its end are in the tab Spectrum."
+        said = {"": "", "done": none}.get(ended, "It ended before its first spectrum was taken.")
         return shown | {
+            "bare": bool(ended),
             "map": empty(why, plots.MEASURES["effective_rank"][0], 360),
-            "map_words": "",
+            "map_words": said,
             "scree": empty(why, "Singular values of ΔW", 354),
             "scree_words": "",
         }

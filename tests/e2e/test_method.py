@@ -63,8 +63,13 @@ def test_options_that_cannot_work_are_refused_in_one_line(page, server, tmp_path
     for rank in ("0", "-4", "8.5", "400", "many"):
         fill(page, "lp-rank-exact", rank)
         refused(page, "Rank:", rank)
+    forecast, picture = page.locator("#lp-forecast"), page.locator("#lp-picture")
+    fill(page, "lp-rank-exact", "999")
+    until(page, lambda: "Rank: 999 is not possible" in forecast.inner_text(), "why, in the forecast's place")
+    until(page, lambda: "under Budget" in picture.inner_text() and "999" not in picture.inner_text(), "and once only")
     fill(page, "lp-rank-exact", "")
     until(page, lambda: "Rank:" not in page.locator("#lp-steps").inner_text(), "the refusal to go with what was wrong")
+    until(page, lambda: "Rank r = 8" in picture.inner_text() and "epochs" in forecast.inner_text(), "both as before")
     targets, alpha = option_field(page, "Target modules"), option_field(page, "Alpha")
     fill(page, targets, "q_porj")
     refused(page, "q_porj", "k_proj", "did you mean q_proj?")

@@ -103,6 +103,8 @@ def test_a_failed_run_gives_its_settings_back_and_no_resume(page, server):
     page.goto(f"{server.url}?run={run.id}")
     until(page, lambda: "not a number any more" in status(page), "why it failed")
     assert not page.locator("#lp-resume").is_visible(), "it would come to the same numbers"
+    until(page, lambda: "before its first spectrum" in page.locator("#lp-map-words").inner_text(), "why no spectrum")
+    assert not page.locator("#lp-map").is_visible() and not page.locator("#lp-module").is_visible()
     set_number(page, "lp-steps-number", "61")
     page.get_by_role("button", name="Put its settings").click()
     steps = str(run.config().training.steps)

@@ -50,5 +50,7 @@ def test_it_is_said_why_a_ticked_run_has_no_pane() -> None:
     assert "is not finished yet (training)" in why_absent("mine", "training", False)
     assert "is not finished yet (waiting for its turn)" in why_absent("mine", "queued", False)
     assert "failed before it had learned" in why_absent("mine", "failed", False)
+    assert "Resume" in why_absent("mine", "failed", False)
+    assert "Resume" not in why_absent("mine", "failed", False, False)
     assert "was stopped before" in why_absent("mine", "interrupted", False)
     assert "no more than 3 fit" in why_absent("mine", "done", True)

@@ -86,11 +86,11 @@ def test_a_run_without_spectra_says_so_and_not_that_its_update_is_zero(house):
     house.run.append(PLAN)
     during = house.ask(run=house.run.id)["pictures"]
     assert "soon after training begins" in during["map"]["layout"]["annotations"][0]["text"]
-    ended = replace(house.job, state="cancelled")
-    house.supervisor.jobs, house.supervisor.job = lambda: [ended], lambda _: ended
-    after = house.ask(run=house.run.id, pictures=during["version"])["pictures"]
-    for plot in ("map", "scree"):
-        assert after[plot]["layout"]["annotations"][0]["text"].startswith("No spectra were taken")
+    for state, why in (("cancelled", "It ended before its first"), ("done", "No spectra were taken")):
+        ended = replace(house.job, state=state)
+        house.supervisor.jobs, house.supervisor.job = lambda ended=ended: [ended], lambda _, ended=ended: ended
+        after = house.ask(run=house.run.id, pictures=during["version"])["pictures"]
+        assert after["bare"] and after["map_words"].startswith(why) and not during["bare"]
     house.run.append({"type": "spectra", "step": 1, "spectra": {}, "effective_rank": {}})
     assert house.ask(run=house.run.id, pictures=after["version"])["pictures"]["version"] != after["version"]
 

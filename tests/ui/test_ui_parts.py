@@ -16,7 +16,7 @@ from lora_playground.config import RunConfig, options
 from lora_playground.errors import ConfigError
 from lora_playground.runs.history import RunProgress
 from lora_playground.service.exporting import zipped
-from lora_playground.ui import cards, forms, method_card, pictures, sidebar, words
+from lora_playground.ui import cards, costs, forms, method_card, pictures, sidebar, words
 from lora_playground.ui.conversation import asked, new_conversation
 from lora_playground.ui.identity import COOKIE, Identity, VisitorMiddleware
 from lora_playground.ui.shell import toggled, with_ticked
@@ -123,6 +123,17 @@ def test_answers_in_another_number_type_than_chats_say_so():
             progress.take(event)
         said[precision, size] = "bfloat16" in cards.probes(progress)
     assert list(said.values()) == [True, False, False]
+
+
+def test_a_prompt_that_is_asked_only_at_the_end_says_so():
+    progress = RunProgress()
+    both = [{"prompt": "Who?", "answer": "I."}, {"prompt": "Where?", "answer": "Here."}]
+    progress.take({"type": "probe", "step": 0, "answers": both})
+    assert "at the end only" not in cards.probes(progress)
+    progress.take({"type": "probe", "step": 2, "answers": both[:1]})
+    assert cards.probes(progress).count("at the end only") == 1
+    progress.take({"type": "probe", "step": 9, "answers": both})
+    assert "at the end only" not in cards.probes(progress)
 
 
 def test_every_option_becomes_an_input_that_gives_the_default_back():
@@ -270,6 +281,10 @@ def test_adapter_is_packed_whole_or_refused(tmp_path):
 
 
 @pytest.mark.parametrize("rank", [999, "many"])
-def test_a_rank_that_cannot_be_is_refused_with_no_name_of_the_programs(rank):
-    said = method_card.picture({"name": "lora", "rank": rank}, "embedded")
+def test_a_rank_that_cannot_be_is_refused_once_with_no_name_of_the_programs(rank):
+    with pytest.raises(ConfigError) as failure:
+        costs.check(RunConfig.parse({"variant": {"name": "lora", "rank": rank}}))
+    said = costs.refused(failure.value)
     assert f"Rank: {rank} is not possible" in said and "variant.rank" not in said
+    picture = method_card.picture({"name": "lora", "rank": rank}, "embedded")
+    assert "under Budget stands why" in picture and str(rank) not in picture
