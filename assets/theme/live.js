@@ -233,7 +233,7 @@ lp.live = (() => {
     if (!view || (here.run && !card)) return;
     const seen = here.run ? { html: card.html, probes: told.probes && told.probes.html, curve: told.curve, pictures: told.pictures } : lp.empty.shown(told.list.idle, told.list.total);
     // Until the run has told its plan, and what it says, the page goes on showing the form's, where that is the same.
-    const same = here.run && !card.ended && lp.empty.of(nameOf(here.run)), before = !card.started && same;
+    const same = here.run && !card.ended && lp.empty.of(nameOf(here.run)), before = same && (card.started ? null : same);
     if (same) seen.probes = seen.probes || same.probes;
     if (before) { seen.curve = before.curve; seen.pictures = before.pictures; }
     const state = before ? { ...card, started: !!before.pictures } : here.run ? { ...card, bare: !!(seen.pictures && seen.pictures.bare) } : { state: seen.playing ? "recording" : "idle", started: !!seen.pictures };
