@@ -142,7 +142,7 @@ def _value(node: ast.AST) -> Any:
 
 
 def written(value: float, unit: str) -> str:
-    """A number with its unit, such as 92%, 12 points, 1.2M, 81 kB, 3.4."""
+    """A number with its unit, such as 92%, 12 points, 1.2M, 81 kB, 3.40."""
     if unit == "%":
         return f"{100 * value:.1f}%" if 0.0005 <= abs(value) < 0.01 else f"{100 * value:.0f}%"
     if unit == "points":
@@ -152,5 +152,5 @@ def written(value: float, unit: str) -> str:
                     f"{value:.0f} bytes")  # fmt: skip
     if unit == "count":
         return f"{value / 1e6:.3g}M" if value >= 1e6 else f"{value:,.0f}"
-    text = f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    text = f"{value:#.3g}".rstrip(".") if abs(value) < 1000 else f"{value:,.0f}"
     return text + ("×" if unit == "×" else f" {unit}" if unit else "")
