@@ -415,6 +415,7 @@ lp.live = (() => {
       return;
     }
     const layout = {};
+    node.layout.height = curve.figure.layout.height; // which Plotly forgets when it fits a plot to a new width
     const range = node.layout.xaxis.range;
     if (node.lpPlanned !== curve.planned && range && range[0] === 0 && range[1] === node.lpPlanned) layout["xaxis.range"] = [0, curve.planned];
     node.lpPlanned = curve.planned;

@@ -94,6 +94,14 @@ def test_a_forecast_that_is_overtaken_corrects_itself(page, server):
         until(page, lambda: "longer than foreseen, still at work" in status(page), "a word when nothing more comes")
         run.append({"type": "loss", "steps": [33], "losses": [2.0], "learning_rates": [1e-3], "eta": 80.0})
         until(page, lambda: "about a minute left" in status(page), "a forecast again")
+        page.set_viewport_size({"width": 1000, "height": 900})
+        picture = page.locator("#lp-loss .main-svg").first
+        until(
+            page, lambda: picture.bounding_box()["width"] <= page.locator("#lp-loss").bounding_box()["width"], "a fit"
+        )
+        run.append({"type": "loss", "steps": [34], "losses": [1.5], "learning_rates": [1e-3], "eta": 80.0})
+        until(page, lambda: 1.5 in points(page, "lp-loss"), "a point more, in a window of another width")
+        assert picture.bounding_box()["height"] > 300, "the picture is still there"
     RunStore(server.home).delete(run.id)
 
 
