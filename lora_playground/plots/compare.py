@@ -20,7 +20,8 @@ class Point:
     """A run in a scatter plot.
 
     Attributes:
-        x: its cost, less is better. y: its gain, more is better. low, high: y's 95% interval, NaN if not known.
+        x: its cost, less is better, or a share of something kept, more is better. y: its gain, more is better.
+        low, high: y's 95% interval, NaN if not known.
     """
 
     label: str
@@ -36,10 +37,10 @@ class Point:
         return self.low <= self.high
 
 
-def pareto(points: Sequence[Point]) -> list[Point]:
-    """The Pareto front: runs that no other beats in both cost and gain, by rising cost."""
+def pareto(points: Sequence[Point], kept: bool = False) -> list[Point]:
+    """The Pareto front: runs that no other beats in both x and gain, by rising gain. `kept`: more of x is better."""
     best: list[Point] = []
-    for point in sorted(points, key=lambda p: (p.x, -p.y)):
+    for point in sorted(points, key=lambda p: (-p.x if kept else p.x, -p.y)):
         if not best or point.y > best[-1].y:
             best.append(point)
     return best
@@ -51,16 +52,16 @@ def scatter_figure(
     x_title: str,
     y_title: str,
     log_x: bool = False,
-    percent_x: bool = False,
+    kept: bool = False,
 ) -> dict[str, Any]:
-    """Gain over cost, each run in its colour with its name and 95% interval.
+    """Gain over cost, or over a share that is `kept`, each run in its colour with its name and 95% interval.
 
     Shares are drawn on an axis from 0 to 100%, lower where one is negative, so that small differences look small.
     The Pareto front joins the runs that no other beats in both, where there are two or more.
     """
     if not points:
         return empty("Tick finished runs that have a score.", title, 140)
-    front = pareto(points)
+    front = pareto(points, kept)
     line = {
         "x": rounded(p.x for p in front),
         "y": rounded(p.y for p in front),
@@ -69,7 +70,7 @@ def scatter_figure(
         "line": {"color": INK["quiet"], "width": 1.5, "dash": "dot", "shape": "hv"},
         "hoverinfo": "skip",
     }
-    x = _cost_axis([p.x for p in points], x_title, log_x, percent_x)
+    x = _cost_axis([p.x for p in points], x_title, log_x, kept)
     lowest = min(0.0, *(p.low if p.sure else p.y for p in points))
     y = axis(y_title, tickformat=".0%", range=[lowest - 0.04 * (lowest < 0), 1.08])
     names = [shortened(name, 24) for name in apart([p.label for p in points])]
@@ -87,7 +88,7 @@ def scatter_figure(
             "error_y": _interval(p),
             "hovertemplate": f"{html.escape(p.label)}<br>{x_title} %{{x}}<br>{y_title} %{{y:.0%}}<extra></extra>",
         }
-        for p, name, place in zip(points, names, _places(points, names, x, y))
+        for p, name, place in zip(points, names, _places(points, names, x, y, kept))
     ]
     front_too = len(front) > 1
     return figure([line, *marks] if front_too else marks, title, 360, xaxis=x, yaxis=y, showlegend=front_too)
@@ -117,7 +118,9 @@ def _interval(point: Point) -> dict[str, Any]:
     return {"type": "data", "symmetric": False, **ends, "color": point.colour, "thickness": 1.5, "width": 5}
 
 
-def _places(points: Sequence[Point], names: Sequence[str], x: dict[str, Any], y: dict[str, Any]) -> list[str]:
+def _places(
+    points: Sequence[Point], names: Sequence[str], x: dict[str, Any], y: dict[str, Any], kept: bool
+) -> list[str]:
     """The position of each run's name beside its mark, by `labels.beside`; the Pareto front has the first choice."""
     at = [_fraction(math.log10(p.x) if x.get("type") == "log" and p.x > 0 else p.x, x["range"]) for p in points] if (
         "range" in x) else [0.5] * len(points)  # fmt: skip
@@ -126,7 +129,7 @@ def _places(points: Sequence[Point], names: Sequence[str], x: dict[str, Any], y:
         (_fraction(p.low, y["range"]), _fraction(p.high, y["range"])) if p.sure else (above, above)
         for p, above in zip(points, up)
     ]
-    front = pareto(points)
+    front = pareto(points, kept)
     order = sorted(range(len(points)), key=lambda i: (points[i] not in front, -points[i].y))
     return beside(at, up, names, order, bars)
 
@@ -151,7 +154,7 @@ def apart(labels: Sequence[str]) -> list[str]:
     return [" · ".join(one) for one in names]
 
 
-def describe_scatter(points: Sequence[Point], gain: str, cost: str) -> str:
+def describe_scatter(points: Sequence[Point], gain: str, cost: str, kept: bool = False) -> str:
     """Sentences on the run that gains most, those whose intervals overlap its own, and the Pareto front."""
     if not points:
         return ""  # the figure says what to do
@@ -164,7 +167,7 @@ def describe_scatter(points: Sequence[Point], gain: str, cost: str) -> str:
         text += f", but too close to call {'is' if len(rivals) == 1 else 'are'} {names}"
         text += ": their intervals overlap, so chance may have made the difference"
     elif len(points) > 1:
-        front = [p.label for p in pareto(points)]
+        front = [p.label for p in pareto(points, kept)]
         named = ", ".join(front[:NAMED]) + (f" and {len(front) - NAMED} more" if len(front) > NAMED else "")
         text += f"; none beats {named} in both {gain} and {cost}"
         text += ": they are the Pareto front" if len(front) > 1 else ""

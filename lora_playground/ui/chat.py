@@ -29,6 +29,7 @@ from lora_playground.ui.conversation import (
     pane_list,
     read_link,
     settings_of,
+    short_names,
     take,
     tuned,
     why_absent,
@@ -183,8 +184,8 @@ class ChatTab:
                 found = [prompt[-1]["content"] for prompt in offered_prompts(dataset, STARTERS)]
                 if found:
                     buttons = "".join(
-                        f'<button data-act="starter" data-value="{escape(text[:2000])}">{escape(_short(text))}</button>'
-                        for text in found
+                        f'<button data-act="starter" data-value="{escape(text[:2000])}">{escape(name)}</button>'
+                        for text, name in zip(found, short_names(found), strict=True)
                     )
                     return (
                         f'<div class="lp-starters" role="group" aria-label="Prompts to begin with">'
@@ -385,11 +386,6 @@ class ChatTab:
 
 def _chosen(event: gr.EventData) -> str:
     return str(event.value)
-
-
-def _short(text: str, characters: int = 72) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= characters else line[: characters - 1] + "…"
 
 
 def build(shell: Shell, tab: gr.Tab, client: ChatClient, identity: Identity) -> ChatTab:

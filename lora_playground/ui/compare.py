@@ -50,7 +50,7 @@ class Line:
     Attributes:
         score, base_score: share of the task solved, 0 to 1. sure: ends of the score's interval at 95%.
         gain: score above the base's; gain_sure: ends of its interval.
-        kept: share of the base's own skills that is left; forgetting: the share that is lost.
+        kept: share of the base's own skills that is left.
         steps: how many were done. colour: '' if the run is not ticked.
     """
 
@@ -65,7 +65,6 @@ class Line:
     sure: tuple[float, float] | None = None
     gain_sure: tuple[float, float] | None = None
     kept: float | None = None
-    forgetting: float | None = None
     steps: int | None = None
     loss: float | None = None
     seconds: float | None = None
@@ -99,7 +98,6 @@ def read_line(run: Run, colour: str) -> Line | None:
         sure=interval(score["adapted"], score["n"]) if score.get("n") else None,
         gain_sure=(score["gain"]["low"], score["gain"]["high"]) if "gain" in score else None,
         kept=kept,
-        forgetting=None if kept is None else 1 - kept,
         steps=result.get("steps"),
         loss=(result.get("validation_loss") or {}).get("adapted"),
         seconds=(result.get("seconds") or {}).get("training"),
@@ -319,10 +317,10 @@ class CompareTab:
         lines = self.lines(ticked)
         marked = [line for line in lines if line.colour]
         drawn = marked or lines
-        gains = points(drawn, "forgetting", "gain")
+        gains = points(drawn, "kept", "gain")
         costs = points(drawn, "parameters", "score")
         gain = plots.scatter_figure(
-            gains, "Gain against forgetting", "base skills lost (forgetting)", "gain over the base", percent_x=True
+            gains, "Gain against base skills kept", "base skills kept", "gain over the base", kept=True
         )
         cost = plots.scatter_figure(costs, "Score against size", "trained parameters", "score", log_x=True)
         progress = self._shell.store.progress
@@ -330,7 +328,7 @@ class CompareTab:
         losses = [f"{label}: {plots.describe_loss(one)}" for label, _, one in series if one.steps]
         return [
             table(sort(lines, order[0], bool(order[1])), order[0], bool(order[1])), gr.update(visible=bool(lines)),
-            draw(gain), note(plots.describe_scatter(gains, "gain", "forgetting")),
+            draw(gain), note(plots.describe_scatter(gains, "gain", "base skills kept", kept=True)),
             draw(cost), note(plots.describe_scatter(costs, "score", "size")),
             draw(plots.losses_figure(series)), "".join(map(note, losses or ["Tick runs to overlay their losses."])),
             differences(lines), remark(lines),

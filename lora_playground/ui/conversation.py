@@ -131,6 +131,17 @@ def why_absent(label: str, state: str, trained: bool, resumable: bool = True) ->
     return f"“{label}” is not finished yet ({PHASES.get(state, state)}): it answers here as soon as it is."
 
 
+def short_names(prompts: Sequence[str], characters: int = 72) -> list[str]:
+    """Prompts in one short line each, without the beginning that all of them share if it is long."""
+    words = [prompt.split() for prompt in prompts]
+    lines = [" ".join(one) for one in words]
+    columns = list(zip(*(one[:-1] for one in words), strict=False)) if len(words) > 1 else []
+    alike = next((place for place, column in enumerate(columns) if len(set(column)) > 1), len(columns))
+    if alike and len(" ".join(words[0][:alike])) >= characters // 3:
+        lines = [" ".join(["…", *one[alike:]]) for one in words]
+    return [line if len(line) <= characters else line[: characters - 1] + "…" for line in lines]
+
+
 def cut_words(cut: Sequence[int] | None) -> str:
     """What a cut [lo, hi) keeps, in a few words. Directions are counted from 1, the strongest."""
     if cut is None or (cut[0] == 0 and cut[1] > 0):

@@ -3,7 +3,9 @@ from a person, a file or a model is escaped here; it knows no Gradio and no run.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from lora_playground.ui.words import escape
 from lora_playground.variants.base import Part
@@ -136,11 +138,18 @@ def spark(values: Sequence[float], width: int = 56, height: int = 18) -> str:
 
 
 def bubbles(rows: Iterable[Mapping], limit: int = 3, characters: int = 220) -> str:
-    """The first rows of a dataset as short chats; long texts are cut with an ellipsis."""
-    chats = []
-    for row in list(rows)[:limit]:
+    """The first rows of a dataset as short chats, those with different answers first; long texts are cut with an
+    ellipsis."""
+    chats, first, others = [], dict[str, list[Any]](), list[list[Any]]()
+    for row in itertools.islice(rows, 50):
+        messages = list(row.get("messages") or [{"role": "assistant", "content": row.get("text", "")}])
+        answer = str(messages[-1].get("content", ""))
+        if answer in first:
+            others.append(messages)
+        else:
+            first[answer] = messages
+    for messages in [*first.values(), *others][:limit]:
         lines = []
-        messages = row.get("messages") or [{"role": "assistant", "content": row.get("text", "")}]
         for message in messages:
             role = str(message.get("role", ""))
             text = str(message.get("content", ""))

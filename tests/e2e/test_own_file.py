@@ -7,7 +7,7 @@ import zipfile
 from safetensors.numpy import load_file
 
 from lora_playground.models.catalogue import EMBEDDED
-from tests.e2e.steps import answers, choose_column, open_advanced, points, set_number, status, until
+from tests.e2e.steps import answers, choose_column, open_advanced, open_tab, points, set_number, status, until
 
 PLACES = ("Aroma", "Blue Spice", "Cotto", "The Mill", "The Vaults", "Zizzi", "Strada", "Loch Fyne")
 FOODS = ("French", "Indian", "Italian", "Chinese", "English")
@@ -102,21 +102,28 @@ def test_word_problems_are_read_shown_and_costed(page, tmp_path):
     until(page, lambda: cost.inner_text() != foreseen, "less memory for a smaller batch")
 
 
-def test_a_table_with_labels_is_taken_as_a_classification(page, tmp_path):
-    lines = [f"The {thing} is {word}.,{label}" for label, word in (("good", "fine"), ("bad", "broken"))
-             for thing in ("house", "car", "pen", "lamp", "door", "book", "chair", "cup")]  # fmt: skip
+def test_a_table_with_labels_is_learned_as_a_classification(page, server, tmp_path):
+    things = "house car pen lamp door book chair cup table bag shoe coat phone radio clock bike boat knife".split()
+    lines = [f"The {thing} is {word}.,{label}" for label, words in (("good", "fine lovely"), ("bad", "broken awful"))
+             for thing in things for word in words.split()]  # fmt: skip
     (tmp_path / "mood.csv").write_text("text,label\n" + "\n".join(lines) + "\n")
     page.locator("#lp-upload-fold button").first.click()
     page.locator("#lp-upload input[type=file]").set_input_files(str(tmp_path / "mood.csv"))
-    until(page, lambda: "16 rows read" in page.locator("#lp-upload-note").inner_text(), "what was found")
+    until(page, lambda: "72 rows read" in page.locator("#lp-upload-note").inner_text(), "what was found")
     until(page, lambda: page.locator("#lp-upload-labels input").is_checked(), "that the answers are labels")
     examples = page.locator("#lp-examples")
-    until(page, lambda: "is fine" in examples.inner_text() and "good" in examples.inner_text(), "text and label")
-    set_number(page, "lp-steps-number", "1")
+    labels = examples.locator(".lp-bubble.by-model")
+    until(page, lambda: {text.split()[-1] for text in labels.all_inner_texts()} == {"good", "bad"}, "both labels")
+    set_number(page, "lp-steps-number", "30")
     page.locator("#lp-train").click()
     until(page, lambda: "adapter on disk" in status(page), "the result")
-    assert "lora r8 · 1 step" in status(page), "named by its file, and by all that tells a run from others"
+    assert "mood.csv · lora r8 · 30 steps" in status(page), "named by its file, and by what tells a run from others"
     assert "Macro F1" in status(page) and "most frequent" in status(page), "it was scored as a classification"
+    score = json.loads((server.home / "runs" / server.runs()[-1] / "result.json").read_text())["score"]
+    assert score["adapted"] > score["base"], "the labels were learned"
+    open_tab(page, "Chat")
+    starters = page.locator(".lp-starters button")
+    until(page, lambda: starters.count() > 1 and "… " in starters.first.inner_text(), "prompts by what differs")
 
 
 def see_as_the_model(page) -> None:

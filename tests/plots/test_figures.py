@@ -210,9 +210,11 @@ def test_pareto_front_has_those_that_none_beats():
     places = [("a", 1, 0.5), ("b", 2, 0.4), ("c", 3, 0.9), ("d", 1, 0.3)]
     points = [plots.Point(name, plots.run_colour(i), x, y) for i, (name, x, y) in enumerate(places)]
     assert [p.label for p in plots.pareto(points)] == ["a", "c"]
+    assert [p.label for p in plots.pareto(points[:2])] == ["a"]
+    assert [p.label for p in plots.pareto(points[:2], kept=True)] == ["b", "a"], "more of what is kept is better"
     for log in (True, False):
         check(plots.scatter_figure(points, "Score against parameters", "parameters", "score", log_x=log))
-    check(plots.scatter_figure(points[:1], "t", "x", "y", percent_x=True))
+    check(plots.scatter_figure(points[:1], "t", "x", "y", kept=True))
     check(plots.scatter_figure([], "t", "x", "y"))
     assert plots.describe_scatter(points, "score", "parameters").startswith(
         "c has the highest score (90%); none beats a, c"
@@ -221,7 +223,7 @@ def test_pareto_front_has_those_that_none_beats():
 
 def test_shares_are_drawn_from_0_to_100_percent_with_their_intervals():
     near = [plots.Point("a", "#000", 1, 0.79, 0.6, 0.91), plots.Point("b", "#000", 2, 0.84, 0.65, 0.94)]
-    drawn = plots.scatter_figure(near, "Gain", "lost", "gain", percent_x=True)
+    drawn = plots.scatter_figure(near, "Gain", "lost", "gain", kept=True)
     assert drawn["layout"]["yaxis"]["range"][0] == 0 and drawn["layout"]["yaxis"]["range"][1] > 1
     assert drawn["data"][-1]["error_y"]["array"] == pytest.approx([0.1])
     words = plots.describe_scatter(near, "score", "parameters")
@@ -240,18 +242,18 @@ def written(figure: dict) -> dict[str, str]:
 def test_runs_are_named_where_there_is_room_and_by_what_tells_them_apart():
     labels = [f"facts · lora r{rank} · 60 steps" for rank in (1, 4)]
     far = [plots.Point(label, "#000", 0.1 + i / 2, 0.2 + i / 2) for i, label in enumerate(labels)]
-    assert set(written(plots.scatter_figure(far, "t", "x", "y", percent_x=True))) == {"lora r1", "lora r4"}
+    assert set(written(plots.scatter_figure(far, "t", "x", "y", kept=True))) == {"lora r1", "lora r4"}
     far = [plots.Point(f"facts · lora r{r} · {60 * r} steps", "#000", 0.1 + r / 10, 0.2 + r / 10) for r in (1, 4)]
-    assert set(written(plots.scatter_figure(far, "t", "x", "y", percent_x=True))) == {"lora r1", "lora r4"}
-    crowd = [plots.Point(f"run {i}", "#000", 0.3 + 0.001 * i, 0.8 - 0.001 * i) for i in range(15)]
-    drawn = plots.scatter_figure(crowd, "t", "x", "y", percent_x=True)
+    assert set(written(plots.scatter_figure(far, "t", "x", "y", kept=True))) == {"lora r1", "lora r4"}
+    crowd = [plots.Point(f"run {i}", "#000", 0.3 + 0.001 * i, 0.8 + 0.001 * i) for i in range(15)]
+    drawn = plots.scatter_figure(crowd, "t", "x", "y", kept=True)
     assert 1 <= len(written(drawn)) <= 4, "no names over each other"
     assert all("run" in trace["hovertemplate"] for trace in drawn["data"]), "the pointer tells the others"
     ends = [plots.Point("left", "#000", 0.1, 0.8), plots.Point("right", "#000", 0.9, 0.1)]
-    names = written(plots.scatter_figure(ends, "t", "x", "y", percent_x=True))
+    names = written(plots.scatter_figure(ends, "t", "x", "y", kept=True))
     assert names["left"].endswith("right") and names["right"].endswith("left"), "towards the middle"
     beside = [plots.Point("tall", "#000", 0.2, 0.3, 0.1, 0.5), plots.Point("low", "#000", 0.14, 0.4, 0.35, 0.45)]
-    assert written(plots.scatter_figure(beside, "t", "x", "y", percent_x=True))["low"].endswith("left"), "off its bar"
+    assert written(plots.scatter_figure(beside, "t", "x", "y", kept=True))["low"].endswith("left"), "off its bar"
 
 
 def test_names_on_the_adapter_map_do_not_cover_each_other():

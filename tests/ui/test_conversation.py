@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lora_playground.errors import ChatError
-from lora_playground.ui.conversation import MAX_LINKED, read_link, why_absent
+from lora_playground.ui.conversation import MAX_LINKED, read_link, short_names, why_absent
 
 
 def test_a_question_inherits_the_settings_before_it() -> None:
@@ -44,6 +44,18 @@ def test_a_question_inherits_the_settings_before_it() -> None:
 def test_what_is_no_link_is_refused(text: str) -> None:
     with pytest.raises(ChatError, match="cannot be read"):
         read_link(text)
+
+
+def test_prompts_that_begin_alike_are_told_apart_by_their_ends() -> None:
+    asked = [
+        f"Classify the text. Answer with one of these labels alone: bad, good.\n\nThe {x}." for x in ("pen", "pin")
+    ]
+    assert short_names(asked) == ["… pen.", "… pin."]
+    assert short_names(["Where does Ann live?", "Where does Al live?"]) == [
+        "Where does Ann live?",
+        "Where does Al live?",
+    ]
+    assert short_names(["x" * 99])[0] == "x" * 71 + "…" and short_names([]) == []
 
 
 def test_it_is_said_why_a_ticked_run_has_no_pane() -> None:

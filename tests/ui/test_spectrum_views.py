@@ -249,9 +249,9 @@ def test_runs_of_unlike_budgets_or_data_are_remarked_upon(runs):
 
 def test_points_need_both_numbers(runs):
     lines = [compare.read_line(run, "#000") for run in runs]
-    assert len(compare.points(lines, "forgetting", "gain")) == 3
-    lines[0].forgetting = None
-    assert len(compare.points(lines, "forgetting", "gain")) == 2
+    assert len(compare.points(lines, "kept", "gain")) == 3
+    lines[0].kept = None
+    assert len(compare.points(lines, "kept", "gain")) == 2
 
 
 def test_the_embedded_model_has_modules_to_look_at():
