@@ -246,7 +246,7 @@ class Execution:
         """Trains. A stop writes a checkpoint and raises Stopped."""
         from lora_playground.training.loop import train
 
-        plan.hold_at = self.run.held_at()
+        plan.hold_at, plan.watched = self.run.held_at(), self.run.watched
         outcome = train(model, plan, self.report, self.should_stop, self.run.checkpoints)
         if outcome.stopped and outcome.steps == plan.hold_at and not self.should_stop():
             raise Held(f"Held after step {outcome.steps} of {outcome.planned}: it waits for the others of its sweep.")

@@ -270,17 +270,17 @@ class _Loop:
             self._emit_plan()
 
     def _validate_if_due(self, step: int) -> None:
-        """Validates at the interval that the user has set, or else about ten times if VALIDATION_SHARE allows it. A run
-        that may end early is validated from a third of its steps on, whatever that costs."""
-        every = self.config.validate_every or max(1, self.budget.steps // 10)
-        if step % every:
+        """Validates at the interval that the user has set, or at `plan.common`, or else about ten times if
+        VALIDATION_SHARE allows it. A run that may end early is validated from a third of its steps on at any cost."""
+        every, fixed = self.config.validate_every or max(1, self.budget.steps // 10), self.plan.common
+        if (step not in fixed) if fixed else step % every:
             return
         if self.config.early_stop and 3 * step >= self.budget.steps:
             loss = self._validate(step)
             if loss is not None and self.plateau.update(step, loss):
                 self._end_early(step)
         elif step != self.plan.hold_at:  # where training stops it is validated in any case
-            self._aside(self.validations.send if self.config.validate_every else self.validations.maybe, step)
+            self._aside(self.validations.send if self.config.validate_every or fixed else self.validations.maybe, step)
 
     def _probe_if_due(self, step: int) -> None:
         """Has the model answer the probe prompts, or a few, after fixed shares of the steps, if there is time."""

@@ -12,6 +12,7 @@ from lora_playground.analysis.update import Update
 from lora_playground.config import TrainingConfig
 from lora_playground.data.encoding import Example
 from lora_playground.data.preparation import Prepared
+from lora_playground.training.schedule import common_steps
 from lora_playground.variants.base import Variant
 
 
@@ -38,6 +39,7 @@ class TrainPlan:
         after: seconds expected from the last step to the result; they count in the time left that is shown.
         remedies: what would lower the memory, the most useful first, for the error message when memory is full.
         hold_at: the step after which training stops as if the user had stopped it, with a checkpoint to continue from.
+        watched: whether somebody sees it learn; else it is validated when all runs of its sweep are (`common`).
         fused: use this app's faster passes for LoRA layers and attention, which give the same results.
     """
 
@@ -60,6 +62,7 @@ class TrainPlan:
     after: float = 0.0
     remedies: list[str] = field(default_factory=list)
     hold_at: int | None = None
+    watched: bool = True
     fused: bool = True
 
     @classmethod
@@ -77,6 +80,11 @@ class TrainPlan:
             rows=prepared.rows,
             **others,
         )
+
+    @property
+    def common(self) -> frozenset[int]:
+        """The steps after which all runs of a sweep are validated; empty for a run that is watched."""
+        return frozenset() if self.watched else common_steps(self.training)
 
     @property
     def peak_rate(self) -> float:

@@ -26,6 +26,20 @@ def factor(step: int, steps: int, config: TrainingConfig) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
+COMMON, COMMON_SHARE, VALIDATION_STEPS = (1 / 4, 1 / 2, 1 / 8, 3 / 4, 3 / 8, 5 / 8, 1 / 16, 7 / 8), 0.1, 1.65
+"""Shares of the steps, the more telling ones first; how much of the training time validations after them may take; and
+how many steps' time one of them takes, since it is of as many tokens as a few steps are."""
+
+
+def common_steps(config: TrainingConfig) -> frozenset[int]:
+    """The steps after which every run of a sweep is validated, so that their curves have points in common on any
+    machine. Empty where the number of steps is not known before, or the person says how often to validate."""
+    if config.seconds is not None or config.validate_every or config.early_stop:
+        return frozenset()
+    count = max(1, int(COMMON_SHARE * config.steps / VALIDATION_STEPS))
+    return frozenset(math.ceil(share * config.steps) for share in COMMON[:count])
+
+
 @dataclass
 class Plateau:
     """Decides from validation losses whether to stop early: when several in a row bring no better loss.

@@ -8,7 +8,7 @@ import torch
 from lora_playground.config import TrainingConfig
 from lora_playground.training import reports
 from lora_playground.training.reports import Report
-from lora_playground.training.schedule import Budget, factor
+from lora_playground.training.schedule import Budget, common_steps, factor
 
 
 def test_schedules():
@@ -19,6 +19,16 @@ def test_schedules():
     linear = TrainingConfig(steps=100, warmup=0.0, schedule="linear")
     assert factor(0, 100, linear) == 1.0 and factor(50, 100, linear) == pytest.approx(0.5)
     assert factor(99, 100, TrainingConfig(warmup=0.0, schedule="constant")) == 1.0
+
+
+@pytest.mark.parametrize("steps", [1, 24, 60, 120, 1000])
+def test_runs_of_a_sweep_are_validated_after_the_same_steps_for_a_tenth_of_the_time(steps):
+    found = common_steps(TrainingConfig(steps=steps))
+    assert math.ceil(steps / 4) in found and max(found) <= steps, "where a race compares them"
+    assert len(found) == 1 or 1.65 * len(found) <= 0.1 * steps
+    assert len(found) == {1: 1, 24: 1, 60: 3, 120: 7, 1000: 8}[steps]
+    for chosen in ({"seconds": 20.0}, {"validate_every": 5}, {"early_stop": True}):
+        assert not common_steps(TrainingConfig(steps=steps, **chosen))
 
 
 def test_time_budget_sets_the_steps():
