@@ -64,6 +64,29 @@ def test_scores_over_the_weights(home: House) -> None:
     assert "4 rows each" in sentence(found, names) and table(found, names).count("<td>") == 14
 
 
+def test_three_tasks_stand_in_one_triangle_as_bars_as_high_as_their_scores() -> None:
+    def score(value: float) -> dict[str, float]:
+        return {"value": value, "low": value / 2, "high": (1 + value) / 2, "base": 0.0, "n": 4}
+
+    corners = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1 / 3, 1 / 3, 1 / 3]]
+    points = [{"kind": "grid", "weights": w, "scores": [score(round(one, 2)) for one in w]} for w in corners]
+    points.append({"kind": "asked", "weights": [1.0, 1.0, 0.5], "scores": [score(0.75), score(0.0), score(0.5)]})
+    alike = [[score(0.9) if i == task else None for i in range(3)] for task in range(3)]
+    points += [{"kind": "random", "weights": [1.0, 1.0, 0.5], "scores": scores} for scores in alike]
+    tasks = [{"run": name, "label": name, "dataset": name, "index": i} for i, name in enumerate("abc")]
+    shown = mixture_figure({"points": points, "tasks": tasks, "rows": 4}, ["a", "b", "c"], ["#000", "#111", "#222"])
+    json.dumps(shown, allow_nan=False)
+    bars = {trace["name"]: trace for trace in shown["data"] if trace.get("fill")}
+    assert bars.pop("100%")["x"].count(None) == 18, "three frames at each of six places"
+    assert [bars[f"{name}: its task"]["fillcolor"] for name in "abc"] == ["#000", "#111", "#222"], "as everywhere"
+    for task, trace in enumerate(bars.values()):
+        heights = [trace["y"][k + 1] - trace["y"][k] for k in range(0, len(trace["y"]), 6)]
+        scores = [point["scores"][task]["value"] for point in points[:5]] + [0.9]
+        np.testing.assert_allclose(heights, [0.2 * one for one in scores], atol=2e-3)
+    told = [text for trace in shown["data"] for text in trace.get("customdata", ())]
+    assert "1 : 1 : 0.5<br>75% [38%, 88%]" in told and "beside random<br>90% [45%, 95%]" in told
+
+
 def test_on_data_is_what_a_dense_update_does_to_what_modules_read(home: House) -> None:
     store = RunStore(home.home)
     base = load_base(ModelConfig(source=str(home.base), quantisation="none"), device="cpu", dtype="float32")
