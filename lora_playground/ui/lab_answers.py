@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 from lora_playground.chat.client import ChatClient
-from lora_playground.chat.protocol import ChatRequest
+from lora_playground.chat.protocol import ChatEvent, ChatRequest
 from lora_playground.errors import ChatError
 from lora_playground.ui.words import escape
+
+PATIENCE = 0.8
+"""Seconds without an answer after which the page says that it is coming; sooner, words would flicker."""
 
 
 class Said:
@@ -37,8 +41,11 @@ async def ask(
         }
     )  # fmt: skip
     said = Said(len(panes))
-    async with contextlib.aclosing(client.stream(request)) as stream:  # type: ignore[type-var]
+    async with contextlib.aclosing(_patient(client.stream(request))) as stream:
         async for event in stream:
+            if event is None:  # the base is still being loaded: who will answer stands there meanwhile
+                yield said
+                continue
             if event.type == "error":
                 raise ChatError(event.text)
             if event.type == "restarted":
@@ -51,6 +58,22 @@ async def ask(
                 said.texts[event.pane] = event.end.text
                 said.kl[event.pane] = event.end.mean_kl
             yield said
+
+
+async def _patient(stream: AsyncIterator[ChatEvent]) -> AsyncGenerator[ChatEvent | None, None]:
+    """The stream; before its first event a None, where that takes longer than PATIENCE."""
+    async with contextlib.aclosing(stream):  # type: ignore[type-var]
+        first = asyncio.ensure_future(anext(stream))
+        try:
+            if not (await asyncio.wait({first}, timeout=PATIENCE))[0]:
+                yield None
+            with contextlib.suppress(StopAsyncIteration):
+                yield await first
+        finally:
+            if first.cancel():
+                await asyncio.wait({first})
+        async for event in stream:
+            yield event
 
 
 def answers(rows: Sequence[tuple[str, str, str, str]]) -> str:

@@ -5,6 +5,7 @@ The chat process reads and answers; this process holds no model.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from lora_playground.errors import PlaygroundError
 from lora_playground.lab.reading import first_prompt
 from lora_playground.ui import cards, controls
 from lora_playground.ui.controls import Slider, bounds, offer
-from lora_playground.ui.lab_answers import answers, ask
+from lora_playground.ui.lab_answers import PATIENCE, answers, ask
 from lora_playground.ui.lab_direction_card import card
 from lora_playground.ui.shell import LATEST, SETS, Shell, note
 
@@ -38,7 +39,7 @@ class Directions:
         gr.HTML(
             note(
                 "One direction of an update alone: which words of a text it reads, which words it makes likelier, and "
-                "what the model then says, beside a random direction. ΔW = Σ σᵢ·uᵢvᵢᵀ: it reads by vᵢ, writes by uᵢ."
+                "what the model then says, beside a random direction. ΔW = Σ σᵢ·uᵢvᵢᵀ: it reads by vᵢ, writes by uᵢ."
             ),
             apply_default_css=False,
         )
@@ -127,7 +128,10 @@ class Directions:
         direction = {"module": module, "index": int(index)}
         try:
             given = {"run": run, "prompt": prompt, **direction}
-            found = await client.read(Reading.parse(given))
+            reading = asyncio.ensure_future(client.read(Reading.parse(given)))
+            if not (await asyncio.wait({reading}, timeout=PATIENCE))[0]:
+                yield gr.skip(), gr.skip(), note("Loading the base model and the run …")
+            found = await reading
             yield card(found), gr.skip(), ""
             panes = [_pane(run, keep, direction, strength) for _, keep in ROWS]
             async for said in ask(client, panes, prompt, who.of(request)):

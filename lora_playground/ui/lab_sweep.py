@@ -95,13 +95,13 @@ class SweepForm:
     def tell(self, given: dict[Any, Any]) -> tuple[str, str, str]:
         """What all runs share, and what the sweep costs; or an error."""
         try:
-            base, _, points = self.points(given)
+            base, grid, points = self.points(given)
             machine = device()
             found = cost.cost(points, bool(given[self.race]), self._shell.store, self._shell.supervisor.slots,
                               machine.kind == "cuda")  # fmt: skip
         except PlaygroundError as failure:
             return "", "", costs.refused(failure)
-        return _same(base), _price(found, bool(given[self.race]), base), ""
+        return _same(base, grid), _price(found, bool(given[self.race]), base), ""
 
     def begin(self, given: dict[Any, Any], request: gr.Request) -> tuple[Any, str]:
         """Starts the sweep; in case of an error nothing is started, and the message is shown above the button."""
@@ -146,9 +146,13 @@ def _rates(text: str | None) -> tuple[float, ...]:
         raise ConfigError("learning rates", text, "give numbers with commas, such as 0.001, 0.003") from None
 
 
-def _same(base: RunConfig) -> str:
-    """What all runs share."""
-    return f'<p class="lp-note">Everything else is as in Fine-tune: {escape(base.label)}.</p>'
+def _same(base: RunConfig, grid: Grid) -> str:
+    """What all runs share: Fine-tune's run without the method or the rank where these are swept."""
+    name, rank = base.variant.name, getattr(base.variant, "rank", None)
+    method = "" if grid.variants else f" · {name}" if grid.ranks else None
+    told = f" · {name}" + (f" r{rank}" if rank else "")
+    label = base.label if method is None else base.label.replace(told, method, 1)
+    return f'<p class="lp-note">Everything else is as in Fine-tune: {escape(label)}.</p>'
 
 
 def _price(found: cost.Cost, race: bool, base: RunConfig) -> str:

@@ -33,7 +33,8 @@ def test_which_rank_is_needed(page, server):
     page.locator("#lp-sweep-seeds label").filter(has_text="2").click()
     cost = page.locator("#lp-sweep-cost")
     until(page, lambda: "4 of at most 32 runs, 16 steps" in cost.inner_text(), "the cost: 4 × 2 + 2 × 2 + 1 × 4 steps")
-    assert "as in Fine-tune" in page.locator("#lp-sweep-base").inner_text()
+    base = page.locator("#lp-sweep-base").inner_text()
+    assert "as in Fine-tune" in base and "lora" in base and "r8" not in base, "the rank is what differs"
     page.locator("#lp-sweep-start").dblclick()
     entry = page.locator('#lp-runs [data-act="sweep"]')
     until(page, lambda: entry.count() == 1, "one entry in the list, for two clicks")
