@@ -160,14 +160,13 @@ def capacity_figure(target_bits: float | None, held: Held) -> dict[str, Any]:
     labels = [f"{name} r = {rank}" if rank and several else f"r = {rank}" if rank else name for name, rank in held]
     bits = [found for _, found in held.values()]
     colours = rank_colours([rank or 1 for _, rank in held])
+    # The bits stand in front of the bars: behind them the line of the targets would cross them.
+    named = [f"{html.escape(label)}: {significant(one)}" for label, one in zip(labels, bits)]
     bars = {
-        "type": "bar", "orientation": "h", "y": [html.escape(label) for label in labels], "x": rounded(bits),
-        "marker": {"color": [colours[rank or 1] for _, rank in held]}, "showlegend": False,
-        "text": [f"{significant(one)} bits" for one in bits], "textposition": "outside", "cliponaxis": False,
-        "hovertemplate": "%{y}: %{x:.3s} bits<extra></extra>",
+        "type": "bar", "orientation": "h", "y": named, "x": rounded(bits), "showlegend": False,
+        "marker": {"color": [colours[rank or 1] for _, rank in held]}, "hovertemplate": "%{y} bits<extra></extra>",
     }  # fmt: skip
-    low, high = min([*bits, target_bits]) / 3, max([*bits, target_bits])
-    high *= (high / low) ** 0.35  # room for the words behind the longest bar
+    low, high = min([*bits, target_bits]) / 3, 1.5 * max([*bits, target_bits])
     text = INK["text"]
     line = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": target_bits, "x1": target_bits}
     shapes = [{**line, "line": {"color": text, "width": 2, "dash": "dash"}}]
