@@ -1,4 +1,5 @@
-"""The loss that training is compared with is the base's, also where a method changes the output at step 0."""
+"""The validation loss that training is compared with is the base's, also where a method changes the output at step 0; and
+when it is taken of a run that nobody watches."""
 
 from typing import Any
 
@@ -12,6 +13,7 @@ from lora_playground.config import ModelConfig, TrainingConfig
 from lora_playground.data.encoding import encode
 from lora_playground.models.loading import load_base
 from lora_playground.training import TrainPlan, train
+from lora_playground.training.reports import Report
 from lora_playground.variants import VARIANTS, get_variant
 from lora_playground.variants.base import Context
 
@@ -67,3 +69,15 @@ def test_which_options_start_as_the_base(folder: str, name: str) -> None:
         after = variant.attach(model, options, Context()).eval()(input_ids=ids).logits.detach()
         same = float((after - before).abs().max() / before.abs().max()) < 1e-4
         assert variant.starts_as_base(options) is same, mode
+
+
+def test_a_run_that_nobody_watches_is_validated_when_all_of_its_sweep_are(folder: str, monkeypatch: Any) -> None:
+    monkeypatch.setattr(Report, "maybe", lambda *_: None)  # on a machine that has no time for it
+    base = load_base(ModelConfig(source=folder), "cpu", "float32")
+    variant, examples = get_variant("lora"), encode(base.tokenizer, ROWS, 64).examples
+    model = variant.attach(base.model, variant.config(rank=2), Context(steps=36))
+    events: list[dict[str, Any]] = []
+    settings = TrainingConfig(steps=36, batch_tokens=128, learning_rate=1e-3)
+    plan = TrainPlan(settings, variant, examples, examples, on_spectra=False, watched=False)
+    train(model, plan, events.append, lambda: False)
+    assert [event["step"] for event in events if event["type"] == "validation"] == [0, 9, 18, 36]

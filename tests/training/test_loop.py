@@ -85,12 +85,6 @@ def test_it_learns_and_tells(folder):
     json.dumps(events, allow_nan=False)
 
 
-def test_a_run_that_nobody_watches_is_validated_when_all_of_its_sweep_are(folder, monkeypatch):
-    monkeypatch.setattr(reports.Report, "maybe", lambda *_: None)  # on a machine with no time for it
-    _, events, _ = run(folder, steps=36, watched=False)
-    assert [event["step"] for event in events if event["type"] == "validation"] == [0, 9, 18, 36]
-
-
 def test_event_fields_are_those_of_the_contract(folder):
     _, events, _ = run(folder, steps=3, on_probe=lambda step, few: [{"prompt": "hi", "answer": str(step)}])
     fields = {
