@@ -54,9 +54,12 @@ def over_dial(
         raise RunError(f"Run {run.id} learned no dataset with a test part and a metric, so a dial has nothing to show.")
     turned, about = _turned(run, kind)
     tasks, points = Tasks(store.home, run.config().model, rows), []
+    alike = about.get("intruders") == {}  # nothing that this dial could scale
+    found: dict[str, Any] = {}
     for number, value in enumerate(values):
-        found = tasks.score(turned(value), dataset, skills=True)
-        points.append({"value": value, "forgetting": found.pop("forgetting", None), "score": found})
+        found = found if alike and found else tasks.score(turned(value), dataset, skills=True)
+        score = {key: value for key, value in found.items() if key != "forgetting"}
+        points.append({"value": value, "forgetting": found.get("forgetting"), "score": score})
         report(number + 1, len(values))
     fields = {"run": run.id, "label": run.label, "kind": kind, "dataset": dataset, "rows": rows}
     return {**fields, **about, "points": points}

@@ -9,9 +9,9 @@ from lora_playground.plots.style import INK, axis, figure, rounded
 from lora_playground.wording import counted
 
 TITLES = {
-    "strength": ("Task and base skills over the strength of the update", "strength s of W + s·ΔW"),
-    "intruders": ("Task and base skills over the strength of the intruders", "λ: factor on the intruders of W + ΔW"),
-    "slice": ("Task and base skills over the slice of W that runs started from", "position: 0 largest σ, 1 smallest"),
+    "strength": ("Task and base skills over the strength", "strength s of W + s·ΔW"),
+    "intruders": ("Task and base skills over the intruders", "λ: factor on the intruders of W + ΔW"),
+    "slice": ("Task and base skills over the slice of W", "position: 0 largest σ, 1 smallest"),
 }
 TASK, SKILLS = "#0072B2", "#E69F00"
 
@@ -23,10 +23,12 @@ def dial_figure(found: dict[str, Any]) -> dict[str, Any]:
         found: what `lab.dials.over_dial` or `lab.slices.over_position` returned.
     """
     title, x_title = TITLES[found["kind"]]
+    lost = [point["forgetting"] for point in found["points"]]
+    if not all(lost):  # of a base whose skills are not asked
+        title = title.replace("Task and base skills", "Its task")
     x = [point["value"] for point in found["points"]]
     scores = [(p["score"]["value"], p["score"]["low"], p["score"]["high"]) for p in found["points"]]
     data = _curve(x, scores, "its task", TASK)
-    lost = [point["forgetting"] for point in found["points"]]
     if all(lost):
         # The interval is that of the loss of skills, which is subtracted from the base's skills.
         kept = [(one["adapted"], one["base"] - one["high"], one["base"] - one["low"]) for one in lost]
@@ -76,23 +78,30 @@ def describe_dial(found: dict[str, Any]) -> str:
     trained = next((point for point in points if point["value"] == 1), None)
     if trained is None:
         return start.strip()
+    grounds = f"{counted(trained['score']['n'], 'row')}, intervals at 95%."
     text = f"As trained it solves {trained['score']['value']:.0%} of its task"
     if not all(point["forgetting"] for point in points):
-        return f"{start}{text}. Base skills are asked of the embedded model only."
+        best = max(points, key=lambda point: (point["score"]["value"], point is trained))
+        more = "no value more" if best is trained else f"at {best['value']:g} the most, {best['score']['value']:.0%}"
+        return f"{start}{text}, {more}; base skills are asked of the embedded model only. {grounds}"
     lost = trained["forgetting"]
     text += f" and has {lost['adapted']:.0%} of the base skills, which were {lost['base']:.0%}"
     best = max(points, key=lambda point: point["score"]["value"] + point["forgetting"]["adapted"])
     if best is trained:
-        return f"{start}{text}; no other value keeps more of both together."
+        return f"{start}{text}; no other value keeps more of both together. {grounds}"
     at = f"{best['value']:g}: {best['score']['value']:.0%} and {best['forgetting']['adapted']:.0%}"
-    return f"{start}{text}; most of both together is left at {at}. {points[0]['score']['n']} rows, intervals at 95%."
+    return f"{start}{text}; most of both together is left at {at}. {grounds}"
 
 
 def _describe_slices(points: list[dict[str, Any]]) -> str:
     positions = sorted({point["value"] for point in points})
     text = f"{len(points)} runs that started from {len(positions)} places of W's spectrum"
     if not all(point["forgetting"] for point in points):
-        return f"{text}; base skills are asked of the embedded model only."
+        by_place = {at: fmean(p["score"]["value"] for p in points if p["value"] == at) for at in positions}
+        rows = sorted({point["score"]["n"] for point in points})
+        told = ", ".join(f"{value:.0%} at {at:g}" for at, value in by_place.items())
+        of = f"{rows[0]} to {rows[-1]} rows" if len(rows) > 1 else counted(rows[0], "row")
+        return f"{text}: their task is solved by {told}. {of} a run; base skills are asked of the embedded model only."
     kept = {at: [p["forgetting"]["adapted"] for p in points if p["value"] == at] for at in positions}
     means = {at: sum(values) / len(values) for at, values in kept.items()}
     best = max(means, key=lambda at: means[at])

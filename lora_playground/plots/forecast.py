@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lora_playground.plots.style import INK, axis, figure, rounded
+from lora_playground.plots.style import INK, axis, figure, log_ticks, rounded
 
 GRADIENT, LEARNED, WRITES, FORETOLD = "#8b979b", "#0072B2", "#D55E00", "#009E73"
 
@@ -24,7 +24,7 @@ def scree_figure(module: dict[str, Any], values: Sequence[float], step: str) -> 
                 "hovertemplate": "σ<sub>%{x}</sub> %{y:.3g} of the largest<extra>" + name + "</extra>",
             }
         )  # fmt: skip
-    y_axis = axis("σ over the largest (log)", type="log", range=[-3.1, 0.15])
+    y_axis = axis("σ over the largest (log)", type="log", range=[-3.1, 0.15], **log_ticks(1e-3, 1.0))
     title = "Singular values: G₀ and what was learned"
     return figure(data, title, 340, xaxis=axis("direction"), yaxis=y_axis, showlegend=True)
 

@@ -78,7 +78,8 @@ class Dials:
                 else:
                     yield note(f"Place {step['done']} of {step['of']} …"), skip, skip, skip, skip
         except PlaygroundError as failure:
-            yield cards.error(str(failure)), skip, skip, skip, gr.update(interactive=True)
+            # The picture of another dial would be taken for this one's.
+            yield cards.error(str(failure)), gr.update(visible=False), skip, skip, gr.update(interactive=True)
 
 
 def build(shell: Shell, tab: gr.Tab, section: gr.Tab) -> None:

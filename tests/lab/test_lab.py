@@ -18,6 +18,7 @@ from lora_playground.data.catalogue import get_dataset
 from lora_playground.data.preparation import prepare
 from lora_playground.errors import ConfigError, RunError
 from lora_playground.jobs.execution import start_batches
+from lora_playground.lab import dials
 from lora_playground.lab.dials import over_dial
 from lora_playground.lab.forecast import Leading, beside, first_gradients, forecast
 from lora_playground.lab.mixing import mixed
@@ -112,13 +113,19 @@ def test_on_data_is_what_a_dense_update_does_to_what_modules_read(home: House) -
     assert np.allclose(found, np.sqrt(squares), rtol=1e-4)
 
 
-def test_dials_begin_at_the_base_and_pass_through_the_run(home: House) -> None:
+def test_dials_begin_at_the_base_and_pass_through_the_run(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
     found = over_dial(RunStore(home.home), home.runs["low"], "strength", [0.0, 1.0, -2.0], rows=4)
     base, trained, _ = (point["score"] for point in found["points"])
     assert base["value"] == base["base"] == trained["base"] and [p["value"] for p in found["points"]] == [0, 1, -2]
     assert dial_figure(found)["data"] and "As trained" in describe_dial(found)
     whole = over_dial(RunStore(home.home), home.runs["low"], "intruders", [0.0, 1.0], rows=4)
     assert whole["points"][1]["score"] == trained and sum(whole["intruders"].values()) > 0
+    asked: list[float] = []
+    monkeypatch.setattr(dials, "_turned", lambda *_: (lambda factor: asked.append(factor) or [], {"intruders": {}}))
+    none = over_dial(RunStore(home.home), home.runs["low"], "intruders", [0.0, 1.0, 2.0], rows=4)
+    assert asked == [0.0] and len({point["score"]["value"] for point in none["points"]}) == 1, "none to be scaled"
+    assert len(none["points"]) == 3 and "changes nothing" in describe_dial(none)
+    monkeypatch.undo()
     with pytest.raises(ConfigError, match="from 0 to 2"):
         over_dial(RunStore(home.home), home.runs["low"], "intruders", [-1.0])
 
@@ -179,6 +186,9 @@ def test_runs_of_the_slice_family_over_their_position(tmp_path: Path) -> None:
     found = over_position(RunStore(tmp_path), run.id)
     assert [(p["value"], p["score"]["value"]) for p in found["points"]] == [(0.0, 0.9), (0.5, 0.8), (1.0, 0.7)]
     assert "most at 1 (83%)" in describe_dial(found) and len(dial_figure(found)["data"]) == 2
+    unasked = found | {"points": [point | {"forgetting": None} for point in found["points"]]}  # on a real base
+    assert "solved by 90% at 0, 80% at 0.5, 70% at 1." in describe_dial(unasked)
+    assert dial_figure(unasked)["layout"]["title"]["text"] == "Its task over the slice of W"
     first = found["points"][0]
     again = first | {"seed": 1, "score": first["score"] | {"value": 0.5}}
     points, line, *_ = dial_figure(found | {"points": [first, again, *found["points"][1:]]})["data"]
