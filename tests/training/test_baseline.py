@@ -1,5 +1,5 @@
-"""The validation loss that training is compared with is the base's, also where a method changes the output at step 0; and
-when it is taken of a run that nobody watches."""
+"""The validation loss: the one that training is compared with is the base's, also where a method changes the output at
+step 0; and when it is taken of a run that nobody watches."""
 
 from typing import Any
 
