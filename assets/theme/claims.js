@@ -113,7 +113,7 @@ lp.claims = (() => {
     const sides = Object.entries(one.sides), idle = sides.some(([, side]) => ["new", "failed", "cancelled", "interrupted"].includes(side.state));
     const states = sides.filter(([, side]) => side.run).map(([key, side]) => make("li", {}, button(one.titles[key], "link", () => lp.live.go({ run: side.run, tab: "fine" })), ` ${side.problem || (side.state === "training" ? `training, ${Math.round(100 * side.part)}%` : side.state === "done" ? `done${side.value === undefined ? ", not scored" : `: ${number(one, side.value)}`}` : side.state === "queued" ? "waiting" : side.state)}`));
     return make("div", { class: "lp-claim-trial" },
-      idle ? button(one.begun ? "Try the rest" : `▶ Try it (about ${Math.max(1, Math.round(one.minutes))} min)`, "primary", () => begin(one.name)) : null,
+      idle ? button(one.begun ? "Try the rest" : `▶ Try it (${one.time})`, "primary", () => begin(one.name)) : null,
       problems[one.name] ? make("p", { class: "lp-error", role: "alert" }, problems[one.name]) : null,
       states.length ? make("ul", { "aria-live": "polite" }, ...states) : null,
       one.said ? make("p", { class: "why mine", role: "status" }, one.said) : null);

@@ -38,10 +38,14 @@ class Side(Part):
     config: dict[str, Any]
 
     def run_config(self, seed: int = 0, model: str | None = None) -> RunConfig:
-        """The validated config with this seed, and with the base model `model` if it is given. Raises ConfigError."""
+        """The validated config with this seed, and with the base model `model` if it is given, whose name is then in
+        the title. Raises ConfigError."""
         training = {**self.config.get("training", {}), "seed": seed}
         data = {**self.config, "title": self.title, "training": training}
-        return RunConfig.parse(data | ({"model": {"source": model}} if model else {}))
+        if model:
+            name = model.rstrip("/").rpartition("/")[2]
+            data |= {"title": f"{self.title} · {name}", "model": {"source": model}}
+        return RunConfig.parse(data)
 
 
 class More(Part):

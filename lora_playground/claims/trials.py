@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from lora_playground.claims.schema import Claim
 from lora_playground.claims.verdicts import of_one_seed
+from lora_playground.estimates.time import estimate_times
 from lora_playground.evaluation import interval
 from lora_playground.jobs.supervisor import Supervisor
 from lora_playground.runs.files import read_json, write_json
@@ -62,6 +65,18 @@ class Trials:
         values = {key: side["value"] for key, side in told.items() if "value" in side}
         said = of_one_seed(claim, values) if values.keys() == claim.sides.keys() else ""
         return {"sides": told, "begun": bool(runs), "said": said}
+
+    def seconds(self, claims: Sequence[Claim], model: str, gpu: bool) -> dict[str, tuple[float, float]]:
+        """{name: (least, most) seconds that all sides of a claim are expected to take, one after another, on another
+        base model than the embedded one}; claims of which nothing comparable is known are left out."""
+        configs = {claim.name: [side.run_config(SEED, model) for side in claim.sides.values()] for claim in claims}
+        found = iter(estimate_times(self._supervisor.runs, list(chain.from_iterable(configs.values())), gpu))
+        times = {name: [one for one in islice(found, len(sides)) if one] for name, sides in configs.items()}
+        return {
+            name: (sum(one.seconds[0] for one in known), sum(one.seconds[1] for one in known))
+            for name, known in times.items()
+            if known and len(known) == len(configs[name])
+        }
 
     def _side(self, claim: Claim, identity: str) -> dict[str, Any]:
         job = self._supervisor.find(identity)

@@ -19,9 +19,11 @@ from lora_playground.claims.measured import measurement
 from lora_playground.claims.schema import MEASURES, Figures
 from lora_playground.claims.trials import Trials
 from lora_playground.errors import ConfigError, PlaygroundError
+from lora_playground.machine.device import device
 from lora_playground.models.catalogue import list_models
 from lora_playground.ui.identity import Identity
 from lora_playground.ui.json_body import json_answer, json_object
+from lora_playground.ui.words import expected
 
 
 class ClaimRoutes:
@@ -40,7 +42,12 @@ class ClaimRoutes:
             return Response(status_code=401)
         try:
             model = _model(request.query_params.get("model", ""))
-            claims = [described(one) | self._trials.states(visitor, one, model) for one in list_claims()]
+            known = list_claims()
+            claims = [described(one) | self._trials.states(visitor, one, model) for one in known]
+            if model is not None:  # the minutes of a claim's file are the embedded model's
+                times = self._trials.seconds(known, model, device().kind == "cuda")
+                for one in claims:
+                    one["time"] = expected(*times[one["name"]]) if one["name"] in times else "its time is not known yet"
         except PlaygroundError as failure:
             return json_answer({"error": str(failure)}, 400)
         models = [{"source": card.source, "label": card.label} for card in list_models()]
@@ -72,7 +79,8 @@ def described(claim: Claim) -> dict[str, Any]:
     )
     return {
         "name": claim.name, "title": claim.title, "paper": claim.paper, "url": claim.url, "claim": claim.claim,
-        "here": claim.here, "note": claim.note, "minutes": claim.minutes, "command": claim.command,
+        "here": claim.here, "note": claim.note, "command": claim.command,
+        "time": f"about {max(1, round(claim.minutes))} min",
         "measure": MEASURES[claim.measure], "percent": claim.measure != "validation_loss",
         "verdict": judged.verdict, "why": judged.why, "stored": stored, "seeds": len(found.seeds) if found else 0,
         "titles": {key: side.title for key, side in claim.sides.items()},
