@@ -164,6 +164,8 @@ def _rank_marks(
         # The text stands on the side of its line where there is room.
         side = "left" if rank < furthest / 2 else "right"
         note = {"x": rank + 0.5, "y": 1 - 0.08 * position, "yref": "paper", "text": text, "xanchor": side}
+        if len(distinct) > 1:
+            note["xshift"] = 4 if side == "left" else -4  # off the line
         # A single one stands above the picture, where no curve passes; several stand one below the other.
         anchor = "bottom" if len(distinct) == 1 else "top"
         notes.append({**note, "yanchor": anchor, "showarrow": False, "font": {"size": 12, "color": colour}})
