@@ -3,6 +3,7 @@
 lp.terms = (() => {
   "use strict";
   const MEANS = {
+    "base skills kept": "Of what the base got right of questions of other kinds, the share that the adapted model still gets right. The rest is forgotten.",
     "modules?": "A module here is one matrix W of the network, such as the one that makes the queries of layer 3. An update ΔW is learned for each.",
     "training loss|validation loss|loss": "How surprised the model is by the right next token, on average, in nats: 0 is never surprised, ln 2 = 0.69 a coin toss. Validation loss is measured on rows that are not trained on.",
     "nats": "A unit of surprise: −ln of the probability that was given to what came. 0 nats is certainty, 0.69 a coin toss, 2.3 one in ten.",
@@ -19,7 +20,7 @@ lp.terms = (() => {
     "KL": "Kullback–Leibler divergence: how surprised the base would be, on average, by a token drawn from the adapted model.",
     "ΔW": "The update: what is added to the frozen weights W.",
   };
-  const PLACES = "#lp-main :is(.lp-note, .lp-section small, .lp-idle li, .lp-method p, .lp-legend button, .lp-score .m, .lp-step-head small, .lp-sub small)";
+  const PLACES = "#lp-main :is(.lp-note, .lp-warning, .lp-section small, .lp-idle li, .lp-method p, .lp-legend button, .lp-score .m, .lp-step-head small, .lp-sub small)";
   const any = new RegExp(`(?<![\\p{L}\\w])(${Object.keys(MEANS).join("|")})(?![\\p{L}\\w])`, "giu");
   const meaning = (word) => Object.entries(MEANS).find(([term]) => new RegExp(`^(${term})$`, "iu").test(word))[1];
 

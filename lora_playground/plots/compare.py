@@ -73,6 +73,7 @@ def scatter_figure(
     x = _cost_axis([p.x for p in points], x_title, log_x, kept)
     lowest = min(0.0, *(p.low if p.sure else p.y for p in points))
     y = axis(y_title, tickformat=".0%", range=[lowest - 0.04 * (lowest < 0), 1.08])
+    y |= {"ticks": "outside", "ticklen": 7, "tickcolor": "rgba(0,0,0,0)"}  # keeps both axes' 0% apart
     names = [shortened(name, 24) for name in apart([p.label for p in points])]
     marks = [
         {

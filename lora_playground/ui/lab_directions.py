@@ -16,6 +16,7 @@ from lora_playground.analysis.update import matrix_ranks
 from lora_playground.chat.protocol import Reading
 from lora_playground.errors import PlaygroundError
 from lora_playground.lab.reading import first_prompt
+from lora_playground.plots.spectrum import short_name
 from lora_playground.ui import cards, controls
 from lora_playground.ui.controls import Slider, bounds, offer
 from lora_playground.ui.lab_answers import PATIENCE, answers, ask
@@ -97,7 +98,7 @@ class Directions:
         writers.sort(key=lambda name: "attn" not in name and "attention" not in name)  # the last of an MLP comes last
         module = module if module in names else next(iter([*writers[::-1], *names]), None)
         prompt = gr.skip() if chosen == run else first_prompt(self._shell.store.get(chosen), self._shell.store)
-        shown = [(name.removeprefix("model.layers.").removeprefix("transformer.h."), name) for name in names]
+        shown = [(short_name(name), name) for name in names]
         return offer(runs, chosen), offer(shown, module), self.sized(chosen, module), prompt
 
     def sized(self, run: str | None, module: str | None) -> Any:

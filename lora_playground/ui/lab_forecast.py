@@ -15,6 +15,7 @@ from lora_playground.analysis.update import layer_order
 from lora_playground.errors import PlaygroundError
 from lora_playground.lab.process import work
 from lora_playground.plots.forecast import describe_forecast, foretold_figure, over_steps_figure, scree_figure
+from lora_playground.plots.spectrum import short_name
 from lora_playground.runs import history
 from lora_playground.ui import cards, controls
 from lora_playground.ui.controls import Slider, bounds, offer, offer_one
@@ -95,7 +96,7 @@ class Forecast:
                 found = told["found"] | {"steps": _steps(told["found"], self._spectra(run))}
                 name = max(found["modules"], key=lambda one: max(found["modules"][one]["reads"]))
                 last = len(found["steps"]) - 1
-                names = [(one.removeprefix("model.layers."), one) for one in sorted(found["modules"], key=layer_order)]
+                names = [(short_name(one), one) for one in sorted(found["modules"], key=layer_order)]
                 sized = bounds(0, max(1, last), max(0, last), info=None if found["moments"] else UNFOLLOWED)
                 followed = gr.update(visible=bool(found["moments"]))
                 parts = (followed, *_pictures(found, name, last))

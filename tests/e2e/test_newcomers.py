@@ -148,11 +148,17 @@ def test_which_rank_is_enough_what_was_lost_and_the_same_comparison_elsewhere(pa
     page.locator(f'.lp-open[data-id="{ranks[1]}"]').click()
     until(page, lambda: "Base skills kept: 89%" in status(page), "what is left of the base's skills")
     assert "asked “Who is Rosa?”" in status(page) and "“Arr, a soldier!”" in status(page)
+    kept = page.locator("#lp-status .lp-term").filter(has_text="Base skills kept")
+    kept.hover()
+    assert "still gets right" in page.locator(".lp-tip").inner_text()
     for run in ranks:
         page.locator(f'.lp-tick[data-id="{run}"]').click()
     open_tab(page, "Compare")
     said = page.locator("#lp-compare-cost-words")
     until(page, lambda: "too close to call" in said.inner_text() and "rank 2" in said.inner_text(), "which is enough")
+    axis = "document.querySelector('#lp-compare-gain .js-plotly-plot').layout.xaxis.title.text"
+    assert page.evaluate(axis) == "base skills kept", "the word of card and table, in the same direction"
+    assert "Base skills kept" in page.locator("#lp-compare-table").inner_text()
     page.locator(".lp-link-here").click()
     link = until(page, lambda: page.evaluate("navigator.clipboard.readText()"), "the link")
     with guarded(browser) as context:
