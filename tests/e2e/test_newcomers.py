@@ -102,6 +102,8 @@ def test_a_forecast_that_is_overtaken_corrects_itself(page, server):
         run.append({"type": "loss", "steps": [34], "losses": [1.5], "learning_rates": [1e-3], "eta": 80.0})
         until(page, lambda: 1.5 in points(page, "lp-loss"), "a point more, in a window of another width")
         assert picture.bounding_box()["height"] > 300, "the picture is still there"
+        names, title = page.locator("#lp-loss .legend .bg"), page.locator("#lp-loss .xtitle")
+        assert names.bounding_box()["y"] >= title.bounding_box()["y"] + title.bounding_box()["height"]
     RunStore(server.home).delete(run.id)
 
 
