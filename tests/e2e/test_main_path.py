@@ -224,7 +224,7 @@ def test_a_link_to_nothing_opens_the_empty_page(blank, server):
     until(page, lambda: "Press Start" in page.locator("#lp-fed-table").inner_text(), "a first step")
 
 
-def test_phone_has_no_sideways_scroll(blank, server):
+def test_phone_has_no_sideways_scroll_and_shows_the_run_that_was_started(blank, server):
     page = blank
     page.set_viewport_size({"width": 390, "height": 844})
     page.goto(server.url)
@@ -239,6 +239,13 @@ def test_phone_has_no_sideways_scroll(blank, server):
         open_tab(page, name)
         page.wait_for_timeout(400)
         assert widest(page) <= 390, f"{name} is wider than the phone"
+    open_tab(page, "Fine-tune")
+    set_number(page, "lp-steps-number", "1")
+    page.locator("#lp-train").click()
+    until(page, lambda: run_in(page.url), "the run")
+    card = "document.querySelector('#lp-status .lp-progress, #lp-status .lp-done')?.getBoundingClientRect().top"
+    until(page, lambda: 0 <= (page.evaluate(card) or -1) < 400, "its card at the top")
+    until(page, lambda: "adapter on disk" in status(page), "the result")
 
 
 def test_a_link_is_copied_from_any_tab_and_a_projector_has_larger_text(page):
