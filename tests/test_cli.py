@@ -250,3 +250,8 @@ def test_progress_is_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixt
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 11 and lines[0] == "  40 of 400 steps, loss 2.000"
     assert lines[-2:] == ["  400 of 400 steps, loss 2.000", "  3 of 3 modules"]
+
+
+def test_a_list_that_begins_below_zero_is_a_value(tmp_path, capsys):
+    assert main(["dial", "nosuch", "--home", str(tmp_path), "--of", "strength", "--values", "-1,-.5,0"]) == 1
+    assert "no run nosuch" in capsys.readouterr().err

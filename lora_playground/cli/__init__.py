@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, run: Callable, tell: Callable, summary: str) -> argparse.ArgumentParser:
         sub = listed.add_parser(name, parents=[shared], help=summary, description=summary)
         sub.set_defaults(command=run, show=tell)
+        sub._negative_number_matcher = re.compile(r"-\.?\d")  # a list such as -1,0 is a value, too
         return sub
 
     for add in (_training, _runs, lab.add, _data_and_lessons):

@@ -55,7 +55,8 @@ class SweepScheduler:
         """Stores a sweep, whose runs are queued from then on.
 
         Raises:
-            ConfigError: one of its runs cannot train on this machine. RunError: HOME cannot be written.
+            ConfigError: one of its runs cannot train on this machine, the dataset does not exist, or a race has no
+                number of steps. RunError: HOME cannot be written.
         """
         for config in {(point.variant, point.rank): point.config for point in points}.values():
             self.supervisor.check(config)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lora_playground.config import RunConfig
-from lora_playground.errors import RunError
+from lora_playground.data.catalogue import get_card
+from lora_playground.errors import ConfigError, RunError
 from lora_playground.runs.files import read_json, write_json, writing
 from lora_playground.runs.folder import ID_PATTERN
 from lora_playground.sweeps.grid import Point
@@ -91,7 +92,15 @@ class SweepStore:
         self._lock = threading.Lock()
 
     def create(self, points: Sequence[Point], label: str, race: bool, owner: str = "") -> Sweep:
-        """Stores a new sweep. Raises RunError if HOME cannot be written."""
+        """Stores a new sweep.
+
+        Raises:
+            ConfigError: the dataset does not exist, or a race has no number of steps. RunError: HOME cannot be written.
+        """
+        first = points[0].config
+        get_card(first.data.dataset, self.folder.parent)
+        if race and first.training.seconds is not None:
+            raise ConfigError("race", "a time budget", "runs are compared at equal steps; give steps")
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         now = datetime.now(UTC)

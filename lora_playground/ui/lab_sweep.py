@@ -111,10 +111,7 @@ class SweepForm:
                 if click[1] and click in self._begun:
                     return self._begun[click], ""
                 base, grid, points = self.points(given)
-                race = bool(given[self.race])
-                if race and base.training.seconds is not None:
-                    raise ConfigError("race", "a time budget", "runs are compared at equal steps; give steps")
-                sweep = self._scheduler.create(points, grid.label(base), race, click[0])
+                sweep = self._scheduler.create(points, grid.label(base), bool(given[self.race]), click[0])
                 self._begun[click] = sweep.id
                 while len(self._begun) > _REMEMBERED:
                     self._begun.popitem(last=False)

@@ -19,12 +19,20 @@ from tests.sweeps.test_scheduler import STEPS, Trainer
         (["--learning-rate", "0.1,-1"], "training.learning_rate"),
         (["--variant", "lora,nothing"], "nothing"),
         (["--rank", "1,0"], "at least 1"),
+        (["--rank", "1,2", "--dataset", "nosuch"], "nosuch"),
+        (["--rank", "1,2", "--seconds", "10", "--race"], "compared at equal steps"),
     ],
 )
 def test_what_cannot_be_swept_is_refused_before_anything_runs(home: Path, capsys, flags: list[str], said: str) -> None:
     assert main(["sweep", "--home", str(home), *flags]) == 1
     assert said in capsys.readouterr().err
     assert not list(home.glob("runs/*")) and not list(home.glob("sweeps/*"))
+
+
+def test_beside_a_server_no_sweep_of_a_dataset_that_is_not_there_waits_for_it(home: Path, capsys) -> None:
+    with Supervisor(home, Trainer({1: 1.0}), slots=2, replay=False, admit=lambda *_: []):
+        assert main(["sweep", "--home", str(home), "--rank", "1", "--dataset", "nosuch"]) == 1
+    assert "nosuch" in capsys.readouterr().err and not list(home.glob("sweeps/*"))
 
 
 def test_beside_a_server_the_sweep_is_made_there_and_watched_here(home: Path, capsys) -> None:
