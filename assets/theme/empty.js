@@ -37,7 +37,9 @@ lp.empty = (() => {
   function invited() {
     const query = new URL(window.location.href).searchParams;
     if (!PRESETS.some((name) => query.get(name))) return "";
-    return lp.make("p", { class: "lp-ribbon" }, lp.make("b", {}, "From a link"), `The form is filled: ${plan.label}. Press Train.`).outerHTML;
+    const wrong = document.querySelector("#lp-forecast .lp-error, #lp-model-note .lp-error");
+    const said = wrong ? "What it asks for cannot be trained here: the form says why." : `The form is filled: ${plan.label}. Press Train.`;
+    return lp.make("p", { class: "lp-ribbon" }, lp.make("b", {}, "From a link"), said).outerHTML;
   }
   // A link that fills the form as it is now.
   function link() {

@@ -196,6 +196,11 @@ def test_a_teachers_link_fills_the_form_and_the_empty_page_shows_what_will_happe
     until(page, lambda: "Ask the base now" in page.locator("#lp-probes").inner_text(), "no recording of this one")
     page.locator('[data-act="ask-base"]').first.click()
     until(page, lambda: "Ask the base" not in page.locator("#lp-probes").inner_text(), "its answers")
+    page.goto(f"{server.url}?rank=999")
+    until(
+        page, lambda: "From a link" in status(page) and "cannot be trained" in status(page), "a link that asks too much"
+    )
+    assert not page.locator(".lp-idle-scale").is_visible(), "no picture of what cannot be"
 
 
 def test_terms_are_explained_where_they_stand_and_the_base_model_is_judged_at_once(page):
