@@ -160,7 +160,7 @@ class RunListCache:
         assert self._sweeps is not None
         status = self._sweeps.read(sweep)
         score = max((one.score["adapted"] for one in status.members if one.score), default=None)
-        part = f"{sum(one.final for one in status.members)}/{len(status.members)}"
+        part = f"{status.count('done', 'out', 'failed')}/{len(status.members)}"
         person = self._supervisor.people.name(sweep.owner)
         entry = Entry(sweep.id, sweep.label, status.state, score, part, sweep=True, owner=sweep.owner, person=person)
         if sweep.ended is not None:

@@ -61,8 +61,10 @@ VARIANT = SliceStart(
         frozen="All of the base model and the start B₀, A₀; A and B train.",
         paper="Wang et al., MiLoRA: Harnessing Minor Singular Components for Parameter-Efficient LLM Finetuning, 2024",
         url="https://arxiv.org/abs/2406.09044",
-        notes="Position 0 is PiSSA's start and 1 MiLoRA's. What is forgotten over the position is said to be U-shaped "
-        "(arXiv 2602.03493). W is not rewritten: the start is subtracted beside it.",
+        notes="Its spectrum shows whether training stays where it started: up to 2r values, since the start stands in "
+        "ΔW, too, and how much of them lies in that slice of W. Position 0 is PiSSA's start and 1 MiLoRA's. What is "
+        "forgotten over the position is said to be U-shaped (arXiv 2602.03493). W is not rewritten: the start is "
+        "subtracted beside it.",
     ),
     learning_rate=3.2e-3,
     bits=(16,),

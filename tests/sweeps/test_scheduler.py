@@ -14,6 +14,7 @@ from lora_playground.jobs.supervisor import Supervisor
 from lora_playground.models.sources import SHARED_VARIABLE
 from lora_playground.runs.files import write_json
 from lora_playground.sweeps import Grid, SweepScheduler
+from lora_playground.ui.sweep_routes import card
 from tests.jobs.support import FakeRunner
 from tests.waiting import wait_until
 
@@ -143,6 +144,10 @@ def test_stop_is_final_and_a_run_that_a_person_stopped_stays_so(home: Path, trai
         scheduler.ask(sweep.id, "run")
         assert scheduler.status(sweep.id).state == "stopped"
         assert len(trainer.started) == 3
+        shown = card(scheduler.status(sweep.id))
+        assert "stopped" in shown and "<b>0</b> of 6 done" in shown and "lp-meter" not in shown, (
+            "it has not come to 100%"
+        )
         scheduler.close()
 
 
