@@ -109,7 +109,11 @@ def card(status: SweepStatus) -> str:
         small, best = found
         said_of = f"{_of(small)} against {_of(best)} at r = {best.rank}"
         answer = f'<p class="lp-answer">r = {small.rank} is enough here: {said_of}.</p>'
-    bar = f'<div class="lp-meter"><i style="width:{100 * share:.1f}%"></i></div>' if sweep.ended is None else ""
+    bar = (
+        f'<div class="lp-meter"><i style="width:{100 * share:.1f}%"></i></div>'
+        if status.state not in ("done", "stopped")
+        else ""
+    )
     if status.refused:
         answer += f'<p class="lp-warning">The next run waits: {escape(status.refused)}</p>'
     kind, stats = "Race" if sweep.race else "Sweep", "".join(f"<span>{one}</span>" for one in said)
