@@ -72,8 +72,7 @@ def map_view(cache: SpectrumCache, subject: Subject | None, module: str, measure
         return empty(_FIRST, title, 360), _FIRST
     index = subject.frames.at(step)
     if index < 0:
-        words = _nothing_yet([subject])
-        return empty(words, title, 360), ""
+        return _nothing_yet([subject], title, 360), ""
     try:
         values = cache.measure(subject.shown.run, subject.frames, index, measure)
         last = cache.measure(subject.shown.run, subject.frames, len(subject.frames.steps) - 1, measure)
@@ -107,21 +106,20 @@ def scree_view(cache: SpectrumCache, all_: Sequence[Subject], module: str, log: 
             edges.append((edge, subject.colour))
             sentences[-1] += f" {words}"
     if not series and not sentences:
-        words = _nothing_yet(all_)
-        return empty(words, "Singular values of ΔW", 354), ""
+        return _nothing_yet(all_, "Singular values of ΔW", 354), ""
     known = [rank for rank in ranks if rank]
     marks = known if len(known) == len(series) else list(dict.fromkeys(known))
     figure = plots.scree_figure(series, rank=marks or None, log=log, module=module, edge=edges)
     return figure, MORE.join(filter(None, ("\n".join(sentences), "\n".join(more))))
 
 
-def _nothing_yet(all_: Sequence[Subject]) -> str:
-    """A sentence that says why the ticked runs have no spectrum."""
+def _nothing_yet(all_: Sequence[Subject], title: str, height: int) -> dict[str, Any]:
+    """A figure that says why the ticked runs have no spectrum, low where none is to come."""
     if not all_:
-        return _FIRST
+        return empty(_FIRST, title, height)
     if any(subject.shown.run.alive() or subject.shown.run.state() == "queued" for subject in all_):
-        return "The first spectrum comes soon after training begins."
-    return "It ended before its first spectrum was taken."
+        return empty("The first spectrum comes soon after training begins.", title, height)
+    return empty("It ended before its first spectrum was taken.", title, 140)
 
 
 def directions_view(cache: SpectrumCache, subject: Subject | None, module: str) -> View:
