@@ -43,7 +43,10 @@ lp.classAnswers = (() => {
     root.append(svg("line", { class: "base", x1: 30, x2: W - 30, y1: base, y2: base }));
     for (let i = 0; i <= 4; i += 1) { const value = axis.low + (axis.high - axis.low) * i / 4; root.append(svg("text", { class: "tick", x: place(value), y: base + 18, "text-anchor": "middle" }, pictures.said(value, axis.unit))); }
     if (mine !== null && mine !== undefined) root.append(svg("path", { class: "mine", d: `M${place(mine)},${base + 2} l-7,11 h14 z` }));
-    if (came) root.append(svg("line", { class: "came", x1: place(came.values[0]), x2: place(came.values[0]), y1: 8, y2: base }), svg("text", { class: "came", x: place(came.values[0]), y: H - 6, "text-anchor": "middle" }, `came out: ${pictures.said(came.values[0], axis.unit)}`));
+    if (came) {
+      const x = place(came.values[0]), anchor = x < 60 ? "start" : x > W - 60 ? "end" : "middle"; // near an edge its words stay inside
+      root.append(svg("line", { class: "came", x1: x, x2: x, y1: 8, y2: base }), svg("text", { class: "came", x: anchor === "start" ? 2 : anchor === "end" ? W - 2 : x, y: H - 6, "text-anchor": anchor }, `came out: ${pictures.said(came.values[0], axis.unit)}`));
+    }
     return root;
   }
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.e2e.conftest import guarded
-from tests.e2e.steps import until
+from tests.e2e.steps import until, widest
 from tests.e2e.test_lessons import FIRST, at, forward, short, where  # noqa: F401
 
 PREDICTED = {"Ann": "20", "Ben": "60", "Cleo": "55"}
@@ -54,6 +54,8 @@ def test_a_teacher_leads_three_people_through_a_lesson(room, server) -> None:
     teacher.get_by_role("button", name="Show what came out").first.click()
     assert "came out:" in text(teacher, ".lp-class-question")
 
+    teacher.set_viewport_size({"width": 390, "height": 800})
+    assert widest(teacher) <= 390, "a teacher's phone scrolls one way only"
     lead(teacher, 4, "Bring everyone here")
     show_a_run(teacher, ann, ben)
     check_the_table(teacher, server, code)
