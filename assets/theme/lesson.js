@@ -108,7 +108,7 @@ lp.lesson = (() => {
   // The element of a control can come late (its tab is being opened) and be made anew by Gradio: its mark is looked after.
   // At first its section is opened and it is brought into view, again if what stands over it has grown meanwhile and
   // nobody has scrolled.
-  let scrolled = false;
+  let scrolled = false, tall = 0;
   for (const type of ["wheel", "touchmove", "keydown"]) document.addEventListener(type, () => { scrolled = true; }, { passive: true, capture: true });
   function mark(id, looks = 0) {
     clearTimeout(marking);
@@ -124,7 +124,9 @@ lp.lesson = (() => {
       const hidden = Math.min(bottom, room) - Math.max(top, 0) < 0.6 * Math.min(height, room);
       if (!looks || (looks < LOOKS && !scrolled && hidden)) node.scrollIntoView({ behavior: "smooth", block: narrow ? "start" : "center" });
     }
-    marking = setTimeout(() => mark(id, looks + there), 600);
+    const still = tall === document.documentElement.scrollHeight; // a look at a page that still grows does not count
+    tall = document.documentElement.scrollHeight;
+    marking = setTimeout(() => mark(id, looks + (there && (!looks || still))), 600);
   }
   function unmark() { clearTimeout(marking); if (marked) marked.classList.remove("lp-marked"); marked = null; }
 

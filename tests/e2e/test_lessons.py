@@ -198,6 +198,9 @@ def test_a_mark_opens_the_closed_section_of_its_control_on_a_phone(blank, server
     until(page, lambda: points(page, "lp-spec-scree"), "the tab's pictures")
     mode = page.locator("#lp-spec-mode")
     until(page, lambda: "lp-marked" in (mode.get_attribute("class") or ""), "the marked control")
+    edge = "(node) => [parseFloat(getComputedStyle(node, '::after').top), getComputedStyle(node).overflowX]"
+    top, beyond = mode.evaluate(edge)
+    assert top < 0 and beyond == "visible", "the mark lies on no word, and is not cut"
     seen = "document.querySelector('#lp-spec-mode').getBoundingClientRect().bottom"
     sheet = "document.querySelector('#lp-lesson').getBoundingClientRect().top"
     until(page, lambda: 0 < page.evaluate(seen) < page.evaluate(sheet), "it above the lesson")
