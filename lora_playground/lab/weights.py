@@ -136,7 +136,8 @@ def agreement(pairs: Sequence[dict[str, Any]]) -> dict[str, float]:
         return {}
     found = {}
     for name in ("cosine", "reads", "writes", "on_data"):
-        ranks = [_ranks([pair[name] for pair in known]), _ranks(drops)]
+        # Rounded: a pair's cosine is that of the pair the other way round, but for the last digits.
+        ranks = [_ranks([round(pair[name], 9) for pair in known]), _ranks(drops)]
         if np.std(ranks[0]) > 0:
             found[name] = round(float(np.corrcoef(ranks)[0, 1]), 3)
     return found

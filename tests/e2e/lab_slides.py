@@ -52,6 +52,7 @@ def show(page: Any, part: str, prompt: str, index: int) -> str:
         ask(page, "dir", prompt, page.locator("#lp-dir-read"))
         return "#lp-dir-card"
     if part == "weights":
+        page.set_viewport_size({"width": 1280, "height": 1300})  # so high that the header covers nothing of it
         section(page, "Merge")
         until(page, lambda: page.locator("#lp-mix-w1").is_visible(), "the sliders")
         ask(page, "mix", prompt, page.locator("#lp-mix-ask"))

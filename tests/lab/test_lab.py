@@ -168,6 +168,9 @@ def test_grids_and_agreement() -> None:
             assert len(weights) == count and (kind == "asked" or sum(weights) == pytest.approx(1))
     pairs = [{"cosine": c, "reads": 0.1, "writes": -c, "on_data": c * c, "drop": c} for c in (0.1, 0.2, 0.3, 0.5, 0.9)]
     assert agreement(pairs) == {"cosine": 1.0, "writes": -1.0, "on_data": 1.0} and agreement(pairs[:4]) == {}
+    both = [pair | {"cosine": (0.1, 0.1, 0.2, 0.2, 0.3)[i]} for i, pair in enumerate(pairs)]
+    noisy = [pair | {"cosine": pair["cosine"] + 1e-13 * (-1) ** i} for i, pair in enumerate(both)]
+    assert agreement(noisy) == agreement(both), "the last digits of equal numbers rank nothing"
 
 
 def test_runs_of_the_slice_family_over_their_position(tmp_path: Path) -> None:
