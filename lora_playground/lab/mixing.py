@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -94,6 +95,8 @@ def numbers(chosen: Mixed, made: Sequence[Update], adapters: Sequence[Sequence[U
 def save(store: RunStore, chosen: Mixed, title: str = "") -> Run:
     """Saves a mixture as a run. Its adapter is a plain LoRA, which PEFT can load."""
     made = Mixture(chosen.adapters(), chosen.recipe).updates(chosen.weights)
-    names = " + ".join(f"{w:g}·{run.label}" for run, w in zip(chosen.runs, chosen.weights))
+    # Without how long each was trained, which made the name three lines long.
+    labels = [re.sub(r" · \d+ steps?\b", "", run.label) for run in chosen.runs]
+    names = " + ".join(f"{w:g}·{label}" for label, w in zip(labels, chosen.weights))
     title = title or f"{METHODS[chosen.recipe.method].label}: {names}"
     return derive(store, chosen.runs[0], made, title, {"mixture": chosen.about()})
