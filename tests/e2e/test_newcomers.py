@@ -155,6 +155,7 @@ def test_which_rank_is_enough_what_was_lost_and_the_same_comparison_elsewhere(pa
     assert "still gets right" in page.locator(".lp-tip").inner_text()
     for run in ranks:
         page.locator(f'.lp-tick[data-id="{run}"]').click()
+    until(page, lambda: page.locator('#lp-runs .lp-tick[aria-checked="true"]').count() == 2, "both ticked")
     open_tab(page, "Compare")
     said = page.locator("#lp-compare-cost-words")
     until(page, lambda: "too close to call" in said.inner_text() and "rank 2" in said.inner_text(), "which is enough")
