@@ -322,11 +322,10 @@ def as_many_threads_as_are_free() -> Iterator[None]:
 
 def load_pristine(model: ModelConfig, precision: str, progress: Callable[[int, int], None] | None = None) -> Base:
     """The unchanged base model: the one that `prepare` loaded, if it is the same and not used yet, else loaded here."""
-    from lora_playground.models.loading import load_base
-    from lora_playground.models.precision import torch_dtype
+    from lora_playground.models.loading import base_dtype, load_base
 
     warm: Base | None = _WARM.pop("base", None)
-    if warm is not None and model == _DEFAULT.model and torch_dtype(precision, "cpu") == warm.dtype:
+    if warm is not None and model == _DEFAULT.model and base_dtype(model, precision, "cpu") == warm.dtype:
         return warm
     return load_base(model, dtype=precision, progress=progress)
 

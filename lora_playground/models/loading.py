@@ -94,7 +94,7 @@ def load_base(
     Args:
         config: source and quantisation.
         device: 'auto', 'cpu', 'cuda' or 'cuda:1'.
-        dtype: a torch dtype, 'float32' or 'bfloat16'; None or 'auto' for what `models.precision` chooses.
+        dtype: a torch dtype, 'float32' or 'bfloat16'; None or 'auto' for what `base_dtype` chooses.
         progress: called with (bytes done, all bytes) of a download; may raise to stop it.
 
     Raises:
@@ -105,7 +105,7 @@ def load_base(
     place = resolve(config.source)
     folder = place if isinstance(place, Path) else download(place, progress)
     target = torch.device(pick_device(device))
-    chosen = torch_dtype(dtype, target.type)
+    chosen = base_dtype(config, dtype, target.type)
     tokenizer, own_template = load_tokenizer(folder)
     model = _load_model(folder, config, target, chosen)
     model.eval().requires_grad_(False)
@@ -116,6 +116,15 @@ def load_base(
         raise ModelError(f"{config.source} computes NaN in {chosen}; set precision to float32, or fetch it again.")
     fingerprint = Fingerprint(identity(folder), logits)
     return Base(model, tokenizer, folder, target, chosen, fingerprint, own_template, config.bits)
+
+
+def base_dtype(config: ModelConfig, dtype: str | torch.dtype | None, device: str) -> torch.dtype:
+    """The number type of a base's weights: as asked, or else what `models.precision` finds fast on the device. The
+    embedded model is then float32 on a CPU: in bfloat16 a step is a fifth shorter there, and some data is learned only
+    half as well in as many steps (docs/benchmarks.md)."""
+    if dtype in (None, "auto") and config.embedded and device == "cpu":
+        dtype = "float32"
+    return torch_dtype(dtype, device)
 
 
 def load_tokenizer(folder: Path) -> tuple[Any, bool]:

@@ -31,6 +31,17 @@ def test_loads_frozen_with_tokenizer(tmp_path, kind):
     assert base.fingerprint.drift(base.model) == 0.0
 
 
+def test_the_embedded_model_is_float32_on_a_cpu_unless_asked_otherwise(monkeypatch):
+    monkeypatch.setattr(precision, "probe", lambda device="auto": precision.Precision(device, "bfloat16", 1))
+    for asked, embedded, other in (
+        (None, torch.float32, torch.bfloat16), ("auto", torch.float32, torch.bfloat16),
+        ("bfloat16", torch.bfloat16, torch.bfloat16), (torch.float32, torch.float32, torch.float32),
+    ):  # fmt: skip
+        assert loading.base_dtype(ModelConfig(), asked, "cpu") == embedded
+        assert loading.base_dtype(ModelConfig(source="a/b"), asked, "cpu") == other
+    assert loading.base_dtype(ModelConfig(), "auto", "cuda") == torch.bfloat16
+
+
 def test_fingerprint_notices_a_small_change(tmp_path):
     base = _load(make_checkpoint(tmp_path / "one", "llama"))
     other = _load(make_checkpoint(tmp_path / "two", "llama", seed=1))
