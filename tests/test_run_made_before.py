@@ -1,8 +1,8 @@
 """A run folder that an earlier version left (tests/fixtures): it is listed, gives spectra, chats and exports as then.
 
 Recorded with that version: `train --dataset pirate --train-rows 64 --steps 12 --batch-tokens 512 --rank 1 --alpha 4
---target-modules q_proj,v_proj --learning-rate 0.02 --validate-every 6`, then `chat` (in float32) and `spectra`. It must not
-be made anew: folders like it lie on people's disks.
+--target-modules q_proj,v_proj --learning-rate 0.02 --validate-every 6`, then `chat` (in float32) and `spectra`. It must
+not be made anew: folders like it lie on people's disks.
 """
 
 import json
