@@ -64,16 +64,30 @@ def short_budget(page: Any, seconds: int) -> None:
     set_number(page, "lp-training-batch-tokens", "128")
 
 
+def settled(page: Any) -> None:
+    """Waits after something was opened: one frame after its parts appear, Gradio sets their values once more, and what
+    was typed before that is lost."""
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))")
+
+
+def open_fold(page: Any, fold: str) -> None:
+    """Opens a fold by its name in the page, as in lp-upload-fold."""
+    page.locator(f"#{fold} button").first.click()
+    settled(page)
+
+
 def open_tab(page: Any, name: str) -> None:
     """Opens a tab by its name: on a phone from the line that moves sideways, else as Gradio shows it."""
     if page.locator("#lp-strip").is_visible():
         page.locator("#lp-strip button").filter(has_text=name).first.click()
+        settled(page)
         return
     tab = page.locator('#lp-tabs [role="tab"]').filter(has_text=name).first
     if not tab.is_visible():
         page.locator("#lp-tabs .overflow-menu > button").click()
         tab = page.locator("#lp-tabs .overflow-dropdown button").filter(has_text=name).first
     tab.click()
+    settled(page)
 
 
 def open_advanced(page: Any) -> None:
@@ -81,6 +95,7 @@ def open_advanced(page: Any) -> None:
     if not page.locator("#lp-training-batch-tokens").is_visible():
         page.locator("#lp-advanced button").first.click()
         page.locator("#lp-training-batch-tokens").wait_for()
+        settled(page)
 
 
 def open_sections(page: Any) -> None:

@@ -15,7 +15,7 @@ import pytest
 from lora_playground.analysis.update import Update
 from lora_playground.models.catalogue import EMBEDDED, module_shapes
 from tests.e2e.conftest import guarded
-from tests.e2e.steps import answers, ask_again, until
+from tests.e2e.steps import answers, ask_again, settled, until
 from tests.spectrum_runs import finished_run, updates
 from tests.waiting import wait_until
 
@@ -61,6 +61,7 @@ def until_more(page, turns: int) -> None:
 def open_sampling(page) -> None:
     if not page.locator("#lp-seed input").is_visible():
         page.get_by_role("button", name="How words are chosen").click()
+        settled(page)
 
 
 def set_slider(page, label: str, value: str) -> None:

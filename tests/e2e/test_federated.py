@@ -5,11 +5,11 @@ import json
 import zipfile
 from pathlib import Path
 
-from tests.e2e.steps import choose, points, set_number, until
+from tests.e2e.steps import choose, open_tab, points, set_number, settled, until
 
 
-def open_tab(page) -> None:
-    page.get_by_role("tab", name="Federated").click()
+def open_federated(page) -> None:
+    open_tab(page, "Federated")
     page.locator("#lp-fed-start").wait_for()
 
 
@@ -27,7 +27,7 @@ def words(page, name: str) -> str:
 
 def test_compare_two_strategies_and_chat_with_one_client(page, server):
     before = server.runs()
-    open_tab(page)
+    open_federated(page)
     assert not page.locator("#lp-fed-body").is_visible() and not page.locator("#lp-fed-stop").is_visible()
     choose(page, "lp-fed-dataset", "Sentiment")
     set_number(page, "lp-federated-clients", "3")
@@ -38,6 +38,7 @@ def test_compare_two_strategies_and_chat_with_one_client(page, server):
     set_number(page, "lp-federated-rounds", "2")
     set_number(page, "lp-federated-local-steps", "2")
     page.locator("#lp-federated").get_by_role("button", name="Advanced").click()
+    settled(page)
     set_number(page, "lp-fed-training-batch-tokens", "128")
     tick_only(page, "FedIT", "FedEx-LoRA")
     page.locator("#lp-federated").get_by_role("button", name="What these strategies do").click()
@@ -85,12 +86,13 @@ def test_compare_two_strategies_and_chat_with_one_client(page, server):
 
 def test_stop_and_resume(page, server):
     before = set(server.runs())
-    open_tab(page)
+    open_federated(page)
     choose(page, "lp-fed-dataset", "Sentiment")
     set_number(page, "lp-federated-clients", "2")
     set_number(page, "lp-federated-rounds", "3")
     set_number(page, "lp-federated-local-steps", "10")
     page.locator("#lp-federated").get_by_role("button", name="Advanced").click()
+    settled(page)
     set_number(page, "lp-fed-training-batch-tokens", "128")
     tick_only(page, "FLoRA (stacking)")
     page.locator("#lp-fed-start").click()

@@ -12,10 +12,12 @@ from tests.e2e.steps import (
     choose,
     choose_column,
     open_advanced,
+    open_fold,
     open_tab,
     points,
     set_number,
     set_rank,
+    settled,
     short_budget,
     status,
     until,
@@ -100,6 +102,7 @@ def vote(page, server, identity) -> None:
 
 def continue_from_the_base(page, said) -> None:
     page.get_by_role("button", name="More: system prompt").click()
+    settled(page)
     page.get_by_label("Continue all from the base's words").check()
     ask_again(page)
     lengths = [page.locator(".lp-pane").nth(pane).locator("span[data-i]").count() for pane in (0, 1)]
@@ -144,7 +147,7 @@ def test_upload_watch_reload_stop_and_resume(page, server, tmp_path):
     path = tmp_path / "sums <img src=x>.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows) + "\n{broken\n")
     before = server.runs()
-    page.locator("#lp-upload-fold button").first.click()
+    open_fold(page, "lp-upload-fold")
     page.locator("#lp-upload input[type=file]").set_input_files(str(path))
     until(page, lambda: "40 rows read" in page.locator("#lp-upload-note").inner_text(), "what was read")
     assert "1 row was left out" in page.locator("#lp-upload-note").inner_text()
@@ -204,7 +207,7 @@ def test_bad_input_is_told_where_it_arose(page, server):
 def test_unreadable_upload_is_told(page, tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("colour,shape\nred,round\nblue,square\n")
-    page.locator("#lp-upload-fold button").first.click()
+    open_fold(page, "lp-upload-fold")
     page.locator("#lp-upload input[type=file]").set_input_files(str(path))
     until(page, lambda: "colour" in page.locator("#lp-upload-note").inner_text(), "the columns that were found")
     page.locator("#lp-upload-again").wait_for()

@@ -4,7 +4,7 @@ import json
 import re
 
 from lora_playground.variants import VARIANTS
-from tests.e2e.steps import choose, open_advanced, until
+from tests.e2e.steps import choose, open_advanced, open_fold, until
 
 
 def choose_method(page, name: str) -> None:
@@ -84,7 +84,7 @@ def test_options_that_cannot_work_are_refused_in_one_line(page, server, tmp_path
     refused(page, "Quantisation:", "HRA needs a base stored in 16 bit")
     choose(page, "lp-model-quantisation", "none")
     choose_method(page, "lora")  # the list of families opens upwards here: the header must not cover its first entry
-    page.locator("#lp-options-fold button").first.click()
+    open_fold(page, "lp-options-fold")
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"variant": {"name": "lora", "rnak": 4}}))
     page.locator("#lp-options-file input[type=file]").set_input_files(str(path))

@@ -7,7 +7,17 @@ import zipfile
 from safetensors.numpy import load_file
 
 from lora_playground.models.catalogue import EMBEDDED
-from tests.e2e.steps import answers, choose_column, open_advanced, open_tab, points, set_number, status, until
+from tests.e2e.steps import (
+    answers,
+    choose_column,
+    open_advanced,
+    open_fold,
+    open_tab,
+    points,
+    set_number,
+    status,
+    until,
+)
 
 PLACES = ("Aroma", "Blue Spice", "Cotto", "The Mill", "The Vaults", "Zizzi", "Strada", "Loch Fyne")
 FOODS = ("French", "Indian", "Italian", "Chinese", "English")
@@ -30,7 +40,7 @@ def write_table(path) -> int:
 def test_from_a_table_to_a_model_that_can_be_taken_along(page, server, tmp_path):
     rows = write_table(tmp_path / "restaurants.csv")
     before = server.runs()
-    page.locator("#lp-upload-fold button").first.click()
+    open_fold(page, "lp-upload-fold")
     page.locator("#lp-upload input[type=file]").set_input_files(str(tmp_path / "restaurants.csv"))
     note = page.locator("#lp-upload-note")
     until(page, lambda: note.inner_text().strip(), "what was found")
@@ -81,7 +91,7 @@ def write_problems(path) -> int:
 
 def test_word_problems_are_read_shown_and_costed(page, tmp_path):
     rows = write_problems(tmp_path / "problems.jsonl")
-    page.locator("#lp-upload-fold button").first.click()
+    open_fold(page, "lp-upload-fold")
     page.locator("#lp-upload input[type=file]").set_input_files(str(tmp_path / "problems.jsonl"))
     note = page.locator("#lp-upload-note")
     until(page, lambda: f"{rows} rows read" in note.inner_text(), "what was found")
@@ -107,7 +117,7 @@ def test_a_table_with_labels_is_learned_as_a_classification(page, server, tmp_pa
     lines = [f"The {thing} is {word}.,{label}" for label, words in (("good", "fine lovely"), ("bad", "broken awful"))
              for thing in things for word in words.split()]  # fmt: skip
     (tmp_path / "mood.csv").write_text("text,label\n" + "\n".join(lines) + "\n")
-    page.locator("#lp-upload-fold button").first.click()
+    open_fold(page, "lp-upload-fold")
     page.locator("#lp-upload input[type=file]").set_input_files(str(tmp_path / "mood.csv"))
     until(page, lambda: "72 rows read" in page.locator("#lp-upload-note").inner_text(), "what was found")
     until(page, lambda: page.locator("#lp-upload-labels input").is_checked(), "that the answers are labels")
@@ -128,7 +138,7 @@ def test_a_table_with_labels_is_learned_as_a_classification(page, server, tmp_pa
 
 def see_as_the_model(page) -> None:
     """Opens the preview: only the answer and the mark that ends it are coloured, and the lengths are drawn."""
-    page.locator("#lp-preview-fold button").first.click()
+    open_fold(page, "lp-preview-fold")
     seen = page.locator("#lp-preview")
     until(page, lambda: seen.locator("mark").count() >= 3, "what is learned")
     first = seen.locator("pre").first

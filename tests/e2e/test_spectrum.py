@@ -19,7 +19,7 @@ from lora_playground.models.catalogue import EMBEDDED, module_shapes
 from lora_playground.plots import run_colour
 from lora_playground.runs import RunStore
 from tests.e2e.conftest import guarded
-from tests.e2e.steps import answers, ask_again, cells, open_sections, open_tab, points, until, widest
+from tests.e2e.steps import answers, ask_again, cells, open_fold, open_sections, open_tab, points, until, widest
 from tests.spectrum_runs import STEPS, finished_run, updates
 
 
@@ -46,12 +46,12 @@ def opened(browser, server, runs):
 
 @pytest.fixture
 def spectrum(opened):
-    opened.get_by_role("tab", name="Spectrum").click()
+    open_tab(opened, "Spectrum")
     until(opened, lambda: len(points(opened, "lp-spec-scree")) == 2, "the scree of two runs")
     until(opened, lambda: points(opened, "lp-spec-intruders"), "the last picture")
     open_sections(opened)
     if not opened.locator("#lp-spec-png").is_visible():
-        opened.locator("#lp-spec-files-fold button").first.click()
+        open_fold(opened, "lp-spec-files-fold")
     return opened
 
 
@@ -335,7 +335,7 @@ def test_loss_and_score_over_k_are_measured(spectrum, server, runs):
 
 def test_compare_sorts_and_ticks(spectrum, runs, server):
     page = spectrum
-    page.get_by_role("tab", name="Compare").click()
+    open_tab(page, "Compare")
     table, by_rank = page.locator("#lp-compare-table tbody tr"), page.locator('#lp-compare-table [data-id="rank"]')
 
     def order() -> list[str]:

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from tests.e2e.steps import open_advanced, open_tab, points, set_number, until, widest
+from tests.e2e.steps import open_advanced, open_tab, points, set_number, settled, until, widest
 
 
 def sweep_file(server: Any) -> dict[str, Any]:
@@ -27,6 +27,7 @@ def test_which_rank_is_needed(page, server):
     set_number(page, "lp-training-batch-tokens", "128")
     page.locator("#lp-to-sweep button").click()
     page.locator("#lp-sweep-start").wait_for()
+    settled(page)
     choose_ranks(page, 1, 4)
     page.locator("#lp-sweep-race input").check()
     page.locator("#lp-sweep-seeds label").filter(has_text="2").click()
@@ -80,6 +81,7 @@ def test_a_sweep_is_deleted_from_its_menu_and_that_can_be_undone(page, server):
     before = set(server.runs())
     page.locator("#lp-to-sweep button").click()
     page.locator("#lp-sweep-start").wait_for()
+    settled(page)
     choose_ranks(page, 1, 2)
     cost = page.locator("#lp-sweep-cost")
     until(page, lambda: "2 of at most 32 runs, 2 steps in all" in cost.inner_text(), "the cost")
