@@ -39,9 +39,9 @@ lp.live = (() => {
       if (sync) sync("act", { run: here.run, runs: here.runs, number });
     }
     if (here.tab !== before.tab) lp.open(titles[here.tab]);
-    // On a phone what is new stands above or below what is in view, and after Train nothing would seem to happen.
-    if (how === "push" && window.innerWidth <= 860 && (here.tab !== before.tab || (here.run && here.run !== before.run))) [0, 400].forEach((wait) => setTimeout(() => window.scrollTo({ top: 0 }), wait)); // once more when it is painted
     paint();
+    // On a phone what is new stands above or below what is in view, and after Train nothing would seem to happen.
+    if (how === "push" && window.innerWidth <= 860 && (here.tab !== before.tab || (here.run && here.run !== before.run))) window.scrollTo({ top: 0 });
     ask();
   }
 

@@ -153,7 +153,7 @@ class Frame:
         gr.on([own.viewed.change, own.ticked.change], _address, chosen, own.address, **QUIET)
         steps.train.click(None, None, steps.nonce, js="() => lp.onceNonce()").then(
             self.submit, steps.inputs() | {own.viewed, own.ticked}, [own.viewed, own.ticked, steps.problem], **SETS
-        ).success(None, None, None, js="() => lp.reveal('lp-view')")
+        )
         chosen_parts = [part.input for part in (steps.dataset, steps.family, steps.variant)]
         gr.on(chosen_parts, None, None, steps.problem, js="() => ''")
         for button, do in ((view.stop, self.stop), (view.resume, self.resume)):
