@@ -10,8 +10,8 @@ from typing import Any
 
 from tests.e2e.camera import app_in_a_browser, light_and_dark, open_page
 from tests.e2e.screenshots import OUT
-from tests.e2e.steps import choose, points, set_number, until
-from tests.e2e.test_federated import open_tab, tick_only, words
+from tests.e2e.steps import choose, points, set_number, settled, until
+from tests.e2e.test_federated import open_federated, tick_only, words
 
 STRATEGIES = ("FedIT", "FedEx-LoRA", "FlexLoRA / HLoRA", "FLoRA (stacking)")
 SECONDS = 1200
@@ -30,7 +30,7 @@ def main() -> None:
         newest = server.runs()[-len(STRATEGIES) :]
         query = f"?tab=federated&runs={','.join(newest)}" if given.home else ""
         page = open_page(browser, server.url + query, 1280, 1330)
-        open_tab(page)
+        open_federated(page)
         if not given.home:
             play(page)
         ended = f"{len(STRATEGIES)} strategies at their end"
@@ -47,11 +47,13 @@ def play(page: Any) -> None:
     choose(page, "lp-federated-partition", "topic")
     set_number(page, "lp-federated-local-steps", "5")
     page.locator("#lp-federated").get_by_role("button", name="Advanced").click()
+    settled(page)
     set_number(page, "lp-fed-training-batch-tokens", "128")
     rate = page.locator("#lp-fed-training-learning-rate input, #lp-fed-training-learning-rate textarea").first
     rate.fill("0.015")
     rate.press("Tab")
     page.locator("#lp-federated").get_by_role("button", name="Advanced").click()
+    settled(page)
     page.locator("#lp-fed-start").click()
 
 
