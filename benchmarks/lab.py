@@ -3,10 +3,11 @@
 python benchmarks/lab.py --json
 
 A model with the shape of Qwen2.5-0.5B and random weights (the time does not depend on them) is decoded on this machine,
-with four random adapters of rank 16 on all seven kinds of linear modules. A slider's answer is measured from the new
-weights to the first token: the small cores, the prompt of 24 tokens, one token. The factors have been placed before, as
-they are when the section is open; `ready` tells how long that takes. Beside it, in the same run: the same with every
-module's ΔW (m × n) formed densely and placed anew, as tools do that merge weights.
+in the number type that the chat takes for such a model here, with four random adapters of rank 16 on all seven kinds of
+linear modules. A slider's answer is measured from the new weights to the first token: the small cores, the prompt of 24
+tokens, one token. The factors have been placed before, as they are when the section is open; `ready` tells how long that
+takes. Beside it, in the same run: the same with every module's ΔW (m × n) formed densely and placed anew, as tools do
+that merge weights.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from lora_playground.models.direction_reader import DirectionReader
 from lora_playground.models.linear import linear_shape
 from lora_playground.models.placed_mixture import PlacedMixture
 from lora_playground.models.placed_update import PlacedUpdate
+from lora_playground.models.precision import torch_dtype
 
 PROMPT = list(range(100, 124))
 """24 tokens, a short question in its template."""
@@ -58,14 +60,14 @@ class Words:
         return "".join(f"<{id}>" for id in ids)
 
 
-def model() -> Qwen2ForCausalLM:
-    """Qwen2.5-0.5B's shape, random float32 weights."""
+def model(dtype: torch.dtype) -> Qwen2ForCausalLM:
+    """Qwen2.5-0.5B's shape, random weights."""
     config = Qwen2Config(
         vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14,
         num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True,
     )  # fmt: skip
     torch.manual_seed(0)
-    return Qwen2ForCausalLM(config).float().eval()
+    return Qwen2ForCausalLM(config).to(dtype).eval()
 
 
 def adapter(base: Any, seed: int, rank: int = 16) -> list[Update]:
@@ -105,14 +107,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", help="float32 or bfloat16 (default: as the chat takes it)")
     parser.add_argument("--repeats", type=int, default=7)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    base = model()
+    dtype = torch_dtype(given.dtype, "cpu")
+    base = model(dtype)
     decoder = Decoder(base, Words())
     adapters = [adapter(base, seed) for seed in range(4)]
     noise = np.random.default_rng(9)
-    found: dict[str, Any] = {"threads": given.threads, "modules": len(adapters[0]), "rank": 16, "adapters": 4}
+    found: dict[str, Any] = {
+        "dtype": str(dtype).removeprefix("torch."),
+        "threads": given.threads,
+        "modules": len(adapters[0]),
+        "rank": 16,
+        "adapters": 4,
+    }
     first_token(decoder, RowUpdate(PlacedUpdate(base, adapters[0])))  # what is made at the first use
     found["base_first_token"] = timed(lambda: first_token(decoder, None), given.repeats)  # type: ignore[arg-type]
     for method in ("sum", "ties", "core_ties", "knots", "svd"):
