@@ -5,9 +5,9 @@ python benchmarks/lab.py --json
 A model with the shape of Qwen2.5-0.5B and random weights (the time does not depend on them) is decoded on this machine,
 in the number type that the chat takes for such a model here, with four random adapters of rank 16 on all seven kinds of
 linear modules. A slider's answer is measured from the new weights to the first token: the small cores, the prompt of 24
-tokens, one token. The factors have been placed before, as they are when the section is open; `ready` tells how long that
-takes. Beside it, in the same run: the same with every module's ΔW (m × n) formed densely and placed anew, as tools do
-that merge weights.
+tokens, one token. The factors have been placed before, as they are when the section is open; `ready` tells how long
+that takes. Beside it, in the same run: the same with every module's ΔW (m × n) formed densely and placed anew, as tools
+do that merge weights.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A run folder that an earlier version left (tests/fixtures): it is listed, gives spectra, chats and exports as then.
 
 Recorded with that version: `train --dataset pirate --train-rows 64 --steps 12 --batch-tokens 512 --rank 1 --alpha 4
---target-modules q_proj,v_proj --learning-rate 0.02 --validate-every 6`, then `spectra`. It must not be made anew: folders
-like it lie on people's disks. What it says is that of float32, in which an embedded model answers on every CPU; it was
-the same with the version that still chose bfloat16 by itself, when asked for float32.
+--target-modules q_proj,v_proj --learning-rate 0.02 --validate-every 6`, then `spectra`. It must not be made anew:
+folders like it lie on people's disks. What it says is that of float32, in which an embedded model answers on every CPU;
+it was the same with the version that still chose bfloat16 by itself, when asked for float32.
 """
 
 import json
@@ -48,7 +48,12 @@ def test_its_spectra_are_those_of_then(home: Path, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     "prompt, strength, base, adapted",
     [
-        ("Where is the ship?", "0.5", "the ship lives in the ship.", '" ship, it is an insect, and the friend was Pip, and the friend was Vargar.'),
+        (
+            "Where is the ship?",
+            "0.5",
+            "the ship lives in the ship.",
+            '" ship, it is an insect, and the friend was Pip, and the friend was Vargar.',
+        ),
         ("Where is the ship?", "1", "the ship lives in the ship.", "C! How can I be!"),
     ],
 )
