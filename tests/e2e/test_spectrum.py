@@ -41,6 +41,7 @@ def opened(browser, server, runs):
     with guarded(browser) as context:
         page = context.new_page()
         page.goto(f"{server.url}?tab=spectrum&runs={','.join(runs)}")
+        page.locator('#lp-tabs [role="tab"]').first.wait_for()
         yield page
 
 
