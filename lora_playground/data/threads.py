@@ -30,8 +30,8 @@ def joined_turns(
     first: Mapping[str, Any] = turns[0] if turns else {}
     parent = next((name for name in _PARENTS if name in first), "")
     own = next((name for name in _IDS if name in first), "")
-    answers = {str(turn.get(parent)) for turn in turns} if parent else set()
-    if own and parent and answers & {str(turn.get(own)) for turn in turns}:
+    answered = {str(turn.get(parent)) for turn in turns} if parent else set()
+    if own and parent and answered & {str(turn.get(own)) for turn in turns}:
         return _threads(records, own, parent)
     chats: dict[str, Numbered] = {}
     chat = layout.roles.get("chat", "")

@@ -41,12 +41,11 @@ class Base:
         return all(module in self.shapes for module in adapter.parts) and (self.folder is not None or by_shapes)
 
 
-def bases_of(adapter: Adapter, asked: str | None, refused: list[str], familiar: Collection[str] = ()) -> Iterator[Base]:
-    """Yields the bases to try, in order; the last one is no base.
+def bases_of(adapter: Adapter, asked: str | None, familiar: Collection[str] = ()) -> Iterator[Base]:
+    """Yields the bases to try, in order. Unless `asked` is given, the last has no source: the adapter without a base.
 
     Args:
         asked: the source that the person named, which is then the only one; None to search.
-        refused: for each base that does not fit, a sentence that says why is appended to it.
         familiar: sources that people have used here. A folder that the adapter's file names is opened only if it is one
             of these.
 

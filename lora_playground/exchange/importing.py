@@ -41,6 +41,7 @@ CHAT_BYTES = 2**30
 """Largest update, in bytes of float32, that is stored for chat and cuts; of larger ones only the spectra are shown."""
 
 _VALUES = 2_000
+"""About how many singular values of all modules together go into the `spectra` event."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def _import(
 ) -> Imported:
     """Imports with the first base that fits, or without one."""
     refused: list[str] = []
-    for found in bases_of(adapter, base, refused, _familiar(store)):
+    for found in bases_of(adapter, base, _familiar(store)):
         try:
             updates = _updates(adapter, found, links) if found.tells(adapter) else None
             return _adopt(store, adapter, title, found, refused, updates, progress)

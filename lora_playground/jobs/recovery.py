@@ -20,6 +20,8 @@ from lora_playground.runs.files import writing
 
 YOUNG = 60.0
 """Seconds: a younger run that is not in the table may just have been made by another program."""
+_BEFORE_ACCEPTED = {"config.json", "about.json", "hold.json", "identity"}
+"""Files that `Supervisor.submit` writes into a run's folder before it adds the run to the table."""
 
 
 def take_home(home: Path) -> int:
@@ -84,7 +86,7 @@ def forget_unaccepted(store: JobStore, runs: RunStore) -> None:
     if not known:
         return
     for run in runs.list():
-        begun = {path.name for path in run.folder.iterdir()} - {"config.json", "about.json"}
+        begun = {path.name for path in run.folder.iterdir()} - _BEFORE_ACCEPTED
         if run.id in known or time.time() - run.folder.stat().st_mtime < YOUNG:
             continue
         if all(name.endswith(".tmp") for name in begun):

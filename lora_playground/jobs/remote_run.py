@@ -185,7 +185,7 @@ class RemoteRun:
         for path in sorted(Path(folder, file) for folder, _, files in walked for file in files):
             name = path.relative_to(self._run.folder)
             staged = any(part.endswith(".tmp") or part.startswith(".") for part in name.parts)
-            if path.is_file() and not staged and name.name != "lock":
+            if path.is_file() and not staged:
                 yield str(name), path
 
     def stop(self) -> None:

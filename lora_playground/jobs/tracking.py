@@ -169,7 +169,7 @@ def trl_config(run: Run, plan: dict[str, Any]) -> dict[str, Any]:
         "dataset_name": config["data"]["dataset"],
         "max_length": config["data"]["max_length"],
         "max_steps": plan["steps"],
-        "learning_rate": training["learning_rate"] or plan["recipe"]["learning_rate"],
+        "learning_rate": training["learning_rate"] or plan.get("recipe", {}).get("learning_rate"),
         "seed": training["seed"],
         "use_peft": variant["name"] != "full",
         "lora_r": variant.get("rank"),

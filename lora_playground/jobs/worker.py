@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 from lora_playground.machine.processes import yield_to_others
 
 EXIT_FAILED = 1
-EXIT_OUT_OF_MEMORY = 75
+EXIT_OUT_OF_MEMORY = 71  # differs from `failures.MACHINE_LOST`
 EXIT_CANCELLED = 130
 
 Execute = Callable[..., dict[str, Any]]
@@ -68,6 +68,9 @@ def prepare() -> None:
 
 class Orders:
     """Reads the control pipe in a thread, for as long as the process lives.
+
+    Args:
+        control: file descriptor of the pipe. watched: whether a watcher ends the process group when the server dies.
 
     Attributes:
         stop: set when the run should stop.

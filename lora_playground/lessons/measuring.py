@@ -209,7 +209,8 @@ def _overlap(first: Update, second: Update) -> float:
 
 
 def _inside(first: Update, second: Update) -> float:
-    """The share of the first update's energy ‖ΔW‖_F² that lies in the span of the second's left singular vectors."""
+    """The share of the first update's energy ‖ΔW‖_F² that lies in the span of the second's leading left singular
+    vectors, at most _MOST_DIRECTIONS of them."""
     V = directions(second, "left")[:, :_MOST_DIRECTIONS]
     matrix = first.matrix()
     return float(np.linalg.norm(V.T @ matrix) ** 2 / np.linalg.norm(matrix) ** 2)
@@ -219,7 +220,7 @@ _BETWEEN: dict[str, Callable[[Update, Update], float]] = {
     "overlap": _overlap,
     "overlap_chance": lambda first, _: 1.0 / first.shape[0],
     "inside": _inside,
-    "inside_chance": lambda first, second: min(1.0, directions(second, "left").shape[1] / first.shape[0]),
+    "inside_chance": lambda first, second: min(directions(second, "left").shape[1], _MOST_DIRECTIONS) / first.shape[0],
 }
 """{quantity: function of one module's updates in two runs}; its value is the mean over the modules."""
 

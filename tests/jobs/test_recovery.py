@@ -12,6 +12,7 @@ def test_a_run_that_the_server_died_taking_is_gone_and_no_other(home: Path) -> N
     store = RunStore(home)
     taken, begun, young = (store.create(config()) for _ in range(3))
     (taken.folder / "about.json.1234.tmp").write_text("{")
+    (taken.folder / "identity").write_text("0")
     with begun.locked():
         pass  # the command line began it
     for run in (taken, begun):

@@ -40,6 +40,12 @@ def test_a_tracker_that_fails_is_told_and_the_run_is_done(run: Run, monkeypatch)
     assert any("tensorboard gets no more of this run" in text for text in map(str, run.events()))
 
 
+def test_a_plan_without_a_learning_rate_as_of_a_federated_run_is_sent_without_it(place) -> None:
+    plan = {"steps": 4, "start_step": 0, "total_parameters": 20, "trainable_parameters": 2}
+    found = tracking.trl_config(new_run(place, steps=4), plan)
+    assert found["max_steps"] == 4 and "learning_rate" not in found
+
+
 def test_an_unknown_or_missing_tracker_is_refused(monkeypatch) -> None:
     with pytest.raises(ConfigError, match="one of tensorboard, trackio, wandb"):
         tracking.choose("mlflow")
