@@ -23,7 +23,7 @@ class Measurement(BaseModel):
     Attributes:
         base: digest of the base model's weights.
         config: `digest` of the claim when it was measured. If the claim has another one by now, this is out of date.
-        seeds: those that were run. rows: test rows scored for each. values: {side: one number for each seed}.
+        seeds: those that were run. rows: test rows scored for each run. values: {side: one number for each seed}.
         figures: {name: number}, for claims that a script measures without runs.
     """
 

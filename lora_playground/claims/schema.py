@@ -22,7 +22,7 @@ MEASURES = {
     "skills": "old skills kept",
     "validation_loss": "validation loss",
 }
-"""{what the runs of a claim are compared by: the same in words}."""
+"""{measure by which the runs of a claim are compared: its name in words}."""
 
 
 class Part(BaseModel):

@@ -56,7 +56,7 @@ class Trials:
         """How far the trial has come.
 
         Returns:
-            {'sides': {key: side}, 'begun': whether any side was queued, 'said': what the runs say to the claim, ''
+            {'sides': {key: side}, 'begun': whether any side was queued, 'said': see `of_one_seed`, ''
             until all sides have a value}; a side has `state` ('new' or the job's), `run` (its id), `part` (done part,
             0 to 1), `problem`, and once it is done what `value_of` returns.
         """

@@ -68,7 +68,8 @@ def verdict(claim: Claim, measured: Measurement | None) -> Verdict:
 
 
 def of_one_seed(claim: Claim, values: Mapping[str, float]) -> str:
-    """What one run of each side says to the claim, as a sentence. Raises KeyError if a side is missing."""
+    """What one run of each side says about the claim, as a sentence; '' if the claim compares no sides. Raises KeyError
+    if a side is missing."""
     test, good = claim.test, {key: _good(claim, values[key]) for key in claim.sides}
     if isinstance(test, More):
         gap, a, b = good[test.a] - good[test.b], claim.sides[test.a].title, claim.sides[test.b].title

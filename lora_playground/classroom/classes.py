@@ -166,7 +166,8 @@ class Classes:
         return self._teach(teacher, code, change)
 
     def delete(self, teacher: str, code: str) -> None:
-        """Deletes the class, and the answers that its members gave in any lesson since they joined. Their runs stay."""
+        """Deletes the class, with all lessons that its members began and all answers that they gave since they joined.
+        Their runs stay."""
         one = self.taught(teacher, code)
         for person in one.people:
             self.learners.change(person.visitor, lambda learner, since=person.joined: _forget(learner, since))
@@ -177,8 +178,8 @@ class Classes:
     # --- for members ------------------------------------------------------------------------------------------------
 
     def join(self, visitor: str, code: str, name: str) -> Class:
-        """Joins a class; a member changes their name by it. Raises LessonError if there is no such class, it has ended
-        or is full, or the name is empty or taken."""
+        """Joins a class; a member who joins again changes their name. Raises LessonError if there is no such class, it
+        has ended or is full, or the name is empty or taken."""
         called = " ".join(name.split())[:MAX_NAME_LENGTH]
         if not called:
             raise LessonError("Give a name that the teacher will know you by; any name will do.")

@@ -40,8 +40,8 @@ class Overview:
 
         Returns:
             `title` of the lesson; `steps`: [{kind, title, done: number of members who completed it}]; `people`:
-            [{number,
-            name, at: their step from 0 or None, steps: 'done', 'skipped', 'seen' or '' for each, runs: {key: run id}}].
+            [{number, name, at: their step from 0 or None, steps: 'done', 'skipped', 'seen' or '' for each, runs: {key:
+            run id}}].
         """
         lesson = get_lesson(course.lesson, self._home)
         people = self.people(course)

@@ -29,7 +29,7 @@ def over_dial(
         kind: 'strength' scales the whole update (W + s·ΔW), 'intruders' its intruder dimensions only
             (`analysis.intruder_dial`).
         values: of the factor, from −2 to 2, for intruders from 0 to 2; empty takes VALUES.
-        rows: test rows to score. report: called with (values done, all values).
+        rows: test rows to score. report: called with (number of values done, number of all).
 
     Returns:
         {run, label, kind, dataset, rows, points}; `points`: [{value, score, forgetting}], both as `Tasks.score` returns
@@ -54,7 +54,7 @@ def over_dial(
         raise RunError(f"Run {run.id} learned no dataset with a test part and a metric, so a dial has nothing to show.")
     turned, about = _turned(run, kind)
     tasks, points = Tasks(store.home, run.config().model, rows), []
-    alike = about.get("intruders") == {}  # nothing that this dial could scale
+    alike = about.get("intruders") == {}  # no intruder dimensions: the scores are the same at every value
     found: dict[str, Any] = {}
     for number, value in enumerate(values):
         found = found if alike and found else tasks.score(turned(value), dataset, skills=True)
@@ -73,7 +73,7 @@ def _turned(run: Run, kind: str) -> tuple[Turned, dict[str, Any]]:
     folder = folder_of(run.config().model.source)
     if folder is None:
         raise RunError(
-            f"The weights of {run.config().model.source} are not on this disk; intruders are W's matter too."
+            f"The weights of {run.config().model.source} are not on this disk; intruders are found from them."
         )
     weights = Weights(folder)
     matrices = [update for update in updates if update.of_matrix]

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     import torch
 
 SHOWN = 32
-"""Singular values of each kept."""
+"""The most directions of a module that are compared, and the most singular values that are returned."""
 FORETOLD = 0.5
-"""A direction is foretold where so much of it lies, on both sides, within as many leading directions of G₀ as of ΔW."""
+"""A learned direction counts as foretold if this share of both its singular vectors, or more, lies in the span of the
+leading k directions of G₀, with k the number of directions of ΔW."""
 Report = Callable[[int, int], None]
 Svd = tuple[np.ndarray, np.ndarray, np.ndarray]
 """U (m, k), σ (k,) and Vt (k, n) of an update, descending."""
@@ -33,10 +34,11 @@ def forecast(store: RunStore, id: str, report: Report = lambda *_: None) -> dict
     """The first gradient beside what a run learned.
 
     Returns:
-        run, label; `modules`: {name: `gradient`, `reads_chance`, `writes_chance` and the rest of `beside`}; the fields
-        of `over_all`; `reads_chance` and `writes_chance`: the means of what chance gives. `moments`: the same of the
-        moments that the run has kept, as [{`step`, `modules`: {name: see `beside`}, and the fields of `over_all`}];
-        their `learned` are over the largest singular value that the module has at the end.
+        run, label; `modules`: {name: the fields of `beside`; `gradient`: singular values of G₀ over the largest;
+        `reads_chance`, `writes_chance`: the shares that a random direction would have}; the fields of `over_all`;
+        `reads_chance` and `writes_chance`: their means over the modules. `moments`: the updates that the run saved
+        during training, compared in the same way, as [{`step`, `modules`: {name: the fields of `beside`}, and the
+        fields of `over_all`}]; their `learned` is relative to the module's largest singular value after training.
 
     Raises:
         RunError: the run has no update of matrices by module, or its dataset is gone.
@@ -62,8 +64,8 @@ def forecast(store: RunStore, id: str, report: Report = lambda *_: None) -> dict
 
 
 def over_all(modules: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Of what `beside` says of each module: `foretold` directions in all, `of` how many, and the means of `reads` and
-    `writes`."""
+    """Sums up what `beside` returned for each module: `foretold`: number of foretold directions; `of`: number of all
+    directions; `reads`, `writes`: their means over all directions."""
     shares = {side: [share for one in modules.values() for share in one[side]] for side in ("reads", "writes")}
     return {
         "foretold": sum(one["foretold"] for one in modules.values()),
@@ -77,7 +79,8 @@ class Leading:
     """The leading directions of a first gradient G (m, n).
 
     Attributes:
-        P, Q: left and right singular vectors, (m, k) and (k, n). told: of a module, as `forecast` gives it.
+        P, Q: left and right singular vectors, (m, k) and (k, n), at most SHOWN.
+        told: `gradient`, `reads_chance` and `writes_chance` of the module, see `forecast`.
     """
 
     P: np.ndarray
@@ -86,7 +89,7 @@ class Leading:
 
     @classmethod
     def of(cls, G: np.ndarray, learned: Svd) -> Leading:
-        """Of G, as many as what was learned has and SHOWN at least."""
+        """The leading SHOWN directions of G, and what chance gives for the directions of the update `learned`."""
         k = _count(learned[1])
         P, sizes, Q = _svd(G, k)
         chances = {"reads_chance": k / G.shape[1], "writes_chance": k / G.shape[0]}
@@ -97,12 +100,12 @@ def beside(learned: Svd, leading: Leading, top: float | None = None) -> dict[str
     """One module's directions beside its first gradient.
 
     Args:
-        learned: U (m, k), σ and Vt (k, n) of ΔW. top: what σ is shown over, by default the largest of them.
+        learned: U (m, k), σ and Vt (k, n) of ΔW. top: what σ is divided by; None takes the largest of them.
 
     Returns:
-        `learned`: singular values over `top`, at most SHOWN; `reads`, `writes`: for each learned direction the share
-        ‖P·u‖² within as many leading right or left directions of the gradient as ΔW has; `foretold`: how many reach
-        FORETOLD on both sides.
+        `learned`: singular values over `top`, at most SHOWN; `writes`: for each learned direction the share ‖Pᵀu‖² of
+        its left singular vector u in the span of the leading k left directions of the gradient; `reads`: the same of
+        the right ones, ‖Qv‖²; `foretold`: the number of directions for which both reach FORETOLD.
     """
     U, values, Vt = learned
     k = _count(values)

@@ -95,7 +95,7 @@ def numbers(chosen: Mixed, made: Sequence[Update], adapters: Sequence[Sequence[U
 def save(store: RunStore, chosen: Mixed, title: str = "") -> Run:
     """Saves a mixture as a run. Its adapter is a plain LoRA, which PEFT can load."""
     made = Mixture(chosen.adapters(), chosen.recipe).updates(chosen.weights)
-    # Without how long each was trained, which made the name three lines long.
+    # The numbers of steps are left out, to keep the name short.
     labels = [re.sub(r" · \d+ steps?\b", "", run.label) for run in chosen.runs]
     names = " + ".join(f"{w:g}·{label}" for label, w in zip(labels, chosen.weights))
     title = title or f"{METHODS[chosen.recipe.method].label}: {names}"

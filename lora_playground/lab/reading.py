@@ -13,7 +13,7 @@ from lora_playground.runs import Run, RunStore
 
 
 def first_prompt(run: Run, store: RunStore) -> str:
-    """The first prompt of the test part of a run's dataset; '' if there is none."""
+    """The first prompt of a run's dataset, of its test part if that has one; '' if there is none."""
     try:
         found = offered_prompts(get_dataset(run.config().data.dataset, store.home), 1)
     except PlaygroundError:
@@ -28,7 +28,7 @@ def read_direction(
     """Reads one singular direction of a module's update.
 
     Args:
-        index: of the direction, from 0, strongest first. prompt: '' takes `first_prompt`.
+        index: of the direction, from 1, the strongest. prompt: '' takes `first_prompt`.
         seed: of the random direction it is compared with.
         strength: factor on the direction in the answers `alone` and `random`.
 

@@ -13,7 +13,7 @@ VARIANT = "wslice"
 
 
 def over_position(store: RunStore, id: str) -> dict[str, Any]:
-    """This run and all that differ from it only in position and seed, sorted by position.
+    """This run and all that differ from it only in title, position and seed, sorted by position.
 
     Returns:
         {kind: 'slice', run, dataset, points}; `points`: [{value: the position, seed, score, forgetting}], the last two

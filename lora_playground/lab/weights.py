@@ -41,7 +41,7 @@ def over_weights(store: RunStore, chosen: Mixed, rows: int = ROWS, report: Repor
     """Scores of every task over the weights of a mixture.
 
     Args:
-        rows: test rows of each task. report: called with (scores done, all scores).
+        rows: test rows of each task. report: called with (number of scores done, number of all).
 
     Returns:
         `tasks`: [{run, label, dataset, index}] of the runs whose task can be scored; `points`: [{kind, weights,
@@ -105,8 +105,7 @@ def _pair(
         first, second: indices of the adapters. cosine, reads, writes and their values by chance: see
         `analysis.interference.overlap`. on_data: ‖ΔW₂h‖/‖ΔW₁h‖ over inputs h of the modules while the first adapter
         reads its test prompts. alone, together: the first task's score with the first adapter only, and with both at
-        weight 1;
-        drop: the difference of the two.
+        weight 1. drop: the difference of the two.
     """
     from lora_playground.models.activations import responses
     from lora_playground.models.decoding import Decoder, RowUpdate
@@ -136,7 +135,7 @@ def agreement(pairs: Sequence[dict[str, Any]]) -> dict[str, float]:
         return {}
     found = {}
     for name in ("cosine", "reads", "writes", "on_data"):
-        # Rounded: a pair's cosine is that of the pair the other way round, but for the last digits.
+        # Rounded, since the cosines of (a, b) and (b, a) differ in the last digits but must get equal ranks.
         ranks = [_ranks([round(pair[name], 9) for pair in known]), _ranks(drops)]
         if np.std(ranks[0]) > 0:
             found[name] = round(float(np.corrcoef(ranks)[0, 1]), 3)

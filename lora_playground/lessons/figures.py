@@ -30,13 +30,13 @@ STATED = {
     *("data.dataset", "data.rehearsal", "training.steps", "training.batch_tokens", "training.seed"),
     *(f"federated.{name}" for name in ("strategy", "clients", "rounds", "local_steps", "partition")),
 }
-"""Options that a lesson's run states itself, beside its variant's rank and alpha, so that another default is nothing
-to it."""
+"""Options that lessons' runs always set themselves, as they do rank and alpha of their variants. A change of their
+defaults does not affect these runs."""
 
 
 def digest(lesson: Lesson, key: str) -> str:
-    """What the run of a lesson asks for, but for the seed: figures of another digest are out of date. What the lesson
-    leaves to the defaults is in `defaults`."""
+    """A digest of the options that a lesson's run sets, without title and seed. Figures with another digest are out of
+    date. Options that the run leaves at their defaults are checked by `still_default`."""
     settings = lesson.runs[key].run_config().model_dump(mode="json", exclude={"title"}, exclude_unset=True)
     settings.get("training", {}).pop("seed", None)
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
@@ -44,7 +44,7 @@ def digest(lesson: Lesson, key: str) -> str:
 
 def defaults() -> dict[str, Any]:
     """{option: value} of what lessons' runs leave to the defaults: of data and training, of federated runs, and of the
-    variants that lessons use, with their learning rates. Figures are of runs with these."""
+    variants that lessons use, with their learning rates. Figures hold for runs with these defaults."""
     sections: dict[str, type[BaseModel]] = {"": RunConfig, "federated.": FederatedConfig}
     found = {option.path: option.default for start, section in sections.items() for option in options(section, start)}
     for config in (run.run_config().variant for lesson in list_lessons() for run in lesson.runs.values()):
@@ -54,13 +54,20 @@ def defaults() -> dict[str, Any]:
 
 
 def still_default(stored: dict[str, Any]) -> bool:
-    """Whether the defaults are those that figures were measured with. An option that is new does not count."""
+    """Whether the defaults equal `stored`, those that figures were measured with. Options that `stored` lacks do not
+    count."""
     now = defaults()
     return all(path in now and now[path] == value for path, value in stored.items())
 
 
 class Figures:
-    """The stored measurement of one lesson: {quantity: numbers, one a seed}."""
+    """The stored measurement of one lesson.
+
+    Attributes:
+        runs: {key of the lesson's run: its `digest` when it was measured}.
+        words: {key of the lesson's run: its first words, see `schema.PLACEHOLDER`}.
+        values: {quantity: numbers, one a seed}.
+    """
 
     def __init__(self, data: dict[str, Any]) -> None:
         self.runs: dict[str, str] = data.get("runs", {})
@@ -114,8 +121,9 @@ def _read(stamp: int) -> dict[str, Any]:
 
 
 def usual(value: float, bounds: tuple[float, float], unit: str) -> bool:
-    """Whether a number agrees with what was measured over the seeds: within their range, widened by that range and by
-    what so few questions leave to chance (ten points of a share), or an eighth of other numbers."""
+    """Whether a number agrees with what was measured over the seeds: it lies within their range, widened on both sides
+    by the range itself and by a margin. The margin is 0.1 for shares, which few test questions measure no better, and
+    an eighth of the larger bound for other numbers."""
     low, high = bounds
     tolerance = high - low + (0.1 if unit in ("%", "points") else 0.125 * max(abs(low), abs(high)))
     return low - tolerance <= value <= high + tolerance

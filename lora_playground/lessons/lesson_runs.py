@@ -68,10 +68,9 @@ class LessonRuns:
         """How far each run has come.
 
         Returns:
-            for each key {key, title, state: 'new' or the job's, run: id or '' while the page may not show it, part:
-            done
-            part from 0 to 1, position: place in the queue or None, problem: why it failed or '', replayed: whether an
-            earlier run was taken over}.
+            for each key {key, title, state: 'new' or the job's, run: id or '' while the page may not show it, part: the
+            part that is done, 0 to 1, position: place in the queue or None, problem: why it failed or '', replayed:
+            whether an earlier run was taken over}.
         """
         shown = self.visible(lesson, attempt, keys)
         found = []

@@ -142,8 +142,8 @@ class Player:
         return shown, ended and len(measured) == len(set(wanted))
 
     def _begin_cuts(self, attempt: Attempt, wanted: Sequence[Quantity]) -> str:
-        """Starts to measure scores of truncated updates that are wanted and missing. Returns a sentence that says what
-        is being waited for, or ''."""
+        """Starts to measure scores of truncated updates that are wanted and missing, for one run at a time. Returns a
+        sentence that says what is being waited for, or ''."""
         missing = [one for one in wanted if one.value == "cut_score" and self.measuring.one(one, attempt.runs) is None]
         for key in dict.fromkeys(one.run for one in missing):
             if key in attempt.runs and self.runs.done(attempt.runs[key]):

@@ -181,6 +181,7 @@ class Reveal(StepPart):
 
     @property
     def asks(self) -> list[str]:
+        """The names of the predictions, also if it is only one."""
         return [self.ask] if isinstance(self.ask, str) else list(self.ask)
 
 

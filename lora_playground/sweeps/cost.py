@@ -13,8 +13,8 @@ from lora_playground.sweeps import race
 from lora_playground.sweeps.grid import Point
 
 RELOADING = 0.25
-"""In a race the runs that go on are loaded again after each of the two comparisons. This is the most that adds, as a
-share of the time that all runs would take without a race."""
+"""In a race the runs that go on are loaded again after each of the two comparisons. This is the most time that loading
+adds, as a share of the time that all runs would take without a race."""
 
 
 @dataclass(frozen=True)

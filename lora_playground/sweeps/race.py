@@ -1,7 +1,7 @@
 """A sweep's race: at a quarter and at half of the steps the worse half of the runs stops. Pure functions.
 
 This is successive halving (K. Jamieson, A. Talwalkar, AISTATS 2016) with two rungs. Runs are compared only at equal
-numbers of steps: one that comes first waits for the others.
+numbers of steps: a run that reaches a comparison early waits for the others.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def ranking(losses: Mapping[int, float | None]) -> list[int]:
 
 
 def worse_half(losses: Mapping[int, float | None]) -> dict[int, int]:
-    """The runs that stop: the worse half, rounded down, as {number of the run: its rank among all, from 1}."""
+    """The runs that stop: the worse half, rounded down, as {number of the run: its place among all, from 1}."""
     order = ranking(losses)
     kept = len(order) - len(order) // 2
     return {number: place for place, number in enumerate(order, 1) if place > kept}
 
 
 def share_of_steps(count: int, steps: int) -> float:
-    """The steps that a race of `count` runs takes, as a share of `count * steps`, what all would take to their end."""
+    """The steps that a race of `count` runs takes, as a share of the `count * steps` that they take without a race."""
     done, before, left = 0, 0, count
     for step in rungs(steps):
         done, before, left = done + left * (step - before), step, left - left // 2
