@@ -1,7 +1,7 @@
 """The thread that starts, watches and ends jobs, fairly between owners.
 
-The table (`jobs.store`) is the authority on states, a runner (`jobs.runner`) starts and ends processes, and these
-report in the run folder. Requests of people go to `jobs.supervisor`, which writes them into the table and calls `poke`.
+The table (`jobs.store`) is the authority on states; a runner (`jobs.runner`) starts and ends processes, which report in
+the run folder. Requests of people go to `jobs.supervisor`, which writes them into the table and calls `poke`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Dispatcher:
     Attributes:
         active: the running jobs, by id.
         stall_seconds: a job that writes no event and uses no processor time for this long is killed.
-        at_once: how many jobs of one owner may run at once; 0 for no limit.
+        at_once: how many jobs of one owner may run at once while no other owner has jobs, or had any within RECENT; 0
+            for no limit. Otherwise each owner runs one at a time.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Dispatcher:
         self.placement, self.stall_seconds = placement, stall_seconds
         self.active: dict[str, Active] = {}
         self.equal_runs = EqualRuns(runs)
-        self._failed: dict[str, tuple[Row, str]] = {}  # jobs that did not start, until the table says so
+        self._failed: dict[str, tuple[Row, str]] = {}  # jobs that did not start and are not 'failed' in the table yet
         self._wake = threading.Condition()
         self._poked = False
         self._closing = False
@@ -147,8 +148,8 @@ class Dispatcher:
         return 5.0
 
     def _runner_is_ready(self) -> bool:
-        """Whether a job can start now. If no worker can be prepared, it is started all the same and fails with the
-        reason."""
+        """Whether a job can start now. If no worker can be prepared, the job is started all the same, and fails with
+        the reason."""
         try:
             return self.runner.ready()
         except PlaygroundError:
@@ -218,7 +219,7 @@ class Dispatcher:
         self.active[row.id] = active = Active(run, row.owner, row.attempt, handle, place, progress, row.used)
         self.store.set(row.id, row.attempt, handle=handle.to_dict())
         fresh = self.store.get(row.id)
-        if fresh is not None and fresh.cancel_requested:  # a cancel came between the two lines above
+        if fresh is not None and fresh.cancel_requested:  # a stop was requested before the job was in `active`
             active.stop_asked = active.stop_asked or time.monotonic()
 
     def _fail(self, row: Row, message: str) -> None:

@@ -82,7 +82,7 @@ class EqualRuns:
         trained."""
         with contextlib.suppress(OSError, PlaygroundError):
             if (found := identity(run.config(), self.runs.home)) is not None:
-                # One that was asked nothing while it learned has less to show than one that people watch.
+                # The files of an unwatched run lack probes and moments, so it must not stand in for a watched one.
                 (run.folder / _NAME).write_text(found if run.watched else f"{found} unwatched")
 
     def of(self, id: str) -> str:

@@ -53,7 +53,7 @@ _DEFAULT = RunConfig.parse({})
 
 
 def prepare() -> None:
-    """Does what is possible before the run is known: imports and, without a GPU, loading the embedded base."""
+    """Does what is possible before a run is known: imports, and loading the embedded base (kept only without a GPU)."""
     import peft  # noqa: F401
     import torch
     import transformers  # noqa: F401
@@ -104,6 +104,7 @@ class Execution:
         self.seconds[name] = round(time.monotonic() - began, 3)
 
     def check_stop(self) -> None:
+        """Raises Stopped if a stop was requested."""
         if self.should_stop():
             raise Stopped("The run was stopped.")
 
@@ -140,7 +141,8 @@ class Execution:
         return result
 
     def scored(self, updates: list[Update], seconds: float) -> dict[str, Any]:
-        """The fields that scoring adds to the result, within `seconds`; if it fails, a note that says why."""
+        """The fields that scoring adds to the result, within `seconds`, at least SCORING_SECONDS; if it fails, empty
+        fields and a note that says why."""
         try:
             with self.phase("evaluating"):
                 found = self.evaluate(updates, max(SCORING_SECONDS, seconds))
@@ -224,7 +226,6 @@ class Execution:
         from lora_playground.models.decoding import Decoder
 
         decoder = Decoder(model, tokenizer)
-
         expected = self.estimate.time.seconds[0] if self.estimate and self.estimate.time else 0.0
         limit = max(PROBE_SECONDS, PROBE_SHARE * expected)
 

@@ -38,7 +38,7 @@ class _Federation:
     """What the rounds of one attempt need.
 
     Attributes:
-        who: the parties by name. planned: steps of all clients together if none drops out.
+        who: the parties by name. planned: expected steps of all clients together, less those of clients that drop out.
         state: the server's state; changed by every round.
     """
 

@@ -73,6 +73,7 @@ class Limits:
             )
 
     def check_kept(self, mine: int, size: int) -> None:
+        """Raises JobError if one more run is too many beside `mine` runs, which take `size` bytes on disk."""
         if self.runs and mine >= self.runs:
             raise JobError(
                 f"You have {counted(mine, 'run')} here, and {counted(self.runs, 'is', many='are')} kept of one person; "

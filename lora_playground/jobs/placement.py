@@ -23,7 +23,7 @@ class Place:
     """Where a job runs and what it needs there.
 
     Attributes:
-        gpu: the GPU as CUDA_VISIBLE_DEVICES names it; None for no choice.
+        gpu: the GPU as CUDA_VISIBLE_DEVICES names it; None if the machine has at most one.
         bytes: device memory it needs, 0 if unknown. alone: whether no other job may run on the CPU.
     """
 

@@ -67,7 +67,7 @@ def _check_token() -> None:
 
 
 def _knock(address: str) -> None:
-    """Raises an error if nothing listens at 'host:port' or our token is refused, since Ray would try for minutes.
+    """Raises an error if nothing listens at 'host:port' or the token is refused, since Ray would try for minutes.
 
     If all nodes are at 127.0.0.1, Ray is told to use that address too. By default it would look for the nodes at this
     machine's network address, and listen on all addresses.
@@ -115,7 +115,7 @@ class RayPlacement(Placement):
         return max(1, here if self._most is None else min(here, self._most))
 
     def find(self, config: RunConfig, taken: Collection[Place]) -> Place | None:
-        """A place, of which Ray chooses the machine; None while all are taken."""
+        """A place, whose machine Ray chooses; None while all are taken."""
         return Place() if len(taken) < self.slots else None
 
 
@@ -224,7 +224,7 @@ class _Job:
             file.write(f"{type(error).__name__}: {error}\n")
 
     def press(self, how: str) -> None:
-        """'flag' requests a stop after the current step; the others end the actor."""
+        """'flag' requests a stop after the current step, 'kill' ends the actor, 'terminate' does nothing."""
         import ray
 
         if how == "flag":

@@ -207,7 +207,7 @@ def _forgotten(found: dict[str, Any] | None, skills: list[dict[str, Any]]) -> di
 
 
 def _length(decoder: Decoder, rows: Sequence[Row]) -> int:
-    """The most tokens an answer may have: 1.5 times the longest reference answer of these rows."""
+    """The most tokens an answer may have: 1.5 times the longest reference answer of these rows, at most _LONGEST."""
     longest = 0
     for row in rows:
         reference = answer_of(row)

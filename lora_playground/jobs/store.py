@@ -218,7 +218,7 @@ class JobStore:
         return self._one("SELECT * FROM jobs WHERE owner = ? AND nonce = ?", (owner, nonce))
 
     def list(self, states: Iterable[str] | None = None) -> Rows:
-        """Jobs in the order of their creation, all or those in `states`."""
+        """All jobs in the order of their creation, or those in `states` in the order in which they were queued."""
         if states is None:
             return self._all("SELECT * FROM jobs ORDER BY created, id", ())
         wanted = tuple(states)

@@ -164,6 +164,10 @@ class Supervisor:
 
         Args:
             owner: see `cancel`. hold: the step after which it stops again; None for its end. watched: see `submit`.
+
+        Raises:
+            JobError: it is done, would only come to NaN again, `owner` may not change it, or there is no room in the
+                queue or on the disk. ConfigError: its config cannot run on this machine.
         """
         known = self.store.get(id)
         if known is None:

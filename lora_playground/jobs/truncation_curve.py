@@ -92,7 +92,11 @@ def measure(
 ) -> dict[str, Any]:
     """Measures loss and score at each k, and calls `report` with the points so far after each.
 
-    k = 0 is the base; at the largest k the update is used unchanged, without an SVD.
+    k = 0 is the base. At k = rank the update is used unchanged, without an SVD.
+
+    Args:
+        ks: values of k; None takes `ladder` up to the update's rank, or up to 64 if that is less.
+        task_rows, validation_rows: the most rows of the test and of the validation part.
 
     Returns:
         lists `k`, `loss` (nats per token, or None) and `score` (0 to 1, or None); `planned`: number of points; `done`:
@@ -149,6 +153,7 @@ def loss_of(decoder: Any, examples: Sequence[Any], update: Any) -> float | None:
 
 
 def score_of(decoder: Any, rows: Sequence[Any], metric: str, update: Any) -> float | None:
+    """Score of greedy answers by `metric`, 0 to 1; None without rows."""
     from lora_playground import evaluation
     from lora_playground.data.catalogue import answer_of
 

@@ -44,7 +44,8 @@ def free_bytes(folder: Path) -> int:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns operating-system errors within the block into RunError or DiskFull, which name `path` and what to do."""
+    """Turns errors within the block into DiskFull if the disk is full, and into RunError if the path cannot be written;
+    both name `path` and what to do. Other errors pass unchanged."""
     try:
         yield
     except OSError as error:

@@ -32,11 +32,10 @@ LOG_LINES = 40
 ABOUT, LONGEST = "about.json", {"name": 80, "note": 1000}
 """The file with the name and the note that people gave a run, and the most characters of each."""
 HIDDEN = "hidden"
-"""The file that marks a run that is left out of all lists."""
+"""The file that marks a run that is left out of all lists that people see."""
 _LOCK_TRIES = 25
 KEPT = 64
 """Number of runs whose progress a store keeps in memory; the least recently used is dropped first."""
-
 
 HOME_VARIABLE = "LORA_PLAYGROUND_HOME"
 
@@ -149,7 +148,8 @@ class Run:
         write_json(self.folder / ABOUT, {key: text for key, text in told.items() if text})
 
     def hold(self, step: int | None, watched: bool = True) -> None:
-        """Sets the step after which training stops until it is resumed; None for the end. Raises RunError."""
+        """Sets the step after which training stops until it is resumed (None for the end), and whether the run is asked
+        prompts while it learns. Raises RunError."""
         if step is None and watched:
             self.hold_path.unlink(missing_ok=True)
         else:
@@ -173,11 +173,11 @@ class Run:
 
     @property
     def hidden(self) -> bool:
-        """Whether it is left out of all lists, since it was made for something else that people see."""
+        """Whether it is left out of the lists that people see, because they get only a copy of its adapter."""
         return (self.folder / HIDDEN).exists()
 
     def hide(self) -> None:
-        """Leaves it out of all lists. Raises RunError or DiskFull if that cannot be written."""
+        """Leaves it out of the lists that people see. Raises RunError or DiskFull if that cannot be written."""
         with writing(self.folder / HIDDEN):
             (self.folder / HIDDEN).touch()
 
@@ -190,7 +190,7 @@ class Run:
         return (self.result() or {}).get("attempt") == attempt
 
     def error(self) -> dict[str, Any] | None:
-        """The contents of `error.json`: {code, message, log}; None if the run has not failed."""
+        """The contents of `error.json`: {code, message, attempt, log}; None if the run has not failed."""
         return read_json(self.error_path)
 
     def fail(self, code: str, message: str) -> dict[str, Any]:
@@ -378,7 +378,7 @@ class RunStore:
         return Run(folder)
 
     def list(self) -> Runs:
-        """All runs, newest first."""
+        """All runs, hidden ones included, newest first."""
         try:
             names = sorted((entry.name for entry in os.scandir(self.folder)), reverse=True)
         except OSError:

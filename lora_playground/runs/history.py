@@ -77,7 +77,8 @@ class RunProgress:
         plan: the latest `plan` event. steps, losses, learning_rates: one entry for each optimiser step.
         validation: (step, loss). probes: (step, answers). messages: (level, text).
         spectra: the latest `spectra` event. checkpoint: step of the latest checkpoint, 0 if there is none.
-        partition, rounds: the `partition` event and the `round` events of a federated run. client: that trains, or ''.
+        partition, rounds: the `partition` event and the `round` events of a federated run.
+        client: the name of the federated client that trains, or ''.
         eta: seconds from the last event until the run has its result; None if unknown.
         scoring: the latest `scoring` event of this attempt.
         download: (bytes of the base model that are downloaded, all bytes); (0, 0) if nothing had to be downloaded.

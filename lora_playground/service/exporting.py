@@ -53,7 +53,8 @@ async def reproduced(store: RunStore, identity: str, format: str, place: Path) -
     """A run as text that trains it again.
 
     Returns:
-        {format, text}; for script and notebook also `standalone`: whether it works without this package, and `why` not.
+        {run: its id, format, text, standalone: whether a script or notebook works without this package, why: the reason
+        if it does not}.
 
     Raises:
         PlaygroundError: with a message for the person who asks.

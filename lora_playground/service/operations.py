@@ -41,7 +41,7 @@ from lora_playground.sweeps import SweepScheduler
 MAX_TEXT = 20_000_000
 """Most characters of rows that are given as text."""
 EVENT_BYTES = 1_000_000
-"""About so much of a run's events is in one answer of `status`; the next question gets the rest."""
+"""About how many bytes of a run's events one answer of `status` has; the next answer continues after them."""
 
 
 class Operations(Exchanging, Laboratory, Readings, Learning):
