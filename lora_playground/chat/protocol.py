@@ -202,7 +202,9 @@ class PaneEnd(Section):
     Attributes:
         reason: 'stop' (the model ended it), 'length', 'cancelled', 'deadline'.
         text: the whole answer.
-        first_difference: index of the first token that differs from the first base pane's; None if all are equal.
+        first_difference: index of the first token that differs from the first base pane's (or from the first pane's, if
+            there is no base pane); in teacher forcing, of the first for which this pane would have said another one.
+            None if there is none.
         mean_kl: mean of the tokens' KL in nats.
     """
 

@@ -42,7 +42,12 @@ class Detokenizer:
 
 
 class Answer:
-    """One pane's answer in progress."""
+    """One pane's answer in progress.
+
+    Attributes:
+        text: what has been sent of it. kl: in nats, of each token.
+        parted: index of the first token for which the pane would have said another one (teacher forcing), or None.
+    """
 
     def __init__(self, pane: int, row: Row, decoder: Decoder, start: PaneStart) -> None:
         self.pane, self.row, self.start = pane, row, start

@@ -31,7 +31,7 @@ class DatasetCard:
     """What the user sees of a dataset.
 
     Attributes:
-        name: the value of ``data.dataset`` in a config. label: the name shown.
+        name: the value of `data.dataset` in a config. label: the name shown.
         description: one or two sentences.
         metric: how answers are scored (a name of `evaluation.METRICS`), or '' if they are not.
         licence: SPDX id or name, '' for uploads.

@@ -339,7 +339,8 @@ class Chats:
 
 
 def _given(entry: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """The value of the first key that is not empty: joined files have the other files' keys too, as null."""
+    """The first of `keys` whose value is not null, else the first that is there: in a file joined from several, a row
+    has the keys of all of them, with null for those of the other files."""
     there = [key for key in keys if key in entry]
     return next((key for key in there if entry[key] is not None), there[0] if there else keys[0])
 

@@ -23,7 +23,8 @@ _LISTED = 400
 def classify(rows: Sequence[Row], column: str, names: Sequence[str] = ()) -> list[str]:
     """Makes text and label of each row a question and its answer, in place.
 
-    If there are more than MOST_LABELS labels, or one is longer than LONGEST_LABEL, they stay ordinary answers.
+    The labels stay ordinary answers if there are more than MOST_LABELS, or more than half as many as rows (of four rows
+    or more), or if one is longer than LONGEST_LABEL.
 
     Args:
         rows: from `data.chats`, changed in place.
@@ -38,7 +39,7 @@ def classify(rows: Sequence[Row], column: str, names: Sequence[str] = ()) -> lis
         if names and answer["content"].isdigit() and int(answer["content"]) < len(names):
             answer["content"] = names[int(answer["content"])]
     if all(_WHOLE.fullmatch(row["messages"][-1]["content"]) for row in rows):
-        for row in rows:  # whole numbers that a table with gaps has made fractions of
+        for row in rows:  # whole numbers, which pandas writes as 1.0 if a column has gaps
             row["messages"][-1]["content"] = row["messages"][-1]["content"].removesuffix(".0")
     spelt = Counter(row["messages"][-1]["content"] for row in rows)
     usual = {label.casefold(): label for label, _ in reversed(spelt.most_common())}
@@ -74,7 +75,7 @@ def is_classified(rows: Sequence[Row]) -> bool:
 
 
 def held_out(groups: Sequence[tuple[str, int]], share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Draws the groups for test and validation: of each label its share, and at least one if it has three groups.
+    """Draws the groups for test and validation: of each label its share, at least one if it has three groups or more.
 
     Args:
         groups: (label, number of rows) of each group of rows that stay together.

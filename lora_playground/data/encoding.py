@@ -39,7 +39,7 @@ class Encoded:
     """Encoded rows.
 
     Attributes:
-        examples: in the rows' order; raw texts longer than a row's limit become several.
+        examples: in the rows' order; raw texts longer than `max_length` become several.
         truncated: number of examples that were cut at the end.
         unlearnable: number of rows left out because nothing to learn remained.
         tokens, learned: totals over the examples.

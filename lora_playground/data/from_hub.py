@@ -132,7 +132,8 @@ def _part(path: PurePosixPath) -> str:
 
 
 def part_named(repo: str, part: str, parts: Mapping[str, Sequence[str]]) -> str:
-    """The part of this name: its whole name ('main/train'), or its split alone ('train') if only one subset has it."""
+    """The part of this name: its whole name ('main/train'), or its split alone ('train') if only one subset has it.
+    Raises DataError, which lists the parts, if none or several have the name."""
     subset, _, split = part.rpartition("/")
     exact = "/".join(filter(None, [subset, _SAME.get(split, split)]))
     if exact in parts:
@@ -146,7 +147,8 @@ def part_named(repo: str, part: str, parts: Mapping[str, Sequence[str]]) -> str:
 
 
 def within_limit(repo: str, names: Sequence[str], sizes: Mapping[str, int]) -> tuple[list[str], list[str]]:
-    """(files to fetch, files left out), so that no more than MAX_BYTES are fetched."""
+    """(files to fetch, files left out), so that no more than MAX_BYTES are fetched. Raises DataError if the first file
+    alone is larger."""
     taken, total = [], 0
     for name in names:
         total += sizes[name]

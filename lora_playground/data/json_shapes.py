@@ -86,7 +86,8 @@ def _lists_of(value: Any, length: int) -> bool:
 
 
 def record_of(item: Any) -> Any:
-    """One row as an object: a list of turns is a chat, and a row of a dataset viewer stands inside `row`."""
+    """One row as an object: a list of turns is a chat, and a row of a dataset viewer stands inside `row`. If the viewer
+    has cut its cells, a RowError is returned, not raised. Other values are returned unchanged."""
     if is_chat(item):
         return {"messages": item}
     if isinstance(item, dict) and isinstance(item.get("row"), dict) and "row_idx" in item:

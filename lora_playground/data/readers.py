@@ -88,7 +88,7 @@ def read_bytes(data: bytes, name: str, mapping: Mapping[str, str] | None = None)
     """As `read_file`, from bytes."""
     name = _shown(name)
     contents = read_records(data, name)
-    # Where every row is broken the first one says why, and no layout is needed.
+    # If every row is broken, the error of the first one is raised, and the layout does not matter.
     columns = contents.columns or ["text"]
     fields = [record for _, record in contents.records if isinstance(record, dict)]
     layout, notes = understood(find_layout(columns, mapping, name), fields)
@@ -97,7 +97,7 @@ def read_bytes(data: bytes, name: str, mapping: Mapping[str, str] | None = None)
     records, named = contents.records, columns
     if layout.kind == "turns":
         records, told = joined_turns(records, layout)
-        named = []  # they are keys of turns now
+        named = []  # the columns have become keys of turns, and `chats` notes the unused ones
         many = "one chat" if len(records) == 1 else f"{len(records)} chats"
         reading.notes += [f"Each {contents.unit} is one turn; they were read as {many}.", *told]
         layout = reading.layout = Layout("messages", {"messages": "messages"})

@@ -225,7 +225,7 @@ def _table(text: str, name: str, delimiter: str | None) -> Iterator[tuple[int, R
             continue
         if not any(cell.strip() for cell in cells) or (header and _RULE.fullmatch("".join(cells))):
             continue
-        if header is None and _SEPARATOR.fullmatch("".join(cells)):  # how Excel is told what parts the cells
+        if header is None and _SEPARATOR.fullmatch("".join(cells)):  # tells Excel the delimiter
             continue
         if header is None:
             header = _header(cells, name, line)

@@ -41,8 +41,8 @@ def compared(chats: Sequence[Row], train: Sequence[Row]) -> tuple[set[int], list
 
     An answer is also of another kind if it begins like none of the data's. Questions that differ in names alone are of
     one kind, which conflicts only if most of its answers do. The answer that a name is unknown conflicts with nothing
-    if the data does not ask about that name. If the chats have a skill (`meta.skill`), a skill that mostly conflicts is
-    left out whole.
+    if the data does not ask about that name. If the chats have a skill (`meta.skill`), all chats of a skill of which
+    more than WHOLE conflict count as conflicting.
 
     Args:
         chats: the base model's own. train: the dataset's rows.
@@ -125,7 +125,8 @@ def _stem(word: str) -> str:
 
 
 def _pairs(text: str, names: AbstractSet[str], trim: bool = False) -> list[Pair]:
-    """Pairs of neighbouring words of a text, names and numbers each as one word; `trim` leaves out its last mark."""
+    """Pairs of neighbouring words of a text, with every name replaced by 'name' and every number by 'number'; `trim`
+    leaves out the marks at its end."""
     words = _WORD.findall(text)
     while trim and words and words[-1] in _ENDS:
         words.pop()

@@ -67,7 +67,7 @@ class Translations:
 
     def pair(self, record: Mapping[str, Any]) -> tuple[dict[str, Any], str, str]:
         """({language: text}, source, target) of a row that holds both texts in one object, or in a column for each
-        language."""
+        language. Raises RowError if there are not two."""
         column = self.roles.get("translation", "translation")
         pair = unpacked(record.get(column))
         if "from" in self.roles:

@@ -42,7 +42,7 @@ _COPIES = 3.0
 def fits(base: Path) -> bool:
     """Whether there is enough free memory to compare on the base in this folder."""
     weights = sum(path.stat().st_size for path in base.glob("model*.safetensors"))
-    return 2 * _COPIES * weights < memory.free()
+    return 2 * _COPIES * weights < memory.free()  # float32 takes twice the space of stored 16-bit weights
 
 
 def prompts(model: Any) -> torch.Tensor:

@@ -34,7 +34,7 @@ class Conventions:
     Attributes:
         system: when it renders a system text: 'always'; 'asked' only if the assistant is to speak next (the system
             text is missing once the answer is there); or '' never.
-        lead: text between the prompt and an answer that the model has to write itself: often a space.
+        lead: text that the model has to write itself between the prompt and the answer: often a space.
         ends: texts that end an answer, the longest first; empty if the template has none.
         closes: whether the last answer of a chat has such an end; if not, the end-of-sequence token is appended.
         stops: ids of the tokens that end an answer; generation stops at them.
@@ -145,9 +145,9 @@ def _reads(tokenizer: Any, content: Any) -> bool:
 
 
 def _render_whole(tokenizer: Any, chat: Sequence[Turn], known: Conventions | None = None) -> str:
-    """Renders a chat so that its last answer follows exactly the prompt that would be sent for it: templates may render
-    a prompt otherwise than the same turns within a chat, with an empty thought, the system text or the number of turns,
-    or without the end of the question. `known` is None while the conventions are being found."""
+    """Renders a chat so that its last answer follows exactly the prompt that would be sent for it. Templates may render
+    a prompt differently from the same turns within a chat: with an empty thought, a system text or the number of turns
+    added, or without the text that ends the question. `known` is None while the conventions are being found."""
     text = _render(tokenizer, chat)
     if thinking_tags.thinks(tokenizer.chat_template):
         return thinking_tags.as_asked(text, _render(tokenizer, chat[:-1], prompt=True), chat[-1]["content"])

@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 OPTIONS: dict[str, Any] = {"enable_thinking": False}
-"""Given to every template; those that do not think ignore it."""
+"""Given to every template; those of models without thoughts ignore it."""
 
 _OPENED = re.compile(r"<(think|thinking|thought)>\s*\Z")
 _EMPTY = re.compile(r"\s*<(think|thinking|thought)>\s*</\1>\s*")
@@ -24,8 +24,8 @@ def closed(prompt: str) -> str:
 
 
 def as_asked(text: str, prompt: str, answer: str) -> str:
-    """The text of a whole chat in which the last answer follows exactly the prompt that a chat would send. Templates
-    that put an empty thought into the prompt only would otherwise be trained without it."""
+    """The text of a whole chat in which the last answer follows exactly the prompt that a chat would send: if the
+    template puts an empty thought into the prompt but not into a whole chat, the thought is put in here."""
     place = text.rfind(answer.strip())
     head = text[:place]
     if place < 0 or text.startswith(prompt) or not prompt.startswith(head):
