@@ -1,6 +1,6 @@
 """Small local checkpoints of the shapes people really use, made in seconds, with a tokenizer trained on the spot.
 
-They take the very path a hub id takes (`from_pretrained`), but hold random weights and need no network.
+They are loaded as a hub id is (`from_pretrained`), but hold random weights and need no network.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Shared fixtures: small local checkpoints and a home folder for runs. No network, no GPU."""
+"""Settings of the test process, the order of the test files, and which tests are skipped without a GPU."""
 
 import gc
 import os
@@ -14,8 +14,8 @@ import pytest
 
 
 def pytest_collection_finish() -> None:
-    """Sets aside what importing the libraries has left, which every full collection would walk through again, and
-    collects less often."""
+    """Excludes the objects that imported libraries have made from garbage collection, and collects less often: every
+    full collection would walk through them again."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
@@ -25,12 +25,12 @@ LONGEST = (
     "test_programs.py", "test_ray.py", "test_ray_token.py", "test_wheel.py", "test_forks.py", "test_notebook.py",
     "test_loop.py", "test_reproduce.py", "test_strangers.py", "test_contract.py",
 )  # fmt: skip
-"""Files that take longest are begun first, or the last of them would keep one worker busy when the other has ended."""
+"""The files that take longest. They run first: run last, one could keep a worker busy when the others have ended."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Orders files as LONGEST says. Skips tests marked `gpu` where there is no CUDA device, saying so; a dry run takes
-    the CPU for one."""
+    """Orders files as LONGEST says. Skips tests marked `gpu`, with the reason, if there is no CUDA device; with
+    LORA_PLAYGROUND_GPU_DRY_RUN set they run on the CPU."""
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked or os.environ.get("LORA_PLAYGROUND_GPU_DRY_RUN"):

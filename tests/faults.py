@@ -9,7 +9,14 @@ from lora_playground.runs import files, folder
 
 
 class FaultyOs:
-    """The os module, whose N-th write, fsync or rename fails as on a full disk; writes may be cut short before."""
+    """The os module, whose N-th write, fsync or rename fails as on a full disk.
+
+    Args:
+        fail_at: N, from 1. short: a write that fails writes half of its data and raises nothing.
+
+    Attributes:
+        fired: whether that call has come.
+    """
 
     CALLS = ("write", "fsync", "replace")
 
@@ -33,6 +40,6 @@ class FaultyOs:
         return call
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Puts it in the place of `os` in the modules that write a run's folder."""
+        """Replaces `os` by it in the modules that write a run's folder."""
         for module in (files, folder):
             monkeypatch.setattr(module, "os", self)

@@ -1,7 +1,7 @@
-"""A hub on 127.0.0.1 that speaks the few routes a download takes, so that the very path of a hub id can be tested.
+"""A hub on 127.0.0.1 with the few routes that a download needs, so that tests download as people do, by a hub id.
 
-It serves folders as repositories, checks tokens for gated ones, can break off in the middle of a file, and writes down
-what it was asked.
+It serves folders as repositories, checks tokens for gated ones, can break off in the middle of a file, and records the
+requests.
 """
 
 import contextlib
@@ -19,13 +19,14 @@ TOKEN = "hf_of_the_test"
 
 @dataclass
 class Hub:
-    """What it serves and what it saw.
+    """What the hub serves, and the requests it got.
 
     Attributes:
         repos: 'models/name' or 'datasets/name' (with '@revision' for another branch than main) → folder.
         gated: ids whose files need TOKEN.
-        breaks: file name → bytes after which the connection is cut, each time the list has one more entry.
-        asked: (method, path, Range header or '', token or '').
+        breaks: file name → for each of its next downloads the number of bytes after which the connection is cut; later
+            downloads are complete.
+        asked: (method, path, Range header or '', token or '') of each request.
     """
 
     repos: dict[str, Path]
@@ -37,7 +38,7 @@ class Hub:
 
 @contextlib.contextmanager
 def serving(hub: Hub) -> Iterator[Hub]:
-    """Serves it for the time being; its address is in `hub.url`."""
+    """Serves the hub within the block, at `hub.url`."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -87,7 +87,7 @@ def finished_run(
 
 
 def training_run(home: Path, shapes: Shapes) -> Run:
-    """A run that has trained for a third of its steps; it is at work as long as somebody holds its lock."""
+    """A run that has trained for a third of its steps; it counts as being executed while its lock is held."""
     steps, losses = 90, [2.0 + 2.5 * 0.96**step for step in range(30)]
     run = RunStore(home).create(RunConfig.parse({"training": {"steps": steps, "seed": 1}}))
     run.begin(1)

@@ -1,4 +1,4 @@
-"""One short training of one variant on one small checkpoint, with all that the contract looks at; made once, cached."""
+"""One short training of one variant on one small checkpoint, with all that the contract tests need; made once."""
 
 import copy
 import functools
@@ -63,7 +63,7 @@ def tokens(seed: int, rows: int = 2, length: int = 12) -> torch.Tensor:
 
 
 def batches() -> list[dict[str, torch.Tensor]]:
-    """Three batches for starts that look at data."""
+    """Three batches, for variants whose start is computed from data."""
     found = []
     for seed in range(3):
         ids = tokens(10 + seed, rows=4, length=24)
@@ -102,7 +102,13 @@ def train(variant: Any, model: Any, steps: int = STEPS, rate: float = 2e-2) -> N
 
 @dataclass
 class Trial:
-    """What a trial leaves to look at."""
+    """What a trial has made.
+
+    Attributes:
+        model: with the variant attached, after training. pristine: the base's state dict.
+        at_base, at_start, at_end: logits of fixed tokens, of the base, with the variant attached, and after training.
+        trainable: names of the trained parameters. updates: ΔW of each module. folder: with the saved adapter.
+    """
 
     variant: Any
     config: Any
@@ -118,7 +124,7 @@ class Trial:
 
 @functools.cache
 def trial(name: str, kind: str) -> Trial:
-    """Attach, train, extract, save."""
+    """Attaches a variant to a checkpoint, trains and saves it."""
     variant = VARIANTS[name]
     model = base(kind)
     pristine = {key: value.clone() for key, value in model.state_dict().items()}
