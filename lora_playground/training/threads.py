@@ -7,22 +7,23 @@ steps took.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from statistics import fmean
 
 import psutil
 
+from lora_playground.models.precision import bounded
+
 SHARE = 0.01
 """The share of the training time that trying other numbers of threads may cost."""
 _STEPS, _PAUSE = 3, 2.0
 """The number of steps in a trial; the least seconds between two trials."""
 _STALE = 5.0
-"""Seconds after which a count of free cores says nothing of now."""
+"""Seconds after which a count of free cores is out of date."""
 _GAIN, _SLOWER, _HOPELESS = 0.95, 1.3, 1.5
-"""A number is taken if steps take at most 0.95 of the time; another one is tried at once if they take 1.3 times what
-they took; a trial ends with the first step that takes 1.5 times as long."""
+"""A trial's number is kept if steps take at most 0.95 of the time that they took before it. A trial begins at once if
+steps take 1.3 times the time that they took, and ends with the first step that takes 1.5 times as long."""
 
 
 class Threads:
@@ -57,7 +58,7 @@ class Threads:
             if len(self._times) == _STEPS or seconds > _HOPELESS * self._pace:
                 self._judge()
         elif not self._pace and len(self._times) < _STEPS:
-            if (count := self._suitable()) < self.count:  # another run began at the same moment: no step more like this
+            if (count := self._suitable()) < self.count:  # another run began at the same moment
                 self._use(count)
         elif len(self._times) == _STEPS and len(self.levels) > 1:
             pace = fmean(self._times)
@@ -88,7 +89,7 @@ class Threads:
 
 def levels(most: int) -> list[int]:
     """The numbers of threads that are worth trying: powers of two, and `most` or what OMP_NUM_THREADS allows."""
-    most = min(most, int(os.environ.get("OMP_NUM_THREADS") or most))
+    most = bounded(most)
     return sorted({1 << power for power in range(most.bit_length()) if 1 << power <= most} | {most})
 
 
@@ -99,7 +100,7 @@ class FreeCores:
     together slept, each would take the other's core to be free.
     """
 
-    # One count a process, for that is what psutil keeps: when it was made, and the processor time used by then.
+    # Shared by all objects, as psutil keeps one count for a process: when it was taken, and the time used by then.
     _since, _used = float("-inf"), 0.0
 
     def __init__(self) -> None:
