@@ -52,7 +52,7 @@ class Reading:
 
     Attributes:
         jobs: all jobs. known: the same by id. runs: {owner, '' for none: their runs and sweeps, newest first}.
-        lines, lists, views: entries by run, lists by owner, views by run that have been made of it.
+        lines, lists, views: what has been made from this state so far: entries by run, lists by owner, views by run.
     """
 
     jobs: tuple[Job, ...]
@@ -153,10 +153,10 @@ class RunListCache:
         return RunList(tuple(found), sum(map(len, parts)), self._newest(found), busy)
 
     def _sweep_entry(self, sweep: Sweep) -> Entry:
-        """The entry of a sweep; that of a sweep that has ended is made only once."""
+        """The entry of a sweep. If the sweep has ended, only the person's name is read again."""
         known = self._done.get(sweep.id)
         if known is not None:
-            return known
+            return replace(known, person=self._supervisor.people.name(known.owner))
         assert self._sweeps is not None
         status = self._sweeps.read(sweep)
         score = max((one.score["adapted"] for one in status.members if one.score), default=None)
