@@ -92,7 +92,7 @@ def scree_figure(
 def _edge_marks(
     edges: Sequence[tuple[float, str]] | None, log: bool
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Dotted lines at the edges of noise, each with its words; edges that lie together share theirs."""
+    """Dotted lines at the edges of noise, each with a label; edges close to each other share one label."""
     lines, notes, named = [], [], []  # type: list[dict[str, Any]], list[dict[str, Any]], list[float]
     for height, colour in edges or ():
         line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": height, "y1": height}
@@ -152,7 +152,7 @@ def _sigma_ticks(series: Sequence[tuple[str, str, Sequence[float]]]) -> dict[str
 def _rank_marks(
     ranks: Sequence[int], colours: Sequence[str], furthest: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Dotted lines just right of direction r, where the budget ends; equal budgets share one."""
+    """Dashed lines just right of direction r, where the rank budget ends; equal budgets share one line."""
     lines, notes = [], []
     distinct = list(dict.fromkeys(ranks))
     for position, rank in enumerate(distinct):
@@ -172,10 +172,12 @@ def _rank_marks(
     return lines, notes
 
 
-def describe_scree(
-    label: str, values: Sequence[float], rank: int | None = None, error: float = 0.0, frobenius: float | None = None
-) -> str:
-    """In plain words: how many directions the rank allows, and how few do 90% of the work (hold 90% of the energy)."""
+def describe_scree(label: str, values: Sequence[float], rank: int | None = None, frobenius: float | None = None) -> str:
+    """In plain words: how many directions the rank allows, and how few do 90% of the work (hold 90% of the energy).
+
+    Args:
+        rank: the rank budget, None for an update without one. frobenius: ‖ΔW‖_F, if not all values are given.
+    """
     sigma = [float(v) for v in values]
     if not sigma or sigma[0] <= 0:
         return f"{label}: the update is still zero." if label else "The update is still zero."
@@ -191,7 +193,11 @@ def describe_scree(
 
 
 def describe_ranks(label: str, values: Sequence[float], error: float = 0.0, frobenius: float | None = None) -> str:
-    """The field's two numbers for the same: effective and stable rank; '' for an update that is zero."""
+    """A sentence with effective rank, stable rank and the error of estimated values; '' for an update of zero.
+
+    Args:
+        error: bound on the error of the values; 0 if they are exact. frobenius: ‖ΔW‖_F, if not all values are given.
+    """
     sigma = [float(v) for v in values]
     if not sigma or sigma[0] <= 0:
         return ""

@@ -99,7 +99,7 @@ def scree_view(cache: SpectrumCache, all_: Sequence[Subject], module: str, log: 
         ranks.append(subject.rank if subject.rank and subject.rank >= _used(values) else None)
         error = subject.frames.errors.get(module, 0.0) if index == len(subject.frames.steps) - 1 else 0.0
         norm = subject.frames.frobenius[index].get(module)
-        sentences.append(plots.describe_scree(subject.label, sigma, ranks[-1], error, norm if error else None))
+        sentences.append(plots.describe_scree(subject.label, sigma, ranks[-1], norm if error else None))
         more.append(plots.describe_ranks(subject.label, sigma, error, norm if error else None))
         edge, words = _noise(cache, subject, module, values) if index == len(subject.frames.steps) - 1 else (0.0, "")
         if words:
@@ -114,7 +114,7 @@ def scree_view(cache: SpectrumCache, all_: Sequence[Subject], module: str, log: 
 
 
 def _nothing_yet(all_: Sequence[Subject], title: str, height: int) -> dict[str, Any]:
-    """A figure that says why the ticked runs have no spectrum, low where none is to come."""
+    """A figure that says why the ticked runs have no spectrum; it is less high if none will come."""
     if not all_:
         return empty(_FIRST, title, height)
     if any(subject.shown.run.alive() or subject.shown.run.state() == "queued" for subject in all_):

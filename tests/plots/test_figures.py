@@ -124,7 +124,7 @@ def test_sentences_of_known_spectra():
     )
     assert spectrum.describe_scree("", [1.0] * 8, rank=8) == "Allowed 8 directions; 8 do 90% of the work."
     assert spectrum.describe_scree("x", [0.0, 0.0], rank=2) == "x: the update is still zero."
-    assert "the strongest 1 do less than 90%" in spectrum.describe_scree("x", [1.0], error=0.01, frobenius=5.0)
+    assert "the strongest 1 do less than 90%" in spectrum.describe_scree("x", [1.0], frobenius=5.0)
     assert "off by at most 0.01" in spectrum.describe_ranks("x", [1.0], error=0.01, frobenius=5.0)
     assert "effective rank 8" in spectrum.describe_ranks("", [1.0] * 8) and spectrum.describe_ranks("", [0.0]) == ""
 
