@@ -122,7 +122,7 @@ class TrainingConfig(Section):
     )
     early_stop: bool = Field(
         False,
-        description="End before the last step when the validation loss has stopped falling; the preset best does.",
+        description="End before the last step when the validation loss has stopped falling; the preset 'best' does so.",
     )
     batch_tokens: int = Field(
         256, ge=32, le=4_194_304, description="Tokens an optimiser step sees; examples are packed to fill it."
@@ -154,7 +154,7 @@ class TrainingConfig(Section):
         None, ge=1, le=1_000_000, description="Steps between validations; empty means about ten in a run."
     )
     checkpoint_every: int | None = Field(
-        None, ge=1, le=1_000_000, description="Steps between checkpoints; empty means about one in ten seconds."
+        None, ge=1, le=1_000_000, description="Steps between checkpoints; empty means about one every ten seconds."
     )
     seed: int = Field(
         0, ge=0, le=2**31 - 1, description="Seed of all that is random: data order, start values, dropout."

@@ -32,18 +32,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--mcp", action="store_true", help="offer the endpoints as MCP tools, at /gradio_api/mcp/")
     parser.add_argument("--ray", metavar="ADDRESS", help="train on a Ray cluster: address or auto (docs/cluster.md)")
     parser.add_argument(
-        "--shared", action="store_true", help="many people use it though it listens to this machine: behind a proxy"
-    )
+        "--shared", action="store_true",
+        help="many people use it through a proxy, although it listens to this machine only",
+    )  # fmt: skip
     parser.add_argument(
         "--models", metavar="DIR", action="append", default=[], help="a folder with base models, offered in the form"
     )
     parser.add_argument(
-        "--largest-download", type=float, metavar="GB", help="of one model that a visitor of a shared server names (8)"
-    )
+        "--largest-download", type=float, metavar="GB",
+        help="the largest model that visitors of a shared server may fetch (default: 8)",
+    )  # fmt: skip
     parser.add_argument(
         "--limits", metavar="NAME=N,...", default="",
-        help="of one person: running, waiting, runs, gigabytes, uploads, chats; 0 for no limit (default: few where the "
-        "server listens beyond this machine)",
+        help="limits for each person: running, waiting, runs, gigabytes, uploads, chats; 0 for no limit (default: few "
+        "where the server listens beyond this machine)",
     )  # fmt: skip
     args = parser.parse_args(arguments)
 
@@ -74,7 +76,7 @@ def _serve(args: argparse.Namespace) -> int:
     except PlaygroundError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    # A polite end closes the queue: what runs stands as interrupted, and no process is left behind.
+    # SIGTERM ends the server like Ctrl+C: running jobs become interrupted, and no process is left behind.
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     try:
         server.launch(args.host, args.port, root_path=args.root_path, mcp=args.mcp)
@@ -95,7 +97,7 @@ def _serve(args: argparse.Namespace) -> int:
 def at_hub(environment: Mapping[str, str], port: int | None) -> tuple[str | None, int | None]:
     """(root path, port) on a JupyterHub, where jupyter-server-proxy serves a port below the person's own path.
 
-    The path names the port, so that is fixed there; elsewhere (None, `port`).
+    The path contains the port, so the port must be known before the server starts. Elsewhere: (None, `port`).
     """
     prefix = environment.get("JUPYTERHUB_SERVICE_PREFIX", "").rstrip("/")
     if not prefix:

@@ -36,4 +36,4 @@ def load_spectra(path: Path) -> dict[str, Spectrum]:
             for name, (norm, shape, exact, error, method) in rest.items()
         }
     except (KeyError, ValueError, TypeError, IndexError) as error:
-        raise AdapterError(f"{path.name} is damaged; delete it, and the spectra are taken anew.") from error
+        raise AdapterError(f"{path.name} is damaged; delete it, and the spectra are computed again.") from error

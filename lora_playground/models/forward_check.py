@@ -24,18 +24,18 @@ log = logging.getLogger(__name__)
 
 
 def agrees(forward: LlamaForward | TransformersForward) -> bool:
-    """Whether a pass with kept keys and values, and with padding, gives the logits that the model gives without."""
+    """Whether a pass with padding and cached keys and values gives the model's own logits, up to rounding."""
     name = type(unwrapped(forward.model)).__name__
     try:
         difference = _difference(forward)
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError) as error:
-        log.info("%s does not read with keys and values of ours: %s", name, error)
+        log.info("%s does not work with this app's cache of keys and values: %s", name, error)
         return False
     parameters = list(forward.model.parameters())
     exact = all(p.dtype == torch.float32 and not is_quantised(p) for p in parameters)
     limit = TOLERANCE if exact else 300 * TOLERANCE
     if difference > limit:
-        log.info("%s: reading with kept keys and values differs by %.2g; not used.", name, difference)
+        log.info("%s: logits with cached keys and values differ by %.2g; the cache is not used.", name, difference)
     return difference <= limit
 
 

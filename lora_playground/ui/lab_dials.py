@@ -20,7 +20,7 @@ from lora_playground.ui.controls import offer_one
 from lora_playground.ui.shell import LATEST, SETS, Shell, draw, note, picture
 
 WAYS = (("Strength of the update, −2 to 2", "strength"), ("Strength of its intruders, 0 to 2", "intruders"),
-        ("Slice of W that its like started from", "slice"))  # fmt: skip
+        ("Slice of W from which runs like it started", "slice"))  # fmt: skip
 ABOUT = (
     "Turn one thing of a run up and down, and see score and forgetting at every place. Below 0 an update is taken away "
     "from W (task negation). Intruders are leading directions of W + ΔW that resemble none of W's; λ scales their "

@@ -29,7 +29,7 @@ Found = dict[str, Any]
 PLAY = 0.6
 """Seconds between two moments of a replay."""
 REPLAY = "▶ Replay training"
-UNFOLLOWED = "of this run only singular values were kept over its steps; what was foretold is said of its end"
+UNFOLLOWED = "Only this run's singular values were kept over its steps, so what was foretold is shown for its end."
 
 
 class Forecast:
@@ -105,14 +105,14 @@ class Forecast:
             yield cards.error(str(failure)), *[skip] * 4, gr.update(interactive=True), *[skip] * 5
 
     def _spectra(self, run: str) -> list[dict[str, Any]]:
-        """What a run told of its singular values over its steps."""
+        """The events with a run's singular values over its steps."""
         events, _ = history.read_events(self._shell.store.get(run).events_path)
         return [event for event in history.history(events) if event["type"] == "spectra"]
 
 
 def _steps(found: Found, told: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The moments of a run, the last one its end: what `lab.forecast` says of each, or, of a run whose directions were
-    not kept, step and singular values of every module, as the run has told them."""
+    """The moments of a run; the last one is its end. Each is what `lab.forecast` found there. If the run's directions
+    were not kept while it trained, a moment has only the step and the modules' singular values, from `told`."""
     if not found["moments"] or not told:
         return [{"step": event["step"], "spectra": event["spectra"]} for event in told]
     last = told[-1]["step"]
@@ -121,7 +121,7 @@ def _steps(found: Found, told: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _moment(found: Found, index: float) -> tuple[Found, str]:
-    """One of the moments, and which it is in words; the run's end where its directions were not kept before."""
+    """(one of the moments, which one it is in words). If directions were kept only at the run's end, it is the end."""
     steps = found["steps"]
     if not steps or "modules" not in steps[-1]:
         return found, "at the end"
@@ -131,7 +131,7 @@ def _moment(found: Found, index: float) -> tuple[Found, str]:
 
 
 def _values(found: Found, module: str, index: float) -> tuple[list[float], str]:
-    """σ of ΔW at one of the moments over the largest at the end, and which step that is."""
+    """(σ of ΔW at one of the moments, divided by the largest σ at the end; the moment's step in words)."""
     steps = found["steps"]
     if not steps:
         return list(found["modules"][module]["learned"]), "at the end"
@@ -145,7 +145,7 @@ def _values(found: Found, module: str, index: float) -> tuple[list[float], str]:
 
 
 def _begin(found: Found, index: float) -> tuple[Any, Any, Any]:
-    """Begins the replay, at the first moment where the last one is shown."""
+    """Begins the replay at the moment that is shown, or at the first one if the last is shown."""
     last = len(found.get("steps", [])) - 1
     if last < 1:
         return gr.skip(), gr.Timer(active=False), gr.skip()
@@ -153,7 +153,7 @@ def _begin(found: Found, index: float) -> tuple[Any, Any, Any]:
 
 
 def _advance(found: Found, index: float) -> tuple[Any, Any, Any]:
-    """The next moment of the replay; a long training is replayed in about thirty."""
+    """The next moment of the replay; of a long training about thirty moments are shown."""
     last = len(found.get("steps", [])) - 1
     if index >= last:
         return gr.skip(), gr.Timer(active=False), gr.update(value=REPLAY, interactive=True)

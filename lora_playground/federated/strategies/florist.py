@@ -35,7 +35,7 @@ STRATEGY = FLoRIST(
         paper="Ramesh, Dass, FLoRIST: Singular Value Thresholding for Efficient and Accurate Federated Fine-Tuning of "
         "Large Language Models, 2025",
         url="https://arxiv.org/abs/2506.09199",
-        notes="What the server sends is merged into the base and new factors start, as in FLoRA: a reading, the "
-        "abstract does not say how clients go on.",
+        notes="What the server sends is merged into the base and new factors start, as in FLoRA. This is an "
+        "interpretation: the abstract does not say how clients go on.",
     ),
 )
