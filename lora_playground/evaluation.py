@@ -25,7 +25,7 @@ PIRATE_MARKERS = frozenset(
     "ahoy matey arr aye ye yer avast hearties landlubber savvy me be ho shipmate timbers".split()
 )
 SUMMARY_WORDS = 20
-"""The most words of a summary."""
+"""The most words that a summary may have."""
 _Z = 1.959964
 """The 97.5% quantile of the normal distribution, for intervals at 95%."""
 

@@ -192,7 +192,8 @@ class _Prefetch:
             os.replace(part.name, blob)
 
     def _stream(self, location: str, part: Any, size: int, url: str, tell: Callable[[int], None]) -> None:
-        """Appends the missing bytes; tries again as long as each attempt brings some, and TRIES times without."""
+        """Appends the missing bytes. It tries again after every attempt that brought some, and raises after TRIES
+        attempts that brought none."""
         headers = {"User-Agent": "lora-playground", "Accept-Encoding": "identity"}
         if isinstance(self.token, str) and urlparse(location).netloc == urlparse(url).netloc:
             headers["Authorization"] = f"Bearer {self.token}"
@@ -201,7 +202,7 @@ class _Prefetch:
             request = urllib.request.Request(location, headers=headers | {"Range": f"bytes={have}-"})
             try:
                 with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
-                    if answer.status != 206:  # the server begins anew
+                    if answer.status != 206:  # the server sends the whole file
                         part.truncate(0)
                         part.seek(0)
                     while block := answer.read(LARGE):

@@ -223,7 +223,7 @@ def upload_dataset(path: Path | str, home: Home = None, columns: dict[str, str] 
 
 
 class _ProgressPrinter:
-    """Puts events of a training run into words, ten times over its steps."""
+    """Puts events of a training run into words: phases, messages, and about ten losses."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell, self._steps, self._said = tell, 1, 0

@@ -55,7 +55,7 @@ def preset_of(config: RunConfig) -> str | None:
 
 def measured(config: RunConfig) -> list[dict[str, float]]:
     """What a config's preset reached on its data, an entry for each seed: `score` and `kept` (of the base's skills),
-    both 0 to 1. Empty where nothing was measured with just these settings, of whatever seed."""
+    both 0 to 1. Empty if nothing was measured with these settings; the config's own seed does not matter."""
     name = preset_of(config)
     if name is None or recipe(config) != recipe(RunConfig.parse(with_preset({}, name))):
         return []

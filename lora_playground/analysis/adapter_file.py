@@ -136,7 +136,8 @@ class Adapter:
             raise AdapterError(f"the adapter holds {name}, which the base model does not have; it was made for {made}.")
 
     def check_fits(self, shapes: Mapping[str, tuple[int, int]]) -> None:
-        """Raises AdapterError unless the base has every module, of the adapter's (out, in) if the file alone has it."""
+        """Raises AdapterError unless the base has every module of the adapter. The module's (out, in) must be equal too
+        if it follows from the adapter's file alone."""
         made = f"it was made for {self.config.base or 'another base model'}."
         for module, shape in self.shapes.items():
             if module not in shapes:
@@ -188,7 +189,7 @@ def open_adapter(folder: Path, links: bool = False) -> Adapter:
 
 def _needs(config: AdapterConfig, parts: Mapping[str, Mapping[str, str]]) -> str:
     if config.method == "DELORA" and any("delora_w_norm" not in names for names in parts.values()):
-        return WEIGHTS  # early versions did not save the lengths of W's columns
+        return WEIGHTS  # early versions of PEFT did not save the lengths of W's columns
     if config.method == "MISS" and config.options.get("init_weights") == "bat":
         return WEIGHTS
     return config.kind.needs

@@ -155,6 +155,7 @@ def intruders(update: Update, W: np.ndarray, k: int = 10, epsilon: float = 0.5, 
     Args:
         update: of W's shape; W: pristine.
         k: how many leading vectors are examined. epsilon: threshold. The defaults are those of the authors' code.
+        side: which singular vectors, 'left' or 'right'.
     """
     _fits(update, W)
     if not 0.0 <= epsilon <= 1.0:

@@ -168,7 +168,7 @@ Change = Callable[[Sequence[np.ndarray], int], list[np.ndarray]]
 
 
 def _of_factors(module: _Module, change: Change) -> Part:
-    """(Σ√wᵢ·B̃ᵢ)(Σ√wᵢ·Ãᵢ), signs on A, as PEFT does: of the factors B̃, Ã that `change` leaves."""
+    """ΔW = (Σ√|wᵢ|·B̃ᵢ)(Σ±√|wᵢ|·Ãᵢ), with the weights' signs on A as in PEFT; `change` makes the factors B̃ and Ã."""
     ranks = {B.shape[1] for _, B, _ in module.factors}
     if len(ranks) > 1:
         shown = ", ".join(map(str, sorted(ranks)))

@@ -35,8 +35,8 @@ class Moments:
         self._last, self._bytes = max(known, default=0), sum(path.stat().st_size for path in known.values())
 
     def keep(self, step: int, updates: list[Update]) -> None:
-        """Keeps the factors of these updates where their step is due and there is room; dense ones are left out. A disk
-        that refuses is no error: training goes on without."""
+        """Keeps the factors of these updates where their step is due and there is room; dense ones are left out. If the
+        disk refuses, nothing is kept, and training goes on."""
         if not 1 <= step < self.steps or step < GROWTH * self._last:
             return
         kept = [update for update in updates if update.factored]

@@ -98,7 +98,6 @@ class Comparison:
         similarity: φ(i, j), (k₁, k₂).
         chance: φ expected of random subspaces, (k₁, k₂).
         angles: principal angles between the leading min(k₁, k₂) directions of both, degrees.
-
     """
 
     similarity: np.ndarray

@@ -155,7 +155,7 @@ class Decomposition:
         return Update(update.name, B.astype(np.float32), A.astype(np.float32))
 
     def energy(self, truncation: Truncation) -> float:
-        """Share of Σ‖ΔW‖_F² over all matrices that is kept, before the strength."""
+        """Share of Σ‖ΔW‖_F² over all matrices that is kept at strength 1."""
         kept = total = 0.0
         for update in self.updates:
             if len(update.shape) == 2:

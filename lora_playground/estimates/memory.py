@@ -308,7 +308,7 @@ class _Step:
 
     def _dense(self) -> float:
         """Temporary matrices of the largest module: a quantised weight is unpacked, and some variants write out ΔW. An
-        8-bit product makes int32 sums, its scales written out, and the two multiplied."""
+        8-bit product makes three matrices of the output's size: int32 sums, the scales, and their product."""
         stored, passing = self.config.model.quantisation, get_variant(self.config.variant.name).memory.passing
         largest = max((out * into for out, into in self.adapted.values()), default=0)
         sums = 3 * self.width * self.tokens * max((out for out, _ in self.adapted.values()), default=0)

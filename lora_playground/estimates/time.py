@@ -28,7 +28,7 @@ ENOUGH = 10
 """The speed of a run with fewer steps is less reliable; such runs are used only if there are no others."""
 REPORTS_SHARE = 0.05
 """Measured share of time that live spectra, probes and validation add to that of the steps (`training.loop` allows
-0.07)."""
+0.11)."""
 MARGINS = {"method": (0.7, 2.0), "model": (0.5, 2.5)}
 """(least, most) factors by which the time can differ from that of a run with another method, or of another model,
 beyond the difference in arithmetic."""

@@ -46,7 +46,7 @@ class LocalTrainer:
     """The simulation's Trainer for a causal language model.
 
     Args:
-        base: unchanged. Its weights are changed while this object is in use; `close` restores them.
+        base: pristine. Its weights are changed while this object is in use; `close` restores them.
         config: of the federated run.
         clients: each client's examples. rehearsal: examples that every client mixes in; share: their share of tokens.
         validation: examples for the global loss. test, metric: rows that the global model answers, and their metric.
@@ -138,7 +138,7 @@ class LocalTrainer:
         return Trained(trained, outcome.final_loss, outcome.steps, outcome.tokens, outcome.stopped)
 
     def gradients(self, client: int) -> dict[str, np.ndarray]:
-        """Σ ∇W over up to 50 of a client's examples, on the pristine base, (out, in) each."""
+        """∇W (out, in) of the mean loss on up to 50 of a client's examples, on the pristine base, for each module."""
         self._detach()
         self._set_base({})
         modules = {name: self.base.model.get_submodule(name) for name in self._shapes}

@@ -30,7 +30,7 @@ class Placed(Protocol):
     def family(self) -> object: ...
 
     def slice(self, truncation: Truncation | None) -> dict[str, list[Delta]]:
-        """Deltas by module name."""
+        """Deltas by module name, of the singular directions that `truncation` keeps; None keeps all."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -94,7 +94,8 @@ def _hub_models() -> tuple[tuple[ModelCard, dict[str, Any]], ...]:
 
 
 def list_models() -> list[ModelCard]:
-    """The embedded model, those in folders that were named (`sources`), then small instruct models of the hub.
+    """The embedded model, that of an installed package, those in the folders that the server was given (`sources`),
+    and small instruct models of the hub, in this order.
 
     A damaged embedded model is listed as not on disk.
     """
@@ -114,7 +115,7 @@ def list_models() -> list[ModelCard]:
 
 
 def resolve(source: str, local: bool = True) -> Path | str:
-    """Turns ``model.source`` into a folder; what has to be fetched or converted before is returned as it was given.
+    """Turns ``model.source`` into a folder. A source that must first be fetched or converted is returned as given.
 
     Args:
         source: 'embedded', the name of a model that a package brings, an existing folder, a GGUF file, or a hub id such
@@ -308,7 +309,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _check_embedded() -> None:
-    """Raises AssetError naming the file that is missing or damaged and the command that builds it anew."""
+    """Raises AssetError naming the file that is missing or damaged and the command that rebuilds it."""
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
         if not (EMBEDDED / name).is_file():
             raise AssetError(f"The embedded model's file {EMBEDDED / name} is missing; rebuild it with: {REBUILD}")

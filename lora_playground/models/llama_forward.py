@@ -75,8 +75,8 @@ class LlamaForward:
 
 
 def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary position embedding (arXiv 2104.09864, eq. 34) of x (R, heads, T, size); cos and sin (R, 1, T, size), the
-    first half of sin negative: the first half of x is turned by −sin of the second, the second by sin of the first."""
+    """Rotary position embedding (arXiv 2104.09864, eq. 34) of x (R, heads, T, size) with halves x₁ and x₂: the halves
+    x₁·cos − x₂·sin and x₂·cos + x₁·sin. `cos` and `sin` are (R, 1, T, size); the first half of `sin` is negated."""
     return (x * cos).addcmul_(x.roll(x.shape[-1] // 2, -1), sin)
 
 

@@ -47,7 +47,8 @@ class Fingerprint:
     """Identifies a base model, and shows whether it has been changed.
 
     Attributes:
-        identity: SHA-256 of config and of names, shapes and samples of the stored weights; the same on every machine.
+        identity: SHA-256 of the model's type and of names, shapes and samples of the stored weights; the same on every
+            machine.
         logits: (8, k) float32, the logits of a fixed prompt, of at most 512 evenly spaced vocabulary entries.
     """
 

@@ -37,7 +37,7 @@ class PlacedMixture:
             update = Update(part.name, part.B, part.A)
             check_finite(update, name)
             if isinstance(modules.get(part.name), nn.Embedding) or part.name not in modules:
-                self._placed.append(None)  # made anew for every choice of weights
+                self._placed.append(None)  # made by `at`, for each choice of weights
                 continue
             deltas = self._placer.place(update, modules)
             self._placed.append([(where, delta) for where, delta in deltas if isinstance(delta, Factors)])

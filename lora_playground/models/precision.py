@@ -76,7 +76,7 @@ def _probe(device: str) -> Precision:
         return Precision(device, dtype, min(count, 8))
     before = torch.get_num_threads()
     try:
-        # One thread, and the time that it computed: beside a training run the clock on the wall would choose by luck.
+        # One thread, and its processor time: beside a training run, elapsed time would decide by chance.
         torch.set_num_threads(1)
         # The first product is so small that even an emulated bfloat16 takes under a millisecond; the second is only
         # tried where the first is not hopeless, since AMX needs some size to show its speed.

@@ -12,7 +12,7 @@ from lora_playground.plots.labels import beside
 from lora_playground.plots.style import INK, axis, empty, figure, log_ticks, percent, rounded, shortened, significant
 
 NAMED = 3
-"""So many runs are named one by one in a sentence."""
+"""The most runs that a sentence names one by one."""
 
 
 @dataclass(frozen=True)

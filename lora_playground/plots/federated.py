@@ -32,7 +32,7 @@ _DASHES = (("solid", "circle"), ("dash", "square"), ("dot", "diamond"))
 
 
 _IDEAL = "#c98a00"
-"""Seen on a light and on a dark page, since a page that turns dark keeps the colours of lines."""
+"""Colour of the ideal mean. It is visible on light and dark pages, since a page that turns dark keeps it."""
 
 
 def partition_figure(event: Event | None) -> dict[str, Any]:
@@ -243,7 +243,7 @@ def bytes_figure(series: Series) -> dict[str, Any]:
         )
     ]
     x = axis("megabytes", rangemode="tozero")
-    y = axis("", autorange="reversed", showgrid=False, ticksuffix="  ")  # names lie, whatever their length
+    y = axis("", autorange="reversed", showgrid=False, ticksuffix="  ")  # with horizontal bars, long names fit
     return figure(data, title, xaxis=x, yaxis=y, barmode="group", showlegend=True)
 
 

@@ -1,5 +1,7 @@
 """The first gradient beside what training learned: two screes, how much of each direction was foretold, and how that
-went over the steps. A moment is what `lab.forecast` says of all modules after some steps, `at` which it is in words.
+went over the steps.
+
+A moment is what `lab.forecast` found for all modules after some steps; `at` says in words which moment it is.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ GRADIENT, LEARNED, WRITES, FORETOLD = "#8b979b", "#0072B2", "#D55E00", "#009E73"
 
 
 def scree_figure(module: dict[str, Any], values: Sequence[float], step: str) -> dict[str, Any]:
-    """σ of G₀ and of ΔW at one step, each over the largest that it has at the end, logarithmic."""
+    """σ of G₀ and of ΔW at one step, on a logarithmic axis: those of G₀ divided by its largest, those of ΔW by the
+    largest at the run's end."""
     data = []
     for name, found, colour in (("first gradient G₀", module["gradient"], GRADIENT), (f"ΔW {step}", values, LEARNED)):
         shown = [value if value > 1e-6 else None for value in found]
@@ -30,7 +33,8 @@ def scree_figure(module: dict[str, Any], values: Sequence[float], step: str) -> 
 
 
 def foretold_figure(module: dict[str, Any], shares: dict[str, Any], at: str = "at the end") -> dict[str, Any]:
-    """For each direction of a module, how much of it lies in as many leading directions of G₀, with what chance gives.
+    """How much of each direction that a module learned lies within as many leading directions of G₀, and what chance
+    would give.
 
     Args:
         module: its final values. shares: its `reads` and `writes` at the moment that is shown.

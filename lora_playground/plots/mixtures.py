@@ -16,7 +16,7 @@ CORNERS = ((0.0, 0.0), (1.0, 0.0), (0.5, math.sqrt(0.75)))
 ASKED, RANDOM = (1.45, 0.62), (1.45, 0.12)
 """Where the chosen mixture and the random control stand beside them."""
 WIDTH, TALL = 0.06, 0.2
-"""Of a bar that is full."""
+"""Width and height of a full bar, in the axes' units."""
 BELOW = {"orientation": "h", "x": 0, "y": -0.02, "yanchor": "top", "font": {"size": 12}}
 
 

@@ -17,16 +17,12 @@ SIZE = (900, 520)
 _LEFT, _TOP, _RIGHT, _BOTTOM = 92, 64, 24, 64
 _LEAST = 1e-4
 """Values below this share of the largest are not drawn; they would flatten all others."""
-
-
 _MOST = 64
 """The most values of a run that are drawn."""
 
 
 def scree_png(title: str, series: Sequence[tuple[str, Sequence[float]]]) -> bytes:
     """Singular values in descending order, one line for each of `series`: (label, σ).
-
-
 
     Returns:
         A PNG of 900 × 520 pixels; if all values are zero it says so.

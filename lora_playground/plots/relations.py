@@ -153,7 +153,8 @@ def amplification_figure(values: Sequence[tuple[str, float]], colour: str) -> di
 
 
 def describe_amplification(by_update: float, by_base: float, by_random: float, norm: float, rank: int) -> str:
-    """Two sentences: what W holds where ΔW acts, beside its most and chance; how many times as large ΔW is there.
+    """Two sentences: how much of W lies where ΔW acts, beside chance and W's own strongest directions, and how many
+    times as large ΔW is there.
 
     Args:
         by_update, by_base, by_random: ‖UᵀWV‖_F for directions of ΔW, of W, and random ones. norm: ‖ΔW‖_F.

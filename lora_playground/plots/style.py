@@ -87,7 +87,7 @@ def figure(data: list[dict[str, Any]], title: str, height: int = 320, **layout: 
 
 
 def empty(text: str, title: str, height: int = 320) -> dict[str, Any]:
-    """A figure that says what to do first."""
+    """A figure without axes that shows a text, such as why there is nothing to draw yet."""
     note = {"text": text, "showarrow": False, "x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper"}
     note["font"] = {"size": 14, "color": INK["quiet"]}  # type: ignore[assignment]
     hidden = {"visible": False}

@@ -33,9 +33,9 @@ from lora_playground.training.trainable import computing_dtype, count, foreach, 
 
 CHECKPOINT_SECONDS = 10.0
 SPECTRA_SHARE, PROBE_SHARE, VALIDATION_SHARE = 0.01, 0.03, 0.03
-"""Shares of the training time that live spectra, probes and validation may take between start and end."""
+"""Shares of the training time for live spectra, for probes with all prompts (dearer ones ask a few), for validation."""
 PROBE_AT, FEW = (0.05, 0.1, 0.2, 0.4, 0.7), 1 / 3
-"""Shares of the steps after which the probe prompts are answered, besides start and end; what a few of them cost."""
+"""Shares of the steps after which probe prompts are answered, besides start and end; cost of a few relative to all."""
 
 
 def train(
@@ -326,7 +326,7 @@ class _Loop:
         self.plan.variant.after_step(self.model, step + 1)
 
     def _first_look(self) -> None:
-        """Before the first step changes anything: sends its loss at once for the waiting user, then the base's."""
+        """Before the first step changes anything: sends its loss, then the base's validation loss and answers."""
         self._flush()
         with nullcontext() if self.plan.starts_as_base else without_update(self.model):
             self.validation_start = self._validate(0)

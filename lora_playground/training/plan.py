@@ -26,8 +26,8 @@ class TrainPlan:
         train, validation, rehearsal: encoded examples.
         pad: token id for padding.
         learning_rate: peak; None takes the training config's, else the variant's for the embedded model.
-        starts_as_base: whether the model that trains still computes what the base does; else the validation loss and
-            answers before the first step are taken without its update, so that they are the base's.
+        starts_as_base: whether the model computes what the base does before its first step. If not, the validation
+            loss and the answers before that step are computed without its update, so that they are the base's.
         base_parameters: how many parameters the base model has; None counts all of the model that trains.
         rehearsal_share: share of tokens drawn from `rehearsal`.
         threads: CPU threads; None chooses the number by measuring the steps (`training.threads`).
@@ -39,7 +39,8 @@ class TrainPlan:
         after: seconds expected from the last step to the result; they count in the time left that is shown.
         remedies: what would lower the memory, the most useful first, for the error message when memory is full.
         hold_at: the step after which training stops as if the user had stopped it, with a checkpoint to continue from.
-        watched: whether somebody sees it learn; else it is validated when all runs of its sweep are (`common`).
+        watched: whether its curve is shown while it trains. If not, as in a sweep, it is validated after the same
+            steps as the other runs (`common`).
         fused: use this app's faster passes for LoRA layers and attention, which give the same results.
     """
 

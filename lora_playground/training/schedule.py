@@ -27,8 +27,8 @@ def factor(step: int, steps: int, config: TrainingConfig) -> float:
 
 
 COMMON, COMMON_SHARE, VALIDATION_STEPS = (1 / 4, 1 / 2, 1 / 8, 3 / 4, 3 / 8, 5 / 8, 1 / 16, 7 / 8), 0.1, 1.65
-"""Shares of the steps, the more telling ones first; how much of the training time validations after them may take; and
-how many steps' time one of them takes, since it is of as many tokens as a few steps are."""
+"""Shares of the steps, the more telling ones first; the share of the training time that validations after them may
+take; and how many steps take as long as one validation."""
 
 
 def common_steps(config: TrainingConfig) -> frozenset[int]:
@@ -59,7 +59,8 @@ class Plateau:
 
     @classmethod
     def of(cls, kept: Sequence[float]) -> Plateau:
-        """From a checkpoint's fields (`best`, `step`, `waited`); empty in checkpoints written before early stopping."""
+        """From a checkpoint's fields (`best`, `step`, `waited`). A checkpoint of an older version has none: `kept` is
+        empty."""
         return cls(kept[0], int(kept[1]), int(kept[2])) if kept else cls()
 
     def update(self, step: int, loss: float) -> bool:

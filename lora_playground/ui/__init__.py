@@ -2,5 +2,5 @@
 
 from lora_playground.ui.quickstart import import_gradio
 
-# Before any tab imports it, since `quickstart` imports it faster; that takes most of the time until the server listens.
+# `quickstart` imports Gradio faster than a tab would, and the import takes most of the time until the server listens.
 import_gradio()

@@ -178,7 +178,7 @@ def remark(lines: Sequence[Line]) -> str:
     ticked = [line for line in lines if line.colour]
     if len(ticked) < 2:
         return ""
-    ended = [line for line in ticked if line.steps is not None]  # what another will have taken is not known yet
+    ended = [line for line in ticked if line.steps is not None]  # the others' steps are not known yet
     tokens = [(line.config.get("training") or {}).get("batch_tokens") for line in ended]
     unlike = []
     if len({(line.steps, a) for line, a in zip(ended, tokens)}) > 1:

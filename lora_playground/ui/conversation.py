@@ -20,7 +20,7 @@ from lora_playground.ui.words import PHASES
 
 Conversation = dict[str, Any]
 """A conversation:
-`key`: its random name. `panes`: [{run, label, colour, strength, keep}].
+`key`: its random name. `panes`: [{run, label, colour, strength, keep}, an adapted run's also with cut, cut_words].
 `turns`: [{id, a new one when the question is asked again; q, the question; ask, its settings; a, one answer for each
 pane: {t: tokens as [text, KL, change of log-probability], first: index of the first token that differs, end}; note}].
 `busy`, `status`, `verified`. `linked`: whether it comes from a link. `left`: whether its page has been closed."""

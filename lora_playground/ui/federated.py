@@ -42,7 +42,7 @@ from lora_playground.ui.shell import QUIET, SETS, SLOTS, Shell, draw
 from lora_playground.wording import counted
 
 SPLIT = ("federated.clients", "federated.partition", "federated.concentration", "federated.group")
-"""For events that tick runs: only the queue tells the page that a State has changed."""
+"""Options on which the split of the rows depends; a change draws it again."""
 SECONDS = 1.5
 TOGETHER_SECONDS = 10
 """Runs that were queued within this many seconds count as started by one click on Start."""

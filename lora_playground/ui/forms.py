@@ -19,7 +19,7 @@ _Key = tuple[str, str, tuple[str, ...], float | None, float | None, bool]
 
 
 def title(option: Option) -> str:
-    """The label of an option's input: 'learning rate' for training.learning_rate."""
+    """The label of an option's input: 'Learning rate' for training.learning_rate."""
     words = option.path.rsplit(".", 1)[-1].replace("_", " ")
     return words[:1].upper() + words[1:]
 

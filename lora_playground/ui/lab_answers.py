@@ -13,7 +13,7 @@ from lora_playground.errors import ChatError
 from lora_playground.ui.words import escape
 
 PATIENCE = 0.8
-"""Seconds without an answer after which the page says that it is coming; sooner, words would flicker."""
+"""Seconds without an answer after which the page says that it is coming. After a shorter time this would flicker."""
 
 
 class Said:
@@ -43,7 +43,7 @@ async def ask(
     said = Said(len(panes))
     async with contextlib.aclosing(_patient(client.stream(request))) as stream:
         async for event in stream:
-            if event is None:  # the base is still being loaded: who will answer stands there meanwhile
+            if event is None:  # the base is still being loaded; the page shows whose answers will come
                 yield said
                 continue
             if event.type == "error":
@@ -61,7 +61,7 @@ async def ask(
 
 
 async def _patient(stream: AsyncIterator[ChatEvent]) -> AsyncGenerator[ChatEvent | None, None]:
-    """The stream; before its first event a None, where that takes longer than PATIENCE."""
+    """Yields the stream's events, and before them None if the first takes longer than PATIENCE."""
     async with contextlib.aclosing(stream):  # type: ignore[type-var]
         first = asyncio.ensure_future(anext(stream))
         try:

@@ -95,7 +95,8 @@ class Directions:
         chosen = run if run in ids else ids[0]
         names = list(self._ranks(chosen))
         writers = [name for name in names if name.rpartition(".")[2] in WRITERS]
-        writers.sort(key=lambda name: "attn" not in name and "attention" not in name)  # the last of an MLP comes last
+        writers.sort(key=lambda name: "attn" not in name and "attention" not in name)  # attention first
+        # If none was chosen, the last layer's MLP, or whatever is last of these.
         module = module if module in names else next(iter([*writers[::-1], *names]), None)
         prompt = gr.skip() if chosen == run else first_prompt(self._shell.store.get(chosen), self._shell.store)
         shown = [(short_name(name), name) for name in names]

@@ -16,7 +16,7 @@ from lora_playground.variants import VARIANTS
 from lora_playground.variants.targets import select
 
 _NOT_DRAWN = '<p class="lp-note">There is no such update to draw; under Budget stands why.</p>'
-"""In place of a picture. The reason is told once, near the fields that may be wrong."""
+"""In place of a picture. The error message is shown in one place only, near the fields that may be wrong."""
 
 DELIMITERS: list[dict[str, str | bool]] = [
     {"left": "$$", "right": "$$", "display": True},

@@ -2,7 +2,7 @@
 
 When it is imported, Gradio writes a stub file for type checkers beside each of its components. When a page is built or
 gets a queue, it makes a web application, of which only the last one, made by `launch`, is used. Together this takes
-seconds until the server listens. If a version of Gradio works differently, nothing breaks but that time is lost.
+seconds until the server listens. If a version of Gradio works differently, nothing breaks; only that time is lost.
 """
 
 from __future__ import annotations

@@ -81,7 +81,11 @@ class Server:
         """Starts the web server and the queue; returns at once. Arguments not given come from the environment.
 
         Args:
-            mcp: whether the endpoints are MCP tools too; ConfigError where the package for it is missing.
+            mcp: whether the endpoints are MCP tools too.
+            more: further arguments of Gradio's `launch`, such as root_path.
+
+        Raises:
+            ConfigError: `mcp` is set, and the package for it is missing.
         """
         if mcp:
             require()
@@ -89,7 +93,8 @@ class Server:
             started = self._launch(host, port, mcp_server=mcp, **more)
         events: Any = self.page._queue
         events.sleep_when_free = events.progress_update_sleep_when_free = QUEUE_PAUSE
-        # The warm worker imports torch, which takes a processor that the first page needs; the page tells when it is.
+        # Preparing a worker imports torch, which would slow down the first page, so it waits until a page is open (see
+        # `feed`), or until these seconds have passed.
         self.supervisor.start(unready=UNREADY)
         self.sweeps.start()
         return started

@@ -285,7 +285,7 @@ class SpectrumTab:
         return event.custom if event.custom in names else gr.skip()
 
     def start(self, ticked: list[str], focus: str, step: float) -> tuple[Any, Any, Any]:
-        """Begins the replay at the first step, or stops it."""
+        """Begins the replay at the step that is shown, or at the first one if the last is shown."""
         subject = _focused(self._subjects(ticked), focus)
         steps = subject.frames.steps if subject else []
         if len(steps) < 2:

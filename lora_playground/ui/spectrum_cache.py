@@ -57,7 +57,8 @@ class Frames:
     exact: bool = False
 
     def at(self, step: int | None) -> int:
-        """Index of the newest spectra not after `step` (None for the newest of all); −1 if there are none."""
+        """Index of the newest spectra not after `step`, 0 if all are after it; None gives the newest of all. −1 if
+        there are no spectra."""
         if not self.steps:
             return -1
         if step is None:

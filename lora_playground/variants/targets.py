@@ -56,8 +56,8 @@ def select(shapes: Shapes, targets: Literal["all-linear"] | list[str]) -> dict[s
 
 
 def short_names(selected: Iterable[str], names: Iterable[str]) -> list[str]:
-    """The shortest list of names that matches exactly `selected` among the `names` of a model's modules: last parts,
-    but full names for those whose last part is ambiguous."""
+    """A list of names that matches exactly `selected` among the `names` of a model's modules: the last parts of the
+    selected names, or their full names if a module that is not selected has one of these last parts."""
     wanted = set(selected)
     lasts = {name.rsplit(".", 1)[-1] for name in wanted}
     if all(name in wanted for name in names if name.rsplit(".", 1)[-1] in lasts):

@@ -27,7 +27,7 @@ def first_direction(position: float, smaller: int, rank: int) -> int:
 
 @dataclass(frozen=True)
 class SliceStart(StartFamily):
-    """LoRA that starts from directions c … c + r of W."""
+    """LoRA that starts from directions c … c + r − 1 of W."""
 
     def begin(self, model: Any, config: Any) -> None:
         """sB₀A₀ = Σ σᵢuᵢvᵢᵀ over the slice, √σ on either side; a rank above W's own leaves the rest as LoRA starts."""

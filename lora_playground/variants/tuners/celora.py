@@ -1,8 +1,8 @@
 """CE-LoRA as a PEFT method: plain LoRA whose frozen layers pass back an approximated gradient, to save arithmetic.
 
 The forward pass and the gradients of A and B (given dY) are exact. The gradient of the input, dY·W, is replaced by
-(dY·B₀)·A₀ + dY[:, I]·(W − B₀A₀)[I, :] with few rows I. After `Woooooow-Pro/CE-LoRA-Submit`, with its traps mended:
-the importance uses the norms of dY's columns, and rows are chosen anew by optimiser steps, not by forward passes.
+(dY·B₀)·A₀ + dY[:, I]·(W − B₀A₀)[I, :] with few rows I. After `Woooooow-Pro/CE-LoRA-Submit`, with its defects mended:
+the importance uses the norms of dY's columns, and rows are chosen again by optimiser steps, not by forward passes.
 """
 
 import math
@@ -116,7 +116,7 @@ class Approximation:
         return torch.cat([ours, self.B0.T.to(kind)])
 
     def right(self, a: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
-        """[A; A₀; Ws[I]] (r + q + k, n) in dtype `kind`; only A is copied in anew each time."""
+        """[A; A₀; Ws[I]] (r + q + k, n) in dtype `kind`; only A is copied in at each call."""
         assert self._right is not None
         size, held = self._right.shape[0] + a.shape[0], self._buffer
         if held is None or held.dtype != kind or held.shape[0] != size:
@@ -218,7 +218,7 @@ class CeLoraLayer(WrappedLinear):
         return (weight.T if self.transposed else weight).to(kind)
 
     def refresh(self) -> None:
-        """Chooses the rows anew if norms were collected."""
+        """Chooses the rows again if norms were collected."""
         if self.approximation.collect and self.approximation.squares is not None:
             self.approximation.choose(self.full_weight())
 

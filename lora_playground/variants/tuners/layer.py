@@ -46,7 +46,7 @@ class WrappedLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         raise NotImplementedError
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Adds ΔW to the stored weight; a quantised one is quantised anew, which rounds."""
+        """Adds ΔW to the stored weight; a quantised one is quantised again, which rounds."""
         for name in check_adapters_to_merge(self, adapter_names) or []:
             self._shift(self.get_delta_weight(name), safe_merge, name)
             self.merged_adapters.append(name)
