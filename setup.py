@@ -7,6 +7,14 @@ setup(
     package_dir={"lora_playground._assets": "assets"},
     package_data={
         "lora_playground": ["**/*.toml"],
-        "lora_playground._assets": ["*.json", "datasets/**/*", "models/**/*", "theme/**/*"],
+        "lora_playground._assets": [
+            "*.json",
+            "claims/*",
+            "datasets/**/*",
+            "lessons/*",
+            "models/**/*",
+            "recordings/*",
+            "theme/**/*",
+        ],
     },
 )

@@ -66,6 +66,12 @@ def test_it_trains_and_chats_in_an_empty_folder(command: Path, tmp_path: Path) -
     assert answers
 
 
+@pytest.mark.parametrize("name", ["lessons", "claims", "datasets"])
+def test_what_ships_is_listed(name: str, command: Path, tmp_path: Path) -> None:
+    listed = {"lessons": "lessons/*.toml", "claims": "claims/*.toml", "datasets": "datasets/[a-z]*"}[name]
+    assert len(run(command, tmp_path, name)) == len(list((ROOT / "assets").glob(listed)))
+
+
 def test_serve_opens_the_page(command: Path, tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
