@@ -52,7 +52,7 @@ class LongWork:
         await asyncio.wait({task}, timeout=wait)
         if not task.done():
             return {"state": "running"}
-        del self._tasks[key]
+        self._tasks.pop(key, None)  # another request for the same command may have removed it
         return {"state": "done", **task.result()}
 
     async def _work(self, command: tuple[str, ...]) -> dict[str, Any]:
