@@ -125,7 +125,7 @@ class Engine:
 
     def warm(self, base: ModelConfig) -> None:
         """Loads a base ahead of the first question."""
-        self._loader.submit(self._quietly, base)
+        self._loader.submit(self._load_ahead, base)
 
     def read(self, reading: Reading) -> Future[dict[str, Any]]:
         """Reads a singular direction, between two tokens of the answers."""
@@ -156,7 +156,8 @@ class Engine:
 
     # On the loading thread
 
-    def _quietly(self, base: ModelConfig) -> None:
+    def _load_ahead(self, base: ModelConfig) -> None:
+        """Loads a base; an error is only logged, since it comes up again when somebody asks."""
         try:
             self._base(base)
         except Exception as error:

@@ -185,7 +185,8 @@ class Chats:
         return [*turns, {"role": "user", "content": self._question(record)}, *learned]
 
     def _question(self, record: Mapping[str, Any]) -> str:
-        """The question, with the context before it and the input after the instruction."""
+        """The question: language line, context, prompt, input, choices; of an instruction the context comes after the
+        input."""
         parts = list(filter(None, [self.translations.asked(record)]))
         if parts:
             self._say("The languages of each row stand before its text: {last} ... ({rows}).", parts[0])

@@ -38,8 +38,8 @@ _SAMPLE = 65_536
 def decode(data: bytes, name: str) -> tuple[str, str, list[str]]:
     """Decodes a file.
 
-    A byte order mark decides. Without one UTF-8 is tried, then UTF-16 if every other byte is zero, then the older
-    encodings, of which charset-normalizer picks the likeliest.
+    A byte order mark decides. Without one it is UTF-16 if every other byte is zero, else UTF-8 if all bytes fit that,
+    else one of the older encodings, of which charset-normalizer picks the likeliest.
 
     Returns:
         (the text, the name of its encoding, notes for the user).

@@ -1,4 +1,4 @@
-"""Joins records of one turn each into whole chats: by the column with the chat's id, or with the turn that is answered.
+"""Joins records of one turn each into whole chats: by the column with the turn that is answered, or with the chat's id.
 
 Of a record it knows the speaker and the text, by name, and nothing else.
 """
@@ -24,8 +24,8 @@ Numbered = tuple[int, dict[str, Any] | RowError]
 def joined_turns(
     records: Sequence[tuple[int, Mapping[str, Any] | RowError]], layout: Layout
 ) -> tuple[list[Numbered], list[str]]:
-    """(chats, notes): joined by the column with the chat's id, else by the turn that each one answers, else all as one
-    chat."""
+    """(chats, notes): turns joined by the turn that each one answers, else by the column with the chat's id, else all
+    into one chat."""
     turns = [record for _, record in records if isinstance(record, Mapping)]
     first: Mapping[str, Any] = turns[0] if turns else {}
     parent = next((name for name in _PARENTS if name in first), "")

@@ -275,7 +275,10 @@ def derive(store: RunStore, parent: Run, updates: Sequence[Update], title: str, 
     """Makes a run of changed updates of another one (cut, scaled, mixed), saved as a plain LoRA, which PEFT can load.
 
     Args:
-        updates: the changed updates; at least one. made: how they were made, for the run's result.
+        updates: the changed updates. made: how they were made, for the run's result.
+
+    Raises:
+        AdapterError: there are no updates. RunError: the run cannot be written.
     """
     if not updates:
         raise AdapterError("nothing is left of the adapter, so there is nothing to save; keep at least one direction.")

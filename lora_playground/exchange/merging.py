@@ -14,8 +14,8 @@ from lora_playground.models.linear import oriented
 
 
 def merge(model: nn.Module, updates: Iterable[Update]) -> None:
-    """Adds every ΔW in place, computed in float64. A weight that two modules share, such as a tied embedding and LM
-    head, is copied first if only one of them is changed.
+    """Adds every ΔW in place, computed in float64. If an update names a module whose weight another one shares, such as
+    a tied embedding or LM head, the module first gets a copy of its own; an update of the parameter changes both.
 
     Raises:
         RunError: a name or shape does not fit, so the update belongs to another base model.

@@ -201,7 +201,7 @@ class Supervisor:
 
     def job(self, id: str, owner: str | None = None) -> Job:
         """The job of a run. For a run that was made without a server it is read from its folder. Raises RunError for an
-        unknown id."""
+        unknown id, JobError if `owner` may not change the run (None is not checked)."""
         row = self.store.get(id)
         if row is None:
             found = Job.of_run(self.runs.get(id))

@@ -100,7 +100,7 @@ def measure(
 
     Returns:
         lists `k`, `loss` (nats per token, or None) and `score` (0 to 1, or None); `planned`: number of points; `done`:
-        whether all are measured; `metric`; `rows`: of the test part.
+        whether all are measured; `metric`; `rows`: {'validation', 'test'}, numbers of rows used.
     """
     from lora_playground.analysis.truncation import Decomposition, Truncation
     from lora_playground.analysis.update import load_updates

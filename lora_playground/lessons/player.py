@@ -276,7 +276,7 @@ class Player:
         return self.view(visitor, name, step)
 
     def report(self, visitor: str, name: str, step: int, act: str, keep: Any = None) -> View:
-        """Tells the player that the person did something on the page; if the step asks for it, it is done.
+        """Tells the player what the person did on the page. If the step asks for that, it is marked as done.
 
         Args:
             act: 'tab' (opened), 'control' (used) or 'chat' (asked).
