@@ -67,10 +67,10 @@ def cut_figure(found: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, 
             line = {"x": list(found["ks"]), "y": values, "mode": "lines+markers", "marker": {"size": 6}}
             look = {"line": {"color": COLOURS[word], "width": 2.5, "dash": dash}}
             data.append({**line, **look, "name": f"{names[word]}: {what}"})
-    x = axis("directions kept of every module, k (0 is the base)", False, tickvals=list(found["ks"]))
-    y = axis("share of the gain that is kept", False, tickformat=".0%")
+    x = axis("directions kept of every module, k (0 is the base)", tickvals=list(found["ks"]))
+    y = axis("share of the gain that is kept", tickformat=".0%")
     title = "Cut and ask again: what k directions keep of the gain"
-    return figure(data, title, False, HEIGHT, xaxis=x, yaxis=y, showlegend=True)
+    return figure(data, title, HEIGHT, xaxis=x, yaxis=y, showlegend=True)
 
 
 def trained_at(found: Mapping[str, Any], word: str, what: str) -> list[tuple[int, float]]:
@@ -90,10 +90,10 @@ def ranks_figure(found: Mapping[str, Any], names: Mapping[str, str]) -> dict[str
             line = {"x": [k for k, _ in points], "y": [y for _, y in points], "mode": "lines+markers"}
             look = {"line": {"color": COLOURS[word], "width": 2.5, "dash": dash}, "marker": {"size": 6}}
             data.append({**line, **look, "name": f"{names[word]}: {what}"})
-    x = axis("directions of every module, k (0 is the base)", False, tickvals=list(found["ks"]))
-    y = axis("score", False, tickformat=".0%", range=[0, 1.05])
+    x = axis("directions of every module, k (0 is the base)", tickvals=list(found["ks"]))
+    y = axis("score", tickformat=".0%", range=[0, 1.05])
     title = "What rank buys: trained at k, or trained at 16 and cut to k"
-    return figure(data, title, False, HEIGHT, xaxis=x, yaxis=y, showlegend=True)
+    return figure(data, title, HEIGHT, xaxis=x, yaxis=y, showlegend=True)
 
 
 def kept(values: Sequence[float], index: int) -> float:

@@ -37,6 +37,7 @@ def main() -> None:
         until(page, lambda: words(page, "table").count("4 of 4") == len(STRATEGIES), ended, SECONDS)
         until(page, lambda: "\n(" not in words(page, "table"), "all saved", SECONDS)
         until(page, lambda: points(page, "lp-fed-spectrum") and points(page, "lp-fed-rank"), "the pictures")
+        page.evaluate("window.scrollTo(0, 0)")
         light_and_dark(page, given.out, "federated")
 
 
