@@ -66,7 +66,7 @@
         }));
       };
       buttons.forEach((button) => button.addEventListener("click", () => choose(button.dataset.colour)));
-      const made = make("div", { class: "lp-legend", role: "group", "aria-label": "What a word's colour shows" }, make("span", {}, "A word’s colour:"), ...buttons, scale, ends);
+      const made = make("div", { class: "lp-legend", role: "group", "aria-label": "What a word's colour shows" }, make("span", {}, "A word’s colour:"), ...buttons, make("span", { class: "key" }, scale, ends));
       choose(colouring);
       return made;
     }
