@@ -48,7 +48,7 @@ class Page:
 
     Attributes:
         viewed: id of the run in view, '' for none. ticked: see `Shell`.
-        sync: its event `act` carries the runs that the page shows. told: number of these events so far.
+        sync: its event `act` carries the runs that the page shows. told: the number of the newest such event.
         address: sends the page the runs that the server has chosen.
     """
 
@@ -149,7 +149,8 @@ class Frame:
         restored = page.load(self.restore, None, [own.viewed, own.ticked], **SETS)
         self._chat.open_link(restored)
         chosen = [own.viewed, own.ticked, own.told]
-        own.sync.act(self.sync, None, chosen, trigger_mode="always_last", **SETS)
+        # One after another. "always_last" would send the first of two quick choices twice, and the second never.
+        own.sync.act(self.sync, own.told, chosen, trigger_mode="multiple", **SETS | {"concurrency_limit": 1})
         gr.on([own.viewed.change, own.ticked.change], _address, chosen, own.address, **QUIET)
         steps.train.click(None, None, steps.nonce, js="() => lp.onceNonce()").then(
             self.submit, steps.inputs() | {own.viewed, own.ticked}, [own.viewed, own.ticked, steps.problem], **SETS
@@ -174,8 +175,11 @@ class Frame:
         query = dict(request.query_params)
         return self._known(query.get("run", "")), self._slots(query.get("runs", "").split(","))
 
-    def sync(self, event: gr.EventData) -> tuple[str, list[str], int]:
-        """The run in view and the ticked runs that a person has chosen on the page; unknown ids are dropped."""
+    def sync(self, told: int, event: gr.EventData) -> tuple[Any, Any, Any]:
+        """The run in view and the ticked runs that a person has chosen on the page; unknown ids are dropped. A choice
+        that arrives after a later one, with a number below `told`, changes nothing."""
+        if int(event.number) < told:
+            return gr.skip(), gr.skip(), gr.skip()
         return self._known(str(event.run)), self._slots(event.runs), int(event.number)
 
     def _slots(self, ids: Any) -> list[str]:
