@@ -7,6 +7,7 @@ accurate one a QR decomposition of both factors and an SVD of the small core. Pl
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -123,15 +124,22 @@ def cut_to_ranks(matrices: Sequence[np.ndarray], ranks: Sequence[int | None]) ->
     """The best approximations of small matrices (m, n) by these ranks, float64; for rank None the matrix itself.
 
     Matrices of one shape and rank are computed together: M·VVᵀ, with V the leading eigenvectors of MᵀM, takes half the
-    time of an SVD.
+    time of an SVD. Two threads take a half of them each, since NumPy computes eigenvectors on one.
     """
     made, alike = list(matrices), dict[tuple[int, ...], list[int]]()
     for number, (M, rank) in enumerate(zip(matrices, ranks)):
         if rank is not None and rank < min(M.shape):
             alike.setdefault((rank, *M.shape), []).append(number)
-    for (rank, *_), numbers in alike.items():
-        M = np.stack([np.asarray(matrices[number], dtype=np.float64) for number in numbers])
-        V = np.linalg.eigh(np.swapaxes(M, 1, 2) @ M)[1][:, :, -rank:]
-        for number, cut in zip(numbers, M @ V @ np.swapaxes(V, 1, 2)):
-            made[number] = cut
+    with ThreadPoolExecutor(2) as threads:
+        for (rank, *_), numbers in alike.items():
+            M = np.stack([np.asarray(matrices[number], dtype=np.float64) for number in numbers])
+            halves = threads.map(_cut, np.array_split(M, 2), (rank, rank))
+            for number, cut in zip(numbers, np.concatenate(list(halves))):
+                made[number] = cut
     return made
+
+
+def _cut(M: np.ndarray, rank: int) -> np.ndarray:
+    """The best approximations by `rank` of matrices (k, m, n)."""
+    V = np.linalg.eigh(np.swapaxes(M, 1, 2) @ M)[1][:, :, -rank:]
+    return M @ V @ np.swapaxes(V, 1, 2)
