@@ -64,6 +64,12 @@ def test_back_and_forward_go_through_tabs_and_runs(page, runs):
     until(page, lambda: "training is done" in status(page), "the run again")
 
 
+def test_two_quick_choices_both_count(page, runs):
+    choose = "(run) => { lp.live.go({ run }); lp.live.go({ runs: [run, '', '', ''], tab: 'spectrum' }); }"
+    page.evaluate(choose, runs[0])
+    until(page, lambda: points(page, "lp-spec-scree"), "the scree of the run that was ticked at once")
+
+
 def test_the_form_survives_loading_and_a_plot_fits_when_its_tab_is_shown(page, server, runs):
     set_number(page, "lp-steps-number", "60")
     page.locator("#lp-variant label").filter(has_text="rsLoRA").click()

@@ -56,12 +56,6 @@ def spectrum(opened):
     return opened
 
 
-def test_two_quick_choices_both_count(page, runs):
-    choose = "(run) => { lp.live.go({ run }); lp.live.go({ runs: [run, '', '', ''], tab: 'spectrum' }); }"
-    page.evaluate(choose, runs[0])
-    until(page, lambda: points(page, "lp-spec-scree"), "the scree of the run that was ticked at once")
-
-
 def colours(page, plot: str) -> list[str]:
     return page.evaluate(
         "(plot) => document.querySelector(`#${plot} .js-plotly-plot`).data.map((trace) => trace.line.color)", plot
